@@ -1,0 +1,224 @@
+"""The expert cache: which experts are resident, who is admitted and who leaves. Live engine and replay drive this one object.
+
+Knows no times, no weights and no tensors: it decides, the engine copies. An event is (forward pass, MoE layer, set A of distinct
+experts that the layer's tokens need); the rule that it follows:
+
+1. The outcome of each member of A is read from residency before the event.
+2. All of A is pinned: no member is evicted to admit another.
+3. Each miss, strongest router weight first, takes a free slot or evicts the policy's lowest-scored resident that is not pinned.
+4. Then A is touched, weakest first, strongest last; an expert that several tokens ask for counts once, with its largest weight.
+
+An A larger than the slots (prefill) is served in waves of at most `slots` experts, residents first, then by id, each wave pinned and
+touched by the same rules.
+
+    cache = ExpertCache(Settings(slots=2), layers=1, experts=4, k=2)
+    cache.demand(0, [[3, 1]], [[0.7, 0.3]])      # one Wave: misses 3 and 1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from moeviz.policies import POLICIES, Moment, Use
+from moeviz.predictors import PREDICTORS, Guess
+from moeviz.settings import Settings
+
+Key = tuple[int, int]  # (MoE layer, expert)
+NOBODY: Key = (-1, -1)  # the victim of a load into a free slot
+
+
+@dataclass(slots=True)
+class Load:
+    """One expert to be copied into a slot."""
+
+    layer: int
+    expert: int
+    slot: int  # in its pool: of the layer (scope layer) or of the model
+    victim: Key  # who left that slot
+    index: int  # number of the load in its run
+    speculative: bool
+
+
+@dataclass(slots=True)
+class Wave:
+    """Experts of one event that are in the fast tier together."""
+
+    hits: list[int] = field(default_factory=list)
+    loads: list[Load] = field(default_factory=list)  # in the order of the copies
+    used: list[int] = field(default_factory=list)  # indices of the pre-fetches that these hits were the first to use
+
+    @property
+    def experts(self) -> list[int]:
+        return self.hits + [load.expert for load in self.loads]
+
+
+class ExpertCache:
+    """Slots and the policy that decides who leaves, for a whole model.
+
+    `layers`, `experts`, `k`: MoE layers, experts of each, experts chosen per token. Raises SettingsError where they do not fit.
+    """
+
+    def __init__(self, settings: Settings, layers: int, experts: int, k: int) -> None:
+        settings.check(layers, experts, k)
+        self.settings = settings
+        self.layers, self.experts = layers, experts
+        self.width = settings.width or k
+        self._keeps = settings.baseline not in ("on-demand", "whole-layer")
+        self._own_pools = settings.scope == "layer" and self._keeps
+        match settings.baseline:
+            case "":
+                self.slots = settings.slots
+            case "on-demand":
+                self.slots = k
+            case _:
+                self.slots = experts
+        self.pools = layers if self._own_pools else 1
+        self._score = POLICIES[settings.policy]
+        self._predictor = PREDICTORS["none" if settings.baseline else settings.prefetch](layers)
+        self._now = Moment(clock=0, seed=settings.seed)
+        self._uses = [[Use(layer, expert) for expert in range(experts)] for layer in range(layers)]
+        self._slot_of: list[dict[Key, int]] = [{} for _ in range(self.pools)]  # residents of each pool
+        self._free = [list(range(self.slots - 1, -1, -1)) for _ in range(self.pools)]
+        self._held: dict[int, set[Key]] = {}  # for each later layer: what its pending guess holds
+        self._pinned: set[Key] = set()  # by the last wave
+        self._unused: dict[Key, int] = {}  # pre-fetched and not demanded yet -> index of the load
+        self._loads = 0
+        if settings.baseline == "resident":
+            for layer in range(layers):
+                for expert in range(experts):
+                    self._slot_of[layer][layer, expert] = self._free[layer].pop()
+
+    # what is there
+
+    def pool(self, layer: int) -> int:
+        """Index of the pool that serves a layer."""
+        return layer if self._own_pools else 0
+
+    def slot(self, layer: int, expert: int) -> int:
+        """Slot of a resident expert; KeyError where it is not resident."""
+        return self._slot_of[self.pool(layer)][layer, expert]
+
+    def residents(self, layer: int) -> list[int]:
+        """Experts of a layer in the fast tier, ascending."""
+        return sorted(expert for at, expert in self._slot_of[self.pool(layer)] if at == layer)
+
+    def unused(self, layer: int) -> list[int]:
+        """Residents of a layer that were pre-fetched and not demanded yet, ascending."""
+        return sorted(expert for at, expert in self._unused if at == layer)
+
+    def scores(self, layer: int) -> dict[Key, float]:
+        """Score of every resident of the layer's pool now; the lowest leaves."""
+        return {key: self._score(self._uses[key[0]][key[1]], self._now) for key in self._slot_of[self.pool(layer)]}
+
+    # what happens
+
+    def demand(self, layer: int, experts: Sequence[Sequence[int]], weights: Sequence[Sequence[float]]) -> list[Wave]:
+        """One event: decides who is a hit and who is loaded over whom. experts, weights: [token, rank], strongest first.
+
+        The waves are decided together and must be served in order: a wave's copies overwrite experts of the one before.
+        """
+        need: dict[int, float] = {}  # expert -> its largest weight
+        for row, row_weights in zip(experts, weights, strict=True):
+            for expert, weight in zip(row, row_weights, strict=True):
+                need[expert] = max(weight, need.get(expert, weight))
+        # of equal weights the one that a router names first counts as the stronger
+        strength = {expert: rank for rank, expert in enumerate(sorted(need, key=lambda e: -need[e]))}
+        self._held.pop(layer, None)  # the router has spoken: a wrong guess holds its slot no longer
+        self._predictor.observe(layer, experts)
+
+        pool = self.pool(layer)
+        slot_of = self._slot_of[pool]
+        if not self._keeps:
+            self._free[pool] = list(range(self.slots - 1, -1, -1))
+            slot_of.clear()
+        resident = sorted(expert for expert in need if (layer, expert) in slot_of)
+        absent = sorted(expert for expert in need if (layer, expert) not in slot_of)
+        if self.settings.baseline == "whole-layer":
+            absent = list(range(self.experts))
+        order = resident + absent
+        waves = []
+        for start in range(0, len(order), self.slots):
+            members = sorted(order[start : start + self.slots], key=lambda e: strength.get(e, len(need)))
+            self._pinned = {(layer, expert) for expert in members}
+            wave = Wave()
+            for expert in members:
+                if (layer, expert) in slot_of:
+                    wave.hits.append(expert)
+                    if (index := self._unused.pop((layer, expert), None)) is not None:
+                        wave.used.append(index)
+                else:
+                    load = self._admit(layer, expert, speculative=False)
+                    assert load is not None, "a wave is no larger than its pool"
+                    wave.loads.append(load)
+            for expert in reversed(members):
+                if expert in need:
+                    self._touch(layer, expert)
+            waves.append(wave)
+        return waves
+
+    def speculate(self, layer: int, routers: Guess | None = None) -> tuple[list[Load], int]:
+        """After the event of `layer`: pre-fetches for layer + lookahead. `routers`: next-gate's guesses for it, [token, rank].
+
+        What a guess names is held until the event that it is for. Returns the copies, and how many guesses were dropped because
+        every slot was held.
+        """
+        target = layer + self.settings.lookahead
+        if target >= self.layers:
+            return [], 0
+        guess = self._predictor.guess(target, routers, self.width)
+        residents = self._slot_of[self.pool(target)]
+        held = self._held.setdefault(target, set())
+        held.update((target, expert) for expert in guess if (target, expert) in residents)
+        loads = []
+        dropped = 0
+        for expert in guess:
+            if (target, expert) in residents:
+                continue
+            if load := self._admit(target, expert, speculative=True):
+                loads.append(load)
+                held.add((target, expert))
+            else:
+                dropped += 1
+        return loads, dropped
+
+    def _admit(self, layer: int, expert: int, *, speculative: bool) -> Load | None:
+        """Gives an absent expert a slot: a free one, or the victim's. None where a guess finds every slot held."""
+        pool = self.pool(layer)
+        slot_of, free = self._slot_of[pool], self._free[pool]
+        victim = NOBODY
+        if free:
+            slot = free.pop()
+        else:
+            held = set().union(*self._held.values()) | self._pinned
+            candidates = [key for key in slot_of if key not in held]
+            if not candidates and not speculative:  # demand beats a guess
+                candidates = [key for key in slot_of if key not in self._pinned]
+            if not candidates:
+                return None
+            victim = min(candidates, key=self._rank)
+            slot = slot_of.pop(victim)
+            self._unused.pop(victim, None)
+        slot_of[layer, expert] = slot
+        self._now.clock += 1
+        use = self._uses[layer][expert]
+        use.loaded = use.last_touch = self._now.clock
+        use.touches_resident = 0
+        load = Load(layer, expert, slot, victim, self._loads, speculative)
+        if speculative:
+            self._unused[layer, expert] = load.index
+        self._loads += 1
+        return load
+
+    def _rank(self, key: Key) -> tuple[float, int, int, int]:
+        """The least leaves: lowest score, then least recently used, then lower expert id."""
+        layer, expert = key
+        use = self._uses[layer][expert]
+        return self._score(use, self._now), use.last_touch, expert, layer
+
+    def _touch(self, layer: int, expert: int) -> None:
+        self._now.clock += 1
+        use = self._uses[layer][expert]
+        use.last_touch = self._now.clock
+        use.touches += 1
+        use.touches_resident += 1
