@@ -17,11 +17,12 @@ touched by the same rules.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from moeviz.policies import POLICIES, Moment, Use
 from moeviz.predictors import PREDICTORS, Guess
+from moeviz.run import EventRecord
 from moeviz.settings import Settings
 
 Key = tuple[int, int]  # (MoE layer, expert)
@@ -46,11 +47,8 @@ class Wave:
 
     hits: list[int] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)  # in the order of the copies
+    slots: dict[int, int] = field(default_factory=dict)  # expert -> its slot while this wave is served
     used: list[int] = field(default_factory=list)  # indices of the pre-fetches that these hits were the first to use
-
-    @property
-    def experts(self) -> list[int]:
-        return self.hits + [load.expert for load in self.loads]
 
 
 class ExpertCache:
@@ -151,6 +149,7 @@ class ExpertCache:
                     load = self._admit(layer, expert, speculative=False)
                     assert load is not None, "a wave is no larger than its pool"
                     wave.loads.append(load)
+                wave.slots[expert] = slot_of[layer, expert]
             for expert in reversed(members):
                 if expert in need:
                     self._touch(layer, expert)
@@ -222,3 +221,16 @@ class ExpertCache:
         use.last_touch = self._now.clock
         use.touches += 1
         use.touches_resident += 1
+
+def event_record(layer: int, chosen: set[int], waves: list[Wave], speculative: Iterable[Load], dropped: int) -> EventRecord:
+    """Plain record of what the cache decided for one event; `chosen` are the experts that its tokens need."""
+    loads = [load for wave in waves for load in wave.loads]
+    return EventRecord(
+        layer=layer,
+        hits=[expert for wave in waves for expert in wave.hits],
+        late=[],
+        misses=[load.expert for load in loads if load.expert in chosen],
+        loads=[(x.layer, x.expert, x.slot, *x.victim, x.speculative) for x in [*loads, *speculative]],
+        used=[index for wave in waves for index in wave.used],
+        dropped=dropped,
+    )

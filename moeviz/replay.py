@@ -7,10 +7,8 @@ The cache is the live engine's own, so a measured run replayed under its Setting
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from moeviz.cache import ExpertCache, Load, Wave
-from moeviz.run import EventRecord, Recorder, Run
+from moeviz.cache import ExpertCache, event_record
+from moeviz.run import Recorder, Run
 from moeviz.settings import Settings, SettingsError
 from moeviz.trace import Trace
 
@@ -49,17 +47,3 @@ def check_guesses(trace: Trace, settings: Settings) -> None:
         raise SettingsError(f"the trace holds next-gate guesses for {lookaheads} lookaheads, not for {settings.lookahead}.")
     if (settings.width or trace.k) > width:
         raise SettingsError(f"the trace holds {width} next-gate guesses per layer, not {settings.width or trace.k}.")
-
-
-def event_record(layer: int, chosen: set[int], waves: list[Wave], speculative: Iterable[Load], dropped: int) -> EventRecord:
-    """Plain record of what the cache decided for one event; `chosen` are the experts that its tokens need."""
-    loads = [load for wave in waves for load in wave.loads]
-    return EventRecord(
-        layer=layer,
-        hits=[expert for wave in waves for expert in wave.hits],
-        late=[],
-        misses=[load.expert for load in loads if load.expert in chosen],
-        loads=[(x.layer, x.expert, x.slot, *x.victim, x.speculative) for x in [*loads, *speculative]],
-        used=[index for wave in waves for index in wave.used],
-        dropped=dropped,
-    )
