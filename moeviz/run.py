@@ -5,7 +5,7 @@ A replay and a live run give the same type; only a measured run has times. Knows
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -29,6 +29,31 @@ class Tier:
     latency_ms: float  # one expert, nothing else under way
     gigabytes_per_second: float  # many experts, one after the other
     page_cache_bypassed: bool  # False for host
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a trace and a page need to know of a loaded model."""
+
+    name: str
+    revision: str
+    layer_indices: tuple[int, ...]  # of the MoE layers among the model's layers
+    experts: int  # E
+    k: int
+    expert_bytes: int
+    context: int  # tokens that fit
+    device: str
+    dtype: str
+    tier: Tier
+    versions: dict[str, str]  # of torch, transformers, moeviz, python; and the machine
+
+    @property
+    def layers(self) -> int:
+        return len(self.layer_indices)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ModelFacts:
+        return cls(**{**values, "tier": Tier(**values["tier"]), "layer_indices": tuple(values["layer_indices"])})
 
 
 @dataclass(slots=True)
@@ -184,6 +209,28 @@ class Run:
             raise RunError(f"the recorded run's {error}") from None
         except (KeyError, TypeError, AttributeError):
             raise RunError("the recorded run's header lacks a field or has one of a wrong type.") from None
+
+    def passes(self) -> Iterator[list[EventRecord]]:
+        """The events of each forward pass, as plain records."""
+        loads = list(
+            zip(
+                self.load_layer.tolist(), self.load_expert.tolist(), self.load_slot.tolist(), self.victim_layer.tolist(),
+                self.victim_expert.tolist(), self.load_speculative.tolist(), strict=True,
+            )
+        )  # fmt: skip
+        accesses = list(zip(self.access_expert.tolist(), self.access_outcome.tolist(), strict=True))
+        numbers = np.arange(len(self.event_pass) + 1)
+        load_at = np.searchsorted(self.load_event, numbers).tolist()
+        access_at = np.searchsorted(self.access_event, numbers).tolist()
+        bounds = np.searchsorted(self.event_pass, np.arange(len(self.pass_phase) + 1)).tolist()
+        layers = self.event_layer.tolist()
+        for first, last in zip(bounds, bounds[1:], strict=False):
+            events = []
+            for n in range(first, last):
+                own = accesses[access_at[n] : access_at[n + 1]]
+                by_outcome = [[expert for expert, outcome in own if outcome == kind] for kind in (HIT, LATE, MISS)]
+                events.append(EventRecord(layers[n], *by_outcome, loads[load_at[n] : load_at[n + 1]]))
+            yield events
 
     def check_against(self, layers: int, experts: int, k: int, passes: int) -> None:
         """Raises RunError where the run cannot belong to a trace of this shape or contradicts itself."""

@@ -12,6 +12,7 @@ import json
 import os
 import struct
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +23,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from moeviz.run import Run, RunError
+from moeviz.run import ModelFacts, PassRecord, Recorder, Run, RunError
+from moeviz.settings import Settings
 
 _T = TypeVar("_T", int, str)
 
@@ -122,6 +124,36 @@ class Trace:
     def load(cls, path: str | os.PathLike[str]) -> Trace:
         """Raises TraceError where the file is not a valid trace, OSError where it cannot be read."""
         return load_file(path)[0]
+
+
+def recording(
+    records: Sequence[PassRecord], facts: ModelFacts, settings: Settings, prompt: str, seed: int, recorded_at: str
+) -> tuple[Trace, Run]:
+    """Trace and measured Run of what was captured, whether or not the run came to its end. Needs at least one pass."""
+    recorder = Recorder(settings, facts.layers, facts.experts, facts.k, facts.expert_bytes)
+    for record in records:
+        recorder.add_measured(record)
+    lengths = [len(record.token_ids) for record in records]
+    tokens = sum(lengths)
+    guess = np.array([row for record in records for row in record.guess], np.int16)
+    trace = Trace(
+        experts=np.array([row for record in records for row in record.experts], np.int16),
+        weights=np.array([row for record in records for row in record.weights], np.float32),
+        token_ids=np.array([token for record in records for token in record.token_ids], np.int32),
+        phase=np.repeat(np.array([record.phase for record in records], np.uint8), lengths),
+        forward_pass=np.repeat(np.arange(len(records), dtype=np.int32), lengths),
+        guess=guess if guess.ndim == 4 else np.empty((tokens, facts.layers, 0, 0), np.int16),
+        num_experts=facts.experts,
+        texts=tuple(text for record in records for text in record.texts),
+        model=facts.name,
+        revision=facts.revision,
+        layer_indices=facts.layer_indices,
+        expert_bytes=facts.expert_bytes,
+        prompt=prompt,
+        seed=seed,
+        recorded={**facts.versions, "time": recorded_at},
+    )
+    return trace, recorder.run(facts.tier)
 
 
 def load_file(path: str | os.PathLike[str]) -> tuple[Trace, Run | None]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,10 @@ from transformers.utils import cached_file
 
 from moeviz.offload.store import DiskStore, HostStore, Layout, Store, StoreError, is_complete, measure, write_file
 from moeviz.run import Tier
+
+transformers.utils.logging.set_verbosity_error()  # what matters is raised; progress is reported by `load`
+transformers.utils.logging.disable_progress_bar()
+logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
 
 BUNDLED = Path(__file__).parent.parent / "demo_model"
 TIERS = ("disk", "host")

@@ -9,7 +9,6 @@ architecture's own expert code, one expert at a time, on the weights that stand 
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from transformers import DynamicCache
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from moeviz.cache import ExpertCache, Load, event_record
+from moeviz.offload.experts import forward_for, on_slot
 from moeviz.offload.link import DeviceLink, HostLink, Ticket, slots_for
 from moeviz.offload.loader import Loaded, ModelError
 from moeviz.run import EventRecord, PassRecord
@@ -161,6 +161,7 @@ class Serving:
         self._guesses_recorded = options.guesses
         self._on_host = loaded.device.type == "cpu"
         self._clock = HostClock() if self._on_host else DeviceClock(loaded.device)
+        self._forward = forward_for(loaded.layers[0].experts, loaded.store.layout, loaded.device)
         self._link: HostLink | None = None
 
     # a run
@@ -237,10 +238,7 @@ class Serving:
         late: set[int] = set()
         stalls: list[tuple[Any, Any]] = []
         computes: list[tuple[Any, Any]] = []
-        # Position of each (token, rank) when the token's experts stand in id order: they are added in that order, whatever the
-        # slot or the wave, because that is what the resident model does and sums of floats depend on their order.
-        position = ids.argsort(axis=1).argsort(axis=1)
-        parts: torch.Tensor | None = None
+        parts: dict[int, tuple[Any, torch.Tensor]] = {}  # expert -> its tokens, its contribution to them
         speculative: list[Load] = []
         dropped = 0
         for wave in waves:
@@ -256,24 +254,32 @@ class Serving:
             late |= waiting
             ready = [expert for expert in wave.hits if expert not in waiting]
             for expert in [*ready, *(e for e in wave.hits if e in waiting), *(load.expert for load in wave.loads)]:
-                rank, token = np.nonzero(ids.T == expert)  # in the order of the eager code: by rank, then by token
+                slot = wave.slots[expert]
                 if expert not in ready:
                     before = self._clock.stamp()
-                    self._link.wait(slots[wave.slots[expert]])
+                    self._link.wait(slots[slot])
                     stalls.append((before, self._clock.stamp()))
+                rank, token = np.nonzero(ids.T == expert)  # in the order of the eager code: by rank, then by token
                 if not token.size:
                     continue  # whole-layer copies experts that nobody asked for
                 before = self._clock.stamp()
-                part = self._compute(self._module(number, wave.slots[expert], module), hidden, weights, token, rank)
-                if parts is None:
-                    parts = part.new_empty((*ids.shape, part.shape[-1]))
-                parts[token, position[token, rank]] = part
+                if len(ids) == 1:
+                    part = self._forward(self._module(number, slot, module), hidden, weights[:, rank[0] : rank[0] + 1])
+                else:
+                    rows = torch.from_numpy(token).to(hidden.device)
+                    own = weights[rows, torch.from_numpy(rank).to(hidden.device), None]
+                    part = self._forward(self._module(number, slot, module), hidden[rows], own)
+                parts[expert] = token, part
                 computes.append((before, self._clock.stamp()))
-        assert parts is not None
         before = self._clock.stamp()
-        out = torch.zeros_like(parts[:, 0])
-        for rank_in_order in range(parts.shape[1]):
-            out += parts[:, rank_in_order]
+        # In id order, whatever the slot or the wave: the resident model adds in that order, and sums of floats depend on it.
+        out = torch.zeros_like(hidden)
+        for expert in sorted(parts):
+            token, part = parts[expert]
+            if len(ids) == 1:
+                out += part
+            else:
+                out.index_add_(0, torch.from_numpy(token).to(hidden.device), part)
         computes.append((before, self._clock.stamp()))
 
         event = event_record(number, set(ids.ravel().tolist()), waves, speculative, dropped)
@@ -284,23 +290,11 @@ class Serving:
         self._chosen.append((chosen, chosen_weights))
         return out
 
-    def _compute(self, expert: nn.Module, hidden: torch.Tensor, weights: torch.Tensor, token: Any, rank: Any) -> torch.Tensor:
-        """One expert's weighted contribution to its tokens. [tokens of the expert, hidden]"""
-        rows, ranks = torch.from_numpy(token), torch.from_numpy(rank)
-        return _original_forward(expert)(
-            expert,
-            hidden[rows],
-            torch.zeros((len(rows), 1), dtype=torch.long, device=hidden.device),
-            weights[rows, ranks, None],
-        )
-
     def _module(self, number: int, slot: int, module: nn.Module) -> nn.Module:
-        """The layer's experts module as if it had one expert, whose weights are the slot's."""
+        """The layer's experts module on a slot's weights."""
         if (number, slot) not in self._modules:
-            stand_in = copy.copy(module)
-            views = self._loaded.store.layout.views(self._slots[self.cache.pool(number)][slot])
-            stand_in._parameters = {name: nn.Parameter(view[None], requires_grad=False) for name, view in views.items()}
-            self._modules[number, slot] = stand_in
+            record = self._slots[self.cache.pool(number)][slot]
+            self._modules[number, slot] = on_slot(module, self._loaded.store.layout, record)
         return self._modules[number, slot]
 
     def _submit(self, load: Load) -> None:
@@ -377,11 +371,6 @@ def _strongest_first(ids: Any, weights: Any) -> tuple[list[list[int]], list[list
 def _by_token(layers: list[list[Any]]) -> list[list[Any]]:
     """[layer, token] -> [token, layer]"""
     return [list(rows) for rows in zip(*layers, strict=True)]
-
-
-def _original_forward(module: nn.Module) -> Callable[..., torch.Tensor]:
-    """The architecture's own forward, beneath transformers' dispatch."""
-    return type(module).forward.__wrapped__  # type: ignore[attr-defined,no-any-return]
 
 
 def _experts_forward(module: nn.Module, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,68 @@
+"""Pictures for the board: the state of every expert and of every slot before each event, forward pass by forward pass.
+
+The same code draws a live run, fed with its records as they come, and a finished Run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeviz.run import EventRecord, Run
+from moeviz.settings import Settings
+
+EMPTY, RESIDENT, HIT, LATE, MISS, PREFETCHED = range(6)  # an expert's state; PREFETCHED: resident, brought by a guess, not used yet
+STATES = ("not in fast tier", "resident", "hit", "late hit", "miss", "prefetched, unused")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Frame:
+    """One forward pass: residency read before each layer's event, and the outcome of who was demanded."""
+
+    state: NDArray[np.uint8]  # [L, E]
+    slots: NDArray[np.int16]  # [L, slots] the expert in each slot, -1 where it is free; [0, 0] where layers share their slots
+
+
+class Board:
+    """Follows a run, forward pass by forward pass."""
+
+    def __init__(self, settings: Settings, layers: int, experts: int) -> None:
+        self._shape = (layers, experts)
+        self._keeps = settings.baseline in ("", "resident")
+        self._state = np.zeros((layers, experts), np.uint8)
+        slots = experts if settings.baseline else settings.slots
+        own = settings.scope == "layer" and self._keeps
+        self._slots = np.full((layers, slots) if own else (0, 0), -1, np.int16)
+        if settings.baseline == "resident":
+            self._state[:] = RESIDENT
+            self._slots[:] = np.arange(experts)
+
+    def step(self, events: Sequence[EventRecord]) -> Frame:
+        """The frame of the next forward pass."""
+        frame = Frame(np.zeros(self._shape, np.uint8), self._slots.copy())
+        for event in events:
+            layer = event.layer
+            frame.state[layer] = self._state[layer]
+            if len(self._slots):
+                frame.slots[layer] = self._slots[layer]
+            for outcome, experts in ((HIT, event.hits), (LATE, event.late), (MISS, event.misses)):
+                frame.state[layer, experts] = outcome
+            if not self._keeps:
+                continue
+            self._state[layer, [*event.hits, *event.late]] = RESIDENT
+            for at, expert, slot, victim_layer, victim, speculative in event.loads:
+                if victim >= 0:
+                    self._state[victim_layer, victim] = EMPTY
+                self._state[at, expert] = PREFETCHED if speculative else RESIDENT
+                if len(self._slots):
+                    self._slots[at, slot] = expert
+        return frame
+
+
+def frames(run: Run) -> list[Frame]:
+    """Every forward pass of a finished run."""
+    board = Board(run.settings, run.layers, run.experts)
+    return [board.step(events) for events in run.passes()]

@@ -1,0 +1,306 @@
+"""The same work without a browser: run a model and capture its trace, compare settings, replay a trace, time moeviz itself.
+
+    python -m moeviz run --prompt "In the beginning" --policy lfu --slots 4 --out mine.moetrace
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from moeviz import metrics
+from moeviz.policies import POLICIES
+from moeviz.predictors import PREDICTORS
+from moeviz.replay import replay as replay_trace
+from moeviz.run import Run
+from moeviz.settings import BASELINES, SCOPES, Settings, SettingsError
+from moeviz.trace import TraceError, load_file
+
+if TYPE_CHECKING:
+    from moeviz.offload.loader import Loaded
+    from moeviz.offload.session import Options
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Refused(click.ClickException):
+    """One message on standard error, exit code 2."""
+
+    exit_code = 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def main() -> None:
+    """Runs a mixture-of-experts model whose experts do not fit in fast memory, and shows what a cache makes of it.
+
+    \b
+    Start here:
+      python -m moeviz run --prompt "In the beginning"
+      python -m moeviz compare --prompt "In the beginning" --setting policy=lru --setting policy=lfu
+      python -m moeviz replay sample_traces/change-of-subject.moetrace --policy lfu --slots 3
+    """
+
+
+def model_options(command: F) -> F:
+    """Options of every command that runs a model."""
+    for option in reversed(
+        [
+            click.argument("model", required=False, default=""),
+            click.option("--prompt", required=True, help="Text for the model to go on from."),
+            click.option("--max-new-tokens", type=click.IntRange(1), default=64, show_default=True, help="Tokens to generate."),
+            click.option("--temperature", type=click.FloatRange(0), default=0.7, show_default=True, help="0: the likeliest token."),
+            click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sampling and of policy random."),
+            click.option("--tier", type=click.Choice(["disk", "host"]), default="disk", show_default=True, help="Where all experts live."),
+            click.option("--device", default="auto", show_default=True, help="Fast tier: auto, cpu, cuda, ..."),
+            click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True,
+                         help="auto: float32 on a CPU, else the checkpoint's."),
+            click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of torch, on a CPU."),
+            click.option("--past-end", is_flag=True, help="Go on when the model ends its text."),
+            click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs."),
+        ]
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@main.command()
+@model_options
+@click.option("--policy", default="lru", show_default=True, help=f"Who leaves: {', '.join(POLICIES)}.")
+@click.option("--slots", type=int, default=4, show_default=True, help="Experts of each MoE layer that fit in the fast tier.")
+@click.option("--scope", default="layer", show_default=True, help="layer: each MoE layer owns its slots; model: one pool for all.")
+@click.option("--prefetch", default="none", show_default=True, help=f"Guess what a later layer needs: {', '.join(PREDICTORS)}.")
+@click.option("--lookahead", type=int, default=1, show_default=True, help="How many MoE layers ahead a guess is made.")
+@click.option("--width", type=int, default=0, show_default=True, help="Experts guessed; 0: as many as the router chooses.")
+@click.option("--baseline", default="", help=f"Instead of a cache: {', '.join(BASELINES)}.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Save trace and run as a .moetrace file.")
+@click.option("--verify/--no-verify", default=True, show_default=True,
+              help="Run again with every expert resident and compare the tokens (needs room for all experts).")  # fmt: skip
+def run(
+    model: str, prompt: str, policy: str, slots: int, scope: str, prefetch: str, lookahead: int, width: int, baseline: str,
+    out: Path | None, verify: bool, as_json: bool, **others: Any,
+) -> None:  # fmt: skip
+    """Generate text with the experts of MODEL in the slow tier, and report what the cache did and what it cost.
+
+    MODEL is a folder that save_pretrained wrote or a hub id of any mixture-of-experts model that transformers serves; the bundled
+    model if it is left out.
+
+    \b
+    Example: is LFU faster than LRU, and does guessing help?
+      python -m moeviz run --prompt "In the beginning" --policy lfu --slots 4 --prefetch next-gate
+    """
+    with refusing():
+        settings = Settings(policy, slots, scope, prefetch, lookahead, width, others["seed"], baseline)
+        if out is not None and not out.parent.is_dir():
+            raise Refused(f"The folder {out.parent} for --out does not exist. Make it, or choose another.")
+        loaded, options = prepare(model, others)
+        from moeviz.offload import measure
+
+        trace, result = measure.record(loaded, prompt, settings, options)
+        lossless = None
+        if verify:
+            _, resident = measure.record(loaded, prompt, measure.RESIDENT, options)
+            lossless = resident.output_ids == result.output_ids
+        if out is not None:
+            trace.save(out, result)
+    text = loaded.tokenizer.decode(result.output_ids)
+    values = {
+        "model": loaded.name,
+        "settings": settings.to_dict(),
+        "tokens": len(result.output_ids),
+        "text": text,
+        "token_ids": list(result.output_ids),
+        **metrics.summary(result),
+        "lossless": lossless,
+    }
+    if as_json:
+        click.echo(json.dumps(values))
+        return
+    click.echo(prompt + text + "\n")
+    click.echo(report(settings, values))
+    if out is not None:
+        click.echo(f"saved      {out}")
+
+
+@main.command()
+@model_options
+@click.option("--setting", "texts", multiple=True, help="policy=lru,slots=4[,prefetch=next-gate,...]; give one for each to compare.")
+@click.option("--baselines", default="resident,on-demand,whole-layer", show_default=True, help="Comma-separated, or an empty string.")
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Measurements of each, interleaved.")
+def compare(model: str, prompt: str, texts: tuple[str, ...], baselines: str, repeats: int, as_json: bool, **others: Any) -> None:
+    """Measure several settings and baselines on one prompt, interleaved and repeated.
+
+    Every run is checked twice: its tokens against those of the run with all experts resident, and its hits, misses and evictions
+    against a replay of the trace.
+
+    \b
+    Example:
+      python -m moeviz compare --prompt "In the beginning" \\
+          --setting policy=lru,slots=4 --setting policy=lfu,slots=4 --setting policy=lfu,slots=4,prefetch=next-gate
+    """
+    with refusing():
+        chosen = [Settings.parse(text) for text in texts or ("policy=lru", "policy=lfu")]
+        chosen += [Settings(baseline=name.strip()) for name in baselines.split(",") if name.strip()]
+        loaded, options = prepare(model, others)
+        from moeviz.offload import measure
+
+        runs: dict[int, list[Run]] = {number: [] for number in range(len(chosen))}
+        trace, resident = None, None
+        for share, number, recorded, result in measure.compare(loaded, prompt, chosen, repeats, options):
+            if number < 0:
+                trace, resident = recorded, result
+            else:
+                runs[number].append(result)
+            if sys.stderr.isatty():
+                click.echo(f"\r{share:4.0%} of the runs", nl=share == 1, err=True)
+    assert trace is not None
+    assert resident is not None
+    rows = []
+    for number, settings in enumerate(chosen):
+        again = replay_trace(trace, settings)
+        rows.append(
+            {
+                "label": settings.label,
+                "settings": settings.to_dict(),
+                "tokens": len(runs[number][0].output_ids),
+                **metrics.repeated(runs[number]),
+                "lossless": all(one.output_ids == resident.output_ids for one in runs[number]),
+                "equals_replay": all(one.same_decisions(again) for one in runs[number]),
+            }
+        )
+    text = loaded.tokenizer.decode(resident.output_ids)
+    values = {"model": loaded.name, "prompt": prompt, "text": text, "token_ids": list(resident.output_ids), "repeats": repeats, "results": rows}
+    if as_json:
+        click.echo(json.dumps(values))
+        return
+    click.echo(comparison_table(rows))
+    tier = rows[0]["tier"]
+    click.echo(
+        f"\nmedians of {repeats} runs [least to most], decode only; {str(loaded.dtype).removeprefix('torch.')} on {loaded.device}, {others['threads']} thread(s); "
+        f"slow tier {tier['kind']}: {tier['latency_ms']:.2f} ms, {tier['gigabytes_per_second']:.2f} GB/s"
+    )
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--policy", default="lru", show_default=True, help=f"Who leaves: {', '.join(POLICIES)}.")
+@click.option("--slots", type=int, default=4, show_default=True, help="Experts that fit in the fast tier, per MoE layer.")
+@click.option("--scope", type=click.Choice(SCOPES), default="layer", show_default=True, help="layer, or one pool for the model.")
+@click.option("--prefetch", default="none", show_default=True, help=f"One of {', '.join(PREDICTORS)}.")
+@click.option("--lookahead", type=int, default=1, show_default=True, help="How many MoE layers ahead a guess is made.")
+@click.option("--width", type=int, default=0, show_default=True, help="Experts guessed; 0: as many as the router chooses.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of policy random.")
+@click.option("--baseline", default="", help=f"Instead of a cache: {', '.join(BASELINES)}.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs.")
+def replay(file: Path, as_json: bool, **settings_fields: Any) -> None:
+    """What would a cache have done? Replays a .moetrace FILE under any settings, without the model.
+
+    The router's choices do not depend on the cache, so hits, misses and evictions are exactly those of a live run. Times are not:
+    they are null here.
+
+    \b
+    Example:
+      python -m moeviz replay sample_traces/change-of-subject.moetrace --policy lfu --slots 3
+    """
+    with refusing():
+        trace, recorded = load_file(file)
+        settings = Settings(**settings_fields)
+        result = replay_trace(trace, settings)
+    ids = list(recorded.output_ids) if recorded else trace.token_ids[trace.phase == 1].tolist()
+    values = {
+        "model": trace.model,
+        "settings": settings.to_dict(),
+        "tokens": len(ids),
+        "text": "".join(trace.texts),
+        "token_ids": ids,
+        **metrics.summary(result),
+        "lossless": None,
+    }
+    click.echo(json.dumps(values) if as_json else report(settings, values))
+
+
+def prepare(model: str, others: dict[str, Any]) -> tuple[Loaded, Options]:
+    """Loaded model and generation options of the shared flags. Raises ModelError or StoreError."""
+    import torch
+
+    from moeviz.offload.loader import BUNDLED, load
+    from moeviz.offload.session import Options
+
+    torch.set_num_threads(others["threads"])
+    sys.setswitchinterval(5e-4)  # the reader thread must not wait 5 ms for the interpreter
+    options = Options(others["max_new_tokens"], others["temperature"], others["seed"], not others["past_end"])
+    progress: Callable[[float, str], None] = lambda share, what: None  # noqa: E731
+    if sys.stderr.isatty():
+        progress = lambda share, what: click.echo(f"\r\033[K{share:4.0%} {what}", nl=share == 1, err=True)  # noqa: E731
+    loaded = load(model or BUNDLED, tier=others["tier"], device=others["device"], dtype=others["dtype"], progress=progress)
+    return loaded, options
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Turns what a user can mend into one message and exit code 2."""
+    try:
+        yield
+    except (SettingsError, TraceError) as error:
+        raise Refused(str(error)) from None
+    except (ValueError, RuntimeError) as error:
+        _refuse_if_ours(error)
+    except OSError as error:
+        raise Refused(f"{error.filename or 'The file'}: {error.strerror or error}.") from None
+
+
+def _refuse_if_ours(error: Exception) -> NoReturn:
+    """The engine's errors, told apart here because importing them would load torch for every command."""
+    if type(error).__name__ in ("ModelError", "StoreError"):
+        raise Refused(str(error)) from None
+    raise error
+
+
+def report(settings: Settings, values: dict[str, Any]) -> str:
+    """The numbers that people ask for first."""
+    lines = [f"settings   {settings.label}"]
+    for phase in ("decode", "prefill"):
+        part = values[phase]
+        if part["accesses"]:
+            late = f", {part['late_hits']} late" if part["late_hits"] else ""
+            lines.append(f"{phase:10} {part['hit_ratio']:.1%} of {part['accesses']} accesses hit{late}, {part['misses']} missed")
+    useful, wasted = values["bytes_prefetch_useful"], values["bytes_prefetch_wasted"]
+    guessed = f", guesses {useful / 1e6:.1f} useful and {wasted / 1e6:.1f} wasted" if useful or wasted else ""
+    lines.append(f"moved MB   demand {values['bytes_demand'] / 1e6:.1f}{guessed}; fast tier holds {values['fast_tier_bytes'] / 1e6:.1f}")
+    if values["tokens_per_second"]:
+        lines.append(
+            f"speed      {values['tokens_per_second']:.1f} tokens/s, first token after {values['ttft_ms']:.0f} ms, then "
+            f"{values['tpot_ms_median']:.1f} ms each (p95 {values['tpot_ms_p95']:.1f})"
+        )
+        lines.append(
+            f"per token  experts compute {values['compute_ms_per_token']:.1f} ms, stall {values['stall_ms_per_token']:.1f} ms, "
+            f"link busy {values['transfer_ms_per_token']:.1f} ms"
+        )
+    if tier := values["tier"]:
+        past = ", past the page cache" if tier["page_cache_bypassed"] else ""
+        lines.append(f"slow tier  {tier['kind']}: {tier['latency_ms']:.2f} ms per expert, {tier['gigabytes_per_second']:.2f} GB/s{past}")
+    if values["lossless"] is not None:
+        same = "the same as" if values["lossless"] else "NOT those of"
+        lines.append(f"tokens     {same} the run with every expert resident")
+    return "\n".join(lines)
+
+
+def comparison_table(rows: list[dict[str, Any]]) -> str:
+    """Plain text, a line per settings."""
+    head = f"{'settings':32} {'tokens/s':>20} {'stall ms':>9} {'hit ratio':>9} {'MB moved':>9} {'tokens':>7} {'replay':>7}"
+    lines = [head, "-" * len(head)]
+    for row in rows:
+        least, most = row["spread"]["tokens_per_second"] or (0, 0)
+        moved = row["bytes_demand"] + row["bytes_prefetch_useful"] + row["bytes_prefetch_wasted"]
+        speed = f"{row['tokens_per_second'] or 0:.1f} [{least:.1f} to {most:.1f}]"
+        ratio = row["decode"]["hit_ratio"]
+        lines.append(
+            f"{row['label']:32} {speed:>20} {row['stall_ms_per_token'] or 0:9.1f} {'-' if ratio is None else f'{ratio:.3f}':>9} "
+            f"{moved / 1e6:9.1f} {'same' if row['lossless'] else 'DIFFER':>7} {'equal' if row['equals_replay'] else 'DIFFERS':>7}"
+        )
+    return "\n".join(lines)

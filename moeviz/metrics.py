@@ -1,0 +1,174 @@
+"""Numbers of a Run, each with its formula. Times are there only where the run was measured.
+
+    summary(replay(trace, Settings()))["hit_ratio"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeviz.run import HIT, LATE, MISS, Run
+from moeviz.trace import DECODE, PREFILL
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Accesses: one for each expert that an event needs."""
+
+    accesses: int
+    hits: int
+    late_hits: int | None  # None where the run was not measured: only time can tell
+    misses: int
+
+    @property
+    def hit_ratio(self) -> float | None:
+        """hits / accesses, late hits not counted; None without accesses."""
+        return self.hits / self.accesses if self.accesses else None
+
+
+def counts(run: Run, phase: int | None = None) -> Counts:
+    """Of a whole run, or of its PREFILL or DECODE."""
+    outcome = run.access_outcome
+    if phase is not None:
+        outcome = outcome[run.pass_phase[run.event_pass[run.access_event]] == phase]
+    late = int((outcome == LATE).sum())
+    return Counts(len(outcome), int((outcome == HIT).sum()), late if run.measured else None, int((outcome == MISS).sum()))
+
+
+def hit_ratio_over_time(run: Run) -> NDArray[np.float64]:
+    """Hits / accesses of each forward pass. [F]"""
+    passes = run.event_pass[run.access_event]
+    hits = np.bincount(passes, run.access_outcome == HIT, len(run.pass_phase))
+    return hits / np.maximum(np.bincount(passes, minlength=len(run.pass_phase)), 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Bytes that went over the link. A pre-fetch is useful where its expert was demanded before it was evicted."""
+
+    demand: int
+    prefetch_useful: int
+    prefetch_wasted: int
+
+
+def bytes_moved(run: Run) -> Moved:
+    """Copies x bytes of one expert. A pre-fetch that was called off before it began moved nothing."""
+    began = np.ones(len(run.load_event), bool)
+    if run.times is not None:
+        began = ~run.load_speculative | (run.times.load_start >= 0) | run.load_used
+    useful = run.load_speculative & run.load_used
+    wasted = run.load_speculative & ~run.load_used & began
+    size = run.expert_bytes
+    return Moved(int((~run.load_speculative).sum()) * size, int(useful.sum()) * size, int(wasted.sum()) * size)
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Where the time of an output token goes, in ms: a mean over decode passes. Adds up to the time per output token."""
+
+    compute: float  # experts at work
+    stall: float  # compute waits for a copy
+    other: float  # the dense part, the choice of the token, bookkeeping
+
+
+def stack(run: Run) -> Stack | None:
+    """None where the run was not measured or has no decode pass."""
+    if run.times is None or not (run.pass_phase == DECODE).any():
+        return None
+    decode = run.pass_phase == DECODE
+    events = decode[run.event_pass]
+    passes = int(decode.sum())
+    compute = run.times.event_compute[events].sum() / passes / 1e6
+    stall = run.times.event_stall[events].sum() / passes / 1e6
+    wall = run.times.pass_wall[decode].sum() / passes / 1e6
+    return Stack(float(compute), float(stall), float(wall - compute - stall))
+
+
+def transfer_ms_per_token(run: Run) -> float | None:
+    """Time that the link was busy with copies issued in decode, per output token."""
+    if run.times is None or not (run.pass_phase == DECODE).any():
+        return None
+    began = (run.times.load_start >= 0) & (run.pass_phase[run.event_pass[run.load_event]] == DECODE)
+    busy = (run.times.load_end - run.times.load_start)[began].sum()
+    return float(busy / (run.pass_phase == DECODE).sum() / 1e6)
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """The run in the words of `python -m moeviz ... --json`; times are None where it was not measured."""
+    moved = bytes_moved(run)
+    values: dict[str, Any] = {
+        **_counted(counts(run)),
+        "prefill": _counted(counts(run, PREFILL)),
+        "decode": _counted(counts(run, DECODE)),
+        "evictions": int((run.victim_expert >= 0).sum()),
+        "bytes_demand": moved.demand,
+        "bytes_prefetch_useful": moved.prefetch_useful,
+        "bytes_prefetch_wasted": moved.prefetch_wasted,
+        "fast_tier_bytes": run.fast_tier_bytes,
+        "tier": asdict(run.tier) if run.tier else None,
+    }
+    parts = stack(run)
+    decode_ms = np.empty(0)
+    ttft = None
+    if run.times is not None:
+        decode_ms = run.times.pass_wall[run.pass_phase == DECODE] / 1e6
+        ttft = float(run.times.pass_wall[run.pass_phase == PREFILL].sum() / 1e6)
+    known = decode_ms.size > 0
+    return values | {
+        "tokens_per_second": float(1e3 / decode_ms.mean()) if known else None,
+        "ttft_ms": ttft,
+        "tpot_ms_median": float(np.median(decode_ms)) if known else None,
+        "tpot_ms_p95": float(np.percentile(decode_ms, 95)) if known else None,
+        "stall_ms_per_token": parts.stall if parts else None,
+        "compute_ms_per_token": parts.compute if parts else None,
+        "transfer_ms_per_token": transfer_ms_per_token(run),
+    }
+
+
+def _counted(c: Counts) -> dict[str, Any]:
+    return asdict(c) | {"hit_ratio": c.hit_ratio}
+
+
+TIMED = (
+    "tokens_per_second",
+    "ttft_ms",
+    "tpot_ms_median",
+    "tpot_ms_p95",
+    "stall_ms_per_token",
+    "transfer_ms_per_token",
+    "compute_ms_per_token",
+)
+
+
+def repeated(runs: Sequence[Run]) -> dict[str, Any]:
+    """Summary of repeats of the same Settings: medians of what was timed, and `spread`, the least and the most of each.
+
+    What a timer does not touch is the same in every repeat; late hits are, like times, a median.
+    """
+    each = [summary(run) for run in runs]
+    values = dict(each[0])
+    values["spread"] = {}
+    for name in TIMED:
+        known = [one[name] for one in each if one[name] is not None]
+        values[name] = float(np.median(known)) if known else None
+        values["spread"][name] = [min(known), max(known)] if known else None
+    for place in ("", "prefill", "decode"):
+        parts = [one[place] if place else one for one in each]
+        target = values
+        if place:
+            target = values[place] = dict(values[place])
+        for name in ("hits", "late_hits"):
+            target[name] = int(np.median([part[name] for part in parts])) if parts[0][name] is not None else None
+        target["hit_ratio"] = target["hits"] / target["accesses"] if target["accesses"] else None
+    return values
+
+
+def median_stack(runs: Sequence[Run]) -> Stack | None:
+    """The stack of the repeat whose time per token is the median one, so that its parts still add up."""
+    stacks = sorted((s for s in map(stack, runs) if s is not None), key=lambda s: s.compute + s.stall + s.other)
+    return stacks[(len(stacks) - 1) // 2] if stacks else None
