@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from moeviz.run import EventRecord, Run
+from moeviz.run import EventRecord, ModelFacts, PassRecord, Recorder, Run
 from moeviz.settings import Settings
 
 EMPTY, RESIDENT, HIT, LATE, MISS, PREFETCHED = range(6)  # an expert's state; PREFETCHED: resident, brought by a guess, not used yet
@@ -66,3 +66,22 @@ def frames(run: Run) -> list[Frame]:
     """Every forward pass of a finished run."""
     board = Board(run.settings, run.layers, run.experts)
     return [board.step(events) for events in run.passes()]
+
+
+class Watch:
+    """A live run as far as it has come: its frames, its tokens and its Run."""
+
+    def __init__(self, settings: Settings, facts: ModelFacts) -> None:
+        self._board = Board(settings, facts.layers, facts.experts)
+        self._recorder = Recorder(settings, facts.layers, facts.experts, facts.k, facts.expert_bytes)
+        self._tier = facts.tier
+        self.frames: list[Frame] = []
+        self.texts: list[str] = []  # what entered each forward pass
+
+    def update(self, passes: Sequence[PassRecord]) -> Run:
+        """Takes in the passes that are new and gives the Run so far."""
+        for record in passes[len(self.frames) :]:
+            self.frames.append(self._board.step(record.events))
+            self.texts.append("".join(record.texts))
+            self._recorder.add_measured(record)
+        return self._recorder.run(self._tier)

@@ -61,6 +61,7 @@ def model_options(command: F) -> F:
             click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True,
                          help="auto: float32 on a CPU, else the checkpoint's."),
             click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of torch, on a CPU."),
+            click.option("--then", default="", help="A change of subject: halfway this text is fed, token by token."),
             click.option("--past-end", is_flag=True, help="Go on when the model ends its text."),
             click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs."),
         ]
@@ -233,7 +234,7 @@ def prepare(model: str, others: dict[str, Any]) -> tuple[Loaded, Options]:
 
     torch.set_num_threads(others["threads"])
     sys.setswitchinterval(5e-4)  # the reader thread must not wait 5 ms for the interpreter
-    options = Options(others["max_new_tokens"], others["temperature"], others["seed"], not others["past_end"])
+    options = Options(others["max_new_tokens"], others["temperature"], others["seed"], not others["past_end"], others["then"])
     progress: Callable[[float, str], None] = lambda share, what: None  # noqa: E731
     if sys.stderr.isatty():
         progress = lambda share, what: click.echo(f"\r\033[K{share:4.0%} {what}", nl=share == 1, err=True)  # noqa: E731

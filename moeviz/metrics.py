@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from moeviz.run import HIT, LATE, MISS, Run
@@ -54,6 +55,26 @@ class Moved:
     demand: int
     prefetch_useful: int
     prefetch_wasted: int
+
+
+def events_table(run: Run, step: int) -> pd.DataFrame:
+    """What happened in one forward pass, a row per MoE layer, in words for people. Raises IndexError."""
+    rows = []
+    for event in list(run.passes())[step]:
+        demand = [load for load in event.loads if not load[5]]
+        evicted = [f"{load[1]} over {load[4]}" if load[4] >= 0 else f"{load[1]} into a free slot" for load in demand]
+        guessed = [f"{load[1]} for layer {load[0]}" + (f" over {load[4]}" if load[4] >= 0 else "") for load in event.loads if load[5]]
+        rows.append(
+            {
+                "MoE layer": event.layer,
+                "hit": ", ".join(map(str, event.hits)),
+                "late": ", ".join(map(str, event.late)),
+                "missed": ", ".join(map(str, event.misses)),
+                "loaded (over whom)": ", ".join(evicted),
+                "prefetched": ", ".join(guessed),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def bytes_moved(run: Run) -> Moved:

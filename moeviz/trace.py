@@ -217,6 +217,9 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(part, 0o666 & ~umask)  # mkstemp's file is the owner's alone
         os.replace(part, path)
     except BaseException:
         Path(part).unlink(missing_ok=True)

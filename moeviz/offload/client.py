@@ -48,6 +48,7 @@ class Job:
     temperature: float = 0.7
     seed: int = 0
     stop_at_end: bool = True
+    then: str = ""  # a change of subject, fed halfway
     repeats: int = 3
     state: str = "queued"  # queued, running, done, stopped, failed
     message: str = ""  # why it failed, or what it is doing
@@ -98,6 +99,7 @@ class Job:
             "temperature": self.temperature,
             "seed": self.seed,
             "stop_at_end": self.stop_at_end,
+            "then": self.then,
         }
         return {
             "kind": self.kind,

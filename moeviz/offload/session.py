@@ -39,6 +39,7 @@ class Options:
     temperature: float = 0.7  # 0: the likeliest token each time
     seed: int = 0
     stop_at_end: bool = True  # of the model's text
+    then: str = ""  # a change of subject: halfway this text is fed, token by token, instead of what the model would choose
     guesses: bool = True  # record the routers' guesses in the trace; costs up to three more routers per layer
 
 
@@ -50,8 +51,9 @@ def generate(
     Raises SettingsError or ModelError before anything runs. `stop` is asked before every pass.
     """
     ids = encode(loaded, prompt, options)
+    script = list(loaded.tokenizer(options.then)["input_ids"]) if options.then else []
     serving = Serving(loaded, settings, options)
-    return _generate(loaded, ids, serving, options, stop)
+    return _generate(loaded, ids, script, serving, options, stop)
 
 
 def encode(loaded: Loaded, prompt: str, options: Options) -> list[int]:
@@ -69,10 +71,13 @@ def encode(loaded: Loaded, prompt: str, options: Options) -> list[int]:
     return list(ids)
 
 
-def _generate(loaded: Loaded, ids: list[int], serving: Serving, options: Options, stop: Callable[[], bool]) -> Iterator[PassRecord]:
+def _generate(
+    loaded: Loaded, ids: list[int], script: list[int], serving: Serving, options: Options, stop: Callable[[], bool]
+) -> Iterator[PassRecord]:
     sampler = torch.Generator().manual_seed(options.seed)
     past = DynamicCache(config=loaded.model.config)
     ends = _ends(loaded) if options.stop_at_end else set()
+    turn = options.max_new_tokens // 2  # where the script begins
     serving.start()
     try:
         for number in range(options.max_new_tokens):
@@ -84,9 +89,11 @@ def _generate(loaded: Loaded, ids: list[int], serving: Serving, options: Options
                 inputs = torch.tensor([ids], device=loaded.device)
                 logits = loaded.model(input_ids=inputs, past_key_values=past, use_cache=True, logits_to_keep=1).logits[0, -1]
                 chosen = _choose(logits, options.temperature, sampler)
+            if 0 <= number - turn < len(script):
+                chosen = script[number - turn]
             record = serving.end_pass(DECODE if number else PREFILL, ids, chosen, start)
             yield record
-            if chosen in ends:
+            if chosen in ends and not (script and number < turn):
                 return
             ids = [chosen]
     finally:

@@ -1,0 +1,21 @@
+"""moeviz in the browser: `streamlit run app.py`."""
+
+from pathlib import Path
+
+import streamlit as st
+
+ICON = Path(__file__).parent / "pages" / "icon.svg"  # a named icon would be fetched from another host
+st.set_page_config(page_title="moeviz", page_icon=str(ICON), layout="wide")
+page = st.navigation(
+    {
+        "Run": [
+            st.Page("pages/live.py", title="Live", icon=":material/play_circle:", default=True),
+            st.Page("pages/compare.py", title="Compare", icon=":material/speed:"),
+        ]
+    }
+)
+with st.sidebar:
+    st.toggle("Presenter mode", key="presenter", bind="query-params", help="Larger type for the back row.")
+if st.session_state.presenter:
+    st.html("<style>html { font-size: 125% !important; }</style>")
+page.run()

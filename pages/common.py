@@ -1,0 +1,133 @@
+"""What the Run pages share: the worker's client, presets, samples, the board."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from moeviz import charts
+from moeviz.board import STATES, Frame
+from moeviz.offload.client import Client, ModelSpec
+from moeviz.policies import POLICIES
+from moeviz.predictors import PREDICTORS
+from moeviz.run import Run
+from moeviz.trace import Trace, TraceError, load_file
+
+HERE = Path(__file__).parent
+SAMPLES = HERE.parent / "sample_traces"
+FIRST_SAMPLE = SAMPLES / "change-of-subject.moetrace"
+POLICY_HELP = "Who leaves when an expert needs a slot:\n" + "\n".join(f"- **{name}** {score.__doc__}" for name, score in POLICIES.items())
+PREFETCH_HELP = "Guess what the next layer needs and copy it early:\n" + "\n".join(
+    f"- **{name}** {(make.__doc__ or '').splitlines()[0]}" for name, make in PREDICTORS.items()
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A few words to start from."""
+
+    prompt: str
+    then: str = ""  # fed halfway
+
+
+PRESETS = {
+    "Bible": Preset("And it came to pass in those days, that"),
+    "Spanish": Preset("Y aconteció después de estas cosas, que"),
+    "German": Preset("Die Konfigurationsdatei enthält"),
+    "Python": Preset("class Parser:\n    def __init__(self, name):\n        "),
+    "Jargon": Preset(":hack: n. A program that"),
+    "Changes subject": Preset("And it came to pass in those days, that", then="\n\ndef main(argv):\n    for name in argv:\n        "),
+}
+
+_mount = st.components.v2.component(
+    "moeviz_board",
+    html=(HERE / "board.html").read_text(),
+    css=(HERE / "board.css").read_text() + f":host, .board {{ --miss: {charts.STATE_COLORS[4]}; }}\n",
+    js=(HERE / "board.js").read_text(),
+)
+
+
+@st.cache_resource
+def client() -> Client:
+    """The one worker process of this server, started by its first job."""
+    return Client()
+
+
+@st.cache_data(show_spinner=False)
+def sample(path: Path) -> tuple[Trace, Run]:
+    """A bundled trace and the run recorded with it."""
+    trace, run = load_file(path)
+    if run is None:
+        raise TraceError(f"{path.name} holds no recorded run.")
+    return trace, run
+
+
+def board(run_id: str, frames: Sequence[Frame], texts: Sequence[str], live: bool, key: str, at: int = 0) -> int:
+    """Draws the board, first at pass `at`, and returns the pass at which its user stopped. While live, only the latest frames are sent."""
+    start = max(0, len(frames) - 64) if live else 0
+    part = frames[start:]
+    layers, experts = part[0].state.shape if part else (1, 1)
+    slots = part[0].slots.shape[1] if part else 0
+    data = {
+        "run": run_id,
+        "start": start,
+        "live": live,
+        "at": at,
+        "layers": layers,
+        "experts": experts,
+        "slots": slots,
+        "colors": charts.STATE_COLORS,
+        "glyphs": charts.STATE_GLYPHS,
+        "names": STATES,
+        "frames": _base64([frame.state for frame in part], np.uint8),
+        "slotFrames": _base64([frame.slots for frame in part], np.int16),
+        "texts": list(texts[start:]),
+    }
+    result = _mount(data=data, key=key, on_step_change=lambda: None)
+    step = result.step if isinstance(result.step, int) else at
+    return min(max(step, 0), max(len(frames) - 1, 0))
+
+
+def _base64(arrays: Sequence[np.ndarray[Any, Any]], kind: type) -> str:
+    return base64.b64encode(b"".join(np.ascontiguousarray(a, kind).tobytes() for a in arrays)).decode()
+
+
+def prompt_controls(prefix: str) -> tuple[str, str]:
+    """Preset and prompt; gives (prompt, the text fed halfway)."""
+    key = f"{prefix}_prompt"
+
+    def fill() -> None:
+        if chosen := st.session_state[f"{prefix}_preset"]:
+            st.session_state[key] = PRESETS[chosen].prompt
+
+    st.session_state.setdefault(key, PRESETS["Bible"].prompt)
+    st.pills("Prompt: start from a preset, or write your own", list(PRESETS), key=f"{prefix}_preset", on_change=fill, default="Bible")
+    prompt = st.text_area("Prompt", key=key, height=68, label_visibility="collapsed")
+    chosen = PRESETS.get(st.session_state[f"{prefix}_preset"] or "")
+    then = chosen.then if chosen and prompt == chosen.prompt else ""
+    if then:
+        st.caption(f"Halfway the text changes to `{' '.join(then.split())}`, fed token by token; then the model goes on.")
+    return prompt, then
+
+
+def model_controls(prefix: str) -> tuple[ModelSpec, dict[str, Any]]:
+    """Model, tier and sampling, behind a popover: nobody needs them for a first look."""
+    with st.popover("Model and tier", icon=":material/tune:"):
+        name = st.text_input("Model", key=f"{prefix}_model", placeholder="the bundled model",
+                             help="A folder that save_pretrained wrote, or a hub id, of any mixture-of-experts model of transformers.")  # fmt: skip
+        tier = st.segmented_control("Slow tier", ["disk", "host"], default="disk", required=True, key=f"{prefix}_tier", bind="query-params",
+                                    help="disk: files read past the page cache. host: RAM, copied into the slots.")  # fmt: skip
+        device = st.text_input("Fast tier", "auto", key=f"{prefix}_device", help="auto: the accelerator if there is one; or cpu, cuda, ...")
+        temperature = st.number_input("Temperature", 0.0, 2.0, 0.7, 0.1, key=f"{prefix}_temperature", help="0: the likeliest token.")
+        seed = st.number_input("Seed", 0, 2**31 - 1, 0, key=f"{prefix}_seed", bind="query-params")
+    return ModelSpec(name.strip(), tier, device.strip() or "auto"), {"temperature": temperature, "seed": seed}
+
+
+def megabytes(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB" if count >= 1e7 else f"{count / 1e6:,.1f} MB"

@@ -1,0 +1,203 @@
+"""Compare: which settings are faster here?"""
+
+from __future__ import annotations
+
+import time
+
+import pandas as pd
+import streamlit as st
+from pages import common
+
+from moeviz import charts, metrics
+from moeviz.offload.client import Job
+from moeviz.policies import POLICIES
+from moeviz.predictors import PREDICTORS
+from moeviz.replay import replay
+from moeviz.run import Run
+from moeviz.settings import BASELINES, Settings, SettingsError
+
+state = st.session_state
+FIRST = (("lru", "none"), ("lfu", "none"), ("lru", "next-gate"), ("lfu", "next-gate"))  # what a reader sees first
+
+
+def controls() -> None:
+    prompt, then = common.prompt_controls("compare")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        count = st.segmented_control("Settings", [2, 3, 4], default=2, required=True, key="settings", bind="query-params")
+        baselines = st.pills("Baselines", list(BASELINES), selection_mode="multi", default=list(BASELINES), key="baselines",
+                             bind="query-params", help="\n".join(f"- **{name}**: {what}" for name, what in BASELINES.items()))  # fmt: skip
+    chosen = []
+    for number, column in enumerate(st.columns(count)):
+        policy, prefetch = FIRST[number]
+        with column.container(border=True, horizontal=True, vertical_alignment="bottom"):
+            chosen.append(
+                {
+                    "policy": st.selectbox("Policy", list(POLICIES), list(POLICIES).index(policy), key=f"policy{number + 1}",
+                                           bind="query-params", help=common.POLICY_HELP, width=125),
+                    "slots": st.number_input("Slots per layer", 1, 4096, 4, key=f"slots{number + 1}", bind="query-params", width=125),
+                    "prefetch": st.selectbox("Pre-fetch", list(PREDICTORS), list(PREDICTORS).index(prefetch), key=f"prefetch{number + 1}",
+                                             bind="query-params", help=common.PREFETCH_HELP, width=150),
+                }
+            )  # fmt: skip
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        tokens = st.number_input("New tokens", 2, 100_000, 60, key="compare_tokens", bind="query-params", width=130)
+        repeats = st.number_input("Repeats", 3, 50, 3, key="repeats", bind="query-params", width=110)
+        spec, sampling = common.model_controls("compare")
+        job: Job | None = state.get("compare_job")
+        running = job is not None and not job.finished
+        run = st.button("Measure", type="primary", icon=":material/timer:", disabled=running)
+        if st.button("Stop", icon=":material/stop:", disabled=not running) and job is not None:
+            common.client().stop(job)
+    if run:
+        try:
+            settings = [Settings(seed=sampling["seed"], **one) for one in chosen]
+        except SettingsError as error:
+            st.error(str(error))
+            return
+        settings += [Settings(baseline=name) for name in baselines]
+        if len(set(settings)) < len(settings):
+            st.error("Two of the settings are the same. Change one: a comparison with itself shows nothing.")
+            return
+        new = Job("compare", prompt, settings, spec, max_new_tokens=tokens, then=then, stop_at_end=False, repeats=repeats, **sampling)
+        state.compare_job, state.compare_started = common.client().submit(new), time.monotonic()
+        st.rerun()
+
+
+def progress(job: Job) -> None:
+    """Polled once a second at most: pictures would cost the time that is being measured."""
+    place = common.client().place(job)
+    if place:
+        st.info(f"{place} other run{'s' if place > 1 else ''} before yours; it starts by itself.", icon=":material/hourglass:")
+    elif job.trace is None:
+        st.progress(0.0, f"Getting the model ready: {job.message or 'recording the trace, with every expert resident'}")
+    else:
+        spent = time.monotonic() - state.compare_started
+        left = spent / job.share - spent
+        total = job.repeats * len(job.settings)
+        st.progress(job.share, f"Measured {len(job.runs)} of {total} runs, about {left:.0f} s left. The page keeps still meanwhile.")
+
+
+def results(job: Job) -> None:
+    if job.state == "failed":
+        st.error(job.message, icon=":material/error:")
+    trace, resident = job.trace, job.resident
+    by_settings = [[run for number, run in job.runs if number == n] for n in range(len(job.settings))]
+    measured = [(settings, runs) for settings, runs in zip(job.settings, by_settings, strict=True) if runs]
+    if trace is None or resident is None or not measured:
+        if job.state == "stopped":
+            st.info("Stopped before every setting was measured once.")
+        return
+    same_tokens = all(run.output_ids == resident.output_ids for _, runs in measured for run in runs)
+    equal = all(run.same_decisions(again) for settings, runs in measured for again in [replay(trace, settings)] for run in runs)
+    with st.container(horizontal=True):
+        st.badge("measured", color="blue", icon=":material/timer:")
+        _verdict(same_tokens, "same tokens in every run", "TOKENS DIFFER", "The generated tokens are those of the run with all experts resident.")
+        _verdict(equal, "measured = replayed", "measured differs from replay",
+                 "Every run made the hits, misses, evictions and pre-fetches of a replay of the trace, event for event.")  # fmt: skip
+        if job.state == "stopped":
+            st.badge(f"stopped after {len(job.runs)} runs", color="gray")
+    charts_and_table(measured)
+    tier = job.facts.tier if job.facts else None
+    if job.facts and tier:
+        past = "past the page cache" if tier.page_cache_bypassed else "not past the page cache" if tier.kind == "disk" else "in RAM"
+        st.caption(
+            f"{job.facts.name}, {job.facts.dtype} on {job.facts.device} ({job.facts.versions['machine']}, {job.facts.versions['threads']} "
+            f"thread). Slow tier {tier.kind}, {past}: {tier.latency_ms:.2f} ms per expert, {tier.gigabytes_per_second:.2f} GB/s. "
+            f"{len(resident.output_ids)} tokens, temperature {job.temperature}, seed {job.seed}; {job.repeats} repeats, interleaved; "
+            "medians over repeats, whiskers from the least to the most; speed, stack and hit ratio of decode alone."
+        )
+    with st.expander("The same comparison without the browser"):
+        st.code(command(job), language="bash")
+
+
+def charts_and_table(measured: list[tuple[Settings, list[Run]]]) -> None:
+    labels = [settings.label for settings, _ in measured]
+    rows = [metrics.repeated(runs) for _, runs in measured]
+    timed = [n for n, row in enumerate(rows) if row["tokens_per_second"]]
+    if timed:
+        left, right = st.columns(2)
+        with left:
+            st.subheader("Tokens per second")
+            figure = charts.speeds(
+                [labels[n] for n in timed],
+                [rows[n]["tokens_per_second"] for n in timed],
+                [rows[n]["spread"]["tokens_per_second"] for n in timed],
+            )
+            st.plotly_chart(figure, key="speeds", alt="Tokens per second of every setting, median and spread; the table below holds the numbers.")
+        with right:
+            st.subheader("Where the time of a token goes")
+            stacks = [metrics.median_stack(measured[n][1]) for n in timed]
+            figure = charts.stacks([labels[n] for n in timed], [stack for stack in stacks if stack])
+            st.plotly_chart(figure, key="stacks", alt="Milliseconds per token split into compute, stall and other; the table holds the numbers.")
+    table = pd.DataFrame(
+        {
+            "settings": labels,
+            "tokens/s": [row["tokens_per_second"] for row in rows],
+            "least": [(row["spread"]["tokens_per_second"] or [None])[0] for row in rows],
+            "most": [(row["spread"]["tokens_per_second"] or [None])[-1] for row in rows],
+            "hit ratio": [row["decode"]["hit_ratio"] for row in rows],
+            "stall ms/token": [row["stall_ms_per_token"] for row in rows],
+            "TTFT ms": [row["ttft_ms"] for row in rows],
+            "TPOT ms": [row["tpot_ms_median"] for row in rows],
+            "TPOT p95 ms": [row["tpot_ms_p95"] for row in rows],
+            "MB on demand": [row["bytes_demand"] / 1e6 for row in rows],
+            "MB guessed, useful": [row["bytes_prefetch_useful"] / 1e6 for row in rows],
+            "MB guessed, wasted": [row["bytes_prefetch_wasted"] / 1e6 for row in rows],
+            "fast tier MB": [row["fast_tier_bytes"] / 1e6 for row in rows],
+        }
+    )
+    numbers = {name: st.column_config.NumberColumn(format="%.1f") for name in table.columns[1:]}
+    numbers["hit ratio"] = st.column_config.NumberColumn(format="%.3f")
+    st.dataframe(table, hide_index=True, column_config=numbers)
+    st.download_button("Table as CSV", table.to_csv(index=False), "comparison.csv", icon=":material/download:")
+
+
+def first_look() -> None:
+    """Before anything was measured: the two policies replayed on a sample. No times, but the hits are exact."""
+    trace, _ = common.sample(common.FIRST_SAMPLE)
+    st.badge("replayed on a recorded sample", color="gray", help="Hits, not times: press Measure for those.")
+    runs = [(one.label, replay(trace, one)) for one in (Settings(policy="lru"), Settings(policy="lfu"))]
+    with st.container(horizontal=True):
+        for label, run in runs:
+            counted = metrics.counts(run, 1)
+            st.metric(f"{label}: hit ratio", f"{counted.hit_ratio:.1%}", border=True, width=260)
+    st.plotly_chart(charts.hit_ratio_over_time(runs), key="first", alt="Hit ratio of LRU and LFU over the sample's tokens.")
+    st.caption(f"The text changes its subject halfway, after token {len(trace.passes()) // 2}. Which of the two minds more?")
+
+
+def command(job: Job) -> str:
+    """The command line that does the same."""
+    import shlex
+
+    parts = ["python", "-m", "moeviz", "compare", *([job.model.name] if job.model.name else []), "--prompt", job.prompt]
+    for settings in job.settings:
+        if not settings.baseline:
+            parts += ["--setting", f"policy={settings.policy},slots={settings.slots},prefetch={settings.prefetch},seed={settings.seed}"]
+    parts += ["--baselines", ",".join(settings.baseline for settings in job.settings if settings.baseline)]
+    parts += ["--max-new-tokens", str(job.max_new_tokens), "--temperature", str(job.temperature), "--seed", str(job.seed), "--past-end"]
+    parts += ["--tier", job.model.tier, "--device", job.model.device, *(["--then", job.then] if job.then else [])]
+    return shlex.join(parts) + f" --repeats {job.repeats}"
+
+
+def _verdict(good: bool, yes: str, no: str, help: str) -> None:
+    st.badge(yes if good else no, color="green" if good else "red", icon=":material/check:" if good else ":material/close:", help=help)
+
+
+st.title("Which settings are faster here?")
+controls()
+job = state.get("compare_job")
+running = job is not None and not job.finished
+
+
+def poll() -> None:
+    if job is None:
+        first_look()
+    elif job.finished:
+        if running:
+            st.rerun()  # the whole page: its buttons change
+        results(job)
+    else:
+        progress(job)
+
+
+st.fragment(poll, run_every=1.0 if running else None)()

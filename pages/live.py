@@ -1,0 +1,147 @@
+"""Live: what does this token need, and is it there?"""
+
+from __future__ import annotations
+
+import streamlit as st
+from pages import common
+
+from moeviz import board, metrics
+from moeviz.offload.client import Job
+from moeviz.policies import POLICIES
+from moeviz.predictors import PREDICTORS
+from moeviz.replay import replay
+from moeviz.run import Run
+from moeviz.settings import Settings, SettingsError
+from moeviz.trace import Trace
+
+state = st.session_state
+
+
+def controls() -> None:
+    prompt, then = common.prompt_controls("live")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        policy = st.selectbox("Policy", list(POLICIES), key="policy", bind="query-params", help=common.POLICY_HELP, width=130)
+        slots = st.number_input("Slots per MoE layer", 1, 4096, 4, key="slots", bind="query-params", width=150,
+                                help="Experts of each layer that fit in the fast tier. The bundled model has 8 per layer and uses 2 at a time.")  # fmt: skip
+        prefetch = st.selectbox("Pre-fetch", list(PREDICTORS), key="prefetch", bind="query-params", help=common.PREFETCH_HELP, width=160)
+        tokens = st.number_input("New tokens", 1, 100_000, 120, key="tokens", bind="query-params", width=130)
+        spec, sampling = common.model_controls("live")
+        job: Job | None = state.get("live_job")
+        running = job is not None and not job.finished
+        run = st.button("Run", type="primary", icon=":material/play_arrow:", disabled=running)
+        if st.button("Stop", icon=":material/stop:", disabled=not running) and job is not None:
+            common.client().stop(job)
+    if run:
+        try:
+            settings = Settings(policy, slots, prefetch=prefetch, seed=sampling["seed"])
+        except SettingsError as error:
+            st.error(str(error))
+            return
+        new = Job("watch", prompt, [settings], spec, max_new_tokens=tokens, then=then, stop_at_end=False, **sampling)
+        state.live_job, state.live_watch = common.client().submit(new), None
+        st.rerun()
+
+
+def watch() -> None:
+    """One picture of what is there now: the sample, a run under way, or a finished one."""
+    job: Job | None = state.get("live_job")
+    if job is None:
+        trace, run = common.sample(common.FIRST_SAMPLE)
+        st.badge(f"a recorded sample: {run.settings.label}", color="gray", help=f"Press Run for your own. Recorded with {trace.model} on {trace.recorded.get('machine', 'another machine')}.")
+        finished("sample", trace, run, at=len(run.pass_phase) // 4)
+        return
+    if job.finished:
+        ended(job)
+        return
+    place = common.client().place(job)
+    if place:
+        st.info(f"{place} other run{'s' if place > 1 else ''} before yours; it starts by itself.", icon=":material/hourglass:")
+        return
+    if job.facts is None or not job.passes:
+        st.progress(job.share, f"Getting the model ready: {job.message or 'reading the prompt'}")
+        return
+    if state.live_watch is None:
+        state.live_watch = board.Watch(job.settings[0], job.facts)
+    run = state.live_watch.update(job.passes)
+    st.badge("live: pictures take time, so these speeds are no measurement", color="orange", icon=":material/visibility:")
+    meters(run)
+    common.board(f"live-{id(job)}", state.live_watch.frames, state.live_watch.texts, True, key="board")
+    st.progress(len(run.pass_phase) / job.max_new_tokens, f"{len(run.pass_phase)} of {job.max_new_tokens} tokens")
+
+
+def ended(job: Job) -> None:
+    """A run that is over: done, stopped or failed, with what it captured."""
+    if job.state == "failed":
+        st.error(job.message, icon=":material/error:")
+    captured = job.recording()
+    if captured is None:
+        if job.state == "stopped":
+            st.info("Stopped before the first token.")
+        return
+    trace, run = captured
+    with st.container(horizontal=True):
+        if job.state == "stopped":
+            st.badge(f"stopped after {len(run.output_ids)} tokens", color="gray")
+        if replay(trace, run.settings).same_decisions(run):
+            st.badge("live = replay, event for event", color="green", icon=":material/check:",
+                     help="Replaying the captured trace through the cache gave the same hits, misses, evictions and pre-fetches.")  # fmt: skip
+        else:
+            st.badge("live differs from replay", color="red", icon=":material/close:")
+    finished(f"live-{id(job)}", trace, run)
+    with st.container(horizontal=True):
+        st.download_button("Save trace", trace.to_bytes(run), "run.moetrace", icon=":material/download:",
+                           help="Trace and run in one safetensors file; `python -m moeviz replay` reads it.")  # fmt: skip
+    with st.expander("The same run without the browser"):
+        st.code(command(job), language="bash")
+
+
+def finished(run_id: str, trace: Trace, run: Run, at: int = 0) -> None:
+    """Meters, board and the events of the pass at which the board stands."""
+    meters(run)
+    texts = ["".join(trace.texts[tokens]) for tokens in trace.passes()]
+    step = common.board(run_id, board.frames(run), texts, False, key="board", at=at)
+    with st.expander(f"Pass {step + 1}: who was needed, who came, who left ({run.settings.label})"):
+        st.dataframe(metrics.events_table(run, step), hide_index=True)
+
+
+def meters(run: Run) -> None:
+    numbers = metrics.summary(run)
+    counted = numbers["decode"] if numbers["decode"]["accesses"] else numbers["prefill"]
+    stack = metrics.stack(run)
+    total = stack.compute + stack.stall + stack.other if stack else 0
+    moved = numbers["bytes_demand"] + numbers["bytes_prefetch_useful"] + numbers["bytes_prefetch_wasted"]
+    with st.container(horizontal=True):
+        st.metric("Hit ratio (decode)", f"{counted['hit_ratio']:.1%}", border=True, width=190,
+                  help="Hits / accesses while tokens are generated. Late hits, still on their way when needed, are not counted.")  # fmt: skip
+        st.metric("Tokens per second", f"{numbers['tokens_per_second']:.1f}" if numbers["tokens_per_second"] else "–", border=True, width=190)
+        st.metric("Stall share", f"{stack.stall / total:.0%}" if stack and total else "–", border=True, width=190,
+                  help="Part of the time per token in which compute waited for a copy.")  # fmt: skip
+        st.metric("Moved over the link", common.megabytes(moved), border=True, width=190,
+                  help=f"One expert is {common.megabytes(run.expert_bytes)}; the slots hold {common.megabytes(run.fast_tier_bytes)}.")  # fmt: skip
+
+
+def command(job: Job) -> str:
+    """The command line that does the same."""
+    import shlex
+
+    settings = job.settings[0]
+    parts = ["python", "-m", "moeviz", "run", *([job.model.name] if job.model.name else []), "--prompt", job.prompt]
+    parts += ["--policy", settings.policy, "--slots", str(settings.slots), "--prefetch", settings.prefetch]
+    parts += ["--max-new-tokens", str(job.max_new_tokens), "--temperature", str(job.temperature), "--seed", str(job.seed), "--past-end"]
+    parts += ["--tier", job.model.tier, "--device", job.model.device, *(["--then", job.then] if job.then else [])]
+    return shlex.join(parts) + " --out run.moetrace"
+
+
+st.title("What does this token need, and is it there?")
+controls()
+job = state.get("live_job")
+running = job is not None and not job.finished
+
+
+def poll() -> None:
+    watch()
+    if running and job.finished:
+        st.rerun()  # the whole page: its buttons change
+
+
+st.fragment(poll, run_every=0.25 if running else None)()
