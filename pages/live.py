@@ -80,6 +80,7 @@ def ended(job: Job) -> None:
         return
     trace, run = captured
     with st.container(horizontal=True):
+        st.badge("watched: its speeds are no measurement", color="orange", icon=":material/visibility:")
         if job.state == "stopped":
             st.badge(f"stopped after {len(run.output_ids)} tokens", color="gray")
         if replay(trace, run.settings).same_decisions(run):
@@ -88,9 +89,8 @@ def ended(job: Job) -> None:
         else:
             st.badge("live differs from replay", color="red", icon=":material/close:")
     finished(f"live-{id(job)}", trace, run)
-    with st.container(horizontal=True):
-        st.download_button("Save trace", trace.to_bytes(run), "run.moetrace", icon=":material/download:",
-                           help="Trace and run in one safetensors file; `python -m moeviz replay` reads it.")  # fmt: skip
+    st.download_button("Save trace", trace.to_bytes(run), "run.moetrace", icon=":material/download:",
+                       help="Trace and run in one safetensors file; `python -m moeviz replay` reads it.")  # fmt: skip
     with st.expander("The same run without the browser"):
         st.code(command(job), language="bash")
 

@@ -1,0 +1,125 @@
+"""What the tests share: tiny random models and hand-made traces. Nothing here sleeps, times or reaches for the network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from moeviz.trace import Trace
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread_and_own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Two torch threads on two busy cores fight; packed experts of tests do not belong in the user's cache."""
+    os.environ["MOEVIZ_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def make_trace(events: Sequence[Sequence[Sequence[int]]], experts: int = 8, guess: Any = None, weights: Any = None) -> Trace:
+    """A decode trace. events: [token, layer, rank]"""
+    chosen = np.array(events, np.int16)
+    tokens, layers, k = chosen.shape
+    falling = np.broadcast_to(np.linspace(0.9, 0.1, k, dtype=np.float32), chosen.shape)
+    return Trace(
+        experts=chosen,
+        weights=np.array(weights, np.float32) if weights is not None else falling.copy(),
+        token_ids=np.arange(tokens, dtype=np.int32),
+        phase=np.ones(tokens, np.uint8),
+        forward_pass=np.arange(tokens, dtype=np.int32),
+        guess=np.array(guess, np.int16) if guess is not None else np.full((tokens, layers, 0, 0), -1, np.int16),
+        num_experts=experts,
+        texts=tuple(f"t{i}" for i in range(tokens)),
+        expert_bytes=1_000,
+    )
+
+
+def random_trace(
+    seed: int, tokens: int = 40, layers: int = 3, experts: int = 8, k: int = 2, prompt: int = 5, lookaheads: int = 3
+) -> Trace:
+    """Skewed routing with a prefill pass and guesses that are right about half the time."""
+    rng = np.random.default_rng(seed)
+    skew = rng.dirichlet(np.full(experts, 0.6), size=layers)
+    chosen = np.array([[rng.choice(experts, k, replace=False, p=skew[layer] * 0.9 + 0.1 / experts) for layer in range(layers)]
+                       for _ in range(tokens)], np.int16)  # fmt: skip
+    weights = -np.sort(-rng.random((tokens, layers, k)).astype(np.float32), axis=2)
+    guess = np.full((tokens, layers, lookaheads, 2 * k), -1, np.int16)
+    for layer in range(layers):
+        for d in range(1, min(lookaheads, layer) + 1):
+            for token in range(tokens):
+                order = rng.permutation(experts)
+                if rng.random() < 0.5:
+                    own = chosen[token, layer]
+                    order = np.concatenate([own, np.setdiff1d(order, own)])
+                guess[token, layer, d - 1] = order[: 2 * k]
+    return Trace(
+        experts=chosen,
+        weights=weights,
+        token_ids=rng.integers(0, 99, tokens).astype(np.int32),
+        phase=(np.arange(tokens) >= prompt).astype(np.uint8),
+        forward_pass=np.maximum(np.arange(tokens) - prompt + 1, 0).astype(np.int32),
+        guess=guess,
+        num_experts=experts,
+        texts=tuple("x" for _ in range(tokens)),
+        expert_bytes=1_000,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Makes a random model of an architecture, 2 or 3 layers x 8 experts, and gives its folder."""
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in made:
+            made[name] = _save_tiny(name, tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return make
+
+
+ARCHITECTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "deepseek_v3", "granitemoe", "phimoe")
+
+
+def _save_tiny(name: str, folder: Path) -> Path:
+    import torch
+    import transformers as t
+
+    common = {
+        "vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 256, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None,
+    }  # fmt: skip
+    configs: dict[str, Callable[[], Any]] = {
+        "mixtral": lambda: t.MixtralConfig(**common, num_local_experts=8, num_experts_per_tok=2),
+        "qwen2_moe": lambda: t.Qwen2MoeConfig(**common, num_experts=8, num_experts_per_tok=4, moe_intermediate_size=24,
+                                              shared_expert_intermediate_size=40),
+        "qwen3_moe": lambda: t.Qwen3MoeConfig(**common, head_dim=8, num_experts=8, num_experts_per_tok=4, moe_intermediate_size=24),
+        "olmoe": lambda: t.OlmoeConfig(**common, num_experts=8, num_experts_per_tok=4),
+        "gpt_oss": lambda: t.GptOssConfig(**common, head_dim=8, num_local_experts=8, num_experts_per_tok=4, sliding_window=64),
+        "deepseek_v3": lambda: t.DeepseekV3Config(**(common | {"num_key_value_heads": 4}), n_routed_experts=8, num_experts_per_tok=2,
+                                                  moe_intermediate_size=24, first_k_dense_replace=1, n_group=2, topk_group=1, kv_lora_rank=16,
+                                                  q_lora_rank=16, qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=8, n_shared_experts=1),
+        "granitemoe": lambda: t.GraniteMoeConfig(**common, num_local_experts=8, num_experts_per_tok=2),
+        "phimoe": lambda: t.PhimoeConfig(**common, num_local_experts=8, num_experts_per_tok=2),
+        "llama": lambda: t.LlamaConfig(**common),
+    }  # fmt: skip
+    torch.manual_seed(7)
+    model = t.AutoModelForCausalLM.from_config(configs[name]())
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
+    letters = {chr(33 + n): n for n in range(90)}
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel(letters | {"?": 90}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    t.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?").save_pretrained(folder)
+    return folder

@@ -1,0 +1,65 @@
+"""Settings: checked once, with messages that name the way out."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moeviz.settings import BASELINES, Settings, SettingsError
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"policy": "mru"}, "policy 'mru' is not known. Choose one of lru"),
+        ({"scope": "token"}, "scope 'token' is not known"),
+        ({"prefetch": "crystal"}, "prefetch 'crystal' is not known"),
+        ({"baseline": "none"}, "baseline 'none' is not known"),
+        ({"slots": 0}, "slots is 0"),
+        ({"slots": 2.5}, "slots is 2.5"),
+        ({"lookahead": 0}, "lookahead is 0"),
+        ({"width": -1}, "width is -1"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_a_bad_field_is_named(fields: dict[str, object], words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        Settings(**fields)  # type: ignore[arg-type]
+
+
+def test_what_does_not_fit_the_model_is_refused() -> None:
+    with pytest.raises(SettingsError, match="lookahead is 3"):
+        Settings(prefetch="next-gate", lookahead=3).check(layers=3, experts=8, k=2)
+    with pytest.raises(SettingsError, match="width is 9"):
+        Settings(width=9).check(layers=3, experts=8, k=2)
+    Settings(slots=20, scope="model").check(layers=3, experts=8, k=2)
+
+
+def test_parse() -> None:
+    assert Settings.parse("policy=lfu, slots=6,prefetch=next-gate") == Settings("lfu", 6, prefetch="next-gate")
+    assert Settings.parse("") == Settings()
+
+
+@pytest.mark.parametrize(("text", "words"), [("lru", "'lru' is not a setting"), ("size=3", "'size=3'"), ("slots=many", "'many'")])
+def test_parse_refuses(text: str, words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        Settings.parse(text)
+
+
+@given(st.sampled_from(["lru", "lfu"]), st.integers(1, 99), st.sampled_from(["", *BASELINES]))
+def test_dict_and_back(policy: str, slots: int, baseline: str) -> None:
+    settings = Settings(policy, slots, baseline=baseline)
+    assert Settings.from_dict(settings.to_dict()) == settings  # type: ignore[arg-type]
+
+
+def test_from_dict_refuses_what_it_does_not_know() -> None:
+    with pytest.raises(SettingsError, match="speed=3"):
+        Settings.from_dict({"speed": 3})
+    with pytest.raises(SettingsError, match="slots='4'"):
+        Settings.from_dict({"slots": "4"})
+
+
+def test_labels_tell_settings_apart() -> None:
+    assert Settings().label == "lru, 4 slots"
+    assert Settings("lfu", 6, prefetch="next-gate", lookahead=2, width=3).label == "lfu, 6 slots, next-gate +2, width 3"
+    assert Settings(slots=40, scope="model").label == "lru, 40 slots in all"
+    assert Settings(baseline="on-demand").label == "on-demand"
