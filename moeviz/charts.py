@@ -16,6 +16,7 @@ from moeviz.run import Run
 STATE_COLORS = ("", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7")
 STATE_GLYPHS = ("", "", "●", "◐", "✕", "▸")
 COMPUTE, STALL, OTHER = "#009E73", "#D55E00", "#999999"
+DEMAND, USEFUL, WASTED = "#0072B2", "#CC79A7", "#F0E442"
 SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#F0E442")
 
 
@@ -50,18 +51,42 @@ def speeds(labels: Sequence[str], medians: Sequence[float], spreads: Sequence[tu
 
 def stacks(labels: Sequence[str], parts: Sequence[metrics.Stack]) -> go.Figure:
     """Where the time of an output token goes, in ms."""
-    figure = _figure("ms per output token", "")
     rows = (
         ("experts compute", COMPUTE, "", [p.compute for p in parts]),
         ("stall", STALL, "/", [p.stall for p in parts]),
         ("other", OTHER, ".", [p.other for p in parts]),
     )
+    return _stacked("ms per output token", labels, rows)
+
+
+def traffic(labels: Sequence[str], moved: Sequence[metrics.Moved], tokens: Sequence[int]) -> go.Figure:
+    """Megabytes over the link per output token: demand, guesses that were used, guesses that were not."""
+    rows = (
+        ("demand", DEMAND, "", [m.demand / n / 1e6 for m, n in zip(moved, tokens, strict=True)]),
+        ("guess, used", USEFUL, "/", [m.prefetch_useful / n / 1e6 for m, n in zip(moved, tokens, strict=True)]),
+        ("guess, wasted", WASTED, "x", [m.prefetch_wasted / n / 1e6 for m, n in zip(moved, tokens, strict=True)]),
+    )
+    return _stacked("MB per output token, the prompt's included", labels, rows)
+
+
+def hit_ratios(labels: Sequence[str], ratios: Sequence[float]) -> go.Figure:
+    """Hits / accesses of decode."""
+    figure = _figure("hits / accesses", "")
+    figure.add_bar(
+        y=list(labels), x=list(ratios), orientation="h", marker_color=SERIES[2], text=[f"{ratio:.1%}" for ratio in ratios],
+        textposition="auto", showlegend=False,
+    )  # fmt: skip
+    figure.update_xaxes(range=[0, 1.02], tickformat=".0%")
+    return _rows(figure, len(labels))
+
+
+def _stacked(axis: str, labels: Sequence[str], rows: Sequence[tuple[str, str, str, list[float]]]) -> go.Figure:
+    """Horizontal stacked bars; rows: name, colour, pattern, values."""
+    figure = _figure(axis, "")
     for name, color, pattern, values in rows:
-        figure.add_bar(
-            y=list(labels), x=values, name=name, orientation="h",
-            marker={"color": color, "pattern": {"shape": pattern, "fgcolor": "#000", "fgopacity": 0.35, "size": 6}},
-        )  # fmt: skip
-    figure.update_layout(barmode="stack")
+        shape = {"shape": pattern, "fillmode": "overlay", "fgcolor": "#000", "fgopacity": 0.4, "size": 7}
+        figure.add_bar(y=list(labels), x=values, name=name, orientation="h", marker={"color": color, "pattern": shape})
+    figure.update_layout(barmode="stack", legend_traceorder="normal")
     return _rows(figure, len(labels))
 
 
@@ -71,11 +96,11 @@ def _figure(x: str, y: str) -> go.Figure:
         margin={"l": 10, "r": 16, "t": 8, "b": 48},
         height=320,
         font={"size": 15},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 14}},
         hovermode="closest",
     )
-    figure.update_xaxes(title=x, automargin=True)
-    figure.update_yaxes(title=y, automargin=True)
+    figure.update_xaxes(title=x, automargin=True, tickfont_size=14, title_font_size=15)
+    figure.update_yaxes(title=y, automargin=True, tickfont_size=14, title_font_size=15)
     return figure
 
 

@@ -115,20 +115,21 @@ def charts_and_table(measured: list[tuple[Settings, list[Run]]]) -> None:
     rows = [metrics.repeated(runs) for _, runs in measured]
     timed = [n for n, row in enumerate(rows) if row["tokens_per_second"]]
     if timed:
+        names = [labels[n] for n in timed]
+        speeds = [rows[n]["tokens_per_second"] for n in timed]
+        spreads = [rows[n]["spread"]["tokens_per_second"] for n in timed]
+        stacks = [stack for n in timed if (stack := metrics.median_stack(measured[n][1]))]
+        moved = [metrics.bytes_moved(measured[n][1][0]) for n in timed]
+        tokens = [len(measured[n][1][0].output_ids) for n in timed]
         left, right = st.columns(2)
-        with left:
-            st.subheader("Tokens per second")
-            figure = charts.speeds(
-                [labels[n] for n in timed],
-                [rows[n]["tokens_per_second"] for n in timed],
-                [rows[n]["spread"]["tokens_per_second"] for n in timed],
-            )
-            st.plotly_chart(figure, key="speeds", alt="Tokens per second of every setting, median and spread; the table below holds the numbers.")
-        with right:
-            st.subheader("Where the time of a token goes")
-            stacks = [metrics.median_stack(measured[n][1]) for n in timed]
-            figure = charts.stacks([labels[n] for n in timed], [stack for stack in stacks if stack])
-            st.plotly_chart(figure, key="stacks", alt="Milliseconds per token split into compute, stall and other; the table holds the numbers.")
+        for column, title, figure in (
+            (left, "Tokens per second", charts.speeds(names, speeds, spreads)),
+            (right, "Where the time of a token goes", charts.stacks(names, stacks)),
+            (left, "Hit ratio", charts.hit_ratios(names, [rows[n]["decode"]["hit_ratio"] for n in timed])),
+            (right, "What went over the link", charts.traffic(names, moved, tokens)),
+        ):
+            column.subheader(title)
+            column.plotly_chart(figure, key=title, alt=f"{title}, a bar for each setting; the table below holds the numbers.")
     table = pd.DataFrame(
         {
             "settings": labels,

@@ -104,7 +104,7 @@ def _save_tiny(name: str, folder: Path) -> Path:
         "qwen3_moe": lambda: t.Qwen3MoeConfig(**common, head_dim=8, num_experts=8, num_experts_per_tok=4, moe_intermediate_size=24),
         "olmoe": lambda: t.OlmoeConfig(**common, num_experts=8, num_experts_per_tok=4),
         "gpt_oss": lambda: t.GptOssConfig(**common, head_dim=8, num_local_experts=8, num_experts_per_tok=4, sliding_window=64),
-        "deepseek_v3": lambda: t.DeepseekV3Config(**(common | {"num_key_value_heads": 4}), n_routed_experts=8, num_experts_per_tok=2,
+        "deepseek_v3": lambda: t.DeepseekV3Config(**(common | {"num_key_value_heads": 4, "num_hidden_layers": 4}), n_routed_experts=8, num_experts_per_tok=2,
                                                   moe_intermediate_size=24, first_k_dense_replace=1, n_group=2, topk_group=1, kv_lora_rank=16,
                                                   q_lora_rank=16, qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=8, n_shared_experts=1),
         "granitemoe": lambda: t.GraniteMoeConfig(**common, num_local_experts=8, num_experts_per_tok=2),

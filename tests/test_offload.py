@@ -1,0 +1,337 @@
+"""The engine on random models: lossless bit for bit, equal to replay event for event, sparing with memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ARCHITECTURES
+from transformers import AutoModelForCausalLM
+
+from moeviz.offload import measure
+from moeviz.offload.experts import _direct, _own_forward, forward_for
+from moeviz.offload.loader import Loaded, ModelError, load
+from moeviz.offload.session import Options, Serving, generate
+from moeviz.offload.store import DiskStore, HostStore, StoreError
+from moeviz.policies import POLICIES
+from moeviz.predictors import PREDICTORS
+from moeviz.replay import replay
+from moeviz.settings import BASELINES, Settings
+
+ROOT = Path(__file__).parent.parent
+PROMPT = "How many experts does this prompt need at once?"
+GREEDY = Options(max_new_tokens=8, temperature=0.0, stop_at_end=False)
+TinyModel = Callable[[str], Path]
+
+_loaded: dict[tuple[str, str], Loaded] = {}
+
+
+def loaded(tiny_model: TinyModel, name: str, tier: str = "disk") -> Loaded:
+    if (name, tier) not in _loaded:
+        _loaded[name, tier] = load(tiny_model(name), tier=tier, device="cpu")
+    return _loaded[name, tier]
+
+
+def settings_to_try(k: int) -> list[Settings]:
+    """Every policy and predictor, slots from k to E."""
+    every = [Settings(policy, slots) for policy in POLICIES for slots in range(k, 9, 2)]
+    every += [Settings(policy, slots, prefetch=prefetch) for policy in POLICIES for prefetch in PREDICTORS for slots in (k, k + 1, 8)]
+    every += [Settings(slots=k + 1, prefetch="next-gate", lookahead=2, width=3), Settings(slots=2 * k, scope="model", prefetch="next-gate")]
+    return every + [Settings(baseline=name) for name in BASELINES]
+
+
+def resident_logits(folder: Path, ids: list[int], steps: int) -> tuple[list[torch.Tensor], list[int]]:
+    """Of transformers alone, all experts in memory, with its own eager experts."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, experts_implementation="eager").eval()
+    rows, chosen = [], []
+    past = None
+    for _ in range(steps):
+        with torch.inference_mode():
+            output = model(input_ids=torch.tensor([ids]), past_key_values=past, use_cache=True, logits_to_keep=1)
+        past = output.past_key_values
+        rows.append(output.logits[0, -1])
+        chosen.append(int(rows[-1].argmax()))
+        ids = [chosen[-1]]
+    return rows, chosen
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_logits_and_tokens_are_those_of_the_resident_model(name: str, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = loaded(tiny_model, name)
+    expected, tokens = resident_logits(tiny_model(name), model.tokenizer(PROMPT)["input_ids"], GREEDY.max_new_tokens)
+    seen: list[torch.Tensor] = []
+    from moeviz.offload import session
+
+    choose = session._choose
+    monkeypatch.setattr(session, "_choose", lambda logits, *rest: (seen.append(logits.clone()), choose(logits, *rest))[1])
+    for settings in settings_to_try(model.k):
+        seen.clear()
+        records = list(generate(model, PROMPT, settings, GREEDY))
+        assert [record.next_id for record in records] == tokens, settings.label
+        assert all(torch.equal(a, b) for a, b in zip(seen, expected, strict=True)), settings.label
+
+
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss"])
+def test_a_live_run_equals_its_replay(name: str, tiny_model: TinyModel) -> None:
+    model = loaded(tiny_model, name, "host")
+    for settings in settings_to_try(model.k):
+        trace, run = measure.record(model, PROMPT, settings, GREEDY)
+        assert replay(trace, settings).same_decisions(run), settings.label
+        assert run.measured
+
+
+def test_the_trace_does_not_depend_on_the_cache(tiny_model: TinyModel) -> None:
+    model = loaded(tiny_model, "mixtral")
+    first, _ = measure.record(model, PROMPT, Settings(slots=2), GREEDY)
+    second, _ = measure.record(model, PROMPT, Settings("lfu", 6, prefetch="next-gate"), GREEDY)
+    for field in ("experts", "weights", "token_ids", "phase", "forward_pass", "guess"):
+        assert (getattr(first, field) == getattr(second, field)).all(), field
+
+
+def test_next_gate_asks_the_later_router_about_this_layers_input(tiny_model: TinyModel) -> None:
+    model = loaded(tiny_model, "mixtral")
+    entered: dict[int, torch.Tensor] = {}
+
+    def keep(number: int) -> Callable[..., None]:
+        def hook(module: torch.nn.Module, args: tuple[torch.Tensor], output: object) -> None:
+            entered.setdefault(number, args[0])
+
+        return hook
+
+    routers = [layer.router for layer in model.layers if layer.router is not None]
+    hooks = [router.register_forward_hook(keep(number)) for number, router in enumerate(routers)]
+    # the guesses call later routers before their own turn: keep each router's input of a run without guesses
+    next(iter(generate(model, PROMPT, Settings(slots=8), Options(1, 0.0, guesses=False))))
+    for hook in hooks:
+        hook.remove()
+    trace, _ = measure.record(model, PROMPT, Settings(slots=8), Options(1, 0.0))
+    for d in (1, 2):
+        with torch.inference_mode():
+            chosen = routers[d](entered[0])[2]
+        guessed = torch.tensor(trace.guess[: len(chosen), d, d - 1, : model.k].astype("int64"))
+        assert (guessed.sort(1).values == chosen.sort(1).values).all()
+    assert (trace.guess[:, 0] == -1).all()
+    assert (trace.guess[:, 1, 1] == -1).all()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_faster_forward_is_used_only_where_it_is_equal(name: str, tiny_model: TinyModel) -> None:
+    model = loaded(tiny_model, name)
+    module, layout = model.layers[0].experts, model.store.layout
+    assert forward_for(module, layout, model.device) in (_direct, _own_forward)
+    type(module)._apply_gate, kept = (lambda self, up: up.chunk(2, -1)[0] * 3), type(module)._apply_gate
+    try:
+        own = type(module).forward
+        uses_gate = "_apply_gate" in own.__wrapped__.__code__.co_names
+        assert forward_for(module, layout, model.device) is (_direct if uses_gate else _own_forward)
+    finally:
+        type(module)._apply_gate = kept
+
+
+@pytest.mark.parametrize("tier", ["disk", "host"])
+def test_the_slow_tier_holds_the_checkpoints_weights(tier: str, tiny_model: TinyModel) -> None:
+    model = loaded(tiny_model, "qwen3_moe", tier)
+    assert isinstance(model.store, DiskStore if tier == "disk" else HostStore)
+    reference = AutoModelForCausalLM.from_pretrained(tiny_model("qwen3_moe"), dtype=torch.float32)
+    record = torch.empty(model.store.layout.record_bytes + 4096, dtype=torch.uint8)
+    record = record[-record.data_ptr() % 4096 :][: model.store.layout.record_bytes]
+    for number, layer in enumerate(reference.model.layers):
+        for expert in (0, 7):
+            model.store.read(number, expert, record)
+            for name, view in model.store.layout.views(record).items():
+                assert torch.equal(view, getattr(layer.mlp.experts, name)[expert])
+    assert model.tier.kind == tier
+    assert model.tier.latency_ms > 0
+
+
+def test_a_disk_that_refuses_direct_reads_is_read_buffered_and_says_so(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    store = loaded(tiny_model, "mixtral").store
+    assert isinstance(store, DiskStore)
+    plain = os.open
+
+    def refuse(path: object, flags: int, *rest: object) -> int:
+        if flags & os.O_DIRECT:
+            raise OSError(22, "Invalid argument")
+        return plain(path, flags, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", refuse)
+    buffered = DiskStore(store.layout, store.path)
+    assert not buffered.page_cache_bypassed
+    a, b = (torch.empty(store.layout.record_bytes, dtype=torch.uint8) for _ in range(2))
+    buffered.read(1, 3, a)
+    expert = store.layout.views(a)["down_proj"]
+    b.zero_()
+    buffered.read(1, 4, b)
+    assert not torch.equal(a, b)
+    assert expert.isfinite().all()
+
+
+def test_no_room_for_the_slow_tier_is_one_message(tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+    from collections import namedtuple
+
+    monkeypatch.setenv("MOEVIZ_CACHE", str(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("Usage", "total used free")(10, 10, 0))
+    with pytest.raises(StoreError, match=r"needs .* GB in .* Make room, or set MOEVIZ_CACHE"):
+        load(tiny_model("mixtral"))
+    assert not list(tmp_path.rglob("*.experts"))
+
+
+def test_what_is_no_moe_is_refused(tiny_model: TinyModel, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"not a mixture-of-experts model .*LlamaForCausalLM.*Choose a MoE"):
+        load(tiny_model("llama"))
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        load(tmp_path)
+    with pytest.raises(ModelError, match="device 'abacus' is not available"):
+        load(tiny_model("mixtral"), device="abacus")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "words"),
+    [
+        ("  ", Options(), "prompt is empty"),
+        ("x" * 200, Options(100), r"too long: 200 tokens and 100 new ones are more than the 256"),
+        ("x", Options(0), "Ask for at least 1"),
+    ],
+)
+def test_bad_requests_are_refused_before_anything_runs(prompt: str, options: Options, words: str, tiny_model: TinyModel) -> None:
+    with pytest.raises(ModelError, match=words):
+        generate(loaded(tiny_model, "mixtral"), prompt, Settings(), options)
+
+
+def test_a_change_of_subject_is_fed_token_by_token(tiny_model: TinyModel) -> None:
+    model = loaded(tiny_model, "mixtral")
+    records = list(generate(model, PROMPT, Settings(), Options(12, 0.0, stop_at_end=False, then="abc")))
+    script = model.tokenizer("abc")["input_ids"]
+    assert [record.next_id for record in records][6:9] == script
+    assert [record.token_ids for record in records][7:10] == [[token] for token in script]
+
+
+def test_stop_ends_within_one_token_and_the_model_is_left_as_it_was(tiny_model: TinyModel) -> None:
+    model = loaded(tiny_model, "mixtral")
+    count = 0
+
+    def stop() -> bool:
+        return count >= 3
+
+    for _ in generate(model, PROMPT, Settings(), Options(50, 0.0, stop_at_end=False), stop):
+        count += 1
+    assert count == 3
+    assert model.model.config._experts_implementation == "eager"
+    assert not hasattr(model.layers[0].experts, "moeviz")
+
+
+def test_sampling_depends_on_the_seed_alone(tiny_model: TinyModel) -> None:
+    model = loaded(tiny_model, "mixtral")
+    warm = [measure.record(model, PROMPT, Settings("lfu", slots), Options(12, 1.0, seed))[1].output_ids for slots, seed in ((2, 1), (8, 1), (2, 2))]
+    assert warm[0] == warm[1] != warm[2]
+
+
+def test_compare_interleaves_and_agrees(tiny_model: TinyModel) -> None:
+    model = loaded(tiny_model, "mixtral")
+    settings = [Settings("lru", 3), Settings("lfu", 3, prefetch="next-gate"), Settings(baseline="on-demand")]
+    steps = list(measure.compare(model, PROMPT, settings, 2, GREEDY))
+    assert [number for _, number, _, _ in steps] == [-1, 0, 1, 2, 1, 2, 0]
+    trace, resident = steps[0][2], steps[0][3]
+    assert trace is not None
+    for _, number, _, run in steps[1:]:
+        assert run.output_ids == resident.output_ids
+        assert replay(trace, settings[number]).same_decisions(run)
+
+
+def test_times_add_up(tiny_model: TinyModel) -> None:
+    """Stall and compute of a pass fit in its wall time, and every copy that was waited for has a duration."""
+    model = loaded(tiny_model, "mixtral")
+    _, run = measure.record(model, PROMPT, Settings("lru", 3, prefetch="next-gate"), GREEDY)
+    times = run.times
+    assert times is not None
+    for number in range(len(run.pass_phase)):
+        events = run.event_pass == number
+        assert times.event_stall[events].sum() + times.event_compute[events].sum() <= times.pass_wall[number]
+    needed = ~run.load_speculative | run.load_used
+    assert (times.load_start[needed] >= 0).all()
+    assert (times.load_end[needed] > times.load_start[needed]).all()
+
+
+def test_slots_do_not_wait_for_copies_that_were_called_off(tiny_model: TinyModel) -> None:
+    """A guess whose slot is taken again before its copy began moves nothing."""
+    from moeviz.cache import Load
+    from moeviz.offload.link import HostLink
+    from moeviz.offload.store import aligned
+
+    store = loaded(tiny_model, "mixtral").store
+    link = HostLink(store)
+    slots = aligned(2, store.layout.record_bytes)
+    with link._changed:  # the reader thread is held off while three copies queue up
+        guess = link.submit(Load(0, 1, 0, (-1, -1), 0, True), slots[0])
+        demand = link.submit(Load(0, 2, 0, (0, 1), 1, False), slots[0])
+        other = link.submit(Load(0, 3, 1, (-1, -1), 2, False), slots[1])
+    link.wait(slots[0])
+    link.wait(slots[1])
+    link.close()
+    assert (guess.state, demand.state, other.state) == ("dropped", "done", "done")
+
+
+def test_loading_holds_no_more_than_dense_part_slots_and_one_layer(tmp_path: Path) -> None:
+    """In a process of its own, against the same process with a model of the same shape but almost no experts' weights."""
+    code = """
+import resource, sys
+import moeviz.offload.session, torch
+from pathlib import Path
+from moeviz.offload.loader import load
+from moeviz.offload.session import Options, generate
+from moeviz.settings import Settings
+torch.set_num_threads(1)
+load(sys.argv[2])  # what importing and loading anything costs
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+model = load(sys.argv[1])
+list(generate(model, "hello", Settings(slots=2), Options(2, 0.0, stop_at_end=False)))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+    import transformers as t
+
+    def save(name: str, hidden: int, inner: int) -> tuple[Path, int, int]:
+        config = t.MixtralConfig(hidden_size=hidden, intermediate_size=inner, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2,
+                                 vocab_size=128, num_local_experts=8, num_experts_per_tok=2)  # fmt: skip
+        model = t.AutoModelForCausalLM.from_config(config)
+        model.save_pretrained(tmp_path / name)
+        from tokenizers import Tokenizer, models
+
+        t.PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"hello": 0, "?": 1}, unk_token="?"))).save_pretrained(tmp_path / name)
+        layer = sum(p.numel() * 4 for p in model.model.layers[0].mlp.experts.parameters())
+        return tmp_path / name, sum(p.numel() * 4 for p in model.parameters()) - 6 * layer, layer
+
+    large, dense, layer = save("large", 512, 2048)
+    small, _, _ = save("small", 32, 32)
+    slots = 6 * 2 * layer // 8
+    done = subprocess.run([sys.executable, "-c", code, str(large), str(small)], check=True, cwd=ROOT, capture_output=True, text=True)
+    assert int(done.stdout) <= 1.15 * (dense + slots + layer) < 6 * layer
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.accelerator.is_available(), reason="no accelerator")
+@pytest.mark.parametrize("tier", ["disk", "host"])
+def test_an_accelerator_gives_the_resident_tokens_and_the_replays_decisions(tier: str, tiny_model: TinyModel) -> None:
+    model = load(tiny_model("mixtral"), tier=tier, device="auto", dtype="float32")
+    resident = measure.record(model, PROMPT, measure.RESIDENT, GREEDY)[1].output_ids
+    for settings in settings_to_try(model.k):
+        trace, run = measure.record(model, PROMPT, settings, GREEDY)
+        assert run.output_ids == resident
+        assert replay(trace, settings).same_decisions(run)
+
+
+def test_serving_refuses_next_gate_without_routers(tiny_model: TinyModel) -> None:
+    from dataclasses import replace
+
+    from moeviz.settings import SettingsError
+
+    model = loaded(tiny_model, "mixtral")
+    blind = replace(model, layers=tuple(replace(layer, router=None) for layer in model.layers))
+    with pytest.raises(SettingsError, match="needs the layers' routers"):
+        Serving(blind, Settings(prefetch="next-gate"), GREEDY)
