@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from moeviz.offload import measure
 from moeviz.offload.experts import _direct, _own_forward, forward_for
-from moeviz.offload.loader import Loaded, ModelError, load
+from moeviz.offload.loader import Loaded, ModelError, align, load
 from moeviz.offload.session import Options, Serving, generate
 from moeviz.offload.store import DiskStore, HostStore, StoreError
 from moeviz.policies import POLICIES
@@ -47,6 +47,7 @@ def settings_to_try(k: int) -> list[Settings]:
 def resident_logits(folder: Path, ids: list[int], steps: int) -> tuple[list[torch.Tensor], list[int]]:
     """Of transformers alone, all experts in memory, with its own eager experts."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, experts_implementation="eager").eval()
+    align(model)
     rows, chosen = [], []
     past = None
     for _ in range(steps):

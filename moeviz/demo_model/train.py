@@ -46,7 +46,7 @@ CONFIG = {
     "eos_token_id": 0,
 }
 
-STEPS = 1_700  # 7 M tokens: readable text from narrow domains within two hours of two slow cores
+STEPS = 2_300  # 9 M tokens: readable text from narrow domains in about 90 minutes of one slow core
 LEARNING_RATE = 2e-3
 WARM_UP = 100  # steps
 BALANCE = 0.01  # coefficient of the router's auxiliary loss: no dead expert, room for experts of one domain
@@ -142,7 +142,8 @@ def train(work: Path, minutes: float, steps: int) -> bool:
             group["lr"] = learning_rate(step, steps)
         ids = batch(rows, step)
         routers.clear()
-        output = model(input_ids=ids, labels=ids, use_cache=False)
+        with torch.autocast("cpu", torch.bfloat16):  # a third faster than float32 where the processor multiplies bfloat16
+            output = model(input_ids=ids, labels=ids, use_cache=False)
         balance = balance_loss(routers, model.config.num_local_experts, model.config.num_experts_per_tok)
         (output.loss + BALANCE * balance).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
