@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from moeviz.run import EventRecord, ModelFacts, PassRecord, Recorder, Run
 from moeviz.settings import Settings
 
-EMPTY, RESIDENT, HIT, LATE, MISS, PREFETCHED = range(6)  # an expert's state; PREFETCHED: resident, brought by a guess, not used yet
+EMPTY, RESIDENT, HIT, LATE, MISS, PREFETCHED = range(
+    6
+)  # an expert's state; PREFETCHED: resident, brought by a guess, not used yet
 STATES = ("not in fast tier", "resident", "hit", "late hit", "miss", "prefetched, unused")
 
 

@@ -222,6 +222,7 @@ class ExpertCache:
         use.touches += 1
         use.touches_resident += 1
 
+
 def event_record(layer: int, chosen: set[int], waves: list[Wave], speculative: Iterable[Load], dropped: int) -> EventRecord:
     """Plain record of what the cache decided for one event; `chosen` are the experts that its tokens need."""
     loads = [load for wave in waves for load in wave.loads]

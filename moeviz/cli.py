@@ -1,6 +1,6 @@
 """The same work without a browser: run a model and capture its trace, compare settings, replay a trace, time moeviz itself.
 
-    python -m moeviz run --prompt "In the beginning" --policy lfu --slots 4 --out mine.moetrace
+python -m moeviz run --prompt "In the beginning" --policy lfu --slots 4 --out mine.moetrace
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def model_options(command: F) -> F:
 @model_options
 @click.option("--policy", default="lru", show_default=True, help=f"Who leaves: {', '.join(POLICIES)}.")
 @click.option("--slots", type=int, default=4, show_default=True, help="Experts of each MoE layer that fit in the fast tier.")
-@click.option("--scope", default="layer", show_default=True, help="layer: each MoE layer owns its slots; model: one pool for all.")
+@click.option(
+    "--scope", default="layer", show_default=True, help="layer: each MoE layer owns its slots; model: one pool for all."
+)
 @click.option("--prefetch", default="none", show_default=True, help=f"Guess what a later layer needs: {', '.join(PREDICTORS)}.")
 @click.option("--lookahead", type=int, default=1, show_default=True, help="How many MoE layers ahead a guess is made.")
 @click.option("--width", type=int, default=0, show_default=True, help="Experts guessed; 0: as many as the router chooses.")
@@ -130,8 +132,12 @@ def run(
 
 @main.command()
 @model_options
-@click.option("--setting", "texts", multiple=True, help="policy=lru,slots=4[,prefetch=next-gate,...]; give one for each to compare.")
-@click.option("--baselines", default="resident,on-demand,whole-layer", show_default=True, help="Comma-separated, or an empty string.")
+@click.option(
+    "--setting", "texts", multiple=True, help="policy=lru,slots=4[,prefetch=next-gate,...]; give one for each to compare."
+)
+@click.option(
+    "--baselines", default="resident,on-demand,whole-layer", show_default=True, help="Comma-separated, or an empty string."
+)
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Measurements of each, interleaved.")
 def compare(model: str, prompt: str, texts: tuple[str, ...], baselines: str, repeats: int, as_json: bool, **others: Any) -> None:
     """Measure several settings and baselines on one prompt, interleaved and repeated.
@@ -175,7 +181,14 @@ def compare(model: str, prompt: str, texts: tuple[str, ...], baselines: str, rep
             }
         )
     text = loaded.tokenizer.decode(resident.output_ids)
-    values = {"model": loaded.name, "prompt": prompt, "text": text, "token_ids": list(resident.output_ids), "repeats": repeats, "results": rows}
+    values = {
+        "model": loaded.name,
+        "prompt": prompt,
+        "text": text,
+        "token_ids": list(resident.output_ids),
+        "repeats": repeats,
+        "results": rows,
+    }
     if as_json:
         click.echo(json.dumps(values))
         return
@@ -272,7 +285,9 @@ def report(settings: Settings, values: dict[str, Any]) -> str:
             lines.append(f"{phase:10} {part['hit_ratio']:.1%} of {part['accesses']} accesses hit{late}, {part['misses']} missed")
     useful, wasted = values["bytes_prefetch_useful"], values["bytes_prefetch_wasted"]
     guessed = f", guesses {useful / 1e6:.1f} useful and {wasted / 1e6:.1f} wasted" if useful or wasted else ""
-    lines.append(f"moved MB   demand {values['bytes_demand'] / 1e6:.1f}{guessed}; fast tier holds {values['fast_tier_bytes'] / 1e6:.1f}")
+    lines.append(
+        f"moved MB   demand {values['bytes_demand'] / 1e6:.1f}{guessed}; fast tier holds {values['fast_tier_bytes'] / 1e6:.1f}"
+    )
     if values["tokens_per_second"]:
         lines.append(
             f"speed      {values['tokens_per_second']:.1f} tokens/s, first token after {values['ttft_ms']:.0f} ms, then "
@@ -284,7 +299,9 @@ def report(settings: Settings, values: dict[str, Any]) -> str:
         )
     if tier := values["tier"]:
         past = ", past the page cache" if tier["page_cache_bypassed"] else ""
-        lines.append(f"slow tier  {tier['kind']}: {tier['latency_ms']:.2f} ms per expert, {tier['gigabytes_per_second']:.2f} GB/s{past}")
+        lines.append(
+            f"slow tier  {tier['kind']}: {tier['latency_ms']:.2f} ms per expert, {tier['gigabytes_per_second']:.2f} GB/s{past}"
+        )
     if values["lossless"] is not None:
         same = "the same as" if values["lossless"] else "NOT those of"
         lines.append(f"tokens     {same} the run with every expert resident")

@@ -1,6 +1,6 @@
 """Numbers of a Run, each with its formula. Times are there only where the run was measured.
 
-    summary(replay(trace, Settings()))["hit_ratio"]
+summary(replay(trace, Settings()))["hit_ratio"]
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ def events_table(run: Run, step: int) -> pd.DataFrame:
     for event in list(run.passes())[step]:
         demand = [load for load in event.loads if not load[5]]
         evicted = [f"{load[1]} over {load[4]}" if load[4] >= 0 else f"{load[1]} into a free slot" for load in demand]
-        guessed = [f"{load[1]} for layer {load[0]}" + (f" over {load[4]}" if load[4] >= 0 else "") for load in event.loads if load[5]]
+        guessed = [
+            f"{load[1]} for layer {load[0]}" + (f" over {load[4]}" if load[4] >= 0 else "") for load in event.loads if load[5]
+        ]
         rows.append(
             {
                 "MoE layer": event.layer,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -190,7 +191,9 @@ class Run:
             raise RunError(f"the recorded run lacks or adds arrays: {', '.join(odd)[:200]}.")
         for name, array in arrays.items():
             if array.ndim != 1 or array.dtype != _DTYPES[name.removeprefix("times.")]:
-                raise RunError(f"run.{name} is {array.dtype} with {array.ndim} dimensions; expected {_DTYPES[name.removeprefix('times.')]} with 1.")
+                raise RunError(
+                    f"run.{name} is {array.dtype} with {array.ndim} dimensions; expected {_DTYPES[name.removeprefix('times.')]} with 1."
+                )
         try:
             tier = header["tier"]
             numbers = {name: header[name] for name in ("layers", "experts", "k", "expert_bytes")}
@@ -224,12 +227,12 @@ class Run:
         access_at = np.searchsorted(self.access_event, numbers).tolist()
         bounds = np.searchsorted(self.event_pass, np.arange(len(self.pass_phase) + 1)).tolist()
         layers = self.event_layer.tolist()
-        for first, last in zip(bounds, bounds[1:], strict=False):
+        for first, last in pairwise(bounds):
             events = []
             for n in range(first, last):
                 own = accesses[access_at[n] : access_at[n + 1]]
-                by_outcome = [[expert for expert, outcome in own if outcome == kind] for kind in (HIT, LATE, MISS)]
-                events.append(EventRecord(layers[n], *by_outcome, loads[load_at[n] : load_at[n + 1]]))
+                hits, late, misses = ([expert for expert, outcome in own if outcome == kind] for kind in (HIT, LATE, MISS))
+                events.append(EventRecord(layers[n], hits, late, misses, loads[load_at[n] : load_at[n + 1]]))
             yield events
 
     def check_against(self, layers: int, experts: int, k: int, passes: int) -> None:
@@ -358,7 +361,7 @@ class Recorder:
     def run(self, tier: Tier | None = None) -> Run:
         """The Run so far."""
         settings, layers, experts, k, expert_bytes = self._shape
-        arrays = {name: np.array(column, _DTYPES[name]) for name, column in self._columns.items()}
+        arrays: dict[str, NDArray[Any]] = {name: np.array(column, _DTYPES[name]) for name, column in self._columns.items()}
         times = Times(**{f.name: arrays.pop(f.name) for f in fields(Times)})
         return Run(
             settings, layers, experts, k, expert_bytes, **arrays,

@@ -310,7 +310,9 @@ def _check_arrays(trace: Trace) -> None:
         if getattr(trace, name).shape != shape:
             raise TraceError(f"{name} has shape {getattr(trace, name).shape}; expected {shape}, as experts has.")
     if trace.guess.shape[2] > MAX_LOOKAHEAD or trace.guess.shape[3] > experts:
-        raise TraceError(f"guess has shape {trace.guess.shape}; expected at most {MAX_LOOKAHEAD} lookaheads and {experts} guesses.")
+        raise TraceError(
+            f"guess has shape {trace.guess.shape}; expected at most {MAX_LOOKAHEAD} lookaheads and {experts} guesses."
+        )
     if len(trace.texts) != tokens:
         raise TraceError(f"texts has {len(trace.texts)} entries; expected one for each of {tokens} tokens.")
     if trace.layer_indices and len(trace.layer_indices) != layers:
@@ -335,4 +337,6 @@ def _check_values(name: str, array: NDArray[np.int16], least: int, most: int) ->
     bad = np.argwhere((array < least) | (array >= most))
     if bad.size:
         token, layer = bad[0][:2]
-        raise TraceError(f"{name} holds {array[tuple(bad[0])]} for token {token} in layer {layer}; expected {least} to {most - 1}.")
+        raise TraceError(
+            f"{name} holds {array[tuple(bad[0])]} for token {token} in layer {layer}; expected {least} to {most - 1}."
+        )

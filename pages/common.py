@@ -22,7 +22,9 @@ from moeviz.trace import Trace, TraceError, load_file
 HERE = Path(__file__).parent
 SAMPLES = HERE.parent / "sample_traces"
 FIRST_SAMPLE = SAMPLES / "change-of-subject.moetrace"
-POLICY_HELP = "Who leaves when an expert needs a slot:\n" + "\n".join(f"- **{name}** {score.__doc__}" for name, score in POLICIES.items())
+POLICY_HELP = "Who leaves when an expert needs a slot:\n" + "\n".join(
+    f"- **{name}** {score.__doc__}" for name, score in POLICIES.items()
+)
 PREFETCH_HELP = "Guess what the next layer needs and copy it early:\n" + "\n".join(
     f"- **{name}** {(make.__doc__ or '').splitlines()[0]}" for name, make in PREDICTORS.items()
 )
@@ -42,7 +44,9 @@ PRESETS = {
     "German": Preset("Die Konfigurationsdatei enthält"),
     "Python": Preset("class Parser:\n    def __init__(self, name):\n        "),
     "Jargon": Preset(":hack: n. A program that"),
-    "Changes subject": Preset("And it came to pass in those days, that", then="\n\ndef main(argv):\n    for name in argv:\n        "),
+    "Changes subject": Preset(
+        "And it came to pass in those days, that", then="\n\ndef main(argv):\n    for name in argv:\n        "
+    ),
 }
 
 _mount = st.components.v2.component(
@@ -107,7 +111,9 @@ def prompt_controls(prefix: str) -> tuple[str, str]:
             st.session_state[key] = PRESETS[chosen].prompt
 
     st.session_state.setdefault(key, PRESETS["Bible"].prompt)
-    st.pills("Prompt: start from a preset, or write your own", list(PRESETS), key=f"{prefix}_preset", on_change=fill, default="Bible")
+    st.pills(
+        "Prompt: start from a preset, or write your own", list(PRESETS), key=f"{prefix}_preset", on_change=fill, default="Bible"
+    )
     prompt = st.text_area("Prompt", key=key, height=68, label_visibility="collapsed")
     chosen = PRESETS.get(st.session_state[f"{prefix}_preset"] or "")
     then = chosen.then if chosen and prompt == chosen.prompt else ""
@@ -123,8 +129,12 @@ def model_controls(prefix: str) -> tuple[ModelSpec, dict[str, Any]]:
                              help="A folder that save_pretrained wrote, or a hub id, of any mixture-of-experts model of transformers.")  # fmt: skip
         tier = st.segmented_control("Slow tier", ["disk", "host"], default="disk", required=True, key=f"{prefix}_tier", bind="query-params",
                                     help="disk: files read past the page cache. host: RAM, copied into the slots.")  # fmt: skip
-        device = st.text_input("Fast tier", "auto", key=f"{prefix}_device", help="auto: the accelerator if there is one; or cpu, cuda, ...")
-        temperature = st.number_input("Temperature", 0.0, 2.0, 0.7, 0.1, key=f"{prefix}_temperature", help="0: the likeliest token.")
+        device = st.text_input(
+            "Fast tier", "auto", key=f"{prefix}_device", help="auto: the accelerator if there is one; or cpu, cuda, ..."
+        )
+        temperature = st.number_input(
+            "Temperature", 0.0, 2.0, 0.7, 0.1, key=f"{prefix}_temperature", help="0: the likeliest token."
+        )
         seed = st.number_input("Seed", 0, 2**31 - 1, 0, key=f"{prefix}_seed", bind="query-params")
     return ModelSpec(name.strip(), tier, device.strip() or "auto"), {"temperature": temperature, "seed": seed}
 

@@ -6,7 +6,6 @@ import time
 
 import pandas as pd
 import streamlit as st
-from pages import common
 
 from moeviz import charts, metrics
 from moeviz.offload.client import Job
@@ -15,6 +14,7 @@ from moeviz.predictors import PREDICTORS
 from moeviz.replay import replay
 from moeviz.run import Run
 from moeviz.settings import BASELINES, Settings, SettingsError
+from pages import common
 
 state = st.session_state
 FIRST = (("lru", "none"), ("lfu", "none"), ("lru", "next-gate"), ("lfu", "next-gate"))  # what a reader sees first
@@ -58,7 +58,9 @@ def controls() -> None:
         if len(set(settings)) < len(settings):
             st.error("Two of the settings are the same. Change one: a comparison with itself shows nothing.")
             return
-        new = Job("compare", prompt, settings, spec, max_new_tokens=tokens, then=then, stop_at_end=False, repeats=repeats, **sampling)
+        new = Job(
+            "compare", prompt, settings, spec, max_new_tokens=tokens, then=then, stop_at_end=False, repeats=repeats, **sampling
+        )
         state.compare_job, state.compare_started = common.client().submit(new), time.monotonic()
         st.rerun()
 
@@ -74,7 +76,9 @@ def progress(job: Job) -> None:
         spent = time.monotonic() - state.compare_started
         left = spent / job.share - spent
         total = job.repeats * len(job.settings)
-        st.progress(job.share, f"Measured {len(job.runs)} of {total} runs, about {left:.0f} s left. The page keeps still meanwhile.")
+        st.progress(
+            job.share, f"Measured {len(job.runs)} of {total} runs, about {left:.0f} s left. The page keeps still meanwhile."
+        )
 
 
 def results(job: Job) -> None:
@@ -91,7 +95,12 @@ def results(job: Job) -> None:
     equal = all(run.same_decisions(again) for settings, runs in measured for again in [replay(trace, settings)] for run in runs)
     with st.container(horizontal=True):
         st.badge("measured", color="blue", icon=":material/timer:")
-        _verdict(same_tokens, "same tokens in every run", "TOKENS DIFFER", "The generated tokens are those of the run with all experts resident.")
+        _verdict(
+            same_tokens,
+            "same tokens in every run",
+            "TOKENS DIFFER",
+            "The generated tokens are those of the run with all experts resident.",
+        )
         _verdict(equal, "measured = replayed", "measured differs from replay",
                  "Every run made the hits, misses, evictions and pre-fetches of a replay of the trace, event for event.")  # fmt: skip
         if job.state == "stopped":
@@ -99,7 +108,9 @@ def results(job: Job) -> None:
     charts_and_table(measured)
     tier = job.facts.tier if job.facts else None
     if job.facts and tier:
-        past = "past the page cache" if tier.page_cache_bypassed else "not past the page cache" if tier.kind == "disk" else "in RAM"
+        past = (
+            "past the page cache" if tier.page_cache_bypassed else "not past the page cache" if tier.kind == "disk" else "in RAM"
+        )
         st.caption(
             f"{job.facts.name}, {job.facts.dtype} on {job.facts.device} ({job.facts.versions['machine']}, {job.facts.versions['threads']} "
             f"thread). Slow tier {tier.kind}, {past}: {tier.latency_ms:.2f} ms per expert, {tier.gigabytes_per_second:.2f} GB/s. "
@@ -173,15 +184,28 @@ def command(job: Job) -> str:
     parts = ["python", "-m", "moeviz", "compare", *([job.model.name] if job.model.name else []), "--prompt", job.prompt]
     for settings in job.settings:
         if not settings.baseline:
-            parts += ["--setting", f"policy={settings.policy},slots={settings.slots},prefetch={settings.prefetch},seed={settings.seed}"]
+            parts += [
+                "--setting",
+                f"policy={settings.policy},slots={settings.slots},prefetch={settings.prefetch},seed={settings.seed}",
+            ]
     parts += ["--baselines", ",".join(settings.baseline for settings in job.settings if settings.baseline)]
-    parts += ["--max-new-tokens", str(job.max_new_tokens), "--temperature", str(job.temperature), "--seed", str(job.seed), "--past-end"]
+    parts += [
+        "--max-new-tokens",
+        str(job.max_new_tokens),
+        "--temperature",
+        str(job.temperature),
+        "--seed",
+        str(job.seed),
+        "--past-end",
+    ]
     parts += ["--tier", job.model.tier, "--device", job.model.device, *(["--then", job.then] if job.then else [])]
     return shlex.join(parts) + f" --repeats {job.repeats}"
 
 
 def _verdict(good: bool, yes: str, no: str, help: str) -> None:
-    st.badge(yes if good else no, color="green" if good else "red", icon=":material/check:" if good else ":material/close:", help=help)
+    st.badge(
+        yes if good else no, color="green" if good else "red", icon=":material/check:" if good else ":material/close:", help=help
+    )
 
 
 st.title("Which settings are faster here?")

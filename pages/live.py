@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import streamlit as st
-from pages import common
 
 from moeviz import board, metrics
 from moeviz.offload.client import Job
@@ -13,6 +12,7 @@ from moeviz.replay import replay
 from moeviz.run import Run
 from moeviz.settings import Settings, SettingsError
 from moeviz.trace import Trace
+from pages import common
 
 state = st.session_state
 
@@ -23,7 +23,9 @@ def controls() -> None:
         policy = st.selectbox("Policy", list(POLICIES), key="policy", bind="query-params", help=common.POLICY_HELP, width=130)
         slots = st.number_input("Slots per MoE layer", 1, 4096, 4, key="slots", bind="query-params", width=150,
                                 help="Experts of each layer that fit in the fast tier. The bundled model has 8 per layer and uses 2 at a time.")  # fmt: skip
-        prefetch = st.selectbox("Pre-fetch", list(PREDICTORS), key="prefetch", bind="query-params", help=common.PREFETCH_HELP, width=160)
+        prefetch = st.selectbox(
+            "Pre-fetch", list(PREDICTORS), key="prefetch", bind="query-params", help=common.PREFETCH_HELP, width=160
+        )
         tokens = st.number_input("New tokens", 1, 100_000, 120, key="tokens", bind="query-params", width=130)
         spec, sampling = common.model_controls("live")
         job: Job | None = state.get("live_job")
@@ -47,7 +49,11 @@ def watch() -> None:
     job: Job | None = state.get("live_job")
     if job is None:
         trace, run = common.sample(common.FIRST_SAMPLE)
-        st.badge(f"a recorded sample: {run.settings.label}", color="gray", help=f"Press Run for your own. Recorded with {trace.model} on {trace.recorded.get('machine', 'another machine')}.")
+        st.badge(
+            f"a recorded sample: {run.settings.label}",
+            color="gray",
+            help=f"Press Run for your own. Recorded with {trace.model} on {trace.recorded.get('machine', 'another machine')}.",
+        )
         finished("sample", trace, run, at=len(run.pass_phase) // 4)
         return
     if job.finished:
@@ -113,7 +119,12 @@ def meters(run: Run) -> None:
     with st.container(horizontal=True):
         st.metric("Hit ratio (decode)", f"{counted['hit_ratio']:.1%}", border=True, width=190,
                   help="Hits / accesses while tokens are generated. Late hits, still on their way when needed, are not counted.")  # fmt: skip
-        st.metric("Tokens per second", f"{numbers['tokens_per_second']:.1f}" if numbers["tokens_per_second"] else "–", border=True, width=190)
+        st.metric(
+            "Tokens per second",
+            f"{numbers['tokens_per_second']:.1f}" if numbers["tokens_per_second"] else "–",
+            border=True,
+            width=190,
+        )
         st.metric("Stall share", f"{stack.stall / total:.0%}" if stack and total else "–", border=True, width=190,
                   help="Part of the time per token in which compute waited for a copy.")  # fmt: skip
         st.metric("Moved over the link", common.megabytes(moved), border=True, width=190,
@@ -127,7 +138,15 @@ def command(job: Job) -> str:
     settings = job.settings[0]
     parts = ["python", "-m", "moeviz", "run", *([job.model.name] if job.model.name else []), "--prompt", job.prompt]
     parts += ["--policy", settings.policy, "--slots", str(settings.slots), "--prefetch", settings.prefetch]
-    parts += ["--max-new-tokens", str(job.max_new_tokens), "--temperature", str(job.temperature), "--seed", str(job.seed), "--past-end"]
+    parts += [
+        "--max-new-tokens",
+        str(job.max_new_tokens),
+        "--temperature",
+        str(job.temperature),
+        "--seed",
+        str(job.seed),
+        "--past-end",
+    ]
     parts += ["--tier", job.model.tier, "--device", job.model.device, *(["--then", job.then] if job.then else [])]
     return shlex.join(parts) + " --out run.moetrace"
 

@@ -10,7 +10,9 @@ def cache(slots: int = 2, layers: int = 1, experts: int = 8, k: int = 2, **field
     return ExpertCache(Settings(slots=slots, **fields), layers, experts, k)  # type: ignore[arg-type]
 
 
-def use(c: ExpertCache, *experts: int, layer: int = 0, weights: list[float] | None = None) -> tuple[list[int], list[tuple[int, int]]]:
+def use(
+    c: ExpertCache, *experts: int, layer: int = 0, weights: list[float] | None = None
+) -> tuple[list[int], list[tuple[int, int]]]:
     """One token's event: (hits, loads as (expert, victim))."""
     waves = c.demand(layer, [list(experts)], [weights or [1.0 - i / 10 for i in range(len(experts))]])
     return [e for wave in waves for e in wave.hits], [(load.expert, load.victim[1]) for wave in waves for load in wave.loads]

@@ -39,8 +39,13 @@ def loaded(tiny_model: TinyModel, name: str, tier: str = "disk") -> Loaded:
 def settings_to_try(k: int) -> list[Settings]:
     """Every policy and predictor, slots from k to E."""
     every = [Settings(policy, slots) for policy in POLICIES for slots in range(k, 9, 2)]
-    every += [Settings(policy, slots, prefetch=prefetch) for policy in POLICIES for prefetch in PREDICTORS for slots in (k, k + 1, 8)]
-    every += [Settings(slots=k + 1, prefetch="next-gate", lookahead=2, width=3), Settings(slots=2 * k, scope="model", prefetch="next-gate")]
+    every += [
+        Settings(policy, slots, prefetch=prefetch) for policy in POLICIES for prefetch in PREDICTORS for slots in (k, k + 1, 8)
+    ]
+    every += [
+        Settings(slots=k + 1, prefetch="next-gate", lookahead=2, width=3),
+        Settings(slots=2 * k, scope="model", prefetch="next-gate"),
+    ]
     return every + [Settings(baseline=name) for name in BASELINES]
 
 
@@ -61,7 +66,9 @@ def resident_logits(folder: Path, ids: list[int], steps: int) -> tuple[list[torc
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_logits_and_tokens_are_those_of_the_resident_model(name: str, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_and_tokens_are_those_of_the_resident_model(
+    name: str, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = loaded(tiny_model, name)
     expected, tokens = resident_logits(tiny_model(name), model.tokenizer(PROMPT)["input_ids"], GREEDY.max_new_tokens)
     seen: list[torch.Tensor] = []
@@ -149,7 +156,9 @@ def test_the_slow_tier_holds_the_checkpoints_weights(tier: str, tiny_model: Tiny
     assert model.tier.latency_ms > 0
 
 
-def test_a_disk_that_refuses_direct_reads_is_read_buffered_and_says_so(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_refuses_direct_reads_is_read_buffered_and_says_so(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import os
 
     store = loaded(tiny_model, "mixtral").store
@@ -230,7 +239,10 @@ def test_stop_ends_within_one_token_and_the_model_is_left_as_it_was(tiny_model: 
 
 def test_sampling_depends_on_the_seed_alone(tiny_model: TinyModel) -> None:
     model = loaded(tiny_model, "mixtral")
-    warm = [measure.record(model, PROMPT, Settings("lfu", slots), Options(12, 1.0, seed))[1].output_ids for slots, seed in ((2, 1), (8, 1), (2, 2))]
+    warm = [
+        measure.record(model, PROMPT, Settings("lfu", slots), Options(12, 1.0, seed))[1].output_ids
+        for slots, seed in ((2, 1), (8, 1), (2, 2))
+    ]
     assert warm[0] == warm[1] != warm[2]
 
 
@@ -304,14 +316,18 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
         model.save_pretrained(tmp_path / name)
         from tokenizers import Tokenizer, models
 
-        t.PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"hello": 0, "?": 1}, unk_token="?"))).save_pretrained(tmp_path / name)
+        t.PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer(models.WordLevel({"hello": 0, "?": 1}, unk_token="?"))
+        ).save_pretrained(tmp_path / name)
         layer = sum(p.numel() * 4 for p in model.model.layers[0].mlp.experts.parameters())
         return tmp_path / name, sum(p.numel() * 4 for p in model.parameters()) - 6 * layer, layer
 
     large, dense, layer = save("large", 512, 2048)
     small, _, _ = save("small", 32, 32)
     slots = 6 * 2 * layer // 8
-    done = subprocess.run([sys.executable, "-c", code, str(large), str(small)], check=True, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(large), str(small)], check=True, cwd=ROOT, capture_output=True, text=True
+    )
     assert int(done.stdout) <= 1.15 * (dense + slots + layer) < 6 * layer
 
 

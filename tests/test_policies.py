@@ -135,5 +135,5 @@ def test_random_is_uniform() -> None:
     from moeviz.policies import Moment, Use, random
 
     uses = [Use(0, expert) for expert in range(4)]
-    leaves = [min(range(4), key=lambda e: random(uses[e], Moment(clock, 0))) for clock in range(4_000)]  # noqa: B023
+    leaves = [min(range(4), key=lambda e: random(uses[e], Moment(clock, 0))) for clock in range(4_000)]
     assert np.bincount(leaves).min() > 850

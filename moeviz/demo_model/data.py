@@ -115,10 +115,7 @@ def load(held_out: bool) -> dict[str, list[str]]:
 
     Raises MissingText where a package is not installed.
     """
-    return {
-        domain: [text for name, text in read() if is_held_out(name) == held_out]
-        for domain, read in DOMAINS.items()
-    }
+    return {domain: [text for name, text in read() if is_held_out(name) == held_out] for domain, read in DOMAINS.items()}
 
 
 def _run(command: list[str]) -> str:

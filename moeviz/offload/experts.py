@@ -55,10 +55,7 @@ def _own_forward(one: nn.Module, hidden: torch.Tensor, weights: torch.Tensor) ->
 
 def _direct(one: Any, hidden: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Gated expert without the search for its tokens, which costs as much as the expert when there is one token."""
-    if one.is_transposed:
-        up = hidden @ one.gate_up_proj[0]
-    else:
-        up = nn.functional.linear(hidden, one.gate_up_proj[0])
+    up = hidden @ one.gate_up_proj[0] if one.is_transposed else nn.functional.linear(hidden, one.gate_up_proj[0])
     if one.has_bias:
         up = up + one.gate_up_proj_bias[0]
     inner = one._apply_gate(up)

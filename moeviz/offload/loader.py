@@ -1,6 +1,6 @@
 """Loads any transformers MoE with its experts in the slow tier, never holding more of them in memory than one layer.
 
-    loaded = load("moeviz/demo_model", tier="disk")
+loaded = load("moeviz/demo_model", tier="disk")
 """
 
 from __future__ import annotations
@@ -161,7 +161,9 @@ def _scratch() -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"The slow tier cannot be written to {folder}: {error.strerror}. Set MOEVIZ_CACHE to another folder.") from None
+        raise StoreError(
+            f"The slow tier cannot be written to {folder}: {error.strerror}. Set MOEVIZ_CACHE to another folder."
+        ) from None
     return folder
 
 
@@ -173,7 +175,9 @@ def _device(name: str) -> torch.device:
         if device.type != "cpu":
             torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise ModelError(f"device {name!r} is not available here. Choose cpu, or auto for the accelerator if there is one.") from None
+        raise ModelError(
+            f"device {name!r} is not available here. Choose cpu, or auto for the accelerator if there is one."
+        ) from None
     return device
 
 
@@ -198,10 +202,14 @@ def _config(name: str) -> tuple[Any, Path]:
         if not folder.is_dir():
             from huggingface_hub import snapshot_download
 
-            where = str(Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"])) / "config.json")
+            where = str(
+                Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"])) / "config.json"
+            )
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
-        raise ModelError(f"{name} cannot be read as a model: {first} Choose a folder with a model, or a hub id that is reachable.") from None
+        raise ModelError(
+            f"{name} cannot be read as a model: {first} Choose a folder with a model, or a hub id that is reachable."
+        ) from None
     return config, Path(str(where)).parent
 
 
@@ -213,7 +221,9 @@ def _guard(name: object, do: Callable[[], Any]) -> Any:
         raise
     except OSError as error:
         if error.errno == 28:
-            raise StoreError(f"There is no space left to load {name}. Make room, or set MOEVIZ_CACHE to a folder on a larger disk.") from None
+            raise StoreError(
+                f"There is no space left to load {name}. Make room, or set MOEVIZ_CACHE to a folder on a larger disk."
+            ) from None
         raise ModelError(f"{name} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
     except Exception as error:
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -253,7 +263,9 @@ def _moe_layer(model: nn.Module, path: str) -> MoELayer:
 
 def _placement(module: nn.Module, experts: set[str], device: str, prefix: str = "") -> dict[str, str]:
     """A device map that names the experts' modules "disk" and everything beside them `device`."""
-    places = {prefix + name: device for name, _ in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]}
+    places = {
+        prefix + name: device for name, _ in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    }
     for name, child in module.named_children():
         path = prefix + name
         if path in experts:

@@ -1,7 +1,7 @@
 """Runs for people and programs: one recorded run, or several Settings measured side by side.
 
-    for step in compare(load(), "In the beginning", [Settings(policy="lru"), Settings(policy="lfu")], repeats=3, options=Options()):
-        ...
+for step in compare(load(), "In the beginning", [Settings(policy="lru"), Settings(policy="lfu")], repeats=3, options=Options()):
+    ...
 """
 
 from __future__ import annotations

@@ -163,7 +163,9 @@ class Serving:
         self._width = min(loaded.experts, max(2 * loaded.k, self.cache.width))
         by_routers = settings.prefetch == "next-gate" and not settings.baseline
         if by_routers and any(layer.router is None for layer in loaded.layers):
-            raise SettingsError("prefetch 'next-gate' needs the layers' routers, which were not found in this model. Choose another.")
+            raise SettingsError(
+                "prefetch 'next-gate' needs the layers' routers, which were not found in this model. Choose another."
+            )
         self._by_routers = by_routers
         self._guesses_recorded = options.guesses
         self._on_host = loaded.device.type == "cpu"
@@ -235,7 +237,9 @@ class Serving:
 
     # an event
 
-    def serve(self, number: int, module: nn.Module, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    def serve(
+        self, number: int, module: nn.Module, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
         """Output of the experts of one MoE layer. hidden: [token, hidden]; index, weights: [token, k]"""
         assert self._link is not None
         began = self._clock.stamp()
@@ -266,7 +270,7 @@ class Serving:
                     before = self._clock.stamp()
                     self._link.wait(slots[slot])
                     stalls.append((before, self._clock.stamp()))
-                rank, token = np.nonzero(ids.T == expert)  # in the order of the eager code: by rank, then by token
+                rank, token = np.nonzero(expert == ids.T)  # in the order of the eager code: by rank, then by token
                 if not token.size:
                     continue  # whole-layer copies experts that nobody asked for
                 before = self._clock.stamp()

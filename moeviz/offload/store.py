@@ -123,7 +123,9 @@ class DiskStore:
         self._file.seek(at)
         done = self._file.readinto(memoryview(record.numpy()))  # type: ignore[attr-defined]
         if done != size:
-            raise StoreError(f"{self.path} is too short for expert {expert} of MoE layer {layer}. Delete it and load the model again.")
+            raise StoreError(
+                f"{self.path} is too short for expert {expert} of MoE layer {layer}. Delete it and load the model again."
+            )
         if not self.page_cache_bypassed and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._file.fileno(), at, size, os.POSIX_FADV_DONTNEED)
 
@@ -174,7 +176,9 @@ def write_file(layout: Layout, layers: Iterable[Mapping[str, torch.Tensor]], pat
             os.fsync(file.fileno())  # a record still in memory would be read from there, not from the disk
         os.replace(part, path)
     except OSError as error:
-        raise StoreError(f"The slow tier cannot be written to {path.parent}: {error.strerror}. Set MOEVIZ_CACHE to another folder.") from None
+        raise StoreError(
+            f"The slow tier cannot be written to {path.parent}: {error.strerror}. Set MOEVIZ_CACHE to another folder."
+        ) from None
     finally:
         part.unlink(missing_ok=True)
 
