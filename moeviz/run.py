@@ -196,14 +196,13 @@ class Run:
                 )
         try:
             tier = header["tier"]
-            numbers = {name: header[name] for name in ("layers", "experts", "k", "expert_bytes")}
+            numbers: dict[str, Any] = {name: header[name] for name in ("layers", "experts", "k", "expert_bytes")}
             output_ids = header["output_ids"]
             if not all(type(value) is int for value in [*numbers.values(), *output_ids]):
                 raise TypeError
             return cls(
                 settings=Settings.from_dict(header["settings"]),
-                **numbers,
-                **{name: arrays[name] for name in names},
+                **(numbers | {name: arrays[name] for name in names}),
                 times=Times(**{f.name: arrays[f"times.{f.name}"] for f in fields(Times)}) if times <= arrays.keys() else None,
                 tier=None if tier is None else _tier(tier),
                 output_ids=tuple(output_ids),
@@ -239,6 +238,10 @@ class Run:
         """Raises RunError where the run cannot belong to a trace of this shape or contradicts itself."""
         if (self.layers, self.experts, self.k) != (layers, experts, k):
             raise RunError("the recorded run is of another shape (layers, experts, k) than the trace.")
+        try:
+            self.settings.check(layers, experts, k)
+        except SettingsError as error:
+            raise RunError(f"the recorded run's settings do not fit: {error}") from None
         sizes = {
             "pass": passes,
             "event": passes * layers,
@@ -265,6 +268,7 @@ class Run:
             ("load_event", 0, events),
             ("load_layer", 0, layers),
             ("load_expert", 0, experts),
+            ("load_slot", 0, max(experts, self.settings.slots)),
             ("victim_layer", -1, layers),
             ("victim_expert", -1, experts),
         ):

@@ -1,0 +1,185 @@
+"""The trace and its file: what goes in comes out, and nothing invalid gets in."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import random_trace
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+from moeviz import trace as module
+from moeviz.replay import replay
+from moeviz.settings import Settings
+from moeviz.trace import Trace, TraceError, from_bytes, load_file, write_atomically
+
+
+def same(a: Trace, b: Trace) -> bool:
+    arrays = ("experts", "weights", "token_ids", "phase", "forward_pass", "guess")
+    others = ("num_experts", "texts", "model", "revision", "layer_indices", "expert_bytes", "prompt", "seed", "recorded")
+    return all(np.array_equal(getattr(a, n), getattr(b, n)) for n in arrays) and all(getattr(a, n) == getattr(b, n) for n in others)
+
+
+@given(seed=st.integers(0, 1_000), prompt=st.text(max_size=20), text=st.text(max_size=5))
+def test_bytes_and_back(seed: int, prompt: str, text: str) -> None:
+    plain = random_trace(seed, tokens=12)
+    trace = replace(plain, prompt=prompt, texts=(text,) * 12, seed=seed, layer_indices=(1, 2, 3), recorded={"machine": text})
+    again, run = from_bytes(trace.to_bytes())
+    assert same(trace, again)
+    assert run is None
+
+
+def test_a_recorded_run_travels_along(tmp_path: Path) -> None:
+    trace = random_trace(1)
+    run = replay(trace, Settings("lfu", 3, prefetch="next-gate", lookahead=2))
+    trace.save(tmp_path / "a.moetrace", run)
+    again, recorded = load_file(tmp_path / "a.moetrace")
+    assert same(trace, again)
+    assert recorded is not None
+    assert recorded.settings == run.settings
+    assert recorded.same_decisions(run)
+    assert not recorded.measured
+
+
+def changed(content: bytes, header: dict[str, Any] | None = None, tensors: dict[str, Any] | None = None) -> bytes:
+    """A trace file with fields of its header or tensors replaced; None takes one away."""
+    (size,) = struct.unpack("<Q", content[:8])
+    own = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["moetrace"])
+    arrays = load_safetensors(content)
+    for target, changes in ((own, header), (arrays, tensors)):
+        for name, value in (changes or {}).items():
+            target[name] = value
+            if value is None:
+                del target[name]
+    return bytes(save_safetensors(arrays, {"moetrace": json.dumps(own)}))
+
+
+GOOD = random_trace(0, tokens=10, layers=2, experts=6)
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ({"format": "other"}, "does not name the format 'moetrace'"),
+        ({"version": 99}, "version 99 of the format; this moeviz reads version 1"),
+        ({"version": True}, "version True"),
+        ({"num_experts": "6"}, "num_experts is '6' in the header; expected int"),
+        ({"num_experts": -1}, "expected a number from 0"),
+        ({"num_experts": 4}, "experts holds . for token .* expected 0 to 3"),
+        ({"num_experts": 10**6}, "1000000 num_experts; expected 1 to 4096"),
+        ({"k": 3}, "k is 3 in the header, but experts has 2 choices"),
+        ({"texts": ["a"]}, "texts has 1 entries; expected one for each of 10 tokens"),
+        ({"texts": [1] * 10}, "expected a list of strings"),
+        ({"layer_indices": [0]}, "layer_indices has 1 entries; expected 2"),
+        ({"layer_indices": ["0", "1"]}, "expected a list of whole numbers"),
+        ({"recorded": {"a": 1}}, "expected names and strings"),
+        ({"prompt": None}, "prompt is None"),
+        ({"run": {}}, "recorded run lacks or adds arrays"),
+    ],
+)
+def test_a_bad_header_is_refused_by_name(header: dict[str, Any], words: str) -> None:
+    with pytest.raises(TraceError, match=words):
+        from_bytes(changed(GOOD.to_bytes(), header))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"experts": GOOD.experts.astype(np.int32)}, "experts is int32 with 3 dimensions; expected int16"),
+        ({"experts": GOOD.experts[:, :, 0]}, "with 2 dimensions"),
+        ({"experts": np.zeros_like(GOOD.experts)}, "names one expert twice for token 0 in layer 0"),
+        ({"experts": GOOD.experts - 6}, "experts holds -"),
+        ({"experts": GOOD.experts[:0]}, "the trace has 0 tokens"),
+        ({"weights": GOOD.weights[:5]}, r"weights has shape \(5, 2, 2\); expected \(10, 2, 2\)"),
+        ({"weights": np.full_like(GOOD.weights, np.nan)}, "weights holds a value that is not a finite number"),
+        ({"phase": np.full(10, 2, np.uint8)}, "phase holds 2"),
+        ({"phase": (np.arange(10) % 2).astype(np.uint8)}, "phase changes within a forward pass"),
+        ({"forward_pass": np.arange(10, dtype=np.int32)[::-1].copy()}, "forward_pass goes down"),
+        ({"forward_pass": np.arange(10, dtype=np.int32) - 1}, "forward_pass goes down"),
+        ({"guess": np.full((10, 2, 9, 1), -1, np.int16)}, "at most 8 lookaheads"),
+        ({"guess": np.full((10, 2, 1, 1), 6, np.int16)}, "guess holds 6"),
+        ({"token_ids": None}, "lacks token_ids"),
+        ({"extra": np.zeros(1)}, "holds 'extra', which version 1"),
+        ({"run.pass_phase": np.zeros(1, np.uint8)}, "header names no run"),
+    ],
+)
+def test_a_bad_tensor_is_refused_by_name(tensors: dict[str, Any], words: str) -> None:
+    with pytest.raises(TraceError, match=words):
+        from_bytes(changed(GOOD.to_bytes(), tensors=tensors))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("load_expert", 77, "run.load_expert holds a number outside 0 to 5"),
+        ("access_outcome", 9, "run.access_outcome holds"),
+        ("event_pass", -1, "run.event_pass"),
+        ("load_slot", -1, "run.load_slot"),
+    ],
+)
+def test_a_recorded_run_that_cannot_be_is_refused(name: str, value: int, words: str) -> None:
+    run = replay(GOOD, Settings(slots=3))
+    content = GOOD.to_bytes(run)
+    array = getattr(run, name).copy()
+    array[-1] = value
+    with pytest.raises(TraceError, match=words):
+        from_bytes(changed(content, tensors={"run." + name: array}))
+
+
+def test_what_is_no_trace_is_refused() -> None:
+    content = GOOD.to_bytes()
+    for wrong, words in (
+        (b"", "has 0 bytes and is no trace"),
+        (content[:100], "not a .moetrace file, or only a part"),
+        (content[:-5], "not a safetensors file"),
+        (b"PK\x03\x04" + content[4:], "not a .moetrace file"),
+        (bytes(save_safetensors({"a": np.zeros(2)})), "no moetrace header"),
+    ):
+        with pytest.raises(TraceError, match=words):
+            from_bytes(wrong)
+
+
+def test_a_file_over_the_limit_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "large.moetrace"
+    GOOD.save(path)
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", 100)
+    monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail("read"))
+    with pytest.raises(TraceError, match="a trace has at most 100"):
+        load_file(path)
+
+
+def test_writing_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.moetrace"
+    write_atomically(path, b"old")
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@given(st.integers(0, 2**32))
+def test_mutated_files_are_valid_or_refused(seed: int) -> None:
+    """Never another exception, whatever the bytes."""
+    rng = np.random.default_rng(seed)
+    content = bytearray(GOOD.to_bytes(replay(GOOD, Settings(slots=3))))
+    for _ in range(rng.integers(1, 6)):
+        content[rng.integers(len(content))] = rng.integers(256)
+    try:
+        trace, _ = from_bytes(bytes(content[: len(content) - int(rng.integers(0, 3) == 0) * int(rng.integers(200))]))
+    except TraceError:
+        return
+    replay(trace, Settings(slots=trace.k))
