@@ -5,7 +5,7 @@ The same code draws a live run, fed with its records as they come, and a finishe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,16 +31,21 @@ class Frame:
 class Board:
     """Follows a run, forward pass by forward pass."""
 
-    def __init__(self, settings: Settings, layers: int, experts: int) -> None:
+    def __init__(self, settings: Settings, layers: int, experts: int, initial: Iterable[Sequence[int]] = ()) -> None:
         self._shape = (layers, experts)
         self._keeps = settings.baseline in ("", "resident")
         self._state = np.zeros((layers, experts), np.uint8)
         slots = experts if settings.baseline else settings.slots
         own = settings.scope == "layer" and self._keeps
         self._slots = np.full((layers, slots) if own else (0, 0), -1, np.int16)
-        if settings.baseline == "resident":
-            self._state[:] = RESIDENT
-            self._slots[:] = np.arange(experts)
+        self.begin(initial)
+
+    def begin(self, initial: Iterable[Sequence[int]]) -> None:
+        """Takes in layer, expert, slot of who is resident before the first forward pass."""
+        for layer, expert, slot in initial:
+            self._state[layer, expert] = RESIDENT
+            if len(self._slots):
+                self._slots[layer, slot] = expert
 
     def step(self, events: Sequence[EventRecord]) -> Frame:
         """The frame of the next forward pass."""
@@ -66,7 +71,8 @@ class Board:
 
 def frames(run: Run) -> list[Frame]:
     """Every forward pass of a finished run."""
-    board = Board(run.settings, run.layers, run.experts)
+    initial = zip(run.start_layer.tolist(), run.start_expert.tolist(), run.start_slot.tolist(), strict=True)
+    board = Board(run.settings, run.layers, run.experts, initial)
     return [board.step(events) for events in run.passes()]
 
 
@@ -83,6 +89,7 @@ class Watch:
     def update(self, passes: Sequence[PassRecord]) -> Run:
         """Takes in the passes that are new and gives the Run so far."""
         for record in passes[len(self.frames) :]:
+            self._board.begin(record.initial)
             self.frames.append(self._board.step(record.events))
             self.texts.append("".join(record.texts))
             self._recorder.add_measured(record)

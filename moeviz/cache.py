@@ -17,13 +17,15 @@ touched by the same rules.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from moeviz.policies import POLICIES, Moment, Use
-from moeviz.predictors import PREDICTORS, Guess
+from moeviz.knowledge import Knowledge, strongest
+from moeviz.policies import EMA, POLICIES, Moment, Use
+from moeviz.predictors import PREDICTORS, Context, RouterGuess
 from moeviz.run import EventRecord
-from moeviz.settings import Settings
+from moeviz.settings import Settings, SettingsError
 
 Key = tuple[int, int]  # (MoE layer, expert)
 NOBODY: Key = (-1, -1)  # the victim of a load into a free slot
@@ -41,6 +43,16 @@ class Load:
     speculative: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How a victim was chosen: every resident of the pool at that moment."""
+
+    load: Load
+    scores: dict[Key, float]  # the victim's is the lowest of those that could leave
+    pinned: frozenset[Key]  # by this event
+    held: frozenset[Key]  # by guesses for events to come
+
+
 @dataclass(slots=True)
 class Wave:
     """Experts of one event that are in the fast tier together."""
@@ -54,10 +66,11 @@ class Wave:
 class ExpertCache:
     """Slots and the policy that decides who leaves, for a whole model.
 
-    `layers`, `experts`, `k`: MoE layers, experts of each, experts chosen per token. Raises SettingsError where they do not fit.
+    `layers`, `experts`, `k`: MoE layers, experts of each, experts chosen per token. `known`: what the settings have to know besides.
+    Raises SettingsError where they do not fit.
     """
 
-    def __init__(self, settings: Settings, layers: int, experts: int, k: int) -> None:
+    def __init__(self, settings: Settings, layers: int, experts: int, k: int, known: Knowledge = Knowledge()) -> None:  # noqa: B008
         settings.check(layers, experts, k)
         self.settings = settings
         self.layers, self.experts = layers, experts
@@ -71,21 +84,54 @@ class ExpertCache:
                 self.slots = k
             case _:
                 self.slots = experts
-        self.pools = layers if self._own_pools else 1
+        self.pools = layers if self._own_pools or settings.baseline == "resident" else 1
+        self._own_pools = self.pools == layers
         self._score = POLICIES[settings.policy]
-        self._predictor = PREDICTORS["none" if settings.baseline else settings.prefetch](layers)
-        self._now = Moment(clock=0, seed=settings.seed)
+        self._future = known.future
+        self._now = Moment(settings.seed, layers, settings.half_life, self._next_use)
+        self._predictor = PREDICTORS["none" if settings.baseline else settings.prefetch](
+            Context(layers, experts, settings.lookahead, settings.threshold, self._truth)
+        )
         self._uses = [[Use(layer, expert) for expert in range(experts)] for layer in range(layers)]
+        if known.calibration is not None:
+            if [len(row) for row in known.calibration] != [experts] * layers:
+                raise SettingsError(
+                    f"the calibration trace is of another model: {len(known.calibration)} MoE layers of {len(known.calibration[0])} "
+                    f"experts, not {layers} of {experts}. Choose a trace of this model."
+                )
+            for row, counts in zip(self._uses, known.calibration, strict=True):
+                for use, count in zip(row, counts, strict=True):
+                    use.calibrated = count
         self._slot_of: list[dict[Key, int]] = [{} for _ in range(self.pools)]  # residents of each pool
         self._free = [list(range(self.slots - 1, -1, -1)) for _ in range(self.pools)]
         self._held: dict[int, set[Key]] = {}  # for each later layer: what its pending guess holds
         self._pinned: set[Key] = set()  # by the last wave
         self._unused: dict[Key, int] = {}  # pre-fetched and not demanded yet -> index of the load
         self._loads = 0
-        if settings.baseline == "resident":
-            for layer in range(layers):
-                for expert in range(experts):
-                    self._slot_of[layer][layer, expert] = self._free[layer].pop()
+        self.choices: list[Choice] | None = None  # set it to a list to be told how every victim is chosen
+        self.initial = self._warm_up()  # (layer, expert, slot) of who is resident when the run begins
+
+    def _warm_up(self) -> list[tuple[int, int, int]]:
+        """Fills the slots before the run begins, as the settings say."""
+        everyone = [(layer, expert) for expert in range(self.experts) for layer in range(self.layers)]
+        match self.settings.baseline or self.settings.warm:
+            case "resident" | "first":
+                chosen = everyone
+            case "calibrated":
+                chosen = sorted(everyone, key=lambda key: -self._uses[key[0]][key[1]].calibrated)
+            case _:
+                chosen = []
+        placed = []
+        for layer, expert in chosen:
+            pool = self.pool(layer)
+            if self._free[pool]:
+                slot = self._slot_of[pool][layer, expert] = self._free[pool].pop()
+                placed.append((layer, expert, slot))
+        for layer, expert, _ in reversed(placed):  # who was placed first counts as the most recent
+            self._now.clock += 1
+            use = self._uses[layer][expert]
+            use.loaded = use.last_touch = self._now.clock
+        return placed
 
     # what is there
 
@@ -116,12 +162,17 @@ class ExpertCache:
 
         The waves are decided together and must be served in order: a wave's copies overwrite experts of the one before.
         """
-        need: dict[int, float] = {}  # expert -> its largest weight
-        for row, row_weights in zip(experts, weights, strict=True):
-            for expert, weight in zip(row, row_weights, strict=True):
-                need[expert] = max(weight, need.get(expert, weight))
-        # of equal weights the one that a router names first counts as the stronger
-        strength = {expert: rank for rank, expert in enumerate(sorted(need, key=lambda e: -need[e]))}
+        need = strongest(experts, weights)
+        strength = {expert: rank for rank, expert in enumerate(need)}
+        if layer == 0:
+            self._now.forward_pass += 1
+            self._now.tokens += len(experts)
+        self._now.layer = layer
+        if self._future is not None and set(self._future.needs(self._now.forward_pass, layer)) != need.keys():
+            raise SettingsError(
+                f"the run departs from the trace given as its future in forward pass {self._now.forward_pass}. Give a trace of the same "
+                "prompt, seed and temperature, as long as the run."
+            )
         self._held.pop(layer, None)  # the router has spoken: a wrong guess holds its slot no longer
         self._predictor.observe(layer, experts)
 
@@ -152,12 +203,12 @@ class ExpertCache:
                 wave.slots[expert] = slot_of[layer, expert]
             for expert in reversed(members):
                 if expert in need:
-                    self._touch(layer, expert)
+                    self._touch(layer, expert, need[expert])
             waves.append(wave)
         return waves
 
-    def speculate(self, layer: int, routers: Guess | None = None) -> tuple[list[Load], int]:
-        """After the event of `layer`: pre-fetches for layer + lookahead. `routers`: next-gate's guesses for it, [token, rank].
+    def speculate(self, layer: int, routers: RouterGuess | None = None) -> tuple[list[Load], int]:
+        """After the event of `layer`: pre-fetches for layer + lookahead. `routers`: next-gate's guesses for it.
 
         What a guess names is held until the event that it is for. Returns the copies, and how many guesses were dropped because
         every slot was held.
@@ -196,6 +247,7 @@ class ExpertCache:
             if not candidates:
                 return None
             victim = min(candidates, key=self._rank)
+            scores = self.scores(layer) if self.choices is not None else {}
             slot = slot_of.pop(victim)
             self._unused.pop(victim, None)
         slot_of[layer, expert] = slot
@@ -207,6 +259,8 @@ class ExpertCache:
         if speculative:
             self._unused[layer, expert] = load.index
         self._loads += 1
+        if self.choices is not None and victim != NOBODY:
+            self.choices.append(Choice(load, scores, frozenset(self._pinned), frozenset(held - self._pinned)))
         return load
 
     def _rank(self, key: Key) -> tuple[float, int, int, int]:
@@ -215,12 +269,27 @@ class ExpertCache:
         use = self._uses[layer][expert]
         return self._score(use, self._now), use.last_touch, expert, layer
 
-    def _touch(self, layer: int, expert: int) -> None:
-        self._now.clock += 1
+    def _touch(self, layer: int, expert: int, weight: float) -> None:
+        now = self._now
+        now.clock += 1
+        now.touches += 1
         use = self._uses[layer][expert]
-        use.last_touch = self._now.clock
+        use.last_touch = now.clock
         use.touches += 1
         use.touches_resident += 1
+        use.touch_number = now.touches
+        use.touch_pass = now.forward_pass
+        use.aged = 1.0 + use.aged * 2.0 ** ((use.touch_token - now.tokens) / now.half_life)
+        use.touch_token = now.tokens
+        use.average = EMA * weight + (1 - EMA) * use.average
+
+    def _next_use(self, layer: int, expert: int) -> float:
+        event = self._now.forward_pass * self.layers + self._now.layer
+        return self._future.next_use(layer, expert, event) if self._future else math.inf
+
+    def _truth(self, layer: int) -> list[int]:
+        assert self._future is not None
+        return self._future.needs(self._now.forward_pass, layer)
 
 
 def event_record(layer: int, chosen: set[int], waves: list[Wave], speculative: Iterable[Load], dropped: int) -> EventRecord:

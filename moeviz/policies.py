@@ -1,7 +1,10 @@
 """Eviction policies: a score for every resident expert; the lowest leaves.
 
 A policy sees one expert's record of use and the moment, nothing else, so the app can show every score at every eviction.
-Ties leave by least recent use, then by lower expert id. A new policy is one function under `@policy`:
+Ties leave by least recent use, then by lower expert id. A new policy is one function under `@policy`, here or in a file of
+your own, named as `path.py:name` wherever a policy is asked for:
+
+    from moeviz.policies import Moment, Use, policy
 
     @policy("mru")
     def mru(use: Use, now: Moment) -> float:
@@ -11,13 +14,17 @@ Ties leave by least recent use, then by lower expert id. A new policy is one fun
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+
+EMA = 0.3  # weight of the newest router weight in `score-ema`, as in moe-policylang
 
 
 @dataclass(slots=True)
 class Use:
-    """One expert's history in a run, kept by the cache."""
+    """One expert's history in a run, kept by the cache, whether or not the expert is resident."""
 
     layer: int
     expert: int
@@ -25,18 +32,37 @@ class Use:
     loaded: int = -1  # clock of the last load
     touches: int = 0  # since the run began, kept when the expert is evicted
     touches_resident: int = 0  # since the last load
+    touch_number: int = 0  # how many touches of any expert the run had seen at this one's last, itself included
+    touch_pass: int = -1  # forward pass of the last touch
+    touch_token: int = 0  # tokens that had entered the model by then
+    aged: float = 0.0  # touches, each halved every half-life, as of touch_token
+    average: float = 0.0  # exponential average of the router weights it was chosen with
+    calibrated: float = 0.0  # accesses to it in the calibration trace
 
 
 @dataclass(slots=True)
 class Moment:
     """When a score is asked for."""
 
-    clock: int  # grows by one with every touch and every load
     seed: int
+    layers: int  # MoE layers of the model
+    half_life: int  # tokens; of `lfu-aged`
+    next_use: Callable[[int, int], float]  # (layer, expert) -> number of the event that needs it next; infinity: none does
+    clock: int = 0  # grows by one with every touch and every load
+    touches: int = 0  # so far
+    layer: int = 0  # whose event this is
+    forward_pass: int = -1
+    tokens: int = 0  # that have entered the model, this pass's included
 
 
 Score = Callable[[Use, Moment], float]
 POLICIES: dict[str, Score] = {}
+NEEDS_FUTURE = frozenset({"belady"})
+NEEDS_CALIBRATION = frozenset({"static"})
+
+
+class PolicyError(ValueError):
+    """A policy that cannot be had; the message says why and what would do."""
 
 
 def policy(name: str) -> Callable[[Score], Score]:
@@ -47,6 +73,40 @@ def policy(name: str) -> Callable[[Score], Score]:
         return score
 
     return register
+
+
+def load_policy(text: str) -> str:
+    """The name of a policy: as it is, or from a file as `path.py:name`, which runs that file. Raises PolicyError.
+
+    Only for what a user typed: names that stand in a trace file never come here.
+    """
+    file, colon, function = text.rpartition(":")
+    if not (colon and file.endswith(".py")) or text in POLICIES:
+        return text
+    path = Path(file)
+    if not path.is_file():
+        raise PolicyError(
+            f"policy {text!r}: there is no file {file}. Write path.py:name, or choose one of {', '.join(POLICIES)}."
+        )
+    known = dict(POLICIES)
+    spec = importlib.util.spec_from_file_location("moeviz_user_policy", path)
+    assert spec is not None
+    assert spec.loader is not None
+    try:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise PolicyError(f"policy {text!r}: {file} does not run: {type(error).__name__}: {error}") from None
+    own = {name: score for name, score in POLICIES.items() if known.get(name) is not score}
+    for name in own:  # a file cannot replace what moeviz calls by that name
+        del POLICIES[name]
+    POLICIES.update({name: score for name, score in known.items() if name in own})
+    score = own.get(function) or getattr(module, function, None)
+    if not callable(score):
+        names = ", ".join(own) or "none"
+        raise PolicyError(f"policy {text!r}: {file} registers no policy {function!r}. It registers: {names}.")
+    POLICIES[text] = score
+    return text
 
 
 @policy("lru")
@@ -67,6 +127,18 @@ def lfu_resident(use: Use, now: Moment) -> float:
     return use.touches_resident
 
 
+@policy("lfu-aged")
+def lfu_aged(use: Use, now: Moment) -> float:
+    """Least frequently used leaves, old touches count less: each is halved every half-life of tokens. Decayed LFU."""
+    return use.aged * float(2.0 ** ((use.touch_token - now.tokens) / now.half_life))
+
+
+@policy("lfru")
+def lfru(use: Use, now: Moment) -> float:
+    """Frequency over age: touches kept / (touches of any expert since its last + 1). Source: tinyserve; vLLM PR 37190."""
+    return use.touches / (now.touches - use.touch_number + 1)
+
+
 @policy("fifo")
 def fifo(use: Use, now: Moment) -> float:
     """First in, first out: the clock of the load."""
@@ -84,3 +156,37 @@ def random(use: Use, now: Moment) -> float:
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
     return float(z ^ (z >> 31))
+
+
+@policy("score-ema")
+def score_ema(use: Use, now: Moment) -> float:
+    """Weakest leaves: exponential average of the router weights it was chosen with, s <- 0.3 w + 0.7 s. Source: moe-policylang."""
+    return use.average
+
+
+@policy("least-stale")
+def least_stale(use: Use, now: Moment) -> float:
+    """Experts untouched in this forward pass leave before touched ones; of those, layers already passed before layers to come;
+    then the oldest touch. Our reading of SpecMD (arXiv 2602.03921), which has no public code. In scope `layer` it is lru."""
+    touched = use.touch_pass == now.forward_pass
+    to_come = use.layer > now.layer
+    return float((2 * touched + to_come) * 2**48 + use.last_touch)
+
+
+@policy("layer-distance")
+def layer_distance(use: Use, now: Moment) -> float:
+    """The expert whose layer comes round last leaves: 1 - ((its layer - current layer) mod L) / L. HOBBIT (arXiv 2411.01433, eq. 3).
+    In scope `layer` all are equal, and ties make it lru."""
+    return 1.0 - ((use.layer - now.layer) % now.layers) / now.layers
+
+
+@policy("static")
+def static(use: Use, now: Moment) -> float:
+    """Least used in a calibration trace leaves; never adapts. As Fiddler and KTransformers place their experts."""
+    return use.calibrated
+
+
+@policy("belady")
+def belady(use: Use, now: Moment) -> float:
+    """The one needed again last leaves: minus its next use. The bound that no policy beats; it has to know the future. Belady 1966."""
+    return -now.next_use(use.layer, use.expert)

@@ -83,11 +83,15 @@ class PassRecord:
     experts: list[list[list[int]]]  # [token, layer, rank]
     weights: list[list[list[float]]]
     guess: list[list[list[list[int]]]]  # [token, layer, lookahead, rank]
+    guess_probability: list[list[list[list[float]]]]  # the same, rounded to float16
     events: list[EventRecord]
     next_id: int = -1  # the token that came out
     next_text: str = ""
     wall_ns: int = 0
     copies: list[tuple[int, int, int]] = field(default_factory=list)  # load, start and end since the run began
+    initial: list[tuple[int, int, int]] = field(
+        default_factory=list
+    )  # first pass: layer, expert, slot of who was resident before it
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -134,6 +138,9 @@ class Run:
     victim_expert: NDArray[np.int16]  # [P]
     load_speculative: NDArray[np.bool_]  # [P]
     load_used: NDArray[np.bool_]  # [P] demanded while it was resident; True for every load on demand
+    start_layer: NDArray[np.int16]  # [W] who was resident when the run began, and where
+    start_expert: NDArray[np.int16]  # [W]
+    start_slot: NDArray[np.int32]  # [W]
     times: Times | None = None
     tier: Tier | None = None
     output_ids: tuple[int, ...] = ()  # the tokens generated, where the run generated any
@@ -161,7 +168,7 @@ class Run:
         """True where both had the same hits, misses, evictions and pre-fetches, event for event; times do not count."""
         if (self.access_outcome == MISS).tolist() != (other.access_outcome == MISS).tolist():
             return False
-        names = [f.name for f in fields(self) if f.name.startswith(("event_", "load_", "victim_", "pass_"))]
+        names = [f.name for f in fields(self) if f.name.startswith(("event_", "load_", "victim_", "pass_", "start_"))]
         names += ["access_event", "access_expert"]
         return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
 
@@ -248,6 +255,7 @@ class Run:
             "access": len(self.access_event),
             "load": len(self.load_event),
             "victim": len(self.load_event),
+            "start": len(self.start_layer),
         }
         for f in fields(self):
             kind = f.name.partition("_")[0]
@@ -269,6 +277,9 @@ class Run:
             ("load_layer", 0, layers),
             ("load_expert", 0, experts),
             ("load_slot", 0, max(experts, self.settings.slots)),
+            ("start_layer", 0, layers),
+            ("start_expert", 0, experts),
+            ("start_slot", 0, max(experts, self.settings.slots)),
             ("victim_layer", -1, layers),
             ("victim_expert", -1, experts),
         ):
@@ -280,7 +291,7 @@ class Run:
                 raise RunError(f"run.{name} goes down; events must be in order.")
 
 
-_ARRAYS = ("pass_", "event_", "access_", "load_", "victim_")
+_ARRAYS = ("pass_", "event_", "access_", "load_", "victim_", "start_")
 _DTYPES = {
     "pass_phase": np.uint8,
     "pass_tokens": np.int32,
@@ -298,6 +309,9 @@ _DTYPES = {
     "victim_expert": np.int16,
     "load_speculative": np.bool_,
     "load_used": np.bool_,
+    "start_layer": np.int16,
+    "start_expert": np.int16,
+    "start_slot": np.int32,
     **{f.name: np.int64 for f in fields(Times)},
 }
 
@@ -312,11 +326,26 @@ def _tier(values: dict[str, Any]) -> Tier:
 class Recorder:
     """Collects forward passes into a Run."""
 
-    def __init__(self, settings: Settings, layers: int, experts: int, k: int, expert_bytes: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        layers: int,
+        experts: int,
+        k: int,
+        expert_bytes: int,
+        initial: Iterable[tuple[int, int, int]] = (),
+    ) -> None:
+        """`initial`: (layer, expert, slot) of who is resident when the run begins."""
         self._shape = (settings, layers, experts, k, expert_bytes)
         self._columns: dict[str, list[int]] = {name: [] for name in _DTYPES}
+        for place in initial:
+            self._start(*place)
         self._measured = False
         self.output_ids: list[int] = []
+
+    def _start(self, layer: int, expert: int, slot: int) -> None:
+        for name, value in (("start_layer", layer), ("start_expert", expert), ("start_slot", slot)):
+            self._columns[name].append(value)
 
     def add(self, phase: int, tokens: int, events: Iterable[EventRecord]) -> None:
         """One forward pass of a replay."""
@@ -354,6 +383,8 @@ class Recorder:
     def add_measured(self, record: PassRecord) -> None:
         """One forward pass of a live run, with its times."""
         self._measured = True
+        for layer, expert, slot in record.initial:
+            self._start(layer, expert, slot)
         self.add(record.phase, len(record.token_ids), record.events)
         self._columns["pass_wall"].append(record.wall_ns)
         for index, start, end in record.copies:

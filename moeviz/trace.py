@@ -43,7 +43,9 @@ _TENSORS: dict[str, tuple[tuple[str, ...], int]] = {  # name -> allowed types, d
     "phase": (("uint8",), 1),
     "forward_pass": (("int32",), 1),
     "guess": (("int16",), 4),
+    "guess_probability": (("float16",), 4),
 }
+_OPTIONAL = {"guess_probability"}
 
 
 class TraceError(ValueError):
@@ -69,6 +71,7 @@ class Trace:
     prompt: str = ""
     seed: int = 0
     recorded: dict[str, str] = field(default_factory=dict)  # versions, hardware, time
+    guess_probability: NDArray[np.float16] | None = None  # [T, L, D, g] softmax of the later router's logits; None where unknown
 
     def __post_init__(self) -> None:
         _check_arrays(self)
@@ -96,7 +99,7 @@ class Trace:
 
     def to_bytes(self, run: Run | None = None) -> bytes:
         """The file's content, with a recorded run beside the trace if one is given."""
-        tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in _TENSORS}
+        tensors = {name: np.ascontiguousarray(array) for name in _TENSORS if (array := getattr(self, name)) is not None}
         header: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
@@ -136,6 +139,7 @@ def recording(
     lengths = [len(record.token_ids) for record in records]
     tokens = sum(lengths)
     guess = np.array([row for record in records for row in record.guess], np.int16)
+    probability = np.array([row for record in records for row in record.guess_probability], np.float16)
     trace = Trace(
         experts=np.array([row for record in records for row in record.experts], np.int16),
         weights=np.array([row for record in records for row in record.weights], np.float32),
@@ -152,6 +156,7 @@ def recording(
         prompt=prompt,
         seed=seed,
         recorded={**facts.versions, "time": recorded_at},
+        guess_probability=probability if guess.ndim == 4 and probability.shape == guess.shape else None,
     )
     return trace, recorder.run(facts.tier)
 
@@ -174,7 +179,7 @@ def from_bytes(content: bytes, name: str = "the file") -> tuple[Trace, Run | Non
         tensors = load_safetensors(content)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise TraceError(f"{name} is not a safetensors file: {error}.") from None
-    missing = sorted(_TENSORS.keys() - tensors.keys())
+    missing = sorted(_TENSORS.keys() - _OPTIONAL - tensors.keys())
     if missing:
         raise TraceError(f"{name} lacks {', '.join(missing)}; a trace has {', '.join(_TENSORS)}.")
     own = {key: value for key, value in tensors.items() if not key.startswith(RUN_PREFIX)}
@@ -283,6 +288,8 @@ def _short(value: object) -> str:
 def _check_arrays(trace: Trace) -> None:
     for name, (kinds, dimensions) in _TENSORS.items():
         array = getattr(trace, name)
+        if array is None and name in _OPTIONAL:
+            continue
         if array.dtype.name not in kinds or array.ndim != dimensions:
             raise TraceError(
                 f"{name} is {array.dtype.name} with {array.ndim} dimensions; expected {' or '.join(kinds)} with {dimensions}."
@@ -313,6 +320,13 @@ def _check_arrays(trace: Trace) -> None:
         raise TraceError(
             f"guess has shape {trace.guess.shape}; expected at most {MAX_LOOKAHEAD} lookaheads and {experts} guesses."
         )
+    if trace.guess_probability is not None:
+        if trace.guess_probability.shape != trace.guess.shape:
+            raise TraceError(
+                f"guess_probability has shape {trace.guess_probability.shape}; expected {trace.guess.shape}, as guess has."
+            )
+        if not ((trace.guess_probability >= 0) & (trace.guess_probability <= 1)).all():
+            raise TraceError("guess_probability holds a value that is not from 0 to 1.")
     if len(trace.texts) != tokens:
         raise TraceError(f"texts has {len(trace.texts)} entries; expected one for each of {tokens} tokens.")
     if trace.layer_indices and len(trace.layer_indices) != layers:

@@ -52,6 +52,7 @@ def random_trace(
                        for _ in range(tokens)], np.int16)  # fmt: skip
     weights = -np.sort(-rng.random((tokens, layers, k)).astype(np.float32), axis=2)
     guess = np.full((tokens, layers, lookaheads, 2 * k), -1, np.int16)
+    probability = np.zeros(guess.shape, np.float16)
     for layer in range(layers):
         for d in range(1, min(lookaheads, layer) + 1):
             for token in range(tokens):
@@ -60,6 +61,7 @@ def random_trace(
                     own = chosen[token, layer]
                     order = np.concatenate([own, np.setdiff1d(order, own)])
                 guess[token, layer, d - 1] = order[: 2 * k]
+                probability[token, layer, d - 1] = -np.sort(-rng.dirichlet(np.ones(experts)))[: 2 * k]
     return Trace(
         experts=chosen,
         weights=weights,
@@ -67,6 +69,7 @@ def random_trace(
         phase=(np.arange(tokens) >= prompt).astype(np.uint8),
         forward_pass=np.maximum(np.arange(tokens) - prompt + 1, 0).astype(np.int32),
         guess=guess,
+        guess_probability=probability,
         num_experts=experts,
         texts=tuple("x" for _ in range(tokens)),
         expert_bytes=1_000,

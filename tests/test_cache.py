@@ -3,6 +3,7 @@
 import pytest
 
 from moeviz.cache import NOBODY, ExpertCache
+from moeviz.predictors import RouterGuess
 from moeviz.settings import Settings, SettingsError
 
 
@@ -74,7 +75,7 @@ def test_layers_own_their_slots_or_share_them() -> None:
 def test_a_guess_is_admitted_and_held_until_its_event() -> None:
     c = cache(slots=4, layers=2, scope="model", prefetch="next-gate")
     use(c, 0, 1, layer=0)
-    loads, dropped = c.speculate(0, [[6, 7]])
+    loads, dropped = c.speculate(0, RouterGuess([[6, 7]]))
     assert [(load.layer, load.expert, load.victim) for load in loads] == [(1, 6, NOBODY), (1, 7, NOBODY)]
     assert dropped == 0
     assert c.unused(1) == [6, 7]
@@ -87,14 +88,14 @@ def test_a_guess_is_admitted_and_held_until_its_event() -> None:
 def test_a_guess_never_evicts_what_the_event_pinned_and_is_dropped_when_all_is_held() -> None:
     c = cache(slots=2, layers=2, scope="model", prefetch="next-gate")
     use(c, 0, 1, layer=0)
-    assert c.speculate(0, [[3, 4]]) == ([], 2)
+    assert c.speculate(0, RouterGuess([[3, 4]])) == ([], 2)
     assert c.residents(0) == [0, 1]
 
 
 def test_a_wrong_guess_does_not_block_its_own_event() -> None:
     c = cache(slots=2, layers=2, prefetch="next-gate")
     use(c, 0, 1, layer=0)
-    c.speculate(0, [[3, 4]])
+    c.speculate(0, RouterGuess([[3, 4]]))
     hits, loads = use(c, 5, 6, layer=1)
     assert hits == []
     assert {victim for _, victim in loads} == {3, 4}
@@ -103,7 +104,7 @@ def test_a_wrong_guess_does_not_block_its_own_event() -> None:
 def test_the_first_use_of_a_prefetched_expert_names_its_load() -> None:
     c = cache(slots=3, layers=2, prefetch="next-gate")
     use(c, 0, 1, layer=0)
-    (load, *_), _ = c.speculate(0, [[3, 4]])
+    (load, *_), _ = c.speculate(0, RouterGuess([[3, 4]]))
     assert c.demand(1, [[3, 5]], [[0.6, 0.4]])[0].used == [load.index]
     assert c.demand(1, [[3, 5]], [[0.6, 0.4]])[0].used == []
 

@@ -11,6 +11,7 @@ HEIGHT = [  # from the ground up; a module may import what stands before it
     {"settings"},
     {"run"},
     {"trace"},
+    {"knowledge"},
     {"cache"},
     {"replay", "metrics", "board"},
     {"offload", "demo_model"},
@@ -48,7 +49,7 @@ def test_imports_point_down(path: Path) -> None:
 
 
 def test_offload_uses_only_what_decides_and_records() -> None:
-    allowed = {"settings", "trace", "run", "policies", "predictors", "cache", "offload"}
+    allowed = {"settings", "trace", "run", "policies", "predictors", "knowledge", "cache", "offload"}
     for path in (ROOT / "moeviz" / "offload").glob("*.py"):
         used = {name.split(".")[1] for name in imports(path) if name.startswith("moeviz.")}
         assert used <= allowed, path.name

@@ -5,11 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ARCHITECTURES
+from conftest import ARCHITECTURES, random_trace
 from transformers import AutoModelForCausalLM
 
 from moeviz.offload import measure
@@ -20,7 +21,8 @@ from moeviz.offload.store import DiskStore, HostStore, StoreError
 from moeviz.policies import POLICIES
 from moeviz.predictors import PREDICTORS
 from moeviz.replay import replay
-from moeviz.settings import BASELINES, Settings
+from moeviz.settings import BASELINES, WARM, Settings, SettingsError
+from moeviz.trace import Trace
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "How many experts does this prompt need at once?"
@@ -36,17 +38,26 @@ def loaded(tiny_model: TinyModel, name: str, tier: str = "disk") -> Loaded:
     return _loaded[name, tier]
 
 
-def settings_to_try(k: int) -> list[Settings]:
-    """Every policy and predictor, slots from k to E."""
-    every = [Settings(policy, slots) for policy in POLICIES for slots in range(k, 9, 2)]
+def settings_to_try(k: int, calibration: Path) -> list[Settings]:
+    """Every policy, predictor, scope and warm start; slots from k to E."""
+    every = [Settings(policy, slots) for policy in POLICIES for slots in (k, k + 1, 8)]
+    every += [Settings(policy, k + 1, prefetch=prefetch) for policy in POLICIES for prefetch in PREDICTORS]
     every += [
-        Settings(policy, slots, prefetch=prefetch) for policy in POLICIES for prefetch in PREDICTORS for slots in (k, k + 1, 8)
+        Settings(policy, 2 * k + 1, scope="model", prefetch=prefetch) for policy in POLICIES for prefetch in ("none", "next-gate")
     ]
+    every += [Settings(slots=2 * k + 1, scope="model", prefetch=prefetch, warm=warm) for prefetch in PREDICTORS for warm in WARM]
     every += [
         Settings(slots=k + 1, prefetch="next-gate", lookahead=2, width=3),
-        Settings(slots=2 * k, scope="model", prefetch="next-gate"),
+        Settings(slots=8, prefetch="next-gate", threshold=0.5),
     ]
-    return every + [Settings(baseline=name) for name in BASELINES]
+    return [replace(one, calibration=str(calibration)) for one in every] + [Settings(baseline=name) for name in BASELINES]
+
+
+def past_and_future(model: Loaded, folder: Path) -> tuple[Path, Trace]:
+    """A trace of another prompt in a file, to calibrate on, and one of PROMPT."""
+    path = folder / "past.moetrace"
+    measure.record(model, "Another prompt", measure.RESIDENT, GREEDY)[0].save(path)
+    return path, measure.record(model, PROMPT, measure.RESIDENT, GREEDY)[0]
 
 
 def resident_logits(folder: Path, ids: list[int], steps: int) -> tuple[list[torch.Tensor], list[int]]:
@@ -67,27 +78,29 @@ def resident_logits(folder: Path, ids: list[int], steps: int) -> tuple[list[torc
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_logits_and_tokens_are_those_of_the_resident_model(
-    name: str, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+    name: str, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     model = loaded(tiny_model, name)
     expected, tokens = resident_logits(tiny_model(name), model.tokenizer(PROMPT)["input_ids"], GREEDY.max_new_tokens)
+    past, future = past_and_future(model, tmp_path)
     seen: list[torch.Tensor] = []
     from moeviz.offload import session
 
     choose = session._choose
     monkeypatch.setattr(session, "_choose", lambda logits, *rest: (seen.append(logits.clone()), choose(logits, *rest))[1])
-    for settings in settings_to_try(model.k):
+    for settings in settings_to_try(model.k, past):
         seen.clear()
-        records = list(generate(model, PROMPT, settings, GREEDY))
+        records = list(generate(model, PROMPT, settings, GREEDY, future=future))
         assert [record.next_id for record in records] == tokens, settings.label
         assert all(torch.equal(a, b) for a, b in zip(seen, expected, strict=True)), settings.label
 
 
 @pytest.mark.parametrize("name", ["mixtral", "gpt_oss"])
-def test_a_live_run_equals_its_replay(name: str, tiny_model: TinyModel) -> None:
+def test_a_live_run_equals_its_replay(name: str, tiny_model: TinyModel, tmp_path: Path) -> None:
     model = loaded(tiny_model, name, "host")
-    for settings in settings_to_try(model.k):
-        trace, run = measure.record(model, PROMPT, settings, GREEDY)
+    past, future = past_and_future(model, tmp_path)
+    for settings in settings_to_try(model.k, past):
+        trace, run = measure.record(model, PROMPT, settings, GREEDY, future=future)
         assert replay(trace, settings).same_decisions(run), settings.label
         assert run.measured
 
@@ -334,21 +347,36 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.accelerator.is_available(), reason="no accelerator")
 @pytest.mark.parametrize("tier", ["disk", "host"])
-def test_an_accelerator_gives_the_resident_tokens_and_the_replays_decisions(tier: str, tiny_model: TinyModel) -> None:
+def test_an_accelerator_gives_the_resident_tokens_and_the_replays_decisions(
+    tier: str, tiny_model: TinyModel, tmp_path: Path
+) -> None:
     model = load(tiny_model("mixtral"), tier=tier, device="auto", dtype="float32")
     resident = measure.record(model, PROMPT, measure.RESIDENT, GREEDY)[1].output_ids
-    for settings in settings_to_try(model.k):
-        trace, run = measure.record(model, PROMPT, settings, GREEDY)
+    past, future = past_and_future(model, tmp_path)
+    for settings in settings_to_try(model.k, past):
+        trace, run = measure.record(model, PROMPT, settings, GREEDY, future=future)
         assert run.output_ids == resident
         assert replay(trace, settings).same_decisions(run)
 
 
 def test_serving_refuses_next_gate_without_routers(tiny_model: TinyModel) -> None:
-    from dataclasses import replace
-
-    from moeviz.settings import SettingsError
-
     model = loaded(tiny_model, "mixtral")
     blind = replace(model, layers=tuple(replace(layer, router=None) for layer in model.layers))
     with pytest.raises(SettingsError, match="needs the layers' routers"):
         Serving(blind, Settings(prefetch="next-gate"), GREEDY)
+
+
+def test_a_run_that_departs_from_its_future_is_told(tiny_model: TinyModel, tmp_path: Path) -> None:
+    model = loaded(tiny_model, "mixtral")
+    with pytest.raises(SettingsError, match=r"has to know the future"):
+        generate(model, PROMPT, Settings("belady"), GREEDY)
+    _, future = past_and_future(model, tmp_path)
+    with pytest.raises(SettingsError, match=r"departs from the trace given as its future in forward pass 0"):
+        list(generate(model, "Something else", Settings("belady"), GREEDY, future=future))
+
+
+def test_a_calibration_of_another_model_is_refused(tiny_model: TinyModel, tmp_path: Path) -> None:
+    model = loaded(tiny_model, "mixtral")
+    random_trace(0, layers=2).save(tmp_path / "two.moetrace")
+    with pytest.raises(SettingsError, match=r"of another model: 2 MoE layers of 8 experts, not 3 of 8"):
+        generate(model, PROMPT, Settings("static", calibration=str(tmp_path / "two.moetrace")), GREEDY)

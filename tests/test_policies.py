@@ -1,5 +1,7 @@
 """One conformance class for all policies, an oracle of its own for each that has one."""
 
+from pathlib import Path
+
 import cachetools
 import numpy as np
 import pytest
@@ -7,17 +9,20 @@ from conftest import make_trace, random_trace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moeviz.policies import POLICIES
+import moeviz.policies
+from moeviz.policies import POLICIES, Moment, PolicyError, Use, load_policy
+from moeviz.predictors import PREDICTORS
 from moeviz.replay import replay
 from moeviz.run import HIT, MISS, Run
-from moeviz.settings import Settings
+from moeviz.settings import WARM, Settings
 from moeviz.trace import Trace
 
 requests = st.lists(st.integers(0, 7), min_size=1, max_size=120)
 
 
 def hits(trace: Trace, policy: str, slots: int, **fields: object) -> int:
-    return int((replay(trace, Settings(policy, slots, **fields)).access_outcome == HIT).sum())  # type: ignore[arg-type]
+    settings = Settings(policy, slots, calibration="itself", **fields)  # type: ignore[arg-type]
+    return int((replay(trace, settings).access_outcome == HIT).sum())
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -32,31 +37,39 @@ class TestEveryPolicy:
         assert hits(trace, policy, slots=trace.k) == shared
 
     def test_with_slots_for_all_it_misses_each_expert_once(self, policy: str) -> None:
-        run = replay(random_trace(2), Settings(policy, slots=8))
+        run = replay(random_trace(2), Settings(policy, slots=8, calibration="itself"))
         missed = [(int(run.event_layer[event]), int(expert))
                   for event, expert, outcome in zip(run.access_event, run.access_expert, run.access_outcome, strict=True)
                   if outcome == MISS]  # fmt: skip
         assert len(missed) == len(set(missed))
         assert (run.victim_expert == -1).all()
 
+    def test_no_policy_beats_belady(self, policy: str) -> None:
+        for seed in range(6):
+            trace = random_trace(seed, tokens=60, prompt=1)
+            for slots in range(2, 9):
+                assert hits(trace, policy, slots) <= hits(trace, "belady", slots)
+
     @pytest.mark.parametrize("scope", ["layer", "model"])
-    @pytest.mark.parametrize("prefetch", ["none", "previous-token", "next-gate"])
-    def test_books_balance(self, policy: str, scope: str, prefetch: str) -> None:
-        for seed in range(4):
+    @pytest.mark.parametrize("prefetch", PREDICTORS)
+    @pytest.mark.parametrize("warm", WARM)
+    def test_books_balance(self, policy: str, scope: str, prefetch: str, warm: str) -> None:
+        for seed in range(2):
             trace = random_trace(seed)
-            run = replay(trace, Settings(policy, 5, scope, prefetch))
+            run = replay(trace, Settings(policy, 5, scope, prefetch, lookahead=1 + seed, warm=warm, calibration="itself"))
             check_books(trace, run)
 
     def test_is_deterministic(self, policy: str) -> None:
         trace = random_trace(5)
-        settings = Settings(policy, 3, prefetch="next-gate", seed=9)
+        settings = Settings(policy, 3, prefetch="next-gate", seed=9, calibration="itself")
         assert replay(trace, settings).same_decisions(replay(trace, settings))
 
 
 def check_books(trace: Trace, run: Run) -> None:
     """Residency followed load by load agrees with every outcome and never exceeds the slots."""
     shared = run.settings.scope == "model"
-    slots: dict[tuple[int, int], tuple[int, int]] = {}
+    start = zip(run.start_layer.tolist(), run.start_expert.tolist(), run.start_slot.tolist(), strict=True)
+    slots = {(0 if shared else layer, slot): (layer, expert) for layer, expert, slot in start}
     passes = list(run.passes())
     for tokens, events in zip(trace.passes(), passes, strict=True):
         for event in events:
@@ -104,7 +117,7 @@ def oracle(cache: cachetools.Cache, stream: list[int]) -> list[bool]:
     return outcomes
 
 
-@pytest.mark.parametrize("policy", ["lru", "lfu"])
+@pytest.mark.parametrize("policy", ["lru", "lfu", "belady"])
 @given(seed=st.integers(0, 10_000))
 def test_stack_algorithms_never_lose_hits_by_more_slots(policy: str, seed: int) -> None:
     trace = random_trace(seed, tokens=30, layers=1, prompt=1)
@@ -132,8 +145,125 @@ def test_random_depends_on_its_seed_alone() -> None:
 
 def test_random_is_uniform() -> None:
     """Each of four residents leaves about equally often."""
-    from moeviz.policies import Moment, Use, random
-
     uses = [Use(0, expert) for expert in range(4)]
-    leaves = [min(range(4), key=lambda e: random(uses[e], Moment(clock, 0))) for clock in range(4_000)]
-    assert np.bincount(leaves).min() > 850
+
+    def leaves(clock: int) -> int:
+        now = Moment(seed=0, layers=1, half_life=64, next_use=lambda layer, expert: 0.0, clock=clock)
+        return min(range(4), key=lambda expert: POLICIES["random"](uses[expert], now))
+
+    assert np.bincount([leaves(clock) for clock in range(4_000)]).min() > 850
+
+
+def test_lfu_aged_forgets() -> None:
+    """Expert 0 was used often, long ago; 1 less often, just now."""
+    stream = [0] * 6 + [1] * 4 + [2]
+    trace = make_trace([[[expert]] for expert in stream])
+
+    def victim(half_life: int, policy: str = "lfu-aged") -> int:
+        return int(replay(trace, Settings(policy, 2, half_life=half_life)).victim_expert[-1])
+
+    assert victim(1) == 0
+    assert victim(10_000) == victim(1, "lfu") == 1
+
+
+def test_lfru_weighs_frequency_against_age() -> None:
+    # at the end: 0 was touched 4 times, last 5 touches ago: 4 / 6; 1 twice, last 4 ago: 2 / 5; 2 three times, just now: 3 / 1
+    stream = [0, 0, 0, 0, 1, 1, 2, 2, 2, 3]
+    run = replay(make_trace([[[expert]] for expert in stream]), Settings("lfru", 3))
+    assert run.victim_expert.tolist()[-1] == 1
+
+
+def test_score_ema_keeps_what_the_router_weighed_most() -> None:
+    trace = make_trace([[[0]], [[1]], [[2]]], weights=[[[0.9]], [[0.2]], [[0.5]]])
+    assert replay(trace, Settings("score-ema", 2)).victim_expert.tolist()[-1] == 1
+
+
+def test_layer_distance_drops_whose_layer_comes_round_last() -> None:
+    # one expert per event, 3 layers, 3 slots in all: at layer 1 of the second token, layer 0 has just passed
+    trace = make_trace([[[0], [0], [0]], [[0], [1], [0]]])
+    run = replay(trace, Settings("layer-distance", 3, "model"))
+    assert list(zip(run.victim_layer.tolist(), run.victim_expert.tolist(), strict=True))[-1] == (0, 0)
+
+
+def test_least_stale_drops_what_this_pass_did_not_touch_and_has_passed() -> None:
+    # at layer 1 of the second token 0/5 is touched, 0/0 is not and has passed, 2/0 is not and is to come
+    trace = make_trace([[[0], [0], [0]], [[5], [1], [0]]])
+    run = replay(trace, Settings("least-stale", 4, "model"))
+    assert list(zip(run.victim_layer.tolist(), run.victim_expert.tolist(), strict=True))[-1] == (0, 0)
+
+
+@pytest.mark.parametrize("policy", ["least-stale", "layer-distance"])
+def test_policies_of_the_whole_model_are_lru_within_a_layer(policy: str) -> None:
+    trace = random_trace(8, tokens=60)
+    assert replay(trace, Settings(policy, 4)).same_decisions(replay(trace, Settings("lru", 4)))
+
+
+def test_static_never_adapts() -> None:
+    calibration = make_trace([[[expert]] for expert in (3, 3, 3, 2, 2, 1)])
+    trace = make_trace([[[expert]] for expert in (3, 2, 0, 0, 0, 1, 0)])
+    run = replay(trace, Settings("static", 2, calibration="past"), find=lambda name: calibration)
+    assert run.victim_expert.tolist() == [-1, -1, 2, 0, 1]
+
+
+def test_belady_equals_an_ordinary_simulator_fed_every_set_twice() -> None:
+    """Twice, so that a member just admitted is needed again at once and cannot leave for another member."""
+    for seed in range(20):
+        trace = random_trace(seed, tokens=50, layers=1, k=3, prompt=1)
+        for slots in range(3, 9):
+            stream = [expert for row in trace.experts[:, 0].tolist() for _ in range(2) for expert in row]
+            assert hits(trace, "belady", slots) + trace.experts.size == ordinary_belady(stream, slots)
+
+
+def ordinary_belady(stream: list[int], slots: int) -> int:
+    """Hits of the textbook algorithm, one request at a time."""
+    found, cache = 0, set()
+    for at, expert in enumerate(stream):
+        if expert in cache:
+            found += 1
+            continue
+        if len(cache) == slots:
+            rest = stream[at + 1 :]
+            cache.remove(max(cache, key=lambda e: rest.index(e) if e in rest else len(rest)))
+        cache.add(expert)
+    return found
+
+
+def test_below_one_tokens_needs_lru_hits_nothing_and_belady_does() -> None:
+    """Scope model: layers x k = 6 experts of each token in a loop, 4 slots."""
+    trace = make_trace([[[0, 1], [2, 3], [4, 5]]] * 20)
+    assert hits(trace, "lru", 4, scope="model") == 0
+    assert hits(trace, "belady", 4, scope="model") >= trace.experts.size / 3 - 4
+
+
+def test_a_policy_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(str(moeviz.policies.__doc__).split("asked for:\n")[1].replace("\n    ", "\n"))
+    name = load_policy(f"{path}:mru")
+    assert "mru" not in POLICIES
+    trace = make_trace([[[expert]] for expert in (0, 1, 2)])
+    assert replay(trace, Settings(name, 2)).victim_expert.tolist()[-1] == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "function", "words"),
+    [
+        (None, "f", "there is no file"),
+        ("1 / 0", "f", "does not run: ZeroDivisionError"),
+        ("x = 1", "f", "registers no policy 'f'"),
+    ],
+)
+def test_a_policy_file_that_does_not_serve_is_refused(content: str | None, function: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(PolicyError, match=words):
+        load_policy(f"{path}:{function}")
+
+
+def test_a_file_cannot_replace_a_policy_of_moeviz(tmp_path: Path) -> None:
+    before = dict(POLICIES)
+    path = tmp_path / "mine.py"
+    path.write_text("from moeviz.policies import policy\n@policy('lru')\ndef lru(use, now):\n    return 0.0\n")
+    name = load_policy(f"{path}:lru")
+    assert POLICIES["lru"] is before["lru"]
+    assert POLICIES[name] is not before["lru"]

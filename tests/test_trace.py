@@ -26,7 +26,9 @@ from moeviz.trace import Trace, TraceError, from_bytes, load_file, write_atomica
 def same(a: Trace, b: Trace) -> bool:
     arrays = ("experts", "weights", "token_ids", "phase", "forward_pass", "guess")
     others = ("num_experts", "texts", "model", "revision", "layer_indices", "expert_bytes", "prompt", "seed", "recorded")
-    return all(np.array_equal(getattr(a, n), getattr(b, n)) for n in arrays) and all(getattr(a, n) == getattr(b, n) for n in others)
+    return all(np.array_equal(getattr(a, n), getattr(b, n)) for n in arrays) and all(
+        getattr(a, n) == getattr(b, n) for n in others
+    )
 
 
 @given(seed=st.integers(0, 1_000), prompt=st.text(max_size=20), text=st.text(max_size=5))
@@ -106,7 +108,9 @@ def test_a_bad_header_is_refused_by_name(header: dict[str, Any], words: str) -> 
         ({"forward_pass": np.arange(10, dtype=np.int32)[::-1].copy()}, "forward_pass goes down"),
         ({"forward_pass": np.arange(10, dtype=np.int32) - 1}, "forward_pass goes down"),
         ({"guess": np.full((10, 2, 9, 1), -1, np.int16)}, "at most 8 lookaheads"),
-        ({"guess": np.full((10, 2, 1, 1), 6, np.int16)}, "guess holds 6"),
+        ({"guess": np.full(GOOD.guess.shape, 6, np.int16)}, "guess holds 6"),
+        ({"guess": GOOD.guess[:, :, :2]}, "guess_probability has shape"),
+        ({"guess_probability": np.full(GOOD.guess.shape, 2, np.float16)}, "not from 0 to 1"),
         ({"token_ids": None}, "lacks token_ids"),
         ({"extra": np.zeros(1)}, "holds 'extra', which version 1"),
         ({"run.pass_phase": np.zeros(1, np.uint8)}, "header names no run"),

@@ -49,10 +49,15 @@ def facts(loaded: Loaded) -> ModelFacts:
 
 
 def record(
-    loaded: Loaded, prompt: str, settings: Settings, options: Options, stop: Callable[[], bool] = lambda: False
+    loaded: Loaded,
+    prompt: str,
+    settings: Settings,
+    options: Options,
+    stop: Callable[[], bool] = lambda: False,
+    future: Trace | None = None,
 ) -> tuple[Trace, Run]:
-    """One run from start to end. Raises SettingsError or ModelError."""
-    records = list(generate(loaded, prompt, settings, options, stop))
+    """One run from start to end, as `generate`. Raises SettingsError or ModelError."""
+    records = list(generate(loaded, prompt, settings, options, stop, future))
     return to_recording(loaded, records, prompt, settings, options)
 
 
@@ -74,7 +79,7 @@ def compare(
     """Measures every Settings `repeats` times, interleaved: all once, all again, each round starting one further.
 
     First a run with all experts resident records the trace and warms up; it is yielded as number -1 and is no measurement. Then
-    measured runs, which record no guesses beyond what they use. Yields (share done, number of the Settings, trace or None, run);
+    measured runs, which record no guesses beyond what they use; those that have to know the future are given the trace. Yields (share done, number of the Settings, trace or None, run);
     nothing more once `stop` says so.
     """
     for one in settings:  # before anything runs
@@ -87,7 +92,7 @@ def compare(
     for round_number in range(repeats):
         for place in range(len(settings)):
             number = (place + round_number) % len(settings)
-            records = list(generate(loaded, prompt, settings[number], quiet, stop))
+            records = list(generate(loaded, prompt, settings[number], quiet, stop, trace))
             if stop():
                 return
             _, run = to_recording(loaded, records, prompt, settings[number], quiet)

@@ -20,15 +20,18 @@ from torch import nn
 from transformers import DynamicCache
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from moeviz.cache import ExpertCache, Load, event_record
+from moeviz.cache import NOBODY, ExpertCache, Load, event_record
+from moeviz.knowledge import knowledge
 from moeviz.offload.experts import forward_for, on_slot
 from moeviz.offload.link import DeviceLink, HostLink, Ticket, slots_for
 from moeviz.offload.loader import Loaded, ModelError
+from moeviz.predictors import BY_ROUTERS, RouterGuess
 from moeviz.run import EventRecord, PassRecord
 from moeviz.settings import Settings, SettingsError
-from moeviz.trace import DECODE, PREFILL
+from moeviz.trace import DECODE, PREFILL, Trace
 
 LOOKAHEADS = 3  # guesses that a trace holds: for 1, 2 and 3 layers ahead
+GUESSES = 8  # at least so many per layer, or all experts, so that a replay can try other widths and thresholds
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +47,21 @@ class Options:
 
 
 def generate(
-    loaded: Loaded, prompt: str, settings: Settings, options: Options, stop: Callable[[], bool] = lambda: False
+    loaded: Loaded,
+    prompt: str,
+    settings: Settings,
+    options: Options,
+    stop: Callable[[], bool] = lambda: False,
+    future: Trace | None = None,
 ) -> Iterator[PassRecord]:
     """Runs prompt and generation; one PassRecord per forward pass, the first for the whole prompt.
 
-    Raises SettingsError or ModelError before anything runs. `stop` is asked before every pass.
+    `stop` is asked before every pass; `future` is a trace of the same run, for settings that have to know it. Raises SettingsError or
+    ModelError before anything runs, and SettingsError where the run departs from its future.
     """
     ids = encode(loaded, prompt, options)
     script = list(loaded.tokenizer(options.then)["input_ids"]) if options.then else []
-    serving = Serving(loaded, settings, options)
+    serving = Serving(loaded, settings, options, future)
     return _generate(loaded, ids, script, serving, options, stop)
 
 
@@ -154,20 +163,21 @@ class DeviceClock:
 class Serving:
     """One run: cache, slots and link, called by the experts modules while the model computes."""
 
-    def __init__(self, loaded: Loaded, settings: Settings, options: Options) -> None:
+    def __init__(self, loaded: Loaded, settings: Settings, options: Options, future: Trace | None = None) -> None:
         count = len(loaded.layers)
-        self.cache = ExpertCache(settings, count, loaded.experts, loaded.k)
+        self.cache = ExpertCache(settings, count, loaded.experts, loaded.k, knowledge(settings, future))
         self._loaded = loaded
         self._settings = settings
         self._lookaheads = _lookaheads(settings, options, count)
-        self._width = min(loaded.experts, max(2 * loaded.k, self.cache.width))
-        by_routers = settings.prefetch == "next-gate" and not settings.baseline
+        self._width = min(loaded.experts, max(2 * loaded.k, self.cache.width, GUESSES))
+        by_routers = settings.prefetch in BY_ROUTERS and not settings.baseline
         if by_routers and any(layer.router is None for layer in loaded.layers):
             raise SettingsError(
                 "prefetch 'next-gate' needs the layers' routers, which were not found in this model. Choose another."
             )
         self._by_routers = by_routers
         self._guesses_recorded = options.guesses
+        self._needs_probabilities = options.guesses or (by_routers and settings.threshold > 0)
         self._on_host = loaded.device.type == "cpu"
         self._clock = HostClock() if self._on_host else DeviceClock(loaded.device)
         self._forward = forward_for(loaded.layers[0].experts, loaded.store.layout, loaded.device)
@@ -182,8 +192,8 @@ class Serving:
         self._slots = [slots_for(loaded.store, self.cache.slots, loaded.device) for _ in range(self.cache.pools)]
         self._modules: dict[tuple[int, int], nn.Module] = {}  # (layer, slot) -> the experts module on that slot's weights
         self._open_tickets: list[Ticket] = []
-        if self._settings.baseline == "resident":
-            self._fill()
+        self._fill()
+        self._passes = 0
         self._hooks = []
         for number, layer in enumerate(loaded.layers):
             layer.experts.moeviz = (self, number)
@@ -211,7 +221,8 @@ class Serving:
         self._events: list[EventRecord] = []
         self._stamps: list[tuple[Any, list[tuple[Any, Any]], list[tuple[Any, Any]]]] = []
         self._chosen: list[tuple[list[list[int]], list[list[float]]]] = []  # per layer
-        self._guesses: dict[tuple[int, int], list[list[int]]] = {}  # (layer it is for, lookahead) -> [token, rank]
+        self._guesses: dict[tuple[int, int], RouterGuess] = {}  # (layer it is for, lookahead)
+        self._passes += 1
 
     def end_pass(self, phase: int, ids: list[int], chosen: int, start: int) -> PassRecord:
         """The pass as plain data. Its last token has been read, so every stamp of it has passed."""
@@ -227,12 +238,14 @@ class Serving:
             texts=[decode([token]) for token in ids],
             experts=_by_token([rows for rows, _ in self._chosen]),
             weights=_by_token([weights for _, weights in self._chosen]),
-            guess=self._guess_rows(len(ids)) if self._guesses_recorded else [[[] for _ in self._chosen] for _ in ids],
+            guess=self._guess_rows(len(ids), lambda guess: guess.experts, -1),
+            guess_probability=self._guess_rows(len(ids), lambda guess: guess.probabilities, 0.0),
             events=self._events,
             next_id=chosen,
             next_text=decode([chosen]),
             wall_ns=wall,
             copies=self._finished_copies(),
+            initial=self.cache.initial if self._passes == 1 else [],
         )
 
     # an event
@@ -313,12 +326,12 @@ class Serving:
         self._open_tickets.append(self._link.submit(load, self._slots[self.cache.pool(load.layer)][load.slot]))
 
     def _fill(self) -> None:
+        """Copies who is resident from the start, before the clock runs."""
         assert self._link is not None
-        for number in range(len(self._loaded.layers)):
-            for expert in range(self._loaded.experts):
-                slot = self._slots[self.cache.pool(number)][self.cache.slot(number, expert)]
-                self._link.submit(Load(number, expert, 0, (-1, -1), -1, False), slot)
-                self._link.wait(slot)
+        for number, expert, slot in self.cache.initial:
+            room = self._slots[self.cache.pool(number)][slot]
+            self._link.submit(Load(number, expert, slot, NOBODY, -1, False), room)
+            self._link.wait(room)
 
     # guesses
 
@@ -342,17 +355,22 @@ class Serving:
             # the router's own choice first (some add biases or groups to their logits), the others by their logits
             key = logits.double()
             key = key.scatter(1, chosen, 1e6 + chosen_weights.double())
-            self._guesses[target, d] = key.topk(self._width, dim=1).indices.tolist()
+            experts = key.topk(self._width, dim=1).indices
+            # rounded as a trace stores them, so that a replay reaches a threshold where the run did
+            probabilities = logits.float().softmax(-1).gather(1, experts).half().tolist() if self._needs_probabilities else None
+            self._guesses[target, d] = RouterGuess(experts.tolist(), probabilities)
 
-    def _routers_for(self, number: int) -> list[list[int]] | None:
+    def _routers_for(self, number: int) -> RouterGuess | None:
         d = self._settings.lookahead
         return self._guesses.get((number + d, d)) if self._by_routers else None
 
-    def _guess_rows(self, tokens: int) -> list[list[list[list[int]]]]:
-        none = [-1] * self._width
+    def _guess_rows(self, tokens: int, of: Callable[[RouterGuess], Any], none: float) -> list[list[list[list[Any]]]]:
+        """[token, layer, lookahead, rank]; no lookaheads where guesses are not recorded."""
+        ahead = range(1, LOOKAHEADS + 1) if self._guesses_recorded else ()
+        empty = [none] * self._width
         return [
             [
-                [self._guesses[layer, d][token] if (layer, d) in self._guesses else none for d in range(1, LOOKAHEADS + 1)]
+                [of(self._guesses[layer, d])[token] if (layer, d) in self._guesses else empty for d in ahead]
                 for layer in range(len(self._chosen))
             ]
             for token in range(tokens)
@@ -368,7 +386,7 @@ class Serving:
 def _lookaheads(settings: Settings, options: Options, layers: int) -> list[int]:
     """How far ahead routers are asked."""
     ahead = set(range(1, LOOKAHEADS + 1)) if options.guesses else set()
-    if settings.prefetch == "next-gate" and not settings.baseline:
+    if settings.prefetch in BY_ROUTERS and not settings.baseline:
         ahead.add(settings.lookahead)
     return sorted(d for d in ahead if d < layers)
 
