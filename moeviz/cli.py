@@ -9,18 +9,19 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 from moeviz import metrics
-from moeviz.policies import POLICIES
+from moeviz.policies import POLICIES, PolicyError, load_policy
 from moeviz.predictors import PREDICTORS
 from moeviz.replay import replay as replay_trace
 from moeviz.run import Run
-from moeviz.settings import BASELINES, SCOPES, Settings, SettingsError
-from moeviz.trace import TraceError, load_file
+from moeviz.settings import BASELINES, WARM, Settings, SettingsError
+from moeviz.trace import Trace, TraceError, load_file
 
 if TYPE_CHECKING:
     from moeviz.offload.loader import Loaded
@@ -70,24 +71,44 @@ def model_options(command: F) -> F:
     return command
 
 
+def settings_options(command: F) -> F:
+    """Options of every command that takes one Settings."""
+    for option in reversed(
+        [
+            click.option("--policy", default="lru", show_default=True, help=f"Who leaves: {', '.join(POLICIES)}; or path.py:name, a file of yours."),
+            click.option("--slots", type=int, default=4, show_default=True, help="Experts that fit in the fast tier, per MoE layer or in all."),
+            click.option("--scope", default="layer", show_default=True, help="layer: each MoE layer owns its slots; model: one pool for all."),
+            click.option("--prefetch", default="none", show_default=True, help=f"Guess what a later layer needs: {', '.join(PREDICTORS)}."),
+            click.option("--lookahead", type=int, default=1, show_default=True, help="How many MoE layers ahead a guess is made."),
+            click.option("--width", type=int, default=0, show_default=True, help="Experts guessed; 0: as many as the router chooses."),
+            click.option("--threshold", type=float, default=0.0, help="next-gate: guess until the probabilities reach this, instead of --width."),
+            click.option("--warm", default="cold", show_default=True, help=f"What is resident at the start: {', '.join(WARM)}."),
+            click.option("--calibration", default="", help="Trace file or sample for --policy static and --warm calibrated."),
+            click.option("--half-life", type=int, default=64, show_default=True, help="Tokens; of policy lfu-aged."),
+            click.option("--baseline", default="", help=f"Instead of a cache: {', '.join(BASELINES)}."),
+        ]
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def settings_of(options: dict[str, Any]) -> Settings:
+    """Settings of the flags. Raises SettingsError or PolicyError."""
+    known = {field.name for field in fields(Settings)}
+    load_policy(options["policy"])
+    return Settings(**{name: value for name, value in options.items() if name in known})
+
+
 @main.command()
 @model_options
-@click.option("--policy", default="lru", show_default=True, help=f"Who leaves: {', '.join(POLICIES)}.")
-@click.option("--slots", type=int, default=4, show_default=True, help="Experts of each MoE layer that fit in the fast tier.")
+@settings_options
 @click.option(
-    "--scope", default="layer", show_default=True, help="layer: each MoE layer owns its slots; model: one pool for all."
+    "--future", type=click.Path(path_type=Path), help="Trace of this very run, for --policy belady or --prefetch oracle."
 )
-@click.option("--prefetch", default="none", show_default=True, help=f"Guess what a later layer needs: {', '.join(PREDICTORS)}.")
-@click.option("--lookahead", type=int, default=1, show_default=True, help="How many MoE layers ahead a guess is made.")
-@click.option("--width", type=int, default=0, show_default=True, help="Experts guessed; 0: as many as the router chooses.")
-@click.option("--baseline", default="", help=f"Instead of a cache: {', '.join(BASELINES)}.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Save trace and run as a .moetrace file.")
 @click.option("--verify/--no-verify", default=True, show_default=True,
               help="Run again with every expert resident and compare the tokens (needs room for all experts).")  # fmt: skip
-def run(
-    model: str, prompt: str, policy: str, slots: int, scope: str, prefetch: str, lookahead: int, width: int, baseline: str,
-    out: Path | None, verify: bool, as_json: bool, **others: Any,
-) -> None:  # fmt: skip
+def run(model: str, prompt: str, future: Path | None, out: Path | None, verify: bool, as_json: bool, **others: Any) -> None:
     """Generate text with the experts of MODEL in the slow tier, and report what the cache did and what it cost.
 
     MODEL is a folder that save_pretrained wrote or a hub id of any mixture-of-experts model that transformers serves; the bundled
@@ -98,13 +119,15 @@ def run(
       python -m moeviz run --prompt "In the beginning" --policy lfu --slots 4 --prefetch next-gate
     """
     with refusing():
-        settings = Settings(policy, slots, scope, prefetch, lookahead, width, others["seed"], baseline)
+        settings = settings_of(others)
+        known = Trace.load(future) if future else None
         if out is not None and not out.parent.is_dir():
             raise Refused(f"The folder {out.parent} for --out does not exist. Make it, or choose another.")
         loaded, options = prepare(model, others)
         from moeviz.offload import measure
 
-        trace, result = measure.record(loaded, prompt, settings, options)
+        known = known or measure.look_ahead(loaded, prompt, settings, options)
+        trace, result = measure.record(loaded, prompt, settings, options, future=known)
         lossless = None
         if verify:
             _, resident = measure.record(loaded, prompt, measure.RESIDENT, options)
@@ -202,16 +225,10 @@ def compare(model: str, prompt: str, texts: tuple[str, ...], baselines: str, rep
 
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--policy", default="lru", show_default=True, help=f"Who leaves: {', '.join(POLICIES)}.")
-@click.option("--slots", type=int, default=4, show_default=True, help="Experts that fit in the fast tier, per MoE layer.")
-@click.option("--scope", type=click.Choice(SCOPES), default="layer", show_default=True, help="layer, or one pool for the model.")
-@click.option("--prefetch", default="none", show_default=True, help=f"One of {', '.join(PREDICTORS)}.")
-@click.option("--lookahead", type=int, default=1, show_default=True, help="How many MoE layers ahead a guess is made.")
-@click.option("--width", type=int, default=0, show_default=True, help="Experts guessed; 0: as many as the router chooses.")
+@settings_options
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of policy random.")
-@click.option("--baseline", default="", help=f"Instead of a cache: {', '.join(BASELINES)}.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs.")
-def replay(file: Path, as_json: bool, **settings_fields: Any) -> None:
+def replay(file: Path, as_json: bool, **others: Any) -> None:
     """What would a cache have done? Replays a .moetrace FILE under any settings, without the model.
 
     The router's choices do not depend on the cache, so hits, misses and evictions are exactly those of a live run. Times are not:
@@ -222,8 +239,8 @@ def replay(file: Path, as_json: bool, **settings_fields: Any) -> None:
       python -m moeviz replay sample_traces/change-of-subject.moetrace --policy lfu --slots 3
     """
     with refusing():
+        settings = settings_of(others)
         trace, recorded = load_file(file)
-        settings = Settings(**settings_fields)
         result = replay_trace(trace, settings)
     ids = list(recorded.output_ids) if recorded else trace.token_ids[trace.phase == 1].tolist()
     values = {
@@ -260,7 +277,7 @@ def refusing() -> Iterator[None]:
     """Turns what a user can mend into one message and exit code 2."""
     try:
         yield
-    except (SettingsError, TraceError) as error:
+    except (SettingsError, PolicyError, TraceError) as error:
         raise Refused(str(error)) from None
     except (ValueError, RuntimeError) as error:
         _refuse_if_ours(error)

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import transformers
 
+from moeviz.knowledge import needs_future
 from moeviz.offload.loader import Loaded
 from moeviz.offload.session import Options, generate
 from moeviz.run import ModelFacts, PassRecord, Run
@@ -59,6 +60,15 @@ def record(
     """One run from start to end, as `generate`. Raises SettingsError or ModelError."""
     records = list(generate(loaded, prompt, settings, options, stop, future))
     return to_recording(loaded, records, prompt, settings, options)
+
+
+def look_ahead(
+    loaded: Loaded, prompt: str, settings: Settings, options: Options, stop: Callable[[], bool] = lambda: False
+) -> Trace | None:
+    """A trace of the run to come, recorded with every expert resident, for settings that have to know the future; else None."""
+    if not needs_future(settings):
+        return None
+    return record(loaded, prompt, RESIDENT, replace(options, guesses=False), stop)[0]
 
 
 def to_recording(

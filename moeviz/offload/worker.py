@@ -17,10 +17,12 @@ from typing import Any
 
 import torch
 
+from moeviz.knowledge import needs_future
 from moeviz.offload import measure
 from moeviz.offload.loader import Loaded, ModelError, load
 from moeviz.offload.session import Options, generate
 from moeviz.offload.store import StoreError
+from moeviz.policies import PolicyError, load_policy
 from moeviz.settings import Settings, SettingsError
 
 Send = Callable[[dict[str, Any]], None]
@@ -39,14 +41,19 @@ class Worker:
             loaded = self._load(job["model"])
             self._send({"event": "loaded", "facts": asdict(measure.facts(loaded))})
             options = Options(**job["options"])
-            settings = [Settings.from_dict(values) for values in job["settings"]]
+            settings = [Settings.from_dict({**values, "policy": load_policy(values["policy"])}) for values in job["settings"]]
             if job["kind"] == "watch":
-                for record in generate(loaded, job["prompt"], settings[0], options, self.stop.is_set):
+                if needs_future(settings[0]):
+                    self._send(
+                        {"event": "loading", "share": 1.0, "what": f"{settings[0].label} knows the future: recording it first"}
+                    )
+                future = measure.look_ahead(loaded, job["prompt"], settings[0], options, self.stop.is_set)
+                for record in generate(loaded, job["prompt"], settings[0], options, self.stop.is_set, future):
                     self._send({"event": "pass", "record": record.to_json()})
             else:
                 self._compare(loaded, job["prompt"], settings, job["repeats"], options)
             self._send({"event": "end", "stopped": self.stop.is_set()})
-        except (SettingsError, ModelError, StoreError) as error:
+        except (SettingsError, PolicyError, ModelError, StoreError) as error:
             self._send({"event": "error", "message": str(error)})
         except (MemoryError, torch.OutOfMemoryError):
             self._send({"event": "error", "message": "The fast tier is out of memory. Choose fewer slots or a smaller model."})

@@ -1,0 +1,35 @@
+"""Records the sample traces with the bundled model: one domain, a text that changes its subject midway, a long one.
+
+python -m moeviz.demo_model.samples
+"""
+
+from __future__ import annotations
+
+import torch
+
+from moeviz.knowledge import SAMPLES
+from moeviz.offload import measure
+from moeviz.offload.loader import load
+from moeviz.offload.session import Options
+from moeviz.settings import Settings
+
+BIBLE = "And it came to pass in those days, that"
+PYTHON = "\n\ndef main(argv):\n    for name in argv:\n        "
+SAMPLE_RUNS = {  # name -> prompt, options
+    "bible": (BIBLE, Options(max_new_tokens=160, stop_at_end=False)),
+    "change-of-subject": (BIBLE, Options(max_new_tokens=200, stop_at_end=False, then=PYTHON)),
+    "python-long": ("class Parser:\n    def __init__(self, name):\n        ", Options(max_new_tokens=520, stop_at_end=False)),
+}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    loaded = load()
+    for name, (prompt, options) in SAMPLE_RUNS.items():
+        trace, run = measure.record(loaded, prompt, Settings(), options)
+        trace.save(SAMPLES / f"{name}.moetrace", run)
+        print(f"{name}: {trace.tokens} tokens\n{prompt}{loaded.tokenizer.decode(run.output_ids)}\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
