@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,15 @@ import streamlit as st
 
 from moeviz import charts
 from moeviz.board import STATES, Frame
-from moeviz.offload.client import Client, ModelSpec
+from moeviz.knowledge import SAMPLES
+from moeviz.offload.client import Client, Job, ModelSpec
 from moeviz.policies import POLICIES
 from moeviz.predictors import PREDICTORS
 from moeviz.run import Run
+from moeviz.settings import SCOPES, WARM, Settings, SettingsError
 from moeviz.trace import Trace, TraceError, load_file
 
 HERE = Path(__file__).parent
-SAMPLES = HERE.parent / "sample_traces"
 FIRST_SAMPLE = SAMPLES / "change-of-subject.moetrace"
 POLICY_HELP = "Who leaves when an expert needs a slot:\n" + "\n".join(
     f"- **{name}** {score.__doc__}" for name, score in POLICIES.items()
@@ -122,6 +123,54 @@ def prompt_controls(prefix: str) -> tuple[str, str]:
     return prompt, then
 
 
+def settings_controls(name: str, first: Settings, *, sampled: int = 0) -> Settings | None:
+    """Widgets of one Settings; None, after one message, where they do not fit together. `name` tells several apart in the URL."""
+    columns: Any = {"bind": "query-params"}
+    policy = st.selectbox(
+        "Policy", list(POLICIES), list(POLICIES).index(first.policy), key=f"policy{name}", help=POLICY_HELP, width=150, **columns
+    )
+    scope = st.session_state.get(f"scope{name}", first.scope)
+    slots = st.number_input("Slots per layer" if scope == "layer" else "Slots in all", 1, 100_000, first.slots, key=f"slots{name}", width=130,
+                            help="Experts that fit in the fast tier. The bundled model has 8 layers of 8 experts and uses 2 of each layer at a time.", **columns)  # fmt: skip
+    prefetch = st.selectbox("Pre-fetch", list(PREDICTORS), list(PREDICTORS).index(first.prefetch), key=f"prefetch{name}", help=PREFETCH_HELP,
+                            width=160, **columns)  # fmt: skip
+    with st.popover("More", icon=":material/more_horiz:"):
+        st.segmented_control("Scope", SCOPES, default=first.scope, required=True, key=f"scope{name}", **columns,
+                             help="layer: each MoE layer owns its slots. model: one pool for all layers.")  # fmt: skip
+        lookahead = st.number_input(
+            "Lookahead", 1, 8, 1, key=f"lookahead{name}", help="How many MoE layers ahead a guess is made.", **columns
+        )
+        width = st.number_input(
+            "Width", 0, 512, 0, key=f"width{name}", help="Experts guessed; 0: as many as the router chooses.", **columns
+        )
+        threshold = st.number_input("Threshold", 0.0, 1.0, 0.0, 0.1, key=f"threshold{name}", **columns,
+                                    help="next-gate: guess until the probabilities reach this, instead of a width; 0: no.")  # fmt: skip
+        warm = st.selectbox(
+            "Warm start",
+            list(WARM),
+            key=f"warm{name}",
+            help="\n".join(f"- **{n}**: {what}" for n, what in WARM.items()),
+            **columns,
+        )
+        calibration = st.selectbox("Calibration trace", sample_names(), key=f"calibration{name}", accept_new_options=True,
+                                   help="For the policy static and the warm start calibrated: a sample, or the path of a .moetrace file.")  # fmt: skip
+        half_life = st.number_input(
+            "Half-life in tokens", 1, 100_000, 64, key=f"halflife{name}", help="Of the policy lfu-aged.", **columns
+        )
+    try:
+        settings = Settings(
+            policy, slots, scope, prefetch, lookahead, width, float(threshold), warm, calibration or "", half_life, sampled
+        )
+    except SettingsError as error:
+        st.error(str(error))
+        return None
+    return settings if settings.needs_calibration else replace(settings, calibration="")
+
+
+def sample_names() -> list[str]:
+    return sorted(path.stem for path in SAMPLES.glob("*.moetrace"))
+
+
 def model_controls(prefix: str) -> tuple[ModelSpec, dict[str, Any]]:
     """Model, tier and sampling, behind a popover: nobody needs them for a first look."""
     with st.popover("Model and tier", icon=":material/tune:"):
@@ -139,5 +188,35 @@ def model_controls(prefix: str) -> tuple[ModelSpec, dict[str, Any]]:
     return ModelSpec(name.strip(), tier, device.strip() or "auto"), {"temperature": temperature, "seed": seed}
 
 
+def run_or_stop(label: str, icon: str, job: Job | None) -> bool:
+    """One button: it starts a job, or stops the one that runs. True where a job is to start."""
+    if job is None or job.finished:
+        return st.button(label, type="primary", icon=icon)
+    if st.button("Stop", icon=":material/stop:"):
+        client().stop(job)
+    return False
+
+
 def megabytes(count: int) -> str:
     return f"{count / 1e6:,.0f} MB" if count >= 1e7 else f"{count / 1e6:,.1f} MB"
+
+
+def changed(settings: Settings) -> dict[str, Any]:
+    """Fields that differ from what moeviz takes when nothing is said, and always the policy and the slots."""
+    plain = Settings().to_dict()
+    return {name: value for name, value in settings.to_dict().items() if name in ("policy", "slots") or value != plain[name]}
+
+
+def setting(settings: Settings) -> str:
+    """As `python -m moeviz compare --setting` takes it."""
+    return ",".join(f"{name}={value}" for name, value in changed(settings).items())
+
+
+def flags(settings: Settings) -> list[str]:
+    """As `python -m moeviz run` takes them."""
+    return [
+        part
+        for name, value in changed(settings).items()
+        if name != "seed"
+        for part in (f"--{name.replace('_', '-')}", str(value))
+    ]

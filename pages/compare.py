@@ -9,15 +9,18 @@ import streamlit as st
 
 from moeviz import charts, metrics
 from moeviz.offload.client import Job
-from moeviz.policies import POLICIES
-from moeviz.predictors import PREDICTORS
 from moeviz.replay import replay
 from moeviz.run import Run
-from moeviz.settings import BASELINES, Settings, SettingsError
+from moeviz.settings import BASELINES, Settings
 from pages import common
 
 state = st.session_state
-FIRST = (("lru", "none"), ("lfu", "none"), ("lru", "next-gate"), ("lfu", "next-gate"))  # what a reader sees first
+FIRST = (
+    Settings("lru"),
+    Settings("lfu"),
+    Settings("lru", prefetch="next-gate"),
+    Settings("lfu", prefetch="next-gate"),
+)  # what a reader sees first
 
 
 def controls() -> None:
@@ -28,33 +31,16 @@ def controls() -> None:
                              bind="query-params", help="\n".join(f"- **{name}**: {what}" for name, what in BASELINES.items()))  # fmt: skip
     chosen = []
     for number, column in enumerate(st.columns(count)):
-        policy, prefetch = FIRST[number]
         with column.container(border=True, horizontal=True, vertical_alignment="bottom"):
-            chosen.append(
-                {
-                    "policy": st.selectbox("Policy", list(POLICIES), list(POLICIES).index(policy), key=f"policy{number + 1}",
-                                           bind="query-params", help=common.POLICY_HELP, width=125),
-                    "slots": st.number_input("Slots per layer", 1, 4096, 4, key=f"slots{number + 1}", bind="query-params", width=125),
-                    "prefetch": st.selectbox("Pre-fetch", list(PREDICTORS), list(PREDICTORS).index(prefetch), key=f"prefetch{number + 1}",
-                                             bind="query-params", help=common.PREFETCH_HELP, width=150),
-                }
-            )  # fmt: skip
+            chosen.append(common.settings_controls(str(number + 1), FIRST[number], sampled=int(state.get("compare_seed", 0))))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         tokens = st.number_input("New tokens", 2, 100_000, 60, key="compare_tokens", bind="query-params", width=130)
         repeats = st.number_input("Repeats", 3, 50, 3, key="repeats", bind="query-params", width=110)
         spec, sampling = common.model_controls("compare")
         job: Job | None = state.get("compare_job")
-        running = job is not None and not job.finished
-        run = st.button("Measure", type="primary", icon=":material/timer:", disabled=running)
-        if st.button("Stop", icon=":material/stop:", disabled=not running) and job is not None:
-            common.client().stop(job)
-    if run:
-        try:
-            settings = [Settings(seed=sampling["seed"], **one) for one in chosen]
-        except SettingsError as error:
-            st.error(str(error))
-            return
-        settings += [Settings(baseline=name) for name in baselines]
+        run = common.run_or_stop("Measure", ":material/timer:", job)
+    if run and all(one is not None for one in chosen):
+        settings = [one for one in chosen if one is not None] + [Settings(baseline=name) for name in baselines]
         if len(set(settings)) < len(settings):
             st.error("Two of the settings are the same. Change one: a comparison with itself shows nothing.")
             return

@@ -6,11 +6,9 @@ import streamlit as st
 
 from moeviz import board, metrics
 from moeviz.offload.client import Job
-from moeviz.policies import POLICIES
-from moeviz.predictors import PREDICTORS
 from moeviz.replay import replay
 from moeviz.run import Run
-from moeviz.settings import Settings, SettingsError
+from moeviz.settings import Settings
 from moeviz.trace import Trace
 from pages import common
 
@@ -20,25 +18,12 @@ state = st.session_state
 def controls() -> None:
     prompt, then = common.prompt_controls("live")
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        policy = st.selectbox("Policy", list(POLICIES), key="policy", bind="query-params", help=common.POLICY_HELP, width=130)
-        slots = st.number_input("Slots per MoE layer", 1, 4096, 4, key="slots", bind="query-params", width=150,
-                                help="Experts of each layer that fit in the fast tier. The bundled model has 8 per layer and uses 2 at a time.")  # fmt: skip
-        prefetch = st.selectbox(
-            "Pre-fetch", list(PREDICTORS), key="prefetch", bind="query-params", help=common.PREFETCH_HELP, width=160
-        )
+        settings = common.settings_controls("", Settings(), sampled=int(state.get("live_seed", 0)))
         tokens = st.number_input("New tokens", 1, 100_000, 120, key="tokens", bind="query-params", width=130)
         spec, sampling = common.model_controls("live")
         job: Job | None = state.get("live_job")
-        running = job is not None and not job.finished
-        run = st.button("Run", type="primary", icon=":material/play_arrow:", disabled=running)
-        if st.button("Stop", icon=":material/stop:", disabled=not running) and job is not None:
-            common.client().stop(job)
-    if run:
-        try:
-            settings = Settings(policy, slots, prefetch=prefetch, seed=sampling["seed"])
-        except SettingsError as error:
-            st.error(str(error))
-            return
+        run = common.run_or_stop("Run", ":material/play_arrow:", job)
+    if run and settings is not None:
         new = Job("watch", prompt, [settings], spec, max_new_tokens=tokens, then=then, stop_at_end=False, **sampling)
         state.live_job, state.live_watch = common.client().submit(new), None
         st.rerun()
@@ -117,7 +102,7 @@ def meters(run: Run) -> None:
     total = stack.compute + stack.stall + stack.other if stack else 0
     moved = numbers["bytes_demand"] + numbers["bytes_prefetch_useful"] + numbers["bytes_prefetch_wasted"]
     with st.container(horizontal=True):
-        st.metric("Hit ratio (decode)", f"{counted['hit_ratio']:.1%}", border=True, width=190,
+        st.metric("Hit ratio", f"{counted['hit_ratio']:.1%}", border=True, width=164,
                   help="Hits / accesses while tokens are generated. Late hits, still on their way when needed, are not counted.")  # fmt: skip
         st.metric(
             "Tokens per second",
@@ -125,9 +110,9 @@ def meters(run: Run) -> None:
             border=True,
             width=190,
         )
-        st.metric("Stall share", f"{stack.stall / total:.0%}" if stack and total else "–", border=True, width=190,
+        st.metric("Stall share", f"{stack.stall / total:.0%}" if stack and total else "–", border=True, width=164,
                   help="Part of the time per token in which compute waited for a copy.")  # fmt: skip
-        st.metric("Moved over the link", common.megabytes(moved), border=True, width=190,
+        st.metric("Moved by the link", common.megabytes(moved), border=True, width=164,
                   help=f"One expert is {common.megabytes(run.expert_bytes)}; the slots hold {common.megabytes(run.fast_tier_bytes)}.")  # fmt: skip
 
 
@@ -137,7 +122,7 @@ def command(job: Job) -> str:
 
     settings = job.settings[0]
     parts = ["python", "-m", "moeviz", "run", *([job.model.name] if job.model.name else []), "--prompt", job.prompt]
-    parts += ["--policy", settings.policy, "--slots", str(settings.slots), "--prefetch", settings.prefetch]
+    parts += common.flags(settings)
     parts += [
         "--max-new-tokens",
         str(job.max_new_tokens),

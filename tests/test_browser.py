@@ -1,0 +1,161 @@
+"""The app in a real browser, from the first page to a saved trace. Needs Chromium; never skipped in CI."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from moeviz.trace import load_file
+
+ROOT = Path(__file__).parent.parent
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+SECONDS = 1_000
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="no Chromium (Debian: apt install chromium)"),
+]
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The app's own server on a free port of this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port), "--server.headless", "true"]
+    environment = os.environ | {"MOEVIZ_DATA": str(tmp_path_factory.mktemp("data"))}
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        while process.poll() is None:
+            try:
+                urllib.request.urlopen(f"{address}/_stcore/health").read()
+                break
+            except (urllib.error.URLError, ConnectionError):
+                continue
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(app: str, browser: Browser) -> Iterator[Page]:
+    """A page that fails the test on a console error or a request to another host."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, accept_downloads=True)
+    page = context.new_page()
+    page.set_default_timeout(60 * SECONDS)
+    expect.set_options(timeout=60 * SECONDS)
+    wrong: list[str] = []
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda request: wrong.append(request.url) if not request.url.startswith((app, "data:", "blob:")) else None)
+    page.goto(app)
+    yield page
+    context.close()
+    assert wrong == []
+
+
+def see(page: Page, text: str) -> None:
+    """A badge holds its text twice: in itself and in the span around it."""
+    expect(page.get_by_text(text).first).to_be_visible()
+
+
+def test_live_opens_on_a_sample_runs_steps_and_saves(page: Page, tmp_path: Path) -> None:
+    board = page.locator(".board")
+    expect(board).to_have_attribute("data-frames", "200")
+    page.get_by_label("New tokens").fill("24")
+    page.get_by_label("New tokens").press("Enter")
+    page.get_by_role("button", name="Run").click()
+    see(page, "live = replay, event for event")
+    expect(board).to_have_attribute("data-frames", "24")
+    board.focus()
+    page.keyboard.press("Home")
+    expect(board).to_have_attribute("data-step", "0")
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    expect(board).to_have_attribute("data-step", "3")
+    page.keyboard.press("ArrowLeft")
+    expect(board).to_have_attribute("data-step", "2")
+    see(page, "Pass 3: who was needed")  # the step has come back to Python
+    page.keyboard.press("Space")
+    expect(board).to_have_attribute("data-step", "23")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save trace").click()
+    path = tmp_path / "saved.moetrace"
+    download.value.save_as(path)
+    trace, run = load_file(path)
+    assert run is not None
+    assert len(run.output_ids) == 24
+    assert trace.prompt == "And it came to pass in those days, that"
+
+
+def test_a_run_is_stopped_and_keeps_what_it_captured(page: Page) -> None:
+    page.get_by_label("New tokens").fill("1500")
+    page.get_by_label("New tokens").press("Enter")
+    page.get_by_role("button", name="Run").click()
+    see(page, "of 1500 tokens")
+    page.get_by_role("button", name="Stop").click()
+    see(page, "stopped after")
+    assert 0 < int(page.locator(".board").get_attribute("data-frames") or 0) < 1500
+    see(page, "live = replay, event for event")
+
+
+def test_the_board_follows_a_live_run(page: Page) -> None:
+    page.get_by_label("New tokens").fill("60")
+    page.get_by_label("New tokens").press("Enter")
+    page.get_by_role("button", name="Run").click()
+    see(page, "so these speeds are no measurement")
+    before = int(page.locator(".board").get_attribute("data-drawn") or 0)
+    see(page, "live = replay, event for event")
+    expect(page.locator(".board")).to_have_attribute("data-step", "59")  # it played all that came
+    assert int(page.locator(".board").get_attribute("data-drawn") or 0) > before
+
+
+def test_compare_measures_lru_against_lfu(page: Page) -> None:
+    page.get_by_role("link", name="Compare").click()
+    page.get_by_label("New tokens").fill("16")
+    page.get_by_label("New tokens").press("Enter")
+    page.get_by_role("button", name="Measure").click()
+    for badge in ("same tokens in every run", "measured = replayed"):
+        see(page, badge)
+    for chart in ("Tokens per second", "Where the time of a token goes", "Hit ratio", "What went over the link"):
+        expect(page.get_by_role("heading", name=chart)).to_be_visible()
+    expect(page.locator(".js-plotly-plot")).to_have_count(4)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Table as CSV").click()
+    lines = Path(download.value.path()).read_text().splitlines()
+    assert [line.split(",")[0].strip('"') for line in lines] == ["settings", "lru", "lfu", "resident", "on-demand", "whole-layer"]
+
+
+def test_a_page_fits_a_phone(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    expect(page.locator(".board canvas.experts")).to_be_visible()
+    wide = page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth")
+    assert wide <= 390
+
+
+def test_a_bad_link_opens_the_page_all_the_same(page: Page, app: str) -> None:
+    page.goto(f"{app}/?slots=abc&policy=nonsense&seed=-4")
+    expect(page.locator(".board")).to_be_visible()
+    assert page.locator("[data-testid=stException]").count() == 0
