@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+import moeviz.bench
 from moeviz import metrics
 from moeviz.policies import POLICIES, PolicyError, load_policy
 from moeviz.predictors import PREDICTORS
@@ -253,6 +254,46 @@ def replay(file: Path, as_json: bool, **others: Any) -> None:
         "lossless": None,
     }
     click.echo(json.dumps(values) if as_json else report(settings, values))
+
+
+@main.group()
+def bench() -> None:
+    """Times moeviz itself: ratios within one run, with median, least and most.
+
+    \b
+    Example:
+      python -m moeviz bench engine
+    """
+
+
+@bench.command("engine")
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Rounds, interleaved.")
+@click.option("--tokens", type=click.IntRange(2), default=100, show_default=True, help="To generate in each.")
+def bench_engine(repeats: int, tokens: int) -> None:
+    """What recording the routers' guesses costs the bundled model."""
+    show(moeviz.bench.engine(repeats, tokens))
+
+
+@bench.command("loading")
+def bench_loading() -> None:
+    """Peak memory of loading a model of 600 MB, against what has to be in memory."""
+    show(moeviz.bench.loading())
+
+
+@bench.command("board")
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Runs.")
+@click.option("--seconds", type=click.FloatRange(1), default=5.0, show_default=True, help="Watched in each.")
+def bench_board(repeats: int, seconds: float) -> None:
+    """Pictures per second of the board while a model generates (needs Chromium)."""
+    show(moeviz.bench.board(seconds, repeats))
+
+
+def show(values: dict[str, Any]) -> None:
+    """A line a number; spreads as median [least to most]."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            value = f"{value['median']:.4g} [{value['least']:.4g} to {value['most']:.4g}]"
+        click.echo(f"{name:52} {value if isinstance(value, str) else format(value, '.4g')}")
 
 
 def prepare(model: str, others: dict[str, Any]) -> tuple[Loaded, Options]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from moeviz.offload import measure
 from moeviz.offload.experts import _direct, _own_forward, forward_for
-from moeviz.offload.loader import Loaded, ModelError, align, load
+from moeviz.offload.loader import Loaded, ModelError, load, own
 from moeviz.offload.session import Options, Serving, generate
 from moeviz.offload.store import DiskStore, HostStore, StoreError
 from moeviz.policies import POLICIES
@@ -63,7 +61,7 @@ def past_and_future(model: Loaded, folder: Path) -> tuple[Path, Trace]:
 def resident_logits(folder: Path, ids: list[int], steps: int) -> tuple[list[torch.Tensor], list[int]]:
     """Of transformers alone, all experts in memory, with its own eager experts."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, experts_implementation="eager").eval()
-    align(model)
+    own(model)
     rows, chosen = [], []
     past = None
     for _ in range(steps):
@@ -302,46 +300,6 @@ def test_slots_do_not_wait_for_copies_that_were_called_off(tiny_model: TinyModel
     link.wait(slots[1])
     link.close()
     assert (guess.state, demand.state, other.state) == ("dropped", "done", "done")
-
-
-def test_loading_holds_no_more_than_dense_part_slots_and_one_layer(tmp_path: Path) -> None:
-    """In a process of its own, against the same process with a model of the same shape but almost no experts' weights."""
-    code = """
-import resource, sys
-import moeviz.offload.session, torch
-from pathlib import Path
-from moeviz.offload.loader import load
-from moeviz.offload.session import Options, generate
-from moeviz.settings import Settings
-torch.set_num_threads(1)
-load(sys.argv[2])  # what importing and loading anything costs
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-model = load(sys.argv[1])
-list(generate(model, "hello", Settings(slots=2), Options(2, 0.0, stop_at_end=False)))
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
-"""
-    import transformers as t
-
-    def save(name: str, hidden: int, inner: int) -> tuple[Path, int, int]:
-        config = t.MixtralConfig(hidden_size=hidden, intermediate_size=inner, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2,
-                                 vocab_size=128, num_local_experts=8, num_experts_per_tok=2)  # fmt: skip
-        model = t.AutoModelForCausalLM.from_config(config)
-        model.save_pretrained(tmp_path / name)
-        from tokenizers import Tokenizer, models
-
-        t.PreTrainedTokenizerFast(
-            tokenizer_object=Tokenizer(models.WordLevel({"hello": 0, "?": 1}, unk_token="?"))
-        ).save_pretrained(tmp_path / name)
-        layer = sum(p.numel() * 4 for p in model.model.layers[0].mlp.experts.parameters())
-        return tmp_path / name, sum(p.numel() * 4 for p in model.parameters()) - 6 * layer, layer
-
-    large, dense, layer = save("large", 512, 2048)
-    small, _, _ = save("small", 32, 32)
-    slots = 6 * 2 * layer // 8
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(large), str(small)], check=True, cwd=ROOT, capture_output=True, text=True
-    )
-    assert int(done.stdout) <= 1.15 * (dense + slots + layer) < 6 * layer
 
 
 @pytest.mark.gpu

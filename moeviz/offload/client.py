@@ -58,6 +58,7 @@ class Job:
     trace: Trace | None = None  # compare: of the recording run
     resident: Run | None = None
     runs: list[tuple[int, Run]] = field(default_factory=list)  # compare: (number of the Settings, measured run)
+    over: threading.Event = field(default_factory=threading.Event)  # set when the job is finished and the next may begin
 
     @property
     def finished(self) -> bool:
@@ -140,6 +141,7 @@ class Client:
             if job in self._jobs:
                 self._jobs.remove(job)
                 job.state = "stopped"
+                job.over.set()
             elif job is self._current:
                 self._send({"kind": "stop"})
 
@@ -167,6 +169,7 @@ class Client:
                 self.kill()
             with self._changed:
                 self._current = None
+            job.over.set()
 
     def _run(self, job: Job) -> None:
         if self._process is None or self._process.poll() is not None:

@@ -117,7 +117,7 @@ def load(
             store = DiskStore(layout, cached)
     remove_hook_from_module(model, recurse=True)  # accelerate's would load all experts of a layer
     model.eval().requires_grad_(False)
-    align(model)
+    own(model)
     gc.collect()
     progress(0.95, "measuring the slow tier")
     tokenizer = _guard(name, lambda: AutoTokenizer.from_pretrained(str(folder)))
@@ -141,13 +141,14 @@ def load(
     return loaded
 
 
-def align(model: nn.Module) -> None:
-    """Moves parameters that stand in a mapped checkpoint at an odd address into memory of their own.
+def own(model: nn.Module) -> None:
+    """Moves parameters out of the mapped checkpoint into memory of their own, one at a time.
 
-    A CPU's matrix kernels may round differently by address, so the bits of a run would depend on the layout of a file.
+    A mapping would stay as long as one of them stands in it; and a CPU's matrix kernels may round differently by address, so that the
+    bits of a run would depend on the layout of a file.
     """
     for parameter in model.parameters():
-        if parameter.device.type == "cpu" and parameter.data_ptr() % 64:
+        if parameter.device.type == "cpu":
             parameter.data = parameter.data.clone()
 
 

@@ -1,0 +1,29 @@
+"""What moeviz says of itself. Speed is not asserted; memory and the form of the answers are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from moeviz import bench
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux's high-water mark")
+def test_loading_holds_no_more_than_dense_part_slots_and_one_layer() -> None:
+    found = bench.loading()
+    assert found["peak / (dense part + slots + one layer)"] <= 1.15
+    assert found["slots, MB"] < found["peak, MB"] < found["all experts, MB"]
+
+
+def test_rounds_start_one_further_each_time() -> None:
+    order: list[str] = []
+    found = bench.interleaved({name: (lambda name=name: order.append(name) or float(len(order))) for name in "abc"}, 2)  # type: ignore[misc]
+    assert order == ["a", "b", "c", "b", "c", "a"]
+    assert found == {"a": [1, 6], "b": [2, 4], "c": [3, 5]}
+    assert bench.spread(found["a"]) == {"median": 3.5, "least": 1, "most": 6}
+
+
+def test_recording_costs_are_a_ratio() -> None:
+    found = bench.engine(repeats=1, tokens=4)
+    assert found["time with / without"]["median"] > 0

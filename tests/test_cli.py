@@ -1,0 +1,132 @@
+"""The command line: keys that programs rely on, and one clear message with exit code 2 for what cannot be done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from conftest import random_trace
+
+from moeviz.cli import main
+from moeviz.trace import load_file
+
+KEYS = {
+    "tokens", "text", "token_ids", "accesses", "hits", "late_hits", "misses", "hit_ratio", "prefill", "decode", "evictions",
+    "tokens_per_second", "ttft_ms", "tpot_ms_median", "tpot_ms_p95", "stall_ms_per_token", "transfer_ms_per_token",
+    "compute_ms_per_token", "bytes_demand", "bytes_prefetch_useful", "bytes_prefetch_wasted", "fast_tier_bytes", "tier", "lossless",
+}  # fmt: skip
+COUNTS = {"accesses", "hits", "late_hits", "misses", "hit_ratio"}
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def as_json(*arguments: str | Path) -> Any:
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    path = tmp_path / "a.moetrace"
+    random_trace(3).save(path)
+    return path
+
+
+def test_run_then_replay_then_compare(tmp_path: Path) -> None:
+    """The bundled model, three times the same tokens."""
+    out = tmp_path / "out.moetrace"
+    words = ["--prompt", "And it came", "--max-new-tokens", "6", "--past-end"]
+    live = as_json("run", *words, "--policy", "lfu", "--slots", "3", "--prefetch", "next-gate", "--out", out)
+    assert live.keys() >= KEYS
+    assert live["prefill"].keys() >= COUNTS
+    assert live["decode"].keys() >= COUNTS
+    assert live["tokens"] == len(live["token_ids"]) == 6
+    assert live["lossless"] is True
+    assert live["tier"].keys() == {"kind", "latency_ms", "gigabytes_per_second", "page_cache_bypassed"}
+    assert live["hits"] + live["late_hits"] + live["misses"] == live["accesses"]
+
+    again = as_json("replay", out, "--policy", "lfu", "--slots", "3", "--prefetch", "next-gate")
+    assert again.keys() >= KEYS
+    assert again["misses"] == live["misses"]
+    assert again["evictions"] == live["evictions"]
+    assert again["token_ids"] == live["token_ids"]
+    assert again["tokens_per_second"] is None
+
+    many = as_json("compare", *words, "--setting", "policy=lru,slots=3", "--setting", "policy=belady,slots=3", "--repeats", "1")
+    assert [row["label"] for row in many["results"]] == [
+        "lru, 3 slots",
+        "belady, 3 slots",
+        "resident",
+        "on-demand",
+        "whole-layer",
+    ]
+    assert all(row["lossless"] and row["equals_replay"] and row.keys() >= KEYS - {"text", "token_ids"} for row in many["results"])
+    assert many["token_ids"] == live["token_ids"]
+
+
+def test_the_saved_trace_holds_the_run(tmp_path: Path) -> None:
+    out = tmp_path / "out.moetrace"
+    report = run("run", "--prompt", "And it", "--max-new-tokens", "3", "--out", out, "--no-verify")
+    assert report.exit_code == 0
+    assert f"saved      {out}" in report.output
+    saved, recorded = load_file(out)
+    assert recorded is not None
+    assert recorded.measured
+    assert saved.prompt == "And it"
+
+
+def test_replay_reports_in_words(trace: Path) -> None:
+    result = run("replay", trace, "--policy", "lfu", "--slots", "3")
+    assert result.exit_code == 0
+    assert "lfu, 3 slots" in result.output
+    assert "accesses hit" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["replay", "TRACE", "--policy", "nonsense"], "policy 'nonsense' is not known. Choose one of lru"),
+        (["replay", "TRACE", "--policy", "nowhere.py:x"], "there is no file nowhere.py"),
+        (["replay", "TRACE", "--slots", "1"], "1 slots are too few: a token needs 2"),
+        (["replay", "TRACE", "--scope", "planet"], "scope 'planet' is not known"),
+        (["replay", "TRACE", "--policy", "static"], "needs a calibration trace"),
+        (["replay", "TRACE", "--policy", "static", "--calibration", "nowhere"], "no trace file and no sample"),
+        (["replay", "TRACE", "--policy", "static", "--calibration", "bible"], "of another model"),
+        (
+            ["replay", "TRACE", "--prefetch", "next-gate", "--lookahead", "2", "--width", "8"],
+            "next-gate guesses per layer, not 8",
+        ),
+        (["replay", "TRACE", "--threshold", "2"], "threshold is 2.0"),
+        (["replay", "missing.moetrace"], "missing.moetrace: No such file"),
+        (["replay", __file__], "not a .moetrace file"),
+        (["run", "--prompt", " "], "The prompt is empty"),
+        (["run", "--prompt", "x", "--max-new-tokens", "9999"], "The prompt is too long"),
+        (["run", "--prompt", "x", "--slots", "1"], "too few"),
+        (["run", "--prompt", "x", "--device", "abacus"], "device 'abacus' is not available"),
+        (["run", "--prompt", "x", "--out", "nowhere/x.moetrace"], "folder nowhere for --out does not exist"),
+        (["run", "no/such/model", "--prompt", "x"], "cannot be read as a model"),
+        (["run", "tests", "--prompt", "x"], "has no config.json"),
+        (["run", "--prompt", "x", "--future", "TRACE", "--policy", "belady", "--max-new-tokens", "2"], "departs from the trace"),
+        (["compare", "--prompt", "x", "--setting", "lru"], "'lru' is not a setting"),
+        (["compare", "--prompt", "x", "--baselines", "none"], "baseline 'none' is not known"),
+        (["run"], "Missing option '--prompt'"),
+    ],
+)
+def test_what_cannot_be_done_is_one_message_and_exit_code_2(arguments: list[str], words: str, trace: Path) -> None:
+    result = run(*(str(trace) if part == "TRACE" else part for part in arguments))
+    assert result.exit_code == 2
+    assert words in " ".join(result.stderr.split())
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["compare"], ["replay"], ["bench"]])
+def test_help_teaches(command: list[str]) -> None:
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    assert "python -m moeviz" in result.output

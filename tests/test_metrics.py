@@ -1,0 +1,114 @@
+"""Numbers of a run, checked by hand on small ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import make_trace, random_trace
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moeviz import metrics
+from moeviz.replay import replay
+from moeviz.run import LATE, Run, Times
+from moeviz.settings import Settings
+
+
+def timed(run: Run, wall: int = 10_000_000, stall: int = 500_000, compute: int = 200_000, copy: int = 300_000) -> Run:
+    """A replay as if it had been measured: every event and copy took the same."""
+    events, loads, passes = len(run.event_pass), len(run.load_event), len(run.pass_phase)
+    start = np.arange(loads, dtype=np.int64) * copy
+    return replace(
+        run,
+        times=Times(
+            event_start=np.arange(events, dtype=np.int64),
+            event_stall=np.full(events, stall, np.int64),
+            event_compute=np.full(events, compute, np.int64),
+            load_start=start,
+            load_end=start + copy,
+            pass_wall=np.full(passes, wall, np.int64),
+        ),
+    )
+
+
+def test_counts_by_phase() -> None:
+    trace = random_trace(1, tokens=20, prompt=5)
+    run = replay(trace, Settings(slots=3))
+    whole, prefill, decode = (metrics.counts(run, phase) for phase in (None, 0, 1))
+    assert decode.accesses == 15 * trace.layers * trace.k
+    assert prefill.accesses + decode.accesses == whole.accesses
+    assert whole.hits + whole.misses == whole.accesses
+    assert whole.late_hits is None  # a replay cannot know
+
+
+def test_late_hits_are_counted_apart() -> None:
+    run = timed(replay(random_trace(1), Settings(slots=4)))
+    outcome = run.access_outcome.copy()
+    at = np.flatnonzero(outcome == 0)[:3]
+    outcome[at] = LATE
+    late = metrics.counts(replace(run, access_outcome=outcome))
+    plain = metrics.counts(run)
+    assert late.late_hits == 3
+    assert late.hits == plain.hits - 3
+    assert late.misses == plain.misses
+
+
+def test_hit_ratio_over_time() -> None:
+    run = replay(make_trace([[[0]], [[1]], [[0]], [[2]]]), Settings(slots=2))
+    assert metrics.hit_ratio_over_time(run).tolist() == [0, 0, 1, 0]
+
+
+def test_bytes_moved() -> None:
+    trace = make_trace([[[0, 1], [0, 1]]] * 4, guess=[[[[-1, -1]], [[6, 7]]]] * 4)
+    moved = metrics.bytes_moved(replay(trace, Settings(slots=2, prefetch="next-gate")))
+    assert (moved.demand, moved.prefetch_useful, moved.prefetch_wasted) == (2_000 + 4 * 2_000, 0, 8_000)
+
+
+def test_a_prefetch_that_was_called_off_moved_nothing() -> None:
+    trace = make_trace([[[0, 1], [0, 1]]] * 4, guess=[[[[-1, -1]], [[6, 7]]]] * 4)
+    run = timed(replay(trace, Settings(slots=2, prefetch="next-gate")))
+    assert run.times is not None
+    run.times.load_start[run.load_speculative] = -1
+    assert metrics.bytes_moved(run).prefetch_wasted == 0
+
+
+def test_the_stack_adds_up_to_the_time_per_token() -> None:
+    run = timed(replay(random_trace(2, layers=3), Settings(slots=3)))
+    stack = metrics.stack(run)
+    assert stack is not None
+    assert stack.compute == pytest.approx(3 * 0.2)
+    assert stack.stall == pytest.approx(3 * 0.5)
+    assert stack.compute + stack.stall + stack.other == pytest.approx(10)
+
+
+def test_summary_of_a_measured_run() -> None:
+    run = timed(replay(random_trace(2), Settings(slots=3)))
+    values = metrics.summary(run)
+    assert values["tokens_per_second"] == pytest.approx(100)
+    assert values["ttft_ms"] == values["tpot_ms_median"] == values["tpot_ms_p95"] == pytest.approx(10)
+    loads = (run.pass_phase[run.event_pass[run.load_event]] == 1).sum()
+    assert values["transfer_ms_per_token"] == pytest.approx(0.3 * loads / (run.pass_phase == 1).sum())
+
+
+def test_repeats_give_medians_and_spread() -> None:
+    run = replay(random_trace(2), Settings(slots=3))
+    values = metrics.repeated([timed(run, wall=wall) for wall in (20_000_000, 10_000_000, 40_000_000)])
+    assert values["tokens_per_second"] == pytest.approx(50)
+    assert values["spread"]["tokens_per_second"] == pytest.approx([25, 100])
+    assert metrics.median_stack([timed(run, wall=wall) for wall in (20_000_000, 10_000_000, 40_000_000)]) == metrics.stack(
+        timed(run, wall=20_000_000)
+    )
+    assert metrics.repeated([run])["tokens_per_second"] is None
+
+
+@given(seed=st.integers(0, 500), step=st.integers(0, 10))
+def test_the_events_table_tells_every_access_and_load(seed: int, step: int) -> None:
+    run = replay(random_trace(seed, tokens=16), Settings(slots=3, prefetch="next-gate"))
+    table = metrics.events_table(run, step)
+    events = list(run.passes())[step]
+    assert table["MoE layer"].tolist() == [0, 1, 2]
+    for row, event in zip(table.to_dict("records"), events, strict=True):
+        assert row["hit"] == ", ".join(map(str, event.hits))
+        assert len(row["loaded (over whom)"].split(", ")) >= len(event.misses)
