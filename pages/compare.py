@@ -170,10 +170,7 @@ def command(job: Job) -> str:
     parts = ["python", "-m", "moeviz", "compare", *([job.model.name] if job.model.name else []), "--prompt", job.prompt]
     for settings in job.settings:
         if not settings.baseline:
-            parts += [
-                "--setting",
-                f"policy={settings.policy},slots={settings.slots},prefetch={settings.prefetch},seed={settings.seed}",
-            ]
+            parts += ["--setting", common.setting(settings)]
     parts += ["--baselines", ",".join(settings.baseline for settings in job.settings if settings.baseline)]
     parts += [
         "--max-new-tokens",

@@ -102,9 +102,12 @@ def learning_rate(step: int, steps: int) -> float:
     return LEARNING_RATE * warm * (0.05 + 0.95 * (1 + math.cos(math.pi * step / steps)) / 2)
 
 
-def train(work: Path, minutes: float, steps: int) -> bool:
-    """Trains until `steps` are done or `minutes` have passed; True when done. Goes on from `work/checkpoint.pt` if it is there."""
-    until = time.monotonic() + 60 * minutes
+def train(work: Path, minutes: float, steps: int, until: int | None = None) -> bool:
+    """Trains to the last of `steps`, to step `until`, or for `minutes`, whichever comes first; True where it was the last.
+
+    Goes on from `work/checkpoint.pt` if it is there; the model is written at the end.
+    """
+    deadline = time.monotonic() + 60 * minutes
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
     documents = data.load(held_out=False)
@@ -137,7 +140,7 @@ def train(work: Path, minutes: float, steps: int) -> bool:
         layer.mlp.gate.register_forward_hook(lambda module, args, output: routers.append(output[0]))
     started = time.monotonic()
     first = step
-    while step < steps and time.monotonic() < until:
+    while step < (until or steps) and time.monotonic() < deadline:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps)
         ids = batch(rows, step)

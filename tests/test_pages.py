@@ -1,0 +1,159 @@
+"""Every page through AppTest: it opens on something real, its widgets lead somewhere, and what is wrong is one message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from moeviz.offload.client import Job
+from moeviz.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+WAIT = 60  # seconds a script may take on a slow machine
+
+
+@pytest.fixture(autouse=True)
+def _worker_of_its_own() -> Iterator[None]:
+    yield
+    st.cache_resource.clear()
+
+
+def opened(page: str, **query: str) -> AppTest:
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=WAIT)
+    for name, value in query.items():
+        app.query_params[name] = value
+    app.run()
+    if page != "live":
+        app.switch_page(f"pages/{page}.py").run()
+    assert not app.exception
+    return app
+
+
+def finished(app: AppTest, key: str) -> AppTest:
+    """Waits for the job that a click started, then draws the page again."""
+    job: Job = app.session_state[key]
+    assert job.over.wait(timeout=120)
+    return app.run()
+
+
+def texts(elements: Any) -> str:
+    return " ".join(str(element.value) for element in elements)
+
+
+def button(app: AppTest, label: str) -> Any:
+    return next(one for one in app.button if one.label == label)
+
+
+def test_live_opens_on_a_sample_with_numbers() -> None:
+    app = opened("live")
+    assert [metric.label for metric in app.metric] == ["Hit ratio", "Tokens per second", "Stall share", "Moved by the link"]
+    assert "recorded sample" in texts(app.markdown)
+    assert len(app.dataframe) == 1
+
+
+def test_live_runs_and_checks_itself() -> None:
+    app = opened("live")
+    app.number_input(key="tokens").set_value(5).run()
+    app.selectbox(key="policy").select("lfu").run()
+    button(app, "Run").click().run()
+    app = finished(app, "live_job")
+    assert not app.exception
+    assert "live = replay, event for event" in texts(app.markdown)
+    assert "watched" in texts(app.markdown)
+    assert "--policy lfu --slots 4" in texts(app.code)
+    assert len(app.session_state["live_job"].passes) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"slots": 1}, "1 slots are too few: a token needs 2"),
+        ({"slots": 9}, "9 slots are more than the 8 experts"),
+        ({"tokens": 99_999}, "The prompt is too long"),
+        ({"prompt": "  "}, "The prompt is empty"),
+        ({"model": "no/such/model"}, "cannot be read as a model"),
+    ],
+)
+def test_live_refuses_with_one_message(changes: dict[str, Any], words: str) -> None:
+    app = opened("live")
+    for name, value in changes.items():
+        match name:
+            case "slots" | "tokens":
+                app.number_input(key=name).set_value(value)
+            case "prompt":
+                app.text_area(key="live_prompt").set_value(value)
+            case _:
+                app.text_input(key="live_model").set_value(value)
+    app.run()
+    button(app, "Run").click().run()
+    app = finished(app, "live_job")
+    assert not app.exception
+    assert len(app.error) == 1
+    assert words in app.error[0].value
+
+
+def test_a_preset_fills_the_prompt_and_one_changes_subject() -> None:
+    app = opened("live")
+    app.button_group(key="live_preset").set_value("Changes subject").run()
+    assert "Halfway the text changes" in texts(app.caption)
+    app.button_group(key="live_preset").set_value("Spanish").run()
+    assert app.text_area(key="live_prompt").value.startswith("Y aconteció")
+    assert "Halfway" not in texts(app.caption)
+
+
+def test_a_link_opens_the_same_settings() -> None:
+    app = opened("live", policy="lfu-aged", slots="6", prefetch="next-gate")
+    assert app.selectbox(key="policy").value == "lfu-aged"
+    assert app.number_input(key="slots").value == 6
+    assert app.selectbox(key="prefetch").value == "next-gate"
+
+
+@pytest.mark.parametrize(
+    "query", [{"policy": "nonsense"}, {"slots": "many"}, {"slots": "-3"}, {"tier": "tape"}, {"scope": "planet"}]
+)
+def test_a_bad_link_falls_back(query: dict[str, str]) -> None:
+    app = opened("live", **query)
+    assert app.selectbox(key="policy").value == "lru"
+    assert app.number_input(key="slots").value == 4
+
+
+def test_compare_opens_on_a_replayed_sample() -> None:
+    app = opened("compare")
+    assert [metric.label for metric in app.metric] == ["lru, 4 slots: hit ratio", "lfu, 4 slots: hit ratio"]
+    assert "replayed" in texts(app.markdown)
+
+
+def test_compare_measures() -> None:
+    app = opened("compare")
+    app.number_input(key="compare_tokens").set_value(4).run()
+    button(app, "Measure").click().run()
+    app = finished(app, "compare_job")
+    assert not app.exception
+    assert "measured = replayed" in texts(app.markdown)
+    assert "same tokens in every run" in texts(app.markdown)
+    table = app.dataframe[0].value
+    assert table["settings"].tolist() == ["lru, 4 slots", "lfu, 4 slots", "resident", "on-demand", "whole-layer"]
+    assert (table["tokens/s"] > 0).all()
+    assert "--setting policy=lru,slots=4 --setting policy=lfu,slots=4" in texts(app.code)
+
+
+def test_compare_refuses_a_comparison_with_itself() -> None:
+    app = opened("compare")
+    app.selectbox(key="policy2").select("lru").run()
+    button(app, "Measure").click().run()
+    assert "Two of the settings are the same" in app.error[0].value
+
+
+def test_the_commands_shown_are_the_command_lines_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the page offers for copying parses back into the same Settings."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    from pages import common
+
+    settings = Settings("lfu-aged", 3, prefetch="next-gate", lookahead=2, threshold=0.5, half_life=9)
+    assert Settings.parse(common.setting(settings)) == settings
+    assert common.flags(Settings()) == ["--policy", "lru", "--slots", "4"]
