@@ -92,14 +92,14 @@ class ExpertCache:
         self._predictor = PREDICTORS["none" if settings.baseline else settings.prefetch](
             Context(layers, experts, settings.lookahead, settings.threshold, self._truth)
         )
-        self._uses = [[Use(layer, expert) for expert in range(experts)] for layer in range(layers)]
+        self.uses = [[Use(layer, expert) for expert in range(experts)] for layer in range(layers)]  # read it, leave it
         if known.calibration is not None:
             if [len(row) for row in known.calibration] != [experts] * layers:
                 raise SettingsError(
                     f"the calibration trace is of another model: {len(known.calibration)} MoE layers of {len(known.calibration[0])} "
                     f"experts, not {layers} of {experts}. Choose a trace of this model."
                 )
-            for row, counts in zip(self._uses, known.calibration, strict=True):
+            for row, counts in zip(self.uses, known.calibration, strict=True):
                 for use, count in zip(row, counts, strict=True):
                     use.calibrated = count
         self._slot_of: list[dict[Key, int]] = [{} for _ in range(self.pools)]  # residents of each pool
@@ -118,7 +118,7 @@ class ExpertCache:
             case "resident" | "first":
                 chosen = everyone
             case "calibrated":
-                chosen = sorted(everyone, key=lambda key: -self._uses[key[0]][key[1]].calibrated)
+                chosen = sorted(everyone, key=lambda key: -self.uses[key[0]][key[1]].calibrated)
             case _:
                 chosen = []
         placed = []
@@ -129,7 +129,7 @@ class ExpertCache:
                 placed.append((layer, expert, slot))
         for layer, expert, _ in reversed(placed):  # who was placed first counts as the most recent
             self._now.clock += 1
-            use = self._uses[layer][expert]
+            use = self.uses[layer][expert]
             use.loaded = use.last_touch = self._now.clock
         return placed
 
@@ -151,9 +151,19 @@ class ExpertCache:
         """Residents of a layer that were pre-fetched and not demanded yet, ascending."""
         return sorted(expert for at, expert in self._unused if at == layer)
 
+    @property
+    def clock(self) -> int:
+        """Touches and loads so far."""
+        return self._now.clock
+
+    @property
+    def touched(self) -> int:
+        """Touches so far."""
+        return self._now.touches
+
     def scores(self, layer: int) -> dict[Key, float]:
         """Score of every resident of the layer's pool now; the lowest leaves."""
-        return {key: self._score(self._uses[key[0]][key[1]], self._now) for key in self._slot_of[self.pool(layer)]}
+        return {key: self._score(self.uses[key[0]][key[1]], self._now) for key in self._slot_of[self.pool(layer)]}
 
     # what happens
 
@@ -252,7 +262,7 @@ class ExpertCache:
             self._unused.pop(victim, None)
         slot_of[layer, expert] = slot
         self._now.clock += 1
-        use = self._uses[layer][expert]
+        use = self.uses[layer][expert]
         use.loaded = use.last_touch = self._now.clock
         use.touches_resident = 0
         load = Load(layer, expert, slot, victim, self._loads, speculative)
@@ -266,14 +276,14 @@ class ExpertCache:
     def _rank(self, key: Key) -> tuple[float, int, int, int]:
         """The least leaves: lowest score, then least recently used, then lower expert id."""
         layer, expert = key
-        use = self._uses[layer][expert]
+        use = self.uses[layer][expert]
         return self._score(use, self._now), use.last_touch, expert, layer
 
     def _touch(self, layer: int, expert: int, weight: float) -> None:
         now = self._now
         now.clock += 1
         now.touches += 1
-        use = self._uses[layer][expert]
+        use = self.uses[layer][expert]
         use.last_touch = now.clock
         use.touches += 1
         use.touches_resident += 1

@@ -147,11 +147,11 @@ def fifo(use: Use, now: Moment) -> float:
 
 @policy("random")
 def random(use: Use, now: Moment) -> float:
-    """Uniform: a hash of seed, clock and expert, so that a replay draws what the live run drew.
+    """Uniform: a hash of seed, touches so far and expert, so that a replay draws what the live run drew.
 
     SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
     """
-    z = (now.seed << 48) ^ (now.clock << 24) ^ (use.layer << 12) ^ use.expert
+    z = (now.seed << 48) ^ (now.touches << 24) ^ (use.layer << 12) ^ use.expert
     z = (z + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF

@@ -148,7 +148,7 @@ def test_random_is_uniform() -> None:
     uses = [Use(0, expert) for expert in range(4)]
 
     def leaves(clock: int) -> int:
-        now = Moment(seed=0, layers=1, half_life=64, next_use=lambda layer, expert: 0.0, clock=clock)
+        now = Moment(seed=0, layers=1, half_life=64, next_use=lambda layer, expert: 0.0, touches=clock)
         return min(range(4), key=lambda expert: POLICIES["random"](uses[expert], now))
 
     assert np.bincount([leaves(clock) for clock in range(4_000)]).min() > 850
