@@ -1,0 +1,201 @@
+"""What a run would cost per token: a model of compute, link and waiting, fitted on one measured run and checked on others.
+
+The rule is the engine's (`moeviz.offload.session`): one link copies one expert at a time, demand before guesses; an event computes its
+ready experts first and then waits for the others in the order of their copies; whatever is neither expert compute nor waiting is a
+constant per token and per copy.
+
+    costs = fit(measured_run)
+    predict(replay(trace, Settings("lfu", 6)), costs)      # ms per output token
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from moeviz import metrics
+from moeviz.run import MISS, Run
+from moeviz.trace import DECODE
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A slow tier. A copy of n bytes takes latency + n / bandwidth."""
+
+    name: str
+    latency_ms: float
+    gigabytes_per_second: float
+    nominal: bool = True  # figures of the standard or the maker, not measured
+
+    def copy_ms(self, expert_bytes: int) -> float:
+        return self.latency_ms + expert_bytes / (self.gigabytes_per_second * 1e6)
+
+
+MACHINES = (  # one direction of the bus; a drive's sequential reads
+    Machine("PCIe 3 x16, host memory", 0.01, 15.8),
+    Machine("PCIe 4 x16, host memory", 0.01, 31.5),
+    Machine("PCIe 5 x16, host memory", 0.01, 63.0),
+    Machine("NVMe SSD (PCIe 4 x4)", 0.08, 7.0),
+    Machine("SATA SSD", 0.15, 0.55),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What things take, ms."""
+
+    expert: float  # one expert's compute for one token
+    other: float  # per token: the dense part, the routers, the choice of the token, bookkeeping
+    per_copy: float  # added to `other` by every copy: bookkeeping, and the memory that copy and compute share
+    copy: float  # one expert over the link
+    wake: float  # from a copy's end until waiting compute goes on
+
+    def on(self, machine: Machine, expert_bytes: int) -> Costs:
+        """The same compute with another slow tier."""
+        return replace(self, copy=machine.copy_ms(expert_bytes))
+
+
+def fit(run: Run) -> Costs:
+    """Costs of a measured run's machine from its decode passes. Raises ValueError where it was not measured or decoded nothing."""
+    times = run.times
+    decode = run.pass_phase == DECODE
+    if times is None or not decode.any():
+        raise ValueError("costs are fitted on a measured run with decoded tokens.")
+    events = decode[run.event_pass]
+    accesses = events[run.access_event]
+    expert = times.event_compute[events].sum() / max(int(accesses.sum()), 1) / 1e6
+    passes = len(run.pass_phase)
+    per_pass_compute = np.bincount(run.event_pass, times.event_compute, passes)
+    per_pass_stall = np.bincount(run.event_pass, times.event_stall, passes)
+    other = (times.pass_wall - per_pass_compute - per_pass_stall)[decode] / 1e6
+    copies = np.bincount(run.event_pass[run.load_event], minlength=passes)[decode]
+    slope, level = 0.0, float(np.median(other))
+    if np.ptp(copies) > 0:
+        # robust against passes that the system held up: the slope between the medians of the passes with few and with many copies
+        few, many = copies <= np.quantile(copies, 0.35), copies >= np.quantile(copies, 0.65)
+        apart = copies[many].mean() - copies[few].mean()
+        if apart > 0:
+            slope = max(0.0, float((np.median(other[many]) - np.median(other[few])) / apart))
+            level = float(np.median(other - slope * copies))
+    level += float(other.mean() - np.median(other))  # what the system takes now and then comes on top of every run
+    began = (times.load_start >= 0) & events[run.load_event]
+    took = (times.load_end - times.load_start)[began] / 1e6
+    copy = float(took.mean()) if len(took) else (run.tier.latency_ms if run.tier else 0.0)
+    costs = Costs(float(expert), level, slope, copy, 0.0)
+    waits = int((run.access_outcome[accesses] == MISS).sum())
+    if waits:
+        stalls = times.event_stall[events].sum() / 1e6
+        modelled = sum(stall for stall, _ in _passes(run, costs, decode))
+        costs = replace(costs, wake=max(0.0, float(stalls - modelled) / waits))
+    return costs
+
+
+def predict(run: Run, costs: Costs) -> float:
+    """Modelled ms per output token of a run, replayed or measured; its times are not looked at. nan where it decoded nothing."""
+    parts = stack(run, costs)
+    return parts.compute + parts.stall + parts.other if parts else float("nan")
+
+
+def stack(run: Run, costs: Costs) -> metrics.Stack | None:
+    """Modelled parts of the time per output token, ms; None where nothing was decoded."""
+    decode = run.pass_phase == DECODE
+    count = int(decode.sum())
+    if not count:
+        return None
+    walk = list(_passes(run, costs, decode))
+    copies = np.bincount(run.event_pass[run.load_event], minlength=len(decode))[decode].sum()
+    compute = decode[run.event_pass[run.access_event]].sum() * costs.expert / count
+    return metrics.Stack(float(compute), sum(stall for stall, _ in walk) / count, float(costs.other + costs.per_copy * copies / count))
+
+
+def _passes(run: Run, costs: Costs, chosen: Sequence[bool] | np.ndarray) -> Iterable[tuple[float, float]]:
+    """(stall, wall) of every chosen forward pass, ms; the link's queue goes on between passes."""
+    now = link = 0.0
+    arrival: dict[tuple[int, int], float] = {}  # of copies under way or done
+    waiting: deque[tuple[int, int]] = deque()  # guesses whose copy has not begun
+    share = costs.other / max(run.layers, 1)
+    for number, events in enumerate(run.passes()):
+        start, stalled = now, 0.0
+        for event in events:
+            now += share
+            link = _send_guesses(waiting, arrival, link, now, costs.copy)
+            demand = [load for load in event.loads if not load[5]]
+            for layer, expert, *_ in demand:
+                link = max(link, now) + costs.copy
+                arrival[layer, expert] = link
+            ready, late = [], []
+            for expert in (*event.hits, *event.late):
+                key = event.layer, expert
+                if key in waiting:  # demanded before its turn: it goes next
+                    waiting.remove(key)
+                    link = max(link, now) + costs.copy
+                    arrival[key] = link
+                (late if arrival.get(key, 0.0) > now else ready).append(key)
+            waiting.extend((load[0], load[1]) for load in event.loads if load[5])
+            needed = set(event.misses)
+            now += costs.expert * len(ready)
+            for key in [*late, *((layer, expert) for layer, expert, *_ in demand)]:
+                if arrival[key] > now:
+                    stalled += arrival[key] + costs.wake - now
+                    now = arrival[key] + costs.wake
+                if key in late or key[1] in needed:
+                    now += costs.expert
+            now += costs.per_copy * len(event.loads)
+            for load in event.loads:  # who was evicted has to come again
+                arrival.pop((load[3], load[4]), None)
+        if chosen[number]:
+            yield stalled, now - start
+
+
+def _send_guesses(
+    waiting: deque[tuple[int, int]], arrival: dict[tuple[int, int], float], link: float, now: float, copy: float
+) -> float:
+    """Copies of guesses that begin before `now`, while no demand is queued; gives when the link is free."""
+    while waiting and link < now:
+        key = waiting.popleft()
+        link += copy
+        arrival[key] = link
+    return link
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Modelled against measured, for settings that the fit has not seen."""
+
+    label: str
+    measured_ms: float
+    modelled_ms: float
+
+    @property
+    def error(self) -> float:
+        """|modelled - measured| / measured"""
+        return abs(self.modelled_ms - self.measured_ms) / self.measured_ms
+
+
+def check(fitted_on: Run, others: Iterable[Run]) -> list[Check]:
+    """Fits on one measured run and predicts the others, which it has not seen."""
+    costs = fit(fitted_on)
+    checks = []
+    for run in others:
+        parts = metrics.stack(run)
+        if parts is not None:
+            checks.append(Check(run.settings.label, parts.compute + parts.stall + parts.other, predict(run, costs)))
+    return checks
+
+
+def median_error(checks: Sequence[Check]) -> float:
+    """nan where nothing was checked."""
+    return float(np.median([one.error for one in checks])) if checks else float("nan")
+
+
+def break_even(slots: int, experts: int, layers: int, k: int) -> float:
+    """Hit ratio from which a cache pays against keeping whole layers resident in the same memory.
+
+    The memory of `slots` experts per layer also holds every expert of some layers for good, and k slots for the others to compute from:
+    then the share of accesses that never miss is (slots x layers - k) / (experts x layers), and a cache has to hit more often than that.
+    Against on-demand any hit pays, as long as nothing is pre-fetched in vain.
+    """
+    return max(0.0, (slots * layers - k) / (experts * layers)) if slots < experts else 1.0

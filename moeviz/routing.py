@@ -1,0 +1,131 @@
+"""Numbers of a Trace alone, whatever the cache: who is used how much, what repeats, what guesses are worth. Each with its formula.
+
+    reuse(Trace.load("sample_traces/bible.moetrace"))      # [layer]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeviz.knowledge import Future
+from moeviz.predictors import BY_ROUTERS, PREDICTORS, Context, RouterGuess
+from moeviz.trace import DECODE, Trace
+
+Floats = NDArray[np.float64]
+
+
+def usage(trace: Trace, weighted: bool = False, tokens: slice = slice(None)) -> Floats:
+    """How often a token chose each expert, or the router weight it gave them, summed. [L, E]"""
+    experts, weights = trace.experts[tokens], trace.weights[tokens]
+    table = np.zeros((trace.layers, trace.num_experts))
+    for rank in range(trace.k):
+        for at in range(trace.layers):
+            values = weights[:, at, rank] if weighted else None
+            table[at] += np.bincount(experts[:, at, rank], values, trace.num_experts)
+    return table
+
+
+def top_share(use: Floats, part: float = 0.25) -> Floats:
+    """Share of a layer's choices that went to the busiest quarter of its experts. use: [L, E]; gives [L]"""
+    most = max(1, round(part * use.shape[1]))
+    return np.asarray(-np.sort(-use, 1)[:, :most].sum(1) / np.maximum(use.sum(1), 1e-12))
+
+
+def entropy(use: Floats) -> Floats:
+    """Shannon entropy of a layer's choices / log E: 1 where all experts are used alike, 0 where one does all. use: [L, E]; gives [L]"""
+    share = use / np.maximum(use.sum(1, keepdims=True), 1e-12)
+    bits = -(share * np.log(np.maximum(share, 1e-300))).sum(1)
+    return np.asarray(bits / np.log(use.shape[1])) if use.shape[1] > 1 else np.zeros(len(use))
+
+
+def reuse(trace: Trace) -> Floats:
+    """Share of a token's experts that the token before it used too, in decode; chance is k / E. nan without two decode tokens. [L]"""
+    decode = trace.experts[trace.phase == DECODE]
+    if len(decode) < 2:
+        return np.full(trace.layers, np.nan)
+    same = (decode[1:, :, :, None] == decode[:-1, :, None, :]).any(3)  # [token, layer, rank]
+    return np.asarray(same.mean((0, 2)))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class GuessQuality:
+    """How good guesses for a layer are, d layers ahead, over decode events. nan where there is none. [D, L], lookahead 1 first"""
+
+    precision: Floats  # |guess and A| / |guess|
+    recall: Floats  # |guess and A| / |A|
+
+    def at(self, lookahead: int) -> tuple[float, float]:
+        """Mean precision and recall over the layers that are guessed for."""
+        row = lookahead - 1
+        if np.isnan(self.recall[row]).all():
+            return float("nan"), float("nan")
+        return float(np.nanmean(self.precision[row])), float(np.nanmean(self.recall[row]))
+
+
+def guess_quality(trace: Trace, name: str, width: int = 0, threshold: float = 0.0, lookaheads: int = 3) -> GuessQuality:
+    """Every guess of a predictor, whatever is resident. Where guesses are as many as experts chosen, precision = recall.
+
+    Lookaheads that the trace holds no router guesses for stay nan.
+    """
+    precision = np.full((lookaheads, trace.layers), np.nan)
+    recall = precision.copy()
+    for d in range(1, min(lookaheads, trace.layers - 1) + 1):
+        if name in BY_ROUTERS and d > trace.lookaheads:
+            continue
+        found, guessed, needed = _guesses(trace, name, d, width or trace.k, threshold)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            precision[d - 1] = found / guessed
+            recall[d - 1] = found / needed
+    precision[:, 0] = recall[:, 0] = np.nan
+    return GuessQuality(precision, recall)
+
+
+def _guesses(trace: Trace, name: str, d: int, width: int, threshold: float) -> tuple[Floats, Floats, Floats]:
+    """Right guesses, guesses and needs of decode, per layer."""
+    future = Future(trace)
+    now = 0
+    truth: Callable[[int], list[int]] = lambda layer: future.needs(now, layer)  # noqa: E731
+    predictor = PREDICTORS[name](Context(trace.layers, trace.num_experts, d, threshold, truth))
+    experts, guess = trace.experts.tolist(), trace.guess.tolist()
+    probability: Any = None if trace.guess_probability is None else trace.guess_probability.tolist()
+    found, guessed, needed = (np.zeros(trace.layers) for _ in range(3))
+    pending: dict[int, list[int]] = {}
+    for tokens in trace.passes():
+        decode = trace.phase[tokens.start] == DECODE
+        for layer in range(trace.layers):
+            rows = [row[layer] for row in experts[tokens]]
+            if decode and layer in pending:
+                need = {expert for row in rows for expert in row}
+                found[layer] += len(need & set(pending[layer]))
+                guessed[layer] += len(pending[layer])
+                needed[layer] += len(need)
+            predictor.observe(layer, rows)
+            target = layer + d
+            if target < trace.layers:
+                routers = None
+                if name in BY_ROUTERS:
+                    known = None if probability is None else [row[target][d - 1] for row in probability[tokens]]
+                    routers = RouterGuess([row[target][d - 1] for row in guess[tokens]], known)
+                pending[target] = predictor.guess(target, routers, width)
+        now += 1
+    return found, guessed, needed
+
+
+def summary(trace: Trace) -> dict[str, Any]:
+    """The trace in the words of `python -m moeviz replay --json`."""
+    use = usage(trace)
+    again = reuse(trace)
+    by_routers = guess_quality(trace, "next-gate") if trace.lookaheads else None
+    recalls = [by_routers.at(d)[1] for d in range(1, 1 + min(3, trace.lookaheads))] if by_routers else []
+    return {
+        "reuse_of_previous_token": None if np.isnan(again).all() else float(again.mean()),
+        "reuse_by_chance": trace.k / trace.num_experts,
+        "top_quarter_share": top_share(use).tolist(),
+        "entropy": entropy(use).tolist(),
+        "next_gate_recall": [None if np.isnan(value) else value for value in recalls],
+    }
