@@ -6,12 +6,18 @@ import streamlit as st
 
 ICON = Path(__file__).parent / "pages" / "icon.svg"  # a named icon would be fetched from another host
 st.set_page_config(page_title="moeviz", page_icon=str(ICON), layout="wide")
+st.session_state.within_app = True
 page = st.navigation(
     {
         "Run": [
             st.Page("pages/live.py", title="Live", icon=":material/play_circle:", default=True),
             st.Page("pages/compare.py", title="Compare", icon=":material/speed:"),
-        ]
+        ],
+        "Explore": [
+            st.Page("pages/timeline.py", title="Cache timeline", icon=":material/timeline:"),
+            st.Page("pages/prefetch.py", title="Prefetch", icon=":material/bolt:"),
+            st.Page("pages/what_if.py", title="What if", icon=":material/query_stats:"),
+        ],
     }
 )
 with st.sidebar:

@@ -14,7 +14,10 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moeviz.trace import Trace
 
 ROOT = Path(__file__).parent.parent
 
@@ -190,3 +193,101 @@ def board(seconds: float, repeats: int) -> dict[str, Any]:
         server.terminate()
         server.wait()
     return {"different pictures per second while it generates": spread(found)}
+
+
+def made_up(tokens: int, layers: int = 24, experts: int = 32, k: int = 4, seed: int = 0) -> Trace:
+    """A trace of skewed routing that repeats itself with noise: half of a token's experts are those of one of the last tokens."""
+    import numpy as np
+
+    from moeviz.trace import Trace
+
+    rng = np.random.default_rng(seed)
+    skew = np.log(rng.dirichlet(np.full(experts, 0.5), layers) + 1e-4)
+    noise = rng.gumbel(size=(tokens, layers, experts)).astype(np.float32)
+    score = skew[None] + noise
+    for back in (1, 3):  # what was wanted lately is wanted more
+        score[back:] += 0.7 * noise[:-back]
+    chosen = np.argpartition(-score, k, 2)[:, :, :k]
+    weights = np.take_along_axis(score, chosen, 2)
+    order = np.argsort(-weights, 2)
+    weights = -np.sort(-rng.random((tokens, layers, k)).astype(np.float32), 2)
+    return Trace(
+        experts=np.take_along_axis(chosen, order, 2).astype(np.int16),
+        weights=weights,
+        token_ids=np.zeros(tokens, np.int32),
+        phase=np.ones(tokens, np.uint8),
+        forward_pass=np.arange(tokens, dtype=np.int32),
+        guess=np.full((tokens, layers, 0, 0), -1, np.int16),
+        num_experts=experts,
+        texts=tuple(f"t{n}" for n in range(tokens)),
+        model="made up",
+        expert_bytes=1_000_000,
+    )
+
+
+def replaying(repeats: int, tokens: int, trace: Trace | None = None) -> dict[str, Any]:
+    """Milliseconds for all policies at all slot counts, for one policy at one, for the event-by-event replay, and for cachetools."""
+    import cachetools
+
+    from moeviz.curves import curve
+    from moeviz.policies import POLICIES
+    from moeviz.replay import replay
+    from moeviz.settings import ITSELF, Settings
+
+    known = trace or made_up(tokens)
+    slots = min(2 * known.k, known.num_experts)
+    streams = known.experts.transpose(1, 0, 2).reshape(known.layers, -1).tolist()
+
+    def timed(work: Callable[[], object]) -> Callable[[], float]:
+        def once() -> float:
+            start = time.perf_counter()
+            work()
+            return 1e3 * (time.perf_counter() - start)
+
+        return once
+
+    def everything() -> None:
+        for policy in POLICIES:
+            curve(known, Settings(policy, slots, calibration=ITSELF))
+
+    def oracle() -> None:
+        for stream in streams:  # one expert at a time: no event rule, so its hits are not ours
+            cache = cachetools.LRUCache(slots)
+            for expert in stream:
+                if expert in cache:
+                    cache[expert]
+                else:
+                    cache[expert] = True
+
+    work = {
+        f"ms, {len(POLICIES)} policies x {known.num_experts - known.k + 1} slot counts": everything,
+        **{f"ms, hits of {policy} at {slots} slots": lambda policy=policy: curve(known, Settings(policy, slots), [slots])
+           for policy in ("lru", "lfu", "lfu-resident")},
+        f"ms, lru at {slots} slots event by event": lambda: replay(known, Settings("lru", slots)),
+        f"ms, cachetools.LRUCache({slots}) on the same accesses": oracle,
+    }  # fmt: skip
+    found = interleaved({name: timed(one) for name, one in work.items()}, repeats)
+    return {"accesses": float(known.experts.size), **{name: spread(values) for name, values in found.items()}}
+
+
+def pages(tokens: int, repeats: int) -> dict[str, Any]:
+    """Seconds from a click to a page that is made (the browser's drawing comes on top), cold caches each time."""
+    import streamlit as st
+    from streamlit.testing.v1 import AppTest
+
+    long = made_up(tokens)
+    found: dict[str, list[float]] = {}
+    for _ in range(repeats):
+        for page in ("timeline", "prefetch", "what_if"):
+            for name, trace in (("a sample", None), (f"{tokens:,} tokens", long)):
+                st.cache_data.clear()
+                app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=300).run()
+                if trace is not None:
+                    app.session_state["opened"] = {name: (trace, None)}
+                    app.session_state["trace"] = name
+                start = time.perf_counter()
+                app.switch_page(f"pages/{page}.py").run()
+                found.setdefault(f"s, {page}, {name}", []).append(time.perf_counter() - start)
+                if app.exception:
+                    raise RuntimeError(f"{page} on {name}: {app.exception[0].value}")
+    return {name: spread(values) for name, values in found.items()}

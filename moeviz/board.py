@@ -25,7 +25,10 @@ class Frame:
     """One forward pass: residency read before each layer's event, and the outcome of who was demanded."""
 
     state: NDArray[np.uint8]  # [L, E]
-    slots: NDArray[np.int16]  # [L, slots] the expert in each slot, -1 where it is free; [0, 0] where layers share their slots
+    slots: NDArray[
+        np.int32
+    ]  # [L, slots] the expert in each slot, -1 where it is free; where layers share their slots [1, slots] of
+    # layer x E + expert; no slots where nothing is kept
 
 
 class Board:
@@ -36,16 +39,21 @@ class Board:
         self._keeps = settings.baseline in ("", "resident")
         self._state = np.zeros((layers, experts), np.uint8)
         slots = experts if settings.baseline else settings.slots
-        own = settings.scope == "layer" and self._keeps
-        self._slots = np.full((layers, slots) if own else (0, 0), -1, np.int16)
+        self._shared = settings.scope == "model" and not settings.baseline
+        self._slots = np.full((1 if self._shared else layers, slots) if self._keeps else (layers, 0), -1, np.int32)
         self.begin(initial)
 
     def begin(self, initial: Iterable[Sequence[int]]) -> None:
         """Takes in layer, expert, slot of who is resident before the first forward pass."""
         for layer, expert, slot in initial:
             self._state[layer, expert] = RESIDENT
-            if len(self._slots):
-                self._slots[layer, slot] = expert
+            self._place(layer, expert, slot)
+
+    def _place(self, layer: int, expert: int, slot: int) -> None:
+        if self._shared:
+            self._slots[0, slot] = layer * self._shape[1] + expert
+        else:
+            self._slots[layer, slot] = expert
 
     def step(self, events: Sequence[EventRecord]) -> Frame:
         """The frame of the next forward pass."""
@@ -53,7 +61,7 @@ class Board:
         for event in events:
             layer = event.layer
             frame.state[layer] = self._state[layer]
-            if len(self._slots):
+            if not self._shared:
                 frame.slots[layer] = self._slots[layer]
             for outcome, experts in ((HIT, event.hits), (LATE, event.late), (MISS, event.misses)):
                 frame.state[layer, experts] = outcome
@@ -64,8 +72,7 @@ class Board:
                 if victim >= 0:
                     self._state[victim_layer, victim] = EMPTY
                 self._state[at, expert] = PREFETCHED if speculative else RESIDENT
-                if len(self._slots):
-                    self._slots[at, slot] = expert
+                self._place(at, expert, slot)
         return frame
 
 
@@ -74,6 +81,20 @@ def frames(run: Run) -> list[Frame]:
     initial = zip(run.start_layer.tolist(), run.start_expert.tolist(), run.start_slot.tolist(), strict=True)
     board = Board(run.settings, run.layers, run.experts, initial)
     return [board.step(events) for events in run.passes()]
+
+
+def slots_over_time(run: Run) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """State and expert of every slot before each event of its layer (shared slots: before the pass). Both [F, row].
+
+    Rows are slots, layer after layer; experts of shared slots are layer x E + expert; -1 is free.
+    """
+    pictures = frames(run)
+    holders = np.stack([frame.slots for frame in pictures])  # [F, L or 1, slots]
+    states = np.stack([frame.state for frame in pictures])  # [F, L, E]
+    flat = states.reshape(len(states), 1, -1) if holders.shape[1] != run.layers else states
+    found = np.take_along_axis(flat, np.maximum(holders, 0), 2)
+    found[holders < 0] = EMPTY
+    return found.reshape(len(states), -1), holders.reshape(len(states), -1)
 
 
 class Watch:

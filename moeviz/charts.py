@@ -7,9 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from moeviz import metrics
+from moeviz.board import STATES
+from moeviz.cost import Segment
+from moeviz.curves import Curve
 from moeviz.run import Run
 
 # states of moeviz.board: not in fast tier, resident, hit, late hit, miss, prefetched and unused
@@ -17,6 +22,7 @@ STATE_COLORS = ("", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7")
 STATE_GLYPHS = ("", "", "●", "◐", "✕", "▸")
 COMPUTE, STALL, OTHER = "#009E73", "#D55E00", "#999999"
 DEMAND, USEFUL, WASTED = "#0072B2", "#CC79A7", "#F0E442"
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#F0E442")
 
 
@@ -26,7 +32,7 @@ def hit_ratio_over_time(runs: Sequence[tuple[str, Run]], window: int = 8) -> go.
     for number, (label, run) in enumerate(runs):
         ratio = metrics.hit_ratio_over_time(run)
         smooth = [float(ratio[max(0, i - window + 1) : i + 1].mean()) for i in range(len(ratio))]
-        line = {"color": SERIES[number % len(SERIES)], "width": 3, "dash": ("solid", "dash", "dot", "dashdot")[number % 4]}
+        line = {"color": SERIES[number % len(SERIES)], "width": 3, "dash": DASHES[number % len(DASHES)]}
         figure.add_scatter(y=smooth, name=label, mode="lines", line=line)
     figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
     return figure
@@ -108,4 +114,167 @@ def _rows(figure: go.Figure, count: int) -> go.Figure:
     """Horizontal bars, the first on top, tall enough to be read."""
     figure.update_yaxes(autorange="reversed")
     figure.update_layout(height=90 + 44 * count, bargap=0.25)
+    return figure
+
+
+# of the paper's figure (arXiv 2511.05814): white neither, light blue resident, purple activated and hit, red activated and missed
+PAPER_COLORS = ("#FFFFFF", "#ADD8E6", "#800080", "#FFA500", "#FF0000", "#FFC0CB")
+MOST_CELLS = 1_000_000  # of a heatmap
+MOST_GLYPHS = 1_500  # cells that carry one
+
+
+def token_expert(states: NDArray[np.uint8], texts: Sequence[str], first: int, at: int, paper: bool = False) -> go.Figure:
+    """The paper's figure of one MoE layer: tokens by experts, residency read before the event. states: [token, expert]
+
+    `first` is the number of the first token shown, `at` the one under the cursor.
+    """
+    figure = _states(
+        states.T, PAPER_COLORS if paper else STATE_COLORS, first, "forward pass, and the token that went in", "expert"
+    )
+    ticks = list(range(len(texts))) if len(texts) <= 80 else list(range(0, len(texts), len(texts) // 40))
+    figure.update_xaxes(
+        tickvals=[first + n for n in ticks], ticktext=[_tick(texts[n]) for n in ticks], tickangle=-45, tickfont_size=12,
+    )  # fmt: skip
+    figure.update_yaxes(dtick=1 if states.shape[1] <= 32 else None, autorange="reversed")
+    figure.update_layout(height=max(240, min(900, 120 + 24 * states.shape[1])))
+    return _cursor(figure, at)
+
+
+def raster(states: NDArray[np.uint8], slots: int, at: int, first: int = 0) -> go.Figure:
+    """Every slot over every forward pass. states: [step, row], rows layer after layer with `slots` each; shared slots are one group."""
+    figure = _states(states.T, STATE_COLORS, first, "forward pass", "slots of MoE layer")
+    groups = states.shape[1] // slots
+    every = max(1, groups // 24)
+    figure.update_yaxes(
+        tickvals=[(group + 0.5) * slots - 0.5 for group in range(0, groups, every)], ticktext=[str(g) for g in range(0, groups, every)], autorange="reversed",
+        title="slots of MoE layer" if groups > 1 else "slot of the pool",
+    )  # fmt: skip
+    if groups == 1:
+        figure.update_yaxes(tickvals=None, ticktext=None)
+    for group in range(1, groups):
+        figure.add_hline(group * slots - 0.5, line_width=1, line_color="rgba(128,128,128,.6)")
+    figure.update_layout(height=max(240, min(760, 90 + 7 * states.shape[1])))
+    return _cursor(figure, at)
+
+
+def _states(cells: NDArray[np.uint8], colors: Sequence[str], first: int, x: str, y: str) -> go.Figure:
+    """A raster of the board's states. cells: [row, column]"""
+    shades = [color or "rgba(128,128,128,.10)" for color in colors]
+    count = len(shades)
+    scale = [stop for n, shade in enumerate(shades) for stop in ((n / count, shade), ((n + 1) / count, shade))]
+    glyphs = np.array(STATE_GLYPHS)[cells] if cells.size <= MOST_GLYPHS else None
+    figure = _figure(x, y)
+    figure.add_heatmap(
+        z=cells, x0=first, dx=1, zmin=-0.5, zmax=count - 0.5, colorscale=scale, showscale=False, xgap=1 if cells.shape[1] <= 200 else 0,
+        ygap=1 if cells.shape[1] <= 200 else 0, text=glyphs, texttemplate="%{text}" if glyphs is not None else None,
+        textfont={"color": "#000", "size": 13}, hovertemplate=f"{x} %{{x}}, row %{{y}}: %{{customdata}}<extra></extra>",
+        customdata=np.array(STATES)[cells] if cells.size <= 60_000 else None,
+    )  # fmt: skip
+    for state in range(1, count):  # a legend for a heatmap
+        figure.add_scatter(
+            x=[None], y=[None], mode="markers", name=f"{STATE_GLYPHS[state]} {STATES[state]}".strip(),
+            marker={"symbol": "square", "size": 13, "color": shades[state]},
+        )  # fmt: skip
+    figure.update_xaxes(showgrid=False, zeroline=False, range=[first - 0.5, first + cells.shape[1] - 0.5])
+    figure.update_yaxes(showgrid=False, zeroline=False)
+    return figure
+
+
+def _cursor(figure: go.Figure, at: int) -> go.Figure:
+    """A frame around the column under the cursor."""
+    figure.add_vrect(at - 0.5, at + 0.5, line={"color": "#D55E00", "width": 2}, fillcolor="rgba(0,0,0,0)")
+    return figure
+
+
+def _tick(text: str) -> str:
+    short = text.replace("\n", "⏎")
+    return (short if len(short) <= 12 else short[:11] + "…").replace("<", "&lt;") or "␣"
+
+
+def by_layer(values: NDArray[np.float64], rows: Sequence[str], y: str, label: str) -> go.Figure:
+    """Shares from 0 to 1 by MoE layer. values: [row, L]; nan stays empty"""
+    figure = _figure("MoE layer", y)
+    text = np.where(np.isnan(values), "", np.char.mod("%.2f", np.nan_to_num(values))) if values.shape[1] <= 32 else None
+    figure.add_heatmap(
+        z=values, y=list(rows), zmin=0, zmax=1, colorscale="Cividis", text=text, texttemplate="%{text}" if text is not None else None,
+        xgap=2, ygap=2, colorbar={"title": label, "tickformat": ".0%", "thickness": 14},
+        hovertemplate="layer %{x}, %{y}: %{z:.1%}<extra></extra>",
+    )  # fmt: skip
+    figure.update_xaxes(dtick=1 if values.shape[1] <= 32 else None, showgrid=False)
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    figure.update_layout(height=150 + 46 * len(rows))
+    return figure
+
+
+def lanes(segments: Sequence[Segment]) -> go.Figure:
+    """What compute and link do in one forward pass, ms."""
+    figure = _figure("ms since the pass began", "")
+    looks = {
+        "expert": (COMPUTE, ""), "other": (OTHER, "."), "stall": (STALL, "/"),
+        "demand": (DEMAND, ""), "guess used": (USEFUL, "/"), "guess wasted": (WASTED, "x"),
+    }  # fmt: skip
+    for kind, (color, pattern) in looks.items():
+        own = [s for s in segments if s.kind == kind]
+        if own:
+            shape = {"shape": pattern, "fillmode": "overlay", "fgcolor": "#000", "fgopacity": 0.4, "size": 7}
+            figure.add_bar(
+                y=[s.lane for s in own], base=[s.start for s in own], x=[s.end - s.start for s in own], orientation="h", name=kind,
+                marker={"color": color, "pattern": shape, "line": {"width": 0.5, "color": "#000"}},
+                customdata=[f"layer {s.layer}" + (f", expert {s.expert}" if s.expert >= 0 else "") for s in own],
+                hovertemplate=kind + ", %{customdata}: %{base:.2f} + %{x:.2f} ms<extra></extra>",
+            )  # fmt: skip
+    figure.update_layout(barmode="overlay", height=260, legend_traceorder="normal")
+    figure.update_yaxes(categoryorder="array", categoryarray=["link", "compute"])
+    return figure
+
+
+def slot_curves(curves: Sequence[Curve], labels: Sequence[str], at: int, knee: int | None) -> go.Figure:
+    """Hit ratio over slot counts; `at` is the chosen count, `knee` the one beyond which more slots bring less."""
+    figure = _figure(
+        "slots per MoE layer" if not curves or curves[0].settings.scope == "layer" else "slots in all", "hits / accesses"
+    )
+    for number, (curve, label) in enumerate(zip(curves, labels, strict=True)):
+        bound = curve.settings.policy == "belady"
+        line = {
+            "color": "#888888" if bound else SERIES[number % len(SERIES)],
+            "dash": "solid" if bound else DASHES[number % len(DASHES)],
+            "width": 4 if bound else 3,
+        }
+        name = f"{label}: the bound" if bound else label
+        figure.add_scatter(
+            x=curve.slots,
+            y=curve.hit_ratio,
+            name=name,
+            mode="lines+markers",
+            line=line,
+            marker={"symbol": number % 12, "size": 7},
+        )
+    figure.add_vline(
+        at,
+        line={"color": "#D55E00", "width": 2, "dash": "dot"},
+        annotation_text=f"{at} slots",
+        annotation_position="bottom right",
+    )
+    if knee is not None:
+        figure.add_vline(knee, line={"color": "#888888", "width": 1}, annotation_text="knee", annotation_position="top left")
+    figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
+    figure.update_layout(height=420)
+    return figure
+
+
+def counted(labels: Sequence[str], rows: Sequence[tuple[str, str, str, Sequence[float]]], axis: str) -> go.Figure:
+    """Stacked horizontal bars. rows: name, colour, pattern, a value for each label."""
+    return _stacked(axis, labels, [(name, color, pattern, list(values)) for name, color, pattern, values in rows])
+
+
+def layer_lines(lines: Sequence[tuple[str, NDArray[np.float64]]], y: str) -> go.Figure:
+    """Shares from 0 to 1 over MoE layers, a line each. values: [L]"""
+    figure = _figure("MoE layer", y)
+    for number, (name, values) in enumerate(lines):
+        line = {"color": SERIES[number % len(SERIES)], "dash": DASHES[number % len(DASHES)], "width": 3}
+        figure.add_scatter(
+            x=np.arange(len(values)), y=values, name=name, mode="lines+markers", line=line, marker={"symbol": number, "size": 8}
+        )
+    figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
+    figure.update_xaxes(dtick=1 if lines and len(lines[0][1]) <= 32 else None)
     return figure

@@ -9,20 +9,21 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 import moeviz.bench
-from moeviz import metrics
+from moeviz import metrics, routing
+from moeviz.curves import curve
 from moeviz.policies import POLICIES, PolicyError, load_policy
 from moeviz.predictors import PREDICTORS
 from moeviz.replay import replay as replay_trace
 from moeviz.run import Run
 from moeviz.settings import BASELINES, WARM, Settings, SettingsError
-from moeviz.trace import Trace, TraceError, load_file
+from moeviz.trace import DECODE, Trace, TraceError, load_file
 
 if TYPE_CHECKING:
     from moeviz.offload.loader import Loaded
@@ -243,6 +244,7 @@ def replay(file: Path, as_json: bool, **others: Any) -> None:
         settings = settings_of(others)
         trace, recorded = load_file(file)
         result = replay_trace(trace, settings)
+        bounds = bounds_of(trace, settings, recorded)
     ids = list(recorded.output_ids) if recorded else trace.token_ids[trace.phase == 1].tolist()
     values = {
         "model": trace.model,
@@ -252,8 +254,27 @@ def replay(file: Path, as_json: bool, **others: Any) -> None:
         "token_ids": ids,
         **metrics.summary(result),
         "lossless": None,
+        "bounds": bounds,
+        "routing": routing.summary(trace),
     }
-    click.echo(json.dumps(values) if as_json else report(settings, values))
+    if as_json:
+        click.echo(json.dumps(values))
+        return
+    click.echo(report(settings, values))
+    kinds = values["miss_kinds"]
+    click.echo("misses     " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
+    if bounds["belady_hit_ratio"] is not None:
+        click.echo(f"bound      belady, which knows the future, would hit {bounds['belady_hit_ratio']:.1%} of decode")
+
+
+def bounds_of(trace: Trace, settings: Settings, recorded: Run | None) -> dict[str, Any]:
+    """What no policy can beat at these slots: belady's hits in decode, and the least time per token on the recorded run's machine."""
+    if settings.baseline:
+        return {"belady_hit_ratio": None, "least_ms_per_token": None}
+    bound = curve(trace, replace(settings, policy="belady", prefetch="none"), [settings.slots])
+    misses = int(bound.accesses[DECODE] - bound.hits[0, DECODE])
+    least = metrics.bandwidth_bound_ms(recorded, misses) if recorded else None
+    return {"belady_hit_ratio": float(bound.hit_ratio[0]), "least_ms_per_token": least}
 
 
 @main.group()
@@ -278,6 +299,37 @@ def bench_engine(repeats: int, tokens: int) -> None:
 def bench_loading() -> None:
     """Peak memory of loading a model of 600 MB, against what has to be in memory."""
     show(moeviz.bench.loading())
+
+
+@bench.command("replay")
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Rounds, interleaved.")
+@click.option(
+    "--tokens",
+    type=click.IntRange(2),
+    default=511,
+    show_default=True,
+    help="Of a made-up trace of 24 layers, top-4 of 32 experts.",
+)
+@click.option("--trace", "file", type=click.Path(path_type=Path), help="A .moetrace file instead of the made-up trace.")
+def bench_replay(repeats: int, tokens: int, file: Path | None) -> None:
+    """Every policy at every slot count, one replay, and cachetools on the same accesses."""
+    with refusing():
+        trace = Trace.load(file) if file else None
+    show(moeviz.bench.replaying(repeats, tokens, trace))
+
+
+@bench.command("pages")
+@click.option(
+    "--tokens",
+    type=click.IntRange(2),
+    default=100_000,
+    show_default=True,
+    help="Of a made-up trace of 24 layers, top-4 of 32 experts.",
+)
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Rounds.")
+def bench_pages(tokens: int, repeats: int) -> None:
+    """Seconds that each Explore page takes to be made, on the samples and on a long trace."""
+    show(moeviz.bench.pages(tokens, repeats))
 
 
 @bench.command("board")

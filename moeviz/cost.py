@@ -76,7 +76,7 @@ def fit(run: Run) -> Costs:
     if np.ptp(copies) > 0:
         # robust against passes that the system held up: the slope between the medians of the passes with few and with many copies
         few, many = copies <= np.quantile(copies, 0.35), copies >= np.quantile(copies, 0.65)
-        apart = copies[many].mean() - copies[few].mean()
+        apart = float(np.median(copies[many]) - np.median(copies[few]))
         if apart > 0:
             slope = max(0.0, float((np.median(other[many]) - np.median(other[few])) / apart))
             level = float(np.median(other - slope * copies))
@@ -108,57 +108,128 @@ def stack(run: Run, costs: Costs) -> metrics.Stack | None:
     walk = list(_passes(run, costs, decode))
     copies = np.bincount(run.event_pass[run.load_event], minlength=len(decode))[decode].sum()
     compute = decode[run.event_pass[run.access_event]].sum() * costs.expert / count
-    return metrics.Stack(float(compute), sum(stall for stall, _ in walk) / count, float(costs.other + costs.per_copy * copies / count))
+    return metrics.Stack(
+        float(compute), sum(stall for stall, _ in walk) / count, float(costs.other + costs.per_copy * copies / count)
+    )
 
 
-def _passes(run: Run, costs: Costs, chosen: Sequence[bool] | np.ndarray) -> Iterable[tuple[float, float]]:
-    """(stall, wall) of every chosen forward pass, ms; the link's queue goes on between passes."""
+def _passes(
+    run: Run, costs: Costs, chosen: Sequence[bool] | np.ndarray, lanes: list[Segment] | None = None
+) -> Iterable[tuple[float, float]]:
+    """(stall, wall) of every chosen forward pass, ms; the link's queue goes on between passes. `lanes` takes what happens in them."""
     now = link = 0.0
     arrival: dict[tuple[int, int], float] = {}  # of copies under way or done
-    waiting: deque[tuple[int, int]] = deque()  # guesses whose copy has not begun
+    waiting: deque[tuple[tuple[int, int], int]] = deque()  # guesses whose copy has not begun, and their loads
+    used = run.load_used.tolist()
+    load_at = np.searchsorted(run.load_event, np.arange(len(run.event_pass) + 1)).tolist()
     share = costs.other / max(run.layers, 1)
+    at_event = 0
+    start = 0.0
+
+    def draw(lane: str, kind: str, begin: float, end: float, layer: int, expert: int) -> None:
+        if lanes is not None and drawing and end > begin:
+            lanes.append(Segment(lane, kind, begin - start, end - start, layer, expert))
+
+    def send(key: tuple[int, int], kind: str) -> None:
+        nonlocal link
+        begin = max(link, now) if kind == "demand" else link
+        link = begin + costs.copy
+        arrival[key] = link
+        draw("link", kind, begin, link, *key)
+
     for number, events in enumerate(run.passes()):
-        start, stalled = now, 0.0
+        start, stalled, drawing = now, 0.0, bool(chosen[number])
         for event in events:
+            draw("compute", "other", now, now + share, event.layer, -1)
             now += share
-            link = _send_guesses(waiting, arrival, link, now, costs.copy)
-            demand = [load for load in event.loads if not load[5]]
-            for layer, expert, *_ in demand:
-                link = max(link, now) + costs.copy
-                arrival[layer, expert] = link
-            ready, late = [], []
+            while waiting and link < now:  # no demand is queued meanwhile
+                key, index = waiting.popleft()
+                send(key, "guess used" if used[index] else "guess wasted")
+            own = range(load_at[at_event], load_at[at_event + 1])
+            demand = [(load[0], load[1]) for load in event.loads if not load[5]]
+            for key in demand:
+                send(key, "demand")
+            ready: list[tuple[int, int]] = []
+            late: list[tuple[int, int]] = []
+            queued = [key for key, _ in waiting]
             for expert in (*event.hits, *event.late):
                 key = event.layer, expert
-                if key in waiting:  # demanded before its turn: it goes next
-                    waiting.remove(key)
-                    link = max(link, now) + costs.copy
-                    arrival[key] = link
+                if key in queued:  # demanded before its turn: it goes next
+                    del waiting[queued.index(key)]
+                    queued.remove(key)
+                    link = max(link, now)
+                    send(key, "guess used")
                 (late if arrival.get(key, 0.0) > now else ready).append(key)
-            waiting.extend((load[0], load[1]) for load in event.loads if load[5])
+            waiting.extend(((load[0], load[1]), index) for index, load in zip(own, event.loads, strict=True) if load[5])
             needed = set(event.misses)
-            now += costs.expert * len(ready)
-            for key in [*late, *((layer, expert) for layer, expert, *_ in demand)]:
+            for key in ready:
+                draw("compute", "expert", now, now + costs.expert, *key)
+                now += costs.expert
+            for key in [*late, *demand]:
                 if arrival[key] > now:
+                    draw("compute", "stall", now, arrival[key] + costs.wake, *key)
                     stalled += arrival[key] + costs.wake - now
                     now = arrival[key] + costs.wake
                 if key in late or key[1] in needed:
+                    draw("compute", "expert", now, now + costs.expert, *key)
                     now += costs.expert
+            draw("compute", "other", now, now + costs.per_copy * len(event.loads), event.layer, -1)
             now += costs.per_copy * len(event.loads)
             for load in event.loads:  # who was evicted has to come again
                 arrival.pop((load[3], load[4]), None)
+                waiting = deque(item for item in waiting if item[0] != (load[3], load[4])) if waiting else waiting
+            at_event += 1
         if chosen[number]:
             yield stalled, now - start
 
 
-def _send_guesses(
-    waiting: deque[tuple[int, int]], arrival: dict[tuple[int, int], float], link: float, now: float, copy: float
-) -> float:
-    """Copies of guesses that begin before `now`, while no demand is queued; gives when the link is free."""
-    while waiting and link < now:
-        key = waiting.popleft()
-        link += copy
-        arrival[key] = link
-    return link
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of one forward pass's time, ms since the pass began."""
+
+    lane: str  # compute or link
+    kind: str  # expert, stall, other; demand, guess used, guess wasted
+    start: float
+    end: float
+    layer: int
+    expert: int  # -1 where there is none
+
+
+def modelled_lanes(run: Run, costs: Costs, step: int) -> list[Segment]:
+    """What compute and link do in one forward pass, by the model; the run's own times are not looked at."""
+    lanes: list[Segment] = []
+    chosen = np.zeros(len(run.pass_phase), bool)
+    chosen[step] = True
+    for _ in _passes(run, costs, chosen, lanes):
+        break
+    return lanes
+
+
+def measured_lanes(run: Run, step: int) -> list[Segment]:
+    """What compute and link did in one forward pass of a measured run. Of an event only its start and its sums of waiting and computing
+    were kept: they are drawn one after the other. Raises ValueError where the run was not measured."""
+    if run.times is None:
+        raise ValueError("only a measured run has times.")
+    times = run.times
+    events = np.flatnonzero(run.event_pass == step)
+    zero = times.event_start[events[0]]
+    lanes = []
+    at = 0.0
+    for event in events:
+        start = (times.event_start[event] - zero) / 1e6
+        if start > at:
+            lanes.append(Segment("compute", "other", at, start, int(run.event_layer[event]), -1))
+        stalled = start + times.event_stall[event] / 1e6
+        at = stalled + times.event_compute[event] / 1e6
+        if stalled > start:
+            lanes.append(Segment("compute", "stall", start, stalled, int(run.event_layer[event]), -1))
+        lanes.append(Segment("compute", "expert", stalled, at, int(run.event_layer[event]), -1))
+    end = zero + at * 1e6
+    for load in np.flatnonzero((times.load_start >= 0) & (times.load_end > zero) & (times.load_start < end)):
+        kind = "demand" if not run.load_speculative[load] else "guess used" if run.load_used[load] else "guess wasted"
+        start, stop = ((int(t) - zero) / 1e6 for t in (times.load_start[load], times.load_end[load]))
+        lanes.append(Segment("link", kind, max(start, 0.0), min(stop, at), int(run.load_layer[load]), int(run.load_expert[load])))
+    return lanes
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,16 @@ def curve(
     return Curve(settings, counts, hits, accesses)
 
 
+def knee(found: Curve) -> int | None:
+    """Slot count where the curve bends most: furthest above the straight line between its ends (Satopaa et al. 2011); None where none is."""
+    if len(found.slots) < 3:
+        return None
+    x = (found.slots - found.slots[0]) / (found.slots[-1] - found.slots[0])
+    y = found.hit_ratio - found.hit_ratio[0]
+    above = y / y[-1] - x if y[-1] > 0 else np.zeros(len(x))
+    return int(found.slots[above.argmax()]) if above.max() > 0.01 else None
+
+
 def _accesses(trace: Trace, passes: Sequence[slice]) -> Array:
     """Distinct experts needed, summed over layers, of each forward pass. [F]"""
     return np.array(
@@ -195,7 +205,9 @@ class _Together:
         model = self._groups == 1
 
         def gather(of: Callable[[Any], float], some: list[ExpertCache], kind: type) -> Array:
-            table = np.array([[[of(use) for use in row] for row in cache.uses] for cache in some], kind)  # [cache, layer, expert]
+            table: Array = np.array(
+                [[[of(use) for use in row] for row in cache.uses] for cache in some], kind
+            )  # [cache, layer, expert]
             return np.ascontiguousarray(table.reshape(len(some), -1).T[:, :, None] if model else table.transpose(2, 0, 1))
 
         self._resident = np.zeros((self._experts, len(self._counts), self._groups), bool)
@@ -254,15 +266,15 @@ class _Together:
             self._resident |= need
             self._touch(step, members, groups)
             places[self._flat[step]] = False
-        return found.reshape(-1, self._steps_per_token, len(self._counts)).sum(1)
+        return np.asarray(found.reshape(-1, self._steps_per_token, len(self._counts)).sum(1))
 
     def _rank(self, step: int) -> Array:
         """Who leaves first has the least; the last touch breaks ties. [expert, 1 or n, group]"""
         match self._settings.policy:
             case "fifo":
-                return self._loaded
+                return np.asarray(self._loaded)
             case "lfu-resident":
-                return (self._since << 40) + self._last
+                return np.asarray((self._since << 40) + self._last)
         score = self._score(step)
         if score is self._last or score.dtype == np.int64:
             key = score if score is self._last else (score << 40) + self._last
@@ -366,7 +378,7 @@ def _next_steps(members: Array, experts: int) -> tuple[Array, Array]:
 
 def _hash(seed: int, touches: Array, layer: Array, expert: Array) -> Array:
     """The policy `random`'s, as float64."""
-    z = (np.uint64(seed % 2**16) << np.uint64(48)) ^ (touches.astype(np.uint64) << np.uint64(24))
+    z: Array = (np.uint64(seed % 2**16) << np.uint64(48)) ^ (touches.astype(np.uint64) << np.uint64(24))
     z = z ^ (layer.astype(np.uint64) << np.uint64(12)) ^ expert.astype(np.uint64)
     with np.errstate(over="ignore"):
         z = z + np.uint64(0x9E3779B97F4A7C15)

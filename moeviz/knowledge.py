@@ -43,6 +43,10 @@ class Future:
         at = bisect_right(uses, event)
         return uses[at] if at < len(uses) else math.inf
 
+    def uses(self, layer: int, expert: int) -> list[int]:
+        """Numbers of all events that need an expert, ascending."""
+        return self._uses.get((layer, expert), [])
+
     def needs(self, forward_pass: int, layer: int) -> list[int]:
         """Experts of an event, strongest first; none after the trace's end."""
         return self._needs[forward_pass][layer] if forward_pass < len(self._needs) else []

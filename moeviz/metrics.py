@@ -332,7 +332,15 @@ def repeated(runs: Sequence[Run]) -> dict[str, Any]:
     return values
 
 
+def median_run(runs: Sequence[Run]) -> Run:
+    """The repeat whose decode took the median time; runs that were not measured are given back as they come."""
+    known = [run for run in runs if run.times is not None]
+    if not known:
+        return runs[0]
+    order = sorted(known, key=lambda run: int(run.times.pass_wall[run.pass_phase == DECODE].sum()) if run.times else 0)
+    return order[(len(order) - 1) // 2]
+
+
 def median_stack(runs: Sequence[Run]) -> Stack | None:
     """The stack of the repeat whose time per token is the median one, so that its parts still add up."""
-    stacks = sorted((s for s in map(stack, runs) if s is not None), key=lambda s: s.compute + s.stall + s.other)
-    return stacks[(len(stacks) - 1) // 2] if stacks else None
+    return stack(median_run(runs))

@@ -1,6 +1,6 @@
 """Numbers of a Trace alone, whatever the cache: who is used how much, what repeats, what guesses are worth. Each with its formula.
 
-    reuse(Trace.load("sample_traces/bible.moetrace"))      # [layer]
+reuse(Trace.load("sample_traces/bible.moetrace"))      # [layer]
 """
 
 from __future__ import annotations

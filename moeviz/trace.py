@@ -13,7 +13,7 @@ import os
 import struct
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -96,6 +96,13 @@ class Trace:
         """The tokens of each forward pass, in order."""
         starts = np.flatnonzero(np.diff(self.forward_pass, prepend=self.forward_pass[0] - 1))
         return [slice(int(a), int(b)) for a, b in zip(starts, [*starts[1:], self.tokens], strict=True)]
+
+    def window(self, first: int, count: int) -> Trace:
+        """`count` forward passes from number `first` of `passes()`."""
+        chosen = self.passes()[first : first + count]
+        tokens = slice(chosen[0].start, chosen[-1].stop)
+        parts = {name: getattr(self, name)[tokens] for name in (*_TENSORS, "texts") if getattr(self, name) is not None}
+        return replace(self, **parts)
 
     def to_bytes(self, run: Run | None = None) -> bytes:
         """The file's content, with a recorded run beside the trace if one is given."""

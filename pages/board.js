@@ -1,6 +1,6 @@
 // The board: what every expert and slot is at one forward pass, and a strip of tokens to move along.
 // Frames come from Python in pieces while a model runs, or all at once; stepping and playing happen here.
-// data: { run, start, live, at, layers, experts, slots, colors, glyphs, names, frames, slotFrames, texts, prompt }
+// data: { run, start, live, at, seek, layers, experts, slots, colors, glyphs, names, frames, slotFrames, texts, prompt }
 // frames: base64 uint8 [n, layers, experts], states as in moeviz/board.py; slotFrames: base64 int16 [n, layers, slots].
 
 const EMPTY = 0, HIT = 2, LATE = 3, MISS = 4
@@ -53,6 +53,12 @@ class Board {
       this.cursor = data.at
       this.playing = false
       this.followed = false
+      this.seek = data.seek
+    }
+    if (this.seek !== data.seek) {
+      this.seek = data.seek
+      this.cursor = data.at
+      this.playing = false
     }
     this.about = data
     const size = data.layers * data.experts

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import base64
+import runpy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from moeviz import charts
 from moeviz.board import STATES, Frame
+from moeviz.explain import Explainer
 from moeviz.knowledge import SAMPLES
 from moeviz.offload.client import Client, Job, ModelSpec
 from moeviz.policies import POLICIES
@@ -21,6 +25,7 @@ from moeviz.run import Run
 from moeviz.settings import SCOPES, WARM, Settings, SettingsError
 from moeviz.trace import Trace, TraceError, load_file
 
+WINDOW = 2_048  # forward passes of a trace that Explore pages show at once
 HERE = Path(__file__).parent
 FIRST_SAMPLE = SAMPLES / "change-of-subject.moetrace"
 POLICY_HELP = "Who leaves when an expert needs a slot:\n" + "\n".join(
@@ -58,6 +63,17 @@ _mount = st.components.v2.component(
 )
 
 
+def within_app() -> None:
+    """Sees to it that app.py runs around this page.
+
+    Where the first link that a fresh server is asked for names a page, Streamlit takes `pages/` for its older kind of app and runs the
+    page's file alone; then app.py is run from here, which ends that for good.
+    """
+    if not st.session_state.get("within_app"):
+        runpy.run_path(str(HERE.parent / "app.py"))
+        st.stop()
+
+
 @st.cache_resource
 def client() -> Client:
     """The one worker process of this server, started by its first job."""
@@ -73,17 +89,21 @@ def sample(path: Path) -> tuple[Trace, Run]:
     return trace, run
 
 
-def board(run_id: str, frames: Sequence[Frame], texts: Sequence[str], live: bool, key: str, at: int = 0) -> int:
-    """Draws the board, first at pass `at`, and returns the pass at which its user stopped. While live, only the latest frames are sent."""
+def board(run_id: str, frames: Sequence[Frame], texts: Sequence[str], live: bool, key: str, at: int = 0, seek: int = 0) -> int:
+    """Draws the board and returns the pass at which its user stopped. It begins at pass `at` and goes there again when `seek` changes.
+
+    While live, only the latest frames are sent.
+    """
     start = max(0, len(frames) - 64) if live else 0
     part = frames[start:]
     layers, experts = part[0].state.shape if part else (1, 1)
-    slots = part[0].slots.shape[1] if part else 0
+    slots = part[0].slots.shape[1] if part and len(part[0].slots) == layers else 0  # shared slots have no layer of their own
     data = {
         "run": run_id,
         "start": start,
         "live": live,
         "at": at,
+        "seek": seek,
         "layers": layers,
         "experts": experts,
         "slots": slots,
@@ -91,7 +111,7 @@ def board(run_id: str, frames: Sequence[Frame], texts: Sequence[str], live: bool
         "glyphs": charts.STATE_GLYPHS,
         "names": STATES,
         "frames": _base64([frame.state for frame in part], np.uint8),
-        "slotFrames": _base64([frame.slots for frame in part], np.int16),
+        "slotFrames": _base64([frame.slots for frame in part], np.int16) if slots else "",
         "texts": list(texts[start:]),
     }
     result = _mount(data=data, key=key, on_step_change=lambda: None)
@@ -121,6 +141,81 @@ def prompt_controls(prefix: str) -> tuple[str, str]:
     if then:
         st.caption(f"Halfway the text changes to `{' '.join(then.split())}`, fed token by token; then the model goes on.")
     return prompt, then
+
+
+def traces() -> dict[str, tuple[Trace, Run | None]]:
+    """Every trace that this browser session can explore, by name: its own latest runs first, then the samples."""
+    found: dict[str, tuple[Trace, Run | None]] = {}
+    live: Job | None = st.session_state.get("live_job")
+    if live is not None and live.finished and (captured := live.recording()):
+        found["the latest run of Live"] = captured
+    compare: Job | None = st.session_state.get("compare_job")
+    if compare is not None and compare.finished and compare.trace is not None:
+        found["the latest comparison"] = compare.trace, compare.resident
+    found |= st.session_state.get("opened", {})  # traces that this session has opened
+    return found | {f"sample: {name}": sample(SAMPLES / f"{name}.moetrace") for name in sample_names()}
+
+
+def trace_picker(first: str = "change-of-subject") -> tuple[str, Trace, Run | None]:
+    """Which trace the page is about, the same on every Explore page; a long one in windows."""
+    found = traces()
+    names = list(found)
+    if st.session_state.get("trace") not in names:
+        st.session_state.pop("trace", None)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        name = st.selectbox(
+            "Trace", names, names.index(f"sample: {first}"), key="trace", bind="query-params", width=330, persist_state="session"
+        )
+        trace, run = found[name]
+        count = len(trace.passes())
+        if count > WINDOW:
+            start = st.number_input(f"From pass (of {count:,})", 0, count - 1, 0, WINDOW, key="window", width=190)
+            trace, run = trace.window(start, WINDOW), None
+            name = f"{name}, passes {start:,} to {min(start + WINDOW, count) - 1:,}"
+            st.caption(f"A long trace is explored {WINDOW:,} forward passes at a time; the cache begins the window cold.")
+    return name, trace, run
+
+
+def chart(figure: go.Figure, title: str, table: pd.DataFrame, key: str, kind: str) -> None:
+    """A figure with its heading, the badge of its numbers, and the table behind it with a CSV one click away."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.subheader(title, width="content")
+        badge(kind)
+    st.plotly_chart(figure, key=key, alt=f"{title}. The table below it holds the numbers.")
+    with st.expander("Table"):
+        st.dataframe(table, hide_index=True)
+        st.download_button("CSV", csv(table), f"{key}.csv", key=f"{key}-csv", icon=":material/download:")
+
+
+KINDS = {
+    "measured": ("blue", ":material/timer:", "Timed while the model ran."),
+    "replayed": ("gray", ":material/replay:", "Exact decisions of a cache on a recorded trace; not timed."),
+    "modelled": ("orange", ":material/function:", "By a cost model fitted on a measured run, not timed."),
+    "recorded": ("gray", ":material/description:", "What the routers chose; the same for every cache."),
+}
+
+
+def badge(kind: str) -> None:
+    color, icon, help = KINDS[kind]
+    st.badge(kind, color=color, icon=icon, help=help)  # type: ignore[arg-type]
+
+
+def stacked(rows: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    return np.stack(rows)
+
+
+def csv(table: pd.DataFrame) -> str:
+    """Text of cells is prefixed where a spreadsheet would take it for a formula (CWE-1236)."""
+    safe = table.map(
+        lambda cell: "'" + cell if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+    )
+    return safe.to_csv(index=False)
+
+
+@st.cache_data(show_spinner="Replaying the trace", max_entries=24)
+def explained(name: str, _trace: Trace, settings: Settings, size: int) -> Explainer:
+    """`name` and `size` tell traces apart for the cache."""
+    return Explainer(_trace, settings)
 
 
 def settings_controls(name: str, first: Settings, *, sampled: int = 0) -> Settings | None:

@@ -191,6 +191,7 @@ def _verdict(good: bool, yes: str, no: str, help: str) -> None:
     )
 
 
+common.within_app()
 st.title("Which settings are faster here?")
 controls()
 job = state.get("compare_job")

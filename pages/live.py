@@ -136,6 +136,7 @@ def command(job: Job) -> str:
     return shlex.join(parts) + " --out run.moetrace"
 
 
+common.within_app()
 st.title("What does this token need, and is it there?")
 controls()
 job = state.get("live_job")

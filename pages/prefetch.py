@@ -1,0 +1,156 @@
+"""Prefetch: are the guesses right, and in time?"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from moeviz import charts, cost, metrics, routing
+from moeviz.predictors import PREDICTORS
+from moeviz.replay import replay
+from moeviz.run import Run
+from moeviz.settings import Settings, SettingsError
+from moeviz.trace import Trace
+from pages import common
+
+AHEAD = ("1 layer ahead", "2 layers ahead", "3 layers ahead")
+
+
+@st.cache_data(show_spinner="Asking the predictors", max_entries=64)
+def quality(name: str, _trace: Trace, predictor: str, width: int, threshold: float, size: int) -> routing.GuessQuality:
+    return routing.guess_quality(_trace, predictor, width, threshold)
+
+
+@st.cache_data(show_spinner="Replaying the trace", max_entries=24)
+def replayed(name: str, _trace: Trace, settings: Settings, size: int) -> Run:
+    return replay(_trace, settings)
+
+
+def guesses(name: str, trace: Trace, settings: Settings) -> None:
+    """Right or wrong, whatever the cache."""
+    known = [one for one in PREDICTORS if one not in ("none", "oracle") and (one != "next-gate" or trace.lookaheads)]
+    chosen = settings.prefetch if settings.prefetch in known else known[-1]
+    found = quality(name, trace, chosen, settings.width, settings.threshold, trace.tokens)
+    table = pd.DataFrame(
+        [
+            {"lookahead": d + 1, "MoE layer": layer, "precision": found.precision[d, layer], "recall": found.recall[d, layer]}
+            for d in range(len(AHEAD))
+            for layer in range(trace.layers)
+            if not np.isnan(found.recall[d, layer])
+        ]
+    )
+    for title, values in (("Recall", found.recall), ("Precision", found.precision)):
+        common.chart(
+            charts.by_layer(values, AHEAD, "guessed", title.lower()),
+            f"{title} of {chosen}",
+            table,
+            f"quality-{title}",
+            "recorded",
+        )
+    same = not settings.threshold and (settings.width or trace.k) == trace.k
+    st.caption(
+        "Recall: of the experts that a layer needed, the share that was guessed. Precision: of the guesses, the share that was needed. "
+        + ("As many are guessed as needed here, so the two are equal: each right guess counts once in both, over the same number." if same
+           else f"With as many guesses as a token needs experts ({trace.k}) the two would be equal.")
+    )  # fmt: skip
+    lines = [(one, quality(name, trace, one, settings.width, settings.threshold, trace.tokens).recall[0]) for one in known]
+    lines.append(("by chance", np.full(trace.layers, (settings.width or trace.k) / trace.num_experts)))
+    table = pd.DataFrame({"MoE layer": range(trace.layers), **dict(lines)})
+    common.chart(
+        charts.layer_lines(lines, "recall, 1 layer ahead"), "Every predictor, one layer ahead", table, "predictors", "recorded"
+    )
+
+
+def account(run: Run) -> None:
+    """What became of the pre-fetches."""
+    books, moved = metrics.ledger(run), metrics.bytes_moved(run)
+    size = run.expert_bytes / 1e6
+    with st.container(horizontal=True):
+        for label, value, help in (
+            ("Issued", books.issued, "Copies of guesses that were not resident."),
+            ("Useful", books.useful, "Demanded before they were evicted."),
+            (
+                "Late",
+                "–" if books.late is None else books.late,
+                "Of the useful: still on their way when demanded. Only a measured run can know.",
+            ),
+            ("Wasted", books.wasted, "Evicted, or the run over, before anyone asked."),
+            ("Dropped", books.dropped, "Found every slot held; never copied."),
+        ):
+            st.metric(label, value, border=True, width=150, help=help)
+    rows = (
+        ("demand", charts.DEMAND, "", [moved.demand / 1e6]),
+        ("guess, used", charts.USEFUL, "/", [moved.prefetch_useful / 1e6]),
+        ("guess, wasted", charts.WASTED, "x", [moved.prefetch_wasted / 1e6]),
+    )
+    table = pd.DataFrame(
+        {
+            "what": [row[0] for row in rows],
+            "MB": [row[3][0] for row in rows],
+            "experts": [round(row[3][0] / size) if size else 0 for row in rows],
+        }
+    )
+    kind = "measured" if run.measured else "replayed"
+    common.chart(
+        charts.counted([run.settings.label], rows, "MB over the link, the prompt's included"),
+        "What went over the link",
+        table,
+        "ledger",
+        kind,
+    )
+
+
+def one_pass(trace: Trace, run: Run, recorded: Run | None) -> None:
+    """Copy and compute lanes of one token."""
+    passes = trace.passes()
+    step = st.slider("Forward pass", 0, len(passes) - 1, min(len(passes) - 1, len(passes) // 4), key="lane", bind="query-params")
+    if run.measured:
+        segments, kind = cost.measured_lanes(run, step), "measured"
+    else:
+        basis = recorded if recorded is not None and recorded.measured else common.sample(common.FIRST_SAMPLE)[1]
+        costs, kind = cost.fit(basis), "modelled"
+        segments = cost.modelled_lanes(run, costs, step)
+    text = "".join(trace.texts[passes[step]])
+    table = pd.DataFrame(
+        [
+            {"lane": s.lane, "what": s.kind, "from ms": s.start, "to ms": s.end, "MoE layer": s.layer, "expert": s.expert}
+            for s in segments
+        ]
+    )
+    if not table.empty:
+        stall = sum(s.end - s.start for s in segments if s.kind == "stall")
+        whole = max(s.end for s in segments if s.lane == "compute")
+        common.chart(charts.lanes(segments), f"Compute and link in pass {step}", table, "lanes", kind)
+        st.caption(f"{text!r}: compute waits {stall:.1f} of {whole:.1f} ms. " + (
+            "Of a measured event its waiting and its computing are known as sums and drawn one after the other."
+            if kind == "measured" else "Modelled with the costs of a measured run: " + (basis.settings.label if not run.measured else "") + "."))  # fmt: skip
+
+
+common.within_app()
+st.title("Are the guesses right, and in time?")
+name, trace, recorded = common.trace_picker("bible")
+with st.container(horizontal=True, vertical_alignment="bottom"):
+    settings = common.settings_controls("", Settings(prefetch="next-gate" if trace.lookaheads else "previous-token"))
+if settings is None:
+    st.stop()
+try:
+    same = recorded is not None and recorded.settings == settings
+    run = recorded if same and recorded is not None else replayed(name, trace, settings, trace.tokens)
+    without = replayed(
+        name, trace, Settings(settings.policy, settings.slots, settings.scope, calibration=settings.calibration), trace.tokens
+    )
+    account(run)
+    left, right = metrics.counts(run, 1), metrics.counts(without, 1)
+    late = f", {left.late_hits / left.accesses:.1%} late" if left.late_hits and left.accesses else ""
+    gained, moved = (
+        (left.hit_ratio or 0),
+        metrics.summary(run)["bytes_per_token"] / max(metrics.summary(without)["bytes_per_token"], 1),
+    )
+    st.caption(
+        f"Decode hits {gained:.1%}{late}; without pre-fetching {right.hit_ratio or 0:.1%}. It moves {moved:.2f} times the bytes."
+    )
+    one_pass(trace, run, recorded)
+    guesses(name, trace, settings)
+except SettingsError as error:
+    st.error(str(error))

@@ -1,0 +1,75 @@
+"""Explanations: the sentence is about the victim, the victim had the lowest score that could leave, the regret is real."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import make_trace, random_trace
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moeviz.explain import SAYS, Explainer
+from moeviz.policies import POLICIES
+from moeviz.settings import Settings
+
+
+def only(stream: list[int], policy: str, slots: int) -> Explainer:
+    return Explainer(make_trace([[[expert]] for expert in stream]), Settings(policy, slots))
+
+
+def test_an_eviction_in_words() -> None:
+    explainer = only([0, 1, 1, 2, 0, 0, 1], "lfu", 2)
+    (eviction,) = explainer.evictions(3, 0)
+    assert eviction.sentence == (
+        "Expert 0 left: used once so far, no other that could leave was used less; next needed 1 token later. "
+        "Belady would have dropped expert 1."
+    )
+    assert (eviction.belady, eviction.regret) == ((0, 1), 2)
+    assert [(one.expert, one.score, one.status) for one in eviction.residents] == [(0, 1, "leaves"), (1, 2, "could leave")]
+
+
+def test_every_policy_has_words() -> None:
+    assert SAYS.keys() >= {name for name in POLICIES if ".py:" not in name}
+
+
+@pytest.mark.parametrize("policy", SAYS)
+@pytest.mark.parametrize("scope", ["layer", "model"])
+@given(seed=st.integers(0, 400))
+def test_the_victim_had_the_lowest_score_and_the_regret_is_what_belady_would_have_saved(
+    policy: str, scope: str, seed: int
+) -> None:
+    trace = random_trace(seed, tokens=14)
+    explainer = Explainer(trace, Settings(policy, 5, scope, "next-gate", calibration="itself"))
+    found = 0
+    for step in range(len(trace.passes())):
+        for layer in range(trace.layers):
+            for eviction in explainer.evictions(step, layer):
+                found += 1
+                could = [one for one in eviction.residents if one.status in ("leaves", "could leave")]
+                assert eviction.residents[0].status == "leaves"
+                assert eviction.residents[0].score == min(one.score for one in could)
+                assert (eviction.layer, eviction.expert) == (could[0].layer, could[0].expert)
+                assert eviction.sentence.startswith(f"Expert {eviction.expert}")
+                later = [one.next_use for one in could]
+                best = next(one for one in could if (one.layer, one.expert) == eviction.belady)
+                assert best.next_use is None or (None not in later and best.next_use == max(later))  # type: ignore[type-var]
+                if policy == "belady":
+                    assert not eviction.regretted
+    assert found == int((explainer.run.victim_expert >= 0).sum())
+
+
+def test_jumps_go_to_the_next_of_their_kind_and_end() -> None:
+    explainer = only([0, 1, 2, 0, 0], "lru", 2)
+    assert explainer.next_event("miss", 0, 0) == (1, 0)
+    assert explainer.next_event("eviction", 0, 0) == (2, 0)
+    assert explainer.next_event("regret", 0, 0) == (2, 0)  # 0 left although 1 is never needed again
+    assert explainer.next_event("collision", 0, 0) is None
+    assert explainer.next_event("miss", 4, 0) is None
+
+
+def test_a_policy_of_ones_own_is_explained_by_its_score() -> None:
+    POLICIES["mine.py:mru"] = lambda use, now: -use.last_touch
+    try:
+        (eviction,) = only([0, 1, 2], "mine.py:mru", 2).evictions(2, 0)
+    finally:
+        del POLICIES["mine.py:mru"]
+    assert "its score was -" in eviction.sentence

@@ -1,0 +1,64 @@
+"""Numbers of a trace alone, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import make_trace, random_trace
+
+from moeviz import routing
+from moeviz.predictors import PREDICTORS
+
+
+def test_usage_counts_and_weighs() -> None:
+    trace = make_trace([[[0, 1]], [[0, 2]]], experts=3, weights=[[[0.75, 0.25]], [[0.5, 0.5]]])
+    assert routing.usage(trace).tolist() == [[2, 1, 1]]
+    assert routing.usage(trace, weighted=True).tolist() == [[1.25, 0.25, 0.5]]
+    assert routing.usage(trace, tokens=slice(0, 1)).tolist() == [[1, 1, 0]]
+
+
+def test_skew() -> None:
+    use = np.array([[4.0, 0, 0, 0], [1, 1, 1, 1]])
+    assert routing.top_share(use).tolist() == [1, 0.25]
+    assert routing.entropy(use) == pytest.approx([0, 1])
+
+
+def test_reuse_against_the_token_before() -> None:
+    trace = make_trace([[[0, 1], [0, 1]], [[1, 2], [4, 5]], [[2, 1], [4, 6]]])
+    assert routing.reuse(trace).tolist() == [0.75, 0.25]
+    assert np.isnan(routing.reuse(make_trace([[[0]]]))).all()
+
+
+def test_precision_equals_recall_where_as_many_are_guessed_as_chosen() -> None:
+    trace = random_trace(4, tokens=60)
+    found = routing.guess_quality(trace, "next-gate")
+    assert np.allclose(found.precision, found.recall, equal_nan=True)
+    assert np.isnan(found.recall[:, 0]).all()
+    assert np.isnan(found.recall[1, 1])
+    wide = routing.guess_quality(trace, "next-gate", width=4)
+    assert (wide.recall[0, 1:] >= found.recall[0, 1:]).all()
+    assert wide.at(1)[0] < wide.at(1)[1]
+
+
+def test_guesses_by_hand() -> None:
+    trace = make_trace([[[0, 1], [2, 3]]] * 2, guess=[[[[-1, -1]], [[2, 7]]]] * 2)
+    found = routing.guess_quality(trace, "next-gate")
+    assert found.recall[0, 1] == found.precision[0, 1] == 0.5
+    assert np.isnan(found.recall[1]).all()
+
+
+@pytest.mark.parametrize("name", [name for name in PREDICTORS if name != "none"])
+def test_every_predictor_is_judged_and_the_oracle_is_right(name: str) -> None:
+    trace = random_trace(4, tokens=40, prompt=1)
+    recall = routing.guess_quality(trace, name).recall
+    known = recall[~np.isnan(recall)]
+    assert ((known >= 0) & (known <= 1)).all()
+    if name == "oracle":
+        assert (known == 1).all()
+
+
+def test_summary_has_json_values() -> None:
+    import json
+
+    for trace in (random_trace(1), make_trace([[[0]]])):
+        json.loads(json.dumps(routing.summary(trace), allow_nan=False))
