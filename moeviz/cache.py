@@ -87,6 +87,8 @@ class ExpertCache:
         self.pools = layers if self._own_pools or settings.baseline == "resident" else 1
         self._own_pools = self.pools == layers
         self._score = POLICIES[settings.policy]
+        # a power for every touch is spared where nobody asks for it; a user's policy may
+        self._ages = settings.policy == "lfu-aged" or ".py:" in settings.policy
         self._future = known.future
         self._now = Moment(settings.seed, layers, settings.half_life, self._next_use)
         self._predictor = PREDICTORS["none" if settings.baseline else settings.prefetch](
@@ -173,14 +175,14 @@ class ExpertCache:
         The waves are decided together and must be served in order: a wave's copies overwrite experts of the one before.
         """
         need = strongest(experts, weights)
-        strength = {expert: rank for rank, expert in enumerate(need)}
+        now = self._now
         if layer == 0:
-            self._now.forward_pass += 1
-            self._now.tokens += len(experts)
-        self._now.layer = layer
-        if self._future is not None and set(self._future.needs(self._now.forward_pass, layer)) != need.keys():
+            now.forward_pass += 1
+            now.tokens += len(experts)
+        now.layer = layer
+        if self._future is not None and set(self._future.needs(now.forward_pass, layer)) != need.keys():
             raise SettingsError(
-                f"the run departs from the trace given as its future in forward pass {self._now.forward_pass}. Give a trace of the same "
+                f"the run departs from the trace given as its future in forward pass {now.forward_pass}. Give a trace of the same "
                 "prompt, seed and temperature, as long as the run."
             )
         self._held.pop(layer, None)  # the router has spoken: a wrong guess holds its slot no longer
@@ -191,31 +193,45 @@ class ExpertCache:
         if not self._keeps:
             self._free[pool] = list(range(self.slots - 1, -1, -1))
             slot_of.clear()
-        resident = sorted(expert for expert in need if (layer, expert) in slot_of)
-        absent = sorted(expert for expert in need if (layer, expert) not in slot_of)
-        if self.settings.baseline == "whole-layer":
-            absent = list(range(self.experts))
-        order = resident + absent
         waves = []
-        for start in range(0, len(order), self.slots):
-            members = sorted(order[start : start + self.slots], key=lambda e: strength.get(e, len(need)))
-            self._pinned = {(layer, expert) for expert in members}
+        for members in self._waves(layer, need):
+            keys = [(layer, expert) for expert in members]
+            self._pinned = set(keys)
             wave = Wave()
-            for expert in members:
-                if (layer, expert) in slot_of:
-                    wave.hits.append(expert)
-                    if (index := self._unused.pop((layer, expert), None)) is not None:
-                        wave.used.append(index)
-                else:
+            for key in keys:
+                expert = key[1]
+                slot = slot_of.get(key)
+                if slot is None:
                     load = self._admit(layer, expert, speculative=False)
                     assert load is not None, "a wave is no larger than its pool"
                     wave.loads.append(load)
-                wave.slots[expert] = slot_of[layer, expert]
+                    wave.slots[expert] = load.slot
+                else:
+                    wave.hits.append(expert)
+                    wave.slots[expert] = slot
+                    if self._unused and (index := self._unused.pop(key, None)) is not None:
+                        wave.used.append(index)
             for expert in reversed(members):
                 if expert in need:
                     self._touch(layer, expert, need[expert])
             waves.append(wave)
         return waves
+
+    def _waves(self, layer: int, need: dict[int, float]) -> list[list[int]]:
+        """Experts that are served together, strongest first in each wave; need: strongest first."""
+        if len(need) <= self.slots and self.settings.baseline != "whole-layer":
+            return [list(need)]
+        slot_of = self._slot_of[self.pool(layer)]
+        strength = {expert: rank for rank, expert in enumerate(need)}
+        resident = sorted(expert for expert in need if (layer, expert) in slot_of)
+        absent = sorted(expert for expert in need if (layer, expert) not in slot_of)
+        if self.settings.baseline == "whole-layer":
+            absent = list(range(self.experts))
+        order = resident + absent
+        return [
+            sorted(order[start : start + self.slots], key=lambda expert: strength.get(expert, len(need)))
+            for start in range(0, len(order), self.slots)
+        ]
 
     def speculate(self, layer: int, routers: RouterGuess | None = None) -> tuple[list[Load], int]:
         """After the event of `layer`: pre-fetches for layer + lookahead. `routers`: next-gate's guesses for it.
@@ -250,7 +266,7 @@ class ExpertCache:
         if free:
             slot = free.pop()
         else:
-            held = set().union(*self._held.values()) | self._pinned
+            held = self._pinned.union(*self._held.values()) if self._held else self._pinned
             candidates = [key for key in slot_of if key not in held]
             if not candidates and not speculative:  # demand beats a guess
                 candidates = [key for key in slot_of if key not in self._pinned]
@@ -289,7 +305,8 @@ class ExpertCache:
         use.touches_resident += 1
         use.touch_number = now.touches
         use.touch_pass = now.forward_pass
-        use.aged = 1.0 + use.aged * 2.0 ** ((use.touch_token - now.tokens) / now.half_life)
+        if self._ages:
+            use.aged = 1.0 + use.aged * 2.0 ** ((use.touch_token - now.tokens) / now.half_life)
         use.touch_token = now.tokens
         use.average = EMA * weight + (1 - EMA) * use.average
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeviz.knowledge import Future
-from moeviz.predictors import BY_ROUTERS, PREDICTORS, Context, RouterGuess
+from moeviz.predictors import BY_FUTURE, BY_ROUTERS, PREDICTORS, Context, RouterGuess
 from moeviz.trace import DECODE, Trace
 
 Floats = NDArray[np.float64]
@@ -87,9 +87,9 @@ def guess_quality(trace: Trace, name: str, width: int = 0, threshold: float = 0.
 
 def _guesses(trace: Trace, name: str, d: int, width: int, threshold: float) -> tuple[Floats, Floats, Floats]:
     """Right guesses, guesses and needs of decode, per layer."""
-    future = Future(trace)
+    future = Future(trace) if name in BY_FUTURE else None
     now = 0
-    truth: Callable[[int], list[int]] = lambda layer: future.needs(now, layer)  # noqa: E731
+    truth: Callable[[int], list[int]] = lambda layer: future.needs(now, layer) if future else []  # noqa: E731
     predictor = PREDICTORS[name](Context(trace.layers, trace.num_experts, d, threshold, truth))
     experts, guess = trace.experts.tolist(), trace.guess.tolist()
     probability: Any = None if trace.guess_probability is None else trace.guess_probability.tolist()

@@ -291,6 +291,7 @@ class Run:
                 raise RunError(f"run.{name} goes down; events must be in order.")
 
 
+_LOAD = ("load_layer", "load_expert", "load_slot", "victim_layer", "victim_expert", "load_speculative")  # as in EventRecord.loads
 _ARRAYS = ("pass_", "event_", "access_", "load_", "victim_", "start_")
 _DTYPES = {
     "pass_phase": np.uint8,
@@ -353,6 +354,7 @@ class Recorder:
         number = len(c["pass_phase"])
         c["pass_phase"].append(phase)
         c["pass_tokens"].append(tokens)
+        access_event, access_expert, access_outcome = c["access_event"], c["access_expert"], c["access_outcome"]
         for event in events:
             at = len(c["event_pass"])
             c["event_pass"].append(number)
@@ -361,20 +363,18 @@ class Recorder:
             c["event_start"].append(event.start_ns)
             c["event_stall"].append(event.stall_ns)
             c["event_compute"].append(event.compute_ns)
-            outcomes = [*((e, HIT) for e in event.hits), *((e, LATE) for e in event.late), *((e, MISS) for e in event.misses)]
-            for expert, outcome in sorted(outcomes):
-                c["access_event"].append(at)
-                c["access_expert"].append(expert)
-                c["access_outcome"].append(outcome)
-            for layer, expert, slot, victim_layer, victim, speculative in event.loads:
+            outcome = dict.fromkeys(event.hits, HIT)
+            outcome.update(dict.fromkeys(event.late, LATE))
+            outcome.update(dict.fromkeys(event.misses, MISS))
+            experts = sorted(outcome)
+            access_event.extend([at] * len(experts))
+            access_expert.extend(experts)
+            access_outcome.extend([outcome[expert] for expert in experts])
+            for place in event.loads:
                 c["load_event"].append(at)
-                c["load_layer"].append(layer)
-                c["load_expert"].append(expert)
-                c["load_slot"].append(slot)
-                c["victim_layer"].append(victim_layer)
-                c["victim_expert"].append(victim)
-                c["load_speculative"].append(speculative)
-                c["load_used"].append(not speculative)
+                for name, value in zip(_LOAD, place, strict=True):
+                    c[name].append(value)
+                c["load_used"].append(not place[5])
                 c["load_start"].append(-1)
                 c["load_end"].append(-1)
             for index in event.used:

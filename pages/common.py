@@ -25,7 +25,10 @@ from moeviz.run import Run
 from moeviz.settings import SCOPES, WARM, Settings, SettingsError
 from moeviz.trace import Trace, TraceError, load_file
 
-WINDOW = 2_048  # forward passes of a trace that Explore pages show at once
+WHOLE, WINDOW = (
+    13_000,
+    6_144,
+)  # events of a trace that Explore pages show at once; of a longer one so many at a time, replayed while one waits
 HERE = Path(__file__).parent
 FIRST_SAMPLE = SAMPLES / "change-of-subject.moetrace"
 POLICY_HELP = "Who leaves when an expert needs a slot:\n" + "\n".join(
@@ -167,12 +170,12 @@ def trace_picker(first: str = "change-of-subject") -> tuple[str, Trace, Run | No
             "Trace", names, names.index(f"sample: {first}"), key="trace", bind="query-params", width=330, persist_state="session"
         )
         trace, run = found[name]
-        count = len(trace.passes())
-        if count > WINDOW:
-            start = st.number_input(f"From pass (of {count:,})", 0, count - 1, 0, WINDOW, key="window", width=190)
-            trace, run = trace.window(start, WINDOW), None
-            name = f"{name}, passes {start:,} to {min(start + WINDOW, count) - 1:,}"
-            st.caption(f"A long trace is explored {WINDOW:,} forward passes at a time; the cache begins the window cold.")
+        count, most = len(trace.passes()), max(1, WINDOW // trace.layers)
+        if count * trace.layers > WHOLE:
+            start = st.number_input(f"From pass (of {count:,})", 0, count - 1, 0, most, key="window", width=190)
+            trace, run = trace.window(start, most), None
+            name = f"{name}, passes {start:,} to {min(start + most, count) - 1:,}"
+            st.caption(f"A long trace is explored {most:,} forward passes at a time; the cache begins the window cold.")
     return name, trace, run
 
 

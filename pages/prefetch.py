@@ -18,8 +18,10 @@ AHEAD = ("1 layer ahead", "2 layers ahead", "3 layers ahead")
 
 
 @st.cache_data(show_spinner="Asking the predictors", max_entries=64)
-def quality(name: str, _trace: Trace, predictor: str, width: int, threshold: float, size: int) -> routing.GuessQuality:
-    return routing.guess_quality(_trace, predictor, width, threshold)
+def quality(
+    name: str, _trace: Trace, predictor: str, width: int, threshold: float, ahead: int, size: int
+) -> routing.GuessQuality:
+    return routing.guess_quality(_trace, predictor, width, threshold, ahead)
 
 
 @st.cache_data(show_spinner="Replaying the trace", max_entries=24)
@@ -31,7 +33,7 @@ def guesses(name: str, trace: Trace, settings: Settings) -> None:
     """Right or wrong, whatever the cache."""
     known = [one for one in PREDICTORS if one not in ("none", "oracle") and (one != "next-gate" or trace.lookaheads)]
     chosen = settings.prefetch if settings.prefetch in known else known[-1]
-    found = quality(name, trace, chosen, settings.width, settings.threshold, trace.tokens)
+    found = quality(name, trace, chosen, settings.width, settings.threshold, len(AHEAD), trace.tokens)
     table = pd.DataFrame(
         [
             {"lookahead": d + 1, "MoE layer": layer, "precision": found.precision[d, layer], "recall": found.recall[d, layer]}
@@ -54,7 +56,7 @@ def guesses(name: str, trace: Trace, settings: Settings) -> None:
         + ("As many are guessed as needed here, so the two are equal: each right guess counts once in both, over the same number." if same
            else f"With as many guesses as a token needs experts ({trace.k}) the two would be equal.")
     )  # fmt: skip
-    lines = [(one, quality(name, trace, one, settings.width, settings.threshold, trace.tokens).recall[0]) for one in known]
+    lines = [(one, quality(name, trace, one, settings.width, settings.threshold, 1, trace.tokens).recall[0]) for one in known]
     lines.append(("by chance", np.full(trace.layers, (settings.width or trace.k) / trace.num_experts)))
     table = pd.DataFrame({"MoE layer": range(trace.layers), **dict(lines)})
     common.chart(

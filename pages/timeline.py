@@ -111,19 +111,19 @@ passes = trace.passes()
 texts = ["".join(trace.texts[tokens]) for tokens in passes]
 linked = st.query_params.get("step", "")
 first = state.get("step", int(linked) if linked.isdecimal() and len(linked) < 9 else len(passes) // 4)
+pictures = board.frames(run)
 step = common.board(
     f"{name}|{settings.label}",
-    board.frames(run),
+    pictures,
     texts,
     False,
     key="timeline",
     at=min(first, len(passes) - 1),
     seek=state.get("seek", 0),
 )
-if state.get("seen_seek") == state.get("seek", 0):
-    state.step = step
-else:  # a jump: the board is on its way there
+if state.get("seen_seek") != state.get("seek", 0):  # a jump: the board is on its way there
     step, state.seen_seek = min(first, len(passes) - 1), state.get("seek", 0)
+state.step = step
 st.query_params["step"] = str(step)
 counted = metrics.counts(run, 1)
 kinds = metrics.miss_kinds(run)
@@ -137,7 +137,6 @@ event(explainer, step, layer)
 
 start = max(0, min(step - SHOWN // 2, len(passes) - SHOWN))
 shown = slice(start, start + SHOWN)
-pictures = board.frames(run)
 states = [frame.state[layer] for frame in pictures[shown]]
 table = pd.DataFrame(
     [
@@ -150,7 +149,7 @@ common.chart(
     charts.token_expert(common.stacked(states), texts[shown], start, step, paper), f"MoE layer {layer}: every expert, token by token", table,
     "token-expert", "replayed",
 )  # fmt: skip
-slot_states, holders = board.slots_over_time(run)
+slot_states, holders = board.slots_over_time(pictures)
 if slot_states.size:
     rows = slot_states.shape[1]
     per_group = settings.slots

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,8 +30,8 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@contextmanager
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The app's own server on a free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -49,6 +51,12 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving(tmp_path_factory) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +167,46 @@ def test_a_bad_link_opens_the_page_all_the_same(page: Page, app: str) -> None:
     page.goto(f"{app}/?slots=abc&policy=nonsense&seed=-4")
     expect(page.locator(".board")).to_be_visible()
     assert page.locator("[data-testid=stException]").count() == 0
+
+
+def test_the_timeline_steps_and_jumps(page: Page) -> None:
+    page.get_by_role("link", name="Cache timeline").click()
+    board = page.locator(".board")
+    expect(board).to_have_attribute("data-step", "50")
+    expect(page.locator(".js-plotly-plot")).to_have_count(2)
+    board.focus()
+    page.keyboard.press("ArrowRight")
+    expect(board).to_have_attribute("data-step", "51")
+    see(page, "Pass 51, MoE layer 0")
+    page.keyboard.press("ArrowLeft")
+    see(page, "Pass 50, MoE layer 0")
+    page.get_by_role("button", name="Next regretted eviction").click()
+    see(page, "Belady would have dropped")
+    moved = page.get_by_text("Belady would have dropped").first
+    expect(moved).to_be_visible()
+    page.get_by_role("button", name="Next miss").click()
+    see(page, "missed (")
+    expect(page).to_have_url(re.compile(r"step=\d+"))
+
+
+def test_a_link_to_a_page_opens_it_within_the_app(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The very first request that a server sees, for a page other than the first."""
+    with serving(tmp_path_factory) as address:
+        page = browser.new_page()
+        page.goto(f"{address}/what_if")
+        expect(page.get_by_role("heading", name="How many slots, which policy, which machine?")).to_be_visible(
+            timeout=60 * SECONDS
+        )
+        expect(page.get_by_role("link", name="Cache timeline")).to_be_visible()
+        page.close()
+
+
+def test_prefetch_and_what_if_draw_their_charts(page: Page) -> None:
+    page.get_by_role("link", name="Prefetch").click()
+    expect(page.locator(".js-plotly-plot")).to_have_count(5)
+    page.get_by_role("link", name="What if").click()
+    expect(page.locator(".js-plotly-plot")).to_have_count(2)
+    with page.expect_download() as download:
+        page.get_by_text("Table").first.click()
+        page.get_by_test_id("stDownloadButton").first.get_by_role("button").click()
+    assert Path(download.value.path()).read_text().startswith("slots,lru,lfu")

@@ -157,3 +157,95 @@ def test_the_commands_shown_are_the_command_lines_own(monkeypatch: pytest.Monkey
     settings = Settings("lfu-aged", 3, prefetch="next-gate", lookahead=2, threshold=0.5, half_life=9)
     assert Settings.parse(common.setting(settings)) == settings
     assert common.flags(Settings()) == ["--policy", "lru", "--slots", "4"]
+
+
+@pytest.mark.parametrize("page", ["timeline", "prefetch", "what_if"])
+@pytest.mark.parametrize("sample", ["bible", "change-of-subject", "python-long"])
+def test_explore_pages_open_on_every_sample(page: str, sample: str) -> None:
+    app = opened(page)
+    app.selectbox(key="trace").select(f"sample: {sample}").run()
+    assert not app.exception
+    assert not app.error
+    assert len(app.dataframe) >= 1
+
+
+def test_timeline_explains_what_it_jumps_to() -> None:
+    app = opened("timeline")
+    before = app.session_state["step"]
+    button(app, "Next regretted eviction").click().run()
+    assert not app.exception
+    assert app.session_state["step"] >= before
+    assert "Belady would have dropped" in texts(app.markdown)
+    assert "Regret:" in texts(app.markdown)
+    table = app.dataframe[0].value
+    assert (table[""].str.startswith("✕ leaves")).sum() == 1
+    assert table["score"].iloc[0] == table.loc[~table[""].str.startswith("pinned"), "score"].min()
+
+
+def test_timeline_says_when_there_is_no_further_collision() -> None:
+    app = opened("timeline")
+    app.number_input(key="slots").set_value(8).run()
+    button(app, "Next collision").click().run()
+    assert "There is no collision after this one" in texts(app.info)
+
+
+@pytest.mark.parametrize("page", ["timeline", "prefetch"])
+@pytest.mark.parametrize("prefetch", ["previous-token", "frequency", "transition", "next-gate", "oracle"])
+def test_every_predictor_is_shown(page: str, prefetch: str) -> None:
+    app = opened(page)
+    app.selectbox(key="prefetch").select(prefetch).run()
+    assert not app.exception
+    assert not app.error
+
+
+@pytest.mark.parametrize("scope", ["layer", "model"])
+def test_what_if_shows_every_policy(scope: str) -> None:
+    app = opened("what_if")
+    app.button_group(key="scope").set_value(scope).run()
+    from moeviz.policies import POLICIES
+
+    names = [name for name in POLICIES if ".py:" not in name]
+    app.button_group(key="policies").set_value(names).run()
+    assert not app.exception
+    assert not app.error
+    assert [metric.label for metric in app.metric][3:] == names
+    curves = app.dataframe[0].value
+    best = curves["belady"]
+    assert all((curves[name] <= best + 1e-12).all() for name in names)
+
+
+def test_what_if_models_other_machines_and_checks_itself_here() -> None:
+    app = opened("what_if")
+    own = app.dataframe[1].value.set_index("settings")["ms per token"]
+    app.selectbox(key="machine").select("PCIe 5 x16, host memory").run()
+    faster = app.dataframe[1].value.set_index("settings")["ms per token"]
+    assert (faster <= own).all()
+    assert faster["on-demand"] < own["on-demand"]
+    assert "nominal" in texts(app.caption)
+    assert "not checked on this machine yet" in texts(app.caption)
+    button(app, "Check the model on this machine").click().run()
+    app = finished(app, "check_job")
+    assert not app.exception
+    assert "median error" in texts(app.caption)
+
+
+def test_explore_pages_refuse_settings_that_do_not_fit_the_trace() -> None:
+    for page in ("timeline", "prefetch"):
+        app = opened(page)
+        app.number_input(key="slots").set_value(9).run()
+        assert "9 slots are more than the 8 experts" in app.error[0].value
+
+
+def test_a_long_trace_is_explored_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from moeviz.bench import made_up
+
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=WAIT).run()
+    app.session_state["opened"] = {"long": (made_up(600), None)}
+    app.session_state["trace"] = "long"
+    app.switch_page("pages/timeline.py").run()
+    assert not app.exception
+    assert "256 forward passes at a time" in texts(app.caption)
+    app.number_input(key="window").set_value(500).run()
+    assert not app.exception
+    assert app.session_state["step"] < 100
