@@ -21,7 +21,15 @@ page = st.navigation(
     }
 )
 with st.sidebar:
-    st.toggle("Presenter mode", key="presenter", bind="query-params", help="Larger type for the back row.")
+    st.toggle(
+        "Presenter mode",
+        key="presenter",
+        bind="query-params",
+        help="Larger type for the back row, and only the controls of the lesson.",
+    )
 if st.session_state.presenter:
-    st.html("<style>html { font-size: 125% !important; }</style>")
+    st.html(
+        "<style>html { font-size: 125% !important; } "
+        "[data-testid=stPopover], [data-testid=stExpander], [data-testid=stDownloadButton] { display: none; }</style>"
+    )
 page.run()

@@ -170,11 +170,6 @@ def _states(cells: NDArray[np.uint8], colors: Sequence[str], first: int, x: str,
         textfont={"color": "#000", "size": 13}, hovertemplate=f"{x} %{{x}}, row %{{y}}: %{{customdata}}<extra></extra>",
         customdata=np.array(STATES)[cells] if cells.size <= 60_000 else None,
     )  # fmt: skip
-    for state in range(1, count):  # a legend for a heatmap
-        figure.add_scatter(
-            x=[None], y=[None], mode="markers", name=f"{STATE_GLYPHS[state]} {STATES[state]}".strip(),
-            marker={"symbol": "square", "size": 13, "color": shades[state]},
-        )  # fmt: skip
     figure.update_xaxes(showgrid=False, zeroline=False, range=[first - 0.5, first + cells.shape[1] - 0.5])
     figure.update_yaxes(showgrid=False, zeroline=False)
     return figure

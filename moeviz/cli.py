@@ -255,7 +255,7 @@ def replay(file: Path, as_json: bool, **others: Any) -> None:
         **metrics.summary(result),
         "lossless": None,
         "bounds": bounds,
-        "routing": routing.summary(trace),
+        "routing": routing.summary(trace, settings.prefetch, settings.width, settings.threshold),
     }
     if as_json:
         click.echo(json.dumps(values))

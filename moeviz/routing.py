@@ -116,8 +116,8 @@ def _guesses(trace: Trace, name: str, d: int, width: int, threshold: float) -> t
     return found, guessed, needed
 
 
-def summary(trace: Trace) -> dict[str, Any]:
-    """The trace in the words of `python -m moeviz replay --json`."""
+def summary(trace: Trace, prefetch: str = "none", width: int = 0, threshold: float = 0.0) -> dict[str, Any]:
+    """The trace in the words of `python -m moeviz replay --json`; `guesses` are those of the predictor `prefetch`, [lookahead][layer]."""
     use = usage(trace)
     again = reuse(trace)
     by_routers = guess_quality(trace, "next-gate") if trace.lookaheads else None
@@ -128,4 +128,12 @@ def summary(trace: Trace) -> dict[str, Any]:
         "top_quarter_share": top_share(use).tolist(),
         "entropy": entropy(use).tolist(),
         "next_gate_recall": [None if np.isnan(value) else value for value in recalls],
+        "guesses": None if prefetch == "none" else _guess_table(guess_quality(trace, prefetch, width, threshold)),
+    }
+
+
+def _guess_table(found: GuessQuality) -> dict[str, list[list[float | None]]]:
+    return {
+        name: [[None if np.isnan(value) else float(value) for value in row] for row in values]
+        for name, values in (("precision", found.precision), ("recall", found.recall))
     }

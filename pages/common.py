@@ -21,7 +21,7 @@ from moeviz.knowledge import SAMPLES
 from moeviz.offload.client import Client, Job, ModelSpec
 from moeviz.policies import POLICIES
 from moeviz.predictors import PREDICTORS
-from moeviz.run import Run
+from moeviz.run import Run, Tier
 from moeviz.settings import SCOPES, WARM, Settings, SettingsError
 from moeviz.trace import Trace, TraceError, load_file
 
@@ -289,10 +289,18 @@ def model_controls(prefix: str) -> tuple[ModelSpec, dict[str, Any]]:
 def run_or_stop(label: str, icon: str, job: Job | None) -> bool:
     """One button: it starts a job, or stops the one that runs. True where a job is to start."""
     if job is None or job.finished:
-        return st.button(label, type="primary", icon=icon)
+        return st.button(label, type="primary", icon=icon, shortcut="r")
     if st.button("Stop", icon=":material/stop:"):
         client().stop(job)
     return False
+
+
+def tier_in_words(tier: Tier | None) -> str:
+    """The slow tier as it was measured."""
+    if tier is None:
+        return ""
+    past = "past the page cache" if tier.page_cache_bypassed else "not past the page cache" if tier.kind == "disk" else "in RAM"
+    return f"Slow tier {tier.kind}, {past}: {tier.latency_ms:.2f} ms per expert, {tier.gigabytes_per_second:.2f} GB/s."
 
 
 def megabytes(count: int) -> str:

@@ -94,12 +94,9 @@ def results(job: Job) -> None:
     charts_and_table(measured)
     tier = job.facts.tier if job.facts else None
     if job.facts and tier:
-        past = (
-            "past the page cache" if tier.page_cache_bypassed else "not past the page cache" if tier.kind == "disk" else "in RAM"
-        )
         st.caption(
             f"{job.facts.name}, {job.facts.dtype} on {job.facts.device} ({job.facts.versions['machine']}, {job.facts.versions['threads']} "
-            f"thread). Slow tier {tier.kind}, {past}: {tier.latency_ms:.2f} ms per expert, {tier.gigabytes_per_second:.2f} GB/s. "
+            f"thread). {common.tier_in_words(tier)} "
             f"{len(resident.output_ids)} tokens, temperature {job.temperature}, seed {job.seed}; {job.repeats} repeats, interleaved; "
             "medians over repeats, whiskers from the least to the most; speed, stack and hit ratio of decode alone."
         )
@@ -159,7 +156,8 @@ def first_look() -> None:
         for label, run in runs:
             counted = metrics.counts(run, 1)
             st.metric(f"{label}: hit ratio", f"{counted.hit_ratio:.1%}", border=True, width=260)
-    st.plotly_chart(charts.hit_ratio_over_time(runs), key="first", alt="Hit ratio of LRU and LFU over the sample's tokens.")
+    table = pd.DataFrame({"pass": range(len(trace.passes())), **{label: metrics.hit_ratio_over_time(run) for label, run in runs}})
+    common.chart(charts.hit_ratio_over_time(runs), "Hit ratio as the text goes on", table, "first", "replayed")
     st.caption(f"The text changes its subject halfway, after token {len(trace.passes()) // 2}. Which of the two minds more?")
 
 

@@ -91,6 +91,8 @@ def finished(run_id: str, trace: Trace, run: Run, at: int = 0) -> None:
     meters(run)
     texts = ["".join(trace.texts[tokens]) for tokens in trace.passes()]
     step = common.board(run_id, board.frames(run), texts, False, key="board", at=at)
+    machine = trace.recorded.get("machine", "a machine that the trace does not name")
+    st.caption(f"{trace.model} on {machine}. {common.tier_in_words(run.tier)} {run.settings.label}; seed {trace.seed}.")
     with st.expander(f"Pass {step + 1}: who was needed, who came, who left ({run.settings.label})"):
         st.dataframe(metrics.events_table(run, step), hide_index=True)
 

@@ -19,7 +19,12 @@ JUMP_HELP = {
     "collision": "An expert evicted earlier in the same forward pass is demanded in it.",
     "regret": "The victim comes back before another that could have left.",
 }
-SHOWN = 61  # tokens of the paper's figure, around the cursor
+SHOWN = 41  # tokens of the paper's figure, around the cursor
+
+STATE_LEGEND = (
+    "Blue resident; ● green hit; ◐ orange late hit; ✕ red missed; ▸ pink prefetched and not used yet; pale not in the fast tier."
+)
+PAPER_LEGEND = "Light blue resident; ● purple activated and hit; ✕ red activated and missed; white neither; ◐ late hit; ▸ prefetched, not used yet."
 
 
 def jump(explainer: Explainer, kind: str, step: int) -> None:
@@ -149,6 +154,7 @@ common.chart(
     charts.token_expert(common.stacked(states), texts[shown], start, step, paper), f"MoE layer {layer}: every expert, token by token", table,
     "token-expert", "replayed",
 )  # fmt: skip
+st.caption(PAPER_LEGEND if paper else STATE_LEGEND)
 slot_states, holders = board.slots_over_time(pictures)
 if slot_states.size:
     rows = slot_states.shape[1]

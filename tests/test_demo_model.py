@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,14 @@ import torch
 
 from moeviz.demo_model import data, evaluate, train
 from moeviz.knowledge import SAMPLES
+from moeviz.offload import measure
+from moeviz.offload.loader import load
+from moeviz.offload.session import Options
+from moeviz.policies import POLICIES
+from moeviz.predictors import PREDICTORS
 from moeviz.replay import replay
 from moeviz.run import MISS
+from moeviz.settings import SCOPES, Settings
 from moeviz.trace import load_file
 
 NAMES = sorted(path.stem for path in SAMPLES.glob("*.moetrace"))
@@ -88,6 +95,20 @@ def test_a_sample_replays_to_what_was_recorded(name: str) -> None:
     again = replay(trace, run.settings)
     assert again.same_decisions(run)
     assert (again.access_outcome == MISS).sum() == (run.access_outcome == MISS).sum() > 0
+
+
+def test_live_equals_replay_for_every_policy_scope_and_predictor() -> None:
+    """On the bundled model itself; greedy, so that one trace is the future of all."""
+    loaded = load()
+    prompt, options = "And it came to pass", Options(max_new_tokens=5, temperature=0.0, stop_at_end=False)
+    future, resident = measure.record(loaded, prompt, measure.RESIDENT, options)
+    for policy, scope, prefetch in product(POLICIES, SCOPES, PREDICTORS):
+        settings = Settings(
+            policy, 3 if scope == "layer" else 20, scope, prefetch, calibration="python-long" if policy == "static" else ""
+        )
+        trace, run = measure.record(loaded, prompt, settings, options, future=future)
+        assert replay(trace, settings).same_decisions(run), settings.label
+        assert run.output_ids == resident.output_ids, settings.label
 
 
 def test_training_starts_resumes_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
