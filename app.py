@@ -14,6 +14,7 @@ page = st.navigation(
             st.Page("pages/compare.py", title="Compare", icon=":material/speed:"),
         ],
         "Explore": [
+            st.Page("pages/activations.py", title="Activations", icon=":material/grid_on:"),
             st.Page("pages/timeline.py", title="Cache timeline", icon=":material/timeline:"),
             st.Page("pages/prefetch.py", title="Prefetch", icon=":material/bolt:"),
             st.Page("pages/what_if.py", title="What if", icon=":material/query_stats:"),

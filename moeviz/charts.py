@@ -201,6 +201,38 @@ def by_layer(values: NDArray[np.float64], rows: Sequence[str], y: str, label: st
     return figure
 
 
+def heat(values: NDArray[np.float64], y: str, label: str, x: str = "MoE layer", middle: bool = False) -> go.Figure:
+    """Brightness is heat. values: [row, column]; `middle`: differences around 0"""
+    figure = _figure(x, y)
+    most = float(np.abs(values).max()) or 1.0
+    figure.add_heatmap(
+        z=values, zmin=-most if middle else 0, zmax=most, colorscale="RdBu" if middle else "Cividis", xgap=1 if values.size <= 5_000 else 0,
+        ygap=1 if values.size <= 5_000 else 0, colorbar={"title": label, "thickness": 14},
+        hovertemplate=f"{x} %{{x}}, {y} %{{y}}: %{{z:.3g}}<extra></extra>",
+    )  # fmt: skip
+    figure.update_xaxes(dtick=1 if values.shape[1] <= 32 else None, showgrid=False, zeroline=False)
+    figure.update_yaxes(dtick=1 if values.shape[0] <= 16 else None, autorange="reversed", showgrid=False, zeroline=False)
+    figure.update_layout(height=max(220, min(760, 110 + 22 * values.shape[0])))
+    return figure
+
+
+def coverage(shares: NDArray[np.float64]) -> go.Figure:
+    """Share of choices over the number of busiest experts: the mean layer, and the range over layers. shares: [L, E]"""
+    figure = _figure("busiest experts of a layer", "share of its choices")
+    x = np.arange(1, shares.shape[1] + 1)
+    band = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
+    figure.add_scatter(x=x, y=shares.max(0), showlegend=False, **band)
+    figure.add_scatter(
+        x=x, y=shares.min(0), fill="tonexty", fillcolor="rgba(0,114,178,.2)", name="least to most skewed layer", **band
+    )
+    figure.add_scatter(x=x, y=shares.mean(0), name="mean layer", mode="lines", line={"color": SERIES[0], "width": 3})
+    figure.add_scatter(
+        x=x, y=x / len(x), name="if all were used alike", mode="lines", line={"color": OTHER, "dash": "dash", "width": 2}
+    )
+    figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
+    return figure
+
+
 def lanes(segments: Sequence[Segment]) -> go.Figure:
     """What compute and link do in one forward pass, ms."""
     figure = _figure("ms since the pass began", "")

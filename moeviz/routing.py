@@ -52,6 +52,34 @@ def reuse(trace: Trace) -> Floats:
     return np.asarray(same.mean((0, 2)))
 
 
+def coverage(use: Floats) -> Floats:
+    """Share of a layer's choices that its busiest 1, 2, ... E experts got. use: [L, E]; gives [L, E], rising to 1"""
+    return np.asarray((-np.sort(-use, 1)).cumsum(1) / np.maximum(use.sum(1, keepdims=True), 1e-12))
+
+
+def together(trace: Trace, layer: int, later: int) -> Floats:
+    """How often tokens that chose expert i in `layer` chose expert j in `later`, as shares of i's tokens; later = layer: of one layer.
+    [E, E]; rows of experts that nobody chose are 0"""
+    first = np.zeros((trace.tokens, trace.num_experts), np.float32)
+    second = first.copy()
+    np.put_along_axis(first, trace.experts[:, layer].astype(np.int64), 1, 1)
+    np.put_along_axis(second, trace.experts[:, later].astype(np.int64), 1, 1)
+    return np.asarray((first.T @ second) / np.maximum(first.sum(0)[:, None], 1), np.float64)
+
+
+def similarity(a: Floats, b: Floats) -> Floats:
+    """Cosine of two traces' expert use, layer by layer: 1 the same shares, 0 nothing in common. a, b: [L, E]; gives [L]"""
+    return np.asarray((a * b).sum(1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-12))
+
+
+def tokens_of(trace: Trace, layer: int, expert: int) -> tuple[NDArray[np.int64], Floats]:
+    """Tokens that chose an expert and the weight it got, heaviest first. Both [n]"""
+    token, rank = np.nonzero(trace.experts[:, layer] == expert)
+    weight = trace.weights[token, layer, rank].astype(np.float64)
+    order = np.argsort(-weight, kind="stable")
+    return token[order], weight[order]
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class GuessQuality:
     """How good guesses for a layer are, d layers ahead, over decode events. nan where there is none. [D, L], lookahead 1 first"""

@@ -104,6 +104,14 @@ class Trace:
         parts = {name: getattr(self, name)[tokens] for name in (*_TENSORS, "texts") if getattr(self, name) is not None}
         return replace(self, **parts)
 
+    def only(self, phase: int) -> Trace | None:
+        """The tokens of PREFILL or of DECODE; None where there are none."""
+        chosen = np.flatnonzero(self.phase == phase)
+        if not chosen.size:
+            return None
+        parts = {name: getattr(self, name)[chosen] for name in _TENSORS if getattr(self, name) is not None}
+        return replace(self, **parts, texts=tuple(self.texts[token] for token in chosen))
+
     def to_bytes(self, run: Run | None = None) -> bytes:
         """The file's content, with a recorded run beside the trace if one is given."""
         tensors = {name: np.ascontiguousarray(array) for name in _TENSORS if (array := getattr(self, name)) is not None}

@@ -172,11 +172,19 @@ def trace_picker(first: str = "change-of-subject") -> tuple[str, Trace, Run | No
         trace, run = found[name]
         count, most = len(trace.passes()), max(1, WINDOW // trace.layers)
         if count * trace.layers > WHOLE:
-            start = st.number_input(f"From pass (of {count:,})", 0, count - 1, 0, most, key="window", width=190)
+            start = st.number_input(f"From pass (of {count:,})", 0, count - 1, 0, most, key=fits("window", count - 1), width=190)
             trace, run = trace.window(start, most), None
             name = f"{name}, passes {start:,} to {min(start + most, count) - 1:,}"
             st.caption(f"A long trace is explored {most:,} forward passes at a time; the cache begins the window cold.")
     return name, trace, run
+
+
+def fits(key: str, most: int) -> str:
+    """The key of a widget whose range depends on the trace; what another trace left in it is dropped where it is out of range."""
+    value = st.session_state.get(key)
+    if isinstance(value, int) and not 0 <= value <= most:
+        del st.session_state[key]
+    return key
 
 
 def chart(figure: go.Figure, title: str, table: pd.DataFrame, key: str, kind: str) -> None:
@@ -289,7 +297,7 @@ def model_controls(prefix: str) -> tuple[ModelSpec, dict[str, Any]]:
 def run_or_stop(label: str, icon: str, job: Job | None) -> bool:
     """One button: it starts a job, or stops the one that runs. True where a job is to start."""
     if job is None or job.finished:
-        return st.button(label, type="primary", icon=icon, shortcut="r")
+        return st.button(label, type="primary", icon=icon, shortcut="g")  # R is taken: Streamlit reruns a page with it
     if st.button("Stop", icon=":material/stop:"):
         client().stop(job)
     return False

@@ -106,7 +106,8 @@ def account(run: Run) -> None:
 def one_pass(trace: Trace, run: Run, recorded: Run | None) -> None:
     """Copy and compute lanes of one token."""
     passes = trace.passes()
-    step = st.slider("Forward pass", 0, len(passes) - 1, min(len(passes) - 1, len(passes) // 4), key="lane", bind="query-params")
+    last = len(passes) - 1
+    step = st.slider("Forward pass", 0, last, last // 4, key=common.fits("lane", last), bind="query-params") if last else 0
     if run.measured:
         segments, kind = cost.measured_lanes(run, step), "measured"
     else:

@@ -133,7 +133,9 @@ st.query_params["step"] = str(step)
 counted = metrics.counts(run, 1)
 kinds = metrics.miss_kinds(run)
 with st.container(horizontal=True, vertical_alignment="bottom"):
-    layer = st.number_input("MoE layer", 0, trace.layers - 1, key="layer", bind="query-params", width=130)
+    layer = st.number_input(
+        "MoE layer", 0, trace.layers - 1, key=common.fits("layer", trace.layers - 1), bind="query-params", width=130
+    )
     for kind, label in JUMPS.items():
         st.button(label, key=f"jump-{kind}", on_click=jump, args=(explainer, kind, step), help=JUMP_HELP[kind])
 if state.get("jumped"):

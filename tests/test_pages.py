@@ -159,7 +159,7 @@ def test_the_commands_shown_are_the_command_lines_own(monkeypatch: pytest.Monkey
     assert common.flags(Settings()) == ["--policy", "lru", "--slots", "4"]
 
 
-@pytest.mark.parametrize("page", ["timeline", "prefetch", "what_if"])
+@pytest.mark.parametrize("page", ["activations", "timeline", "prefetch", "what_if"])
 @pytest.mark.parametrize("sample", ["bible", "change-of-subject", "python-long"])
 def test_explore_pages_open_on_every_sample(page: str, sample: str) -> None:
     app = opened(page)
@@ -249,3 +249,22 @@ def test_a_long_trace_is_explored_in_windows(monkeypatch: pytest.MonkeyPatch) ->
     app.number_input(key="window").set_value(500).run()
     assert not app.exception
     assert app.session_state["step"] < 100
+
+
+@pytest.mark.parametrize("view", ["Now and so far", "Skew and reuse", "Together", "One expert"])
+def test_activations_answer_every_question(view: str) -> None:
+    app = opened("activations")
+    app.button_group(key="view").set_value(view).run()
+    assert not app.exception
+    assert len(app.dataframe) >= 1
+    for phase in ("prefill", "decode"):
+        app.button_group(key="phase").set_value(phase).run()
+        assert not app.exception
+
+
+def test_activations_compare_two_traces() -> None:
+    app = opened("activations")
+    app.selectbox(key="against").select("sample: python-long").run()
+    assert not app.exception
+    table = app.dataframe[-1].value
+    assert ((table["similarity"] > 0) & (table["similarity"] < 1)).all()

@@ -62,3 +62,25 @@ def test_summary_has_json_values() -> None:
 
     for trace in (random_trace(1), make_trace([[[0]]])):
         json.loads(json.dumps(routing.summary(trace), allow_nan=False))
+
+
+def test_coverage_rises_to_one() -> None:
+    assert routing.coverage(np.array([[1.0, 2, 1]])).tolist() == [[0.5, 0.75, 1]]
+
+
+def test_together_counts_shares_of_tokens() -> None:
+    trace = make_trace([[[0, 1], [2, 3]], [[0, 2], [2, 1]]], experts=4)
+    assert routing.together(trace, 0, 0)[0].tolist() == [1, 0.5, 0.5, 0]
+    assert routing.together(trace, 0, 1)[0].tolist() == [0, 0.5, 1, 0.5]
+    assert routing.together(trace, 0, 1)[3].tolist() == [0, 0, 0, 0]
+
+
+def test_similarity() -> None:
+    assert routing.similarity(np.array([[1.0, 0], [1, 1]]), np.array([[0.0, 1], [2, 2]])) == pytest.approx([0, 1])
+
+
+def test_the_tokens_of_an_expert_come_heaviest_first() -> None:
+    trace = make_trace([[[0, 1]], [[1, 2]], [[3, 1]]], weights=[[[0.9, 0.1]], [[0.8, 0.2]], [[0.6, 0.4]]])
+    tokens, weights = routing.tokens_of(trace, 0, 1)
+    assert tokens.tolist() == [1, 2, 0]
+    assert weights == pytest.approx([0.8, 0.4, 0.1], rel=1e-6)
