@@ -19,6 +19,7 @@ page = st.navigation(
             st.Page("pages/prefetch.py", title="Prefetch", icon=":material/bolt:"),
             st.Page("pages/what_if.py", title="What if", icon=":material/query_stats:"),
         ],
+        "Traces": [st.Page("pages/traces.py", title="Library", icon=":material/folder_open:", url_path="library")],
     }
 )
 with st.sidebar:

@@ -18,12 +18,13 @@ import click
 import moeviz.bench
 from moeviz import metrics, routing
 from moeviz.curves import curve
+from moeviz.exchange import imports
 from moeviz.policies import POLICIES, PolicyError, load_policy
 from moeviz.predictors import PREDICTORS
 from moeviz.replay import replay as replay_trace
 from moeviz.run import Run
 from moeviz.settings import BASELINES, WARM, Settings, SettingsError
-from moeviz.trace import DECODE, Trace, TraceError, load_file
+from moeviz.trace import DECODE, MAX_FILE_BYTES, Trace, TraceError, load_file
 
 if TYPE_CHECKING:
     from moeviz.offload.loader import Loaded
@@ -275,6 +276,34 @@ def bounds_of(trace: Trace, settings: Settings, recorded: Run | None) -> dict[st
     misses = int(bound.accesses[DECODE] - bound.hits[0, DECODE])
     least = metrics.bandwidth_bound_ms(recorded, misses) if recorded else None
     return {"belady_hit_ratio": float(bound.hit_ratio[0]), "least_ms_per_token": least}
+
+
+@main.command("import")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--format", "kind", default="", help=f"One of {', '.join(imports.FORMATS)}; found by the content if left out.")
+@click.option(
+    "--experts", type=click.IntRange(0), default=0, help="Experts of each layer, where the source does not say how many."
+)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The .moetrace file to write.")
+def import_(source: Path, kind: str, experts: int, out: Path) -> None:
+    """Turn the trace of another tool into a .moetrace file.
+
+    Takes vLLM's routed experts (.npy, .npz), MoE-Beyond's CSV, and a plain table (CSV or parquet) of token, layer, rank, expert and
+    perhaps weight. What was left out or had to be assumed is reported.
+
+    \b
+    Example:
+      python -m moeviz import routed.npy --experts 32 --out routed.moetrace
+    """
+    with refusing():
+        if source.stat().st_size > MAX_FILE_BYTES:
+            raise TraceError(f"{source.name} has {source.stat().st_size:,} bytes; a trace has at most {MAX_FILE_BYTES:,}.")
+        found = imports.read(source.name, source.read_bytes(), kind, experts)
+        found.trace.save(out, found.run)
+    for line in found.report:
+        click.echo(f"note       {line}")
+    shape = f"{found.trace.tokens:,} tokens, {found.trace.layers} MoE layers of {found.trace.num_experts} experts, {found.trace.k} per token"
+    click.echo(f"saved      {out}: {found.format}, {shape}")
 
 
 @main.group()

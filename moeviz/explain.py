@@ -138,7 +138,7 @@ class Explainer:
                     passes_to(self._future.next_use(*key, event)),
                 )
             )
-        best = max(could, key=lambda key: (self._future.next_use(*key, event), key == victim))
+        best = max(could, key=lambda key: (self._future.next_use(key[0], key[1], event), key == victim))
         mine, theirs = self._future.next_use(*victim, event), self._future.next_use(*best, event)
         regret: int | None = 0
         if theirs > mine:

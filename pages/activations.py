@@ -34,7 +34,7 @@ def now_and_so_far(trace: Trace, weighted: bool, label: str) -> None:
     step = st.slider("Forward pass", 0, last, last, key=common.fits("token", last), bind="query-params") if last else 0
     now, far = (routing.usage(trace, weighted, tokens) for tokens in (passes[step], slice(0, passes[step].stop)))
     text = "".join(trace.texts[passes[step]])
-    st.caption(f"Which experts did this token choose, and which did the text choose so far? Pass {step}: {text!r}")
+    st.caption(f"Which experts did this token choose, and which did the text choose so far? Pass {step}: {common.plain(text)}")
     common.chart(charts.heat(now.T, "expert", label), "Now", by_expert(now, label), "now", "recorded")
     common.chart(charts.heat(far.T, "expert", label), "So far", by_expert(far, label), "so-far", "recorded")
 

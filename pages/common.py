@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import runpy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from moeviz import charts
+from moeviz import charts, library
 from moeviz.board import STATES, Frame
 from moeviz.explain import Explainer
 from moeviz.knowledge import SAMPLES
@@ -146,6 +147,12 @@ def prompt_controls(prefix: str) -> tuple[str, str]:
     return prompt, then
 
 
+@st.cache_data(show_spinner=False, max_entries=32)
+def kept_trace(path: Path, changed_ns: int) -> tuple[Trace, Run | None]:
+    """A trace of the library, read again when its file has changed."""
+    return load_file(path)
+
+
 def traces() -> dict[str, tuple[Trace, Run | None]]:
     """Every trace that this browser session can explore, by name: its own latest runs first, then the samples."""
     found: dict[str, tuple[Trace, Run | None]] = {}
@@ -155,7 +162,13 @@ def traces() -> dict[str, tuple[Trace, Run | None]]:
     compare: Job | None = st.session_state.get("compare_job")
     if compare is not None and compare.finished and compare.trace is not None:
         found["the latest comparison"] = compare.trace, compare.resident
-    found |= st.session_state.get("opened", {})  # traces that this session has opened
+    found |= st.session_state.get("opened", {})  # uploads of this session; others do not see them
+    for kept in library.names():
+        path = library.path(kept)
+        try:
+            found[f"library: {kept}"] = kept_trace(path, path.stat().st_mtime_ns)
+        except (TraceError, OSError):
+            continue  # the Library page says what is wrong with it
     return found | {f"sample: {name}": sample(SAMPLES / f"{name}.moetrace") for name in sample_names()}
 
 
@@ -179,6 +192,11 @@ def trace_picker(first: str = "change-of-subject") -> tuple[str, Trace, Run | No
     return name, trace, run
 
 
+def plain(text: str) -> str:
+    """Text as text where Streamlit reads Markdown: what stands in a trace, a prompt or a file name must not become a link or a picture."""
+    return re.sub(r"([\\`*_{}\[\]()#+\-.!|~<>$:&])", r"\\\1", text)
+
+
 def fits(key: str, most: int) -> str:
     """The key of a widget whose range depends on the trace; what another trace left in it is dropped where it is out of range."""
     value = st.session_state.get(key)
@@ -190,7 +208,7 @@ def fits(key: str, most: int) -> str:
 def chart(figure: go.Figure, title: str, table: pd.DataFrame, key: str, kind: str) -> None:
     """A figure with its heading, the badge of its numbers, and the table behind it with a CSV one click away."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.subheader(title, width="content")
+        st.subheader(plain(title), width="content")
         badge(kind)
     st.plotly_chart(figure, key=key, alt=f"{title}. The table below it holds the numbers.")
     with st.expander("Table"):

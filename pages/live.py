@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from moeviz import board, metrics
+from moeviz import board, library, metrics
 from moeviz.offload.client import Job
 from moeviz.replay import replay
 from moeviz.run import Run
@@ -80,8 +80,19 @@ def ended(job: Job) -> None:
         else:
             st.badge("live differs from replay", color="red", icon=":material/close:")
     finished(f"live-{id(job)}", trace, run)
-    st.download_button("Save trace", trace.to_bytes(run), "run.moetrace", icon=":material/download:",
-                       help="Trace and run in one safetensors file; `python -m moeviz replay` reads it.")  # fmt: skip
+    content = trace.to_bytes(run)
+    with st.container(horizontal=True):
+        st.download_button("Save trace", content, "run.moetrace", icon=":material/download:",
+                           help="Trace and run in one safetensors file; `python -m moeviz replay` reads it.")  # fmt: skip
+        if st.button(
+            "Keep in the library", icon=":material/folder:", help="On this machine, for every browser that opens this server."
+        ):
+            try:
+                st.toast(f"Kept as {library.keep(' '.join(trace.prompt.split()[:6]) or 'a run', content)}.")
+            except OSError as error:
+                st.error(
+                    f"The library in {library.folder()} cannot be written: {error.strerror or error}. Set MOEVIZ_DATA to another folder."
+                )
     with st.expander("The same run without the browser"):
         st.code(command(job), language="bash")
 
@@ -92,7 +103,9 @@ def finished(run_id: str, trace: Trace, run: Run, at: int = 0) -> None:
     texts = ["".join(trace.texts[tokens]) for tokens in trace.passes()]
     step = common.board(run_id, board.frames(run), texts, False, key="board", at=at)
     machine = trace.recorded.get("machine", "a machine that the trace does not name")
-    st.caption(f"{trace.model} on {machine}. {common.tier_in_words(run.tier)} {run.settings.label}; seed {trace.seed}.")
+    st.caption(
+        common.plain(f"{trace.model} on {machine}. {common.tier_in_words(run.tier)} {run.settings.label}; seed {trace.seed}.")
+    )
     with st.expander(f"Pass {step + 1}: who was needed, who came, who left ({run.settings.label})"):
         st.dataframe(metrics.events_table(run, step), hide_index=True)
 

@@ -125,7 +125,7 @@ def one_pass(trace: Trace, run: Run, recorded: Run | None) -> None:
         stall = sum(s.end - s.start for s in segments if s.kind == "stall")
         whole = max(s.end for s in segments if s.lane == "compute")
         common.chart(charts.lanes(segments), f"Compute and link in pass {step}", table, "lanes", kind)
-        st.caption(f"{text!r}: compute waits {stall:.1f} of {whole:.1f} ms. " + (
+        st.caption(f"“{common.plain(text)}”: compute waits {stall:.1f} of {whole:.1f} ms. " + (
             "Of a measured event its waiting and its computing are known as sums and drawn one after the other."
             if kind == "measured" else "Modelled with the costs of a measured run: " + (basis.settings.label if not run.measured else "") + "."))  # fmt: skip
 

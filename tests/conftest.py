@@ -19,6 +19,7 @@ from moeviz.trace import Trace
 def _one_thread_and_own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Two torch threads on two busy cores fight; packed experts of tests do not belong in the user's cache."""
     os.environ["MOEVIZ_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["MOEVIZ_DATA"] = str(tmp_path_factory.mktemp("data"))
     import torch
 
     torch.set_num_threads(1)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from conftest import random_trace
@@ -113,6 +114,8 @@ def test_replay_reports_in_words(trace: Path) -> None:
         (["run", "no/such/model", "--prompt", "x"], "cannot be read as a model"),
         (["run", "tests", "--prompt", "x"], "has no config.json"),
         (["run", "--prompt", "x", "--future", "TRACE", "--policy", "belady", "--max-new-tokens", "2"], "departs from the trace"),
+        (["import", "missing.npy", "--out", "x.moetrace"], "missing.npy: No such file"),
+        (["import", __file__, "--format", "tape", "--out", "x.moetrace"], "format 'tape' is not known"),
         (["compare", "--prompt", "x", "--setting", "lru"], "'lru' is not a setting"),
         (["compare", "--prompt", "x", "--baselines", "none"], "baseline 'none' is not known"),
         (["run"], "Missing option '--prompt'"),
@@ -125,8 +128,16 @@ def test_what_cannot_be_done_is_one_message_and_exit_code_2(arguments: list[str]
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["compare"], ["replay"], ["bench"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["compare"], ["replay"], ["import"], ["bench"]])
 def test_help_teaches(command: list[str]) -> None:
     result = run(*command, "--help")
     assert result.exit_code == 0
     assert "python -m moeviz" in result.output
+
+
+def test_import(tmp_path: Path) -> None:
+    np.save(tmp_path / "routed.npy", random_trace(1, prompt=1).experts)
+    result = run("import", tmp_path / "routed.npy", "--experts", "8", "--out", tmp_path / "routed.moetrace")
+    assert result.exit_code == 0
+    assert "note       the file holds no router weights" in result.output
+    assert as_json("replay", tmp_path / "routed.moetrace", "--policy", "belady")["hits"] > 0

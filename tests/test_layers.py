@@ -13,7 +13,7 @@ HEIGHT = [  # from the ground up; a module may import what stands before it
     {"trace"},
     {"knowledge"},
     {"cache"},
-    {"replay", "routing", "board"},
+    {"replay", "routing", "board", "library", "exchange"},
     {"metrics"},
     {"curves"},
     {"cost", "explain"},

@@ -268,3 +268,49 @@ def test_activations_compare_two_traces() -> None:
     assert not app.exception
     table = app.dataframe[-1].value
     assert ((table["similarity"] > 0) & (table["similarity"] < 1)).all()
+
+
+@pytest.fixture
+def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MOEVIZ_DATA", str(tmp_path))
+    return tmp_path
+
+
+def upload(app: AppTest, *files: tuple[str, bytes]) -> AppTest:
+    app.file_uploader[0].set_value([(name, content, "application/octet-stream") for name, content in files])
+    return button(app, "Open").click().run()
+
+
+def test_library_opens_keeps_renames_and_deletes(data_folder: Path) -> None:
+    content = (ROOT / "sample_traces" / "bible.moetrace").read_bytes()
+    app = upload(opened("traces"), ("mine.moetrace", content), ("broken.moetrace", content[:1000]))
+    assert not app.exception
+    assert "Opened mine" in texts(app.success)
+    assert "broken" in texts(app.error)
+    app.run()
+    app.selectbox(key="library_trace").select("upload: mine").run()
+    button(app, "Keep in the library").click().run()
+    assert [path.name for path in (data_folder / "traces").iterdir()] == ["mine.moetrace"]
+    app.selectbox(key="library_trace").select("library: mine").run()
+    app.text_input[-1].set_value("renamed").run()
+    button(app, "Rename").click().run()
+    assert [path.name for path in (data_folder / "traces").iterdir()] == ["renamed.moetrace"]
+    app.selectbox(key="library_trace").select("library: renamed").run()
+    button(app, "Delete").click().run()
+    assert list((data_folder / "traces").iterdir()) == []
+
+
+def test_sessions_do_not_see_each_others_uploads(data_folder: Path) -> None:
+    content = (ROOT / "sample_traces" / "bible.moetrace").read_bytes()
+    upload(opened("traces"), ("secret.moetrace", content))
+    other = opened("traces")
+    assert not any("secret" in option for option in other.selectbox(key="library_trace").options)
+
+
+def test_a_library_that_cannot_be_written_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MOEVIZ_DATA", str(tmp_path / "file"))
+    app = opened("traces")
+    button(app, "Keep in the library").click().run()
+    assert not app.exception
+    assert "cannot be changed" in app.error[0].value

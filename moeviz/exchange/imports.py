@@ -1,0 +1,259 @@
+"""Reads traces that other tools wrote. Nothing in a file is run: no pickle, bounded sizes, every refusal a TraceError.
+
+    read("routed.npy", content, experts=32).trace
+
+Formats, found by their content:
+- `moetrace`: moeviz's own.
+- `vllm`: the routed experts that vLLM returns with a request (`routed_experts`, vLLM 0.23), saved by numpy: `.npy` integer
+  [token, layer, k], or `.npz` with it as `routed_experts` or `experts`, and perhaps `weights` of the same shape.
+- `moe-beyond`: CSV with the columns Layer ID, Batch Number, Token, Activated Expert IDs, a row per token and layer (MoE-Beyond).
+- `table`: CSV or parquet with the columns token, layer, rank, expert and perhaps weight, a row per choice.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from moeviz.run import Run
+from moeviz.trace import MAX_EXPERTS, MAX_FILE_BYTES, MAX_K, MAX_LAYERS, MAX_TOKENS, Trace, TraceError, from_bytes
+
+FORMATS = ("moetrace", "vllm", "moe-beyond", "table")
+_MOE_BEYOND = ("layer id", "batch number", "token", "activated expert ids")
+_NUMBER = re.compile(r"\d+")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Imported:
+    """A trace and what was met on the way to it."""
+
+    trace: Trace
+    run: Run | None = None
+    format: str = "moetrace"
+    report: list[str] = field(default_factory=list)  # what was left out, and what had to be assumed
+
+
+def read(name: str, content: bytes, format: str = "", experts: int = 0) -> Imported:
+    """A file's content as a trace. `name` is for messages; `format` one of FORMATS or empty: found by content; `experts`: E, where the
+    file does not say it, 0: the largest id + 1. Raises TraceError."""
+    if len(content) > MAX_FILE_BYTES:
+        raise TraceError(f"{name} has {len(content):,} bytes; a trace has at most {MAX_FILE_BYTES:,}.")
+    if experts and not 1 <= experts <= MAX_EXPERTS:
+        raise TraceError(f"{experts} experts were given; a layer has 1 to {MAX_EXPERTS}.")
+    kind = format or _format_of(content)
+    match kind:
+        case "moetrace":
+            trace, run = from_bytes(content, name)
+            return Imported(trace, run)
+        case "vllm":
+            return _vllm(name, content, experts)
+        case "moe-beyond" | "table":
+            return _from_table(name, content, experts)
+    raise TraceError(f"format {kind!r} is not known. Choose one of {', '.join(FORMATS)}.")
+
+
+def _format_of(content: bytes) -> str:
+    if content[:6] == b"\x93NUMPY" or content[:4] == b"PK\x03\x04":
+        return "vllm"
+    if content[:4] == b"PAR1":
+        return "table"
+    start = content[:4096]
+    if b"\x00" not in start and b"," in start.split(b"\n", 1)[0]:
+        return "table"
+    return "moetrace"
+
+
+def _vllm(name: str, content: bytes, experts: int) -> Imported:
+    arrays: dict[str, NDArray[Any]] = {}
+    try:
+        if content[:4] == b"PK\x03\x04":
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                size = sum(info.file_size for info in archive.infolist())
+                if size > MAX_FILE_BYTES:
+                    raise TraceError(f"{name} would unpack to {size:,} bytes; a trace has at most {MAX_FILE_BYTES:,}.")
+            with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+                arrays = {key: archive[key] for key in archive.files if key in ("routed_experts", "experts", "weights")}
+        else:
+            arrays = {"routed_experts": np.load(io.BytesIO(content), allow_pickle=False)}
+    except TraceError:
+        raise
+    except Exception as error:  # numpy and zipfile raise whatever a broken file makes them stumble over
+        raise TraceError(f"{name} is not an array that numpy saved: {str(error)[:120]}") from None
+    ids = arrays.get("routed_experts", arrays.get("experts"))
+    if ids is None:
+        raise TraceError(f"{name} holds no array routed_experts or experts.")
+    if ids.ndim != 3 or ids.dtype.kind not in "iu":
+        raise TraceError(f"{name} holds {ids.dtype} with {ids.ndim} dimensions; expected whole numbers [token, layer, k].")
+    if ids.shape[0] > MAX_TOKENS or ids.shape[1] > MAX_LAYERS or ids.shape[2] > MAX_K or 0 in ids.shape:
+        raise TraceError(
+            f"{name} has shape {ids.shape}; expected up to {MAX_TOKENS:,} tokens, {MAX_LAYERS} layers and {MAX_K} experts per token."
+        )
+    weights = arrays.get("weights")
+    if weights is not None and (weights.shape != ids.shape or weights.dtype.kind != "f"):
+        raise TraceError(f"{name}: weights has shape {weights.shape}; expected {ids.shape}, as the experts have.")
+    report: list[str] = []
+    kept, weights = _without_padding(ids.astype(np.int64), weights, report)
+    return Imported(_trace(name, kept, weights, experts, report), None, "vllm", report)
+
+
+def _without_padding(
+    ids: NDArray[np.int64], weights: NDArray[Any] | None, report: list[str]
+) -> tuple[NDArray[np.int64], NDArray[Any] | None]:
+    """Drops rows of warm-up runs and of padding, which hold -1 or all one id, and says how many."""
+    padded = (ids < 0).any((1, 2))
+    same = (ids == ids[:, :1, :1]).all((1, 2)) if ids.shape[2] > 1 else np.zeros(len(ids), bool)
+    drop = padded | same
+    if padded.any():
+        report.append(f"{int(padded.sum()):,} tokens with the id -1 (padding) were left out")
+    if (same & ~padded).any():
+        report.append(f"{int((same & ~padded).sum()):,} tokens with one id for all choices of all layers (warm-up) were left out")
+    return ids[~drop], None if weights is None else weights[~drop]
+
+
+def _from_table(name: str, content: bytes, experts: int) -> Imported:
+    frame = _frame(name, content)
+    columns = {str(column).strip().lower(): column for column in frame.columns}
+    report: list[str] = []
+    if set(_MOE_BEYOND) <= columns.keys():
+        token, layer, ids = _moe_beyond(name, frame.rename(columns={columns[key]: key for key in _MOE_BEYOND}))
+        weight: NDArray[Any] | None = None
+        kind = "moe-beyond"
+    elif {"token", "layer", "rank", "expert"} <= columns.keys():
+        kind = "table"
+        frame = frame.rename(columns={original: key for key, original in columns.items()})
+        for column in ("token", "layer", "rank", "expert"):
+            _whole(name, frame[column], column)
+        frame = frame.sort_values(["token", "layer", "rank"], kind="stable").reset_index(drop=True)
+        token, layer, ids, weight = _grouped(name, frame)
+    else:
+        found = ", ".join(str(column) for column in list(frame.columns)[:8])
+        raise TraceError(
+            f"{name} has the columns {found}; expected token, layer, rank, expert[, weight], or Layer ID, Batch Number, Token, Activated Expert IDs."
+        )
+    tokens, layers = np.unique(token), np.unique(layer)
+    if len(token) != len(tokens) * len(layers):
+        raise TraceError(
+            f"{name} has {len(token):,} pairs of token and layer; expected each of {len(tokens):,} tokens in each of {len(layers)} layers once."
+        )
+    order = np.lexsort((layer, token))
+    shape = (len(tokens), len(layers), ids.shape[1])
+    return Imported(
+        _trace(name, ids[order].reshape(shape), None if weight is None else weight[order].reshape(shape), experts, report),
+        None,
+        kind,
+        report,
+    )
+
+
+def _frame(name: str, content: bytes) -> pd.DataFrame:
+    most = MAX_TOKENS * 8
+    try:
+        if content[:4] == b"PAR1":
+            import pyarrow.parquet as parquet
+
+            file = parquet.ParquetFile(io.BytesIO(content))
+            unpacked = sum(file.metadata.row_group(n).total_byte_size for n in range(file.metadata.num_row_groups))
+            if file.metadata.num_rows > most or unpacked > MAX_FILE_BYTES:
+                raise TraceError(
+                    f"{name} has {file.metadata.num_rows:,} rows in {unpacked:,} bytes; at most {most:,} in {MAX_FILE_BYTES:,} are read."
+                )
+            return pd.DataFrame(file.read().to_pandas())
+        frame = pd.read_csv(io.BytesIO(content), nrows=most + 1, encoding="utf-8")
+    except TraceError:
+        raise
+    except Exception as error:  # parsers raise whatever a broken file makes them stumble over
+        raise TraceError(f"{name} is not a table that can be read: {str(error)[:120]}") from None
+    if len(frame) > most:
+        raise TraceError(f"{name} has more than {most:,} rows.")
+    if frame.empty:
+        raise TraceError(f"{name} has no rows.")
+    return frame
+
+
+def _whole(name: str, column: pd.Series[Any], label: str) -> None:
+    if column.dtype.kind not in "iu":
+        values = column.tolist()
+        bad = next((n for n, value in enumerate(values) if not isinstance(value, int)), 0)
+        raise TraceError(f"{name}, row {bad + 1}: {label} is {str(values[bad])[:40]!r}; expected a whole number.")
+    if (column < 0).any() or (column > 2**31).any():
+        bad = int(np.argmax((column < 0) | (column > 2**31)))
+        raise TraceError(f"{name}, row {bad + 1}: {label} is {column.iloc[bad]}; expected 0 or more.")
+
+
+def _grouped(name: str, frame: pd.DataFrame) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64], NDArray[Any] | None]:
+    """One row per token and layer of a table sorted by token, layer and rank."""
+    k = int(frame["rank"].max()) + 1
+    if k > MAX_K:
+        raise TraceError(f"{name} has ranks up to {k - 1}; a token chooses at most {MAX_K} experts.")
+    wrong = frame["rank"].to_numpy() != np.arange(len(frame)) % k
+    if len(frame) % k or wrong.any():
+        row = frame.iloc[int(np.argmax(wrong))] if wrong.any() else frame.iloc[-1]
+        raise TraceError(f"{name}: token {row['token']} in layer {row['layer']} has not each rank from 0 to {k - 1} once.")
+    pairs = frame[["token", "layer"]].to_numpy().reshape(-1, k, 2)
+    if (pairs != pairs[:, :1]).any():
+        row = pairs[int(np.argmax((pairs != pairs[:, :1]).any((1, 2))))][0]
+        raise TraceError(f"{name}: token {row[0]} in layer {row[1]} has not each rank from 0 to {k - 1} once.")
+    weight = None
+    if "weight" in frame:
+        if frame["weight"].dtype.kind not in "fiu":
+            raise TraceError(f"{name}: weight holds {frame['weight'].dtype}; expected numbers.")
+        weight = frame["weight"].to_numpy(np.float32).reshape(-1, k)
+    return pairs[:, 0, 0], pairs[:, 0, 1], frame["expert"].to_numpy(np.int64).reshape(-1, k), weight
+
+
+def _moe_beyond(name: str, frame: pd.DataFrame) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
+    """Tokens are numbered by their batch and their place in it, in the order of the file."""
+    _whole(name, frame["layer id"], "Layer ID")
+    _whole(name, frame["batch number"], "Batch Number")
+    lists = [[int(number) for number in _NUMBER.findall(str(cell))] for cell in frame["activated expert ids"]]
+    k = len(lists[0])
+    for row, experts in enumerate(lists):
+        if len(experts) != k or not k:
+            raise TraceError(f"{name}, row {row + 1}: {len(experts)} expert ids; expected {k}, as in the first row.")
+    layers = frame["layer id"].to_numpy()
+    place = frame.groupby(["batch number", "layer id"], sort=False).cumcount().to_numpy()
+    batch = frame["batch number"].to_numpy().astype(np.int64)
+    return batch * (int(place.max()) + 1) + place, layers, np.array(lists, np.int64)
+
+
+def _trace(name: str, ids: NDArray[np.int64], weights: NDArray[Any] | None, experts: int, report: list[str]) -> Trace:
+    """A decode trace of these choices. Raises TraceError with the file's name."""
+    if not len(ids):
+        raise TraceError(f"{name} holds no tokens but padding.")
+    most = int(ids.max())
+    if experts and most >= experts:
+        token, layer = np.argwhere(ids >= experts)[0][:2]
+        raise TraceError(f"{name}: token {token} in layer {layer} chose expert {most}, but there are {experts}.")
+    if most >= MAX_EXPERTS:
+        raise TraceError(f"{name} names expert {most}; at most {MAX_EXPERTS} experts are read.")
+    if not experts:
+        report.append(f"the file does not say how many experts a layer has; taken for {most + 1}, the largest id and one")
+    if weights is None:
+        report.append("the file holds no router weights; the order of the choices stands for their strength")
+        weights = np.broadcast_to(np.linspace(1, 0.5, ids.shape[2], dtype=np.float32), ids.shape)
+    report.append("every token is taken for a forward pass of its own (decode)")
+    try:
+        return Trace(
+            experts=ids.astype(np.int16),
+            weights=np.ascontiguousarray(weights, np.float32),
+            token_ids=np.zeros(len(ids), np.int32),
+            phase=np.ones(len(ids), np.uint8),
+            forward_pass=np.arange(len(ids), dtype=np.int32),
+            guess=np.full((*ids.shape[:2], 0, 0), -1, np.int16),
+            num_experts=experts or most + 1,
+            texts=_numbered(len(ids)),
+            model=name,
+        )
+    except TraceError as error:
+        raise TraceError(f"{name}: {error}") from None
+
+
+def _numbered(tokens: int) -> tuple[str, ...]:
+    return tuple(f"·{n} " for n in range(tokens))

@@ -1,0 +1,139 @@
+"""Library: samples, traces kept on this machine, uploads; what each holds, and where it can be explored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from moeviz import library
+from moeviz.exchange import imports
+from moeviz.run import Run
+from moeviz.trace import (
+    DECODE,
+    MAX_EXPERTS,
+    MAX_FILE_BYTES,
+    MAX_K,
+    MAX_LAYERS,
+    MAX_TOKENS,
+    Trace,
+    TraceError,
+)
+from pages import common
+
+state = st.session_state
+ROOM = 1 << 30  # bytes of uploads that one browser session may hold
+
+
+def about(name: str, trace: Trace, run: Run | None) -> dict[str, Any]:
+    """One row of the list."""
+    decode = int((trace.phase == DECODE).sum())
+    return {
+        "trace": name,
+        "model": trace.model or "unknown",
+        "MoE layers": trace.layers,
+        "experts": trace.num_experts,
+        "per token": trace.k,
+        "prompt tokens": trace.tokens - decode,
+        "decoded": decode,
+        "recorded": trace.recorded.get("time", "unknown"),
+        "on": trace.recorded.get("machine", "unknown"),
+        "its own run": run.settings.label + (", measured" if run.measured else "") if run else "none",
+        "prompt": " ".join(trace.prompt.split())[:120],
+    }
+
+
+def upload() -> None:
+    """Several files at once; each is checked whole before it is shown anywhere."""
+    with st.form("upload", clear_on_submit=True, border=True):
+        files = st.file_uploader("Open traces", accept_multiple_files=True, max_upload_size=MAX_FILE_BYTES >> 20,
+                                 help="moeviz's .moetrace; vLLM's routed experts (.npy, .npz); a table of token, layer, rank, expert (CSV, parquet).")  # fmt: skip
+        experts = st.number_input(
+            "Experts per layer, where the file does not say", 0, MAX_EXPERTS, 0, help="0: the largest id in the file and one."
+        )
+        st.caption(
+            f"Up to {MAX_FILE_BYTES >> 20} MiB, {MAX_TOKENS:,} tokens, {MAX_LAYERS} layers, {MAX_EXPERTS:,} experts, {MAX_K} per token. Nothing in a "
+            "file is run. What you open stays in this browser's session until you keep it in the library."
+        )
+        sent = st.form_submit_button("Open", type="primary")
+    if not sent:
+        return
+    opened = state.setdefault("opened", {})
+    for file in files:
+        try:
+            if sum(trace.experts.nbytes + trace.weights.nbytes + trace.guess.nbytes for trace, _ in opened.values()) > ROOM:
+                raise TraceError(f"{file.name}: this session holds too much already. Delete a trace below first.")
+            found = imports.read(file.name, file.getvalue(), experts=experts)
+            base = library.safe_name(file.name)
+        except TraceError as error:
+            st.error(common.plain(str(error)))
+            continue
+        name, number = f"upload: {base}", 2
+        while name in opened:
+            name, number = f"upload: {base} ({number})", number + 1
+        opened[name] = found.trace, found.run
+        st.success(
+            common.plain(
+                f"Opened {base}: {found.trace.tokens:,} tokens, {found.trace.layers} MoE layers of {found.trace.num_experts} experts."
+            )
+        )
+        for line in found.report:
+            st.caption(common.plain(f"{base}: {line}."))
+
+
+def one(name: str, trace: Trace, run: Run | None) -> None:
+    """What can be done with the chosen trace."""
+    kept = name.startswith("library: ")
+    short = name.partition(": ")[2] or name
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        for page, label, icon in (
+            ("activations", "Activations", "grid_on"), ("timeline", "Cache timeline", "timeline"),
+            ("prefetch", "Prefetch", "bolt"), ("what_if", "What if", "query_stats"),
+        ):  # fmt: skip
+            if st.button(label, icon=f":material/{icon}:", key=f"go-{page}"):
+                state.trace = name
+                st.switch_page(f"pages/{page}.py")
+        st.download_button("Download", trace.to_bytes(run), f"{library.safe_name(short)}.moetrace", icon=":material/download:")
+        if not kept and st.button("Keep in the library", icon=":material/folder:"):
+            changed(lambda: library.keep(short, trace.to_bytes(run)))
+        if name in state.get("opened", {}) and st.button("Close", icon=":material/close:"):
+            del state.opened[name]
+            st.rerun()
+        if kept:
+            new = st.text_input("New name", short, max_chars=library.LONGEST, width=260)
+            if st.button("Rename") and new != short:
+                changed(lambda: library.rename(short, new))
+            if st.button("Delete", icon=":material/delete:"):
+                changed(lambda: library.delete(short))
+    if trace.prompt:
+        st.text(f"Prompt: {trace.prompt}")
+    st.text("Text: " + "".join(trace.texts[:400]) + ("…" if trace.tokens > 400 else ""))
+
+
+def changed(work: Any) -> None:
+    """A change of the library: drawn anew, or one message."""
+    try:
+        work()
+    except TraceError as error:
+        st.error(common.plain(str(error)))
+    except OSError as error:
+        st.error(
+            common.plain(
+                f"The library in {library.folder()} cannot be changed: {error.strerror or error}. Set MOEVIZ_DATA to another folder."
+            )
+        )
+    else:
+        st.rerun()
+
+
+common.within_app()
+st.title("Which traces are there, and what do they hold?")
+upload()
+found = common.traces()
+st.dataframe(pd.DataFrame([about(name, trace, run) for name, (trace, run) in found.items()]), hide_index=True)
+for name in library.names():
+    if f"library: {name}" not in found:
+        st.warning(common.plain(f"{name} in the library is not a trace that can be read."))
+chosen = st.selectbox("Trace", list(found), key="library_trace")
+one(chosen, *found[chosen])

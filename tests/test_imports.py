@@ -1,0 +1,156 @@
+"""Importers, each on a small file in exactly its format, and on what is wrong with it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import random_trace
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moeviz.exchange import imports
+from moeviz.exchange.imports import read
+from moeviz.replay import replay
+from moeviz.run import HIT
+from moeviz.settings import Settings
+from moeviz.trace import TraceError
+
+IDS = random_trace(3, tokens=12, prompt=1).experts
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def long_table(weights: bool = True) -> pd.DataFrame:
+    tokens, layers, k = IDS.shape
+    place = np.indices(IDS.shape).reshape(3, -1)
+    table = pd.DataFrame({"token": place[0], "layer": place[1], "rank": place[2], "expert": IDS.ravel()})
+    return table.assign(weight=np.tile([0.75, 0.25], tokens * layers * k // 2)) if weights else table
+
+
+def parquet(table: pd.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    table.to_parquet(buffer)
+    return buffer.getvalue()
+
+
+def test_moeviz_own_format_brings_its_run() -> None:
+    trace = random_trace(1)
+    run = replay(trace, Settings(slots=3))
+    found = read("a.moetrace", trace.to_bytes(run))
+    assert found.format == "moetrace"
+    assert found.run is not None
+    assert found.run.same_decisions(run)
+
+
+@pytest.mark.parametrize(
+    ("make", "format"),
+    [
+        (lambda: npy(IDS), "vllm"),
+        (lambda: npy(IDS.astype(np.uint8)), "vllm"),
+        (lambda: npz(routed_experts=IDS, weights=np.ones(IDS.shape, np.float16)), "vllm"),
+        (lambda: npz(experts=IDS), "vllm"),
+        (lambda: long_table().to_csv(index=False).encode(), "table"),
+        (lambda: long_table(False).sample(frac=1, random_state=0).to_csv(index=False).encode(), "table"),
+        (lambda: parquet(long_table()), "table"),
+        (lambda: long_table().rename(columns=str.upper).to_csv(index=False).encode(), "table"),
+    ],
+)
+def test_every_format_is_found_by_its_content(make: Callable[[], bytes], format: str) -> None:
+    found = read("file", make(), experts=8)
+    assert found.format == format
+    assert (found.trace.experts == IDS).all()
+    assert found.trace.num_experts == 8
+    assert (replay(found.trace, Settings(slots=4)).access_outcome == HIT).any()
+
+
+def test_moe_beyond() -> None:
+    lines = ["Layer ID,Batch Number,Token,Activated Expert IDs"]
+    for batch in range(2):
+        for layer in range(3):
+            lines += [f'{layer},{batch},"the","[{layer}, {layer + 1 + token}]"' for token in range(2)]
+    found = read("beyond.csv", "\n".join(lines).encode())
+    assert found.format == "moe-beyond"
+    assert found.trace.experts.shape == (4, 3, 2)
+    assert found.trace.experts[1, 2].tolist() == [2, 4]
+
+
+def test_padding_and_warm_up_are_counted_and_left_out() -> None:
+    ids = np.concatenate([np.zeros((2, *IDS.shape[1:]), np.int16), IDS, np.full((3, *IDS.shape[1:]), -1, np.int16)])
+    found = read("routed.npy", npy(ids))
+    assert (found.trace.experts == IDS).all()
+    assert any("3 tokens with the id -1" in line for line in found.report)
+    assert any("2 tokens with one id" in line for line in found.report)
+    assert any("taken for" in line for line in found.report)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: npy(IDS.astype(float)), r"float64 with 3 dimensions; expected whole numbers"),
+        (lambda: npy(IDS[0]), "2 dimensions"),
+        (lambda: npy(np.where(IDS == 0, 8, IDS)), "chose expert 8, but there are 8"),
+        (lambda: npy(np.array([{}], object)), "not an array that numpy saved"),
+        (lambda: npy(np.full((4, 3, 2), -1)), "holds no tokens but padding"),
+        (lambda: npy(np.stack([IDS[..., 0], IDS[..., 0]], -1)), "names one expert twice for token 0 in layer 0"),
+        (lambda: npz(other=IDS), "holds no array routed_experts"),
+        (lambda: npz(routed_experts=IDS, weights=np.ones((2, 2))), "weights has shape"),
+        (lambda: b"PK\x03\x04" + b"x" * 50, "not an array that numpy saved"),
+        (lambda: b"a,b\n1,2\n", "has the columns a, b; expected token, layer, rank, expert"),
+        (lambda: b"token,layer,rank,expert\n", "has no rows"),
+        (lambda: b"token,layer,rank,expert\n0,0,0,x\n", "row 1: expert is 'x'"),
+        (lambda: b"token,layer,rank,expert\n0,0,0,1\n0,0,1,-3\n", "row 2: expert is -3"),
+        (lambda: b"token,layer,rank,expert\n0,0,0,1\n0,0,1,2\n1,0,0,1\n", "token 1 in layer 0 has not each rank"),
+        (lambda: b"token,layer,rank,expert\n0,0,0,1\n0,1,0,2\n1,0,0,1\n", "expected each of 2 tokens in each of 2 layers"),
+        (
+            lambda: b'Layer ID,Batch Number,Token,Activated Expert IDs\n0,0,a,"[1, 2]"\n0,0,b,[1]\n',
+            "row 2: 1 expert ids; expected 2",
+        ),
+        (lambda: b"PAR1" + b"x" * 50, "not a table that can be read"),
+        (lambda: b"nothing at all", "is no trace|not a .moetrace"),
+    ],
+)
+def test_what_is_wrong_is_named(make: Callable[[], bytes], words: str) -> None:
+    with pytest.raises(TraceError, match=words):
+        read("file", make(), experts=8)
+
+
+def test_a_zip_that_unpacks_to_too_much_is_refused_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = npz(routed_experts=np.zeros((1000, 10, 4), np.int64))
+    monkeypatch.setattr(imports, "MAX_FILE_BYTES", 100_000)
+    monkeypatch.setattr(np, "load", lambda *args, **kwargs: pytest.fail("unpacked"))
+    with pytest.raises(TraceError, match="would unpack to"):
+        read("bomb.npz", content)
+
+
+SEEDS = {
+    "npy": npy(IDS), "npz": npz(routed_experts=IDS), "csv": long_table().to_csv(index=False).encode(), "parquet": parquet(long_table()),
+    "moetrace": random_trace(0, tokens=8).to_bytes(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SEEDS)
+@given(seed=st.integers(0, 2**32))
+def test_mutated_files_are_valid_or_refused(kind: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    content = bytearray(SEEDS[kind])
+    for _ in range(rng.integers(1, 8)):
+        content[rng.integers(len(content))] = rng.integers(256)
+    try:
+        found = read("file", bytes(content[: rng.integers(1, len(content) + 1)] if rng.random() < 0.2 else content))
+    except TraceError:
+        return
+    assert found.trace.experts.max() < found.trace.num_experts

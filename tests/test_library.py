@@ -1,0 +1,65 @@
+"""The library: names that stay within it, files that are whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moeviz import library
+from moeviz.trace import TraceError
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOEVIZ_DATA", str(tmp_path))
+
+
+def test_keep_number_rename_and_delete() -> None:
+    assert library.names() == []
+    assert library.keep("a run.moetrace", b"1") == "a run"
+    assert library.keep("a run", b"2") == "a run (2)"
+    assert library.rename("a run (2)", "other") == "other"
+    assert library.names() == ["a run", "other"]
+    assert library.path("other").read_bytes() == b"2"
+    with pytest.raises(TraceError, match="already"):
+        library.rename("other", "a run")
+    library.delete("a run")
+    assert library.names() == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("../../etc/passwd", "passwd"),
+        ("C:\\Users\\x\\run.moetrace", "run"),
+        ("<b>x</b>", "b_"),
+        ("a\x00b\n", "a_b_"),
+        (".hidden", "hidden"),
+        ("=1+1", "=1+1"),
+    ],
+)
+def test_names_stay_within_the_folder(text: str, name: str) -> None:
+    assert library.safe_name(text) == name
+
+
+@given(st.text(max_size=200))
+def test_no_name_leaves_the_folder(text: str) -> None:
+    try:
+        path = library.path(text)
+    except TraceError:
+        return
+    assert path.parent == library.folder()
+    assert path.name == path.name.strip()
+    assert not path.name.startswith(".")
+
+
+@pytest.mark.parametrize("text", ["", "..", "/", "con", "\x00"])
+def test_what_is_no_name_is_refused(text: str) -> None:
+    if text == "\x00":
+        assert library.safe_name(text) == "_"
+        return
+    with pytest.raises(TraceError, match="is no name"):
+        library.safe_name(text)
