@@ -19,7 +19,7 @@ page = st.navigation(
             st.Page("pages/prefetch.py", title="Prefetch", icon=":material/bolt:"),
             st.Page("pages/what_if.py", title="What if", icon=":material/query_stats:"),
         ],
-        "Traces": [st.Page("pages/traces.py", title="Library", icon=":material/folder_open:", url_path="library")],
+        "Traces": [st.Page("pages/library.py", title="Library", icon=":material/folder_open:")],
     }
 )
 with st.sidebar:

@@ -283,7 +283,7 @@ def upload(app: AppTest, *files: tuple[str, bytes]) -> AppTest:
 
 def test_library_opens_keeps_renames_and_deletes(data_folder: Path) -> None:
     content = (ROOT / "sample_traces" / "bible.moetrace").read_bytes()
-    app = upload(opened("traces"), ("mine.moetrace", content), ("broken.moetrace", content[:1000]))
+    app = upload(opened("library"), ("mine.moetrace", content), ("broken.moetrace", content[:1000]))
     assert not app.exception
     assert "Opened mine" in texts(app.success)
     assert "broken" in texts(app.error)
@@ -302,15 +302,15 @@ def test_library_opens_keeps_renames_and_deletes(data_folder: Path) -> None:
 
 def test_sessions_do_not_see_each_others_uploads(data_folder: Path) -> None:
     content = (ROOT / "sample_traces" / "bible.moetrace").read_bytes()
-    upload(opened("traces"), ("secret.moetrace", content))
-    other = opened("traces")
+    upload(opened("library"), ("secret.moetrace", content))
+    other = opened("library")
     assert not any("secret" in option for option in other.selectbox(key="library_trace").options)
 
 
 def test_a_library_that_cannot_be_written_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MOEVIZ_DATA", str(tmp_path / "file"))
-    app = opened("traces")
+    app = opened("library")
     button(app, "Keep in the library").click().run()
     assert not app.exception
     assert "cannot be changed" in app.error[0].value
