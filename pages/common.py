@@ -193,8 +193,13 @@ def trace_picker(first: str = "change-of-subject") -> tuple[str, Trace, Run | No
 
 
 def plain(text: str) -> str:
-    """Text as text where Streamlit reads Markdown: what stands in a trace, a prompt or a file name must not become a link or a picture."""
-    return re.sub(r"([\\`*_{}\[\]()#+\-.!|~<>$:&])", r"\\\1", text)
+    """Text as text where Streamlit reads Markdown: what stands in a trace, a prompt or a file name must not become a link or a picture.
+
+    A bare address becomes a link even where it is escaped, so an invisible word joiner breaks it.
+    """
+    joiner = "\u2060"
+    broken = text.replace("://", joiner + "://").replace("www.", "www" + joiner + ".").replace("@", "@" + joiner)
+    return re.sub(r"([\\`*_{}\[\]()#+\-.!|~<>$:&])", r"\\\1", broken)
 
 
 def fits(key: str, most: int) -> str:
