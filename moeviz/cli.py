@@ -5,6 +5,7 @@ python -m moeviz run --prompt "In the beginning" --policy lfu --slots 4 --out mi
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -16,15 +17,16 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 import moeviz.bench
-from moeviz import metrics, routing
+from moeviz import cost, metrics, routing
 from moeviz.curves import curve
-from moeviz.exchange import imports
+from moeviz.exchange import exports, imports
+from moeviz.exchange.exports import formula_safe
 from moeviz.policies import POLICIES, PolicyError, load_policy
 from moeviz.predictors import PREDICTORS
 from moeviz.replay import replay as replay_trace
 from moeviz.run import Run
 from moeviz.settings import BASELINES, WARM, Settings, SettingsError
-from moeviz.trace import DECODE, MAX_FILE_BYTES, Trace, TraceError, load_file
+from moeviz.trace import DECODE, MAX_FILE_BYTES, Trace, TraceError, load_file, write_atomically
 
 if TYPE_CHECKING:
     from moeviz.offload.loader import Loaded
@@ -304,6 +306,51 @@ def import_(source: Path, kind: str, experts: int, out: Path) -> None:
         click.echo(f"note       {line}")
     shape = f"{found.trace.tokens:,} tokens, {found.trace.layers} MoE layers of {found.trace.num_experts} experts, {found.trace.k} per token"
     click.echo(f"saved      {out}: {found.format}, {shape}")
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@settings_options
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of policy random.")
+@click.option("--format", "kind", type=click.Choice(exports.FORMATS), required=True,
+              help="csv and parquet: a row per choice. perfetto: a timeline for ui.perfetto.dev or chrome://tracing.")  # fmt: skip
+@click.option(
+    "--recorded",
+    is_flag=True,
+    help="The run recorded in FILE with its measured times, instead of a replay under the settings given.",
+)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The file to write.")
+def export(file: Path, kind: str, recorded: bool, out: Path, **others: Any) -> None:
+    """Write a trace and what a cache did on it for other tools.
+
+    \b
+    Example:
+      python -m moeviz export sample_traces/bible.moetrace --recorded --format perfetto --out bible.json
+    """
+    with refusing():
+        settings = settings_of(others)
+        trace, own = load_file(file)
+        if recorded and own is None:
+            raise TraceError(f"{file.name} holds no recorded run. Leave out --recorded to export a replay.")
+        result = own if recorded and own is not None else replay_trace(trace, settings)
+        match kind:
+            case "csv":
+                content = formula_safe(exports.table(trace, result)).to_csv(index=False).encode()
+            case "parquet":
+                buffer = io.BytesIO()
+                exports.table(trace, result).to_parquet(buffer)
+                content = buffer.getvalue()
+            case _:
+                costs = None
+                if not result.measured:
+                    if own is None or not own.measured:
+                        raise TraceError(
+                            f"{file.name} holds no measured run to take times from. Export csv or parquet, or a trace that holds one."
+                        )
+                    costs = cost.fit(own)
+                content = exports.perfetto(trace, result, costs).encode()
+        write_atomically(out, content)
+    click.echo(f"saved      {out}: {result.settings.label}, {'measured' if result.measured else 'replayed'}")
 
 
 @main.group()

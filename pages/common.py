@@ -17,6 +17,7 @@ import streamlit as st
 
 from moeviz import charts, library
 from moeviz.board import STATES, Frame
+from moeviz.exchange.exports import formula_safe
 from moeviz.explain import Explainer
 from moeviz.knowledge import SAMPLES
 from moeviz.offload.client import Client, Job, ModelSpec
@@ -239,11 +240,7 @@ def stacked(rows: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
 
 
 def csv(table: pd.DataFrame) -> str:
-    """Text of cells is prefixed where a spreadsheet would take it for a formula (CWE-1236)."""
-    safe = table.map(
-        lambda cell: "'" + cell if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
-    )
-    return safe.to_csv(index=False)
+    return formula_safe(table).to_csv(index=False)
 
 
 @st.cache_data(show_spinner="Replaying the trace", max_entries=24)

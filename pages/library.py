@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from moeviz import library
-from moeviz.exchange import imports
+from moeviz.exchange import exports, imports
 from moeviz.run import Run
 from moeviz.trace import (
     DECODE,
@@ -95,6 +95,12 @@ def one(name: str, trace: Trace, run: Run | None) -> None:
                 state.trace = name
                 st.switch_page(f"pages/{page}.py")
         st.download_button("Download", trace.to_bytes(run), f"{library.safe_name(short)}.moetrace", icon=":material/download:")
+        if run is not None:
+            st.download_button("Choices as CSV", lambda: common.csv(exports.table(trace, run)), f"{library.safe_name(short)}.csv", icon=":material/table:",
+                               help="A row per choice: token, layer, rank, expert, weight, outcome, evicted; of the trace's own run.")  # fmt: skip
+            if run.measured:
+                st.download_button("Timeline for Perfetto", lambda: exports.perfetto(trace, run), f"{library.safe_name(short)}.json",
+                                   icon=":material/timeline:", help="Opens in ui.perfetto.dev or chrome://tracing.")  # fmt: skip
         if not kept and st.button("Keep in the library", icon=":material/folder:"):
             changed(lambda: library.keep(short, trace.to_bytes(run)))
         if name in state.get("opened", {}) and st.button("Close", icon=":material/close:"):

@@ -20,7 +20,11 @@ PYTHON = "\n\ndef main(argv):\n    for name in argv:\n        "
 SAMPLE_RUNS = {  # name -> prompt, settings, options
     "bible": (BIBLE, Settings(prefetch="next-gate"), Options(max_new_tokens=160, stop_at_end=False)),
     "change-of-subject": (BIBLE, Settings(), Options(max_new_tokens=200, stop_at_end=False, then=PYTHON)),
-    "python-long": ("class Parser:\n    def __init__(self, name):\n        ", Settings(), Options(max_new_tokens=520, stop_at_end=False)),
+    "python-long": (
+        "class Parser:\n    def __init__(self, name):\n        ",
+        Settings(),
+        Options(max_new_tokens=520, stop_at_end=False),
+    ),
 }
 
 

@@ -87,7 +87,7 @@ def load(
     kind = _dtype(dtype, config, place)
     with torch.device("meta"):
         skeleton = _guard(name, lambda: AutoModelForCausalLM.from_config(config))
-    names = [path for path, module in skeleton.named_modules() if _is_experts(module)]
+    names = [path for path, module in skeleton.named_modules() if is_experts(module)]
     if not names:
         raise ModelError(
             f"{name} is not a mixture-of-experts model that transformers {transformers.__version__} serves through its experts "
@@ -231,7 +231,7 @@ def _guard(name: object, do: Callable[[], Any]) -> Any:
         raise ModelError(f"{name} cannot be loaded: {text}") from None
 
 
-def _is_experts(module: nn.Module) -> bool:
+def is_experts(module: nn.Module) -> bool:
     """transformers' `use_experts_implementation` leaves these marks on an experts module."""
     return hasattr(module, "_is_expert_parallel") and hasattr(module, "has_gate")
 

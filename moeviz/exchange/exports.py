@@ -1,0 +1,131 @@
+"""Writes traces and runs for other tools: tables, and a timeline for Perfetto.
+
+table(trace, run).to_csv("choices.csv")
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from moeviz import cost
+from moeviz.cost import Costs, Segment
+from moeviz.run import Run
+from moeviz.trace import Trace
+
+FORMATS = ("csv", "parquet", "perfetto")
+_OUTCOMES = np.array(["hit", "late hit", "miss"])
+
+
+def table(trace: Trace, run: Run) -> pd.DataFrame:
+    """A row per choice: token, layer, rank, expert, weight, outcome, and the experts evicted at its event ("layer/expert", spaces between).
+
+    `moeviz import` reads the first five columns back. Tokens of one forward pass share outcomes: the event's.
+    """
+    tokens, layers, k = trace.experts.shape
+    token, layer, rank = np.indices((tokens, layers, k)).reshape(3, -1)
+    expert = trace.experts.ravel().astype(np.int64)
+    pass_of_token = np.concatenate([np.full(part.stop - part.start, number) for number, part in enumerate(trace.passes())])
+    event = pass_of_token[token] * layers + layer
+    outcome = np.zeros(len(run.event_pass) * trace.num_experts, np.uint8)
+    outcome[run.access_event.astype(np.int64) * trace.num_experts + run.access_expert] = run.access_outcome
+    evicted: dict[int, list[str]] = {}
+    out = run.victim_expert >= 0
+    for at, from_layer, victim in zip(
+        run.load_event[out].tolist(), run.victim_layer[out].tolist(), run.victim_expert[out].tolist(), strict=True
+    ):
+        evicted.setdefault(at, []).append(f"{from_layer}/{victim}")
+    return pd.DataFrame(
+        {
+            "token": token,
+            "layer": layer,
+            "rank": rank,
+            "expert": expert,
+            "weight": trace.weights.ravel().astype(np.float64),
+            "outcome": _OUTCOMES[outcome[event * trace.num_experts + expert]],
+            "evicted": [" ".join(evicted.get(at, ())) for at in event.tolist()],
+        }
+    )
+
+
+def formula_safe(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with an apostrophe before texts that a spreadsheet would take for a formula (CWE-1236)."""
+    begins = ("=", "+", "-", "@", "\t", "\r")
+    return table.map(lambda cell: "'" + cell if isinstance(cell, str) and cell.startswith(begins) else cell)
+
+
+def perfetto(trace: Trace, run: Run, costs: Costs | None = None) -> str:
+    """Chrome's trace event format (JSON object form), which Perfetto opens: tracks for tokens, compute and link, in microseconds.
+
+    Slices nest; hits and misses are arguments of an event's slice; a flow leads from each useful pre-fetch to the event that used it.
+    A measured run is drawn with its own times, a replay with a model's `costs`. Raises ValueError where a replay has none.
+    """
+    if not run.measured and costs is None:
+        raise ValueError("a replay has no times: give costs to model them.")
+    events: list[dict[str, Any]] = [
+        {"ph": "M", "pid": 1, "tid": tid, "name": "thread_name", "args": {"name": name}}
+        for tid, name in ((1, "tokens"), (2, "compute"), (3, "link"))
+    ]
+    begin = 0.0
+    flows: dict[tuple[int, int], int] = {}  # (layer, expert) of a pre-fetch under way -> its number
+    number = 0
+    for step, (tokens, happened) in enumerate(zip(trace.passes(), run.passes(), strict=True)):
+        lanes = cost.measured_lanes(run, step) if run.measured else cost.modelled_lanes(run, costs, step) if costs else []
+        end = max((lane.end for lane in lanes), default=0.0)
+        text = "".join(trace.texts[tokens])
+        events.append(_slice("token", 1, begin, begin + end, {"pass": step, "text": text}))
+        used = {(event.layer, expert) for event in happened for expert in (*event.hits, *event.late)}
+        first: dict[int, float] = {}
+        for lane in sorted(lanes, key=lambda lane: lane.start):
+            events.append(
+                _slice(
+                    lane.kind,
+                    2 if lane.lane == "compute" else 3,
+                    begin + lane.start,
+                    begin + lane.end,
+                    _arguments(lane, happened),
+                )
+            )
+            if lane.lane == "compute":
+                first.setdefault(lane.layer, begin + lane.start)
+            elif lane.kind == "guess used":
+                number += 1
+                flows[lane.layer, lane.expert] = number
+                events.append(_flow("s", number, 3, begin + lane.start))
+        for key in sorted(used & flows.keys()):
+            if key[0] in first:
+                events.append(_flow("f", flows.pop(key), 2, first[key[0]]))
+        begin += end
+    return json.dumps(
+        {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"settings": run.settings.label, "model": trace.model}}
+    )
+
+
+def _slice(name: str, track: int, start_ms: float, end_ms: float, arguments: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "ph": "X",
+        "pid": 1,
+        "tid": track,
+        "name": name,
+        "ts": 1e3 * start_ms,
+        "dur": 1e3 * (end_ms - start_ms),
+        "args": arguments,
+    }
+
+
+def _flow(phase: str, number: int, track: int, at_ms: float) -> dict[str, Any]:
+    flow = {"ph": phase, "pid": 1, "tid": track, "name": "pre-fetch", "cat": "pre-fetch", "id": number, "ts": 1e3 * at_ms}
+    return flow | {"bp": "e"} if phase == "f" else flow
+
+
+def _arguments(lane: Segment, happened: list[Any]) -> dict[str, Any]:
+    event = happened[lane.layer]
+    arguments: dict[str, Any] = {"MoE layer": lane.layer}
+    if lane.expert >= 0:
+        arguments["expert"] = lane.expert
+    if lane.lane == "compute":
+        arguments |= {"hits": event.hits, "late": event.late, "misses": event.misses}
+    return arguments
