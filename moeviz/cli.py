@@ -282,7 +282,9 @@ def bounds_of(trace: Trace, settings: Settings, recorded: Run | None) -> dict[st
 
 @main.command("import")
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option("--format", "kind", default="", help=f"One of {', '.join(imports.FORMATS)}; found by the content if left out.")
+@click.option(
+    "--format", "kind", default="", help=f"One of {', '.join(imports.FORMATS)}, sglang; found by the content if left out."
+)
 @click.option(
     "--experts", type=click.IntRange(0), default=0, help="Experts of each layer, where the source does not say how many."
 )
@@ -290,7 +292,8 @@ def bounds_of(trace: Trace, settings: Settings, recorded: Run | None) -> dict[st
 def import_(source: Path, kind: str, experts: int, out: Path) -> None:
     """Turn the trace of another tool into a .moetrace file.
 
-    Takes vLLM's routed experts (.npy, .npz), MoE-Beyond's CSV, and a plain table (CSV or parquet) of token, layer, rank, expert and
+    Takes vLLM's routed experts (.npy, .npz), a per_token dump of SGLang's expert distribution recorder (.pt, read without running
+    anything in it), JSON lines of routes, MoE-Beyond's CSV, and a plain table (CSV or parquet) of token, layer, rank, expert and
     perhaps weight. What was left out or had to be assumed is reported.
 
     \b
@@ -300,7 +303,12 @@ def import_(source: Path, kind: str, experts: int, out: Path) -> None:
     with refusing():
         if source.stat().st_size > MAX_FILE_BYTES:
             raise TraceError(f"{source.name} has {source.stat().st_size:,} bytes; a trace has at most {MAX_FILE_BYTES:,}.")
-        found = imports.read(source.name, source.read_bytes(), kind, experts)
+        if kind == "sglang" or source.suffix == ".pt":
+            from moeviz.offload.sglang import records
+
+            found = imports.from_records(source.name, records(source), experts)
+        else:
+            found = imports.read(source.name, source.read_bytes(), kind, experts)
         found.trace.save(out, found.run)
     for line in found.report:
         click.echo(f"note       {line}")
@@ -406,6 +414,14 @@ def bench_replay(repeats: int, tokens: int, file: Path | None) -> None:
 def bench_pages(tokens: int, repeats: int) -> None:
     """Seconds that each Explore page takes to be made, on the samples and on a long trace."""
     show(moeviz.bench.pages(tokens, repeats))
+
+
+@bench.command("fuzz")
+@click.option("--files", type=click.IntRange(1), default=2_000, show_default=True, help="Mutated files of each format.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the mutations.")
+def bench_fuzz(files: int, seed: int) -> None:
+    """Mutated files through the importer: accepted whole or refused, how slow and how large at worst."""
+    show(moeviz.bench.fuzz(files, seed))
 
 
 @bench.command("board")

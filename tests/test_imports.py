@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from conftest import random_trace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moeviz.cli import main
 from moeviz.exchange import imports
 from moeviz.exchange.imports import read
 from moeviz.replay import replay
@@ -41,6 +45,17 @@ def long_table(weights: bool = True) -> pd.DataFrame:
     return table.assign(weight=np.tile([0.75, 0.25], tokens * layers * k // 2)) if weights else table
 
 
+def routes(weights: bool = True, meta: str = '{"model": "m", "num_experts": 8}') -> bytes:
+    lines = [meta]
+    for token, layers in enumerate(IDS.tolist()):
+        for layer, ids in enumerate(layers):
+            route = {"req_id": "r0", "token_idx": token, "layer": layer, "topk_ids": ids} | (
+                {"topk_weights": [0.75, 0.25]} if weights else {}
+            )
+            lines.append(json.dumps(route))
+    return "\n".join(lines).encode()
+
+
 def parquet(table: pd.DataFrame) -> bytes:
     buffer = io.BytesIO()
     table.to_parquet(buffer)
@@ -66,6 +81,8 @@ def test_moeviz_own_format_brings_its_run() -> None:
         (lambda: long_table().to_csv(index=False).encode(), "table"),
         (lambda: long_table(False).sample(frac=1, random_state=0).to_csv(index=False).encode(), "table"),
         (lambda: parquet(long_table()), "table"),
+        (lambda: routes(), "routes"),
+        (lambda: routes(weights=False), "routes"),
         (lambda: long_table().rename(columns=str.upper).to_csv(index=False).encode(), "table"),
     ],
 )
@@ -119,6 +136,17 @@ def test_padding_and_warm_up_are_counted_and_left_out() -> None:
             lambda: b'Layer ID,Batch Number,Token,Activated Expert IDs\n0,0,a,"[1, 2]"\n0,0,b,[1]\n',
             "row 2: 1 expert ids; expected 2",
         ),
+        (lambda: b'{"model": "m"}\n{"token_idx": 0}', "not JSON lines of routes: 'topk_ids'"),
+        (lambda: b'{"model": "m"}', "holds no routes"),
+        (
+            lambda: b'{}\n{"token_idx": 0, "layer": 0, "topk_ids": [1.5]}',
+            "line 2: token_idx, layer and topk_ids must be whole numbers",
+        ),
+        (lambda: b'{}\n{"token_idx": 0, "layer": 0, "topk_ids": [1], "topk_weights": [1, 2]}', "line 2: topk_weights must be"),
+        (
+            lambda: routes() + b'\n{"req_id": "r0", "token_idx": 0, "layer": 0, "topk_ids": [1, 2]}',
+            "tokens in each of 3 layers once",
+        ),
         (lambda: b"PAR1" + b"x" * 50, "not a table that can be read"),
         (lambda: b"nothing at all", "is no trace|not a .moetrace"),
     ],
@@ -136,7 +164,66 @@ def test_a_zip_that_unpacks_to_too_much_is_refused_first(monkeypatch: pytest.Mon
         read("bomb.npz", content)
 
 
+def test_requests_follow_each_other() -> None:
+    lines = ["{}"] + [
+        json.dumps({"req_id": r, "token_idx": t, "layer": 0, "topk_ids": [i, i + 1]})
+        for i, (r, t) in enumerate([("a", 0), ("a", 1), ("b", 0)])
+    ]
+    assert read("routes.jsonl", "\n".join(lines).encode()).trace.experts[:, 0, 0].tolist() == [0, 1, 2]
+
+
+def dump(tmp_path: Path, content: object) -> Path:
+    import torch
+
+    torch.save(content, tmp_path / "dump.pt")
+    return tmp_path / "dump.pt"
+
+
+def test_sglangs_recorder(tmp_path: Path) -> None:
+    """As the recorder dumps it: all layers of the model, a fixed width of 8, -1 where there is nothing, passes in any order."""
+    import torch
+
+    from moeviz.offload.sglang import records
+
+    def record(number: int, tokens: slice) -> dict[str, object]:
+        ids = torch.full((5, tokens.stop - tokens.start, 8), -1, dtype=torch.int32)
+        ids[2:, :, :2] = torch.from_numpy(IDS[tokens].astype("int32")).transpose(0, 1)
+        return {
+            "forward_pass_id": number,
+            "rank": 0,
+            "gatherer_key": "primary",
+            "input_ids": [1],
+            "topk_ids_of_layer": ids,
+            "misc_objects": [],
+        }
+
+    path = dump(tmp_path, {"records": [record(5, slice(9, 10)), record(4, slice(0, 9)), record(7, slice(10, 12))]})
+    found = imports.from_records("dump.pt", records(path), 8)
+    assert (found.trace.experts == IDS).all()
+    assert found.trace.phase.tolist() == [0] * 9 + [1] + [0] * 2
+    assert found.trace.forward_pass.tolist() == [0] * 9 + [1] + [2] * 2
+    assert "2 layers without experts and 6 unused places" in found.report[0]
+    result = CliRunner().invoke(main, ["import", str(path), "--experts", "8", "--out", str(tmp_path / "out.moetrace")])
+    assert result.exit_code == 0, result.output
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (Path("/nowhere"),)  # type: ignore[return-value]
+
+    for content, words in (
+        ({"records": [Evil()]}, "is not a dump of SGLang's recorder"),
+        ({"other": 1}, "holds no records"),
+        ({"records": [{}]}, "no per_token records"),
+    ):
+        result = CliRunner().invoke(main, ["import", str(dump(tmp_path, content)), "--out", str(tmp_path / "out")])
+        assert result.exit_code == 2
+        assert words in result.stderr
+
+
 SEEDS = {
+    "routes": routes(),
     "npy": npy(IDS), "npz": npz(routed_experts=IDS), "csv": long_table().to_csv(index=False).encode(), "parquet": parquet(long_table()),
     "moetrace": random_trace(0, tokens=8).to_bytes(),
 }  # fmt: skip

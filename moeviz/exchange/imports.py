@@ -6,6 +6,10 @@ Formats, found by their content:
 - `moetrace`: moeviz's own.
 - `vllm`: the routed experts that vLLM returns with a request (`routed_experts`, vLLM 0.23), saved by numpy: `.npy` integer
   [token, layer, k], or `.npz` with it as `routed_experts` or `experts`, and perhaps `weights` of the same shape.
+- `routes`: JSON lines, first one about the model (perhaps with num_experts), then one for each token and layer with req_id, token_idx, layer,
+  topk_ids and perhaps topk_weights. Requests follow each other in the order of the file.
+- `sglang`: what SGLang's expert distribution recorder dumps in per_token mode (0.5, `eplb/expert_distribution.py`), a `.pt` file; for the
+  command line only, read by `read_sglang` with torch's weights_only, so that no code in it runs.
 - `moe-beyond`: CSV with the columns Layer ID, Batch Number, Token, Activated Expert IDs, a row per token and layer (MoE-Beyond).
 - `table`: CSV or parquet with the columns token, layer, rank, expert and perhaps weight, a row per choice.
 """
@@ -13,9 +17,10 @@ Formats, found by their content:
 from __future__ import annotations
 
 import io
+import json
 import re
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +30,7 @@ from numpy.typing import NDArray
 from moeviz.run import Run
 from moeviz.trace import MAX_EXPERTS, MAX_FILE_BYTES, MAX_K, MAX_LAYERS, MAX_TOKENS, Trace, TraceError, from_bytes
 
-FORMATS = ("moetrace", "vllm", "moe-beyond", "table")
+FORMATS = ("moetrace", "vllm", "routes", "moe-beyond", "table")
 _MOE_BEYOND = ("layer id", "batch number", "token", "activated expert ids")
 _NUMBER = re.compile(r"\d+")
 
@@ -54,6 +59,8 @@ def read(name: str, content: bytes, format: str = "", experts: int = 0) -> Impor
             return Imported(trace, run)
         case "vllm":
             return _vllm(name, content, experts)
+        case "routes":
+            return _routes(name, content, experts)
         case "moe-beyond" | "table":
             return _from_table(name, content, experts)
     raise TraceError(f"format {kind!r} is not known. Choose one of {', '.join(FORMATS)}.")
@@ -65,6 +72,8 @@ def _format_of(content: bytes) -> str:
     if content[:4] == b"PAR1":
         return "table"
     start = content[:4096]
+    if start.lstrip()[:1] == b"{":
+        return "routes"
     if b"\x00" not in start and b"," in start.split(b"\n", 1)[0]:
         return "table"
     return "moetrace"
@@ -117,6 +126,102 @@ def _without_padding(
     return ids[~drop], None if weights is None else weights[~drop]
 
 
+def _routes(name: str, content: bytes, experts: int) -> Imported:
+    report: list[str] = []
+    rows: list[tuple[int, int, list[int], list[float] | None]] = []
+    places: dict[tuple[str, int], int] = {}  # (request, token of it) -> token
+    try:
+        lines = content.decode("utf-8").splitlines()
+        meta = json.loads(lines[0])
+        for number, line in enumerate(lines[1:], 2):
+            if not line.strip():
+                continue
+            route = json.loads(line)
+            ids, weights = route["topk_ids"], route.get("topk_weights")
+            if not (
+                isinstance(ids, list)
+                and ids
+                and all(type(one) is int for one in ids)
+                and type(route["layer"]) is int
+                and type(route["token_idx"]) is int
+            ):
+                raise TraceError(f"{name}, line {number}: token_idx, layer and topk_ids must be whole numbers.")
+            if weights is not None and (len(weights) != len(ids) or not all(isinstance(one, (int, float)) for one in weights)):
+                raise TraceError(f"{name}, line {number}: topk_weights must be a number for each of {len(ids)} experts.")
+            if not (0 <= route["layer"] < 2**31 and 0 <= route["token_idx"] < 2**31 and all(-1 <= one < MAX_EXPERTS for one in ids)):
+                raise TraceError(f"{name}, line {number}: a number is out of range; at most {MAX_EXPERTS} experts are read.")
+            place = places.setdefault((str(route.get("req_id", "")), route["token_idx"]), len(places))
+            rows.append((place, route["layer"], ids, weights))
+    except TraceError:
+        raise
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError, UnicodeDecodeError) as error:
+        raise TraceError(f"{name} is not JSON lines of routes: {str(error)[:100]}") from None
+    if not rows:
+        raise TraceError(f"{name} holds no routes after its first line.")
+    k = len(rows[0][2])
+    if any(len(ids) != k for _, _, ids, _ in rows):
+        raise TraceError(f"{name}: every route must name as many experts as the first, {k}.")
+    token, layer = (np.array([row[place] for row in rows], np.int64) for place in (0, 1))
+    chosen = np.array([row[2] for row in rows], np.int64)
+    weight = None if any(row[3] is None for row in rows) else np.array([row[3] for row in rows], np.float32)
+    known = meta.get("num_experts", 0) if isinstance(meta, dict) else 0
+    shaped, weights_shaped = _rectangle(name, token, layer, chosen, weight)
+    kept, kept_weights = _without_padding(shaped, weights_shaped, report)
+    trace = _trace(name, kept, kept_weights, experts or (known if type(known) is int and 0 < known <= MAX_EXPERTS else 0), report)
+    return Imported(trace, None, "routes", report)
+
+
+def from_records(name: str, records: object, experts: int) -> Imported:
+    """The records of SGLang's recorder, already read: a list of dicts with forward_pass_id and topk_ids_of_layer, int [layer, token, k].
+
+    Layers without experts and unused places of the fixed width k hold -1 and are left out. Raises TraceError.
+    """
+    report: list[str] = []
+    try:
+        passes = sorted((record for record in records), key=lambda record: int(record["forward_pass_id"]))  # type: ignore[attr-defined]
+        arrays = [np.asarray(record["topk_ids_of_layer"]).transpose(1, 0, 2) for record in passes]
+        ids = np.concatenate([array for array in arrays if array.shape[0]]).astype(np.int64)
+        lengths = [array.shape[0] for array in arrays if array.shape[0]]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise TraceError(f"{name} holds no per_token records of SGLang: {str(error)[:100]}") from None
+    used = ~(ids < 0).all((0, 2))
+    width = ~(ids < 0).all((0, 1))
+    if not used.all() or not width.all():
+        report.append(
+            f"{int((~used).sum())} layers without experts and {int((~width).sum())} unused places per token were left out"
+        )
+    ids = ids[:, used][:, :, width]
+    if not ids.size:
+        raise TraceError(f"{name} holds no routes.")
+    pass_of = np.repeat(np.arange(len(lengths)), lengths)
+    keep = ~(ids < 0).any((1, 2))
+    kept, _ = _without_padding(ids, None, report)
+    if len(kept) != int(keep.sum()):
+        keep &= ~(ids == ids[:, :1, :1]).all((1, 2))
+    trace = _trace(name, kept, None, experts, report)
+    numbers = np.unique(pass_of[keep], return_inverse=True)[1].astype(np.int32)
+    counts = np.bincount(numbers)
+    phase = (counts[numbers] == 1).astype(np.uint8)
+    report[-1] = (
+        "forward passes of several tokens are taken for prefill, those of one for decode; only a recording of one request at a time is one text"
+    )
+    return Imported(replace(trace, forward_pass=numbers, phase=phase), None, "sglang", report)
+
+
+def _rectangle(
+    name: str, token: NDArray[Any], layer: NDArray[Any], ids: NDArray[np.int64], weight: NDArray[Any] | None
+) -> tuple[NDArray[np.int64], NDArray[Any] | None]:
+    """[token, layer, k] of rows in any order. Raises TraceError where a token lacks a layer or has it twice."""
+    tokens, layers = np.unique(token), np.unique(layer)
+    if len(token) != len(tokens) * len(layers) or len(np.unique(np.stack([token, layer]), axis=1).T) != len(token):
+        raise TraceError(
+            f"{name} has {len(token):,} pairs of token and layer; expected each of {len(tokens):,} tokens in each of {len(layers)} layers once."
+        )
+    order = np.lexsort((layer, token))
+    shape = (len(tokens), len(layers), ids.shape[1])
+    return ids[order].reshape(shape), None if weight is None else weight[order].reshape(shape)
+
+
 def _from_table(name: str, content: bytes, experts: int) -> Imported:
     frame = _frame(name, content)
     columns = {str(column).strip().lower(): column for column in frame.columns}
@@ -137,19 +242,8 @@ def _from_table(name: str, content: bytes, experts: int) -> Imported:
         raise TraceError(
             f"{name} has the columns {found}; expected token, layer, rank, expert[, weight], or Layer ID, Batch Number, Token, Activated Expert IDs."
         )
-    tokens, layers = np.unique(token), np.unique(layer)
-    if len(token) != len(tokens) * len(layers):
-        raise TraceError(
-            f"{name} has {len(token):,} pairs of token and layer; expected each of {len(tokens):,} tokens in each of {len(layers)} layers once."
-        )
-    order = np.lexsort((layer, token))
-    shape = (len(tokens), len(layers), ids.shape[1])
-    return Imported(
-        _trace(name, ids[order].reshape(shape), None if weight is None else weight[order].reshape(shape), experts, report),
-        None,
-        kind,
-        report,
-    )
+    shaped, weights = _rectangle(name, token, layer, ids, weight)
+    return Imported(_trace(name, shaped, weights, experts, report), None, kind, report)
 
 
 def _frame(name: str, content: bytes) -> pd.DataFrame:
@@ -217,6 +311,8 @@ def _moe_beyond(name: str, frame: pd.DataFrame) -> tuple[NDArray[Any], NDArray[A
     for row, experts in enumerate(lists):
         if len(experts) != k or not k:
             raise TraceError(f"{name}, row {row + 1}: {len(experts)} expert ids; expected {k}, as in the first row.")
+        if max(experts) >= MAX_EXPERTS:
+            raise TraceError(f"{name}, row {row + 1}: expert {str(max(experts))[:20]}; at most {MAX_EXPERTS} experts are read.")
     layers = frame["layer id"].to_numpy()
     place = frame.groupby(["batch number", "layer id"], sort=False).cumcount().to_numpy()
     batch = frame["batch number"].to_numpy().astype(np.int64)
