@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import runpy
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -354,3 +355,20 @@ def flags(settings: Settings) -> list[str]:
         if name != "seed"
         for part in (f"--{name.replace('_', '-')}", str(value))
     ]
+
+
+def command(name: str, job: Job, *own: str) -> str:
+    """The command line that does what a job did, ready to be copied; `own`: the flags of this command alone."""
+    parts = ["python", "-m", "moeviz", name, *([job.model.name] if job.model.name else []), "--prompt", job.prompt, *own]
+    parts += [
+        "--max-new-tokens",
+        str(job.max_new_tokens),
+        "--temperature",
+        str(job.temperature),
+        "--seed",
+        str(job.seed),
+        "--past-end",
+    ]
+    return shlex.join(
+        [*parts, "--tier", job.model.tier, "--device", job.model.device, *(["--then", job.then] if job.then else [])]
+    )

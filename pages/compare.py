@@ -163,24 +163,9 @@ def first_look() -> None:
 
 def command(job: Job) -> str:
     """The command line that does the same."""
-    import shlex
-
-    parts = ["python", "-m", "moeviz", "compare", *([job.model.name] if job.model.name else []), "--prompt", job.prompt]
-    for settings in job.settings:
-        if not settings.baseline:
-            parts += ["--setting", common.setting(settings)]
-    parts += ["--baselines", ",".join(settings.baseline for settings in job.settings if settings.baseline)]
-    parts += [
-        "--max-new-tokens",
-        str(job.max_new_tokens),
-        "--temperature",
-        str(job.temperature),
-        "--seed",
-        str(job.seed),
-        "--past-end",
-    ]
-    parts += ["--tier", job.model.tier, "--device", job.model.device, *(["--then", job.then] if job.then else [])]
-    return shlex.join(parts) + f" --repeats {job.repeats}"
+    wanted = [part for settings in job.settings if not settings.baseline for part in ("--setting", common.setting(settings))]
+    baselines = ",".join(settings.baseline for settings in job.settings if settings.baseline)
+    return common.command("compare", job, *wanted, "--baselines", baselines, "--repeats", str(job.repeats))
 
 
 def _verdict(good: bool, yes: str, no: str, help: str) -> None:

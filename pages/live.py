@@ -119,12 +119,8 @@ def meters(run: Run) -> None:
     with st.container(horizontal=True):
         st.metric("Hit ratio", f"{counted['hit_ratio']:.1%}", border=True, width=164,
                   help="Hits / accesses while tokens are generated. Late hits, still on their way when needed, are not counted.")  # fmt: skip
-        st.metric(
-            "Tokens per second",
-            f"{numbers['tokens_per_second']:.1f}" if numbers["tokens_per_second"] else "–",
-            border=True,
-            width=190,
-        )
+        speed = numbers["tokens_per_second"]
+        st.metric("Tokens per second", f"{speed:.1f}" if speed else "–", border=True, width=164)
         st.metric("Stall share", f"{stack.stall / total:.0%}" if stack and total else "–", border=True, width=164,
                   help="Part of the time per token in which compute waited for a copy.")  # fmt: skip
         st.metric("Moved by the link", common.megabytes(moved), border=True, width=164,
@@ -133,22 +129,7 @@ def meters(run: Run) -> None:
 
 def command(job: Job) -> str:
     """The command line that does the same."""
-    import shlex
-
-    settings = job.settings[0]
-    parts = ["python", "-m", "moeviz", "run", *([job.model.name] if job.model.name else []), "--prompt", job.prompt]
-    parts += common.flags(settings)
-    parts += [
-        "--max-new-tokens",
-        str(job.max_new_tokens),
-        "--temperature",
-        str(job.temperature),
-        "--seed",
-        str(job.seed),
-        "--past-end",
-    ]
-    parts += ["--tier", job.model.tier, "--device", job.model.device, *(["--then", job.then] if job.then else [])]
-    return shlex.join(parts) + " --out run.moetrace"
+    return common.command("run", job, *common.flags(job.settings[0]), "--out", "run.moetrace")
 
 
 common.within_app()

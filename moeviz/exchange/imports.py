@@ -148,7 +148,9 @@ def _routes(name: str, content: bytes, experts: int) -> Imported:
                 raise TraceError(f"{name}, line {number}: token_idx, layer and topk_ids must be whole numbers.")
             if weights is not None and (len(weights) != len(ids) or not all(isinstance(one, (int, float)) for one in weights)):
                 raise TraceError(f"{name}, line {number}: topk_weights must be a number for each of {len(ids)} experts.")
-            if not (0 <= route["layer"] < 2**31 and 0 <= route["token_idx"] < 2**31 and all(-1 <= one < MAX_EXPERTS for one in ids)):
+            if not (
+                0 <= route["layer"] < 2**31 and 0 <= route["token_idx"] < 2**31 and all(-1 <= one < MAX_EXPERTS for one in ids)
+            ):
                 raise TraceError(f"{name}, line {number}: a number is out of range; at most {MAX_EXPERTS} experts are read.")
             place = places.setdefault((str(route.get("req_id", "")), route["token_idx"]), len(places))
             rows.append((place, route["layer"], ids, weights))
