@@ -56,9 +56,7 @@ PRESETS = {
     "German": Preset("Die Konfigurationsdatei enthält"),
     "Python": Preset("class Parser:\n    def __init__(self, name):\n        "),
     "Jargon": Preset(":hack: n. A program that"),
-    "Changes subject": Preset(
-        "And it came to pass in those days, that", then="\n\ndef main(argv):\n    for name in argv:\n        "
-    ),
+    "Changes subject": Preset("Die Konfigurationsdatei enthält", then="\n\ndef main(argv):\n    for name in argv:\n        "),
 }
 
 _mount = st.components.v2.component(

@@ -91,7 +91,7 @@ def see(page: Page, text: str) -> None:
 
 def test_live_opens_on_a_sample_runs_steps_and_saves(page: Page, tmp_path: Path) -> None:
     board = page.locator(".board")
-    expect(board).to_have_attribute("data-frames", "200")
+    expect(board).to_have_attribute("data-frames", "240")
     page.get_by_label("New tokens").fill("24")
     page.get_by_label("New tokens").press("Enter")
     page.get_by_role("button", name="Run").click()
@@ -172,14 +172,14 @@ def test_a_bad_link_opens_the_page_all_the_same(page: Page, app: str) -> None:
 def test_the_timeline_steps_and_jumps(page: Page) -> None:
     page.get_by_role("link", name="Cache timeline").click()
     board = page.locator(".board")
-    expect(board).to_have_attribute("data-step", "50")
+    expect(board).to_have_attribute("data-step", "60")
     expect(page.locator(".js-plotly-plot")).to_have_count(2)
     board.focus()
     page.keyboard.press("ArrowRight")
-    expect(board).to_have_attribute("data-step", "51")
-    see(page, "Pass 51, MoE layer 0")
+    expect(board).to_have_attribute("data-step", "61")
+    see(page, "Pass 61, MoE layer 0")
     page.keyboard.press("ArrowLeft")
-    see(page, "Pass 50, MoE layer 0")
+    see(page, "Pass 60, MoE layer 0")
     page.get_by_role("button", name="Next regretted eviction").click()
     see(page, "Belady would have dropped")
     moved = page.get_by_text("Belady would have dropped").first

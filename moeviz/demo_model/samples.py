@@ -16,10 +16,11 @@ from moeviz.offload.session import Options
 from moeviz.settings import Settings
 
 BIBLE = "And it came to pass in those days, that"
+GERMAN = "Die Konfigurationsdatei enthält"
 PYTHON = "\n\ndef main(argv):\n    for name in argv:\n        "
 SAMPLE_RUNS = {  # name -> prompt, settings, options
     "bible": (BIBLE, Settings(prefetch="next-gate"), Options(max_new_tokens=160, stop_at_end=False)),
-    "change-of-subject": (BIBLE, Settings(), Options(max_new_tokens=200, stop_at_end=False, then=PYTHON)),
+    "change-of-subject": (GERMAN, Settings(), Options(max_new_tokens=240, stop_at_end=False, then=PYTHON)),
     "python-long": (
         "class Parser:\n    def __init__(self, name):\n        ",
         Settings(),
