@@ -262,7 +262,7 @@ class _Together:
                     np.putmask(keys, victim, top)
                 np.minimum(self._occupied, limit, out=self._occupied)
             if kept:
-                self._load(members, inside, groups)
+                self._load(step, members, inside, groups)
             self._resident |= need
             self._touch(step, members, groups)
             places[self._flat[step]] = False
@@ -322,19 +322,28 @@ class _Together:
         before = self._seen + step * self._groups * self._k
         return np.asarray(before + np.arange(self._groups) * self._k)[None, None, :]
 
-    def _load(self, members: Array, inside: Array, groups: Array) -> None:
+    def _load(self, step: int, members: Array, inside: Array, groups: Array) -> None:
         """Who was not resident is loaded, strongest first, at the clock of this step."""
+        stamp = self._clock + np.arange(self._k)[::-1]  # the strongest first
+        if len(self._counts) == 1:  # plain places are quicker
+            loaded, since = self._loaded.reshape(-1), self._since.reshape(-1)
+            at = self._flat[step]
+            here = inside.reshape(-1)[at]
+            loaded[at] = np.where(here, loaded[at], stamp)
+            since[at] = np.where(here, since[at], 0) + 1
+            return
         here = inside[members, :, groups]  # [group, rank, n]
-        loaded = self._loaded[members, :, groups]
-        stamp = self._clock + np.arange(self._k)[::-1, None]  # the strongest first
-        self._loaded[members, :, groups] = np.where(here, loaded, stamp)
+        self._loaded[members, :, groups] = np.where(here, self._loaded[members, :, groups], stamp[:, None])
         self._since[members, :, groups] = np.where(here, self._since[members, :, groups], 0) + 1
 
     def _touch(self, step: int, members: Array, groups: Array) -> None:
         """Weakest first."""
         token = self._token + step // self._steps_per_token + 1
         order = np.arange(self._k)
-        self._last[members, :, groups] = (self._clock + self._k + order)[:, None]
+        if self._last.shape[1] == 1:
+            self._last.reshape(-1)[self._flat[step]] = self._clock + self._k + order
+        else:
+            self._last[members, :, groups] = (self._clock + self._k + order)[:, None]
         match self._settings.policy:
             case "lfu":
                 self._touches[members, :, groups] += 1
