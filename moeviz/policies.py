@@ -97,10 +97,10 @@ def load_policy(text: str) -> str:
         spec.loader.exec_module(module)
     except Exception as error:
         raise PolicyError(f"policy {text!r}: {file} does not run: {type(error).__name__}: {error}") from None
-    own = {name: score for name, score in POLICIES.items() if known.get(name) is not score}
-    for name in own:  # a file cannot replace what moeviz calls by that name
-        del POLICIES[name]
-    POLICIES.update({name: score for name, score in known.items() if name in own})
+    finally:
+        own = {name: score for name, score in POLICIES.items() if known.get(name) is not score}
+        POLICIES.clear()  # a file cannot replace what moeviz calls by that name
+        POLICIES.update(known)
     score = own.get(function) or getattr(module, function, None)
     if not callable(score):
         names = ", ".join(own) or "none"

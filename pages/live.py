@@ -34,11 +34,13 @@ def watch() -> None:
     job: Job | None = state.get("live_job")
     if job is None:
         trace, run = common.sample(common.FIRST_SAMPLE)
-        st.badge(
-            f"a recorded sample: {run.settings.label}",
-            color="gray",
-            help=f"Press Run for your own. Recorded with {trace.model} on {trace.recorded.get('machine', 'another machine')}.",
-        )
+        with st.container(horizontal=True):
+            common.badge("measured")
+            st.badge(
+                f"a recorded sample: {run.settings.label}",
+                color="gray",
+                help="Recorded without pictures. Press Run for your own.",
+            )
         finished("sample", trace, run, at=len(run.pass_phase) // 4)
         return
     if job.finished:

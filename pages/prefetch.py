@@ -68,6 +68,7 @@ def account(run: Run) -> None:
     """What became of the pre-fetches."""
     books, moved = metrics.ledger(run), metrics.bytes_moved(run)
     size = run.expert_bytes / 1e6
+    common.badge("measured" if run.measured else "replayed")
     with st.container(horizontal=True):
         for label, value, help in (
             ("Issued", books.issued, "Copies of guesses that were not resident."),

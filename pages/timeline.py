@@ -169,6 +169,6 @@ if slot_states.size:
         charts.raster(slot_states, per_group, step), "Every slot, from the first pass to the last", small, "raster", "replayed"
     )
 st.caption(
-    f"{settings.label}: {counted.hit_ratio or 0:.1%} of decode's {counted.accesses:,} accesses hit. Misses of the whole run: {kinds.cold} cold, "
+    f"Replayed under {settings.label}: {counted.hit_ratio or 0:.1%} of decode's {counted.accesses:,} accesses hit. Misses of the whole run: {kinds.cold} cold, "
     f"{kinds.capacity} capacity, {kinds.collision} collision, {kinds.pollution} pollution. Residency is read before each event."
 )

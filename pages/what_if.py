@@ -145,6 +145,7 @@ def page() -> None:
     expert_bytes = trace.expert_bytes or (basis.expert_bytes if basis else 0)
     here = counts.index(at)
     threshold = cost.break_even(at if scope == "layer" else round(at / trace.layers), trace.num_experts, trace.layers, trace.k)
+    common.badge("replayed")
     with st.container(horizontal=True):
         st.metric("Memory of the slots", common.megabytes(at * groups * expert_bytes) if expert_bytes else "unknown", border=True, width=210,
                   help="Slots x bytes of one expert; the trace says how large that is.")  # fmt: skip

@@ -1,5 +1,6 @@
 """One conformance class for all policies, an oracle of its own for each that has one."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import cachetools
@@ -235,6 +236,14 @@ def test_below_one_tokens_needs_lru_hits_nothing_and_belady_does() -> None:
     assert hits(trace, "belady", 4, scope="model") >= trace.experts.size / 3 - 4
 
 
+@pytest.fixture(autouse=True)
+def _policies_as_they_were() -> Iterator[None]:
+    before = dict(POLICIES)
+    yield
+    POLICIES.clear()
+    POLICIES.update(before)
+
+
 def test_a_policy_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(str(moeviz.policies.__doc__).split("asked for:\n")[1].replace("\n    ", "\n"))
@@ -265,5 +274,6 @@ def test_a_file_cannot_replace_a_policy_of_moeviz(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("from moeviz.policies import policy\n@policy('lru')\ndef lru(use, now):\n    return 0.0\n")
     name = load_policy(f"{path}:lru")
+    assert list(POLICIES)[: len(before)] == list(before)
     assert POLICIES["lru"] is before["lru"]
     assert POLICIES[name] is not before["lru"]
