@@ -126,7 +126,7 @@ def page() -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         scope = st.segmented_control("Scope", SCOPES, default="layer", required=True, key="scope", bind="query-params",
                                      help="layer: each MoE layer owns its slots. model: one pool for all layers.")  # fmt: skip
-        policies = st.pills("Policies", list(POLICIES), selection_mode="multi", default=["lru", "lfu", "lfu-resident", "belady"], key="policies",
+        policies = st.pills("Policies", list(POLICIES), selection_mode="multi", default=["lru", "lfu", "belady"], key="policies",
                             bind="query-params", help=common.POLICY_HELP)  # fmt: skip
     if not policies:
         st.info("Choose a policy.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import random_trace
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Error, Page, expect
 from test_browser import SECONDS, app, browser, page  # noqa: F401
 from test_browser import pytestmark as pytestmark
 
@@ -37,7 +37,7 @@ def choose_upload(page: Page) -> None:  # noqa: F811
         try:
             page.get_by_role("option", name="upload:").click(timeout=10 * SECONDS)
             break
-        except TimeoutError:
+        except Error:
             page.keyboard.press("Escape")
     expect(page.get_by_text("Prompt: <script>").first).to_be_visible()
 
