@@ -204,8 +204,7 @@ def test_prefetch_and_what_if_draw_their_charts(page: Page) -> None:
     page.get_by_role("link", name="Prefetch").click()
     expect(page.locator(".js-plotly-plot")).to_have_count(5)
     page.get_by_role("link", name="What if").click()
+    for chart in ("Hit ratio over slots", "Time per output token"):
+        expect(page.get_by_role("heading", name=chart)).to_be_visible()
     expect(page.locator(".js-plotly-plot")).to_have_count(2)
-    with page.expect_download() as download:
-        page.get_by_text("Table").first.click()
-        page.get_by_test_id("stDownloadButton").first.get_by_role("button").click()
-    assert Path(download.value.path()).read_text().startswith("slots,lru,lfu")
+    expect(page.get_by_text("not checked on this machine yet")).to_be_visible()  # the last line of the page
