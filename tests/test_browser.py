@@ -208,3 +208,9 @@ def test_prefetch_and_what_if_draw_their_charts(page: Page) -> None:
         expect(page.get_by_role("heading", name=chart)).to_be_visible()
     expect(page.locator(".js-plotly-plot")).to_have_count(2)
     expect(page.get_by_text("not checked on this machine yet")).to_be_visible()  # the last line of the page
+    page.get_by_test_id("stExpander").first.get_by_text("Table").click()
+    button = page.get_by_test_id("stDownloadButton").first.get_by_role("button")
+    expect(button).to_be_visible()
+    with page.expect_download() as download:
+        button.click()
+    assert Path(download.value.path()).read_text().startswith("slots,lru,lfu")
