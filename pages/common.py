@@ -6,7 +6,7 @@ import base64
 import re
 import runpy
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -210,6 +210,18 @@ def fits(key: str, most: int) -> str:
     return key
 
 
+def download(
+    label: str,
+    content: Callable[[], bytes | str],
+    name: str,
+    icon: str = "download",
+    help: str | None = None,
+    key: str | None = None,
+) -> None:
+    """A button that saves a file of that name. The file is made when it is asked for, and the page is not drawn again for it."""
+    st.download_button(label, content, name, on_click="ignore", icon=f":material/{icon}:", help=help, key=key)
+
+
 def chart(figure: go.Figure, title: str, table: pd.DataFrame, key: str, kind: str) -> None:
     """A figure with its heading, the badge of its numbers, and the table behind it with a CSV one click away."""
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -218,7 +230,7 @@ def chart(figure: go.Figure, title: str, table: pd.DataFrame, key: str, kind: st
     st.plotly_chart(figure, key=key, alt=f"{title}. The table below it holds the numbers.")
     with st.expander("Table"):
         st.dataframe(table, hide_index=True)
-        st.download_button("CSV", csv(table), f"{key}.csv", key=f"{key}-csv", icon=":material/download:")
+        download("CSV", lambda: csv(table), f"{key}.csv", key=f"{key}-csv")
 
 
 KINDS = {

@@ -144,7 +144,7 @@ def charts_and_table(measured: list[tuple[Settings, list[Run]]]) -> None:
     numbers = {name: st.column_config.NumberColumn(format="%.1f") for name in table.columns[1:]}
     numbers["hit ratio"] = st.column_config.NumberColumn(format="%.3f")
     st.dataframe(table, hide_index=True, column_config=numbers)
-    st.download_button("Table as CSV", table.to_csv(index=False), "comparison.csv", icon=":material/download:")
+    common.download("Table as CSV", lambda: common.csv(table), "comparison.csv")
 
 
 def first_look() -> None:

@@ -94,13 +94,13 @@ def one(name: str, trace: Trace, run: Run | None) -> None:
             if st.button(label, icon=f":material/{icon}:", key=f"go-{page}"):
                 state.trace = name
                 st.switch_page(f"pages/{page}.py")
-        st.download_button("Download", trace.to_bytes(run), f"{library.safe_name(short)}.moetrace", icon=":material/download:")
+        common.download("Download", lambda: trace.to_bytes(run), f"{library.safe_name(short)}.moetrace")
         if run is not None:
-            st.download_button("Choices as CSV", lambda: common.csv(exports.table(trace, run)), f"{library.safe_name(short)}.csv", icon=":material/table:",
-                               help="A row per choice: token, layer, rank, expert, weight, outcome, evicted; of the trace's own run.")  # fmt: skip
+            common.download("Choices as CSV", lambda: common.csv(exports.table(trace, run)), f"{library.safe_name(short)}.csv", icon="table",
+                            help="A row per choice: token, layer, rank, expert, weight, outcome, evicted; of the trace's own run.")  # fmt: skip
             if run.measured:
-                st.download_button("Timeline for Perfetto", lambda: exports.perfetto(trace, run), f"{library.safe_name(short)}.json",
-                                   icon=":material/timeline:", help="Opens in ui.perfetto.dev or chrome://tracing.")  # fmt: skip
+                common.download("Timeline for Perfetto", lambda: exports.perfetto(trace, run), f"{library.safe_name(short)}.json",
+                                icon="timeline", help="Opens in ui.perfetto.dev or chrome://tracing.")  # fmt: skip
         if not kept and st.button("Keep in the library", icon=":material/folder:"):
             changed(lambda: library.keep(short, trace.to_bytes(run)))
         if name in state.get("opened", {}) and st.button("Close", icon=":material/close:"):

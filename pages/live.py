@@ -84,8 +84,8 @@ def ended(job: Job) -> None:
     finished(f"live-{id(job)}", trace, run)
     content = trace.to_bytes(run)
     with st.container(horizontal=True):
-        st.download_button("Save trace", content, "run.moetrace", icon=":material/download:",
-                           help="Trace and run in one safetensors file; `python -m moeviz replay` reads it.")  # fmt: skip
+        common.download("Save trace", lambda: content, "run.moetrace",
+                        help="Trace and run in one safetensors file; `python -m moeviz replay` reads it.")  # fmt: skip
         if st.button(
             "Keep in the library", icon=":material/folder:", help="On this machine, for every browser that opens this server."
         ):

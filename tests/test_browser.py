@@ -150,6 +150,7 @@ def test_compare_measures_lru_against_lfu(page: Page) -> None:
     for chart in ("Tokens per second", "Where the time of a token goes", "Hit ratio", "What went over the link"):
         expect(page.get_by_role("heading", name=chart)).to_be_visible()
     expect(page.locator(".js-plotly-plot")).to_have_count(4)
+    see(page, "The same comparison without the browser")  # the page has been drawn to its end
     with page.expect_download() as download:
         page.get_by_role("button", name="Table as CSV").click()
     lines = Path(download.value.path()).read_text().splitlines()
