@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from moeviz.trace import load_file
 
@@ -89,7 +89,19 @@ def see(page: Page, text: str) -> None:
     expect(page.get_by_text(text).first).to_be_visible()
 
 
-def test_live_opens_on_a_sample_runs_steps_and_saves(page: Page, tmp_path: Path) -> None:
+def settle(page: Page) -> None:
+    """Waits until no script runs: a page that is drawn anew closes an open list and gives a download button another file."""
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+
+
+def saved(page: Page, button: Locator) -> Path:
+    settle(page)
+    with page.expect_download() as download:
+        button.click()
+    return Path(download.value.path())
+
+
+def test_live_opens_on_a_sample_runs_steps_and_saves(page: Page) -> None:
     board = page.locator(".board")
     expect(board).to_have_attribute("data-frames", "240")
     page.get_by_label("New tokens").fill("24")
@@ -108,11 +120,8 @@ def test_live_opens_on_a_sample_runs_steps_and_saves(page: Page, tmp_path: Path)
     see(page, "Pass 3: who was needed")  # the step has come back to Python
     board.press("Space")
     expect(board).to_have_attribute("data-step", "23")
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Save trace").click()
-    path = tmp_path / "saved.moetrace"
-    download.value.save_as(path)
-    trace, run = load_file(path)
+    see(page, "Pass 24: who was needed")
+    trace, run = load_file(saved(page, page.get_by_role("button", name="Save trace")))
     assert run is not None
     assert len(run.output_ids) == 24
     assert trace.prompt == "And it came to pass in those days, that"
@@ -151,9 +160,7 @@ def test_compare_measures_lru_against_lfu(page: Page) -> None:
         expect(page.get_by_role("heading", name=chart)).to_be_visible()
     expect(page.locator(".js-plotly-plot")).to_have_count(4)
     see(page, "The same comparison without the browser")  # the page has been drawn to its end
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Table as CSV").click()
-    lines = Path(download.value.path()).read_text().splitlines()
+    lines = saved(page, page.get_by_role("button", name="Table as CSV")).read_text().splitlines()
     assert [line.split(",")[0].strip('"') for line in lines] == ["settings", "lru", "lfu", "resident", "on-demand", "whole-layer"]
 
 
@@ -212,6 +219,4 @@ def test_prefetch_and_what_if_draw_their_charts(page: Page) -> None:
     page.get_by_test_id("stExpander").first.get_by_text("Table").click()
     button = page.get_by_test_id("stDownloadButton").first.get_by_role("button")
     expect(button).to_be_visible()
-    with page.expect_download() as download:
-        button.click()
-    assert Path(download.value.path()).read_text().startswith("slots,lru,lfu")
+    assert saved(page, button).read_text().startswith("slots,lru,lfu")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from conftest import random_trace
-from playwright.sync_api import Error, Page, expect
-from test_browser import SECONDS, app, browser, page  # noqa: F401
+from playwright.sync_api import Page, expect
+from test_browser import SECONDS, app, browser, page, settle  # noqa: F401
 from test_browser import pytestmark as pytestmark
 
 from moeviz.replay import replay
@@ -31,14 +31,9 @@ def evil_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def choose_upload(page: Page) -> None:  # noqa: F811
-    """A list that opens while the page is still being drawn closes again: then once more."""
-    for _ in range(6):
-        page.get_by_test_id("stSelectbox").last.locator("input").click()
-        try:
-            page.get_by_role("option", name="upload:").click(timeout=10 * SECONDS)
-            break
-        except Error:
-            page.keyboard.press("Escape")
+    settle(page)
+    page.get_by_test_id("stSelectbox").last.locator("input").click()
+    page.get_by_role("option", name="upload:").click()
     expect(page.get_by_text("Prompt: <script>").first).to_be_visible()
 
 
