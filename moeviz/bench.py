@@ -323,16 +323,19 @@ def seeds() -> dict[str, bytes]:
     frame = table(trace, run)
     frame.to_parquet(columns)
     lines = [json.dumps({"num_experts": 8})]
+    recording = [json.dumps({"model_name": "m", "num_layers": 3, "num_experts": 8, "top_k": 2, "num_entries": 36})]
     beyond = ["Layer ID,Batch Number,Token,Activated Expert IDs"]
     for token, layers in enumerate(trace.experts.tolist()):
         for layer, ids in enumerate(layers):
             lines.append(json.dumps({"req_id": "r", "token_idx": token, "layer": layer, "topk_ids": ids}))
+            recording.append(json.dumps({"t": token, "l": layer, "e": ids, "s": [0.75, 0.25]}))
             beyond.append(f'{layer},{token},"t","{ids}"')
     return {
         "moetrace": trace.to_bytes(run),
         "npy": array.getvalue(),
         "npz": packed.getvalue(),
         "routes": "\n".join(lines).encode(),
+        "policylang": "\n".join(recording).encode(),
         "moe-beyond": "\n".join(beyond).encode(),
         "csv": frame.to_csv(index=False).encode(),
         "parquet": columns.getvalue(),

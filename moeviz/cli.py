@@ -293,8 +293,8 @@ def import_(source: Path, kind: str, experts: int, out: Path) -> None:
     """Turn the trace of another tool into a .moetrace file.
 
     Takes vLLM's routed experts (.npy, .npz), a per_token dump of SGLang's expert distribution recorder (.pt, read without running
-    anything in it), JSON lines of routes, MoE-Beyond's CSV, and a plain table (CSV or parquet) of token, layer, rank, expert and
-    perhaps weight. What was left out or had to be assumed is reported.
+    anything in it), JSON lines of routes, MoE-PolicyLang's recordings (JSON lines, parquet), MoE-Beyond's CSV, and a plain table
+    (CSV or parquet) of token, layer, rank, expert and perhaps weight. What was left out or had to be assumed is reported.
 
     \b
     Example:

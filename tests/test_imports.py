@@ -56,6 +56,21 @@ def routes(weights: bool = True, meta: str = '{"model": "m", "num_experts": 8}')
     return "\n".join(lines).encode()
 
 
+def policylang(scores: int = 2) -> bytes:
+    """As TraceRecording.save writes it; scores of the chosen experts, of all 8, or null."""
+    header = {"model_name": "m", "num_layers": 3, "num_experts": 8, "top_k": 2, "num_entries": IDS.shape[0] * 3}
+    lines = [json.dumps(header)]
+    for token, layers in enumerate(IDS.tolist()):
+        for layer, ids in enumerate(layers):
+            lines.append(json.dumps({"t": token, "l": layer, "e": ids, "s": [0.5] * scores or None}))
+    return ("\n".join(lines) + "\n").encode()
+
+
+def policylang_parquet(names: tuple[str, str, str, str]) -> bytes:
+    rows = [(t, layer, ids, [0.75, 0.25]) for t, layers in enumerate(IDS.tolist()) for layer, ids in enumerate(layers)]
+    return parquet(pd.DataFrame(rows, columns=list(names)))
+
+
 def parquet(table: pd.DataFrame) -> bytes:
     buffer = io.BytesIO()
     table.to_parquet(buffer)
@@ -83,6 +98,11 @@ def test_moeviz_own_format_brings_its_run() -> None:
         (lambda: parquet(long_table()), "table"),
         (lambda: routes(), "routes"),
         (lambda: routes(weights=False), "routes"),
+        (lambda: policylang(), "policylang"),
+        (lambda: policylang(scores=8), "policylang"),
+        (lambda: policylang(scores=0), "policylang"),
+        (lambda: policylang_parquet(("t", "l", "e", "s")), "policylang"),
+        (lambda: policylang_parquet(("token_idx", "layer_idx", "selected_experts", "router_scores")), "policylang"),
         (lambda: long_table().rename(columns=str.upper).to_csv(index=False).encode(), "table"),
     ],
 )
@@ -114,6 +134,20 @@ def test_padding_and_warm_up_are_counted_and_left_out() -> None:
     assert any("taken for" in line for line in found.report)
 
 
+def test_sentinels_are_counted_and_left_out() -> None:
+    """-1 in an unsigned type is its largest number; some kernels write the number of experts where there is none."""
+    for dtype, sentinel in (("uint16", 65_535), ("uint8", 255), ("int32", 8)):
+        ids = IDS.astype(dtype)
+        ids[4, 1] = sentinel
+        ids[7] = sentinel
+        found = read("routed.npy", npy(ids), experts=8)
+        assert (found.trace.experts == np.delete(IDS, [4, 7], 0)).all()
+        assert found.report[0] == f"2 tokens hold the id {sentinel}, which stands for an empty place"
+    one = IDS[..., :1].astype("uint8")
+    one[3, 0] = 255  # could be an expert where nobody says how many there are
+    assert read("routed.npy", npy(one)).trace.num_experts == 256
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -131,12 +165,15 @@ def test_padding_and_warm_up_are_counted_and_left_out() -> None:
         (lambda: b"token,layer,rank,expert\n0,0,0,x\n", "row 1: expert is 'x'"),
         (lambda: b"token,layer,rank,expert\n0,0,0,1\n0,0,1,-3\n", "row 2: expert is -3"),
         (lambda: b"token,layer,rank,expert\n0,0,0,1\n0,0,1,2\n1,0,0,1\n", "token 1 in layer 0 has not each rank"),
-        (lambda: b"token,layer,rank,expert\n0,0,0,1\n0,1,0,2\n1,0,0,1\n", "expected each of 2 tokens in each of 2 layers"),
+        (
+            lambda: b"token,layer,rank,expert\n0,0,0,1\n0,1,0,2\n1,0,0,1\n",
+            "token 1 nowhere in layer 1; expected each of 2 tokens in each of 2 layers",
+        ),
         (
             lambda: b'Layer ID,Batch Number,Token,Activated Expert IDs\n0,0,a,"[1, 2]"\n0,0,b,[1]\n',
             "row 2: 1 expert ids; expected 2",
         ),
-        (lambda: b'{"model": "m"}\n{"token_idx": 0}', "not JSON lines of routes: 'topk_ids'"),
+        (lambda: b'{"model": "m"}\n{"token_idx": 0}', "line 2 lacks layer, topk_ids"),
         (lambda: b'{"model": "m"}', "holds no routes"),
         (
             lambda: b'{}\n{"token_idx": 0, "layer": 0, "topk_ids": [1.5]}',
@@ -145,8 +182,14 @@ def test_padding_and_warm_up_are_counted_and_left_out() -> None:
         (lambda: b'{}\n{"token_idx": 0, "layer": 0, "topk_ids": [1], "topk_weights": [1, 2]}', "line 2: topk_weights must be"),
         (
             lambda: routes() + b'\n{"req_id": "r0", "token_idx": 0, "layer": 0, "topk_ids": [1, 2]}',
-            "tokens in each of 3 layers once",
+            "token 0 more than once in layer 0; expected each of 12 tokens in each of 3 layers once",
         ),
+        (
+            lambda: b'{"top_k": 2}\n{"t": 0, "l": 0, "e": [1, 2]}\n{"t": 1, "l": 0, "e": [1]}',
+            "token 1 in layer 0 has 1 experts; expected 2",
+        ),
+        (lambda: b'{"top_k": 2}\n{"t": 0, "l": 0, "e": [1, 2], "s": [1]}', "line 2: s must be a number for each of 2"),
+        (lambda: parquet(pd.DataFrame({"t": [0], "l": [0], "e": ["no list"]})), "row 1: t, l and e must be whole numbers"),
         (lambda: b"PAR1" + b"x" * 50, "not a table that can be read"),
         (lambda: b"nothing at all", "is no trace|not a .moetrace"),
     ],
@@ -223,7 +266,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
 
 
 SEEDS = {
-    "routes": routes(),
+    "routes": routes(), "policylang": policylang(), "policylang parquet": policylang_parquet(("t", "l", "e", "s")),
     "npy": npy(IDS), "npz": npz(routed_experts=IDS), "csv": long_table().to_csv(index=False).encode(), "parquet": parquet(long_table()),
     "moetrace": random_trace(0, tokens=8).to_bytes(),
 }  # fmt: skip

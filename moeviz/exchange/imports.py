@@ -8,6 +8,9 @@ Formats, found by their content:
   [token, layer, k], or `.npz` with it as `routed_experts` or `experts`, and perhaps `weights` of the same shape.
 - `routes`: JSON lines, first one about the model (perhaps with num_experts), then one for each token and layer with req_id, token_idx, layer,
   topk_ids and perhaps topk_weights. Requests follow each other in the order of the file.
+- `policylang`: what MoE-PolicyLang's TraceRecording saves (1.0.0-dev, `integrations/trace_recorder.py`): JSON lines, first model_name,
+  num_layers, num_experts, top_k, num_entries, then one for each token and layer with t, l, e and perhaps s, the scores of e; or parquet with
+  columns of those names, or of the names of its fields: token_idx, layer_idx, selected_experts, router_scores.
 - `sglang`: what SGLang's expert distribution recorder dumps in per_token mode (0.5, `eplb/expert_distribution.py`), a `.pt` file; for the
   command line only, read by `read_sglang` with torch's weights_only, so that no code in it runs.
 - `moe-beyond`: CSV with the columns Layer ID, Batch Number, Token, Activated Expert IDs, a row per token and layer (MoE-Beyond).
@@ -20,6 +23,7 @@ import io
 import json
 import re
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,9 +34,12 @@ from numpy.typing import NDArray
 from moeviz.run import Run
 from moeviz.trace import MAX_EXPERTS, MAX_FILE_BYTES, MAX_K, MAX_LAYERS, MAX_TOKENS, Trace, TraceError, from_bytes
 
-FORMATS = ("moetrace", "vllm", "routes", "moe-beyond", "table")
+FORMATS = ("moetrace", "vllm", "routes", "policylang", "moe-beyond", "table")
 _MOE_BEYOND = ("layer id", "batch number", "token", "activated expert ids")
 _NUMBER = re.compile(r"\d+")
+_ROUTES = ("token_idx", "layer", "topk_ids", "topk_weights")
+_POLICYLANG = ("t", "l", "e", "s")
+_POLICYLANG_FIELDS = ("token_idx", "layer_idx", "selected_experts", "router_scores")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -60,7 +67,11 @@ def read(name: str, content: bytes, format: str = "", experts: int = 0) -> Impor
         case "vllm":
             return _vllm(name, content, experts)
         case "routes":
-            return _routes(name, content, experts)
+            return _lines(name, content, experts, "routes", _ROUTES)
+        case "policylang" if content[:4] == b"PAR1":
+            return _from_table(name, content, experts)
+        case "policylang":
+            return _lines(name, content, experts, "policylang", _POLICYLANG)
         case "moe-beyond" | "table":
             return _from_table(name, content, experts)
     raise TraceError(f"format {kind!r} is not known. Choose one of {', '.join(FORMATS)}.")
@@ -73,7 +84,8 @@ def _format_of(content: bytes) -> str:
         return "table"
     start = content[:4096]
     if start.lstrip()[:1] == b"{":
-        return "routes"
+        second = start.lstrip().partition(b"\n")[2].partition(b"\n")[0]
+        return "policylang" if b'"e"' in second and b'"topk_ids"' not in second else "routes"
     if b"\x00" not in start and b"," in start.split(b"\n", 1)[0]:
         return "table"
     return "moetrace"
@@ -108,8 +120,23 @@ def _vllm(name: str, content: bytes, experts: int) -> Imported:
     if weights is not None and (weights.shape != ids.shape or weights.dtype.kind != "f"):
         raise TraceError(f"{name}: weights has shape {weights.shape}; expected {ids.shape}, as the experts have.")
     report: list[str] = []
-    kept, weights = _without_padding(ids.astype(np.int64), weights, report)
+    marked = _marked(ids.astype(np.int64), int(np.iinfo(ids.dtype).max) if ids.dtype.kind == "u" else 0, experts, report)
+    kept, weights = _without_padding(marked, weights, report)
     return Imported(_trace(name, kept, weights, experts, report), None, "vllm", report)
+
+
+def _marked(ids: NDArray[np.int64], largest: int, experts: int, report: list[str]) -> NDArray[np.int64]:
+    """The ids with sentinels of empty places as -1. Two are in use: -1 in an unsigned type, which is its `largest` number, and the
+    number of experts, one past the last id. A number that could be an expert counts only where a whole event holds nothing else."""
+    marked = ids
+    for sentinel in {largest, experts} - {0}:
+        mask = ids == sentinel
+        if sentinel < MAX_EXPERTS:
+            mask &= mask.all(2, keepdims=True) & (ids.shape[2] > 1 or 0 < experts <= sentinel)
+        if mask.any():
+            report.append(f"{int(mask.any((1, 2)).sum()):,} tokens hold the id {sentinel}, which stands for an empty place")
+            marked = np.where(mask, -1, marked)
+    return marked
 
 
 def _without_padding(
@@ -126,51 +153,64 @@ def _without_padding(
     return ids[~drop], None if weights is None else weights[~drop]
 
 
-def _routes(name: str, content: bytes, experts: int) -> Imported:
-    report: list[str] = []
-    rows: list[tuple[int, int, list[int], list[float] | None]] = []
+Route = tuple[int, int, list[int], list[float] | None]  # token, layer, ids, weights
+
+
+def _lines(name: str, content: bytes, experts: int, kind: str, keys: tuple[str, str, str, str]) -> Imported:
+    """JSON lines, the first about the model; keys: of token, layer, ids and weights in the others."""
+    rows: list[Route] = []
     places: dict[tuple[str, int], int] = {}  # (request, token of it) -> token
     try:
         lines = content.decode("utf-8").splitlines()
         meta = json.loads(lines[0])
+        known = meta.get("num_experts", 0) if isinstance(meta, dict) else 0
+        known = known if type(known) is int and 0 < known <= MAX_EXPERTS else 0
         for number, line in enumerate(lines[1:], 2):
-            if not line.strip():
-                continue
-            route = json.loads(line)
-            ids, weights = route["topk_ids"], route.get("topk_weights")
-            if not (
-                isinstance(ids, list)
-                and ids
-                and all(type(one) is int for one in ids)
-                and type(route["layer"]) is int
-                and type(route["token_idx"]) is int
-            ):
-                raise TraceError(f"{name}, line {number}: token_idx, layer and topk_ids must be whole numbers.")
-            if weights is not None and (len(weights) != len(ids) or not all(isinstance(one, (int, float)) for one in weights)):
-                raise TraceError(f"{name}, line {number}: topk_weights must be a number for each of {len(ids)} experts.")
-            if not (
-                0 <= route["layer"] < 2**31 and 0 <= route["token_idx"] < 2**31 and all(-1 <= one < MAX_EXPERTS for one in ids)
-            ):
-                raise TraceError(f"{name}, line {number}: a number is out of range; at most {MAX_EXPERTS} experts are read.")
-            place = places.setdefault((str(route.get("req_id", "")), route["token_idx"]), len(places))
-            rows.append((place, route["layer"], ids, weights))
+            if line.strip():
+                route = json.loads(line)
+                token, layer, ids, weights = _route(f"{name}, line {number}", route, keys, known)
+                rows.append((places.setdefault((str(route.get("req_id", "")), token), len(places)), layer, ids, weights))
     except TraceError:
         raise
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise TraceError(f"{name} is not JSON lines of routes: {str(error)[:100]}") from None
+    return _of_routes(name, rows, experts or known, kind)
+
+
+def _route(place: str, route: Any, keys: tuple[str, str, str, str], known: int) -> Route:
+    """One line or row, checked. `place` is for messages; `known`: E where it is said. Weights of all E experts are read for the chosen ones."""
+    missing = [key for key in keys[:3] if not isinstance(route, dict) or key not in route]
+    if missing:
+        raise TraceError(f"{place} lacks {', '.join(missing)}.")
+    token, layer, ids, weights = route[keys[0]], route[keys[1]], route[keys[2]], route.get(keys[3])
+    if not (isinstance(ids, list) and ids and all(type(one) is int for one in [token, layer, *ids])):
+        raise TraceError(f"{place}: {keys[0]}, {keys[1]} and {keys[2]} must be whole numbers.")
+    if not (0 <= layer < 2**31 and 0 <= token < 2**31 and all(-1 <= one < MAX_EXPERTS for one in ids)):
+        raise TraceError(f"{place}: a number is out of range; at most {MAX_EXPERTS} experts are read.")
+    if weights is not None:
+        if len(weights) == known > len(ids) and max(ids) < known:
+            weights = [weights[one] for one in ids]
+        if len(weights) != len(ids) or not all(isinstance(one, (int, float)) for one in weights):
+            raise TraceError(f"{place}: {keys[3]} must be a number for each of {len(ids)} experts.")
+    return token, layer, ids, weights
+
+
+def _of_routes(name: str, rows: list[Route], experts: int, kind: str) -> Imported:
+    report: list[str] = []
     if not rows:
         raise TraceError(f"{name} holds no routes after its first line.")
     k = len(rows[0][2])
-    if any(len(ids) != k for _, _, ids, _ in rows):
-        raise TraceError(f"{name}: every route must name as many experts as the first, {k}.")
+    ragged = next((row for row in rows if len(row[2]) != k), None)
+    if ragged:
+        raise TraceError(
+            f"{name}: token {ragged[0]} in layer {ragged[1]} has {len(ragged[2])} experts; expected {k}, as the first has."
+        )
     token, layer = (np.array([row[place] for row in rows], np.int64) for place in (0, 1))
     chosen = np.array([row[2] for row in rows], np.int64)
-    weight = None if any(row[3] is None for row in rows) else np.array([row[3] for row in rows], np.float32)
-    known = meta.get("num_experts", 0) if isinstance(meta, dict) else 0
-    shaped, weights_shaped = _rectangle(name, token, layer, chosen, weight)
-    kept, kept_weights = _without_padding(shaped, weights_shaped, report)
-    trace = _trace(name, kept, kept_weights, experts or (known if type(known) is int and 0 < known <= MAX_EXPERTS else 0), report)
-    return Imported(trace, None, "routes", report)
+    weight = None if any(row[3] is None for row in rows) else np.array([row[3] for row in rows], np.float64).astype(np.float32)
+    shaped, weights = _rectangle(name, token, layer, chosen, weight)
+    kept, weights = _without_padding(shaped, weights, report)
+    return Imported(_trace(name, kept, weights, experts, report), None, kind, report)
 
 
 def from_records(name: str, records: object, experts: int) -> Imported:
@@ -215,9 +255,13 @@ def _rectangle(
 ) -> tuple[NDArray[np.int64], NDArray[Any] | None]:
     """[token, layer, k] of rows in any order. Raises TraceError where a token lacks a layer or has it twice."""
     tokens, layers = np.unique(token), np.unique(layer)
-    if len(token) != len(tokens) * len(layers) or len(np.unique(np.stack([token, layer]), axis=1).T) != len(token):
+    pairs, times = np.unique(np.searchsorted(tokens, token) * len(layers) + np.searchsorted(layers, layer), return_counts=True)
+    wrong, number = (pairs[times > 1], 2) if (times > 1).any() else (np.flatnonzero(pairs != np.arange(len(pairs))), 0)
+    if number or len(pairs) != len(tokens) * len(layers):
+        at, below = divmod(int(wrong[0]) if len(wrong) else len(pairs), len(layers))
         raise TraceError(
-            f"{name} has {len(token):,} pairs of token and layer; expected each of {len(tokens):,} tokens in each of {len(layers)} layers once."
+            f"{name} has token {tokens[at]} {'more than once' if number else 'nowhere'} in layer {layers[below]}; "
+            f"expected each of {len(tokens):,} tokens in each of {len(layers)} layers once."
         )
     order = np.lexsort((layer, token))
     shape = (len(tokens), len(layers), ids.shape[1])
@@ -232,6 +276,13 @@ def _from_table(name: str, content: bytes, experts: int) -> Imported:
         token, layer, ids = _moe_beyond(name, frame.rename(columns={columns[key]: key for key in _MOE_BEYOND}))
         weight: NDArray[Any] | None = None
         kind = "moe-beyond"
+    elif named := next((names for names in (_POLICYLANG, _POLICYLANG_FIELDS) if set(names[:3]) <= columns.keys()), None):
+        frame = frame.rename(columns={columns[one]: one for one in named if one in columns})
+        rows = [
+            _route(f"{name}, row {number + 1}", row, named, experts)
+            for number, row in enumerate(_plain_rows(frame[[one for one in named if one in frame]]))
+        ]
+        return _of_routes(name, rows, experts, "policylang")
     elif {"token", "layer", "rank", "expert"} <= columns.keys():
         kind = "table"
         frame = frame.rename(columns={original: key for key, original in columns.items()})
@@ -246,6 +297,22 @@ def _from_table(name: str, content: bytes, experts: int) -> Imported:
         )
     shaped, weights = _rectangle(name, token, layer, ids, weight)
     return Imported(_trace(name, shaped, weights, experts, report), None, kind, report)
+
+
+def _plain_rows(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Rows with lists and numbers of Python's own; lists that a CSV holds as text are read as JSON."""
+    for row in frame.to_dict("records"):
+        plain: dict[str, Any] = {}
+        for key, value in row.items():
+            if isinstance(value, str):
+                try:
+                    value = json.loads(value)
+                except (ValueError, RecursionError):
+                    value = None
+            elif isinstance(value, (np.ndarray, np.generic)):
+                value = value.tolist()
+            plain[str(key)] = value if isinstance(value, (list, int)) else None
+        yield plain
 
 
 def _frame(name: str, content: bytes) -> pd.DataFrame:
