@@ -5,28 +5,28 @@ python -m moeviz run --prompt "In the beginning" --policy lfu --slots 4 --out mi
 
 from __future__ import annotations
 
-import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 import moeviz.bench
-from moeviz import cost, metrics, routing
-from moeviz.curves import curve
+from moeviz import metrics, routing
+from moeviz.curves import bounds
 from moeviz.exchange import exports, imports
-from moeviz.exchange.exports import formula_safe
+from moeviz.exchange.exports import ExportError
 from moeviz.policies import POLICIES, PolicyError, load_policy
 from moeviz.predictors import PREDICTORS
 from moeviz.replay import replay as replay_trace
 from moeviz.run import Run
 from moeviz.settings import BASELINES, WARM, Settings, SettingsError
-from moeviz.trace import DECODE, MAX_FILE_BYTES, Trace, TraceError, load_file, write_atomically
+from moeviz.trace import MAX_FILE_BYTES, Trace, TraceError, load_file, write_atomically
 
 if TYPE_CHECKING:
     from moeviz.offload.loader import Loaded
@@ -247,7 +247,7 @@ def replay(file: Path, as_json: bool, **others: Any) -> None:
         settings = settings_of(others)
         trace, recorded = load_file(file)
         result = replay_trace(trace, settings)
-        bounds = bounds_of(trace, settings, recorded)
+        bound = bounds(trace, settings, recorded)
     ids = list(recorded.output_ids) if recorded else trace.token_ids[trace.phase == 1].tolist()
     values = {
         "model": trace.model,
@@ -257,7 +257,7 @@ def replay(file: Path, as_json: bool, **others: Any) -> None:
         "token_ids": ids,
         **metrics.summary(result),
         "lossless": None,
-        "bounds": bounds,
+        "bounds": bound,
         "routing": routing.summary(trace, settings.prefetch, settings.width, settings.threshold),
     }
     if as_json:
@@ -266,18 +266,8 @@ def replay(file: Path, as_json: bool, **others: Any) -> None:
     click.echo(report(settings, values))
     kinds = values["miss_kinds"]
     click.echo("misses     " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
-    if bounds["belady_hit_ratio"] is not None:
-        click.echo(f"bound      belady, which knows the future, would hit {bounds['belady_hit_ratio']:.1%} of decode")
-
-
-def bounds_of(trace: Trace, settings: Settings, recorded: Run | None) -> dict[str, Any]:
-    """What no policy can beat at these slots: belady's hits in decode, and the least time per token on the recorded run's machine."""
-    if settings.baseline:
-        return {"belady_hit_ratio": None, "least_ms_per_token": None}
-    bound = curve(trace, replace(settings, policy="belady", prefetch="none"), [settings.slots])
-    misses = int(bound.accesses[DECODE] - bound.hits[0, DECODE])
-    least = metrics.bandwidth_bound_ms(recorded, misses) if recorded else None
-    return {"belady_hit_ratio": float(bound.hit_ratio[0]), "least_ms_per_token": least}
+    if bound["belady_hit_ratio"] is not None:
+        click.echo(f"bound      belady, which knows the future, would hit {bound['belady_hit_ratio']:.1%}")
 
 
 @main.command("import")
@@ -320,8 +310,8 @@ def import_(source: Path, kind: str, experts: int, out: Path) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @settings_options
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of policy random.")
-@click.option("--format", "kind", type=click.Choice(exports.FORMATS), required=True,
-              help="csv and parquet: a row per choice. perfetto: a timeline for ui.perfetto.dev or chrome://tracing.")  # fmt: skip
+@click.option("--format", "kind", type=click.Choice(list(exports.FORMATS)), required=True,
+              help="; ".join(f"{name}: {one.what}" for name, one in exports.FORMATS.items()))  # fmt: skip
 @click.option(
     "--recorded",
     is_flag=True,
@@ -329,11 +319,12 @@ def import_(source: Path, kind: str, experts: int, out: Path) -> None:
 )
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The file to write.")
 def export(file: Path, kind: str, recorded: bool, out: Path, **others: Any) -> None:
-    """Write a trace and what a cache did on it for other tools.
+    """Write a trace and what a cache did on it for other tools, or for people: a report is one page that any browser opens offline.
 
     \b
-    Example:
+    Examples:
       python -m moeviz export sample_traces/bible.moetrace --recorded --format perfetto --out bible.json
+      python -m moeviz export sample_traces/bible.moetrace --policy lfu --slots 3 --format report --out bible.html
     """
     with refusing():
         settings = settings_of(others)
@@ -341,23 +332,8 @@ def export(file: Path, kind: str, recorded: bool, out: Path, **others: Any) -> N
         if recorded and own is None:
             raise TraceError(f"{file.name} holds no recorded run. Leave out --recorded to export a replay.")
         result = own if recorded and own is not None else replay_trace(trace, settings)
-        match kind:
-            case "csv":
-                content = formula_safe(exports.table(trace, result)).to_csv(index=False).encode()
-            case "parquet":
-                buffer = io.BytesIO()
-                exports.table(trace, result).to_parquet(buffer)
-                content = buffer.getvalue()
-            case _:
-                costs = None
-                if not result.measured:
-                    if own is None or not own.measured:
-                        raise TraceError(
-                            f"{file.name} holds no measured run to take times from. Export csv or parquet, or a trace that holds one."
-                        )
-                    costs = cost.fit(own)
-                content = exports.perfetto(trace, result, costs).encode()
-        write_atomically(out, content)
+        beside = Path(os.path.relpath(file, out.parent)) if kind == "notebook" else file
+        write_atomically(out, exports.content(kind, trace, result, own, beside.as_posix()))
     click.echo(f"saved      {out}: {result.settings.label}, {'measured' if result.measured else 'replayed'}")
 
 
@@ -462,7 +438,7 @@ def refusing() -> Iterator[None]:
     """Turns what a user can mend into one message and exit code 2."""
     try:
         yield
-    except (SettingsError, PolicyError, TraceError) as error:
+    except (SettingsError, PolicyError, TraceError, ExportError) as error:
         raise Refused(str(error)) from None
     except (ValueError, RuntimeError) as error:
         _refuse_if_ours(error)

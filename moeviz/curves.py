@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moeviz import metrics
 from moeviz.cache import ExpertCache
 from moeviz.knowledge import Knowledge, knowledge
 from moeviz.policies import EMA
 from moeviz.replay import replay
-from moeviz.run import HIT
+from moeviz.run import HIT, Run
 from moeviz.settings import Settings
 from moeviz.trace import DECODE, PREFILL, Trace
 
@@ -85,6 +86,18 @@ def curve(
             for phase in (PREFILL, DECODE):
                 hits[:, phase] += rest[trace.phase[tokens] == phase].sum(0)
     return Curve(settings, counts, hits, accesses)
+
+
+def bounds(trace: Trace, settings: Settings, recorded: Run | None) -> dict[str, float | None]:
+    """What no policy can beat at these slots: belady's hits / accesses (of decode, or of prefill where nothing was decoded), and the least
+    ms per output token on the machine of the recorded run (None without one). For a baseline both are None.
+    """
+    if settings.baseline:
+        return {"belady_hit_ratio": None, "least_ms_per_token": None}
+    bound = curve(trace, replace(settings, policy="belady", prefetch="none"), [settings.slots])
+    misses = int(bound.accesses[DECODE] - bound.hits[0, DECODE])
+    least = metrics.bandwidth_bound_ms(recorded, misses) if recorded else None
+    return {"belady_hit_ratio": float(bound.hit_ratio[0]), "least_ms_per_token": least}
 
 
 def knee(found: Curve) -> int | None:

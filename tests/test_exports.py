@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
+import re
+import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pandas as pd
 import pytest
 from click.testing import CliRunner
 from conftest import random_trace
 
-from moeviz import cost
+from moeviz import cost, metrics
 from moeviz.cli import main
 from moeviz.exchange import exports
 from moeviz.exchange.imports import read
@@ -84,6 +89,100 @@ def test_a_measured_timeline_keeps_the_rules() -> None:
     trace, run = load_file(SAMPLES / "bible.moetrace")
     assert run is not None
     check_chrome(exports.perfetto(trace, run))
+
+
+@pytest.mark.parametrize("policy", ["lru", "belady"])
+def test_libcachesim_reads_the_requests_and_hits_as_often(policy: str, tmp_path: Path) -> None:
+    """With one expert a token nothing is pinned beside it, and in scope model there is one cache: then both tools simulate the same."""
+    libcachesim = pytest.importorskip("libcachesim", reason="its wheels are for Linux")
+    trace = random_trace(5, tokens=120, layers=4, experts=6, k=1, prompt=1)
+    run = replay(trace, Settings(policy, 7, "model"))
+    (tmp_path / "requests.oracleGeneral.bin").write_bytes(exports.content("oracle-general", trace, run))
+    reader = libcachesim.TraceReader(str(tmp_path / "requests.oracleGeneral.bin"), libcachesim.TraceType.ORACLE_GENERAL_TRACE)
+    requests = list(reader)
+    assert len(requests) == len(run.access_event)
+    ids = [int(request.obj_id) for request in requests]
+    assert ids == (run.event_layer[run.access_event] * 6 + run.access_expert).tolist()
+    reader.reset()
+    cache = (libcachesim.LRU if policy == "lru" else libcachesim.Belady)(7 * run.expert_bytes, reader=reader)
+    miss_ratio, _ = cache.process_trace(reader)
+    assert round(miss_ratio * len(requests)) == (run.access_outcome == 2).sum()
+
+
+def test_the_next_request_is_named_by_its_number() -> None:
+    run = replay(random_trace(1, tokens=20), Settings(slots=4))
+    packed = exports.oracle_general(run)
+    assert len(packed) == 24 * len(run.access_event)
+    requests = list(struct.iter_unpack("<IQIq", packed))
+    for number, (time, expert, size, following) in enumerate(requests):
+        later = [n for n in range(number + 1, len(requests)) if requests[n][1] == expert]
+        assert following == (later[0] if later else -1)
+        assert (time, size) == (run.event_pass[run.access_event[number]], run.expert_bytes or 1)
+
+
+def run_cells(content: str) -> dict[str, Any]:
+    """Runs the notebook's code as Jupyter would, in one namespace."""
+    found = nbformat.reads(content, 4)
+    nbformat.validate(found)
+    space: dict[str, Any] = {}
+    for cell in found.cells:
+        if cell.cell_type == "code":
+            exec(compile(cell.source, cell.id, "exec"), space)
+    return space
+
+
+@pytest.mark.parametrize("settings", [Settings("lfu", 3, prefetch="next-gate"), Settings(baseline="on-demand")])
+def test_the_notebook_computes_the_same_numbers_from_the_file(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace, own = load_file(SAMPLES / "bible.moetrace")
+    trace.save(tmp_path / "it's mine.moetrace", own)
+    monkeypatch.chdir(tmp_path)
+    run = replay(trace, settings)
+    space = run_cells(exports.content("notebook", trace, run, own, "it's mine.moetrace").decode())
+    assert space["run"].same_decisions(run)
+    assert space["now"]["hits"] == (run.access_outcome == 0).sum()
+    other = exports.content("notebook", trace, replay(trace, Settings(slots=5)), own, "it's mine.moetrace").decode()
+    with pytest.raises(AssertionError, match="now, but"):
+        run_cells(other.replace("slots': 5", "slots': 4"))
+
+
+def test_the_notebook_of_a_recorded_run_is_the_recorded_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(SAMPLES)
+    trace, own = load_file(SAMPLES / "change-of-subject.moetrace")
+    assert own is not None
+    space = run_cells(exports.content("notebook", trace, own, own, "change-of-subject.moetrace").decode())
+    assert space["numbers"]["tokens_per_second"] > 0
+
+
+def test_the_report_says_what_the_replay_says_and_asks_nobody() -> None:
+    trace, _ = load_file(SAMPLES / "bible.moetrace")
+    run = replay(trace, Settings("lfu", 3))
+    page = exports.content("report", trace, run).decode()
+    head, _, rest = page.partition("<script>")
+    assert "default-src 'none'" in head
+    body = rest.partition("</script>")[2]
+    decode = metrics.counts(run, 1)
+    assert f"{decode.hit_ratio:.1%}: {decode.hits:,} of {decode.accesses:,} accesses" in body
+    assert html.escape("".join(trace.texts[:3])) in html.unescape(body) or trace.texts[0] in body
+    assert not re.search(r"""(src|href)\s*=""", body)
+    figures = [json.loads(one) for one in re.findall(r'<script type="application/json">(.*?)</script>', body)]
+    assert len(figures) == 4
+    curves = {line["name"]: line for line in figures[-1]["data"]}
+    assert set(curves) == {"lfu", "lru", "belady: the bound"}
+    assert "more tokens" not in body
+
+
+def test_a_report_of_a_hostile_trace_holds_only_text() -> None:
+    evil = "</script><script>window.pwned=1</script><img src=x onerror=window.pwned=1>"
+    trace = replace(
+        random_trace(0, tokens=24), texts=(evil,) * 24, prompt=evil, model=evil, recorded={"time": evil, "machine": evil}
+    )
+    run = replay(trace, Settings(slots=3))
+    run = replace(run, settings=replace(run.settings, policy="static", calibration=evil))
+    page = exports.content("report", trace, run).decode()
+    assert "<script>window" not in page
+    assert "<img" not in page.partition("</script>")[2]
 
 
 @pytest.mark.parametrize("kind", exports.FORMATS)

@@ -1,11 +1,13 @@
-"""Writes traces and runs for other tools: tables, and a timeline for Perfetto.
+"""Writes traces and runs for other tools: tables, a timeline for Perfetto, requests for libCacheSim, a report and a notebook.
 
-table(trace, run).to_csv("choices.csv")
+content("csv", trace, run)
 """
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,81 @@ from moeviz.cost import Costs, Segment
 from moeviz.run import Run
 from moeviz.trace import Trace
 
-FORMATS = ("csv", "parquet", "perfetto")
+
+class ExportError(ValueError):
+    """What was asked for cannot be written; the message names the cause and the way out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One way out."""
+
+    suffix: str
+    what: str
+
+
+FORMATS = {
+    "csv": Format(".csv", "a row per choice"),
+    "parquet": Format(".parquet", "the same, typed and small"),
+    "perfetto": Format(".json", "a timeline for ui.perfetto.dev or chrome://tracing"),
+    "oracle-general": Format(".oracleGeneral.bin", "requests for libCacheSim, which pins nothing: its hits are no event's hits"),
+    "report": Format(".html", "a page with charts that any browser opens, offline"),
+    "notebook": Format(".ipynb", "a Jupyter notebook that computes the numbers anew"),
+}
 _OUTCOMES = np.array(["hit", "late hit", "miss"])
+_REQUEST = np.dtype([("timestamp", "<u4"), ("obj_id", "<u8"), ("obj_size", "<u4"), ("next_access_vtime", "<i8")])
+
+
+def content(kind: str, trace: Trace, run: Run, own: Run | None = None, name: str = "trace.moetrace") -> bytes:
+    """The file of one of FORMATS. `own`, a measured run of the trace, gives the times of a replay's timeline; `name` is the trace's file.
+
+    Raises ExportError.
+    """
+    match kind:
+        case "csv":
+            return formula_safe(table(trace, run)).to_csv(index=False).encode()
+        case "parquet":
+            buffer = io.BytesIO()
+            table(trace, run).to_parquet(buffer)
+            return buffer.getvalue()
+        case "perfetto":
+            if run.measured:
+                return perfetto(trace, run).encode()
+            if own is None or not own.measured:
+                raise ExportError(
+                    "This trace holds no measured run to take times from. Export another format, or a trace that holds one."
+                )
+            return perfetto(trace, run, cost.fit(own)).encode()
+        case "oracle-general":
+            return oracle_general(run)
+        case "report":
+            from moeviz.exchange.report import report  # plotly takes its time
+
+            return report(trace, run).encode()
+        case "notebook":
+            from moeviz.exchange.notebook import notebook
+
+            return notebook(trace, run, name).encode()
+    raise ExportError(f"{kind!r} is no format. Choose one of {', '.join(FORMATS)}.")
+
+
+def oracle_general(run: Run) -> bytes:
+    """Every access as a request of libCacheSim's binary format oracleGeneral (libCacheSim 0.3): little-endian, packed, 24 bytes each.
+
+    timestamp is the forward pass, obj_id = layer x E + expert, obj_size the bytes of one expert (1 where the trace does not say),
+    next_access_vtime the number of the next request for the same expert, -1 where none comes. The pinning of an event's experts is lost,
+    and all layers share one cache there, so hit ratios come close to scope model here, and are not the same.
+    """
+    requests = np.zeros(len(run.access_event), _REQUEST)
+    requests["timestamp"] = run.event_pass[run.access_event]
+    requests["obj_id"] = run.event_layer[run.access_event].astype(np.int64) * run.experts + run.access_expert
+    requests["obj_size"] = run.expert_bytes or 1
+    order = np.argsort(requests["obj_id"], kind="stable")
+    same = requests["obj_id"][order][1:] == requests["obj_id"][order][:-1]
+    following = np.full(len(order), -1, np.int64)
+    following[order[:-1][same]] = order[1:][same]
+    requests["next_access_vtime"] = following
+    return requests.tobytes()
 
 
 def table(trace: Trace, run: Run) -> pd.DataFrame:
@@ -61,10 +136,10 @@ def perfetto(trace: Trace, run: Run, costs: Costs | None = None) -> str:
     """Chrome's trace event format (JSON object form), which Perfetto opens: tracks for tokens, compute and link, in microseconds.
 
     Slices nest; hits and misses are arguments of an event's slice; a flow leads from each useful pre-fetch to the event that used it.
-    A measured run is drawn with its own times, a replay with a model's `costs`. Raises ValueError where a replay has none.
+    A measured run is drawn with its own times, a replay with a model's `costs`. Raises ExportError where a replay has none.
     """
     if not run.measured and costs is None:
-        raise ValueError("a replay has no times: give costs to model them.")
+        raise ExportError("a replay has no times: give costs to model them.")
     events: list[dict[str, Any]] = [
         {"ph": "M", "pid": 1, "tid": tid, "name": "thread_name", "args": {"name": name}}
         for tid, name in ((1, "tokens"), (2, "compute"), (3, "link"))
