@@ -216,6 +216,40 @@ def heat(values: NDArray[np.float64], y: str, label: str, x: str = "MoE layer", 
     return figure
 
 
+def domain_map(use: NDArray[np.float64], names: Sequence[str]) -> go.Figure:
+    """Every expert of every layer, and the share of its layer's choices that it gets in each domain. use: [domain, L, E]"""
+    domains, layers, experts = use.shape
+    figure = _figure("MoE layer, and in it the experts from 0 on", "")
+    layer, expert = np.indices((layers, experts)).reshape(2, -1)
+    figure.add_heatmap(
+        z=use.reshape(domains, -1), y=list(names), zmin=0, colorscale="Cividis", ygap=2,
+        customdata=np.broadcast_to(np.stack([layer, expert], 1), (domains, layers * experts, 2)),
+        colorbar={"title": "share", "tickformat": ".0%", "thickness": 14},
+        hovertemplate="%{y}: layer %{customdata[0]}, expert %{customdata[1]}: %{z:.1%}<extra></extra>",
+    )  # fmt: skip
+    for edge in range(1, layers):
+        figure.add_vline(edge * experts - 0.5, line={"color": "#888888", "width": 2})
+    figure.update_xaxes(
+        tickvals=[n * experts + (experts - 1) / 2 for n in range(layers)],
+        ticktext=[str(n) for n in range(layers)],
+        showgrid=False,
+    )
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    figure.update_layout(height=120 + 40 * domains)
+    return figure
+
+
+def likeness(values: NDArray[np.float64], names: Sequence[str], at: int) -> go.Figure:
+    """Cosine to each domain over tokens, a line each; `at` is the token under the cursor. values: [domain, T]"""
+    figure = _figure("token", "cosine, last tokens to the domain")
+    for number, (name, line) in enumerate(zip(names, values, strict=True)):
+        look = {"color": SERIES[number % len(SERIES)], "width": 3, "dash": DASHES[number % len(DASHES)]}
+        figure.add_scatter(y=line, name=name, mode="lines", line=look)
+    figure.update_yaxes(range=[0, 1.02])
+    figure.add_vline(at, line={"color": "#D55E00", "width": 2, "dash": "dot"})
+    return figure
+
+
 def coverage(shares: NDArray[np.float64]) -> go.Figure:
     """Share of choices over the number of busiest experts: the mean layer, and the range over layers. shares: [L, E]"""
     figure = _figure("busiest experts of a layer", "share of its choices")

@@ -19,6 +19,8 @@ from moeviz.settings import ITSELF, Settings, SettingsError
 from moeviz.trace import Trace, TraceError
 
 SAMPLES = Path(__file__).parent.parent / "sample_traces"
+BUNDLED_NAME = "moeviz demo model"  # in the traces of the bundled model
+DOMAIN_USE = Path(__file__).parent / "demo_model" / "domains.json"  # written by moeviz.demo_model.evaluate
 
 
 class Future:

@@ -5,14 +5,15 @@ reuse(Trace.load("sample_traces/bible.moetrace"))      # [layer]
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moeviz.knowledge import Future
+from moeviz.knowledge import DOMAIN_USE, Future
 from moeviz.predictors import BY_FUTURE, BY_ROUTERS, PREDICTORS, Context, RouterGuess
 from moeviz.trace import DECODE, Trace
 
@@ -68,8 +69,24 @@ def together(trace: Trace, layer: int, later: int) -> Floats:
 
 
 def similarity(a: Floats, b: Floats) -> Floats:
-    """Cosine of two traces' expert use, layer by layer: 1 the same shares, 0 nothing in common. a, b: [L, E]; gives [L]"""
-    return np.asarray((a * b).sum(1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-12))
+    """Cosine of two traces' expert use, layer by layer: 1 the same shares, 0 nothing in common. a, b: [..., L, E]; gives [..., L]"""
+    return np.asarray((a * b).sum(-1) / np.maximum(np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1), 1e-12))
+
+
+def domain_use() -> dict[str, Floats]:
+    """Share of a layer's choices that each expert of the bundled model got on held-out text of each domain. name -> [L, E]"""
+    found = json.loads(DOMAIN_USE.read_text(encoding="utf-8"))
+    return {name: np.array(shares) for name, shares in found.items()}
+
+
+def likeness(trace: Trace, domains: Mapping[str, Floats], window: int = 32) -> Floats:
+    """How alike the use of the last `window` tokens is to each domain's: cosine, mean over layers. [domain, T]"""
+    chosen = np.zeros((trace.tokens + 1, trace.layers, trace.num_experts), np.float32)
+    np.put_along_axis(chosen[1:], trace.experts.astype(np.int64), 1, 2)
+    summed = chosen.cumsum(0)
+    last = np.arange(1, trace.tokens + 1)
+    use = summed[last] - summed[np.maximum(last - window, 0)]
+    return np.stack([similarity(use, np.broadcast_to(other, use.shape)).mean(1) for other in domains.values()])
 
 
 def tokens_of(trace: Trace, layer: int, expert: int) -> tuple[NDArray[np.int64], Floats]:

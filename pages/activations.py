@@ -6,7 +6,10 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from moeviz import charts, routing
+from moeviz import charts, metrics, routing
+from moeviz.knowledge import BUNDLED_NAME
+from moeviz.run import Run
+from moeviz.settings import Settings
 from moeviz.trace import DECODE, PREFILL, Trace
 from pages import common
 
@@ -27,16 +30,101 @@ def by_expert(values: np.ndarray, name: str) -> pd.DataFrame:
     )
 
 
-def now_and_so_far(trace: Trace, weighted: bool, label: str) -> None:
+def tokens(
+    name: str, trace: Trace, own: Run | None, phase: int | None, marked: tuple[int, int] | None
+) -> tuple[int, Trace] | None:
+    """The strip of tokens, a forward pass each, marked by hits or by who chose an expert (layer, expert). Gives the pass chosen and the trace of the phase."""
+    part = of_phase(trace, phase)
+    if part is None:
+        return None
+    texts = ["".join(part.texts[span]) for span in part.passes()]
+    if marked is None:
+        settings = own.settings if own else Settings(slots=min(max(4, trace.k), trace.num_experts))
+        run = own or common.explained(name, trace, settings, trace.tokens).run
+        kinds, titles = by_hits(run, phase)
+        legend = "Underlined solid green: more than two thirds of a pass's accesses hit; dashed orange: more than a third; dotted red: fewer. "
+        legend += f"{common.plain(settings.label)}, {'as measured' if run.measured else 'replayed'}."
+    else:
+        layer, expert = marked
+        kinds, titles = by_expert_of(part, layer, expert)
+        legend = f"Underlined: layer {layer} sent the token to expert {expert}; filled: with more weight than to any other."
+    last = len(texts) - 1
+    linked = st.query_params.get("token", "")
+    first = state.get("token_at", int(linked) if linked.isdecimal() and len(linked) < 9 else last)
+    step = common.strip(f"{name}|{phase}|{trace.tokens}", texts, kinds, titles, "strip", min(first, last))
+    state.token_at = step
+    st.query_params["token"] = str(step)
+    st.caption(f"{legend} Click a token, then step with the arrow keys.")
+    return step, part
+
+
+def which_expert(trace: Trace) -> tuple[int, int]:
+    """A layer and an expert, the same wherever the page asks for one."""
+    layer = st.number_input(
+        "MoE layer", 0, trace.layers - 1, key=common.fits("expert_layer", trace.layers - 1), bind="query-params", width=130
+    )
+    expert = st.number_input(
+        "Expert", 0, trace.num_experts - 1, key=common.fits("expert", trace.num_experts - 1), bind="query-params", width=130
+    )
+    return int(layer), int(expert)
+
+
+def by_hits(run: Run, phase: int | None) -> tuple[list[str], list[str]]:
+    """Kind and title of every forward pass of a phase: how much of what it needed was there."""
+    ratio = metrics.hit_ratio_over_time(run)
+    shown = np.flatnonzero(run.pass_phase == phase) if phase is not None else np.arange(len(ratio))
+    kinds = ["most" if ratio[n] > 2 / 3 else "some" if ratio[n] > 1 / 3 else "few" for n in shown]
+    return kinds, [f"pass {n}: {ratio[n]:.0%} of its accesses hit" for n in shown]
+
+
+def by_expert_of(trace: Trace, layer: int, expert: int) -> tuple[list[str], list[str]]:
+    """Kind and title of every forward pass: did its tokens choose an expert, and before any other?"""
+    weight = np.where(trace.experts[:, layer] == expert, trace.weights[:, layer], -1.0).max(1)
+    best = trace.weights[:, layer].max(1)
+    kinds, titles = [], []
+    for span in trace.passes():
+        most = weight[span].max()
+        first = bool((weight[span] >= best[span]).any())
+        kinds.append("" if most < 0 else "first" if first else "chosen")
+        titles.append("not chosen" if most < 0 else f"weight {most:.2f}")
+    return kinds, titles
+
+
+def now_and_so_far(trace: Trace, step: int, weighted: bool, label: str) -> None:
     """One token above all tokens up to it."""
     passes = trace.passes()
-    last = len(passes) - 1
-    step = st.slider("Forward pass", 0, last, last, key=common.fits("token", last), bind="query-params") if last else 0
-    now, far = (routing.usage(trace, weighted, tokens) for tokens in (passes[step], slice(0, passes[step].stop)))
+    now, far = (routing.usage(trace, weighted, span) for span in (passes[step], slice(0, passes[step].stop)))
     text = "".join(trace.texts[passes[step]])
-    st.caption(f"Which experts did this token choose, and which did the text choose so far? Pass {step}: {common.plain(text)}")
+    st.caption(
+        f"Which experts did this token choose, and which did the text choose so far? Pass {step}: {common.plain(text[:200])}"
+    )
     common.chart(charts.heat(now.T, "expert", label), "Now", by_expert(now, label), "now", "recorded")
     common.chart(charts.heat(far.T, "expert", label), "So far", by_expert(far, label), "so-far", "recorded")
+
+
+def domains(trace: Trace, step: int) -> None:
+    """The bundled model's domains, and what this text looks like to them."""
+    use = routing.domain_use()
+    names = list(use)
+    values = np.stack(list(use.values()))
+    st.caption("Which experts does a domain use? Share of each layer's choices on text that the model was not trained on.")
+    table = pd.DataFrame(
+        [
+            {"domain": name, "MoE layer": layer, "expert": expert, "share": values[n, layer, expert]}
+            for n, name in enumerate(names)
+            for layer in range(trace.layers)
+            for expert in range(trace.num_experts)
+        ]
+    )
+    common.chart(charts.domain_map(values, names), "Domain map", table, "domains", "recorded")
+    alike = routing.likeness(trace, use)
+    at = trace.passes()[step].stop - 1
+    st.caption(
+        "What is the text about, told from its experts alone? How alike the expert use of the last 32 tokens is to each domain's. "
+        f"At token {at} it is nearest to **{names[int(alike[:, at].argmax())]}**."
+    )
+    table = pd.DataFrame(alike.T, columns=names).assign(token=range(trace.tokens))
+    common.chart(charts.likeness(alike, names, at), "Nearest domain, token by token", table, "likeness", "recorded")
 
 
 def skew(trace: Trace, use: np.ndarray) -> None:
@@ -83,19 +171,14 @@ def pairs(trace: Trace) -> None:
             common.chart(figure, title, table, f"pairs-{later - layer}", "recorded")
 
 
-def one_expert(trace: Trace) -> None:
+def one_expert(trace: Trace, marked: tuple[int, int] | None) -> None:
     """Everything that one expert did."""
     st.caption("What does an expert see? Its tokens with their neighbours, the heaviest weights first.")
     with st.container(horizontal=True):
-        layer = st.number_input(
-            "MoE layer", 0, trace.layers - 1, key=common.fits("expert_layer", trace.layers - 1), bind="query-params", width=130
-        )
-        expert = st.number_input(
-            "Expert", 0, trace.num_experts - 1, key=common.fits("expert", trace.num_experts - 1), bind="query-params", width=130
-        )
-    tokens, weights = routing.tokens_of(trace, layer, expert)
+        layer, expert = marked or which_expert(trace)
+    took, weights = routing.tokens_of(trace, layer, expert)
     st.markdown(
-        f"Chosen by **{len(tokens):,}** of {trace.tokens:,} tokens ({len(tokens) / trace.tokens:.0%}; evenly it would be {trace.k / trace.num_experts:.0%})."
+        f"Chosen by **{len(took):,}** of {trace.tokens:,} tokens ({len(took) / trace.tokens:.0%}; evenly it would be {trace.k / trace.num_experts:.0%})."
     )
     rows = [
         {
@@ -106,7 +189,7 @@ def one_expert(trace: Trace) -> None:
             "position": int(token),
             "phase": "decode" if trace.phase[token] == DECODE else "prefill",
         }
-        for token, weight in zip(tokens[:500], weights[:500], strict=True)
+        for token, weight in zip(took[:500], weights[:500], strict=True)
     ]
     st.dataframe(pd.DataFrame(rows), hide_index=True)
 
@@ -140,7 +223,7 @@ def two(trace: Trace, other: Trace, names: tuple[str, str], weighted: bool) -> N
 
 common.within_app()
 st.title("Who is used, where, when?")
-name, trace, _ = common.trace_picker()
+name, trace, recorded = common.trace_picker()
 others = [
     one
     for one, (other, _) in common.traces().items()
@@ -156,6 +239,10 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
         )
         != "tokens"
     )
+    mark = st.segmented_control(
+        "Mark tokens by", ["hits", "one expert"], default="hits", required=True, key="mark", bind="query-params"
+    )
+    marked = which_expert(trace) if mark == "one expert" else None
     against = st.selectbox(
         "Compare with",
         ["nothing", *others],
@@ -165,17 +252,20 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
         on_change=state.pop,
         args=("view", None),
     )
-chosen = of_phase(trace, PHASES[phase])
-if chosen is None:
+shown = tokens(name, trace, recorded, PHASES[phase], marked)
+if shown is None:
     st.info(f"This trace has no tokens of {phase}.")
     st.stop()
+step, chosen = shown
 views = {
-    "Now and so far": lambda: now_and_so_far(chosen, weighted, "router weight" if weighted else "tokens"),
+    "Now and so far": lambda: now_and_so_far(chosen, step, weighted, "router weight" if weighted else "tokens"),
     "Skew and reuse": lambda: skew(chosen, routing.usage(chosen, weighted)),
     "Together": lambda: pairs(chosen),
-    "One expert": lambda: one_expert(chosen),
+    "One expert": lambda: one_expert(chosen, marked),
 }
+if trace.model == BUNDLED_NAME and (trace.layers, trace.num_experts) == next(iter(routing.domain_use().values())).shape:
+    views["Domains"] = lambda: domains(chosen, step)
 if against != "nothing":
     views = {"Two traces": lambda: two(chosen, common.traces()[against][0], (name, against), weighted)} | views
-view = st.segmented_control("View", list(views), default=next(iter(views)), required=True, key="view")
+view = st.segmented_control("View", list(views), default=next(iter(views)), required=True, key="view", bind="query-params")
 views[view]()

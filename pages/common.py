@@ -18,6 +18,7 @@ import streamlit as st
 
 from moeviz import charts, library
 from moeviz.board import STATES, Frame
+from moeviz.exchange import exports
 from moeviz.exchange.exports import formula_safe
 from moeviz.explain import Explainer
 from moeviz.knowledge import SAMPLES
@@ -65,6 +66,16 @@ _mount = st.components.v2.component(
     css=(HERE / "board.css").read_text() + f":host, .board {{ --miss: {charts.STATE_COLORS[4]}; }}\n",
     js=(HERE / "board.js").read_text(),
 )
+_strip = st.components.v2.component(
+    "moeviz_strip",
+    html=(HERE / "strip.html").read_text(),
+    css=(HERE / "strip.css").read_text()
+    + ":host, .strip-of-tokens { "
+    + " ".join(f"--{name}: {charts.STATE_COLORS[STATES.index(state)]};" for name, state in
+               (("resident", "resident"), ("hit", "hit"), ("late", "late hit"), ("miss", "miss")))
+    + " }\n",
+    js=(HERE / "strip.js").read_text(),
+)  # fmt: skip
 
 
 def within_app() -> None:
@@ -121,6 +132,17 @@ def board(run_id: str, frames: Sequence[Frame], texts: Sequence[str], live: bool
     result = _mount(data=data, key=key, on_step_change=lambda: None)
     step = result.step if isinstance(result.step, int) else at
     return min(max(step, 0), max(len(frames) - 1, 0))
+
+
+def strip(of: str, texts: Sequence[str], kinds: Sequence[str], titles: Sequence[str], key: str, at: int) -> int:
+    """Draws tokens, marked by kind (most, some, few; chosen, first; or nothing), and returns the one at which its user stopped.
+
+    It begins at `at`, and again where `of` changes.
+    """
+    data = {"of": of, "at": at, "texts": list(texts), "kinds": list(kinds), "titles": list(titles)}
+    result = _strip(data=data, key=key, on_step_change=lambda: None)
+    step = result.step if isinstance(result.step, int) else at
+    return min(max(step, 0), max(len(texts) - 1, 0))
 
 
 def _base64(arrays: Sequence[np.ndarray[Any, Any]], kind: type) -> str:
@@ -220,6 +242,21 @@ def download(
 ) -> None:
     """A button that saves a file of that name. The file is made when it is asked for, and the page is not drawn again for it."""
     st.download_button(label, content, name, on_click="ignore", icon=f":material/{icon}:", help=help, key=key)
+
+
+def exporter(name: str, trace: Trace, run: Callable[[], Run], own: Run | None, key: str) -> None:
+    """A format and its download. `run` gives the run to write, when it is asked for; `own`, a measured run of the trace, gives times."""
+    kinds = [kind for kind in exports.FORMATS if kind != "perfetto" or (own is not None and own.measured)]
+    file = library.safe_name(name.partition(": ")[2] or name)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        kind = st.selectbox("Format", kinds, key=f"format-{key}", width=220)
+        suffix, what = exports.FORMATS[kind].suffix, exports.FORMATS[kind].what
+        download("Export", lambda: exports.content(kind, trace, run(), own, f"{file}.moetrace"), file + suffix,
+                 key=f"export-{key}", icon="ios_share")  # fmt: skip
+        if kind == "notebook":
+            download("The trace it loads", lambda: trace.to_bytes(own), f"{file}.moetrace", key=f"loads-{key}")
+    times = " A replay is drawn with costs fitted on the recorded run." if kind == "perfetto" else ""
+    st.caption(f"{plain(file + suffix)}: {what}.{times}")
 
 
 def chart(figure: go.Figure, title: str, table: pd.DataFrame, key: str, kind: str) -> None:

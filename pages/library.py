@@ -8,8 +8,11 @@ import pandas as pd
 import streamlit as st
 
 from moeviz import library
-from moeviz.exchange import exports, imports
+from moeviz.exchange import imports
+from moeviz.knowledge import named_trace
+from moeviz.replay import check_guesses, replay
 from moeviz.run import Run
+from moeviz.settings import Settings, SettingsError
 from moeviz.trace import (
     DECODE,
     MAX_EXPERTS,
@@ -48,7 +51,8 @@ def upload() -> None:
     """Several files at once; each is checked whole before it is shown anywhere."""
     with st.form("upload", clear_on_submit=True, border=True):
         files = st.file_uploader("Open traces", accept_multiple_files=True, max_upload_size=MAX_FILE_BYTES >> 20,
-                                 help="moeviz's .moetrace; vLLM's routed experts (.npy, .npz); a table of token, layer, rank, expert (CSV, parquet).")  # fmt: skip
+                                 help="moeviz's .moetrace; vLLM's routed experts (.npy, .npz); routes and MoE-PolicyLang's recordings (JSON lines, parquet); "
+                                      "MoE-Beyond's CSV; a table of token, layer, rank, expert and perhaps weight (CSV, parquet). What a file is shows in its content.")  # fmt: skip
         experts = st.number_input(
             "Experts per layer, where the file does not say", 0, MAX_EXPERTS, 0, help="0: the largest id in the file and one."
         )
@@ -82,8 +86,9 @@ def upload() -> None:
             st.caption(common.plain(f"{base}: {line}."))
 
 
-def one(name: str, trace: Trace, run: Run | None) -> None:
+def one(name: str, found: dict[str, tuple[Trace, Run | None]]) -> None:
     """What can be done with the chosen trace."""
+    trace, run = found[name]
     kept = name.startswith("library: ")
     short = name.partition(": ")[2] or name
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -95,12 +100,6 @@ def one(name: str, trace: Trace, run: Run | None) -> None:
                 state.trace = name
                 st.switch_page(f"pages/{page}.py")
         common.download("Download", lambda: trace.to_bytes(run), f"{library.safe_name(short)}.moetrace")
-        if run is not None:
-            common.download("Choices as CSV", lambda: common.csv(exports.table(trace, run)), f"{library.safe_name(short)}.csv", icon="table",
-                            help="A row per choice: token, layer, rank, expert, weight, outcome, evicted; of the trace's own run.")  # fmt: skip
-            if run.measured:
-                common.download("Timeline for Perfetto", lambda: exports.perfetto(trace, run), f"{library.safe_name(short)}.json",
-                                icon="timeline", help="Opens in ui.perfetto.dev or chrome://tracing.")  # fmt: skip
         if not kept and st.button("Keep in the library", icon=":material/folder:"):
             changed(lambda: library.keep(short, trace.to_bytes(run)))
         if name in state.get("opened", {}) and st.button("Close", icon=":material/close:"):
@@ -112,9 +111,51 @@ def one(name: str, trace: Trace, run: Run | None) -> None:
                 changed(lambda: library.rename(short, new))
             if st.button("Delete", icon=":material/delete:"):
                 changed(lambda: library.delete(short))
+    against(name, trace, found)
+    with st.expander("Export", icon=":material/ios_share:"):
+        export(name, trace, run)
     if trace.prompt:
         st.text(f"Prompt: {trace.prompt}")
     st.text("Text: " + "".join(trace.texts[:400]) + ("…" if trace.tokens > 400 else ""))
+
+
+def against(name: str, trace: Trace, found: dict[str, tuple[Trace, Run | None]]) -> None:
+    """The second of two traces, of the same shape; both open in comparison."""
+    shape = trace.layers, trace.num_experts
+    others = [other for other, (one, _) in found.items() if other != name and (one.layers, one.num_experts) == shape]
+    if not others:
+        return
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        other = st.selectbox("And another of this shape", others, key="second", width=330)
+        if st.button("Compare the two", icon=":material/compare:"):
+            state.trace, state.against = name, other
+            state.pop("view", None)
+            st.switch_page("pages/activations.py")
+
+
+def export(name: str, trace: Trace, own: Run | None) -> None:
+    """The trace and what a cache did on it, for other tools and for people: of its own run, or of a replay."""
+    replays, settings = own is None, Settings()
+    if own is not None:
+        replays = (
+            st.segmented_control("Of", ["its own run", "a replay"], default="its own run", required=True, key="export_of")
+            == "a replay"
+        )
+    if replays:
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            chosen = common.settings_controls("_export", Settings(slots=min(max(4, trace.k), trace.num_experts)))
+        if chosen is None:
+            return
+        settings = chosen
+        try:
+            settings.check(trace.layers, trace.num_experts, trace.k)
+            check_guesses(trace, settings)
+            if settings.needs_calibration:
+                named_trace(settings.calibration)
+        except SettingsError as error:
+            st.error(common.plain(str(error)))
+            return
+    common.exporter(name, trace, lambda: replay(trace, settings) if own is None or replays else own, own, "library")
 
 
 def changed(work: Any) -> None:
@@ -142,4 +183,4 @@ for name in library.names():
     if f"library: {name}" not in found:
         st.warning(common.plain(f"{name} in the library is not a trace that can be read."))
 chosen = st.selectbox("Trace", list(found), key="library_trace")
-one(chosen, *found[chosen])
+one(chosen, found)

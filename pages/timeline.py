@@ -95,7 +95,7 @@ def _regret(eviction: Eviction) -> str:
 
 common.within_app()
 st.title("Who was resident, who left, why?")
-name, trace, _ = common.trace_picker()
+name, trace, own = common.trace_picker()
 with st.container(horizontal=True, vertical_alignment="bottom"):
     settings = common.settings_controls("", Settings())
     paper = st.toggle(
@@ -172,3 +172,5 @@ st.caption(
     f"Replayed under {settings.label}: {counted.hit_ratio or 0:.1%} of decode's {counted.accesses:,} accesses hit. Misses of the whole run: {kinds.cold} cold, "
     f"{kinds.capacity} capacity, {kinds.collision} collision, {kinds.pollution} pollution. Residency is read before each event."
 )
+with st.expander("Export this replay", icon=":material/ios_share:"):
+    common.exporter(name, trace, lambda: run, own, "timeline")

@@ -164,7 +164,7 @@ def page() -> None:
                       delta_color="normal" if ratio > threshold else "inverse", delta_arrow="off")  # fmt: skip
     if "static" in policies:
         st.caption("static is calibrated on this very trace here: the best that fixed frequencies can do.")
-    label = f"this trace's own run ({basis.settings.label})" if basis else "the sample's run of the bundled model"
+    label = f"this trace's own run ({common.plain(basis.settings.label)})" if basis else "the sample's run of the bundled model"
     shown = [*wanted, Settings(baseline="resident"), Settings(baseline="on-demand")]
     times(name, trace, shown, basis or common.sample(common.FIRST_SAMPLE)[1], label)
 

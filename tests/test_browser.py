@@ -95,6 +95,7 @@ def settle(page: Page) -> None:
 
 
 def saved(page: Page, button: Locator) -> Path:
+    """The file of a download button. What the last click or key led to has to be on the page already: then its script has begun."""
     settle(page)
     with page.expect_download() as download:
         button.click()
@@ -194,6 +195,22 @@ def test_the_timeline_steps_and_jumps(page: Page) -> None:
     page.get_by_role("button", name="Next miss").click()
     see(page, "missed (")
     expect(page).to_have_url(re.compile(r"step=\d+"))
+
+
+def test_the_strip_of_tokens_steps(page: Page) -> None:
+    page.get_by_role("link", name="Activations").click()
+    strip = page.locator(".strip-of-tokens")
+    expect(strip).to_have_attribute("data-step", "239")
+    strip.press("Home")
+    expect(page).to_have_url(re.compile(r"token=0\b"))
+    for step in ("1", "2"):
+        strip.press("ArrowRight")
+        expect(strip).to_have_attribute("data-step", step)
+    see(page, "Pass 2:")
+    strip.locator("span").nth(30).click()
+    see(page, "Pass 30:")
+    strip.press("ArrowLeft")
+    see(page, "Pass 29:")
 
 
 def test_a_link_to_a_page_opens_it_within_the_app(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> None:

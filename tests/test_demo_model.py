@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from moeviz import routing
 from moeviz.demo_model import data, evaluate, train
 from moeviz.knowledge import SAMPLES
 from moeviz.offload import measure
@@ -50,11 +51,23 @@ class TestOnHeldOutText:
         for name, domain in domains.items():
             assert domain.loss == pytest.approx(card[name], rel=0.02), name
 
+    def test_expert_use_is_what_the_page_shows(self, domains: dict[str, evaluate.Domain]) -> None:
+        shown = routing.domain_use()
+        assert shown.keys() == domains.keys()
+        for name, domain in domains.items():
+            assert shown[name] == pytest.approx(domain.use(), abs=0.02), name
+
     def test_every_expert_is_used(self, domains: dict[str, evaluate.Domain]) -> None:
         assert (np.sum([domain.use() for domain in domains.values()], axis=0) > 0.01 * len(domains)).all()
 
     def test_a_domain_is_told_by_its_experts(self, domains: dict[str, evaluate.Domain]) -> None:
         assert evaluate.guessed_right(domains) >= 0.9
+
+
+def test_the_card_names_every_text_and_its_licence() -> None:
+    card = evaluate.CARD.read_text(encoding="utf-8")
+    sources = card.partition("| domain | text | package | licence |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert [line.split(" | ")[0].strip("| ") for line in sources] == list(routing.domain_use())
 
 
 def test_it_fits_and_loads_like_any_checkpoint() -> None:

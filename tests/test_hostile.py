@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import random_trace
 from playwright.sync_api import Page, expect
-from test_browser import SECONDS, app, browser, page, settle  # noqa: F401
+from test_browser import SECONDS, app, browser, page, saved, settle  # noqa: F401
 from test_browser import pytestmark as pytestmark
 
 from moeviz.replay import replay
@@ -26,24 +27,36 @@ def evil_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = tuple(EVIL[n % len(EVIL)] for n in range(24))
     trace = replace(trace, texts=texts, prompt=" ".join(EVIL), model=EVIL[1], recorded={"machine": EVIL[0], "time": EVIL[3]})
     path = tmp_path_factory.mktemp("evil") / "__[x](y)__ <b>.moetrace"
-    trace.save(path, replay(trace, Settings(slots=3)))
+    run = replay(trace, Settings(slots=3))
+    trace.save(path, replace(run, settings=replace(run.settings, policy="static", calibration=EVIL[2])))
     return path
 
 
-def choose_upload(page: Page) -> None:  # noqa: F811
+def choose(page: Page, label: str, text: str) -> None:  # noqa: F811
+    """By typing, in a window in which nothing scrolls: an open list closes when the page is drawn or scrolled."""
     settle(page)
-    page.get_by_test_id("stSelectbox").last.locator("input").click()
-    page.get_by_role("option", name="upload:").click()
+    box = page.get_by_role("combobox", name=label, exact=True)
+    box.click(trial=True)  # waits until it stands still
+    box.fill(text)
+    box.press("Enter")
+    expect(box).to_have_value(re.compile(f"^{text}"))
+
+
+def choose_upload(page: Page) -> None:  # noqa: F811
+    page.get_by_role("link", name="Library").click()
+    expect(page.get_by_role("heading", name="Which traces are there")).to_be_visible()
+    choose(page, "Trace", "upload")
     expect(page.get_by_text("Prompt: <script>").first).to_be_visible()
+    settle(page)
 
 
-def test_it_stays_text(page: Page, evil_file: Path) -> None:  # noqa: F811
+def test_it_stays_text(page: Page, evil_file: Path, tmp_path: Path) -> None:  # noqa: F811
+    page.set_viewport_size({"width": 1440, "height": 3000})
     page.get_by_role("link", name="Library").click()
     page.locator("input[type=file]").set_input_files(evil_file)
     page.get_by_test_id("stFormSubmitButton").get_by_role("button").click()
     expect(page.get_by_text("Opened").first).to_be_visible()
     for button in ("Activations", "Cache timeline", "Prefetch", "What if"):
-        page.get_by_role("link", name="Library").click()
         choose_upload(page)
         page.get_by_test_id("stMain").get_by_role("button", name=button).click()
         expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=60 * SECONDS)
@@ -55,3 +68,21 @@ def test_it_stays_text(page: Page, evil_file: Path) -> None:  # noqa: F811
             ).count()
             == 0
         )
+    choose_upload(page)
+    expander = page.get_by_test_id("stExpander")
+    expander.get_by_role("paragraph").first.click()
+    expander.evaluate("one => Promise.all(one.getAnimations({subtree: true}).map(each => each.finished))")
+    choose(page, "Format", "report")
+    expect(page.get_by_text("a page with charts that any browser opens")).to_be_visible()
+    content = saved(page, page.get_by_test_id("stMain").get_by_role("button", name="Export", exact=True)).read_bytes()
+    (tmp_path / "report.html").write_bytes(content)
+    report = page.context.new_page()
+    asked: list[str] = []
+    report.on("request", lambda request: asked.append(request.url))
+    report.on("console", lambda message: asked.append(message.text))
+    report.goto((tmp_path / "report.html").as_uri())
+    expect(report.locator(".js-plotly-plot")).to_have_count(4)
+    expect(report.get_by_text("<script>").first).to_be_visible()
+    assert report.evaluate("window.pwned") is None
+    assert report.locator("body a[href], body img[src*=evil]").count() == 0
+    assert asked == [(tmp_path / "report.html").as_uri()]

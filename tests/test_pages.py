@@ -10,6 +10,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from moeviz.exchange import exports
 from moeviz.offload.client import Job
 from moeviz.settings import Settings
 
@@ -21,6 +22,12 @@ WAIT = 60  # seconds a script may take on a slow machine
 def _worker_of_its_own() -> Iterator[None]:
     yield
     st.cache_resource.clear()
+
+
+@pytest.fixture
+def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MOEVIZ_DATA", str(tmp_path))
+    return tmp_path
 
 
 def opened(page: str, **query: str) -> AppTest:
@@ -251,7 +258,7 @@ def test_a_long_trace_is_explored_in_windows(monkeypatch: pytest.MonkeyPatch) ->
     assert app.session_state["step"] < 100
 
 
-@pytest.mark.parametrize("view", ["Now and so far", "Skew and reuse", "Together", "One expert"])
+@pytest.mark.parametrize("view", ["Now and so far", "Skew and reuse", "Together", "One expert", "Domains"])
 def test_activations_answer_every_question(view: str) -> None:
     app = opened("activations")
     app.button_group(key="view").set_value(view).run()
@@ -262,18 +269,65 @@ def test_activations_answer_every_question(view: str) -> None:
         assert not app.exception
 
 
+def test_activations_mark_tokens_by_an_expert_and_open_at_a_token() -> None:
+    app = opened("activations", token="17", mark="one expert", expert="3", expert_layer="5")
+    app.run()
+    assert "layer 5 sent the token to expert 3" in texts(app.caption)
+    assert "Pass 17" in texts(app.caption)
+    app.button_group(key="view").set_value("One expert").run()
+    assert not app.exception
+    assert len(app.number_input) == 2  # the same layer and expert, asked for once
+
+
+def test_the_domain_map_tells_when_the_text_changes_its_subject() -> None:
+    app = opened("activations", token="60")
+    app.button_group(key="view").set_value("Domains").run()
+    assert "nearest to **german**" in texts(app.caption)
+    app = opened("activations", token="200")
+    app.button_group(key="view").set_value("Domains").run()
+    assert "nearest to **python**" in texts(app.caption)
+
+
+def test_two_traces_chosen_in_the_library_open_in_comparison(data_folder: Path) -> None:
+    app = opened("library")
+    app.selectbox(key="library_trace").select("sample: bible").run()
+    app.selectbox(key="second").select("sample: python-long").run()
+    button(app, "Compare the two").click().run()
+    assert not app.exception
+    assert app.selectbox(key="trace").value == "sample: bible"
+    assert app.selectbox(key="against").value == "sample: python-long"
+    assert "Do two texts use the same experts?" in texts(app.caption)
+
+
+@pytest.mark.parametrize("of", ["its own run", "a replay"])
+def test_the_library_exports_every_format(of: str, data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: dict[str, bytes | str] = {}
+    monkeypatch.setattr(
+        st, "download_button", lambda label, content, name, **others: made.update({name: content()} if label == "Export" else {})
+    )
+    app = opened("library")
+    app.selectbox(key="library_trace").select("sample: bible").run()
+    app.button_group(key="export_of").set_value(of).run()
+    for kind, one in exports.FORMATS.items():
+        app.selectbox(key="format-library").select(kind).run()
+        assert not app.exception
+        assert len(made["bible" + one.suffix]) > 1_000
+
+
+def test_an_export_that_cannot_be_is_one_message(data_folder: Path) -> None:
+    app = opened("library")
+    app.button_group(key="export_of").set_value("a replay").run()
+    app.number_input(key="slots_export").set_value(1).run()
+    assert not app.exception
+    assert "1 slots are too few" in texts(app.error)
+
+
 def test_activations_compare_two_traces() -> None:
     app = opened("activations")
     app.selectbox(key="against").select("sample: python-long").run()
     assert not app.exception
     table = app.dataframe[-1].value
     assert ((table["similarity"] > 0) & (table["similarity"] < 1)).all()
-
-
-@pytest.fixture
-def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MOEVIZ_DATA", str(tmp_path))
-    return tmp_path
 
 
 def upload(app: AppTest, *files: tuple[str, bytes]) -> AppTest:

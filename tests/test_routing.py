@@ -7,7 +7,9 @@ import pytest
 from conftest import make_trace, random_trace
 
 from moeviz import routing
+from moeviz.knowledge import SAMPLES
 from moeviz.predictors import PREDICTORS
+from moeviz.trace import Trace
 
 
 def test_usage_counts_and_weighs() -> None:
@@ -21,6 +23,23 @@ def test_skew() -> None:
     use = np.array([[4.0, 0, 0, 0], [1, 1, 1, 1]])
     assert routing.top_share(use).tolist() == [1, 0.25]
     assert routing.entropy(use) == pytest.approx([0, 1])
+
+
+def test_a_text_is_like_the_domain_whose_experts_it_used_last() -> None:
+    trace = make_trace([[[0, 1]]] * 4 + [[[2, 3]]] * 4, experts=4)
+    domains = {"first": np.array([[0.5, 0.5, 0, 0]]), "second": np.array([[0, 0, 0.5, 0.5]])}
+    alike = routing.likeness(trace, domains, window=2)
+    assert alike[0] == pytest.approx([1, 1, 1, 1, 0.5**0.5, 0, 0, 0])
+    assert alike[1] == pytest.approx([0, 0, 0, 0, 0.5**0.5, 1, 1, 1])
+
+
+def test_the_samples_are_told_by_their_experts() -> None:
+    use = routing.domain_use()
+    assert all(np.allclose(shares.sum(1), 1, atol=0.001) for shares in use.values())
+    for name in ("bible", "python"):
+        trace = Trace.load(next(SAMPLES.glob(f"{name}*.moetrace")))
+        nearest = routing.likeness(trace, use)[:, 40:].argmax(0)
+        assert (nearest == list(use).index(name)).mean() > 0.7
 
 
 def test_reuse_against_the_token_before() -> None:

@@ -1,10 +1,12 @@
-"""What the bundled model learned, on text held out from its training: loss and expert use of every domain. Writes the model card's table.
+"""What the bundled model learned, on text held out from its training: loss and expert use of every domain. Writes the model card's table
+and domains.json.
 
 python -m moeviz.demo_model.evaluate          # prints the table and puts it into the card
 """
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 
@@ -15,6 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from moeviz.demo_model import data
 from moeviz.demo_model.train import CONTEXT, FOLDER, encode
+from moeviz.knowledge import DOMAIN_USE
+from moeviz.trace import write_atomically
 
 CARD = FOLDER / "README.md"
 SEQUENCES = 32  # of CONTEXT tokens, per domain
@@ -109,9 +113,11 @@ def main() -> None:
     whole = np.mean([domain.use() for domain in domains.values()], axis=0)
     print(f"least used expert: {whole.min():.1%} of its layer's choices over all domains, {least:.1%} in a domain")
     print(f"domain guessed from {WINDOW} tokens' expert use: right in {guessed_right(domains):.1%}")
+    shares = {name: np.round(domain.use(), 4).tolist() for name, domain in domains.items()}
+    write_atomically(DOMAIN_USE, json.dumps(shares).encode())
     if CARD.exists():
         card = CARD.read_text(encoding="utf-8")
-        CARD.write_text(re.sub(r"\| domain \|.*?(?=\n\n)", lambda match: lines, card, flags=re.DOTALL), encoding="utf-8")
+        CARD.write_text(re.sub(r"\| domain \| held-out.*?(?=\n\n)", lambda match: lines, card, flags=re.DOTALL), encoding="utf-8")
 
 
 if __name__ == "__main__":

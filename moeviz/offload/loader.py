@@ -23,6 +23,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import cached_file
 
+from moeviz.knowledge import BUNDLED_NAME
 from moeviz.offload.store import DiskStore, HostStore, Layout, Store, StoreError, is_complete, measure, write_file
 from moeviz.run import Tier
 
@@ -300,4 +301,4 @@ def _fingerprint(folder: Path, dtype: torch.dtype) -> str:
 
 
 def _short_name(name: str | os.PathLike[str]) -> str:
-    return "moeviz demo model" if Path(name).resolve() == BUNDLED.resolve() else str(name)
+    return BUNDLED_NAME if Path(name).resolve() == BUNDLED.resolve() else str(name)
