@@ -5,6 +5,7 @@ A replay and a live run give the same type; only a measured run has times. Knows
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
@@ -144,6 +145,15 @@ class Run:
     times: Times | None = None
     tier: Tier | None = None
     output_ids: tuple[int, ...] = ()  # the tokens generated, where the run generated any
+
+    @property
+    def digest(self) -> str:
+        """Tells runs apart by their settings and what happened in them, times aside."""
+        found = hashlib.blake2b(repr((self.settings, self.layers, self.experts)).encode(), digest_size=16)
+        for f in fields(self):
+            if isinstance(array := getattr(self, f.name), np.ndarray):
+                found.update(np.ascontiguousarray(array).data)
+        return found.hexdigest()
 
     @property
     def measured(self) -> bool:

@@ -40,7 +40,7 @@ def tokens(
     texts = ["".join(part.texts[span]) for span in part.passes()]
     if marked is None:
         settings = own.settings if own else Settings(slots=min(max(4, trace.k), trace.num_experts))
-        run = own or common.explained(name, trace, settings, trace.tokens).run
+        run = own or common.replayed(trace, settings)
         kinds, titles = by_hits(run, phase)
         legend = "Underlined solid green: more than two thirds of a pass's accesses hit; dashed orange: more than a third; dotted red: fewer. "
         legend += f"{common.plain(settings.label)}, {'as measured' if run.measured else 'replayed'}."
@@ -51,7 +51,7 @@ def tokens(
     last = len(texts) - 1
     linked = st.query_params.get("token", "")
     first = state.get("token_at", int(linked) if linked.isdecimal() and len(linked) < 9 else last)
-    step = common.strip(f"{name}|{phase}|{trace.tokens}", texts, kinds, titles, "strip", min(first, last))
+    step = common.strip(f"{trace.digest}|{phase}", texts, kinds, titles, "strip", min(first, last))
     state.token_at = step
     st.query_params["token"] = str(step)
     st.caption(f"{legend} Click a token, then step with the arrow keys.")

@@ -17,14 +17,15 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from moeviz import charts, library
-from moeviz.board import STATES, Frame
+from moeviz.board import STATES, Frame, frames
 from moeviz.exchange import exports
 from moeviz.exchange.exports import formula_safe
 from moeviz.explain import Explainer
 from moeviz.knowledge import SAMPLES
-from moeviz.offload.client import Client, Job, ModelSpec
+from moeviz.offload.client import Client, Job, ModelSpec, Owner
 from moeviz.policies import POLICIES
 from moeviz.predictors import PREDICTORS
+from moeviz.replay import replay
 from moeviz.run import Run, Tier
 from moeviz.settings import SCOPES, WARM, Settings, SettingsError
 from moeviz.trace import Trace, TraceError, load_file
@@ -34,6 +35,7 @@ WHOLE, WINDOW = (
     6_144,
 )  # events of a trace that Explore pages show at once; of a longer one so many at a time, replayed while one waits
 HERE = Path(__file__).parent
+JOBS = ("live_job", "compare_job", "check_job")  # in the session's state
 FIRST_SAMPLE = SAMPLES / "change-of-subject.moetrace"
 POLICY_HELP = "Who leaves when an expert needs a slot:\n" + "\n".join(
     f"- **{name}** {score.__doc__}" for name, score in POLICIES.items()
@@ -79,7 +81,7 @@ _strip = st.components.v2.component(
 
 
 def within_app() -> None:
-    """Sees to it that app.py runs around this page.
+    """Sees to it that app.py runs around this page, and that closing its tab frees the session's jobs.
 
     Where the first link that a fresh server is asked for names a page, Streamlit takes `pages/` for its older kind of app and runs the
     page's file alone; then app.py is run from here, which ends that for good.
@@ -87,6 +89,9 @@ def within_app() -> None:
     if not st.session_state.get("within_app"):
         runpy.run_path(str(HERE.parent / "app.py"))
         st.stop()
+    jobs = [job for name in JOBS if (job := st.session_state.get(name)) is not None]
+    if jobs:
+        _owner().hold(jobs)
 
 
 @st.cache_resource
@@ -95,7 +100,20 @@ def client() -> Client:
     return Client()
 
 
-@st.cache_data(show_spinner=False)
+@st.cache_resource(scope="session", show_spinner=False, on_release=Owner.leave)
+def _owner() -> Owner:
+    return Owner(client())
+
+
+def waiting(job: Job) -> bool:
+    """Says so where others' jobs run before this one."""
+    place = client().place(job)
+    if place:
+        st.info(f"{place} other run{'s' if place > 1 else ''} before yours; it starts by itself.", icon=":material/hourglass:")
+    return bool(place)
+
+
+@st.cache_resource(show_spinner=False)
 def sample(path: Path) -> tuple[Trace, Run]:
     """A bundled trace and the run recorded with it."""
     trace, run = load_file(path)
@@ -169,7 +187,7 @@ def prompt_controls(prefix: str) -> tuple[str, str]:
     return prompt, then
 
 
-@st.cache_data(show_spinner=False, max_entries=32)
+@st.cache_resource(show_spinner=False, max_entries=32)
 def kept_trace(path: Path, changed_ns: int) -> tuple[Trace, Run | None]:
     """A trace of the library, read again when its file has changed."""
     return load_file(path)
@@ -291,10 +309,23 @@ def csv(table: pd.DataFrame) -> str:
     return formula_safe(table).to_csv(index=False)
 
 
-@st.cache_data(show_spinner="Replaying the trace", max_entries=24)
-def explained(name: str, _trace: Trace, settings: Settings, size: int) -> Explainer:
-    """`name` and `size` tell traces apart for the cache."""
-    return Explainer(_trace, settings)
+BY_CONTENT = {Trace: lambda trace: trace.digest}  # two sessions' uploads may share name and size
+
+
+@st.cache_resource(show_spinner="Replaying the trace", max_entries=24, hash_funcs=BY_CONTENT)
+def explained(trace: Trace, settings: Settings) -> Explainer:
+    return Explainer(trace, settings)
+
+
+@st.cache_resource(show_spinner="Replaying the trace", max_entries=64, hash_funcs=BY_CONTENT)
+def replayed(trace: Trace, settings: Settings) -> Run:
+    return replay(trace, settings)
+
+
+@st.cache_resource(show_spinner=False, max_entries=24, hash_funcs={Run: lambda run: run.digest})
+def pictures(run: Run) -> list[Frame]:
+    """The board's frames of a whole run."""
+    return frames(run)
 
 
 def settings_controls(name: str, first: Settings, *, sampled: int = 0) -> Settings | None:

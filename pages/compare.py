@@ -47,19 +47,18 @@ def controls() -> None:
         new = Job(
             "compare", prompt, settings, spec, max_new_tokens=tokens, then=then, stop_at_end=False, repeats=repeats, **sampling
         )
-        state.compare_job, state.compare_started = common.client().submit(new), time.monotonic()
+        state.compare_job = common.client().submit(new)
         st.rerun()
 
 
 def progress(job: Job) -> None:
     """Polled once a second at most: pictures would cost the time that is being measured."""
-    place = common.client().place(job)
-    if place:
-        st.info(f"{place} other run{'s' if place > 1 else ''} before yours; it starts by itself.", icon=":material/hourglass:")
-    elif job.trace is None:
+    if common.waiting(job):
+        return
+    if job.trace is None:
         st.progress(0.0, f"Getting the model ready: {job.message or 'recording the trace, with every expert resident'}")
     else:
-        spent = time.monotonic() - state.compare_started
+        spent = time.monotonic() - job.began
         left = spent / job.share - spent
         total = job.repeats * len(job.settings)
         st.progress(

@@ -46,9 +46,7 @@ def watch() -> None:
     if job.finished:
         ended(job)
         return
-    place = common.client().place(job)
-    if place:
-        st.info(f"{place} other run{'s' if place > 1 else ''} before yours; it starts by itself.", icon=":material/hourglass:")
+    if common.waiting(job):
         return
     if job.facts is None or not job.passes:
         st.progress(job.share, f"Getting the model ready: {job.message or 'reading the prompt'}")
@@ -103,7 +101,7 @@ def finished(run_id: str, trace: Trace, run: Run, at: int = 0) -> None:
     """Meters, board and the events of the pass at which the board stands."""
     meters(run)
     texts = ["".join(trace.texts[tokens]) for tokens in trace.passes()]
-    step = common.board(run_id, board.frames(run), texts, False, key="board", at=at)
+    step = common.board(run_id, common.pictures(run), texts, False, key="board", at=at)
     machine = trace.recorded.get("machine", "a machine that the trace does not name")
     st.caption(
         common.plain(f"{trace.model} on {machine}. {common.tier_in_words(run.tier)} {run.settings.label}; seed {trace.seed}.")
@@ -139,12 +137,13 @@ st.title("What does this token need, and is it there?")
 controls()
 job = state.get("live_job")
 running = job is not None and not job.finished
+queued = job is not None and job.state == "queued"
 
 
 def poll() -> None:
     watch()
-    if running and job.finished:
-        st.rerun()  # the whole page: its buttons change
+    if running and (job.finished or (queued and job.state != "queued")):
+        st.rerun()  # the whole page: its buttons, or how often it is drawn, change
 
 
-st.fragment(poll, run_every=0.25 if running else None)()
+st.fragment(poll, run_every=(2.0 if queued else 0.25) if running else None)()

@@ -8,7 +8,6 @@ import streamlit as st
 
 from moeviz import charts, cost, metrics, routing
 from moeviz.predictors import PREDICTORS
-from moeviz.replay import replay
 from moeviz.run import Run
 from moeviz.settings import Settings, SettingsError
 from moeviz.trace import Trace
@@ -17,23 +16,16 @@ from pages import common
 AHEAD = ("1 layer ahead", "2 layers ahead", "3 layers ahead")
 
 
-@st.cache_data(show_spinner="Asking the predictors", max_entries=64)
-def quality(
-    name: str, _trace: Trace, predictor: str, width: int, threshold: float, ahead: int, size: int
-) -> routing.GuessQuality:
-    return routing.guess_quality(_trace, predictor, width, threshold, ahead)
+@st.cache_resource(show_spinner="Asking the predictors", max_entries=64, hash_funcs=common.BY_CONTENT)
+def quality(trace: Trace, predictor: str, width: int, threshold: float, ahead: int) -> routing.GuessQuality:
+    return routing.guess_quality(trace, predictor, width, threshold, ahead)
 
 
-@st.cache_data(show_spinner="Replaying the trace", max_entries=24)
-def replayed(name: str, _trace: Trace, settings: Settings, size: int) -> Run:
-    return replay(_trace, settings)
-
-
-def guesses(name: str, trace: Trace, settings: Settings) -> None:
+def guesses(trace: Trace, settings: Settings) -> None:
     """Right or wrong, whatever the cache."""
     known = [one for one in PREDICTORS if one not in ("none", "oracle") and (one != "next-gate" or trace.lookaheads)]
     chosen = settings.prefetch if settings.prefetch in known else known[-1]
-    found = quality(name, trace, chosen, settings.width, settings.threshold, len(AHEAD), trace.tokens)
+    found = quality(trace, chosen, settings.width, settings.threshold, len(AHEAD))
     table = pd.DataFrame(
         [
             {"lookahead": d + 1, "MoE layer": layer, "precision": found.precision[d, layer], "recall": found.recall[d, layer]}
@@ -56,7 +48,7 @@ def guesses(name: str, trace: Trace, settings: Settings) -> None:
         + ("As many are guessed as needed here, so the two are equal: each right guess counts once in both, over the same number." if same
            else f"With as many guesses as a token needs experts ({trace.k}) the two would be equal.")
     )  # fmt: skip
-    lines = [(one, quality(name, trace, one, settings.width, settings.threshold, 1, trace.tokens).recall[0]) for one in known]
+    lines = [(one, quality(trace, one, settings.width, settings.threshold, 1).recall[0]) for one in known]
     lines.append(("by chance", np.full(trace.layers, (settings.width or trace.k) / trace.num_experts)))
     table = pd.DataFrame({"MoE layer": range(trace.layers), **dict(lines)})
     common.chart(
@@ -133,17 +125,15 @@ def one_pass(trace: Trace, run: Run, recorded: Run | None) -> None:
 
 common.within_app()
 st.title("Are the guesses right, and in time?")
-name, trace, recorded = common.trace_picker("bible")
+_, trace, recorded = common.trace_picker("bible")
 with st.container(horizontal=True, vertical_alignment="bottom"):
     settings = common.settings_controls("", Settings(prefetch="next-gate" if trace.lookaheads else "previous-token"))
 if settings is None:
     st.stop()
 try:
     same = recorded is not None and recorded.settings == settings
-    run = recorded if same and recorded is not None else replayed(name, trace, settings, trace.tokens)
-    without = replayed(
-        name, trace, Settings(settings.policy, settings.slots, settings.scope, calibration=settings.calibration), trace.tokens
-    )
+    run = recorded if same and recorded is not None else common.replayed(trace, settings)
+    without = common.replayed(trace, Settings(settings.policy, settings.slots, settings.scope, calibration=settings.calibration))
     account(run)
     left, right = metrics.counts(run, 1), metrics.counts(without, 1)
     late = f", {left.late_hits / left.accesses:.1%} late" if left.late_hits and left.accesses else ""
@@ -155,6 +145,6 @@ try:
         f"Decode hits {gained:.1%}{late}; without pre-fetching {right.hit_ratio or 0:.1%}. It moves {moved:.2f} times the bytes."
     )
     one_pass(trace, run, recorded)
-    guesses(name, trace, settings)
+    guesses(trace, settings)
 except SettingsError as error:
     st.error(str(error))

@@ -107,7 +107,7 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
 if settings is None:
     st.stop()
 try:
-    explainer = common.explained(name, trace, settings, trace.tokens)
+    explainer = common.explained(trace, settings)
 except SettingsError as error:
     st.error(str(error))
     st.stop()
@@ -116,9 +116,9 @@ passes = trace.passes()
 texts = ["".join(trace.texts[tokens]) for tokens in passes]
 linked = st.query_params.get("step", "")
 first = state.get("step", int(linked) if linked.isdecimal() and len(linked) < 9 else len(passes) // 4)
-pictures = board.frames(run)
+pictures = common.pictures(run)
 step = common.board(
-    f"{name}|{settings.label}",
+    f"{trace.digest}|{settings}",
     pictures,
     texts,
     False,

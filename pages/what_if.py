@@ -9,7 +9,6 @@ from moeviz import charts, cost, metrics
 from moeviz.curves import Curve, curve, knee, slot_counts
 from moeviz.offload.client import Job
 from moeviz.policies import POLICIES
-from moeviz.replay import replay
 from moeviz.run import Run
 from moeviz.settings import ITSELF, SCOPES, Settings, SettingsError
 from moeviz.trace import Trace
@@ -20,14 +19,9 @@ CHECKED = [Settings("lru", 4), Settings("lru", 2), Settings("lfu", 3), Settings(
            Settings("lfu", 6, prefetch="next-gate"), Settings(baseline="resident"), Settings(baseline="on-demand")]  # fmt: skip
 
 
-@st.cache_data(show_spinner="Replaying every slot count", max_entries=64)
-def curves(name: str, _trace: Trace, settings: Settings, size: int) -> Curve:
-    return curve(_trace, settings)
-
-
-@st.cache_data(show_spinner="Replaying the trace", max_entries=64)
-def replayed(name: str, _trace: Trace, settings: Settings, size: int) -> Run:
-    return replay(_trace, settings)
+@st.cache_resource(show_spinner="Replaying every slot count", max_entries=64, hash_funcs=common.BY_CONTENT)
+def curves(trace: Trace, settings: Settings) -> Curve:
+    return curve(trace, settings)
 
 
 def checked() -> list[cost.Check]:
@@ -46,7 +40,8 @@ def error_of_the_model() -> str:
     """How far off the model is here, or how to find out."""
     job: Job | None = state.get("check_job")
     if job is not None and not job.finished:
-        st.progress(job.share, f"Measuring {len(job.settings)} settings to check the model")
+        if not common.waiting(job):
+            st.progress(job.share, f"Measuring {len(job.settings)} settings to check the model")
         return "being checked"
     found = checked()
     if not found:
@@ -95,7 +90,7 @@ def machine(measured: Run) -> tuple[cost.Machine, bool]:
     return cost.Machine(own, tier.latency_ms if tier else 0.0, tier.gigabytes_per_second if tier else 1.0, nominal=False), True
 
 
-def times(name: str, trace: Trace, chosen: list[Settings], basis: Run, label: str) -> None:
+def times(trace: Trace, chosen: list[Settings], basis: Run, label: str) -> None:
     """Modelled time per token."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         place, own = machine(basis)
@@ -103,7 +98,7 @@ def times(name: str, trace: Trace, chosen: list[Settings], basis: Run, label: st
     expert_bytes = trace.expert_bytes or basis.expert_bytes
     if not own:
         costs = costs.on(place, expert_bytes)
-    runs = [replayed(name, trace, one, trace.tokens) for one in chosen]
+    runs = [common.replayed(trace, one) for one in chosen]
     parts = [cost.stack(run, costs) for run in runs]
     known = [(one.label, part) for one, part in zip(chosen, parts, strict=True) if part is not None]
     table = pd.DataFrame(
@@ -122,7 +117,7 @@ def times(name: str, trace: Trace, chosen: list[Settings], basis: Run, label: st
 
 
 def page() -> None:
-    name, trace, recorded = common.trace_picker()
+    _, trace, recorded = common.trace_picker()
     with st.container(horizontal=True, vertical_alignment="bottom"):
         scope = st.segmented_control("Scope", SCOPES, default="layer", required=True, key="scope", bind="query-params",
                                      help="layer: each MoE layer owns its slots. model: one pool for all layers.")  # fmt: skip
@@ -136,7 +131,7 @@ def page() -> None:
         state.at = counts[min(len(counts) - 1, len(counts) // 3)]
     at = st.select_slider("Slots per MoE layer" if scope == "layer" else "Slots in all", counts, key="at", bind="query-params")
     wanted = [Settings(policy, at, scope, calibration=ITSELF if policy == "static" else "") for policy in policies]
-    found = [curves(name, trace, Settings(**{**one.to_dict(), "slots": counts[0]}), trace.tokens) for one in wanted]
+    found = [curves(trace, Settings(**{**one.to_dict(), "slots": counts[0]})) for one in wanted]
     bend = knee(found[0])
     table = pd.DataFrame({"slots": counts, **{policy: one.hit_ratio for policy, one in zip(policies, found, strict=True)}})
     common.chart(charts.slot_curves(found, policies, at, bend), "Hit ratio over slots", table, "curves", "replayed")
@@ -166,7 +161,7 @@ def page() -> None:
         st.caption("static is calibrated on this very trace here: the best that fixed frequencies can do.")
     label = f"this trace's own run ({common.plain(basis.settings.label)})" if basis else "the sample's run of the bundled model"
     shown = [*wanted, Settings(baseline="resident"), Settings(baseline="on-demand")]
-    times(name, trace, shown, basis or common.sample(common.FIRST_SAMPLE)[1], label)
+    times(trace, shown, basis or common.sample(common.FIRST_SAMPLE)[1], label)
 
 
 common.within_app()

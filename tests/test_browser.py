@@ -84,7 +84,7 @@ def page(app: str, browser: Browser) -> Iterator[Page]:
     assert wrong == []
 
 
-def see(page: Page, text: str) -> None:
+def see(page: Page, text: str | re.Pattern[str]) -> None:
     """A badge holds its text twice: in itself and in the span around it."""
     expect(page.get_by_text(text).first).to_be_visible()
 

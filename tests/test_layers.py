@@ -17,10 +17,11 @@ HEIGHT = [  # from the ground up; a module may import what stands before it
     {"metrics"},
     {"curves"},
     {"cost", "explain"},
+    {"charts"},
     {"exchange"},
     {"offload"},
     {"demo_model"},
-    {"charts", "bench"},
+    {"bench"},
     {"cli"},
     {"__main__"},
 ]

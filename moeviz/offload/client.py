@@ -13,7 +13,9 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +26,7 @@ from moeviz.settings import Settings
 from moeviz.trace import Trace, from_bytes, recording
 
 _ROOT = Path(__file__).parent.parent.parent
+GRACE = 5.0  # seconds in which a browser session whose connection broke can come back
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ class Job:
     trace: Trace | None = None  # compare: of the recording run
     resident: Run | None = None
     runs: list[tuple[int, Run]] = field(default_factory=list)  # compare: (number of the Settings, measured run)
+    began: float = 0.0  # time.monotonic() when its turn came
+    _recording: tuple[Trace, Run] | None = None  # once it is finished
     over: threading.Event = field(default_factory=threading.Event)  # set when the job is finished and the next may begin
 
     @property
@@ -66,11 +71,16 @@ class Job:
 
     def recording(self) -> tuple[Trace, Run] | None:
         """Trace and run of what a watch captured so far; None before its first forward pass."""
-        passes = list(self.passes)
+        finished, passes = self.finished, list(self.passes)
+        if self._recording is not None:
+            return self._recording
         if not passes or self.facts is None:
             return None
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        return recording(passes, self.facts, self.settings[0], self.prompt, self.seed, now)
+        found = recording(passes, self.facts, self.settings[0], self.prompt, self.seed, now)
+        if finished:
+            self._recording = found
+        return found
 
     def receive(self, message: dict[str, Any]) -> None:
         """Takes in one message of the worker."""
@@ -112,12 +122,33 @@ class Job:
         }
 
 
+class Owner:
+    """The unfinished jobs of one browser session. They are stopped when it ends, so that others' turn comes."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._jobs: list[Job] = []
+
+    def hold(self, jobs: Iterable[Job]) -> None:
+        """These are the session's jobs now."""
+        self._jobs = [job for job in jobs if not job.finished]
+        for job in self._jobs:
+            self._client.keep(job)
+
+    def leave(self) -> None:
+        """The session's connection ended: a closed tab, or one that comes back within GRACE seconds."""
+        for job in self._jobs:
+            if not job.finished:
+                self._client.stop_later(job)
+
+
 class Client:
     """Runs jobs in the worker process, in the order in which they came."""
 
     def __init__(self) -> None:
         self._jobs: deque[Job] = deque()
         self._current: Job | None = None
+        self._leaving: dict[Job, threading.Timer] = {}
         self._changed = threading.Condition()
         self._process: subprocess.Popen[str] | None = None
         threading.Thread(target=self._work, name="moeviz-client", daemon=True).start()
@@ -145,6 +176,21 @@ class Client:
             elif job is self._current:
                 self._send({"kind": "stop"})
 
+    def stop_later(self, job: Job, seconds: float = GRACE) -> None:
+        """Stops a job whose owner left, unless `keep` is called before."""
+        timer = threading.Timer(seconds, self.stop, [job])
+        timer.daemon = True
+        with self._changed:
+            self._leaving[job] = timer
+        timer.start()
+
+    def keep(self, job: Job) -> None:
+        """The job has an owner (again)."""
+        with self._changed:
+            timer = self._leaving.pop(job, None)
+        if timer is not None:
+            timer.cancel()
+
     def kill(self) -> None:
         """Ends the worker process at once; its job fails with a message."""
         if self._process is not None:
@@ -161,7 +207,7 @@ class Client:
                 self._changed.wait_for(lambda: self._jobs)
                 job = self._jobs.popleft()
                 self._current = job
-                job.state = "running"
+                job.state, job.began = "running", time.monotonic()
             try:
                 self._run(job)
             except Exception as error:  # this thread serves every later job too
@@ -169,6 +215,7 @@ class Client:
                 self.kill()
             with self._changed:
                 self._current = None
+                self._leaving.pop(job, None)
             job.over.set()
 
     def _run(self, job: Job) -> None:
