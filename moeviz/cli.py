@@ -26,7 +26,7 @@ from moeviz.predictors import PREDICTORS
 from moeviz.replay import replay as replay_trace
 from moeviz.run import Run
 from moeviz.settings import BASELINES, WARM, Settings, SettingsError
-from moeviz.trace import MAX_FILE_BYTES, Trace, TraceError, load_file, write_atomically
+from moeviz.trace import MAX_EXPERTS, MAX_FILE_BYTES, MAX_LAYERS, Trace, TraceError, load_file, write_atomically
 
 if TYPE_CHECKING:
     from moeviz.offload.loader import Loaded
@@ -337,6 +337,96 @@ def export(file: Path, kind: str, recorded: bool, out: Path, **others: Any) -> N
     click.echo(f"saved      {out}: {result.settings.label}, {'measured' if result.measured else 'replayed'}")
 
 
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--policies", default="lru,lfu,belady", show_default=True, help=f"all, or some of {', '.join(POLICIES)}, with commas."
+)
+@click.option("--slots", default="all", show_default=True, help="all, or counts and ranges: 2,4,8 or 2-8; per layer, or in all.")
+@click.option(
+    "--scope",
+    type=click.Choice(["layer", "model", "both"]),
+    default="layer",
+    show_default=True,
+    help="Slots per layer, or shared.",
+)
+@click.option("--prefetch", default="none", show_default=True, help=f"all, or some of {', '.join(PREDICTORS)}, with commas.")
+@click.option(
+    "--lookahead", type=click.IntRange(1), default=1, show_default=True, help="How many MoE layers ahead a guess is made."
+)
+@click.option(
+    "--width", type=click.IntRange(0), default=0, show_default=True, help="Experts guessed; 0: as many as the router chooses."
+)
+@click.option("--jobs", type=click.IntRange(1), help="Local processes; left out: one for each core.")
+@click.option(
+    "--dask",
+    "address",
+    default="",
+    help="Instead: the scheduler of a Dask cluster whose workers see the files under the same paths.",
+)
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The table to write or to go on with (parquet)."
+)
+def sweep(
+    files: tuple[Path, ...], policies: str, slots: str, scope: str, prefetch: str, lookahead: int, width: int, jobs: int | None,
+    address: str, out: Path,
+) -> None:  # fmt: skip
+    """Replay many traces under many settings into one table, a row per trace x settings.
+
+    FILES are .moetrace files, or folders of them. A sweep that was cut off goes on where it was when the same command is given
+    again; more files or policies are added to the table. A file that is no trace is reported and skipped. static is calibrated on
+    the trace itself.
+
+    \b
+    Example:
+      python -m moeviz sweep sample_traces --policies all --prefetch none,next-gate --out table.parquet
+    """
+    from moeviz import sweep as sweeps
+
+    with refusing():
+        plan = sweeps.Plan(
+            tuple(POLICIES) if policies == "all" else _names(policies),
+            ("layer", "model") if scope == "both" else (scope,),
+            tuple(PREDICTORS) if prefetch == "all" else _names(prefetch),
+            lookahead,
+            width,
+            _counts(slots),
+        )
+        found = [one for file in files for one in (sorted(file.glob("*.moetrace")) if file.is_dir() else [file])]
+        if not out.parent.is_dir():
+            raise Refused(f"The folder {out.parent} for --out does not exist. Make it, or choose another.")
+        shown = sys.stderr.isatty()
+
+        def progress(done: int, of: int) -> None:
+            if shown or done * 10 // of > (done - 1) * 10 // of:
+                click.echo(
+                    f"{chr(13) if shown else ''}{done:,} of {of:,} settings replayed", nl=not shown or done == of, err=True
+                )
+
+        with sweeps.executor(jobs, address) as executor:
+            table = sweeps.sweep(found, plan, out, executor, lambda line: click.echo(line, err=True), progress)
+    click.echo(f"saved      {out}: {len(table):,} rows of {table['digest'].nunique() if len(table) else 0:,} traces")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """2,4,8 or 2-8 as numbers; all: none named. Raises Refused."""
+    if text == "all":
+        return ()
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdecimal() or not (last or first).isdecimal() or len(part) > 12 or int(last or first) < int(first):
+            raise Refused(f"--slots {text!r} is no list of counts. Write all, 2,4,8 or 2-8.")
+        if int(last or first) > MAX_EXPERTS * MAX_LAYERS:
+            raise Refused(f"--slots {text!r}: no model has so many experts.")
+        found |= set(range(int(first), int(last or first) + 1))
+    return tuple(sorted(found))
+
+
 @main.group()
 def bench() -> None:
     """Times moeviz itself: ratios within one run, with median, least and most.
@@ -448,7 +538,7 @@ def refusing() -> Iterator[None]:
 
 def _refuse_if_ours(error: Exception) -> NoReturn:
     """The engine's errors, told apart here because importing them would load torch for every command."""
-    if type(error).__name__ in ("ModelError", "StoreError"):
+    if type(error).__name__ in ("ModelError", "StoreError", "SweepError"):
         raise Refused(str(error)) from None
     raise error
 

@@ -17,7 +17,7 @@ HEIGHT = [  # from the ground up; a module may import what stands before it
     {"metrics"},
     {"curves"},
     {"cost", "explain"},
-    {"charts"},
+    {"charts", "sweep"},
     {"exchange"},
     {"offload"},
     {"demo_model"},

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import streamlit as st
+from conftest import random_trace
 from streamlit.testing.v1 import AppTest
 
 from moeviz.exchange import exports
@@ -359,6 +360,20 @@ def test_sessions_do_not_see_each_others_uploads(data_folder: Path) -> None:
     upload(opened("library"), ("secret.moetrace", content))
     other = opened("library")
     assert not any("secret" in option for option in other.selectbox(key="library_trace").options)
+
+
+@pytest.mark.parametrize("page", ["timeline", "prefetch", "what_if", "activations"])
+def test_sessions_with_uploads_of_one_name_and_length_see_their_own(page: str, data_folder: Path) -> None:
+    """What is computed for one session is kept for all, by content."""
+    shown = []
+    for seed in (1, 2):
+        app = opened("live")
+        app.session_state["opened"] = {"upload: same": (random_trace(seed, tokens=30), None)}
+        app.session_state["trace"] = "upload: same"
+        app.switch_page(f"pages/{page}.py").run()
+        assert not app.exception
+        shown.append(texts(app.caption) + texts(app.markdown) + texts(app.metric) + str([table.value for table in app.dataframe]))
+    assert shown[0] != shown[1]
 
 
 def test_a_library_that_cannot_be_written_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

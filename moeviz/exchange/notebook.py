@@ -79,8 +79,10 @@ def _numbered(cells: list[NotebookNode]) -> list[NotebookNode]:
 
 
 def _text(source: str) -> NotebookNode:
-    return v4.new_markdown_cell(source)
+    cell: NotebookNode = v4.new_markdown_cell(source)
+    return cell
 
 
 def _code(source: str) -> NotebookNode:
-    return v4.new_code_cell(source)
+    cell: NotebookNode = v4.new_code_cell(source)
+    return cell

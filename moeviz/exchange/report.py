@@ -175,7 +175,7 @@ def _chart(title: str, kind: str, figure: go.Figure, table: pd.DataFrame) -> str
     data = figure.to_json(engine="json").replace("<", "\\u003c")
     return (
         f'<h2>{_text(title)}{_kind(kind)}</h2><div></div><script type="application/json">{data}</script>'
-        f'<details><summary>Table</summary><div class="table">{table.to_html(index=False, border=0, float_format="%.4g")}</div></details>'
+        f'<details><summary>Table</summary><div class="table">{table.to_html(index=False, border=0, float_format=lambda value: format(value, ".4g"))}</div></details>'
     )
 
 

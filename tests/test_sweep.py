@@ -1,0 +1,165 @@
+"""Sweeps: the same rows by local processes and by Dask, what is bad skipped, what is done kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+from conftest import random_trace
+
+from moeviz import metrics
+from moeviz.cli import main
+from moeviz.policies import POLICIES
+from moeviz.replay import replay
+from moeviz.settings import ITSELF, Settings
+from moeviz.sweep import Plan, SweepError, executor, sweep
+from moeviz.trace import Trace
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / "a.moetrace", tmp_path / "b.moetrace"]
+    random_trace(1, prompt=1).save(paths[0])
+    random_trace(2, layers=4, experts=6, prompt=4).save(paths[1])
+    return paths
+
+
+@pytest.fixture
+def threads() -> Iterator[Executor]:
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+def command(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["sweep", *(str(argument) for argument in arguments)])
+
+
+def test_every_row_is_a_replay(files: list[Path], threads: Executor, tmp_path: Path) -> None:
+    plan = Plan(tuple(POLICIES), ("layer", "model"), ("none", "next-gate"), slots=(3, 5, 9, 12))
+    table = sweep(files, plan, tmp_path / "t.parquet", threads)
+    assert set(table.loc[(table["file"] == "b.moetrace") & (table["scope"] == "layer"), "slots"]) == {3, 5}
+    assert pd.read_parquet(tmp_path / "t.parquet").equals(table)
+    for _, row in table.sample(60, random_state=1).iterrows():
+        settings = Settings(row["policy"], row["slots"], row["scope"], row["prefetch"], calibration=row["calibration"])
+        assert (settings.calibration == ITSELF) == (row["policy"] == "static")
+        run = replay(Trace.load(tmp_path / row["file"]), settings)
+        for phase, name in enumerate(("prefill", "decode")):
+            counted = metrics.counts(run, phase)
+            assert (row[f"{name}_accesses"], row[f"{name}_hits"]) == (counted.accesses, counted.hits)
+        assert row["guesses_issued"] == metrics.ledger(run).issued
+        moved = metrics.bytes_moved(run)
+        assert row["bytes_moved"] == moved.demand + moved.prefetch_useful + moved.prefetch_wasted
+
+
+def test_all_slots_are_from_one_tokens_need_to_all(files: list[Path], threads: Executor, tmp_path: Path) -> None:
+    table = sweep(files[:1], Plan(("lru",)), tmp_path / "t.parquet", threads)
+    assert table["slots"].tolist() == list(range(2, 9))
+
+
+def test_two_dask_workers_make_the_same_table(files: list[Path], tmp_path: Path) -> None:
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as cluster:
+        options = ["--policies", "lru,lfu", "--prefetch", "none,next-gate"]
+        result = command(*files, *options, "--dask", cluster.scheduler_address, "--out", tmp_path / "dask.parquet")
+    assert result.exit_code == 0, result.output
+    assert command(*files, *options, "--jobs", 2, "--out", tmp_path / "local.parquet").exit_code == 0
+    assert pd.read_parquet(tmp_path / "dask.parquet").equals(pd.read_parquet(tmp_path / "local.parquet"))
+
+
+class Counting(ThreadPoolExecutor):
+    """Counts what it is asked to do, and is pulled out from under a sweep after `most`."""
+
+    def __init__(self, most: int = 1_000) -> None:
+        super().__init__(1)
+        self.asked, self.most = 0, most
+
+    def submit(self, work: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
+        self.asked += 1
+        if self.asked > self.most:
+            return super().submit(self.cut)
+        return super().submit(work, *arguments, **named)
+
+    @staticmethod
+    def cut() -> None:
+        raise KeyboardInterrupt
+
+
+def test_a_sweep_that_was_cut_off_goes_on(files: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "t.parquet"
+    plan = Plan(("lru", "lfu", "fifo"))
+    with Counting(most=4) as pool, pytest.raises(KeyboardInterrupt):
+        sweep(files, plan, out, pool)
+    journal = tmp_path / "t.parquet.journal"
+    with journal.open("a") as file:
+        file.write('[{"file": "a.moe')  # killed in the middle of a line
+    with Counting() as pool:
+        table = sweep(files, plan, out, pool)
+        assert pool.asked == 2
+    assert not journal.exists()
+    with Counting() as pool:
+        assert sweep(files, plan, out, pool).equals(table)
+        assert pool.asked == 0
+    with Counting() as pool:
+        more = sweep([*files, files[0]], Plan(("lru", "belady")), out, pool)
+        assert pool.asked == 2
+    assert set(more["policy"]) == {"lru", "lfu", "fifo", "belady"}
+
+
+def test_a_bad_file_is_reported_and_skipped(files: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "bad.moetrace").write_bytes(b"x" * 100)
+    random_trace(3, lookaheads=1).save(tmp_path / "few.moetrace")
+    result = command(tmp_path, tmp_path / "gone.moetrace", "--policies", "lru", "--prefetch", "all", "--lookahead", 2, "--jobs", 1,
+                     "--out", tmp_path / "t.parquet")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    for words in ("bad.moetrace: ", "gone.moetrace: ", "few.moetrace: the trace holds next-gate guesses for 1 lookaheads"):
+        assert words in result.stderr
+    assert "settings replayed" in result.stderr
+    assert set(pd.read_parquet(tmp_path / "t.parquet")["file"]) == {"a.moetrace", "b.moetrace", "few.moetrace"}
+
+
+def test_what_cannot_be_swept_is_one_message(files: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "text.parquet").write_text("no table")
+    (tmp_path / "bad.moetrace").write_text("no trace")
+    out = ["--out", tmp_path / "t.parquet", "--jobs", 1]
+    for arguments, words in (
+        ([files[0], "--policies", "best", *out], "'best' is no policy"),
+        ([files[0], "--policies", "", *out], "'nothing' is no policy"),
+        ([files[0], "--slots", "8-2", *out], "is no list of counts"),
+        ([files[0], "--slots", "2-9999999", *out], "no model has so many experts"),
+        ([files[0], "--out", tmp_path / "text.parquet", "--jobs", 1], "is no table of a sweep"),
+        ([tmp_path / "bad.moetrace", *out], "None of the files is a trace"),
+        ([files[0], "--dask", "tcp://127.0.0.1:9", *out], "No Dask scheduler answers"),
+        ([files[0], "--out", tmp_path / "gone" / "t.parquet"], "does not exist"),
+    ):
+        result = command(*arguments)
+        assert result.exit_code == 2, arguments
+        assert words in result.stderr
+
+
+def test_a_worker_that_dies_is_one_message(files: list[Path], tmp_path: Path) -> None:
+    with executor(1) as pool, pytest.raises(SweepError, match="A worker died"):
+        sweep(files, Plan(("lru",)), tmp_path / "t.parquet", Dying(pool))
+
+
+class Dying(Executor):
+    """Every task ends its process."""
+
+    def __init__(self, pool: Executor) -> None:
+        self.pool = pool
+
+    def submit(self, work: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
+        return self.pool.submit(os._exit, 1)
+
+
+def test_an_executor_is_closed(tmp_path: Path) -> None:
+    with executor(1) as pool:
+        assert pool.submit(int, "7").result() == 7
+    with pytest.raises(SweepError), executor(1, "no address"):
+        pass
