@@ -277,7 +277,7 @@ from streamlit.testing.v1 import AppTest
 from moeviz.bench import made_up
 tokens = int(sys.argv[1])
 long = made_up(tokens)
-for page in ("timeline", "prefetch", "what_if"):
+for page in ("activations", "timeline", "prefetch", "what_if"):
     for name, trace in (("a sample", None), (f"{tokens:,} tokens", long)):
         app = AppTest.from_file("app.py", default_timeout=300).run()
         if trace is not None:
