@@ -113,7 +113,7 @@ def _figure(x: str, y: str) -> go.Figure:
 def _rows(figure: go.Figure, count: int) -> go.Figure:
     """Horizontal bars, the first on top, tall enough to be read."""
     figure.update_yaxes(autorange="reversed")
-    figure.update_layout(height=90 + 44 * count, bargap=0.25)
+    figure.update_layout(height=max(210, 90 + 44 * count), bargap=0.25)  # a phone puts the legend in three lines
     return figure
 
 

@@ -88,7 +88,7 @@ def account(run: Run) -> None:
     )
     kind = "measured" if run.measured else "replayed"
     common.chart(
-        charts.counted([run.settings.label], rows, "MB over the link, the prompt's included"),
+        charts.counted([run.settings.label], rows, "MB, the prompt's included"),
         "What went over the link",
         table,
         "ledger",
