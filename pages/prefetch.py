@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple, replace
+
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -56,10 +58,16 @@ def guesses(trace: Trace, settings: Settings) -> None:
     )
 
 
+def experts_moved(run: Run) -> metrics.Moved:
+    """What went over the link, in experts: a trace need not say how large they are."""
+    return metrics.bytes_moved(replace(run, expert_bytes=1))
+
+
 def account(run: Run) -> None:
     """What became of the pre-fetches."""
-    books, moved = metrics.ledger(run), metrics.bytes_moved(run)
-    size = run.expert_bytes / 1e6
+    books, moved = metrics.ledger(run), experts_moved(run)
+    size = run.expert_bytes / 1e6 or 1.0
+    unit = "MB" if run.expert_bytes else "experts"
     common.badge("measured" if run.measured else "replayed")
     with st.container(horizontal=True):
         for label, value, help in (
@@ -75,20 +83,20 @@ def account(run: Run) -> None:
         ):
             st.metric(label, value, border=True, width=150, help=help)
     rows = (
-        ("demand", charts.DEMAND, "", [moved.demand / 1e6]),
-        ("guess, used", charts.USEFUL, "/", [moved.prefetch_useful / 1e6]),
-        ("guess, wasted", charts.WASTED, "x", [moved.prefetch_wasted / 1e6]),
+        ("demand", charts.DEMAND, "", [moved.demand * size]),
+        ("guess, used", charts.USEFUL, "/", [moved.prefetch_useful * size]),
+        ("guess, wasted", charts.WASTED, "x", [moved.prefetch_wasted * size]),
     )
     table = pd.DataFrame(
         {
             "what": [row[0] for row in rows],
-            "MB": [row[3][0] for row in rows],
-            "experts": [round(row[3][0] / size) if size else 0 for row in rows],
+            "MB": [row[3][0] if run.expert_bytes else None for row in rows],
+            "experts": [moved.demand, moved.prefetch_useful, moved.prefetch_wasted],
         }
     )
     kind = "measured" if run.measured else "replayed"
     common.chart(
-        charts.counted([run.settings.label], rows, "MB, the prompt's included"),
+        charts.counted([run.settings.label], rows, f"{unit}, the prompt's included"),
         "What went over the link",
         table,
         "ledger",
@@ -137,13 +145,9 @@ try:
     account(run)
     left, right = metrics.counts(run, 1), metrics.counts(without, 1)
     late = f", {left.late_hits / left.accesses:.1%} late" if left.late_hits and left.accesses else ""
-    gained, moved = (
-        (left.hit_ratio or 0),
-        metrics.summary(run)["bytes_per_token"] / max(metrics.summary(without)["bytes_per_token"], 1),
-    )
-    st.caption(
-        f"Decode hits {gained:.1%}{late}; without pre-fetching {right.hit_ratio or 0:.1%}. It moves {moved:.2f} times the bytes."
-    )
+    with_, plain = (sum(astuple(experts_moved(one))) for one in (run, without))
+    times = f"It moves {with_ / plain:.2f} times as much." if plain else "Without it nothing is moved."
+    st.caption(f"Decode hits {left.hit_ratio or 0:.1%}{late}; without pre-fetching {right.hit_ratio or 0:.1%}. {times}")
     one_pass(trace, run, recorded)
     guesses(trace, settings)
 except SettingsError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -360,6 +362,18 @@ def test_sessions_do_not_see_each_others_uploads(data_folder: Path) -> None:
     upload(opened("library"), ("secret.moetrace", content))
     other = opened("library")
     assert not any("secret" in option for option in other.selectbox(key="library_trace").options)
+
+
+def test_prefetch_counts_experts_where_their_size_is_unknown() -> None:
+    app = opened("live")
+    app.session_state["opened"] = {"upload: other": (replace(random_trace(1, tokens=30), expert_bytes=0), None)}
+    app.session_state["trace"] = "upload: other"
+    app.switch_page("pages/prefetch.py").run()
+    assert not app.exception
+    table = app.dataframe[0].value
+    assert table["MB"].isna().all()
+    assert table["experts"].iloc[0] > 0
+    assert re.search(r"It moves \d\.\d\d times as much", texts(app.caption))
 
 
 @pytest.mark.parametrize("page", ["timeline", "prefetch", "what_if", "activations"])
