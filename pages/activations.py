@@ -100,6 +100,9 @@ def now_and_so_far(trace: Trace, step: int, weighted: bool, label: str) -> None:
     )
     common.chart(charts.heat(now.T, "expert", label), "Now", by_expert(now, label), "now", "recorded")
     common.chart(charts.heat(far.T, "expert", label), "So far", by_expert(far, label), "so-far", "recorded")
+    if step < len(passes) - 1:
+        whole = routing.usage(trace, weighted)
+        common.chart(charts.heat(whole.T, "expert", label), "All tokens", by_expert(whole, label), "all-tokens", "recorded")
 
 
 def domains(trace: Trace, step: int) -> None:

@@ -50,6 +50,27 @@ def choose_upload(page: Page) -> None:  # noqa: F811
     settle(page)
 
 
+def check_inert(page: Page) -> None:  # noqa: F811
+    assert page.locator("[data-testid=stException]").count() == 0
+    assert page.evaluate("window.pwned") is None
+    made = [f"[data-testid=stMain] {one}" for one in ("a[href*=evil]", "img[src*=evil]", "a[href^=javascript]", "script")]
+    assert page.locator(", ".join(made)).count() == 0
+
+
+@pytest.mark.parametrize(("link", "button"), [("Live", "Run"), ("Compare", "Measure")])
+def test_a_prompt_stays_text(link: str, button: str, page: Page) -> None:  # noqa: F811
+    page.get_by_role("link", name=link).click()
+    page.get_by_label("New tokens").fill("4")
+    page.get_by_label("New tokens").press("Enter")
+    page.get_by_label("Prompt", exact=True).fill(" ".join(EVIL))
+    page.get_by_role("button", name=button).click()
+    expect(page.get_by_text(re.compile("live = replay|measured = replayed")).first).to_be_visible()
+    expect(page.get_by_text("without the browser")).to_be_visible()  # the page's last line
+    page.get_by_text("without the browser").click()
+    expect(page.get_by_test_id("stCode").get_by_text("<script>")).to_be_visible()
+    check_inert(page)
+
+
 def test_it_stays_text(page: Page, evil_file: Path, tmp_path: Path) -> None:  # noqa: F811
     page.set_viewport_size({"width": 1440, "height": 3000})
     page.get_by_role("link", name="Library").click()
@@ -60,14 +81,7 @@ def test_it_stays_text(page: Page, evil_file: Path, tmp_path: Path) -> None:  # 
         choose_upload(page)
         page.get_by_test_id("stMain").get_by_role("button", name=button).click()
         expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=60 * SECONDS)
-        assert page.locator("[data-testid=stException]").count() == 0
-        assert page.evaluate("window.pwned") is None
-        assert (
-            page.locator(
-                "[data-testid=stMain] a[href*=evil], [data-testid=stMain] img[src*=evil], [data-testid=stMain] a[href^=javascript]"
-            ).count()
-            == 0
-        )
+        check_inert(page)
     choose_upload(page)
     expander = page.get_by_test_id("stExpander")
     expander.get_by_role("paragraph").first.click()
