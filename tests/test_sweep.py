@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -20,6 +22,12 @@ from moeviz.replay import replay
 from moeviz.settings import ITSELF, Settings
 from moeviz.sweep import Plan, SweepError, executor, sweep
 from moeviz.trace import Trace
+
+
+@pytest.fixture(autouse=True)
+def _plain_main(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new process runs the main module's file again, and AppTest leaves the app in that place."""
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
 
 
 @pytest.fixture
