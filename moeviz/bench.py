@@ -39,15 +39,12 @@ def interleaved(work: dict[str, Callable[[], float]], repeats: int) -> dict[str,
 
 def engine(repeats: int, tokens: int) -> dict[str, Any]:
     """What recording the routers' guesses costs: tokens per second with and without, and their ratio, round by round."""
-    import torch
-
     from moeviz.offload import measure
-    from moeviz.offload.loader import load
+    from moeviz.offload.loader import load, use_threads
     from moeviz.offload.session import Options
     from moeviz.settings import Settings
 
-    torch.set_num_threads(1)
-    sys.setswitchinterval(5e-4)
+    use_threads(1)
     loaded = load()
 
     def speed(guesses: bool) -> Callable[[], float]:
@@ -68,11 +65,10 @@ def engine(repeats: int, tokens: int) -> dict[str, Any]:
 
 _LOADING = """
 import sys
-import torch
-from moeviz.offload.loader import load
+from moeviz.offload.loader import load, use_threads
 from moeviz.offload.session import Options, generate
 from moeviz.settings import Settings
-torch.set_num_threads(1)
+use_threads(1)
 load(sys.argv[2])  # what importing and loading anything costs
 print("begin", flush=True)
 sys.stdin.readline()
@@ -283,7 +279,7 @@ for page in ("activations", "timeline", "prefetch", "what_if"):
         if trace is not None:
             app.session_state["opened"] = {name: (trace, None)}
             app.session_state["trace"] = name
-        st.cache_data.clear()
+        st.cache_resource.clear()
         start = time.perf_counter()
         app.switch_page(f"pages/{page}.py").run()
         took = time.perf_counter() - start

@@ -508,13 +508,10 @@ def show(values: dict[str, Any]) -> None:
 
 def prepare(model: str, others: dict[str, Any]) -> tuple[Loaded, Options]:
     """Loaded model and generation options of the shared flags. Raises ModelError or StoreError."""
-    import torch
-
-    from moeviz.offload.loader import BUNDLED, load
+    from moeviz.offload.loader import BUNDLED, load, use_threads
     from moeviz.offload.session import Options
 
-    torch.set_num_threads(others["threads"])
-    sys.setswitchinterval(5e-4)  # the reader thread must not wait 5 ms for the interpreter
+    use_threads(others["threads"])
     options = Options(others["max_new_tokens"], others["temperature"], others["seed"], not others["past_end"], others["then"])
     progress: Callable[[float, str], None] = lambda share, what: None  # noqa: E731
     if sys.stderr.isatty():

@@ -11,7 +11,7 @@ from moeviz.knowledge import BUNDLED_NAME
 from moeviz.run import Run
 from moeviz.settings import Settings
 from moeviz.trace import DECODE, PREFILL, Trace
-from pages import common
+from pages import common, components
 
 state = st.session_state
 PHASES = {"prefill and decode": None, "prefill": PREFILL, "decode": DECODE}
@@ -33,7 +33,10 @@ def by_expert(values: np.ndarray, name: str) -> pd.DataFrame:
 def tokens(
     name: str, trace: Trace, own: Run | None, phase: int | None, marked: tuple[int, int] | None
 ) -> tuple[int, Trace] | None:
-    """The strip of tokens, a forward pass each, marked by hits or by who chose an expert (layer, expert). Gives the pass chosen and the trace of the phase."""
+    """The strip of tokens, a forward pass each, marked by hits or by who chose an expert (layer, expert).
+
+    Gives the pass chosen and the trace of the phase; None where the phase has no tokens.
+    """
     part = of_phase(trace, phase)
     if part is None:
         return None
@@ -51,7 +54,7 @@ def tokens(
     last = len(texts) - 1
     linked = st.query_params.get("token", "")
     first = state.get("token_at", int(linked) if linked.isdecimal() and len(linked) < 9 else last)
-    step = common.strip(f"{trace.digest}|{phase}", texts, kinds, titles, "strip", min(first, last))
+    step = components.strip(f"{trace.digest}|{phase}", texts, kinds, titles, "strip", min(first, last))
     state.token_at = step
     st.query_params["token"] = str(step)
     st.caption(f"{legend} Click a token, then step with the arrow keys.")

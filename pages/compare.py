@@ -12,7 +12,7 @@ from moeviz.offload.client import Job
 from moeviz.replay import replay
 from moeviz.run import Run
 from moeviz.settings import BASELINES, Settings
-from pages import common
+from pages import common, controls
 
 state = st.session_state
 FIRST = (
@@ -23,8 +23,8 @@ FIRST = (
 )  # what a reader sees first
 
 
-def controls() -> None:
-    prompt, then = common.prompt_controls("compare")
+def ask() -> None:
+    prompt, then = controls.prompt_controls("compare")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         count = st.segmented_control("Settings", [2, 3, 4], default=2, required=True, key="settings", bind="query-params")
         baselines = st.pills("Baselines", list(BASELINES), selection_mode="multi", default=list(BASELINES), key="baselines",
@@ -32,13 +32,13 @@ def controls() -> None:
     chosen = []
     for number, column in enumerate(st.columns(count)):
         with column.container(border=True, horizontal=True, vertical_alignment="bottom"):
-            chosen.append(common.settings_controls(str(number + 1), FIRST[number], sampled=int(state.get("compare_seed", 0))))
+            chosen.append(controls.settings_controls(str(number + 1), FIRST[number], sampled=int(state.get("compare_seed", 0))))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         tokens = st.number_input("New tokens", 2, 100_000, 60, key="compare_tokens", bind="query-params", width=130)
         repeats = st.number_input("Repeats", 3, 50, 3, key="repeats", bind="query-params", width=110)
-        spec, sampling = common.model_controls("compare")
+        spec, sampling = controls.model_controls("compare")
         job: Job | None = state.get("compare_job")
-        run = common.run_or_stop("Measure", ":material/timer:", job)
+        run = controls.run_or_stop("Measure", ":material/timer:", job)
     if run and all(one is not None for one in chosen):
         settings = [one for one in chosen if one is not None] + [Settings(baseline=name) for name in baselines]
         if len(set(settings)) < len(settings):
@@ -162,9 +162,9 @@ def first_look() -> None:
 
 def command(job: Job) -> str:
     """The command line that does the same."""
-    wanted = [part for settings in job.settings if not settings.baseline for part in ("--setting", common.setting(settings))]
+    wanted = [part for settings in job.settings if not settings.baseline for part in ("--setting", controls.setting(settings))]
     baselines = ",".join(settings.baseline for settings in job.settings if settings.baseline)
-    return common.command("compare", job, *wanted, "--baselines", baselines, "--repeats", str(job.repeats))
+    return controls.command("compare", job, *wanted, "--baselines", baselines, "--repeats", str(job.repeats))
 
 
 def _verdict(good: bool, yes: str, no: str, help: str) -> None:
@@ -175,7 +175,7 @@ def _verdict(good: bool, yes: str, no: str, help: str) -> None:
 
 common.within_app()
 st.title("Which settings are faster here?")
-controls()
+ask()
 job = state.get("compare_job")
 running = job is not None and not job.finished
 

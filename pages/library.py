@@ -23,7 +23,7 @@ from moeviz.trace import (
     Trace,
     TraceError,
 )
-from pages import common
+from pages import common, controls
 
 state = st.session_state
 ROOM = 1 << 30  # bytes of uploads that one browser session may hold
@@ -143,7 +143,7 @@ def export(name: str, trace: Trace, own: Run | None) -> None:
         )
     if replays:
         with st.container(horizontal=True, vertical_alignment="bottom"):
-            chosen = common.settings_controls("_export", Settings(slots=min(max(4, trace.k), trace.num_experts)))
+            chosen = controls.settings_controls("_export", Settings(slots=min(max(4, trace.k), trace.num_experts)))
         if chosen is None:
             return
         settings = chosen

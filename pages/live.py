@@ -10,19 +10,19 @@ from moeviz.replay import replay
 from moeviz.run import Run
 from moeviz.settings import Settings
 from moeviz.trace import Trace
-from pages import common
+from pages import common, components, controls
 
 state = st.session_state
 
 
-def controls() -> None:
-    prompt, then = common.prompt_controls("live")
+def ask() -> None:
+    prompt, then = controls.prompt_controls("live")
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        settings = common.settings_controls("", Settings(), sampled=int(state.get("live_seed", 0)))
+        settings = controls.settings_controls("", Settings(), sampled=int(state.get("live_seed", 0)))
         tokens = st.number_input("New tokens", 1, 100_000, 120, key="tokens", bind="query-params", width=130)
-        spec, sampling = common.model_controls("live")
+        spec, sampling = controls.model_controls("live")
         job: Job | None = state.get("live_job")
-        run = common.run_or_stop("Run", ":material/play_arrow:", job)
+        run = controls.run_or_stop("Run", ":material/play_arrow:", job)
     if run and settings is not None:
         new = Job("watch", prompt, [settings], spec, max_new_tokens=tokens, then=then, stop_at_end=False, **sampling)
         state.live_job, state.live_watch = common.client().submit(new), None
@@ -56,7 +56,7 @@ def watch() -> None:
     run = state.live_watch.update(job.passes)
     st.badge("live: pictures take time, so these speeds are no measurement", color="orange", icon=":material/visibility:")
     meters(run)
-    common.board(f"live-{id(job)}", state.live_watch.frames, state.live_watch.texts, True, key="board")
+    components.board(f"live-{id(job)}", state.live_watch.frames, state.live_watch.texts, True, key="board")
     st.progress(len(run.pass_phase) / job.max_new_tokens, f"{len(run.pass_phase)} of {job.max_new_tokens} tokens")
 
 
@@ -101,7 +101,7 @@ def finished(run_id: str, trace: Trace, run: Run, at: int = 0) -> None:
     """Meters, board and the events of the pass at which the board stands."""
     meters(run)
     texts = ["".join(trace.texts[tokens]) for tokens in trace.passes()]
-    step = common.board(run_id, common.pictures(run), texts, False, key="board", at=at)
+    step = components.board(run_id, common.pictures(run), texts, False, key="board", at=at)
     machine = trace.recorded.get("machine", "a machine that the trace does not name")
     st.caption(
         common.plain(f"{trace.model} on {machine}. {common.tier_in_words(run.tier)} {run.settings.label}; seed {trace.seed}.")
@@ -129,12 +129,12 @@ def meters(run: Run) -> None:
 
 def command(job: Job) -> str:
     """The command line that does the same."""
-    return common.command("run", job, *common.flags(job.settings[0]), "--out", "run.moetrace")
+    return controls.command("run", job, *controls.flags(job.settings[0]), "--out", "run.moetrace")
 
 
 common.within_app()
 st.title("What does this token need, and is it there?")
-controls()
+ask()
 job = state.get("live_job")
 running = job is not None and not job.finished
 queued = job is not None and job.state == "queued"

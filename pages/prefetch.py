@@ -13,7 +13,7 @@ from moeviz.predictors import PREDICTORS
 from moeviz.run import Run
 from moeviz.settings import Settings, SettingsError
 from moeviz.trace import Trace
-from pages import common
+from pages import common, controls
 
 AHEAD = ("1 layer ahead", "2 layers ahead", "3 layers ahead")
 
@@ -135,7 +135,7 @@ common.within_app()
 st.title("Are the guesses right, and in time?")
 _, trace, recorded = common.trace_picker("bible")
 with st.container(horizontal=True, vertical_alignment="bottom"):
-    settings = common.settings_controls("", Settings(prefetch="next-gate" if trace.lookaheads else "previous-token"))
+    settings = controls.settings_controls("", Settings(prefetch="next-gate" if trace.lookaheads else "previous-token"))
 if settings is None:
     st.stop()
 try:

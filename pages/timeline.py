@@ -9,7 +9,7 @@ from moeviz import board, charts, metrics
 from moeviz.explain import Eviction, Explainer
 from moeviz.run import MISS
 from moeviz.settings import Settings, SettingsError
-from pages import common
+from pages import common, components, controls
 
 state = st.session_state
 JUMPS = {"miss": "Next miss", "eviction": "Next eviction", "collision": "Next collision", "regret": "Next regretted eviction"}
@@ -97,7 +97,7 @@ common.within_app()
 st.title("Who was resident, who left, why?")
 name, trace, own = common.trace_picker()
 with st.container(horizontal=True, vertical_alignment="bottom"):
-    settings = common.settings_controls("", Settings())
+    settings = controls.settings_controls("", Settings())
     paper = st.toggle(
         "Paper colours",
         key="paper",
@@ -117,7 +117,7 @@ texts = ["".join(trace.texts[tokens]) for tokens in passes]
 linked = st.query_params.get("step", "")
 first = state.get("step", int(linked) if linked.isdecimal() and len(linked) < 9 else len(passes) // 4)
 pictures = common.pictures(run)
-step = common.board(
+step = components.board(
     f"{trace.digest}|{settings}",
     pictures,
     texts,

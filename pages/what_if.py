@@ -12,7 +12,7 @@ from moeviz.policies import POLICIES
 from moeviz.run import Run
 from moeviz.settings import ITSELF, SCOPES, Settings, SettingsError
 from moeviz.trace import Trace
-from pages import common
+from pages import common, controls
 
 state = st.session_state
 CHECKED = [Settings("lru", 4), Settings("lru", 2), Settings("lfu", 3), Settings("lfu", 6), Settings("lru", 4, prefetch="next-gate"),
@@ -50,7 +50,7 @@ def error_of_the_model() -> str:
             icon=":material/timer:",
             help="Measures eight settings of the bundled model, about half a minute.",
         ):
-            prompt = common.PRESETS["Bible"].prompt
+            prompt = controls.PRESETS["Bible"].prompt
             state.check_job = common.client().submit(Job("compare", prompt, CHECKED, max_new_tokens=60, stop_at_end=False))
             st.rerun()
         return "not checked on this machine yet"
@@ -122,7 +122,7 @@ def page() -> None:
         scope = st.segmented_control("Scope", SCOPES, default="layer", required=True, key="scope", bind="query-params",
                                      help="layer: each MoE layer owns its slots. model: one pool for all layers.")  # fmt: skip
         policies = st.pills("Policies", list(POLICIES), selection_mode="multi", default=["lru", "lfu", "belady"], key="policies",
-                            bind="query-params", help=common.POLICY_HELP)  # fmt: skip
+                            bind="query-params", help=controls.POLICY_HELP)  # fmt: skip
     if not policies:
         st.info("Choose a policy.")
         return

@@ -162,11 +162,11 @@ def test_compare_refuses_a_comparison_with_itself() -> None:
 def test_the_commands_shown_are_the_command_lines_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the page offers for copying parses back into the same Settings."""
     monkeypatch.syspath_prepend(str(ROOT))
-    from pages import common
+    from pages import controls
 
     settings = Settings("lfu-aged", 3, prefetch="next-gate", lookahead=2, threshold=0.5, half_life=9)
-    assert Settings.parse(common.setting(settings)) == settings
-    assert common.flags(Settings()) == ["--policy", "lru", "--slots", "4"]
+    assert Settings.parse(controls.setting(settings)) == settings
+    assert controls.flags(Settings()) == ["--policy", "lru", "--slots", "4"]
 
 
 @pytest.mark.parametrize("page", ["activations", "timeline", "prefetch", "what_if"])

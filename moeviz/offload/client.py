@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -169,6 +170,7 @@ class Client:
     def stop(self, job: Job) -> None:
         """Ends a job within one token; what it captured stays."""
         with self._changed:
+            self._leaving.pop(job, None)
             if job in self._jobs:
                 self._jobs.remove(job)
                 job.state = "stopped"
@@ -215,7 +217,6 @@ class Client:
                 self.kill()
             with self._changed:
                 self._current = None
-                self._leaving.pop(job, None)
             job.over.set()
 
     def _run(self, job: Job) -> None:
@@ -239,8 +240,6 @@ class Client:
     def _send(self, message: dict[str, Any]) -> None:
         if self._process is None or self._process.stdin is None:
             return
-        try:
+        with suppress(OSError):  # where the worker died, reading its answers says so
             self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
-        except OSError:
-            pass  # the worker died; reading its answers says so

@@ -9,6 +9,7 @@ import gc
 import hashlib
 import logging
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -167,6 +168,12 @@ def _scratch() -> Path:
             f"The slow tier cannot be written to {folder}: {error.strerror}. Set MOEVIZ_CACHE to another folder."
         ) from None
     return folder
+
+
+def use_threads(count: int) -> None:
+    """Threads of torch on a CPU; and the reader thread need not wait 5 ms for the interpreter."""
+    torch.set_num_threads(count)
+    sys.setswitchinterval(5e-4)
 
 
 def _device(name: str) -> torch.device:

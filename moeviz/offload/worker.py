@@ -19,7 +19,7 @@ import torch
 
 from moeviz.knowledge import needs_future
 from moeviz.offload import measure
-from moeviz.offload.loader import Loaded, ModelError, load
+from moeviz.offload.loader import Loaded, ModelError, load, use_threads
 from moeviz.offload.session import Options, generate
 from moeviz.offload.store import StoreError
 from moeviz.policies import PolicyError, load_policy
@@ -88,8 +88,7 @@ def main() -> None:
     # Libraries print: their output goes to standard error, the pipe stays ours.
     pipe = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    torch.set_num_threads(int(os.environ.get("MOEVIZ_THREADS", "1")))  # two threads on two busy cores are slower than one
-    sys.setswitchinterval(5e-4)  # the reader thread must not wait 5 ms for the interpreter
+    use_threads(int(os.environ.get("MOEVIZ_THREADS", "1")))  # two threads on two busy cores are slower than one
 
     def send(message: dict[str, Any]) -> None:
         pipe.write(json.dumps(message) + "\n")
