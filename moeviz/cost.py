@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -58,8 +58,15 @@ class Costs:
         return replace(self, copy=machine.copy_ms(expert_bytes))
 
 
-def fit(run: Run) -> Costs:
-    """Costs of a measured run's machine from its decode passes. Raises ValueError where it was not measured or decoded nothing."""
+def fit(*runs: Run) -> Costs:
+    """Costs of the machine of a measured run from its decode passes; of repeats of one, the median of each cost: a slow tier drifts from run
+    to run. Raises ValueError where a run was not measured or decoded nothing.
+    """
+    found = [_fitted(run) for run in runs]
+    return Costs(*(float(np.median([getattr(one, f.name) for one in found])) for f in fields(Costs)))
+
+
+def _fitted(run: Run) -> Costs:
     times = run.times
     decode = run.pass_phase == DECODE
     if times is None or not decode.any():
@@ -246,14 +253,14 @@ class Check:
         return abs(self.modelled_ms - self.measured_ms) / self.measured_ms
 
 
-def check(fitted_on: Run, others: Iterable[Run]) -> list[Check]:
-    """Fits on one measured run and predicts the others, which it has not seen."""
-    costs = fit(fitted_on)
+def check(fitted_on: Sequence[Run], others: Iterable[Sequence[Run]]) -> list[Check]:
+    """Fits on the measured repeats of one settings and predicts those of others, which it has not seen: medians over repeats."""
+    costs = fit(*fitted_on)
     checks = []
-    for run in others:
-        parts = metrics.stack(run)
-        if parts is not None:
-            checks.append(Check(run.settings.label, parts.compute + parts.stall + parts.other, predict(run, costs)))
+    for repeats in others:
+        measured = [parts.compute + parts.stall + parts.other for run in repeats if (parts := metrics.stack(run)) is not None]
+        if measured:  # what the cache decides is the same in every repeat
+            checks.append(Check(repeats[0].settings.label, float(np.median(measured)), predict(repeats[0], costs)))
     return checks
 
 

@@ -63,10 +63,24 @@ def test_it_predicts_settings_that_it_has_not_seen() -> None:
     trace = random_trace(3, tokens=80)
     fitted = as_if_measured(replay(trace, Settings("lru", 3)), COSTS)
     others = [Settings("lfu", 5), Settings("lru", 4, prefetch="next-gate"), *(Settings(baseline=name) for name in BASELINES)]
-    checks = cost.check(fitted, [as_if_measured(replay(trace, one), COSTS) for one in others])
+    checks = cost.check([fitted], [[as_if_measured(replay(trace, one), COSTS)] for one in others])
     assert [one.label for one in checks] == [one.label for one in others]
     assert cost.median_error(checks) < 0.05
     assert math.isnan(cost.median_error([]))
+
+
+def test_repeats_make_up_for_a_slow_tier_that_drifts() -> None:
+    trace = random_trace(3, tokens=80)
+    drifting = [replace(COSTS, copy=COSTS.copy * factor) for factor in (1.0, 1.9, 0.95, 1.05, 1.0)]
+
+    def repeats(settings: Settings) -> list[Run]:
+        return [as_if_measured(replay(trace, settings), costs) for costs in drifting]
+
+    others = [repeats(Settings("lfu", 5)), repeats(Settings("lru", 2)), repeats(Settings(baseline="on-demand"))]
+    own = repeats(Settings("lru", 3))
+    assert cost.fit(*own).copy == pytest.approx(COSTS.copy, rel=0.01)
+    assert cost.median_error(cost.check(own, others)) < 0.05
+    assert cost.median_error(cost.check(own[1:2], others)) > 0.2  # the slow repeat alone misleads
 
 
 def test_resident_never_waits_and_on_demand_waits_for_all() -> None:
