@@ -47,7 +47,7 @@ def opened(page: str, **query: str) -> AppTest:
 def finished(app: AppTest, key: str) -> AppTest:
     """Waits for the job that a click started, then draws the page again."""
     job: Job = app.session_state[key]
-    assert job.over.wait(timeout=120)
+    assert job.over.wait(timeout=300)
     return app.run()
 
 
