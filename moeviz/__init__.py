@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moeviz.offload.capture import capture as capture
+    from moeviz.engine.capture import capture as capture
 
 
 def __getattr__(name: str) -> Any:
     """`moeviz.capture`, without loading torch for whoever does not ask for it."""
     if name == "capture":
-        from moeviz.offload.capture import capture
+        from moeviz.engine.capture import capture
 
         return capture
     raise AttributeError(f"module 'moeviz' has no attribute {name!r}")

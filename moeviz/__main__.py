@@ -1,5 +1,5 @@
-"""`python -m moeviz`: see `moeviz.cli`."""
+"""`python -m moeviz`: see `moeviz.cli.main`."""
 
-from moeviz.cli import main
+from moeviz.cli.main import main
 
 main(prog_name="python -m moeviz")

@@ -18,16 +18,24 @@ from typing import Any
 
 import pandas as pd
 
-from moeviz import metrics
-from moeviz.curves import curve, slot_counts
-from moeviz.policies import NEEDS_CALIBRATION, POLICIES
-from moeviz.predictors import PREDICTORS
-from moeviz.replay import replay
-from moeviz.settings import ITSELF, SCOPES, Settings, SettingsError
-from moeviz.trace import DECODE, PREFILL, Trace, TraceError, load_file, write_atomically
+from moeviz.core.policies import NEEDS_CALIBRATION, POLICIES
+from moeviz.core.predictors import PREDICTORS
+from moeviz.core.replay import replay
+from moeviz.core.settings import ITSELF, SCOPES, Settings, SettingsError
+from moeviz.core.trace import DECODE, PREFILL, Trace, TraceError, load_file, write_atomically
+from moeviz.numbers import metrics
+from moeviz.numbers.curves import curve, slot_counts
 
 Row = dict[str, Any]
-KEY = ("digest", "policy", "scope", "prefetch", "lookahead", "width", "slots")  # what makes a row the same row
+KEY = (
+    "digest",
+    "policy",
+    "scope",
+    "prefetch",
+    "lookahead",
+    "width",
+    "slots",
+)  # what makes a row the same row
 
 
 class SweepError(ValueError):
@@ -47,11 +55,15 @@ class Plan:
 
     def __post_init__(self) -> None:
         for what, chosen, known in (
-            ("policy", self.policies, tuple(POLICIES)), ("scope", self.scopes, SCOPES), ("predictor", self.prefetch, tuple(PREDICTORS)),
-        ):  # fmt: skip
+            ("policy", self.policies, tuple(POLICIES)),
+            ("scope", self.scopes, SCOPES),
+            ("predictor", self.prefetch, tuple(PREDICTORS)),
+        ):
             unknown = [name for name in chosen if name not in known]
             if unknown or not chosen:
-                raise SweepError(f"{', '.join(unknown) or 'nothing'!r} is no {what}. Choose from {', '.join(known)}, or all.")
+                raise SweepError(
+                    f"{', '.join(unknown) or 'nothing'!r} is no {what}. Choose from {', '.join(known)}, or all."
+                )
 
     def tasks(self, trace: Trace) -> Iterator[tuple[Settings, tuple[int, ...]]]:
         """Settings and the slot counts at which they are to be replayed."""
@@ -63,7 +75,15 @@ class Plan:
                 calibration = ITSELF if policy in NEEDS_CALIBRATION else ""
                 for predictor in self.prefetch:
                     yield (
-                        Settings(policy, counts[0], scope, predictor, self.lookahead, self.width, calibration=calibration),
+                        Settings(
+                            policy,
+                            counts[0],
+                            scope,
+                            predictor,
+                            self.lookahead,
+                            self.width,
+                            calibration=calibration,
+                        ),
                         counts,
                     )
 
@@ -73,9 +93,15 @@ def work(path: str, settings: Settings, counts: Sequence[int]) -> list[Row]:
     file = Path(path)
     trace = _loaded(path, file.stat().st_mtime_ns)
     about = {
-        "file": file.name, "digest": trace.digest, "model": trace.model, "tokens": trace.tokens, "layers": trace.layers,
-        "experts": trace.num_experts, "k": trace.k, "expert_bytes": trace.expert_bytes,
-    }  # fmt: skip
+        "file": file.name,
+        "digest": trace.digest,
+        "model": trace.model,
+        "tokens": trace.tokens,
+        "layers": trace.layers,
+        "experts": trace.num_experts,
+        "k": trace.k,
+        "expert_bytes": trace.expert_bytes,
+    }
     chosen = {name: value for name, value in asdict(settings).items() if name in (*KEY, "calibration")}
     rows = []
     if settings.prefetch == "none":
@@ -88,19 +114,31 @@ def work(path: str, settings: Settings, counts: Sequence[int]) -> list[Row]:
         run = replay(trace, replace(settings, slots=slots))
         by_phase = [metrics.counts(run, phase) for phase in (PREFILL, DECODE)]
         hits, accesses = [one.hits for one in by_phase], [one.accesses for one in by_phase]
-        rows.append(about | chosen | {"slots": slots} | _counted(hits, accesses, asdict(metrics.ledger(run)), trace.expert_bytes))
+        rows.append(
+            about
+            | chosen
+            | {"slots": slots}
+            | _counted(hits, accesses, asdict(metrics.ledger(run)), trace.expert_bytes)
+        )
     return rows
 
 
 def _counted(hits: list[int], accesses: list[int], ledger: dict[str, Any], expert_bytes: int) -> Row:
     phase = DECODE if accesses[DECODE] else PREFILL
     misses = sum(accesses) - sum(hits)
-    guesses = {f"guesses_{name}": int(ledger.get(name, 0)) for name in ("issued", "useful", "wasted", "dropped")}
+    guesses = {
+        f"guesses_{name}": int(ledger.get(name, 0)) for name in ("issued", "useful", "wasted", "dropped")
+    }
     return {
-        "prefill_accesses": accesses[PREFILL], "prefill_hits": hits[PREFILL], "decode_accesses": accesses[DECODE],
-        "decode_hits": hits[DECODE], "hit_ratio": hits[phase] / accesses[phase], "misses": misses, **guesses,
+        "prefill_accesses": accesses[PREFILL],
+        "prefill_hits": hits[PREFILL],
+        "decode_accesses": accesses[DECODE],
+        "decode_hits": hits[DECODE],
+        "hit_ratio": hits[phase] / accesses[phase],
+        "misses": misses,
+        **guesses,
         "bytes_moved": (misses + guesses["guesses_issued"]) * expert_bytes,
-    }  # fmt: skip
+    }
 
 
 @lru_cache(maxsize=2)
@@ -120,7 +158,9 @@ def executor(jobs: int | None, address: str = "") -> Iterator[Executor]:
     try:
         client = Client(address, timeout=10, set_as_default=False)
     except (OSError, ValueError) as error:
-        raise SweepError(f"No Dask scheduler answers at {address}: {error}. Start one with `dask scheduler`.") from None
+        raise SweepError(
+            f"No Dask scheduler answers at {address}: {error}. Start one with `dask scheduler`."
+        ) from None
     with client, client.get_executor() as pool:
         yield pool
 
@@ -152,7 +192,9 @@ def sweep(
         good += 1
         wanted = list(plan.tasks(trace))
         if not wanted:
-            report(f"skipped {file}: none of the slot counts fits its {trace.num_experts} experts, {trace.k} per token.")
+            report(
+                f"skipped {file}: none of the slot counts fits its {trace.num_experts} experts, {trace.k} per token."
+            )
         for settings, counts in wanted:
             key = (trace.digest, *(getattr(settings, name) for name in KEY[1:-1]))
             left = tuple(n for n in counts if (*key, n) not in done)
@@ -160,7 +202,9 @@ def sweep(
             if left:
                 tasks.append((str(file.resolve()), settings, left))
     if not good:
-        raise SweepError("None of the files is a trace. `python -m moeviz import` makes one of other tools' files.")
+        raise SweepError(
+            "None of the files is a trace. `python -m moeviz import` makes one of other tools' files."
+        )
     rows += _worked_through(tasks, journal, executor, report, progress)
     table = pd.DataFrame(rows)
     if rows:
@@ -178,7 +222,9 @@ def _worked_through(
     progress: Callable[[int, int], None],
 ) -> list[Row]:
     rows: list[Row] = []
-    running = {executor.submit(work, path, settings, counts): (path, settings) for path, settings, counts in tasks}
+    running = {
+        executor.submit(work, path, settings, counts): (path, settings) for path, settings, counts in tasks
+    }
     try:
         with journal.open("a", encoding="utf-8") as file:
             for number, future in enumerate(as_completed(running), start=1):
@@ -212,7 +258,9 @@ def _known(out: Path, journal: Path) -> list[Row]:
             if rows and not {*KEY, "file"} <= set(table.columns):
                 raise ValueError
         except Exception:  # whatever pyarrow says of a file that is no parquet
-            raise SweepError(f"{out} is there and is no table of a sweep. Choose another name for --out.") from None
+            raise SweepError(
+                f"{out} is there and is no table of a sweep. Choose another name for --out."
+            ) from None
     for line in journal.read_text(encoding="utf-8").splitlines() if journal.exists() else ():
         try:
             rows += json.loads(line)

@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from moeviz import charts, metrics, routing
-from moeviz.knowledge import BUNDLED_NAME
-from moeviz.run import Run
-from moeviz.settings import Settings
-from moeviz.trace import DECODE, PREFILL, Trace
-from pages import common, components
+from moeviz.app import common, components
+from moeviz.charts import figures as charts
+from moeviz.core.oracle import BUNDLED_NAME
+from moeviz.core.run import Run
+from moeviz.core.settings import Settings
+from moeviz.core.trace import DECODE, PREFILL, Trace
+from moeviz.numbers import metrics, routing
 
 state = st.session_state
 PHASES = {"prefill and decode": None, "prefill": PREFILL, "decode": DECODE}
@@ -26,7 +27,11 @@ def by_expert(values: np.ndarray, name: str) -> pd.DataFrame:
     """A row per layer and expert. values: [L, E]"""
     layers, experts = values.shape
     return pd.DataFrame(
-        {"MoE layer": np.repeat(range(layers), experts), "expert": np.tile(range(experts), layers), name: values.ravel()}
+        {
+            "MoE layer": np.repeat(range(layers), experts),
+            "expert": np.tile(range(experts), layers),
+            name: values.ravel(),
+        }
     )
 
 
@@ -64,10 +69,20 @@ def tokens(
 def which_expert(trace: Trace) -> tuple[int, int]:
     """A layer and an expert, the same wherever the page asks for one."""
     layer = st.number_input(
-        "MoE layer", 0, trace.layers - 1, key=common.fits("expert_layer", trace.layers - 1), bind="query-params", width=130
+        "MoE layer",
+        0,
+        trace.layers - 1,
+        key=common.fits("expert_layer", trace.layers - 1),
+        bind="query-params",
+        width=130,
     )
     expert = st.number_input(
-        "Expert", 0, trace.num_experts - 1, key=common.fits("expert", trace.num_experts - 1), bind="query-params", width=130
+        "Expert",
+        0,
+        trace.num_experts - 1,
+        key=common.fits("expert", trace.num_experts - 1),
+        bind="query-params",
+        width=130,
     )
     return int(layer), int(expert)
 
@@ -105,7 +120,13 @@ def now_and_so_far(trace: Trace, step: int, weighted: bool, label: str) -> None:
     common.chart(charts.heat(far.T, "expert", label), "So far", by_expert(far, label), "so-far", "recorded")
     if step < len(passes) - 1:
         whole = routing.usage(trace, weighted)
-        common.chart(charts.heat(whole.T, "expert", label), "All tokens", by_expert(whole, label), "all-tokens", "recorded")
+        common.chart(
+            charts.heat(whole.T, "expert", label),
+            "All tokens",
+            by_expert(whole, label),
+            "all-tokens",
+            "recorded",
+        )
 
 
 def domains(trace: Trace, step: int) -> None:
@@ -113,7 +134,9 @@ def domains(trace: Trace, step: int) -> None:
     use = routing.domain_use()
     names = list(use)
     values = np.stack(list(use.values()))
-    st.caption("Which experts does a domain use? Share of each layer's choices on text that the model was not trained on.")
+    st.caption(
+        "Which experts does a domain use? Share of each layer's choices on text that the model was not trained on."
+    )
     table = pd.DataFrame(
         [
             {"domain": name, "MoE layer": layer, "expert": expert, "share": values[n, layer, expert]}
@@ -130,7 +153,9 @@ def domains(trace: Trace, step: int) -> None:
         f"At token {at} it is nearest to **{names[int(alike[:, at].argmax())]}**."
     )
     table = pd.DataFrame(alike.T, columns=names).assign(token=range(trace.tokens))
-    common.chart(charts.likeness(alike, names, at), "Nearest domain, token by token", table, "likeness", "recorded")
+    common.chart(
+        charts.likeness(alike, names, at), "Nearest domain, token by token", table, "likeness", "recorded"
+    )
 
 
 def skew(trace: Trace, use: np.ndarray) -> None:
@@ -149,8 +174,12 @@ def skew(trace: Trace, use: np.ndarray) -> None:
     table = pd.DataFrame({"MoE layer": range(trace.layers), **dict(lines)})
     common.chart(charts.layer_lines(lines, "share"), "Skew and reuse by layer", table, "skew", "recorded")
     shares = routing.coverage(use)
-    table = pd.DataFrame(shares, columns=[f"{n + 1}" for n in range(experts)]).assign(layer=range(trace.layers))
-    st.caption("How many experts would have to be resident to serve a given share of the choices, if one knew them beforehand?")
+    table = pd.DataFrame(shares, columns=[f"{n + 1}" for n in range(experts)]).assign(
+        layer=range(trace.layers)
+    )
+    st.caption(
+        "How many experts would have to be resident to serve a given share of the choices, if one knew them beforehand?"
+    )
     common.chart(charts.coverage(shares), "Coverage", table, "coverage", "recorded")
 
 
@@ -160,7 +189,12 @@ def pairs(trace: Trace) -> None:
         "Given an expert of this layer, who else is chosen with it, here and in the next layer? A pre-fetcher can follow strong pairs."
     )
     layer = st.number_input(
-        "MoE layer", 0, trace.layers - 1, key=common.fits("pair_layer", trace.layers - 1), bind="query-params", width=130
+        "MoE layer",
+        0,
+        trace.layers - 1,
+        key=common.fits("pair_layer", trace.layers - 1),
+        bind="query-params",
+        width=130,
     )
     for title, later in (("Chosen together", layer), ("Chosen in the next layer", layer + 1)):
         if later < trace.layers:
@@ -173,7 +207,9 @@ def pairs(trace: Trace) -> None:
                     if values[i, j] > 0
                 ]
             )
-            figure = charts.heat(values, f"expert of layer {layer}", "share of its tokens", f"expert of layer {later}")
+            figure = charts.heat(
+                values, f"expert of layer {layer}", "share of its tokens", f"expert of layer {later}"
+            )
             common.chart(figure, title, table, f"pairs-{later - layer}", "recorded")
 
 
@@ -202,13 +238,17 @@ def one_expert(trace: Trace, marked: tuple[int, int] | None) -> None:
 
 def two(trace: Trace, other: Trace, names: tuple[str, str], weighted: bool) -> None:
     """Two traces of one model beside each other."""
-    st.caption("Do two texts use the same experts? Shares of each layer's choices, and what the first has more of.")
+    st.caption(
+        "Do two texts use the same experts? Shares of each layer's choices, and what the first has more of."
+    )
     a, b = (routing.usage(one, weighted) for one in (trace, other))
     a, b = (use / np.maximum(use.sum(1, keepdims=True), 1e-12) for use in (a, b))
     left, right = st.columns(2)
     for column, name, use, key in ((left, names[0], a, "first"), (right, names[1], b, "second")):
         with column:
-            common.chart(charts.heat(use.T, "expert", "share"), name, by_expert(use, "share"), key, "recorded")
+            common.chart(
+                charts.heat(use.T, "expert", "share"), name, by_expert(use, "share"), key, "recorded"
+            )
     common.chart(
         charts.heat((a - b).T, "expert", "difference", middle=True),
         "Difference: first less second",
@@ -241,12 +281,22 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     )
     weighted = (
         st.segmented_control(
-            "Count", ["tokens", "router weight"], default="tokens", required=True, key="count", bind="query-params"
+            "Count",
+            ["tokens", "router weight"],
+            default="tokens",
+            required=True,
+            key="count",
+            bind="query-params",
         )
         != "tokens"
     )
     mark = st.segmented_control(
-        "Mark tokens by", ["hits", "one expert"], default="hits", required=True, key="mark", bind="query-params"
+        "Mark tokens by",
+        ["hits", "one expert"],
+        default="hits",
+        required=True,
+        key="mark",
+        bind="query-params",
     )
     marked = which_expert(trace) if mark == "one expert" else None
     against = st.selectbox(
@@ -264,14 +314,23 @@ if shown is None:
     st.stop()
 step, chosen = shown
 views = {
-    "Now and so far": lambda: now_and_so_far(chosen, step, weighted, "router weight" if weighted else "tokens"),
+    "Now and so far": lambda: now_and_so_far(
+        chosen, step, weighted, "router weight" if weighted else "tokens"
+    ),
     "Skew and reuse": lambda: skew(chosen, routing.usage(chosen, weighted)),
     "Together": lambda: pairs(chosen),
     "One expert": lambda: one_expert(chosen, marked),
 }
-if trace.model == BUNDLED_NAME and (trace.layers, trace.num_experts) == next(iter(routing.domain_use().values())).shape:
+if (
+    trace.model == BUNDLED_NAME
+    and (trace.layers, trace.num_experts) == next(iter(routing.domain_use().values())).shape
+):
     views["Domains"] = lambda: domains(chosen, step)
 if against != "nothing":
-    views = {"Two traces": lambda: two(chosen, common.traces()[against][0], (name, against), weighted)} | views
-view = st.segmented_control("View", list(views), default=next(iter(views)), required=True, key="view", bind="query-params")
+    views = {
+        "Two traces": lambda: two(chosen, common.traces()[against][0], (name, against), weighted)
+    } | views
+view = st.segmented_control(
+    "View", list(views), default=next(iter(views)), required=True, key="view", bind="query-params"
+)
 views[view]()

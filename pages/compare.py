@@ -7,12 +7,13 @@ import time
 import pandas as pd
 import streamlit as st
 
-from moeviz import charts, metrics
-from moeviz.offload.client import Job
-from moeviz.replay import replay
-from moeviz.run import Run
-from moeviz.settings import BASELINES, Settings
-from pages import common, controls
+from moeviz.app import common, controls
+from moeviz.charts import figures as charts
+from moeviz.core.replay import replay
+from moeviz.core.run import Run
+from moeviz.core.settings import BASELINES, Settings
+from moeviz.engine.client import Job
+from moeviz.numbers import metrics
 
 state = st.session_state
 FIRST = (
@@ -26,26 +27,51 @@ FIRST = (
 def ask() -> None:
     prompt, then = controls.prompt_controls("compare")
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        count = st.segmented_control("Settings", [2, 3, 4], default=2, required=True, key="settings", bind="query-params")
-        baselines = st.pills("Baselines", list(BASELINES), selection_mode="multi", default=list(BASELINES), key="baselines",
-                             bind="query-params", help="\n".join(f"- **{name}**: {what}" for name, what in BASELINES.items()))  # fmt: skip
+        count = st.segmented_control(
+            "Settings", [2, 3, 4], default=2, required=True, key="settings", bind="query-params"
+        )
+        baselines = st.pills(
+            "Baselines",
+            list(BASELINES),
+            selection_mode="multi",
+            default=list(BASELINES),
+            key="baselines",
+            bind="query-params",
+            help="\n".join(f"- **{name}**: {what}" for name, what in BASELINES.items()),
+        )
     chosen = []
     for number, column in enumerate(st.columns(count)):
         with column.container(border=True, horizontal=True, vertical_alignment="bottom"):
-            chosen.append(controls.settings_controls(str(number + 1), FIRST[number], sampled=int(state.get("compare_seed", 0))))
+            chosen.append(
+                controls.settings_controls(
+                    str(number + 1), FIRST[number], sampled=int(state.get("compare_seed", 0))
+                )
+            )
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        tokens = st.number_input("New tokens", 2, 100_000, 60, key="compare_tokens", bind="query-params", width=130)
+        tokens = st.number_input(
+            "New tokens", 2, 100_000, 60, key="compare_tokens", bind="query-params", width=130
+        )
         repeats = st.number_input("Repeats", 3, 50, 3, key="repeats", bind="query-params", width=110)
         spec, sampling = controls.model_controls("compare")
         job: Job | None = state.get("compare_job")
         run = controls.run_or_stop("Measure", ":material/timer:", job)
     if run and all(one is not None for one in chosen):
-        settings = [one for one in chosen if one is not None] + [Settings(baseline=name) for name in baselines]
+        settings = [one for one in chosen if one is not None] + [
+            Settings(baseline=name) for name in baselines
+        ]
         if len(set(settings)) < len(settings):
             st.error("Two of the settings are the same. Change one: a comparison with itself shows nothing.")
             return
         new = Job(
-            "compare", prompt, settings, spec, max_new_tokens=tokens, then=then, stop_at_end=False, repeats=repeats, **sampling
+            "compare",
+            prompt,
+            settings,
+            spec,
+            max_new_tokens=tokens,
+            then=then,
+            stop_at_end=False,
+            repeats=repeats,
+            **sampling,
         )
         state.compare_job = common.client().submit(new)
         st.rerun()
@@ -56,13 +82,17 @@ def progress(job: Job) -> None:
     if common.waiting(job):
         return
     if job.trace is None:
-        st.progress(0.0, f"Getting the model ready: {job.message or 'recording the trace, with every expert resident'}")
+        st.progress(
+            0.0,
+            f"Getting the model ready: {job.message or 'recording the trace, with every expert resident'}",
+        )
     else:
         spent = time.monotonic() - job.began
         left = spent / job.share - spent
         total = job.repeats * len(job.settings)
         st.progress(
-            job.share, f"Measured {len(job.runs)} of {total} runs, about {left:.0f} s left. The page keeps still meanwhile."
+            job.share,
+            f"Measured {len(job.runs)} of {total} runs, about {left:.0f} s left. The page keeps still meanwhile.",
         )
 
 
@@ -77,7 +107,12 @@ def results(job: Job) -> None:
             st.info("Stopped before every setting was measured once.")
         return
     same_tokens = all(run.output_ids == resident.output_ids for _, runs in measured for run in runs)
-    equal = all(run.same_decisions(again) for settings, runs in measured for again in [replay(trace, settings)] for run in runs)
+    equal = all(
+        run.same_decisions(again)
+        for settings, runs in measured
+        for again in [replay(trace, settings)]
+        for run in runs
+    )
     with st.container(horizontal=True):
         st.badge("measured", color="blue", icon=":material/timer:")
         _verdict(
@@ -86,8 +121,12 @@ def results(job: Job) -> None:
             "TOKENS DIFFER",
             "The generated tokens are those of the run with all experts resident.",
         )
-        _verdict(equal, "measured = replayed", "measured differs from replay",
-                 "Every run made the hits, misses, evictions and pre-fetches of a replay of the trace, event for event.")  # fmt: skip
+        _verdict(
+            equal,
+            "measured = replayed",
+            "measured differs from replay",
+            "Every run made the hits, misses, evictions and pre-fetches of a replay of the trace, event for event.",
+        )
         if job.state == "stopped":
             st.badge(f"stopped after {len(job.runs)} runs", color="gray")
     charts_and_table(measured)
@@ -122,7 +161,9 @@ def charts_and_table(measured: list[tuple[Settings, list[Run]]]) -> None:
             (right, "What went over the link", charts.traffic(names, moved, tokens)),
         ):
             column.subheader(title)
-            column.plotly_chart(figure, key=title, alt=f"{title}, a bar for each setting; the table below holds the numbers.")
+            column.plotly_chart(
+                figure, key=title, alt=f"{title}, a bar for each setting; the table below holds the numbers."
+            )
     table = pd.DataFrame(
         {
             "settings": labels,
@@ -155,21 +196,38 @@ def first_look() -> None:
         for label, run in runs:
             counted = metrics.counts(run, 1)
             st.metric(f"{label}: hit ratio", f"{counted.hit_ratio:.1%}", border=True, width=260)
-    table = pd.DataFrame({"pass": range(len(trace.passes())), **{label: metrics.hit_ratio_over_time(run) for label, run in runs}})
-    common.chart(charts.hit_ratio_over_time(runs), "Hit ratio as the text goes on", table, "first", "replayed")
-    st.caption(f"The text changes its subject halfway, after token {len(trace.passes()) // 2}. Which of the two minds more?")
+    table = pd.DataFrame(
+        {
+            "pass": range(len(trace.passes())),
+            **{label: metrics.hit_ratio_over_time(run) for label, run in runs},
+        }
+    )
+    common.chart(
+        charts.hit_ratio_over_time(runs), "Hit ratio as the text goes on", table, "first", "replayed"
+    )
+    st.caption(
+        f"The text changes its subject halfway, after token {len(trace.passes()) // 2}. Which of the two minds more?"
+    )
 
 
 def command(job: Job) -> str:
     """The command line that does the same."""
-    wanted = [part for settings in job.settings if not settings.baseline for part in ("--setting", controls.setting(settings))]
+    wanted = [
+        part
+        for settings in job.settings
+        if not settings.baseline
+        for part in ("--setting", controls.setting(settings))
+    ]
     baselines = ",".join(settings.baseline for settings in job.settings if settings.baseline)
     return controls.command("compare", job, *wanted, "--baselines", baselines, "--repeats", str(job.repeats))
 
 
 def _verdict(good: bool, yes: str, no: str, help: str) -> None:
     st.badge(
-        yes if good else no, color="green" if good else "red", icon=":material/check:" if good else ":material/close:", help=help
+        yes if good else no,
+        color="green" if good else "red",
+        icon=":material/check:" if good else ":material/close:",
+        help=help,
     )
 
 

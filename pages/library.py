@@ -7,13 +7,12 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from moeviz import library
-from moeviz.exchange import imports
-from moeviz.knowledge import named_trace
-from moeviz.replay import check_guesses, replay
-from moeviz.run import Run
-from moeviz.settings import Settings, SettingsError
-from moeviz.trace import (
+from moeviz.app import common, controls
+from moeviz.core.oracle import named_trace
+from moeviz.core.replay import check_guesses, replay
+from moeviz.core.run import Run
+from moeviz.core.settings import Settings, SettingsError
+from moeviz.core.trace import (
     DECODE,
     MAX_EXPERTS,
     MAX_FILE_BYTES,
@@ -23,7 +22,7 @@ from moeviz.trace import (
     Trace,
     TraceError,
 )
-from pages import common, controls
+from moeviz.files import imports, library
 
 state = st.session_state
 ROOM = 1 << 30  # bytes of uploads that one browser session may hold
@@ -50,11 +49,19 @@ def about(name: str, trace: Trace, run: Run | None) -> dict[str, Any]:
 def upload() -> None:
     """Several files at once; each is checked whole before it is shown anywhere."""
     with st.form("upload", clear_on_submit=True, border=True):
-        files = st.file_uploader("Open traces", accept_multiple_files=True, max_upload_size=MAX_FILE_BYTES >> 20,
-                                 help="moeviz's .moetrace; vLLM's routed experts (.npy, .npz); routes and MoE-PolicyLang's recordings (JSON lines, parquet); "
-                                      "MoE-Beyond's CSV; a table of token, layer, rank, expert and perhaps weight (CSV, parquet). What a file is shows in its content.")  # fmt: skip
+        files = st.file_uploader(
+            "Open traces",
+            accept_multiple_files=True,
+            max_upload_size=MAX_FILE_BYTES >> 20,
+            help="moeviz's .moetrace; vLLM's routed experts (.npy, .npz); routes and MoE-PolicyLang's recordings (JSON lines, parquet); "
+            "MoE-Beyond's CSV; a table of token, layer, rank, expert and perhaps weight (CSV, parquet). What a file is shows in its content.",
+        )
         experts = st.number_input(
-            "Experts per layer, where the file does not say", 0, MAX_EXPERTS, 0, help="0: the largest id in the file and one."
+            "Experts per layer, where the file does not say",
+            0,
+            MAX_EXPERTS,
+            0,
+            help="0: the largest id in the file and one.",
         )
         st.caption(
             f"Up to {MAX_FILE_BYTES >> 20} MiB, {MAX_TOKENS:,} tokens, {MAX_LAYERS} layers, {MAX_EXPERTS:,} experts, {MAX_K} per token. Nothing in a "
@@ -66,8 +73,16 @@ def upload() -> None:
     opened = state.setdefault("opened", {})
     for file in files:
         try:
-            if sum(trace.experts.nbytes + trace.weights.nbytes + trace.guess.nbytes for trace, _ in opened.values()) > ROOM:
-                raise TraceError(f"{file.name}: this session holds too much already. Delete a trace below first.")
+            if (
+                sum(
+                    trace.experts.nbytes + trace.weights.nbytes + trace.guess.nbytes
+                    for trace, _ in opened.values()
+                )
+                > ROOM
+            ):
+                raise TraceError(
+                    f"{file.name}: this session holds too much already. Delete a trace below first."
+                )
             found = imports.read(file.name, file.getvalue(), experts=experts)
             base = library.safe_name(file.name)
         except TraceError as error:
@@ -93,9 +108,11 @@ def one(name: str, found: dict[str, tuple[Trace, Run | None]]) -> None:
     short = name.partition(": ")[2] or name
     with st.container(horizontal=True, vertical_alignment="bottom"):
         for page, label, icon in (
-            ("activations", "Activations", "grid_on"), ("timeline", "Cache timeline", "timeline"),
-            ("prefetch", "Prefetch", "bolt"), ("what_if", "What if", "query_stats"),
-        ):  # fmt: skip
+            ("activations", "Activations", "grid_on"),
+            ("timeline", "Cache timeline", "timeline"),
+            ("prefetch", "Prefetch", "bolt"),
+            ("what_if", "What if", "query_stats"),
+        ):
             if st.button(label, icon=f":material/{icon}:", key=f"go-{page}"):
                 state.trace = name
                 st.switch_page(f"pages/{page}.py")
@@ -122,7 +139,9 @@ def one(name: str, found: dict[str, tuple[Trace, Run | None]]) -> None:
 def against(name: str, trace: Trace, found: dict[str, tuple[Trace, Run | None]]) -> None:
     """The second of two traces, of the same shape; both open in comparison."""
     shape = trace.layers, trace.num_experts
-    others = [other for other, (one, _) in found.items() if other != name and (one.layers, one.num_experts) == shape]
+    others = [
+        other for other, (one, _) in found.items() if other != name and (one.layers, one.num_experts) == shape
+    ]
     if not others:
         return
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -138,12 +157,16 @@ def export(name: str, trace: Trace, own: Run | None) -> None:
     replays, settings = own is None, Settings()
     if own is not None:
         replays = (
-            st.segmented_control("Of", ["its own run", "a replay"], default="its own run", required=True, key="export_of")
+            st.segmented_control(
+                "Of", ["its own run", "a replay"], default="its own run", required=True, key="export_of"
+            )
             == "a replay"
         )
     if replays:
         with st.container(horizontal=True, vertical_alignment="bottom"):
-            chosen = controls.settings_controls("_export", Settings(slots=min(max(4, trace.k), trace.num_experts)))
+            chosen = controls.settings_controls(
+                "_export", Settings(slots=min(max(4, trace.k), trace.num_experts))
+            )
         if chosen is None:
             return
         settings = chosen
@@ -155,7 +178,9 @@ def export(name: str, trace: Trace, own: Run | None) -> None:
         except SettingsError as error:
             st.error(common.plain(str(error)))
             return
-    common.exporter(name, trace, lambda: replay(trace, settings) if own is None or replays else own, own, "library")
+    common.exporter(
+        name, trace, lambda: replay(trace, settings) if own is None or replays else own, own, "library"
+    )
 
 
 def changed(work: Any) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import streamlit as st
 
-from moeviz import board, library, metrics
-from moeviz.offload.client import Job
-from moeviz.replay import replay
-from moeviz.run import Run
-from moeviz.settings import Settings
-from moeviz.trace import Trace
-from pages import common, components, controls
+from moeviz.app import common, components, controls
+from moeviz.charts import board
+from moeviz.core.replay import replay
+from moeviz.core.run import Run
+from moeviz.core.settings import Settings
+from moeviz.core.trace import Trace
+from moeviz.engine.client import Job
+from moeviz.files import library
+from moeviz.numbers import metrics
 
 state = st.session_state
 
@@ -24,7 +26,9 @@ def ask() -> None:
         job: Job | None = state.get("live_job")
         run = controls.run_or_stop("Run", ":material/play_arrow:", job)
     if run and settings is not None:
-        new = Job("watch", prompt, [settings], spec, max_new_tokens=tokens, then=then, stop_at_end=False, **sampling)
+        new = Job(
+            "watch", prompt, [settings], spec, max_new_tokens=tokens, then=then, stop_at_end=False, **sampling
+        )
         state.live_job, state.live_watch = common.client().submit(new), None
         st.rerun()
 
@@ -54,10 +58,16 @@ def watch() -> None:
     if state.live_watch is None:
         state.live_watch = board.Watch(job.settings[0], job.facts)
     run = state.live_watch.update(job.passes)
-    st.badge("live: pictures take time, so these speeds are no measurement", color="orange", icon=":material/visibility:")
+    st.badge(
+        "live: pictures take time, so these speeds are no measurement",
+        color="orange",
+        icon=":material/visibility:",
+    )
     meters(run)
     components.board(f"live-{id(job)}", state.live_watch.frames, state.live_watch.texts, True, key="board")
-    st.progress(len(run.pass_phase) / job.max_new_tokens, f"{len(run.pass_phase)} of {job.max_new_tokens} tokens")
+    st.progress(
+        len(run.pass_phase) / job.max_new_tokens, f"{len(run.pass_phase)} of {job.max_new_tokens} tokens"
+    )
 
 
 def ended(job: Job) -> None:
@@ -75,17 +85,27 @@ def ended(job: Job) -> None:
         if job.state == "stopped":
             st.badge(f"stopped after {len(run.output_ids)} tokens", color="gray")
         if replay(trace, run.settings).same_decisions(run):
-            st.badge("live = replay, event for event", color="green", icon=":material/check:",
-                     help="Replaying the captured trace through the cache gave the same hits, misses, evictions and pre-fetches.")  # fmt: skip
+            st.badge(
+                "live = replay, event for event",
+                color="green",
+                icon=":material/check:",
+                help="Replaying the captured trace through the cache gave the same hits, misses, evictions and pre-fetches.",
+            )
         else:
             st.badge("live differs from replay", color="red", icon=":material/close:")
     finished(f"live-{id(job)}", trace, run)
     content = trace.to_bytes(run)
     with st.container(horizontal=True):
-        common.download("Save trace", lambda: content, "run.moetrace",
-                        help="Trace and run in one safetensors file; `python -m moeviz replay` reads it.")  # fmt: skip
+        common.download(
+            "Save trace",
+            lambda: content,
+            "run.moetrace",
+            help="Trace and run in one safetensors file; `python -m moeviz replay` reads it.",
+        )
         if st.button(
-            "Keep in the library", icon=":material/folder:", help="On this machine, for every browser that opens this server."
+            "Keep in the library",
+            icon=":material/folder:",
+            help="On this machine, for every browser that opens this server.",
         ):
             try:
                 st.toast(f"Kept as {library.keep(' '.join(trace.prompt.split()[:6]) or 'a run', content)}.")
@@ -104,7 +124,9 @@ def finished(run_id: str, trace: Trace, run: Run, at: int = 0) -> None:
     step = components.board(run_id, common.pictures(run), texts, False, key="board", at=at)
     machine = trace.recorded.get("machine", "a machine that the trace does not name")
     st.caption(
-        common.plain(f"{trace.model} on {machine}. {common.tier_in_words(run.tier)} {run.settings.label}; seed {trace.seed}.")
+        common.plain(
+            f"{trace.model} on {machine}. {common.tier_in_words(run.tier)} {run.settings.label}; seed {trace.seed}."
+        )
     )
     with st.expander(f"Pass {step + 1}: who was needed, who came, who left ({run.settings.label})"):
         st.dataframe(metrics.events_table(run, step), hide_index=True)
@@ -117,14 +139,29 @@ def meters(run: Run) -> None:
     total = stack.compute + stack.stall + stack.other if stack else 0
     moved = numbers["bytes_demand"] + numbers["bytes_prefetch_useful"] + numbers["bytes_prefetch_wasted"]
     with st.container(horizontal=True):
-        st.metric("Hit ratio", f"{counted['hit_ratio']:.1%}", border=True, width=164,
-                  help="Hits / accesses while tokens are generated. Late hits, still on their way when needed, are not counted.")  # fmt: skip
+        st.metric(
+            "Hit ratio",
+            f"{counted['hit_ratio']:.1%}",
+            border=True,
+            width=164,
+            help="Hits / accesses while tokens are generated. Late hits, still on their way when needed, are not counted.",
+        )
         speed = numbers["tokens_per_second"]
         st.metric("Tokens per second", f"{speed:.1f}" if speed else "–", border=True, width=164)
-        st.metric("Stall share", f"{stack.stall / total:.0%}" if stack and total else "–", border=True, width=164,
-                  help="Part of the time per token in which compute waited for a copy.")  # fmt: skip
-        st.metric("Moved by the link", common.megabytes(moved), border=True, width=164,
-                  help=f"One expert is {common.megabytes(run.expert_bytes)}; the slots hold {common.megabytes(run.fast_tier_bytes)}.")  # fmt: skip
+        st.metric(
+            "Stall share",
+            f"{stack.stall / total:.0%}" if stack and total else "–",
+            border=True,
+            width=164,
+            help="Part of the time per token in which compute waited for a copy.",
+        )
+        st.metric(
+            "Moved by the link",
+            common.megabytes(moved),
+            border=True,
+            width=164,
+            help=f"One expert is {common.megabytes(run.expert_bytes)}; the slots hold {common.megabytes(run.fast_tier_bytes)}.",
+        )
 
 
 def command(job: Job) -> str:

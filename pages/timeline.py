@@ -5,14 +5,21 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from moeviz import board, charts, metrics
-from moeviz.explain import Eviction, Explainer
-from moeviz.run import MISS
-from moeviz.settings import Settings, SettingsError
-from pages import common, components, controls
+from moeviz.app import common, components, controls
+from moeviz.charts import board
+from moeviz.charts import figures as charts
+from moeviz.core.run import MISS
+from moeviz.core.settings import Settings, SettingsError
+from moeviz.numbers import metrics
+from moeviz.numbers.explain import Eviction, Explainer
 
 state = st.session_state
-JUMPS = {"miss": "Next miss", "eviction": "Next eviction", "collision": "Next collision", "regret": "Next regretted eviction"}
+JUMPS = {
+    "miss": "Next miss",
+    "eviction": "Next eviction",
+    "collision": "Next collision",
+    "regret": "Next regretted eviction",
+}
 JUMP_HELP = {
     "miss": "An expert was demanded and not there.",
     "eviction": "Somebody left.",
@@ -21,9 +28,7 @@ JUMP_HELP = {
 }
 SHOWN = 41  # tokens of the paper's figure, around the cursor
 
-STATE_LEGEND = (
-    "Blue resident; ● green hit; ◐ orange late hit; ✕ red missed; ▸ pink prefetched and not used yet; pale not in the fast tier."
-)
+STATE_LEGEND = "Blue resident; ● green hit; ◐ orange late hit; ✕ red missed; ▸ pink prefetched and not used yet; pale not in the fast tier."
 PAPER_LEGEND = "Light blue resident; ● purple activated and hit; ✕ red activated and missed; white neither; ◐ late hit; ▸ prefetched, not used yet."
 
 
@@ -44,14 +49,18 @@ def event(explainer: Explainer, step: int, layer: int) -> None:
     experts, outcomes = run.access_expert[own], run.access_outcome[own]
     kinds = metrics.miss_kind_of_access(run)[own]
     why = ("", "cold", "capacity", "collision", "pollution")
-    parts = [f"expert {e} {('hit', 'late hit', 'missed')[o]}" + (f" ({why[k]})" if o == MISS else "")
-             for e, o, k in zip(experts.tolist(), outcomes.tolist(), kinds.tolist(), strict=True)]  # fmt: skip
+    parts = [
+        f"expert {e} {('hit', 'late hit', 'missed')[o]}" + (f" ({why[k]})" if o == MISS else "")
+        for e, o, k in zip(experts.tolist(), outcomes.tolist(), kinds.tolist(), strict=True)
+    ]
     st.markdown(f"**Pass {step}, MoE layer {layer}:** {', '.join(parts)}.")
     evictions = explainer.evictions(step, layer)
     if not evictions:
         st.caption("Nobody left at this event.")
     for eviction in evictions:
-        who = f"expert {eviction.for_expert}" + (f" of layer {eviction.for_layer}" if eviction.for_layer != layer else "")
+        who = f"expert {eviction.for_expert}" + (
+            f" of layer {eviction.for_layer}" if eviction.for_layer != layer else ""
+        )
         came = f"It made room for a guess: {who}." if eviction.speculative else f"It made room for {who}."
         st.markdown(f"{eviction.sentence} {came} {_regret(eviction)}")
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -134,10 +143,17 @@ counted = metrics.counts(run, 1)
 kinds = metrics.miss_kinds(run)
 with st.container(horizontal=True, vertical_alignment="bottom"):
     layer = st.number_input(
-        "MoE layer", 0, trace.layers - 1, key=common.fits("layer", trace.layers - 1), bind="query-params", width=130
+        "MoE layer",
+        0,
+        trace.layers - 1,
+        key=common.fits("layer", trace.layers - 1),
+        bind="query-params",
+        width=130,
     )
     for kind, label in JUMPS.items():
-        st.button(label, key=f"jump-{kind}", on_click=jump, args=(explainer, kind, step), help=JUMP_HELP[kind])
+        st.button(
+            label, key=f"jump-{kind}", on_click=jump, args=(explainer, kind, step), help=JUMP_HELP[kind]
+        )
 if state.get("jumped"):
     st.info(state.pop("jumped"))
 event(explainer, step, layer)
@@ -153,20 +169,32 @@ table = pd.DataFrame(
     ]
 )
 common.chart(
-    charts.token_expert(common.stacked(states), texts[shown], start, step, paper), f"MoE layer {layer}: every expert, token by token", table,
-    "token-expert", "replayed",
-)  # fmt: skip
+    charts.token_expert(common.stacked(states), texts[shown], start, step, paper),
+    f"MoE layer {layer}: every expert, token by token",
+    table,
+    "token-expert",
+    "replayed",
+)
 st.caption(PAPER_LEGEND if paper else STATE_LEGEND)
 slot_states, holders = board.slots_over_time(pictures)
 if slot_states.size:
     rows = slot_states.shape[1]
     per_group = settings.slots
     small = pd.DataFrame(
-        {"pass": step, "row": range(rows), "group": [row // per_group for row in range(rows)], "expert": holders[step],
-         "state": [board.STATES[int(value)] for value in slot_states[step]]}
-    )  # fmt: skip
+        {
+            "pass": step,
+            "row": range(rows),
+            "group": [row // per_group for row in range(rows)],
+            "expert": holders[step],
+            "state": [board.STATES[int(value)] for value in slot_states[step]],
+        }
+    )
     common.chart(
-        charts.raster(slot_states, per_group, step), "Every slot, from the first pass to the last", small, "raster", "replayed"
+        charts.raster(slot_states, per_group, step),
+        "Every slot, from the first pass to the last",
+        small,
+        "raster",
+        "replayed",
     )
 st.caption(
     f"Replayed under {settings.label}: {counted.hit_ratio or 0:.1%} of decode's {counted.accesses:,} accesses hit. Misses of the whole run: {kinds.cold} cold, "

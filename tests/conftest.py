@@ -12,7 +12,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from moeviz.trace import Trace
+from moeviz.core.trace import Trace
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -25,7 +25,9 @@ def _one_thread_and_own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     torch.set_num_threads(1)
 
 
-def make_trace(events: Sequence[Sequence[Sequence[int]]], experts: int = 8, guess: Any = None, weights: Any = None) -> Trace:
+def make_trace(
+    events: Sequence[Sequence[Sequence[int]]], experts: int = 8, guess: Any = None, weights: Any = None
+) -> Trace:
     """A decode trace. events: [token, layer, rank]"""
     chosen = np.array(events, np.int16)
     tokens, layers, k = chosen.shape
@@ -36,7 +38,9 @@ def make_trace(events: Sequence[Sequence[Sequence[int]]], experts: int = 8, gues
         token_ids=np.arange(tokens, dtype=np.int32),
         phase=np.ones(tokens, np.uint8),
         forward_pass=np.arange(tokens, dtype=np.int32),
-        guess=np.array(guess, np.int16) if guess is not None else np.full((tokens, layers, 0, 0), -1, np.int16),
+        guess=np.array(guess, np.int16)
+        if guess is not None
+        else np.full((tokens, layers, 0, 0), -1, np.int16),
         num_experts=experts,
         texts=tuple(f"t{i}" for i in range(tokens)),
         expert_bytes=1_000,
@@ -44,13 +48,27 @@ def make_trace(events: Sequence[Sequence[Sequence[int]]], experts: int = 8, gues
 
 
 def random_trace(
-    seed: int, tokens: int = 40, layers: int = 3, experts: int = 8, k: int = 2, prompt: int = 5, lookaheads: int = 3
+    seed: int,
+    tokens: int = 40,
+    layers: int = 3,
+    experts: int = 8,
+    k: int = 2,
+    prompt: int = 5,
+    lookaheads: int = 3,
 ) -> Trace:
     """Skewed routing with a prefill pass and guesses that are right about half the time."""
     rng = np.random.default_rng(seed)
     skew = rng.dirichlet(np.full(experts, 0.6), size=layers)
-    chosen = np.array([[rng.choice(experts, k, replace=False, p=skew[layer] * 0.9 + 0.1 / experts) for layer in range(layers)]
-                       for _ in range(tokens)], np.int16)  # fmt: skip
+    chosen = np.array(
+        [
+            [
+                rng.choice(experts, k, replace=False, p=skew[layer] * 0.9 + 0.1 / experts)
+                for layer in range(layers)
+            ]
+            for _ in range(tokens)
+        ],
+        np.int16,
+    )
     weights = -np.sort(-rng.random((tokens, layers, k)).astype(np.float32), axis=2)
     guess = np.full((tokens, layers, lookaheads, 2 * k), -1, np.int16)
     probability = np.zeros(guess.shape, np.float16)
@@ -90,7 +108,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     return make
 
 
-ARCHITECTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "deepseek_v3", "granitemoe", "phimoe")
+ARCHITECTURES = (
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
+    "olmoe",
+    "gpt_oss",
+    "deepseek_v3",
+    "granitemoe",
+    "phimoe",
+)
 
 
 def _save_tiny(name: str, folder: Path) -> Path:
@@ -98,23 +125,52 @@ def _save_tiny(name: str, folder: Path) -> Path:
     import transformers as t
 
     common = {
-        "vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "max_position_embeddings": 256, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None,
-    }  # fmt: skip
+        "vocab_size": 128,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
     configs: dict[str, Callable[[], Any]] = {
         "mixtral": lambda: t.MixtralConfig(**common, num_local_experts=8, num_experts_per_tok=2),
-        "qwen2_moe": lambda: t.Qwen2MoeConfig(**common, num_experts=8, num_experts_per_tok=4, moe_intermediate_size=24,
-                                              shared_expert_intermediate_size=40),
-        "qwen3_moe": lambda: t.Qwen3MoeConfig(**common, head_dim=8, num_experts=8, num_experts_per_tok=4, moe_intermediate_size=24),
+        "qwen2_moe": lambda: t.Qwen2MoeConfig(
+            **common,
+            num_experts=8,
+            num_experts_per_tok=4,
+            moe_intermediate_size=24,
+            shared_expert_intermediate_size=40,
+        ),
+        "qwen3_moe": lambda: t.Qwen3MoeConfig(
+            **common, head_dim=8, num_experts=8, num_experts_per_tok=4, moe_intermediate_size=24
+        ),
         "olmoe": lambda: t.OlmoeConfig(**common, num_experts=8, num_experts_per_tok=4),
-        "gpt_oss": lambda: t.GptOssConfig(**common, head_dim=8, num_local_experts=8, num_experts_per_tok=4, sliding_window=64),
-        "deepseek_v3": lambda: t.DeepseekV3Config(**(common | {"num_key_value_heads": 4, "num_hidden_layers": 4}), n_routed_experts=8, num_experts_per_tok=2,
-                                                  moe_intermediate_size=24, first_k_dense_replace=1, n_group=2, topk_group=1, kv_lora_rank=16,
-                                                  q_lora_rank=16, qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=8, n_shared_experts=1),
+        "gpt_oss": lambda: t.GptOssConfig(
+            **common, head_dim=8, num_local_experts=8, num_experts_per_tok=4, sliding_window=64
+        ),
+        "deepseek_v3": lambda: t.DeepseekV3Config(
+            **(common | {"num_key_value_heads": 4, "num_hidden_layers": 4}),
+            n_routed_experts=8,
+            num_experts_per_tok=2,
+            moe_intermediate_size=24,
+            first_k_dense_replace=1,
+            n_group=2,
+            topk_group=1,
+            kv_lora_rank=16,
+            q_lora_rank=16,
+            qk_rope_head_dim=8,
+            qk_nope_head_dim=8,
+            v_head_dim=8,
+            n_shared_experts=1,
+        ),
         "granitemoe": lambda: t.GraniteMoeConfig(**common, num_local_experts=8, num_experts_per_tok=2),
         "phimoe": lambda: t.PhimoeConfig(**common, num_local_experts=8, num_experts_per_tok=2),
         "llama": lambda: t.LlamaConfig(**common),
-    }  # fmt: skip
+    }
     torch.manual_seed(7)
     model = t.AutoModelForCausalLM.from_config(configs[name]())
     for parameter in model.parameters():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moeviz import bench
+from moeviz.bench import timings as bench
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux's high-water mark")
@@ -18,7 +18,9 @@ def test_loading_holds_no_more_than_dense_part_slots_and_one_layer() -> None:
 
 def test_rounds_start_one_further_each_time() -> None:
     order: list[str] = []
-    found = bench.interleaved({name: (lambda name=name: order.append(name) or float(len(order))) for name in "abc"}, 2)  # type: ignore[misc]
+    found = bench.interleaved(
+        {name: (lambda name=name: order.append(name) or float(len(order))) for name in "abc"}, 2
+    )  # type: ignore[misc]
     assert order == ["a", "b", "c", "b", "c", "a"]
     assert found == {"a": [1, 6], "b": [2, 4], "c": [3, 5]}
     assert bench.spread(found["a"]) == {"median": 3.5, "least": 1, "most": 6}

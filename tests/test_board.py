@@ -8,12 +8,12 @@ from conftest import random_trace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moeviz.board import EMPTY, HIT, MISS, PREFETCHED, RESIDENT, frames
-from moeviz.cache import ExpertCache
-from moeviz.knowledge import knowledge
-from moeviz.predictors import RouterGuess
-from moeviz.replay import replay
-from moeviz.settings import BASELINES, WARM, Settings
+from moeviz.charts.board import EMPTY, HIT, MISS, PREFETCHED, RESIDENT, frames
+from moeviz.core.cache import ExpertCache
+from moeviz.core.oracle import knowledge
+from moeviz.core.predictors import RouterGuess
+from moeviz.core.replay import replay
+from moeviz.core.settings import BASELINES, WARM, Settings
 
 
 @given(
@@ -41,7 +41,9 @@ def test_frames_show_residency_before_each_event(seed: int, scope: str, prefetch
                 slots = frame.slots[layer]
                 assert {int(e) for e in slots if e >= 0} == residents
             cache.demand(layer, [chosen], [trace.weights[token, layer].tolist()])
-            routers = RouterGuess([trace.guess[token, layer + 1, 0].tolist()]) if layer + 1 < trace.layers else None
+            routers = (
+                RouterGuess([trace.guess[token, layer + 1, 0].tolist()]) if layer + 1 < trace.layers else None
+            )
             cache.speculate(layer, routers)
 
 

@@ -17,16 +17,25 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from moeviz.trace import load_file
+from moeviz.core.trace import load_file
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 SECONDS = 1_000
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="no Chromium (Debian: apt install chromium)"),
+    pytest.mark.skipif(
+        CHROMIUM is None and not os.environ.get("CI"), reason="no Chromium (Debian: apt install chromium)"
+    ),
 ]
 
 
@@ -36,9 +45,21 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port), "--server.headless", "true"]
+    command = [
+        sys.executable,
+        "-m",
+        "streamlit",
+        "run",
+        "app.py",
+        "--server.port",
+        str(port),
+        "--server.headless",
+        "true",
+    ]
     environment = os.environ | {"MOEVIZ_DATA": str(tmp_path_factory.mktemp("data"))}
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+    )
     address = f"http://127.0.0.1:{port}"
     try:
         while process.poll() is None:
@@ -77,7 +98,12 @@ def page(app: str, browser: Browser) -> Iterator[Page]:
     wrong: list[str] = []
     page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda request: wrong.append(request.url) if not request.url.startswith((app, "data:", "blob:")) else None)
+    page.on(
+        "request",
+        lambda request: (
+            wrong.append(request.url) if not request.url.startswith((app, "data:", "blob:")) else None
+        ),
+    )
     page.goto(app)
     yield page
     context.close()
@@ -110,7 +136,9 @@ def test_live_opens_on_a_sample_runs_steps_and_saves(page: Page) -> None:
     page.get_by_role("button", name="Run").click()
     see(page, "live = replay, event for event")
     expect(board).to_have_attribute("data-frames", "24")
-    expect(page.get_by_role("button", name="Run")).to_be_visible()  # instead of Stop: the page has been drawn to its end
+    expect(
+        page.get_by_role("button", name="Run")
+    ).to_be_visible()  # instead of Stop: the page has been drawn to its end
     board.press("Home")
     expect(board).to_have_attribute("data-step", "0")
     for step in ("1", "2", "3"):
@@ -157,12 +185,24 @@ def test_compare_measures_lru_against_lfu(page: Page) -> None:
     page.get_by_role("button", name="Measure").click()
     for badge in ("same tokens in every run", "measured = replayed"):
         see(page, badge)
-    for chart in ("Tokens per second", "Where the time of a token goes", "Hit ratio", "What went over the link"):
+    for chart in (
+        "Tokens per second",
+        "Where the time of a token goes",
+        "Hit ratio",
+        "What went over the link",
+    ):
         expect(page.get_by_role("heading", name=chart)).to_be_visible()
     expect(page.locator(".js-plotly-plot")).to_have_count(4)
     see(page, "The same comparison without the browser")  # the page has been drawn to its end
     lines = saved(page, page.get_by_role("button", name="Table as CSV")).read_text().splitlines()
-    assert [line.split(",")[0].strip('"') for line in lines] == ["settings", "lru", "lfu", "resident", "on-demand", "whole-layer"]
+    assert [line.split(",")[0].strip('"') for line in lines] == [
+        "settings",
+        "lru",
+        "lfu",
+        "resident",
+        "on-demand",
+        "whole-layer",
+    ]
 
 
 def test_a_page_fits_a_phone(page: Page) -> None:
@@ -213,14 +253,16 @@ def test_the_strip_of_tokens_steps(page: Page) -> None:
     see(page, "Pass 29:")
 
 
-def test_a_link_to_a_page_opens_it_within_the_app(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_link_to_a_page_opens_it_within_the_app(
+    browser: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """The very first request that a server sees, for a page other than the first."""
     with serving(tmp_path_factory) as address:
         page = browser.new_page()
         page.goto(f"{address}/what_if")
-        expect(page.get_by_role("heading", name="How many slots, which policy, which machine?")).to_be_visible(
-            timeout=60 * SECONDS
-        )
+        expect(
+            page.get_by_role("heading", name="How many slots, which policy, which machine?")
+        ).to_be_visible(timeout=60 * SECONDS)
         expect(page.get_by_role("link", name="Cache timeline")).to_be_visible()
         page.close()
 

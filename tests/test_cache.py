@@ -2,9 +2,9 @@
 
 import pytest
 
-from moeviz.cache import NOBODY, ExpertCache
-from moeviz.predictors import RouterGuess
-from moeviz.settings import Settings, SettingsError
+from moeviz.core.cache import NOBODY, ExpertCache
+from moeviz.core.predictors import RouterGuess
+from moeviz.core.settings import Settings, SettingsError
 
 
 def cache(slots: int = 2, layers: int = 1, experts: int = 8, k: int = 2, **fields: object) -> ExpertCache:
@@ -16,7 +16,9 @@ def use(
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """One token's event: (hits, loads as (expert, victim))."""
     waves = c.demand(layer, [list(experts)], [weights or [1.0 - i / 10 for i in range(len(experts))]])
-    return [e for wave in waves for e in wave.hits], [(load.expert, load.victim[1]) for wave in waves for load in wave.loads]
+    return [e for wave in waves for e in wave.hits], [
+        (load.expert, load.victim[1]) for wave in waves for load in wave.loads
+    ]
 
 
 def test_misses_take_free_slots_strongest_first() -> None:
@@ -26,7 +28,10 @@ def test_misses_take_free_slots_strongest_first() -> None:
 def test_no_member_of_an_event_is_evicted_to_admit_another() -> None:
     c = cache(slots=2)
     use(c, 0, 1)
-    assert use(c, 1, 2) == ([1], [(2, 0)])  # 0 is the strongest's older neighbour, 1 is pinned although lru would drop it
+    assert use(c, 1, 2) == (
+        [1],
+        [(2, 0)],
+    )  # 0 is the strongest's older neighbour, 1 is pinned although lru would drop it
 
 
 def test_the_strongest_expert_is_touched_last() -> None:

@@ -11,9 +11,9 @@ from conftest import ARCHITECTURES
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import moeviz
-from moeviz.offload import measure
-from moeviz.offload.loader import ModelError, load
-from moeviz.offload.session import Options
+from moeviz.engine import measure
+from moeviz.engine.loader import ModelError, load
+from moeviz.engine.session import Options
 
 TinyModel = Callable[[str], Path]
 PROMPT = "What do the routers choose?"
@@ -23,16 +23,24 @@ PROMPT = "What do the routers choose?"
 def test_it_sees_what_the_engine_sees(name: str, tiny_model: TinyModel) -> None:
     folder = tiny_model(name)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, experts_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, experts_implementation="eager"
+    ).eval()
     with moeviz.capture(model, tokenizer) as captured:
         ids = tokenizer(PROMPT, return_tensors="pt")["input_ids"]
         model.generate(ids, max_new_tokens=6, min_new_tokens=6, do_sample=False)
     trace = captured.trace()
-    expected, _ = measure.record(load(folder, device="cpu"), PROMPT, measure.RESIDENT, Options(6, 0.0, stop_at_end=False))
+    expected, _ = measure.record(
+        load(folder, device="cpu"), PROMPT, measure.RESIDENT, Options(6, 0.0, stop_at_end=False)
+    )
     for field in ("experts", "token_ids", "phase", "forward_pass"):
         assert (getattr(trace, field) == getattr(expected, field)).all(), field
     assert trace.weights == pytest.approx(expected.weights, abs=1e-6)
-    assert (trace.num_experts, trace.expert_bytes, trace.texts) == (expected.num_experts, expected.expert_bytes, expected.texts)
+    assert (trace.num_experts, trace.expert_bytes, trace.texts) == (
+        expected.num_experts,
+        expected.expert_bytes,
+        expected.texts,
+    )
     assert not model._forward_hooks
     assert not model._forward_pre_hooks
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from conftest import random_trace
 
-from moeviz import charts, metrics
-from moeviz.replay import replay
-from moeviz.settings import Settings
+from moeviz.charts import figures as charts
+from moeviz.core.replay import replay
+from moeviz.core.settings import Settings
+from moeviz.numbers import metrics
 
 
 def test_hit_ratio_over_time_has_a_dash_for_every_run() -> None:

@@ -11,14 +11,35 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import random_trace
 
-from moeviz.cli import main
-from moeviz.trace import load_file
+from moeviz.cli.main import main
+from moeviz.core.trace import load_file
 
 KEYS = {
-    "tokens", "text", "token_ids", "accesses", "hits", "late_hits", "misses", "hit_ratio", "prefill", "decode", "evictions",
-    "tokens_per_second", "ttft_ms", "tpot_ms_median", "tpot_ms_p95", "stall_ms_per_token", "transfer_ms_per_token",
-    "compute_ms_per_token", "bytes_demand", "bytes_prefetch_useful", "bytes_prefetch_wasted", "fast_tier_bytes", "tier", "lossless",
-}  # fmt: skip
+    "tokens",
+    "text",
+    "token_ids",
+    "accesses",
+    "hits",
+    "late_hits",
+    "misses",
+    "hit_ratio",
+    "prefill",
+    "decode",
+    "evictions",
+    "tokens_per_second",
+    "ttft_ms",
+    "tpot_ms_median",
+    "tpot_ms_p95",
+    "stall_ms_per_token",
+    "transfer_ms_per_token",
+    "compute_ms_per_token",
+    "bytes_demand",
+    "bytes_prefetch_useful",
+    "bytes_prefetch_wasted",
+    "fast_tier_bytes",
+    "tier",
+    "lossless",
+}
 COUNTS = {"accesses", "hits", "late_hits", "misses", "hit_ratio"}
 
 
@@ -59,7 +80,16 @@ def test_run_then_replay_then_compare(tmp_path: Path) -> None:
     assert again["token_ids"] == live["token_ids"]
     assert again["tokens_per_second"] is None
 
-    many = as_json("compare", *words, "--setting", "policy=lru,slots=3", "--setting", "policy=belady,slots=3", "--repeats", "1")
+    many = as_json(
+        "compare",
+        *words,
+        "--setting",
+        "policy=lru,slots=3",
+        "--setting",
+        "policy=belady,slots=3",
+        "--repeats",
+        "1",
+    )
     assert [row["label"] for row in many["results"]] == [
         "lru, 3 slots",
         "belady, 3 slots",
@@ -67,7 +97,10 @@ def test_run_then_replay_then_compare(tmp_path: Path) -> None:
         "on-demand",
         "whole-layer",
     ]
-    assert all(row["lossless"] and row["equals_replay"] and row.keys() >= KEYS - {"text", "token_ids"} for row in many["results"])
+    assert all(
+        row["lossless"] and row["equals_replay"] and row.keys() >= KEYS - {"text", "token_ids"}
+        for row in many["results"]
+    )
     assert many["token_ids"] == live["token_ids"]
 
 
@@ -97,7 +130,10 @@ def test_replay_reports_in_words(trace: Path) -> None:
         (["replay", "TRACE", "--slots", "1"], "1 slots are too few: a token needs 2"),
         (["replay", "TRACE", "--scope", "planet"], "scope 'planet' is not known"),
         (["replay", "TRACE", "--policy", "static"], "needs a calibration trace"),
-        (["replay", "TRACE", "--policy", "static", "--calibration", "nowhere"], "no trace file and no sample"),
+        (
+            ["replay", "TRACE", "--policy", "static", "--calibration", "nowhere"],
+            "no trace file and no sample",
+        ),
         (["replay", "TRACE", "--policy", "static", "--calibration", "bible"], "of another model"),
         (
             ["replay", "TRACE", "--prefetch", "next-gate", "--lookahead", "2", "--width", "8"],
@@ -113,7 +149,10 @@ def test_replay_reports_in_words(trace: Path) -> None:
         (["run", "--prompt", "x", "--out", "nowhere/x.moetrace"], "folder nowhere for --out does not exist"),
         (["run", "no/such/model", "--prompt", "x"], "cannot be read as a model"),
         (["run", "tests", "--prompt", "x"], "has no config.json"),
-        (["run", "--prompt", "x", "--future", "TRACE", "--policy", "belady", "--max-new-tokens", "2"], "departs from the trace"),
+        (
+            ["run", "--prompt", "x", "--future", "TRACE", "--policy", "belady", "--max-new-tokens", "2"],
+            "departs from the trace",
+        ),
         (["import", "missing.npy", "--out", "x.moetrace"], "missing.npy: No such file"),
         (["import", __file__, "--format", "tape", "--out", "x.moetrace"], "format 'tape' is not known"),
         (["compare", "--prompt", "x", "--setting", "lru"], "'lru' is not a setting"),
@@ -121,7 +160,9 @@ def test_replay_reports_in_words(trace: Path) -> None:
         (["run"], "Missing option '--prompt'"),
     ],
 )
-def test_what_cannot_be_done_is_one_message_and_exit_code_2(arguments: list[str], words: str, trace: Path) -> None:
+def test_what_cannot_be_done_is_one_message_and_exit_code_2(
+    arguments: list[str], words: str, trace: Path
+) -> None:
     result = run(*(str(trace) if part == "TRACE" else part for part in arguments))
     assert result.exit_code == 2
     assert words in " ".join(result.stderr.split())

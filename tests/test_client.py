@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from moeviz.offload.client import Client, Job, ModelSpec, Owner
-from moeviz.replay import replay
-from moeviz.settings import Settings
+from moeviz.core.replay import replay
+from moeviz.core.settings import Settings
+from moeviz.engine.client import Client, Job, ModelSpec, Owner
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,14 @@ def finish(job: Job) -> Job:
 
 
 def watch(prompt: str = "And it", settings: Settings = Settings(), **fields: object) -> Job:  # noqa: B008
-    return Job("watch", prompt, [settings], max_new_tokens=int(str(fields.pop("tokens", 6))), stop_at_end=False, **fields)  # type: ignore[arg-type]
+    return Job(
+        "watch",
+        prompt,
+        [settings],
+        max_new_tokens=int(str(fields.pop("tokens", 6))),
+        stop_at_end=False,
+        **fields,
+    )  # type: ignore[arg-type]
 
 
 def test_a_watched_run_arrives_pass_by_pass(client: Client) -> None:
@@ -126,7 +133,9 @@ def test_a_killed_worker_ends_the_run_with_a_message_keeps_what_came_and_is_repl
             if len(self.passes) == 3:
                 client.kill()
 
-    job = finish(client.submit(Fatal("watch", "And it", [Settings()], max_new_tokens=1_500, stop_at_end=False)))
+    job = finish(
+        client.submit(Fatal("watch", "And it", [Settings()], max_new_tokens=1_500, stop_at_end=False))
+    )
     assert job.state == "failed"
     assert "worker process ended" in job.message
     assert len(job.passes) >= 3

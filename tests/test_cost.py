@@ -11,10 +11,10 @@ import pytest
 from conftest import random_trace
 from test_metrics import timed
 
-from moeviz import cost, metrics
-from moeviz.replay import replay
-from moeviz.run import HIT, Run, Tier
-from moeviz.settings import BASELINES, Settings
+from moeviz.core.replay import replay
+from moeviz.core.run import HIT, Run, Tier
+from moeviz.core.settings import BASELINES, Settings
+from moeviz.numbers import cost, metrics
 
 COSTS = cost.Costs(expert=0.2, other=3.0, per_copy=0.1, copy=1.0, wake=0.0)
 
@@ -62,7 +62,11 @@ def test_the_fit_finds_the_costs_of_a_machine_that_follows_the_rule() -> None:
 def test_it_predicts_settings_that_it_has_not_seen() -> None:
     trace = random_trace(3, tokens=80)
     fitted = as_if_measured(replay(trace, Settings("lru", 3)), COSTS)
-    others = [Settings("lfu", 5), Settings("lru", 4, prefetch="next-gate"), *(Settings(baseline=name) for name in BASELINES)]
+    others = [
+        Settings("lfu", 5),
+        Settings("lru", 4, prefetch="next-gate"),
+        *(Settings(baseline=name) for name in BASELINES),
+    ]
     checks = cost.check([fitted], [[as_if_measured(replay(trace, one), COSTS)] for one in others])
     assert [one.label for one in checks] == [one.label for one in others]
     assert cost.median_error(checks) < 0.05
@@ -76,7 +80,11 @@ def test_repeats_make_up_for_a_slow_tier_that_drifts() -> None:
     def repeats(settings: Settings) -> list[Run]:
         return [as_if_measured(replay(trace, settings), costs) for costs in drifting]
 
-    others = [repeats(Settings("lfu", 5)), repeats(Settings("lru", 2)), repeats(Settings(baseline="on-demand"))]
+    others = [
+        repeats(Settings("lfu", 5)),
+        repeats(Settings("lru", 2)),
+        repeats(Settings(baseline="on-demand")),
+    ]
     own = repeats(Settings("lru", 3))
     assert cost.fit(*own).copy == pytest.approx(COSTS.copy, rel=0.01)
     assert cost.median_error(cost.check(own, others)) < 0.05
@@ -134,7 +142,9 @@ def test_break_even() -> None:
 def test_the_bandwidth_bound() -> None:
     run = as_if_measured(replay(random_trace(3, tokens=40), Settings("lru", 3)), COSTS)
     bound = replay(random_trace(3, tokens=40), Settings("belady", 3))
-    misses = int((bound.access_outcome[bound.pass_phase[bound.event_pass[bound.access_event]] == 1] != HIT).sum())
+    misses = int(
+        (bound.access_outcome[bound.pass_phase[bound.event_pass[bound.access_event]] == 1] != HIT).sum()
+    )
     least = metrics.bandwidth_bound_ms(run, misses)
     stack = metrics.stack(run)
     assert least is not None

@@ -8,11 +8,11 @@ from conftest import random_trace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moeviz.curves import curve, slot_counts
-from moeviz.policies import POLICIES
-from moeviz.replay import replay
-from moeviz.run import HIT
-from moeviz.settings import WARM, Settings
+from moeviz.core.policies import POLICIES
+from moeviz.core.replay import replay
+from moeviz.core.run import HIT
+from moeviz.core.settings import WARM, Settings
+from moeviz.numbers.curves import curve, slot_counts
 
 
 def check(trace: object, wanted: Settings, counts: list[int]) -> None:
@@ -29,18 +29,31 @@ def check(trace: object, wanted: Settings, counts: list[int]) -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("scope", ["layer", "model"])
 @settings(max_examples=12, deadline=None)
-@given(seed=st.integers(0, 10_000), prompt=st.sampled_from([1, 6]), k=st.integers(1, 3), warm=st.sampled_from(list(WARM)))
+@given(
+    seed=st.integers(0, 10_000),
+    prompt=st.sampled_from([1, 6]),
+    k=st.integers(1, 3),
+    warm=st.sampled_from(list(WARM)),
+)
 def test_a_curve_is_the_replays(policy: str, scope: str, seed: int, prompt: int, k: int, warm: str) -> None:
     trace = random_trace(seed, tokens=30, prompt=prompt, k=k)
     counts = list(range(k, 9)) if scope == "layer" else [k, 2 * k + 1, 3 * k, 13, 24]
-    check(trace, Settings(policy, counts[0], scope, warm=warm, calibration="itself", seed=seed, half_life=5), counts)
+    check(
+        trace,
+        Settings(policy, counts[0], scope, warm=warm, calibration="itself", seed=seed, half_life=5),
+        counts,
+    )
 
 
 def test_passes_of_several_tokens_in_the_middle_are_replayed() -> None:
     trace = random_trace(3, tokens=30, prompt=1)
     numbers = np.minimum(np.arange(30) // 2, 14).astype(np.int32)
     again = type(trace)(
-        **{**{f: getattr(trace, f) for f in trace.__dataclass_fields__}, "forward_pass": numbers, "phase": np.ones(30, np.uint8)}
+        **{
+            **{f: getattr(trace, f) for f in trace.__dataclass_fields__},
+            "forward_pass": numbers,
+            "phase": np.ones(30, np.uint8),
+        }
     )
     check(again, Settings(), [2, 4, 8])
 

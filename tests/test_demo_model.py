@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from moeviz import routing
+from moeviz.core.oracle import SAMPLES
+from moeviz.core.policies import POLICIES
+from moeviz.core.predictors import PREDICTORS
+from moeviz.core.replay import replay
+from moeviz.core.run import MISS
+from moeviz.core.settings import SCOPES, Settings
+from moeviz.core.trace import load_file
 from moeviz.demo_model import data, evaluate, train
-from moeviz.knowledge import SAMPLES
-from moeviz.offload import measure
-from moeviz.offload.loader import load
-from moeviz.offload.session import Options
-from moeviz.policies import POLICIES
-from moeviz.predictors import PREDICTORS
-from moeviz.replay import replay
-from moeviz.run import MISS
-from moeviz.settings import SCOPES, Settings
-from moeviz.trace import load_file
+from moeviz.engine import measure
+from moeviz.engine.loader import load
+from moeviz.engine.session import Options
+from moeviz.numbers import routing
 
 NAMES = sorted(path.stem for path in SAMPLES.glob("*.moetrace"))
 READERS = {  # a word or two that only such a text has
@@ -85,12 +85,16 @@ def test_it_writes_what_the_prompt_is(name: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     prompt, words = READERS[name]
-    model = AutoModelForCausalLM.from_pretrained(train.FOLDER, dtype=torch.float32, experts_implementation="eager")
+    model = AutoModelForCausalLM.from_pretrained(
+        train.FOLDER, dtype=torch.float32, experts_implementation="eager"
+    )
     tokenizer = AutoTokenizer.from_pretrained(train.FOLDER)
     torch.manual_seed(0)
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
     written = tokenizer.decode(
-        model.generate(ids, max_new_tokens=100, do_sample=True, temperature=0.6, eos_token_id=-1)[0, ids.shape[1] :]
+        model.generate(ids, max_new_tokens=100, do_sample=True, temperature=0.6, eos_token_id=-1)[
+            0, ids.shape[1] :
+        ]
     )
     assert sum(word in written for word in words) >= 3, written
 
@@ -117,7 +121,11 @@ def test_live_equals_replay_for_every_policy_scope_and_predictor() -> None:
     future, resident = measure.record(loaded, prompt, measure.RESIDENT, options)
     for policy, scope, prefetch in product(POLICIES, SCOPES, PREDICTORS):
         settings = Settings(
-            policy, 3 if scope == "layer" else 20, scope, prefetch, calibration="python-long" if policy == "static" else ""
+            policy,
+            3 if scope == "layer" else 20,
+            scope,
+            prefetch,
+            calibration="python-long" if policy == "static" else "",
         )
         trace, run = measure.record(loaded, prompt, settings, options, future=future)
         assert replay(trace, settings).same_decisions(run), settings.label
@@ -126,7 +134,10 @@ def test_live_equals_replay_for_every_policy_scope_and_predictor() -> None:
 
 def test_training_starts_resumes_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model of a few thousand weights on made-up text: stopped halfway and resumed, it is the same model as trained in one go."""
-    words = {name: [" ".join(f"{name}{n % 7}" for n in range(start, start + 900))] * 3 for start, name in enumerate(data.DOMAINS)}
+    words = {
+        name: [" ".join(f"{name}{n % 7}" for n in range(start, start + 900))] * 3
+        for start, name in enumerate(data.DOMAINS)
+    }
     monkeypatch.setattr(data, "load", lambda held_out: words)
     small = {
         "hidden_size": 16,

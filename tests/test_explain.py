@@ -7,9 +7,9 @@ from conftest import make_trace, random_trace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moeviz.explain import SAYS, Explainer
-from moeviz.policies import POLICIES
-from moeviz.settings import Settings
+from moeviz.core.policies import POLICIES
+from moeviz.core.settings import Settings
+from moeviz.numbers.explain import SAYS, Explainer
 
 
 def only(stream: list[int], policy: str, slots: int) -> Explainer:
@@ -24,7 +24,10 @@ def test_an_eviction_in_words() -> None:
         "Belady would have dropped expert 1."
     )
     assert (eviction.belady, eviction.regret) == ((0, 1), 2)
-    assert [(one.expert, one.score, one.status) for one in eviction.residents] == [(0, 1, "leaves"), (1, 2, "could leave")]
+    assert [(one.expert, one.score, one.status) for one in eviction.residents] == [
+        (0, 1, "leaves"),
+        (1, 2, "could leave"),
+    ]
 
 
 def test_every_policy_has_words() -> None:

@@ -17,14 +17,14 @@ import pytest
 from click.testing import CliRunner
 from conftest import random_trace
 
-from moeviz import cost, metrics
-from moeviz.cli import main
-from moeviz.exchange import exports
-from moeviz.exchange.imports import read
-from moeviz.knowledge import SAMPLES
-from moeviz.replay import replay
-from moeviz.settings import Settings
-from moeviz.trace import load_file
+from moeviz.cli.main import main
+from moeviz.core.oracle import SAMPLES
+from moeviz.core.replay import replay
+from moeviz.core.settings import Settings
+from moeviz.core.trace import load_file
+from moeviz.files import exports
+from moeviz.files.imports import read
+from moeviz.numbers import cost, metrics
 
 COSTS = cost.Costs(0.2, 3.0, 0.1, 1.0, 0.0)
 
@@ -60,7 +60,10 @@ def check_chrome(content: str) -> list[dict[str, Any]]:
     slices = [event for event in events if event["ph"] == "X"]
     assert all(event["ts"] >= 0 and event["dur"] >= 0 for event in slices)
     for track in {event["tid"] for event in slices}:
-        own = sorted((event for event in slices if event["tid"] == track), key=lambda event: (event["ts"], -event["dur"]))
+        own = sorted(
+            (event for event in slices if event["tid"] == track),
+            key=lambda event: (event["ts"], -event["dur"]),
+        )
         ends: list[float] = []
         for event in own:
             while ends and ends[-1] <= event["ts"] + 1e-6:
@@ -98,7 +101,9 @@ def test_libcachesim_reads_the_requests_and_hits_as_often(policy: str, tmp_path:
     trace = random_trace(5, tokens=120, layers=4, experts=6, k=1, prompt=1)
     run = replay(trace, Settings(policy, 7, "model"))
     (tmp_path / "requests.oracleGeneral.bin").write_bytes(exports.content("oracle-general", trace, run))
-    reader = libcachesim.TraceReader(str(tmp_path / "requests.oracleGeneral.bin"), libcachesim.TraceType.ORACLE_GENERAL_TRACE)
+    reader = libcachesim.TraceReader(
+        str(tmp_path / "requests.oracleGeneral.bin"), libcachesim.TraceType.ORACLE_GENERAL_TRACE
+    )
     requests = list(reader)
     assert len(requests) == len(run.access_event)
     ids = [int(request.obj_id) for request in requests]
@@ -131,7 +136,9 @@ def run_cells(content: str) -> dict[str, Any]:
     return space
 
 
-@pytest.mark.parametrize("settings", [Settings("lfu", 3, prefetch="next-gate"), Settings(baseline="on-demand")])
+@pytest.mark.parametrize(
+    "settings", [Settings("lfu", 3, prefetch="next-gate"), Settings(baseline="on-demand")]
+)
 def test_the_notebook_computes_the_same_numbers_from_the_file(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,7 +149,9 @@ def test_the_notebook_computes_the_same_numbers_from_the_file(
     space = run_cells(exports.content("notebook", trace, run, own, "it's mine.moetrace").decode())
     assert space["run"].same_decisions(run)
     assert space["now"]["hits"] == (run.access_outcome == 0).sum()
-    other = exports.content("notebook", trace, replay(trace, Settings(slots=5)), own, "it's mine.moetrace").decode()
+    other = exports.content(
+        "notebook", trace, replay(trace, Settings(slots=5)), own, "it's mine.moetrace"
+    ).decode()
     with pytest.raises(AssertionError, match="now, but"):
         run_cells(other.replace("slots': 5", "slots': 4"))
 
@@ -176,7 +185,11 @@ def test_the_report_says_what_the_replay_says_and_asks_nobody() -> None:
 def test_a_report_of_a_hostile_trace_holds_only_text() -> None:
     evil = "</script><script>window.pwned=1</script><img src=x onerror=window.pwned=1>"
     trace = replace(
-        random_trace(0, tokens=24), texts=(evil,) * 24, prompt=evil, model=evil, recorded={"time": evil, "machine": evil}
+        random_trace(0, tokens=24),
+        texts=(evil,) * 24,
+        prompt=evil,
+        model=evil,
+        recorded={"time": evil, "machine": evil},
     )
     run = replay(trace, Settings(slots=3))
     run = replace(run, settings=replace(run.settings, policy="static", calibration=evil))
@@ -188,7 +201,16 @@ def test_a_report_of_a_hostile_trace_holds_only_text() -> None:
 @pytest.mark.parametrize("kind", exports.FORMATS)
 @pytest.mark.parametrize("recorded", [True, False])
 def test_the_command_writes_each_format(kind: str, recorded: bool, tmp_path: Path) -> None:
-    arguments = ["export", str(SAMPLES / "bible.moetrace"), "--format", kind, "--out", str(tmp_path / "out"), "--policy", "lfu"]
+    arguments = [
+        "export",
+        str(SAMPLES / "bible.moetrace"),
+        "--format",
+        kind,
+        "--out",
+        str(tmp_path / "out"),
+        "--policy",
+        "lfu",
+    ]
     result = CliRunner().invoke(main, arguments + ["--recorded"] * recorded)
     assert result.exit_code == 0, result.output
     assert ("measured" if recorded else "lfu, 4 slots, replayed") in result.output
@@ -197,8 +219,19 @@ def test_the_command_writes_each_format(kind: str, recorded: bool, tmp_path: Pat
 
 def test_what_cannot_be_exported_is_one_message(tmp_path: Path) -> None:
     random_trace(0).save(tmp_path / "plain.moetrace")
-    for extra, words in ((["--recorded"], "holds no recorded run"), ([], "holds no measured run to take times from")):
-        arguments = ["export", str(tmp_path / "plain.moetrace"), "--format", "perfetto", "--out", str(tmp_path / "out"), *extra]
+    for extra, words in (
+        (["--recorded"], "holds no recorded run"),
+        ([], "holds no measured run to take times from"),
+    ):
+        arguments = [
+            "export",
+            str(tmp_path / "plain.moetrace"),
+            "--format",
+            "perfetto",
+            "--out",
+            str(tmp_path / "out"),
+            *extra,
+        ]
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 2
         assert words in result.stderr

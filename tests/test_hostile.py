@@ -12,22 +12,34 @@ from playwright.sync_api import Page, expect
 from test_browser import SECONDS, app, browser, page, settle  # noqa: F401
 from test_browser import pytestmark as pytestmark
 
-from moeviz.exchange import exports
-from moeviz.replay import replay
-from moeviz.settings import Settings
-from moeviz.trace import load_file
+from moeviz.core.replay import replay
+from moeviz.core.settings import Settings
+from moeviz.core.trace import load_file
+from moeviz.files import exports
 
 EVIL = (
-    "<script>window.pwned=1</script>", "<img src=x onerror=window.pwned=1>", "[link](javascript:window.pwned=1)", "![x](http://evil.example/x.png)",
-    "**bold** $x^2$ :red[x] <b>b</b>", "=HYPERLINK(\"http://evil.example\")", "`code` | table | *", "<a href='http://evil.example'>a</a>",
-)  # fmt: skip
+    "<script>window.pwned=1</script>",
+    "<img src=x onerror=window.pwned=1>",
+    "[link](javascript:window.pwned=1)",
+    "![x](http://evil.example/x.png)",
+    "**bold** $x^2$ :red[x] <b>b</b>",
+    '=HYPERLINK("http://evil.example")',
+    "`code` | table | *",
+    "<a href='http://evil.example'>a</a>",
+)
 
 
 @pytest.fixture(scope="module")
 def evil_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trace = random_trace(0, tokens=24)
     texts = tuple(EVIL[n % len(EVIL)] for n in range(24))
-    trace = replace(trace, texts=texts, prompt=" ".join(EVIL), model=EVIL[1], recorded={"machine": EVIL[0], "time": EVIL[3]})
+    trace = replace(
+        trace,
+        texts=texts,
+        prompt=" ".join(EVIL),
+        model=EVIL[1],
+        recorded={"machine": EVIL[0], "time": EVIL[3]},
+    )
     path = tmp_path_factory.mktemp("evil") / "__[x](y)__ <b>.moetrace"
     run = replay(trace, Settings(slots=3))
     trace.save(path, replace(run, settings=replace(run.settings, policy="static", calibration=EVIL[2])))
@@ -55,7 +67,10 @@ def choose_upload(page: Page) -> None:  # noqa: F811
 def check_inert(page: Page) -> None:  # noqa: F811
     assert page.locator("[data-testid=stException]").count() == 0
     assert page.evaluate("window.pwned") is None
-    made = [f"[data-testid=stMain] {one}" for one in ("a[href*=evil]", "img[src*=evil]", "a[href^=javascript]", "script")]
+    made = [
+        f"[data-testid=stMain] {one}"
+        for one in ("a[href*=evil]", "img[src*=evil]", "a[href^=javascript]", "script")
+    ]
     assert page.locator(", ".join(made)).count() == 0
 
 

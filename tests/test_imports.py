@@ -15,13 +15,13 @@ from conftest import random_trace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moeviz.cli import main
-from moeviz.exchange import imports
-from moeviz.exchange.imports import read
-from moeviz.replay import replay
-from moeviz.run import HIT
-from moeviz.settings import Settings
-from moeviz.trace import TraceError
+from moeviz.cli.main import main
+from moeviz.core.replay import replay
+from moeviz.core.run import HIT
+from moeviz.core.settings import Settings
+from moeviz.core.trace import TraceError
+from moeviz.files import imports
+from moeviz.files.imports import read
 
 IDS = random_trace(3, tokens=12, prompt=1).experts
 
@@ -58,7 +58,13 @@ def routes(weights: bool = True, meta: str = '{"model": "m", "num_experts": 8}')
 
 def policylang(scores: int = 2) -> bytes:
     """As TraceRecording.save writes it; scores of the chosen experts, of all 8, or null."""
-    header = {"model_name": "m", "num_layers": 3, "num_experts": 8, "top_k": 2, "num_entries": IDS.shape[0] * 3}
+    header = {
+        "model_name": "m",
+        "num_layers": 3,
+        "num_experts": 8,
+        "top_k": 2,
+        "num_entries": IDS.shape[0] * 3,
+    }
     lines = [json.dumps(header)]
     for token, layers in enumerate(IDS.tolist()):
         for layer, ids in enumerate(layers):
@@ -67,7 +73,11 @@ def policylang(scores: int = 2) -> bytes:
 
 
 def policylang_parquet(names: tuple[str, str, str, str]) -> bytes:
-    rows = [(t, layer, ids, [0.75, 0.25]) for t, layers in enumerate(IDS.tolist()) for layer, ids in enumerate(layers)]
+    rows = [
+        (t, layer, ids, [0.75, 0.25])
+        for t, layers in enumerate(IDS.tolist())
+        for layer, ids in enumerate(layers)
+    ]
     return parquet(pd.DataFrame(rows, columns=list(names)))
 
 
@@ -102,7 +112,10 @@ def test_moeviz_own_format_brings_its_run() -> None:
         (lambda: policylang(scores=8), "policylang"),
         (lambda: policylang(scores=0), "policylang"),
         (lambda: policylang_parquet(("t", "l", "e", "s")), "policylang"),
-        (lambda: policylang_parquet(("token_idx", "layer_idx", "selected_experts", "router_scores")), "policylang"),
+        (
+            lambda: policylang_parquet(("token_idx", "layer_idx", "selected_experts", "router_scores")),
+            "policylang",
+        ),
         (lambda: long_table().rename(columns=str.upper).to_csv(index=False).encode(), "table"),
     ],
 )
@@ -126,7 +139,9 @@ def test_moe_beyond() -> None:
 
 
 def test_padding_and_warm_up_are_counted_and_left_out() -> None:
-    ids = np.concatenate([np.zeros((2, *IDS.shape[1:]), np.int16), IDS, np.full((3, *IDS.shape[1:]), -1, np.int16)])
+    ids = np.concatenate(
+        [np.zeros((2, *IDS.shape[1:]), np.int16), IDS, np.full((3, *IDS.shape[1:]), -1, np.int16)]
+    )
     found = read("routed.npy", npy(ids))
     assert (found.trace.experts == IDS).all()
     assert any("3 tokens with the id -1" in line for line in found.report)
@@ -156,7 +171,10 @@ def test_sentinels_are_counted_and_left_out() -> None:
         (lambda: npy(np.where(IDS == 0, 8, IDS)), "chose expert 8, but there are 8"),
         (lambda: npy(np.array([{}], object)), "not an array that numpy saved"),
         (lambda: npy(np.full((4, 3, 2), -1)), "holds no tokens but padding"),
-        (lambda: npy(np.stack([IDS[..., 0], IDS[..., 0]], -1)), "names one expert twice for token 0 in layer 0"),
+        (
+            lambda: npy(np.stack([IDS[..., 0], IDS[..., 0]], -1)),
+            "names one expert twice for token 0 in layer 0",
+        ),
         (lambda: npz(other=IDS), "holds no array routed_experts"),
         (lambda: npz(routed_experts=IDS, weights=np.ones((2, 2))), "weights has shape"),
         (lambda: b"PK\x03\x04" + b"x" * 50, "not an array that numpy saved"),
@@ -164,7 +182,10 @@ def test_sentinels_are_counted_and_left_out() -> None:
         (lambda: b"token,layer,rank,expert\n", "has no rows"),
         (lambda: b"token,layer,rank,expert\n0,0,0,x\n", "row 1: expert is 'x'"),
         (lambda: b"token,layer,rank,expert\n0,0,0,1\n0,0,1,-3\n", "row 2: expert is -3"),
-        (lambda: b"token,layer,rank,expert\n0,0,0,1\n0,0,1,2\n1,0,0,1\n", "token 1 in layer 0 has not each rank"),
+        (
+            lambda: b"token,layer,rank,expert\n0,0,0,1\n0,0,1,2\n1,0,0,1\n",
+            "token 1 in layer 0 has not each rank",
+        ),
         (
             lambda: b"token,layer,rank,expert\n0,0,0,1\n0,1,0,2\n1,0,0,1\n",
             "token 1 nowhere in layer 1; expected each of 2 tokens in each of 2 layers",
@@ -179,7 +200,10 @@ def test_sentinels_are_counted_and_left_out() -> None:
             lambda: b'{}\n{"token_idx": 0, "layer": 0, "topk_ids": [1.5]}',
             "line 2: token_idx, layer and topk_ids must be whole numbers",
         ),
-        (lambda: b'{}\n{"token_idx": 0, "layer": 0, "topk_ids": [1], "topk_weights": [1, 2]}', "line 2: topk_weights must be"),
+        (
+            lambda: b'{}\n{"token_idx": 0, "layer": 0, "topk_ids": [1], "topk_weights": [1, 2]}',
+            "line 2: topk_weights must be",
+        ),
         (
             lambda: routes() + b'\n{"req_id": "r0", "token_idx": 0, "layer": 0, "topk_ids": [1, 2]}',
             "token 0 more than once in layer 0; expected each of 12 tokens in each of 3 layers once",
@@ -188,8 +212,14 @@ def test_sentinels_are_counted_and_left_out() -> None:
             lambda: b'{"top_k": 2}\n{"t": 0, "l": 0, "e": [1, 2]}\n{"t": 1, "l": 0, "e": [1]}',
             "token 1 in layer 0 has 1 experts; expected 2",
         ),
-        (lambda: b'{"top_k": 2}\n{"t": 0, "l": 0, "e": [1, 2], "s": [1]}', "line 2: s must be a number for each of 2"),
-        (lambda: parquet(pd.DataFrame({"t": [0], "l": [0], "e": ["no list"]})), "row 1: t, l and e must be whole numbers"),
+        (
+            lambda: b'{"top_k": 2}\n{"t": 0, "l": 0, "e": [1, 2], "s": [1]}',
+            "line 2: s must be a number for each of 2",
+        ),
+        (
+            lambda: parquet(pd.DataFrame({"t": [0], "l": [0], "e": ["no list"]})),
+            "row 1: t, l and e must be whole numbers",
+        ),
         (lambda: b"PAR1" + b"x" * 50, "not a table that can be read"),
         (lambda: b"nothing at all", "is no trace|not a .moetrace"),
     ],
@@ -226,7 +256,7 @@ def test_sglangs_recorder(tmp_path: Path) -> None:
     """As the recorder dumps it: all layers of the model, a fixed width of 8, -1 where there is nothing, passes in any order."""
     import torch
 
-    from moeviz.offload.sglang import records
+    from moeviz.engine.sglang import records
 
     def record(number: int, tokens: slice) -> dict[str, object]:
         ids = torch.full((5, tokens.stop - tokens.start, 8), -1, dtype=torch.int32)
@@ -240,13 +270,17 @@ def test_sglangs_recorder(tmp_path: Path) -> None:
             "misc_objects": [],
         }
 
-    path = dump(tmp_path, {"records": [record(5, slice(9, 10)), record(4, slice(0, 9)), record(7, slice(10, 12))]})
+    path = dump(
+        tmp_path, {"records": [record(5, slice(9, 10)), record(4, slice(0, 9)), record(7, slice(10, 12))]}
+    )
     found = imports.from_records("dump.pt", records(path), 8)
     assert (found.trace.experts == IDS).all()
     assert found.trace.phase.tolist() == [0] * 9 + [1] + [0] * 2
     assert found.trace.forward_pass.tolist() == [0] * 9 + [1] + [2] * 2
     assert "2 layers without experts and 6 unused places" in found.report[0]
-    result = CliRunner().invoke(main, ["import", str(path), "--experts", "8", "--out", str(tmp_path / "out.moetrace")])
+    result = CliRunner().invoke(
+        main, ["import", str(path), "--experts", "8", "--out", str(tmp_path / "out.moetrace")]
+    )
     assert result.exit_code == 0, result.output
 
 
@@ -260,16 +294,23 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
         ({"other": 1}, "holds no records"),
         ({"records": [{}]}, "no per_token records"),
     ):
-        result = CliRunner().invoke(main, ["import", str(dump(tmp_path, content)), "--out", str(tmp_path / "out")])
+        result = CliRunner().invoke(
+            main, ["import", str(dump(tmp_path, content)), "--out", str(tmp_path / "out")]
+        )
         assert result.exit_code == 2
         assert words in result.stderr
 
 
 SEEDS = {
-    "routes": routes(), "policylang": policylang(), "policylang parquet": policylang_parquet(("t", "l", "e", "s")),
-    "npy": npy(IDS), "npz": npz(routed_experts=IDS), "csv": long_table().to_csv(index=False).encode(), "parquet": parquet(long_table()),
+    "routes": routes(),
+    "policylang": policylang(),
+    "policylang parquet": policylang_parquet(("t", "l", "e", "s")),
+    "npy": npy(IDS),
+    "npz": npz(routed_experts=IDS),
+    "csv": long_table().to_csv(index=False).encode(),
+    "parquet": parquet(long_table()),
     "moetrace": random_trace(0, tokens=8).to_bytes(),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", SEEDS)
@@ -280,7 +321,9 @@ def test_mutated_files_are_valid_or_refused(kind: str, seed: int) -> None:
     for _ in range(rng.integers(1, 8)):
         content[rng.integers(len(content))] = rng.integers(256)
     try:
-        found = read("file", bytes(content[: rng.integers(1, len(content) + 1)] if rng.random() < 0.2 else content))
+        found = read(
+            "file", bytes(content[: rng.integers(1, len(content) + 1)] if rng.random() < 0.2 else content)
+        )
     except TraceError:
         return
     assert found.trace.experts.max() < found.trace.num_experts

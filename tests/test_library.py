@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moeviz import library
-from moeviz.trace import TraceError
+from moeviz.core.trace import TraceError
+from moeviz.files import library
 
 
 @pytest.fixture(autouse=True)

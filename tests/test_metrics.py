@@ -10,13 +10,15 @@ from conftest import make_trace, random_trace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moeviz import metrics
-from moeviz.replay import replay
-from moeviz.run import LATE, Run, Times
-from moeviz.settings import Settings
+from moeviz.core.replay import replay
+from moeviz.core.run import LATE, Run, Times
+from moeviz.core.settings import Settings
+from moeviz.numbers import metrics
 
 
-def timed(run: Run, wall: int = 10_000_000, stall: int = 500_000, compute: int = 200_000, copy: int = 300_000) -> Run:
+def timed(
+    run: Run, wall: int = 10_000_000, stall: int = 500_000, compute: int = 200_000, copy: int = 300_000
+) -> Run:
     """A replay as if it had been measured: every event and copy took the same."""
     events, loads, passes = len(run.event_pass), len(run.load_event), len(run.pass_phase)
     start = np.arange(loads, dtype=np.int64) * copy
@@ -97,9 +99,9 @@ def test_repeats_give_medians_and_spread() -> None:
     values = metrics.repeated([timed(run, wall=wall) for wall in (20_000_000, 10_000_000, 40_000_000)])
     assert values["tokens_per_second"] == pytest.approx(50)
     assert values["spread"]["tokens_per_second"] == pytest.approx([25, 100])
-    assert metrics.median_stack([timed(run, wall=wall) for wall in (20_000_000, 10_000_000, 40_000_000)]) == metrics.stack(
-        timed(run, wall=20_000_000)
-    )
+    assert metrics.median_stack(
+        [timed(run, wall=wall) for wall in (20_000_000, 10_000_000, 40_000_000)]
+    ) == metrics.stack(timed(run, wall=20_000_000))
     assert metrics.repeated([run])["tokens_per_second"] is None
 
 

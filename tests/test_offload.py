@@ -11,16 +11,16 @@ import torch
 from conftest import ARCHITECTURES, random_trace
 from transformers import AutoModelForCausalLM
 
-from moeviz.offload import measure
-from moeviz.offload.experts import _direct, _own_forward, forward_for
-from moeviz.offload.loader import Loaded, ModelError, load, own
-from moeviz.offload.session import Options, Serving, generate
-from moeviz.offload.store import DiskStore, HostStore, StoreError
-from moeviz.policies import POLICIES
-from moeviz.predictors import PREDICTORS
-from moeviz.replay import replay
-from moeviz.settings import BASELINES, WARM, Settings, SettingsError
-from moeviz.trace import Trace
+from moeviz.core.policies import POLICIES
+from moeviz.core.predictors import PREDICTORS
+from moeviz.core.replay import replay
+from moeviz.core.settings import BASELINES, WARM, Settings, SettingsError
+from moeviz.core.trace import Trace
+from moeviz.engine import measure
+from moeviz.engine.experts import _direct, _own_forward, forward_for
+from moeviz.engine.loader import Loaded, ModelError, load, own
+from moeviz.engine.session import Options, Serving, generate
+from moeviz.engine.store import DiskStore, HostStore, StoreError
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "How many experts does this prompt need at once?"
@@ -41,14 +41,22 @@ def settings_to_try(k: int, calibration: Path) -> list[Settings]:
     every = [Settings(policy, slots) for policy in POLICIES for slots in (k, k + 1, 8)]
     every += [Settings(policy, k + 1, prefetch=prefetch) for policy in POLICIES for prefetch in PREDICTORS]
     every += [
-        Settings(policy, 2 * k + 1, scope="model", prefetch=prefetch) for policy in POLICIES for prefetch in ("none", "next-gate")
+        Settings(policy, 2 * k + 1, scope="model", prefetch=prefetch)
+        for policy in POLICIES
+        for prefetch in ("none", "next-gate")
     ]
-    every += [Settings(slots=2 * k + 1, scope="model", prefetch=prefetch, warm=warm) for prefetch in PREDICTORS for warm in WARM]
+    every += [
+        Settings(slots=2 * k + 1, scope="model", prefetch=prefetch, warm=warm)
+        for prefetch in PREDICTORS
+        for warm in WARM
+    ]
     every += [
         Settings(slots=k + 1, prefetch="next-gate", lookahead=2, width=3),
         Settings(slots=8, prefetch="next-gate", threshold=0.5),
     ]
-    return [replace(one, calibration=str(calibration)) for one in every] + [Settings(baseline=name) for name in BASELINES]
+    return [replace(one, calibration=str(calibration)) for one in every] + [
+        Settings(baseline=name) for name in BASELINES
+    ]
 
 
 def past_and_future(model: Loaded, folder: Path) -> tuple[Path, Trace]:
@@ -60,13 +68,17 @@ def past_and_future(model: Loaded, folder: Path) -> tuple[Path, Trace]:
 
 def resident_logits(folder: Path, ids: list[int], steps: int) -> tuple[list[torch.Tensor], list[int]]:
     """Of transformers alone, all experts in memory, with its own eager experts."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, experts_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, experts_implementation="eager"
+    ).eval()
     own(model)
     rows, chosen = [], []
     past = None
     for _ in range(steps):
         with torch.inference_mode():
-            output = model(input_ids=torch.tensor([ids]), past_key_values=past, use_cache=True, logits_to_keep=1)
+            output = model(
+                input_ids=torch.tensor([ids]), past_key_values=past, use_cache=True, logits_to_keep=1
+            )
         past = output.past_key_values
         rows.append(output.logits[0, -1])
         chosen.append(int(rows[-1].argmax()))
@@ -79,13 +91,17 @@ def test_logits_and_tokens_are_those_of_the_resident_model(
     name: str, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     model = loaded(tiny_model, name)
-    expected, tokens = resident_logits(tiny_model(name), model.tokenizer(PROMPT)["input_ids"], GREEDY.max_new_tokens)
+    expected, tokens = resident_logits(
+        tiny_model(name), model.tokenizer(PROMPT)["input_ids"], GREEDY.max_new_tokens
+    )
     past, future = past_and_future(model, tmp_path)
     seen: list[torch.Tensor] = []
-    from moeviz.offload import session
+    from moeviz.engine import session
 
     choose = session._choose
-    monkeypatch.setattr(session, "_choose", lambda logits, *rest: (seen.append(logits.clone()), choose(logits, *rest))[1])
+    monkeypatch.setattr(
+        session, "_choose", lambda logits, *rest: (seen.append(logits.clone()), choose(logits, *rest))[1]
+    )
     for settings in settings_to_try(model.k, past):
         seen.clear()
         records = list(generate(model, PROMPT, settings, GREEDY, future=future))
@@ -193,7 +209,9 @@ def test_a_disk_that_refuses_direct_reads_is_read_buffered_and_says_so(
     assert expert.isfinite().all()
 
 
-def test_no_room_for_the_slow_tier_is_one_message(tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_for_the_slow_tier_is_one_message(
+    tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import shutil
     from collections import namedtuple
 
@@ -221,7 +239,9 @@ def test_what_is_no_moe_is_refused(tiny_model: TinyModel, tmp_path: Path) -> Non
         ("x", Options(0), "Ask for at least 1"),
     ],
 )
-def test_bad_requests_are_refused_before_anything_runs(prompt: str, options: Options, words: str, tiny_model: TinyModel) -> None:
+def test_bad_requests_are_refused_before_anything_runs(
+    prompt: str, options: Options, words: str, tiny_model: TinyModel
+) -> None:
     with pytest.raises(ModelError, match=words):
         generate(loaded(tiny_model, "mixtral"), prompt, Settings(), options)
 
@@ -285,9 +305,9 @@ def test_times_add_up(tiny_model: TinyModel) -> None:
 
 def test_slots_do_not_wait_for_copies_that_were_called_off(tiny_model: TinyModel) -> None:
     """A guess whose slot is taken again before its copy began moves nothing."""
-    from moeviz.cache import Load
-    from moeviz.offload.link import HostLink
-    from moeviz.offload.store import aligned
+    from moeviz.core.cache import Load
+    from moeviz.engine.link import HostLink
+    from moeviz.engine.store import aligned
 
     store = loaded(tiny_model, "mixtral").store
     link = HostLink(store)

@@ -13,9 +13,9 @@ import streamlit as st
 from conftest import random_trace
 from streamlit.testing.v1 import AppTest
 
-from moeviz.exchange import exports
-from moeviz.offload.client import Job
-from moeviz.settings import Settings
+from moeviz.core.settings import Settings
+from moeviz.engine.client import Job
+from moeviz.files import exports
 
 ROOT = Path(__file__).parent.parent
 WAIT = 60  # seconds a script may take on a slow machine
@@ -61,7 +61,12 @@ def button(app: AppTest, label: str) -> Any:
 
 def test_live_opens_on_a_sample_with_numbers() -> None:
     app = opened("live")
-    assert [metric.label for metric in app.metric] == ["Hit ratio", "Tokens per second", "Stall share", "Moved by the link"]
+    assert [metric.label for metric in app.metric] == [
+        "Hit ratio",
+        "Tokens per second",
+        "Stall share",
+        "Moved by the link",
+    ]
     assert "recorded sample" in texts(app.markdown)
     assert len(app.dataframe) == 1
 
@@ -124,7 +129,8 @@ def test_a_link_opens_the_same_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    "query", [{"policy": "nonsense"}, {"slots": "many"}, {"slots": "-3"}, {"tier": "tape"}, {"scope": "planet"}]
+    "query",
+    [{"policy": "nonsense"}, {"slots": "many"}, {"slots": "-3"}, {"tier": "tape"}, {"scope": "planet"}],
 )
 def test_a_bad_link_falls_back(query: dict[str, str]) -> None:
     app = opened("live", **query)
@@ -147,7 +153,13 @@ def test_compare_measures() -> None:
     assert "measured = replayed" in texts(app.markdown)
     assert "same tokens in every run" in texts(app.markdown)
     table = app.dataframe[0].value
-    assert table["settings"].tolist() == ["lru, 4 slots", "lfu, 4 slots", "resident", "on-demand", "whole-layer"]
+    assert table["settings"].tolist() == [
+        "lru, 4 slots",
+        "lfu, 4 slots",
+        "resident",
+        "on-demand",
+        "whole-layer",
+    ]
     assert (table["tokens/s"] > 0).all()
     assert "--setting policy=lru,slots=4 --setting policy=lfu,slots=4" in texts(app.code)
 
@@ -162,7 +174,7 @@ def test_compare_refuses_a_comparison_with_itself() -> None:
 def test_the_commands_shown_are_the_command_lines_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the page offers for copying parses back into the same Settings."""
     monkeypatch.syspath_prepend(str(ROOT))
-    from pages import controls
+    from moeviz.app import controls
 
     settings = Settings("lfu-aged", 3, prefetch="next-gate", lookahead=2, threshold=0.5, half_life=9)
     assert Settings.parse(controls.setting(settings)) == settings
@@ -212,7 +224,7 @@ def test_every_predictor_is_shown(page: str, prefetch: str) -> None:
 def test_what_if_shows_every_policy(scope: str) -> None:
     app = opened("what_if")
     app.button_group(key="scope").set_value(scope).run()
-    from moeviz.policies import POLICIES
+    from moeviz.core.policies import POLICIES
 
     names = [name for name in POLICIES if ".py:" not in name]
     app.button_group(key="policies").set_value(names).run()
@@ -248,7 +260,7 @@ def test_explore_pages_refuse_settings_that_do_not_fit_the_trace() -> None:
 
 def test_a_long_trace_is_explored_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
-    from moeviz.bench import made_up
+    from moeviz.bench.timings import made_up
 
     app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=WAIT).run()
     app.session_state["opened"] = {"long": (made_up(600), None)}
@@ -303,10 +315,14 @@ def test_two_traces_chosen_in_the_library_open_in_comparison(data_folder: Path) 
 
 
 @pytest.mark.parametrize("of", ["its own run", "a replay"])
-def test_the_library_exports_every_format(of: str, data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_library_exports_every_format(
+    of: str, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: dict[str, bytes | str] = {}
     monkeypatch.setattr(
-        st, "download_button", lambda label, content, name, **others: made.update({name: content()} if label == "Export" else {})
+        st,
+        "download_button",
+        lambda label, content, name, **others: made.update({name: content()} if label == "Export" else {}),
     )
     app = opened("library")
     app.selectbox(key="library_trace").select("sample: bible").run()
@@ -366,7 +382,9 @@ def test_sessions_do_not_see_each_others_uploads(data_folder: Path) -> None:
 
 def test_prefetch_counts_experts_where_their_size_is_unknown() -> None:
     app = opened("live")
-    app.session_state["opened"] = {"upload: other": (replace(random_trace(1, tokens=30), expert_bytes=0), None)}
+    app.session_state["opened"] = {
+        "upload: other": (replace(random_trace(1, tokens=30), expert_bytes=0), None)
+    }
     app.session_state["trace"] = "upload: other"
     app.switch_page("pages/prefetch.py").run()
     assert not app.exception
@@ -386,11 +404,18 @@ def test_sessions_with_uploads_of_one_name_and_length_see_their_own(page: str, d
         app.session_state["trace"] = "upload: same"
         app.switch_page(f"pages/{page}.py").run()
         assert not app.exception
-        shown.append(texts(app.caption) + texts(app.markdown) + texts(app.metric) + str([table.value for table in app.dataframe]))
+        shown.append(
+            texts(app.caption)
+            + texts(app.markdown)
+            + texts(app.metric)
+            + str([table.value for table in app.dataframe])
+        )
     assert shown[0] != shown[1]
 
 
-def test_a_library_that_cannot_be_written_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_cannot_be_written_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MOEVIZ_DATA", str(tmp_path / "file"))
     app = opened("library")

@@ -10,13 +10,13 @@ from conftest import make_trace, random_trace
 from hypothesis import given
 from hypothesis import strategies as st
 
-import moeviz.policies
-from moeviz.policies import POLICIES, Moment, PolicyError, Use, load_policy
-from moeviz.predictors import PREDICTORS
-from moeviz.replay import replay
-from moeviz.run import HIT, MISS, Run
-from moeviz.settings import WARM, Settings
-from moeviz.trace import Trace
+import moeviz.core.policies
+from moeviz.core.policies import POLICIES, Moment, PolicyError, Use, load_policy
+from moeviz.core.predictors import PREDICTORS
+from moeviz.core.replay import replay
+from moeviz.core.run import HIT, MISS, Run
+from moeviz.core.settings import WARM, Settings
+from moeviz.core.trace import Trace
 
 requests = st.lists(st.integers(0, 7), min_size=1, max_size=120)
 
@@ -33,15 +33,21 @@ class TestEveryPolicy:
         shared = sum(
             len(set(now) & set(before))
             for layer in range(trace.layers)
-            for before, now in zip(trace.experts[:-1, layer].tolist(), trace.experts[1:, layer].tolist(), strict=True)
+            for before, now in zip(
+                trace.experts[:-1, layer].tolist(), trace.experts[1:, layer].tolist(), strict=True
+            )
         )
         assert hits(trace, policy, slots=trace.k) == shared
 
     def test_with_slots_for_all_it_misses_each_expert_once(self, policy: str) -> None:
         run = replay(random_trace(2), Settings(policy, slots=8, calibration="itself"))
-        missed = [(int(run.event_layer[event]), int(expert))
-                  for event, expert, outcome in zip(run.access_event, run.access_expert, run.access_outcome, strict=True)
-                  if outcome == MISS]  # fmt: skip
+        missed = [
+            (int(run.event_layer[event]), int(expert))
+            for event, expert, outcome in zip(
+                run.access_event, run.access_expert, run.access_outcome, strict=True
+            )
+            if outcome == MISS
+        ]
         assert len(missed) == len(set(missed))
         assert (run.victim_expert == -1).all()
 
@@ -57,7 +63,10 @@ class TestEveryPolicy:
     def test_books_balance(self, policy: str, scope: str, prefetch: str, warm: str) -> None:
         for seed in range(2):
             trace = random_trace(seed)
-            run = replay(trace, Settings(policy, 5, scope, prefetch, lookahead=1 + seed, warm=warm, calibration="itself"))
+            run = replay(
+                trace,
+                Settings(policy, 5, scope, prefetch, lookahead=1 + seed, warm=warm, calibration="itself"),
+            )
             check_books(trace, run)
 
     def test_is_deterministic(self, policy: str) -> None:
@@ -246,7 +255,7 @@ def _policies_as_they_were() -> Iterator[None]:
 
 def test_a_policy_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
-    path.write_text(str(moeviz.policies.__doc__).split("asked for:\n")[1].replace("\n    ", "\n"))
+    path.write_text(str(moeviz.core.policies.__doc__).split("asked for:\n")[1].replace("\n    ", "\n"))
     name = load_policy(f"{path}:mru")
     assert "mru" not in POLICIES
     trace = make_trace([[[expert]] for expert in (0, 1, 2)])
@@ -261,7 +270,9 @@ def test_a_policy_of_ones_own(tmp_path: Path) -> None:
         ("x = 1", "f", "registers no policy 'f'"),
     ],
 )
-def test_a_policy_file_that_does_not_serve_is_refused(content: str | None, function: str, words: str, tmp_path: Path) -> None:
+def test_a_policy_file_that_does_not_serve_is_refused(
+    content: str | None, function: str, words: str, tmp_path: Path
+) -> None:
     path = tmp_path / "mine.py"
     if content is not None:
         path.write_text(content)
@@ -272,7 +283,9 @@ def test_a_policy_file_that_does_not_serve_is_refused(content: str | None, funct
 def test_a_file_cannot_replace_a_policy_of_moeviz(tmp_path: Path) -> None:
     before = dict(POLICIES)
     path = tmp_path / "mine.py"
-    path.write_text("from moeviz.policies import policy\n@policy('lru')\ndef lru(use, now):\n    return 0.0\n")
+    path.write_text(
+        "from moeviz.core.policies import policy\n@policy('lru')\ndef lru(use, now):\n    return 0.0\n"
+    )
     name = load_policy(f"{path}:lru")
     assert list(POLICIES)[: len(before)] == list(before)
     assert POLICIES["lru"] is before["lru"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from conftest import make_trace, random_trace
 
-from moeviz.predictors import PREDICTORS, Context, Predictor, RouterGuess
-from moeviz.replay import replay
-from moeviz.run import HIT
-from moeviz.settings import Settings, SettingsError
+from moeviz.core.predictors import PREDICTORS, Context, Predictor, RouterGuess
+from moeviz.core.replay import replay
+from moeviz.core.run import HIT
+from moeviz.core.settings import Settings, SettingsError
 
 
 def make(name: str, lookahead: int = 1, threshold: float = 0.0) -> Predictor:
@@ -36,7 +36,9 @@ class TestEveryPredictor:
                 if tokens.stop - tokens.start > 1:
                     continue
                 need = set(trace.experts[tokens.start, event.layer].tolist())
-                assert not [load for load in event.loads if (load[3], load[4]) in {(event.layer, e) for e in need}]
+                assert not [
+                    load for load in event.loads if (load[3], load[4]) in {(event.layer, e) for e in need}
+                ]
 
 
 def test_frequency_names_the_most_used() -> None:
@@ -80,7 +82,9 @@ def test_next_gate_takes_the_first_of_each_token() -> None:
     assert predictor.guess(1, None, 2) == []
 
 
-@pytest.mark.parametrize(("threshold", "guess"), [(0.5, [2]), (0.6, [2, 0]), (0.95, [2, 0, 1, 3]), (1.0, [2, 0, 1, 3])])
+@pytest.mark.parametrize(
+    ("threshold", "guess"), [(0.5, [2]), (0.6, [2, 0]), (0.95, [2, 0, 1, 3]), (1.0, [2, 0, 1, 3])]
+)
 def test_next_gate_until_the_probabilities_reach_the_threshold(threshold: float, guess: list[int]) -> None:
     routers = RouterGuess([[2, 0, 1, 3]], [[0.5, 0.25, 0.15, 0.06]])
     assert make("next-gate", threshold=threshold).guess(1, routers, 1) == guess

@@ -6,10 +6,10 @@ from conftest import make_trace, random_trace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moeviz.predictors import PREDICTORS
-from moeviz.replay import replay
-from moeviz.run import HIT, MISS
-from moeviz.settings import BASELINES, Settings, SettingsError
+from moeviz.core.predictors import PREDICTORS
+from moeviz.core.replay import replay
+from moeviz.core.run import HIT, MISS
+from moeviz.core.settings import BASELINES, Settings, SettingsError
 
 
 def test_perfect_guesses_leave_only_the_first_layer_to_miss() -> None:
@@ -31,8 +31,13 @@ def test_wrong_guesses_are_wasted_and_counted_once() -> None:
 
 
 @given(seed=st.integers(0, 10_000), lookahead=st.integers(1, 2), width=st.integers(0, 4))
-def test_a_prefetch_is_useful_exactly_when_it_was_demanded_before_it_left(seed: int, lookahead: int, width: int) -> None:
-    run = replay(random_trace(seed, tokens=25), Settings(slots=3, prefetch="next-gate", lookahead=lookahead, width=width))
+def test_a_prefetch_is_useful_exactly_when_it_was_demanded_before_it_left(
+    seed: int, lookahead: int, width: int
+) -> None:
+    run = replay(
+        random_trace(seed, tokens=25),
+        Settings(slots=3, prefetch="next-gate", lookahead=lookahead, width=width),
+    )
     live: dict[tuple[int, int], int] = {}
     used = run.load_used.tolist()
     found = [not speculative for speculative in run.load_speculative.tolist()]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from conftest import make_trace, random_trace
 
-from moeviz import routing
-from moeviz.knowledge import SAMPLES
-from moeviz.predictors import PREDICTORS
-from moeviz.trace import Trace
+from moeviz.core.oracle import SAMPLES
+from moeviz.core.predictors import PREDICTORS
+from moeviz.core.trace import Trace
+from moeviz.numbers import routing
 
 
 def test_usage_counts_and_weighs() -> None:
@@ -95,7 +95,9 @@ def test_together_counts_shares_of_tokens() -> None:
 
 
 def test_similarity() -> None:
-    assert routing.similarity(np.array([[1.0, 0], [1, 1]]), np.array([[0.0, 1], [2, 2]])) == pytest.approx([0, 1])
+    assert routing.similarity(np.array([[1.0, 0], [1, 1]]), np.array([[0.0, 1], [2, 2]])) == pytest.approx(
+        [0, 1]
+    )
 
 
 def test_the_tokens_of_an_expert_come_heaviest_first() -> None:

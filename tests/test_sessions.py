@@ -14,8 +14,28 @@ from test_browser import SECONDS, app, browser, see, settle  # noqa: F401
 from test_browser import pytestmark as pytestmark
 
 SESSIONS = 20
-WORDS = ("apple", "birch", "cedar", "dates", "elder", "figs", "grape", "hazel", "iris", "junco",
-         "kelp", "lilac", "maple", "nut", "olive", "plum", "quince", "rose", "sage", "thyme")  # fmt: skip
+WORDS = (
+    "apple",
+    "birch",
+    "cedar",
+    "dates",
+    "elder",
+    "figs",
+    "grape",
+    "hazel",
+    "iris",
+    "junco",
+    "kelp",
+    "lilac",
+    "maple",
+    "nut",
+    "olive",
+    "plum",
+    "quince",
+    "rose",
+    "sage",
+    "thyme",
+)
 
 
 @pytest.fixture
@@ -34,7 +54,9 @@ def test_twenty_sessions(app: str, contexts: list[BrowserContext], tmp_path: Pat
         page.set_default_timeout(90 * SECONDS)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.goto(app, wait_until="commit")
-        trace = replace(random_trace(len(word), tokens=24), prompt=f"secret of {word}", texts=(f"{word} ",) * 24)
+        trace = replace(
+            random_trace(len(word), tokens=24), prompt=f"secret of {word}", texts=(f"{word} ",) * 24
+        )
         trace.save(tmp_path / f"{word}.moetrace")
     each_uploads(pages, tmp_path)
     each_explores(pages)
@@ -68,7 +90,9 @@ def each_explores(pages: list[Page]) -> None:
     for page in pages:
         page.get_by_test_id("stMain").get_by_role("button", name="Activations").click()
     for page, word in zip(pages, WORDS, strict=True):
-        expect(page.locator(".strip-of-tokens span").first).to_have_text(f"{word} " * 5)  # the prompt's tokens
+        expect(page.locator(".strip-of-tokens span").first).to_have_text(
+            f"{word} " * 5
+        )  # the prompt's tokens
         expect(page.locator(".js-plotly-plot")).to_have_count(2)
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moeviz.settings import BASELINES, Settings, SettingsError
+from moeviz.core.settings import BASELINES, Settings, SettingsError
 
 
 @pytest.mark.parametrize(
@@ -35,11 +35,15 @@ def test_what_does_not_fit_the_model_is_refused() -> None:
 
 
 def test_parse() -> None:
-    assert Settings.parse("policy=lfu, slots=6,prefetch=next-gate") == Settings("lfu", 6, prefetch="next-gate")
+    assert Settings.parse("policy=lfu, slots=6,prefetch=next-gate") == Settings(
+        "lfu", 6, prefetch="next-gate"
+    )
     assert Settings.parse("") == Settings()
 
 
-@pytest.mark.parametrize(("text", "words"), [("lru", "'lru' is not a setting"), ("size=3", "'size=3'"), ("slots=many", "'many'")])
+@pytest.mark.parametrize(
+    ("text", "words"), [("lru", "'lru' is not a setting"), ("size=3", "'size=3'"), ("slots=many", "'many'")]
+)
 def test_parse_refuses(text: str, words: str) -> None:
     with pytest.raises(SettingsError, match=words):
         Settings.parse(text)
@@ -60,6 +64,9 @@ def test_from_dict_refuses_what_it_does_not_know() -> None:
 
 def test_labels_tell_settings_apart() -> None:
     assert Settings().label == "lru, 4 slots"
-    assert Settings("lfu", 6, prefetch="next-gate", lookahead=2, width=3).label == "lfu, 6 slots, next-gate +2, width 3"
+    assert (
+        Settings("lfu", 6, prefetch="next-gate", lookahead=2, width=3).label
+        == "lfu, 6 slots, next-gate +2, width 3"
+    )
     assert Settings(slots=40, scope="model").label == "lru, 40 slots in all"
     assert Settings(baseline="on-demand").label == "on-demand"

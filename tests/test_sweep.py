@@ -15,13 +15,13 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import random_trace
 
-from moeviz import metrics
-from moeviz.cli import main
-from moeviz.policies import POLICIES
-from moeviz.replay import replay
-from moeviz.settings import ITSELF, Settings
+from moeviz.cli.main import main
+from moeviz.core.policies import POLICIES
+from moeviz.core.replay import replay
+from moeviz.core.settings import ITSELF, Settings
+from moeviz.core.trace import Trace
+from moeviz.numbers import metrics
 from moeviz.sweep import Plan, SweepError, executor, sweep
-from moeviz.trace import Trace
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,9 @@ def test_every_row_is_a_replay(files: list[Path], threads: Executor, tmp_path: P
     assert set(table.loc[(table["file"] == "b.moetrace") & (table["scope"] == "layer"), "slots"]) == {3, 5}
     assert pd.read_parquet(tmp_path / "t.parquet").equals(table)
     for _, row in table.sample(60, random_state=1).iterrows():
-        settings = Settings(row["policy"], row["slots"], row["scope"], row["prefetch"], calibration=row["calibration"])
+        settings = Settings(
+            row["policy"], row["slots"], row["scope"], row["prefetch"], calibration=row["calibration"]
+        )
         assert (settings.calibration == ITSELF) == (row["policy"] == "static")
         run = replay(Trace.load(tmp_path / row["file"]), settings)
         for phase, name in enumerate(("prefill", "decode")):
@@ -65,7 +67,9 @@ def test_every_row_is_a_replay(files: list[Path], threads: Executor, tmp_path: P
         assert row["bytes_moved"] == moved.demand + moved.prefetch_useful + moved.prefetch_wasted
 
 
-def test_all_slots_are_from_one_tokens_need_to_all(files: list[Path], threads: Executor, tmp_path: Path) -> None:
+def test_all_slots_are_from_one_tokens_need_to_all(
+    files: list[Path], threads: Executor, tmp_path: Path
+) -> None:
     table = sweep(files[:1], Plan(("lru",)), tmp_path / "t.parquet", threads)
     assert table["slots"].tolist() == list(range(2, 9))
 
@@ -75,7 +79,9 @@ def test_two_dask_workers_make_the_same_table(files: list[Path], tmp_path: Path)
 
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as cluster:
         options = ["--policies", "lru,lfu", "--prefetch", "none,next-gate"]
-        result = command(*files, *options, "--dask", cluster.scheduler_address, "--out", tmp_path / "dask.parquet")
+        result = command(
+            *files, *options, "--dask", cluster.scheduler_address, "--out", tmp_path / "dask.parquet"
+        )
     assert result.exit_code == 0, result.output
     assert command(*files, *options, "--jobs", 2, "--out", tmp_path / "local.parquet").exit_code == 0
     assert pd.read_parquet(tmp_path / "dask.parquet").equals(pd.read_parquet(tmp_path / "local.parquet"))
@@ -123,13 +129,33 @@ def test_a_sweep_that_was_cut_off_goes_on(files: list[Path], tmp_path: Path) -> 
 def test_a_bad_file_is_reported_and_skipped(files: list[Path], tmp_path: Path) -> None:
     (tmp_path / "bad.moetrace").write_bytes(b"x" * 100)
     random_trace(3, lookaheads=1).save(tmp_path / "few.moetrace")
-    result = command(tmp_path, tmp_path / "gone.moetrace", "--policies", "lru", "--prefetch", "all", "--lookahead", 2, "--jobs", 1,
-                     "--out", tmp_path / "t.parquet")  # fmt: skip
+    result = command(
+        tmp_path,
+        tmp_path / "gone.moetrace",
+        "--policies",
+        "lru",
+        "--prefetch",
+        "all",
+        "--lookahead",
+        2,
+        "--jobs",
+        1,
+        "--out",
+        tmp_path / "t.parquet",
+    )
     assert result.exit_code == 0, result.output
-    for words in ("bad.moetrace: ", "gone.moetrace: ", "few.moetrace: the trace holds next-gate guesses for 1 lookaheads"):
+    for words in (
+        "bad.moetrace: ",
+        "gone.moetrace: ",
+        "few.moetrace: the trace holds next-gate guesses for 1 lookaheads",
+    ):
         assert words in result.stderr
     assert "settings replayed" in result.stderr
-    assert set(pd.read_parquet(tmp_path / "t.parquet")["file"]) == {"a.moetrace", "b.moetrace", "few.moetrace"}
+    assert set(pd.read_parquet(tmp_path / "t.parquet")["file"]) == {
+        "a.moetrace",
+        "b.moetrace",
+        "few.moetrace",
+    }
 
 
 def test_what_cannot_be_swept_is_one_message(files: list[Path], tmp_path: Path) -> None:

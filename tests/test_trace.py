@@ -17,15 +17,25 @@ from hypothesis import strategies as st
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from moeviz import trace as module
-from moeviz.replay import replay
-from moeviz.settings import Settings
-from moeviz.trace import Trace, TraceError, from_bytes, load_file, write_atomically
+from moeviz.core import trace as module
+from moeviz.core.replay import replay
+from moeviz.core.settings import Settings
+from moeviz.core.trace import Trace, TraceError, from_bytes, load_file, write_atomically
 
 
 def same(a: Trace, b: Trace) -> bool:
     arrays = ("experts", "weights", "token_ids", "phase", "forward_pass", "guess")
-    others = ("num_experts", "texts", "model", "revision", "layer_indices", "expert_bytes", "prompt", "seed", "recorded")
+    others = (
+        "num_experts",
+        "texts",
+        "model",
+        "revision",
+        "layer_indices",
+        "expert_bytes",
+        "prompt",
+        "seed",
+        "recorded",
+    )
     return all(np.array_equal(getattr(a, n), getattr(b, n)) for n in arrays) and all(
         getattr(a, n) == getattr(b, n) for n in others
     )
@@ -34,7 +44,14 @@ def same(a: Trace, b: Trace) -> bool:
 @given(seed=st.integers(0, 1_000), prompt=st.text(max_size=20), text=st.text(max_size=5))
 def test_bytes_and_back(seed: int, prompt: str, text: str) -> None:
     plain = random_trace(seed, tokens=12)
-    trace = replace(plain, prompt=prompt, texts=(text,) * 12, seed=seed, layer_indices=(1, 2, 3), recorded={"machine": text})
+    trace = replace(
+        plain,
+        prompt=prompt,
+        texts=(text,) * 12,
+        seed=seed,
+        layer_indices=(1, 2, 3),
+        recorded={"machine": text},
+    )
     again, run = from_bytes(trace.to_bytes())
     assert same(trace, again)
     assert run is None
@@ -52,7 +69,9 @@ def test_a_recorded_run_travels_along(tmp_path: Path) -> None:
     assert not recorded.measured
 
 
-def changed(content: bytes, header: dict[str, Any] | None = None, tensors: dict[str, Any] | None = None) -> bytes:
+def changed(
+    content: bytes, header: dict[str, Any] | None = None, tensors: dict[str, Any] | None = None
+) -> bytes:
     """A trace file with fields of its header or tensors replaced; None takes one away."""
     (size,) = struct.unpack("<Q", content[:8])
     own = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["moetrace"])
@@ -102,7 +121,10 @@ def test_a_bad_header_is_refused_by_name(header: dict[str, Any], words: str) -> 
         ({"experts": GOOD.experts - 6}, "experts holds -"),
         ({"experts": GOOD.experts[:0]}, "the trace has 0 tokens"),
         ({"weights": GOOD.weights[:5]}, r"weights has shape \(5, 2, 2\); expected \(10, 2, 2\)"),
-        ({"weights": np.full_like(GOOD.weights, np.nan)}, "weights holds a value that is not a finite number"),
+        (
+            {"weights": np.full_like(GOOD.weights, np.nan)},
+            "weights holds a value that is not a finite number",
+        ),
         ({"phase": np.full(10, 2, np.uint8)}, "phase holds 2"),
         ({"phase": (np.arange(10) % 2).astype(np.uint8)}, "phase changes within a forward pass"),
         ({"forward_pass": np.arange(10, dtype=np.int32)[::-1].copy()}, "forward_pass goes down"),
@@ -152,7 +174,9 @@ def test_what_is_no_trace_is_refused() -> None:
             from_bytes(wrong)
 
 
-def test_a_file_over_the_limit_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_over_the_limit_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "large.moetrace"
     GOOD.save(path)
     monkeypatch.setattr(module, "MAX_FILE_BYTES", 100)
@@ -183,7 +207,9 @@ def test_mutated_files_are_valid_or_refused(seed: int) -> None:
     for _ in range(rng.integers(1, 6)):
         content[rng.integers(len(content))] = rng.integers(256)
     try:
-        trace, _ = from_bytes(bytes(content[: len(content) - int(rng.integers(0, 3) == 0) * int(rng.integers(200))]))
+        trace, _ = from_bytes(
+            bytes(content[: len(content) - int(rng.integers(0, 3) == 0) * int(rng.integers(200))])
+        )
     except TraceError:
         return
     replay(trace, Settings(slots=trace.k))

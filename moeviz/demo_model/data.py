@@ -44,7 +44,9 @@ def bible() -> list[Document]:
 def spanish() -> list[Document]:
     """Reina-Valera 1909, a document per chapter (package sword-text-sparv, read by diatheke; public domain)."""
     if not shutil.which("diatheke"):
-        raise MissingText("The program that reads the Reina-Valera is missing: apt install diatheke sword-text-sparv")
+        raise MissingText(
+            "The program that reads the Reina-Valera is missing: apt install diatheke sword-text-sparv"
+        )
     modules = _run(["diatheke", "-b", "system", "-k", "modulelist"])
     module = re.search(r"^(sparv\w*)", modules, re.IGNORECASE | re.MULTILINE)
     if not module:
@@ -88,7 +90,17 @@ def jargon() -> list[Document]:
 def python() -> list[Document]:
     """Python's standard library, a document per module (PSF licence)."""
     folder = Path(sysconfig.get_path("stdlib"))
-    skipped = {"test", "tests", "idlelib", "lib2to3", "site-packages", "encodings", "turtledemo", "ensurepip", "pydoc_data"}
+    skipped = {
+        "test",
+        "tests",
+        "idlelib",
+        "lib2to3",
+        "site-packages",
+        "encodings",
+        "turtledemo",
+        "ensurepip",
+        "pydoc_data",
+    }
     documents = []
     for path in sorted(folder.rglob("*.py")):
         name = path.relative_to(folder)
@@ -115,7 +127,10 @@ def load(held_out: bool) -> dict[str, list[str]]:
 
     Raises MissingText where a package is not installed.
     """
-    return {domain: [text for name, text in read() if is_held_out(name) == held_out] for domain, read in DOMAINS.items()}
+    return {
+        domain: [text for name, text in read() if is_held_out(name) == held_out]
+        for domain, read in DOMAINS.items()
+    }
 
 
 def _run(command: list[str]) -> str:

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from moeviz.core.oracle import DOMAIN_USE
+from moeviz.core.trace import write_atomically
 from moeviz.demo_model import data
 from moeviz.demo_model.train import CONTEXT, FOLDER, encode
-from moeviz.knowledge import DOMAIN_USE
-from moeviz.trace import write_atomically
 
 CARD = FOLDER / "README.md"
 SEQUENCES = 32  # of CONTEXT tokens, per domain
@@ -49,7 +49,9 @@ def evaluate() -> dict[str, Domain]:
     """Raises data.MissingText where the packages that hold the texts are not installed."""
     documents = data.load(held_out=True)
     tokenizer = AutoTokenizer.from_pretrained(FOLDER)
-    model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32, experts_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        FOLDER, dtype=torch.float32, experts_implementation="eager"
+    ).eval()
     chosen: list[torch.Tensor] = []
     for layer in model.model.layers:
         layer.mlp.gate.register_forward_hook(lambda module, args, output: chosen.append(output[2]))
@@ -64,7 +66,9 @@ def evaluate() -> dict[str, Domain]:
             losses = [model(input_ids=row, labels=row).loss.item() for row in rows.split(8)]
         per_layer = [torch.cat(chosen[n :: len(model.model.layers)]) for n in range(len(model.model.layers))]
         weights = [len(row) for row in rows.split(8)]
-        domains[name] = Domain(float(np.average(losses, weights=weights)), rows.numel(), torch.stack(per_layer, 1).numpy())
+        domains[name] = Domain(
+            float(np.average(losses, weights=weights)), rows.numel(), torch.stack(per_layer, 1).numpy()
+        )
     return domains
 
 
@@ -93,7 +97,9 @@ def table(domains: dict[str, Domain]) -> str:
     ]
     for name, domain in domains.items():
         use = domain.use()
-        busiest = ", ".join(f"{expert} ({share:.0%})" for expert, share in zip(use.argmax(1), use.max(1), strict=True))
+        busiest = ", ".join(
+            f"{expert} ({share:.0%})" for expert, share in zip(use.argmax(1), use.max(1), strict=True)
+        )
         lines.append(f"| {name} | {domain.loss:.3f} | {domain.tokens:,} | {busiest} |")
     return "\n".join(lines)
 
@@ -111,13 +117,18 @@ def main() -> None:
     print(lines)
     least = min(domain.use().min() for domain in domains.values())
     whole = np.mean([domain.use() for domain in domains.values()], axis=0)
-    print(f"least used expert: {whole.min():.1%} of its layer's choices over all domains, {least:.1%} in a domain")
+    print(
+        f"least used expert: {whole.min():.1%} of its layer's choices over all domains, {least:.1%} in a domain"
+    )
     print(f"domain guessed from {WINDOW} tokens' expert use: right in {guessed_right(domains):.1%}")
     shares = {name: np.round(domain.use(), 4).tolist() for name, domain in domains.items()}
     write_atomically(DOMAIN_USE, json.dumps(shares).encode())
     if CARD.exists():
         card = CARD.read_text(encoding="utf-8")
-        CARD.write_text(re.sub(r"\| domain \| held-out.*?(?=\n\n)", lambda match: lines, card, flags=re.DOTALL), encoding="utf-8")
+        CARD.write_text(
+            re.sub(r"\| domain \| held-out.*?(?=\n\n)", lambda match: lines, card, flags=re.DOTALL),
+            encoding="utf-8",
+        )
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ import sys
 
 import torch
 
-from moeviz.knowledge import SAMPLES
-from moeviz.offload import measure
-from moeviz.offload.loader import load
-from moeviz.offload.session import Options
-from moeviz.settings import Settings
+from moeviz.core.oracle import SAMPLES
+from moeviz.core.settings import Settings
+from moeviz.engine import measure
+from moeviz.engine.loader import load
+from moeviz.engine.session import Options
 
 BIBLE = "And it came to pass in those days, that"
 GERMAN = "Die Konfigurationsdatei enthält"
@@ -36,7 +36,9 @@ def main() -> None:
     for name, (prompt, settings, options) in SAMPLE_RUNS.items():
         trace, run = measure.record(loaded, prompt, settings, options)
         trace.save(SAMPLES / f"{name}.moetrace", run)
-        print(f"{name}: {trace.tokens} tokens\n{prompt}{loaded.tokenizer.decode(run.output_ids)}\n", flush=True)
+        print(
+            f"{name}: {trace.tokens} tokens\n{prompt}{loaded.tokenizer.decode(run.output_ids)}\n", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -145,7 +145,9 @@ def train(work: Path, minutes: float, steps: int, until: int | None = None) -> b
             group["lr"] = learning_rate(step, steps)
         ids = batch(rows, step)
         routers.clear()
-        with torch.autocast("cpu", torch.bfloat16):  # a third faster than float32 where the processor multiplies bfloat16
+        with torch.autocast(
+            "cpu", torch.bfloat16
+        ):  # a third faster than float32 where the processor multiplies bfloat16
             output = model(input_ids=ids, labels=ids, use_cache=False)
         balance = balance_loss(routers, model.config.num_local_experts, model.config.num_experts_per_tok)
         (output.loss + BALANCE * balance).backward()
@@ -155,7 +157,10 @@ def train(work: Path, minutes: float, steps: int, until: int | None = None) -> b
         step += 1
         if step % 20 == 0:
             rate = (step - first) * BATCH * CONTEXT / (time.monotonic() - started)
-            print(f"step {step} loss {output.loss.item():.3f} balance {balance.item():.3f} {rate:.0f} tokens/s", flush=True)
+            print(
+                f"step {step} loss {output.loss.item():.3f} balance {balance.item():.3f} {rate:.0f} tokens/s",
+                flush=True,
+            )
         if step % 100 == 0:
             save()
     save()
@@ -180,10 +185,18 @@ def _first(texts: list[str], characters: int) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for the checkpoint; kept between runs")
-    parser.add_argument("--minutes", type=float, default=90, help="stop after this time and keep a checkpoint (default 90)")
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"length of the whole training (default {STEPS})")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for the checkpoint; kept between runs"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=90, help="stop after this time and keep a checkpoint (default 90)"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=STEPS, help=f"length of the whole training (default {STEPS})"
+    )
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

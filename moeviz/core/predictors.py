@@ -1,0 +1,195 @@
+"""Predictors: an ordered list of experts that a layer will need, made before its router has spoken.
+
+A predictor sees the router's choices so far and, for `next-gate`, the guesses that the model's own routers made; it knows neither
+slots nor residency. A new one is one class under `@predictor`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+Rows = Sequence[Sequence[int]]  # [token, rank] experts, strongest or likeliest first, -1 where there is none
+
+
+@dataclass(frozen=True, slots=True)
+class RouterGuess:
+    """What later routers made of the hidden state that entered an earlier one."""
+
+    experts: Rows
+    probabilities: Sequence[Sequence[float]] | None = (
+        None  # [token, rank]; None where a trace does not hold them
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a predictor has to know of a run before it begins."""
+
+    layers: int
+    experts: int
+    lookahead: int  # a guess at layer l is for layer l + lookahead
+    threshold: float  # of next-gate: guess until the probabilities reach it; 0: `width` guesses
+    truth: Callable[[int], Sequence[int]] | None = (
+        None  # what a layer will need in this forward pass, strongest first
+    )
+
+
+class Predictor(Protocol):
+    """Guesses for one run, event by event."""
+
+    def observe(self, layer: int, chosen: Rows) -> None:
+        """The router of `layer` chose these experts."""
+
+    def guess(self, layer: int, routers: RouterGuess | None, width: int) -> list[int]:
+        """At most `width` distinct experts for `layer`, likeliest first; `routers` holds next-gate's guesses if there are any."""
+
+
+PREDICTORS: dict[str, Callable[[Context], Predictor]] = {}
+BY_ROUTERS = frozenset({"next-gate"})  # need the guesses of the model's routers
+BY_FUTURE = frozenset({"oracle"})  # need the truth
+
+
+def predictor(name: str) -> Callable[[Callable[[Context], Predictor]], Callable[[Context], Predictor]]:
+    """Registers a predictor, made from the run's Context, under a name."""
+
+    def register(make: Callable[[Context], Predictor]) -> Callable[[Context], Predictor]:
+        PREDICTORS[name] = make
+        return make
+
+    return register
+
+
+@predictor("none")
+class Nothing:
+    """No pre-fetching."""
+
+    def __init__(self, context: Context) -> None: ...
+
+    def observe(self, layer: int, chosen: Rows) -> None: ...
+
+    def guess(self, layer: int, routers: RouterGuess | None, width: int) -> list[int]:
+        return []
+
+
+@predictor("previous-token")
+class PreviousToken:
+    """What this layer used for the token before. ProMoE's token-based baseline (arXiv 2410.22134)."""
+
+    def __init__(self, context: Context) -> None:
+        self._last: list[list[int]] = [[] for _ in range(context.layers)]
+
+    def observe(self, layer: int, chosen: Rows) -> None:
+        self._last[layer] = list(chosen[-1])
+
+    def guess(self, layer: int, routers: RouterGuess | None, width: int) -> list[int]:
+        return self._last[layer][:width]
+
+
+@predictor("frequency")
+class Frequency:
+    """The experts that this layer used most so far; ties by lower id."""
+
+    def __init__(self, context: Context) -> None:
+        self._counts: list[Counter[int]] = [Counter() for _ in range(context.layers)]
+
+    def observe(self, layer: int, chosen: Rows) -> None:
+        for row in chosen:
+            self._counts[layer].update(row)
+
+    def guess(self, layer: int, routers: RouterGuess | None, width: int) -> list[int]:
+        counts = self._counts[layer]
+        return sorted(counts, key=lambda e: (-counts[e], e))[:width]
+
+
+@predictor("transition")
+class Transition:
+    """What followed this layer's experts so far: T[i, j] counts how often j at the later layer followed i at the earlier, rows add-one
+    smoothed and normalised, summed over the current experts. moe-policylang calls it affinity."""
+
+    def __init__(self, context: Context) -> None:
+        self._ahead, self._experts = context.lookahead, context.experts
+        self._follow: list[dict[int, list[int]]] = [{} for _ in range(context.layers)]  # [later layer][i][j]
+        self._now: dict[int, Rows] = {}  # the latest choices of each layer
+
+    def observe(self, layer: int, chosen: Rows) -> None:
+        self._now[layer] = chosen
+        if layer < self._ahead:
+            return
+        for before, after in zip(self._now[layer - self._ahead], chosen, strict=True):
+            for i in before:
+                row = self._follow[layer].setdefault(i, [0] * self._experts)
+                for j in after:
+                    row[j] += 1
+
+    def guess(self, layer: int, routers: RouterGuess | None, width: int) -> list[int]:
+        likely = [0.0] * self._experts
+        for i, times in Counter(e for row in self._now[layer - self._ahead] for e in row).items():
+            row = self._follow[layer].get(i, [0] * self._experts)
+            scale = times / (sum(row) + self._experts)
+            for j, count in enumerate(row):
+                likely[j] += (count + 1) * scale
+        return sorted(range(self._experts), key=lambda e: (-likely[e], e))[:width]
+
+
+@predictor("next-gate")
+class NextGate:
+    """The router of the later layer applied to the hidden state that enters this layer's router (arXiv 2312.17238, 2511.05814).
+
+    The guesses come with the event. Without a threshold the first `width` of each token; with one, as many as it takes until their
+    probabilities reach it (SpecMD, arXiv 2602.03921), however many that is. Where an event has several tokens, the experts named by
+    most of them come first, then the better ranked, then the lower id.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._threshold = context.threshold
+
+    def observe(self, layer: int, chosen: Rows) -> None: ...
+
+    def guess(self, layer: int, routers: RouterGuess | None, width: int) -> list[int]:
+        if routers is None:
+            return []
+        most = width
+        rows = [row[:width] for row in routers.experts]
+        if self._threshold and routers.probabilities is not None:
+            rows = [
+                _until(self._threshold, *pair)
+                for pair in zip(routers.experts, routers.probabilities, strict=True)
+            ]
+            most = max(map(len, rows), default=0)
+        if len(rows) == 1:
+            return [expert for expert in rows[0] if expert >= 0]
+        votes: Counter[int] = Counter()
+        best: dict[int, int] = {}
+        for row in rows:
+            for rank, expert in enumerate(row):
+                if expert >= 0:
+                    votes[expert] += 1
+                    best[expert] = min(rank, best.get(expert, rank))
+        return sorted(votes, key=lambda e: (-votes[e], best[e], e))[:most]
+
+
+@predictor("oracle")
+class Oracle:
+    """The truth, issued as early as any guess: the ceiling that the link's bandwidth allows. It has to know the future."""
+
+    def __init__(self, context: Context) -> None:
+        assert context.truth is not None
+        self._truth = context.truth
+
+    def observe(self, layer: int, chosen: Rows) -> None: ...
+
+    def guess(self, layer: int, routers: RouterGuess | None, width: int) -> list[int]:
+        return list(self._truth(layer)[:width])
+
+
+def _until(threshold: float, experts: Sequence[int], probabilities: Sequence[float]) -> Sequence[int]:
+    """The likeliest experts whose probabilities together reach the threshold; all of them where they do not."""
+    reached = 0.0
+    for rank, probability in enumerate(probabilities):
+        reached += probability
+        if reached >= threshold:
+            return experts[: rank + 1]
+    return experts

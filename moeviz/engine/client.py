@@ -1,0 +1,255 @@
+"""The app's side of the worker process: jobs that run one after the other, and what they captured so far. Imports no torch.
+
+A worker that dies ends its job with a message; what the job captured stays, and the next job starts a new worker.
+
+    job = Client().submit(Job("watch", "In the beginning", [Settings()]))
+    while not job.finished: ...
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from moeviz.core.run import ModelFacts, PassRecord, Run
+from moeviz.core.settings import Settings
+from moeviz.core.trace import Trace, from_bytes, recording
+
+_ROOT = Path(__file__).parent.parent.parent
+GRACE = 5.0  # seconds in which a browser session whose connection broke can come back
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Which model to run and where."""
+
+    name: str = ""  # folder or hub id; empty: the bundled model
+    tier: str = "disk"
+    device: str = "auto"
+    dtype: str = "auto"
+
+
+@dataclass(eq=False)
+class Job:
+    """One request. `watch` captures forward passes as they happen; `compare` measures quietly."""
+
+    kind: str  # watch or compare
+    prompt: str
+    settings: list[Settings]
+    model: ModelSpec = field(default_factory=ModelSpec)
+    max_new_tokens: int = 64
+    temperature: float = 0.7
+    seed: int = 0
+    stop_at_end: bool = True
+    then: str = ""  # a change of subject, fed halfway
+    repeats: int = 3
+    state: str = "queued"  # queued, running, done, stopped, failed
+    message: str = ""  # why it failed, or what it is doing
+    share: float = 0.0  # of the loading (watch) or of all runs (compare)
+    facts: ModelFacts | None = None
+    passes: list[PassRecord] = field(default_factory=list)
+    trace: Trace | None = None  # compare: of the recording run
+    resident: Run | None = None
+    runs: list[tuple[int, Run]] = field(
+        default_factory=list
+    )  # compare: (number of the Settings, measured run)
+    began: float = 0.0  # time.monotonic() when its turn came
+    _recording: tuple[Trace, Run] | None = None  # once it is finished
+    over: threading.Event = field(
+        default_factory=threading.Event
+    )  # set when the job is finished and the next may begin
+
+    @property
+    def finished(self) -> bool:
+        return self.state in ("done", "stopped", "failed")
+
+    def recording(self) -> tuple[Trace, Run] | None:
+        """Trace and run of what a watch captured so far; None before its first forward pass."""
+        finished, passes = self.finished, list(self.passes)
+        if self._recording is not None:
+            return self._recording
+        if not passes or self.facts is None:
+            return None
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        found = recording(passes, self.facts, self.settings[0], self.prompt, self.seed, now)
+        if finished:
+            self._recording = found
+        return found
+
+    def receive(self, message: dict[str, Any]) -> None:
+        """Takes in one message of the worker."""
+        match message["event"]:
+            case "loading":
+                self.share, self.message = message["share"], message["what"]
+            case "loaded":
+                self.facts, self.message = ModelFacts.from_json(message["facts"]), ""
+            case "pass":
+                self.passes.append(PassRecord.from_json(message["record"]))
+            case "run":
+                trace, run = from_bytes(base64.b64decode(message["content"]), "the worker's answer")
+                assert run is not None
+                self.share = message["share"]
+                if message["number"] < 0:
+                    self.trace, self.resident = trace, run
+                else:
+                    self.runs.append((message["number"], run))
+            case "end":
+                self.state = "stopped" if message["stopped"] else "done"
+            case "error":
+                self.state, self.message = "failed", message["message"]
+
+    def to_json(self) -> dict[str, Any]:
+        options = {
+            "max_new_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+            "seed": self.seed,
+            "stop_at_end": self.stop_at_end,
+            "then": self.then,
+        }
+        return {
+            "kind": self.kind,
+            "prompt": self.prompt,
+            "settings": [settings.to_dict() for settings in self.settings],
+            "model": asdict(self.model),
+            "options": options,
+            "repeats": self.repeats,
+        }
+
+
+class Owner:
+    """The unfinished jobs of one browser session. They are stopped when it ends, so that others' turn comes."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._jobs: list[Job] = []
+
+    def hold(self, jobs: Iterable[Job]) -> None:
+        """These are the session's jobs now."""
+        self._jobs = [job for job in jobs if not job.finished]
+        for job in self._jobs:
+            self._client.keep(job)
+
+    def leave(self) -> None:
+        """The session's connection ended: a closed tab, or one that comes back within GRACE seconds."""
+        for job in self._jobs:
+            if not job.finished:
+                self._client.stop_later(job)
+
+
+class Client:
+    """Runs jobs in the worker process, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._jobs: deque[Job] = deque()
+        self._current: Job | None = None
+        self._leaving: dict[Job, threading.Timer] = {}
+        self._changed = threading.Condition()
+        self._process: subprocess.Popen[str] | None = None
+        threading.Thread(target=self._work, name="moeviz-client", daemon=True).start()
+
+    def submit(self, job: Job) -> Job:
+        with self._changed:
+            self._jobs.append(job)
+            self._changed.notify_all()
+        return job
+
+    def place(self, job: Job) -> int:
+        """How many jobs run before this one."""
+        with self._changed:
+            if job not in self._jobs:
+                return 0
+            return self._jobs.index(job) + (self._current is not None)
+
+    def stop(self, job: Job) -> None:
+        """Ends a job within one token; what it captured stays."""
+        with self._changed:
+            self._leaving.pop(job, None)
+            if job in self._jobs:
+                self._jobs.remove(job)
+                job.state = "stopped"
+                job.over.set()
+            elif job is self._current:
+                self._send({"kind": "stop"})
+
+    def stop_later(self, job: Job, seconds: float = GRACE) -> None:
+        """Stops a job whose owner left, unless `keep` is called before."""
+        timer = threading.Timer(seconds, self.stop, [job])
+        timer.daemon = True
+        with self._changed:
+            self._leaving[job] = timer
+        timer.start()
+
+    def keep(self, job: Job) -> None:
+        """The job has an owner (again)."""
+        with self._changed:
+            timer = self._leaving.pop(job, None)
+        if timer is not None:
+            timer.cancel()
+
+    def kill(self) -> None:
+        """Ends the worker process at once; its job fails with a message."""
+        if self._process is not None:
+            self._process.kill()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the worker process, if one was started."""
+        return self._process.pid if self._process else None
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._jobs)
+                job = self._jobs.popleft()
+                self._current = job
+                job.state, job.began = "running", time.monotonic()
+            try:
+                self._run(job)
+            except Exception as error:  # this thread serves every later job too
+                job.state, job.message = "failed", f"The worker's answer could not be read: {error}"
+                self.kill()
+            with self._changed:
+                self._current = None
+            job.over.set()
+
+    def _run(self, job: Job) -> None:
+        if self._process is None or self._process.poll() is not None:
+            job.message = "starting the worker"
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "moeviz.engine.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                cwd=_ROOT,
+            )
+        self._send(job.to_json())
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            job.receive(json.loads(line))
+            if job.finished:
+                return
+        code = self._process.wait()
+        why = "it was killed, perhaps for want of memory" if code < 0 else f"exit code {code}"
+        job.state = "failed"
+        job.message = (
+            f"The worker process ended ({why}). What was captured is kept; the next run starts a new worker."
+        )
+
+    def _send(self, message: dict[str, Any]) -> None:
+        if self._process is None or self._process.stdin is None:
+            return
+        with suppress(OSError):  # where the worker died, reading its answers says so
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()

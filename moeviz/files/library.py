@@ -1,0 +1,68 @@
+"""Traces kept between sessions: files in the user's data folder, never in the checkout.
+
+keep("my run", trace.to_bytes(run)); names()
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from pathlib import Path
+
+import platformdirs
+
+from moeviz.core.trace import TraceError, write_atomically
+
+SUFFIX = ".moetrace"
+LONGEST = 80  # characters of a name
+
+
+def folder() -> Path:
+    """MOEVIZ_DATA, or the user's data folder."""
+    return Path(os.environ.get("MOEVIZ_DATA") or platformdirs.user_data_dir("moeviz")) / "traces"
+
+
+def safe_name(text: str) -> str:
+    """A file name without its ending, whatever was uploaded: no folders, no control characters, nothing hidden. Raises TraceError."""
+    plain = unicodedata.normalize("NFC", text).replace("\\", "/").rpartition("/")[2].removesuffix(SUFFIX)
+    plain = re.sub(r"[^\w .,()+=@#-]", "_", plain).strip(" .")[:LONGEST].strip(" .")
+    if not plain or plain.upper() in ("CON", "PRN", "AUX", "NUL"):
+        raise TraceError(
+            f"{text[:40]!r} is no name for a trace. Use letters, digits, spaces and . , ( ) + - = @ #."
+        )
+    return plain
+
+
+def path(name: str) -> Path:
+    """Where a trace of this name is kept. Raises TraceError."""
+    return folder() / (safe_name(name) + SUFFIX)
+
+
+def names() -> list[str]:
+    """Kept traces, sorted."""
+    return sorted(file.stem for file in folder().glob("*" + SUFFIX))
+
+
+def keep(name: str, content: bytes) -> str:
+    """Writes a trace; gives the name that it got. A name that is taken is numbered. Raises TraceError or OSError."""
+    wanted = safe_name(name)
+    chosen, number = wanted, 2
+    while path(chosen).exists():
+        chosen, number = f"{wanted} ({number})", number + 1
+    write_atomically(path(chosen), content)
+    return chosen
+
+
+def rename(old: str, new: str) -> str:
+    """Gives the new name. Raises TraceError where it is taken or no name, OSError where it cannot be done."""
+    target = path(new)
+    if target.exists():
+        raise TraceError(f"There is a trace named {target.stem!r} already. Choose another name.")
+    path(old).rename(target)
+    return target.stem
+
+
+def delete(name: str) -> None:
+    """Raises OSError."""
+    path(name).unlink()

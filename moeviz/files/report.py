@@ -1,0 +1,247 @@
+"""A run as one HTML page that any browser opens without a network: numbers, charts, tables, text.
+
+Path("report.html").write_text(report(trace, run))
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from moeviz.charts import board
+from moeviz.charts import figures as charts
+from moeviz.core.run import HIT, Run
+from moeviz.core.settings import Settings
+from moeviz.core.trace import Trace
+from moeviz.numbers import metrics, routing
+from moeviz.numbers.curves import bounds, curve, knee
+
+MOST_EVENTS = 60_000  # of a trace whose curves over all slot counts are drawn
+MOST_TEXT = 2_000  # tokens shown
+_CONFIG = '{"displaylogo":false,"responsive":true,"showSendToCloud":false,"plotlyServerURL":""}'
+_DRAW = f"""
+for (const one of document.querySelectorAll("script[type='application/json']")) {{
+  const figure = JSON.parse(one.textContent);
+  Plotly.newPlot(one.previousElementSibling, figure.data, figure.layout, {_CONFIG});
+}}
+"""
+_STYLE = """
+:root { color-scheme: light; }
+body { font: 17px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; background: #fff; }
+h1 { font-size: 1.9rem; } h2 { font-size: 1.35rem; margin: 2.2rem 0 0; }
+table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid #ddd; padding: .3rem .9rem .3rem 0; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
+.kind { font-size: .8rem; background: #eee; border-radius: .6rem; padding: .1rem .6rem; margin-left: .6rem; font-weight: 400; vertical-align: middle; }
+.table { max-height: 24rem; overflow: auto; }
+.text { white-space: pre-wrap; overflow-wrap: anywhere; }
+.text span { border-bottom: 3px solid; }
+"""
+
+
+def report(trace: Trace, run: Run) -> str:
+    """HTML with Plotly inside it. Everything that comes from the trace is escaped, and the page's policy lets only its own two scripts run."""
+    parts = "".join(_sections(trace, run))
+    plotly = get_plotlyjs()
+    allowed = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+        for script in (plotly, _DRAW)
+    )
+    policy = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f'<meta name="viewport" content="width=device-width"><title>moeviz: {_text(run.settings.label)}</title><style>{_STYLE}</style>'
+        f"<script>{plotly}</script></head><body>{parts}<script>{_DRAW}</script></body></html>"
+    )
+
+
+def _sections(trace: Trace, run: Run) -> Iterator[str]:
+    kind = "measured" if run.measured else "replayed"
+    yield f"<h1>What did the cache do?</h1><p>{_text(run.settings.label)} on a trace of {_text(trace.model or 'an unknown model')}.</p>"
+    yield _table(facts(trace, run))
+    yield f"<h2>Numbers{_kind(kind)}</h2>" + _table(numbers(trace, run))
+    passes = np.arange(len(run.pass_phase))
+    yield _chart(
+        "Does the cache get better as it goes?",
+        kind,
+        charts.hit_ratio_over_time([(_text(run.settings.label), run)]),
+        pd.DataFrame({"forward pass": passes, "hit ratio": metrics.hit_ratio_over_time(run)}),
+    )
+    part = metrics.stack(run)
+    if part is not None:
+        yield _chart(
+            "Where does the time of a token go?",
+            kind,
+            charts.stacks([_text(run.settings.label)], [part]),
+            pd.DataFrame(
+                [{"experts compute ms": part.compute, "stall ms": part.stall, "other ms": part.other}]
+            ),
+        )
+    use = routing.usage(trace)
+    yield _chart(
+        "Which experts did the tokens choose?",
+        "recorded",
+        charts.heat(use.T, "expert", "tokens"),
+        pd.DataFrame(use.astype(int), columns=[f"expert {n}" for n in range(trace.num_experts)])
+        .rename_axis("MoE layer")
+        .reset_index(),
+    )
+    lines = [
+        ("share of the busiest quarter", routing.top_share(use)),
+        ("entropy, 1 is even", routing.entropy(use)),
+        ("reuse of the token before", routing.reuse(trace)),
+    ]
+    yield _chart(
+        "Is the work spread evenly, and does it repeat?",
+        "recorded",
+        charts.layer_lines(lines, "share"),
+        pd.DataFrame({"MoE layer": range(trace.layers), **dict(lines)}),
+    )
+    if trace.layers * len(trace.passes()) <= MOST_EVENTS:
+        yield _curves(trace, run.settings)
+    else:
+        yield f"<p>Curves over all slot counts are left out: the trace has more than {MOST_EVENTS:,} events.</p>"
+    yield _as_text(trace, run)
+
+
+def facts(trace: Trace, run: Run) -> list[tuple[str, str]]:
+    """What the trace says of itself."""
+    rows = [
+        ("Model", trace.model or "unknown"),
+        ("Shape", f"{trace.layers} MoE layers of {trace.num_experts} experts, {trace.k} for each token"),
+        ("Tokens", f"{trace.tokens:,} in {len(run.pass_phase):,} forward passes"),
+        (
+            "Recorded",
+            f"{trace.recorded.get('time', 'unknown when')}, on {trace.recorded.get('machine', 'a machine that is not named')}",
+        ),
+    ]
+    return [*rows, ("Prompt", trace.prompt[:1_000])] if trace.prompt else rows
+
+
+def numbers(trace: Trace, run: Run) -> list[tuple[str, str]]:
+    """The numbers that people ask for first."""
+    found = metrics.summary(run)
+    phase = "decode" if found["decode"]["accesses"] else "prefill"
+    counted, kinds, ledger = found[phase], found["miss_kinds"], found["prefetch_ledger"]
+    bound = bounds(trace, run.settings, None)["belady_hit_ratio"]
+    rows = [
+        (
+            f"Hit ratio of {phase}",
+            f"{counted['hit_ratio']:.1%}: {counted['hits']:,} of {counted['accesses']:,} accesses",
+        )
+    ]
+    if bound is not None:
+        rows.append(
+            ("Bound (replayed)", f"{bound:.1%} by belady, which knows the future, without pre-fetching")
+        )
+    rows += [
+        ("Misses of the whole run", ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())),
+        ("Evictions", f"{found['evictions']:,}"),
+    ]
+    if ledger["issued"]:
+        rows.append(
+            (
+                "Pre-fetches",
+                f"{ledger['issued']:,} issued: {ledger['useful']:,} useful, {ledger['wasted']:,} wasted",
+            )
+        )
+    if run.expert_bytes:
+        moved = found["bytes_demand"] + found["bytes_prefetch_useful"] + found["bytes_prefetch_wasted"]
+        rows.append(
+            (
+                "Moved over the link",
+                f"{moved / 1e6:,.1f} MB, {found['bytes_per_token'] / 1e6:,.2f} MB a token",
+            )
+        )
+        rows.append(("Memory of the slots", f"{run.fast_tier_bytes / 1e6:,.1f} MB"))
+    if found["tokens_per_second"]:
+        rows.append(
+            (
+                "Speed",
+                f"{found['tokens_per_second']:.1f} tokens per second, the first after {found['ttft_ms']:.0f} ms",
+            )
+        )
+        rows.append(("Stall", f"{found['stall_ms_per_token']:.2f} ms a token"))
+    return rows
+
+
+def _curves(trace: Trace, settings: Settings) -> str:
+    plain = Settings(
+        settings.policy if not settings.baseline else "lru",
+        trace.k,
+        "layer",
+        calibration=settings.calibration,
+    )
+    named = [
+        plain,
+        *(replace(plain, policy=policy) for policy in ("lru", "lfu", "belady") if policy != plain.policy),
+    ]
+    known = [one for one in named if not one.needs_calibration]  # its calibration trace may not be at hand
+    found = [curve(trace, one) for one in known]
+    labels = [_text(one.policy) for one in known]
+    at = settings.slots if settings.scope == "layer" and not settings.baseline else trace.k
+    return _chart(
+        "How many slots are enough?",
+        "replayed",
+        charts.slot_curves(found, labels, at, knee(found[0])),
+        pd.DataFrame(
+            {"slots per MoE layer": found[0].slots, **{one.settings.policy: one.hit_ratio for one in found}}
+        ),
+    )
+
+
+def _as_text(trace: Trace, run: Run) -> str:
+    """Tokens, underlined by what share of their experts was there."""
+    hit = np.bincount(run.event_pass[run.access_event], run.access_outcome == HIT, len(run.pass_phase))
+    all_ = np.maximum(np.bincount(run.event_pass[run.access_event], minlength=len(run.pass_phase)), 1)
+    spans, shown = [], 0
+    for number, tokens in enumerate(trace.passes()):
+        share = hit[number] / all_[number]
+        color = charts.STATE_COLORS[
+            board.HIT if share > 2 / 3 else board.LATE if share > 1 / 3 else board.MISS
+        ]
+        title = f"pass {number}: {hit[number]:.0f} of {all_[number]} accesses hit"
+        text = "".join(trace.texts[tokens.start : min(tokens.stop, MOST_TEXT)])
+        spans.append(f'<span title="{title}" style="border-color: {color}">{_text(text)}</span>')
+        shown = min(tokens.stop, MOST_TEXT)
+        if shown == MOST_TEXT:
+            break
+    rest = f"<p>{trace.tokens - shown:,} more tokens are not shown.</p>" if trace.tokens > shown else ""
+    return (
+        f"<h2>Which tokens found their experts?{_kind('measured' if run.measured else 'replayed')}</h2>"
+        "<p>Underlined green where more than two thirds of a forward pass's accesses hit, orange where more than a third, red below; "
+        f'point at a token for the count.</p><p class="text">{"".join(spans)}</p>{rest}'
+    )
+
+
+def _chart(title: str, kind: str, figure: go.Figure, table: pd.DataFrame) -> str:
+    figure.update_layout(template="plotly_white", autosize=True)
+    data = figure.to_json(engine="json").replace("<", "\\u003c")
+    return (
+        f'<h2>{_text(title)}{_kind(kind)}</h2><div></div><script type="application/json">{data}</script>'
+        f'<details><summary>Table</summary><div class="table">{table.to_html(index=False, border=0, float_format=lambda value: format(value, ".4g"))}</div></details>'
+    )
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    return (
+        "<table>"
+        + "".join(f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in rows)
+        + "</table>"
+    )
+
+
+def _kind(kind: str) -> str:
+    return f'<span class="kind">{kind}</span>'
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))

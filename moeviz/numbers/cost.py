@@ -1,0 +1,308 @@
+"""What a run would cost per token: a model of compute, link and waiting, fitted on one measured run and checked on others.
+
+The rule is the engine's (`moeviz.engine.session`): one link copies one expert at a time, demand before guesses; an event computes its
+ready experts first and then waits for the others in the order of their copies; whatever is neither expert compute nor waiting is a
+constant per token and per copy.
+
+    costs = fit(measured_run)
+    predict(replay(trace, Settings("lfu", 6)), costs)      # ms per output token
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from moeviz.core.run import MISS, Run
+from moeviz.core.trace import DECODE
+from moeviz.numbers import metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A slow tier. A copy of n bytes takes latency + n / bandwidth."""
+
+    name: str
+    latency_ms: float
+    gigabytes_per_second: float
+    nominal: bool = True  # figures of the standard or the maker, not measured
+
+    def copy_ms(self, expert_bytes: int) -> float:
+        return self.latency_ms + expert_bytes / (self.gigabytes_per_second * 1e6)
+
+
+MACHINES = (  # one direction of the bus; a drive's sequential reads
+    Machine("PCIe 3 x16, host memory", 0.01, 15.8),
+    Machine("PCIe 4 x16, host memory", 0.01, 31.5),
+    Machine("PCIe 5 x16, host memory", 0.01, 63.0),
+    Machine("NVMe SSD (PCIe 4 x4)", 0.08, 7.0),
+    Machine("SATA SSD", 0.15, 0.55),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What things take, ms."""
+
+    expert: float  # one expert's compute for one token
+    other: float  # per token: the dense part, the routers, the choice of the token, bookkeeping
+    per_copy: float  # added to `other` by every copy: bookkeeping, and the memory that copy and compute share
+    copy: float  # one expert over the link
+    wake: float  # from a copy's end until waiting compute goes on
+
+    def on(self, machine: Machine, expert_bytes: int) -> Costs:
+        """The same compute with another slow tier."""
+        return replace(self, copy=machine.copy_ms(expert_bytes))
+
+
+def fit(*runs: Run) -> Costs:
+    """Costs of the machine of a measured run from its decode passes; of repeats of one, the median of each cost: a slow tier drifts from run
+    to run. Raises ValueError where a run was not measured or decoded nothing.
+    """
+    found = [_fitted(run) for run in runs]
+    return Costs(*(float(np.median([getattr(one, f.name) for one in found])) for f in fields(Costs)))
+
+
+def _fitted(run: Run) -> Costs:
+    times = run.times
+    decode = run.pass_phase == DECODE
+    if times is None or not decode.any():
+        raise ValueError("costs are fitted on a measured run with decoded tokens.")
+    events = decode[run.event_pass]
+    accesses = events[run.access_event]
+    expert = times.event_compute[events].sum() / max(int(accesses.sum()), 1) / 1e6
+    passes = len(run.pass_phase)
+    per_pass_compute = np.bincount(run.event_pass, times.event_compute, passes)
+    per_pass_stall = np.bincount(run.event_pass, times.event_stall, passes)
+    other = (times.pass_wall - per_pass_compute - per_pass_stall)[decode] / 1e6
+    copies = np.bincount(run.event_pass[run.load_event], minlength=passes)[decode]
+    slope, level = 0.0, float(np.median(other))
+    if np.ptp(copies) > 0:
+        # robust against passes that the system held up: the slope between the medians of the passes with few and with many copies
+        few, many = copies <= np.quantile(copies, 0.35), copies >= np.quantile(copies, 0.65)
+        apart = float(np.median(copies[many]) - np.median(copies[few]))
+        if apart > 0:
+            slope = max(0.0, float((np.median(other[many]) - np.median(other[few])) / apart))
+            level = float(np.median(other - slope * copies))
+    level += float(
+        other.mean() - np.median(other)
+    )  # what the system takes now and then comes on top of every run
+    began = (times.load_start >= 0) & events[run.load_event]
+    took = (times.load_end - times.load_start)[began] / 1e6
+    copy = float(took.mean()) if len(took) else (run.tier.latency_ms if run.tier else 0.0)
+    costs = Costs(float(expert), level, slope, copy, 0.0)
+    waits = int((run.access_outcome[accesses] == MISS).sum())
+    if waits:
+        stalls = times.event_stall[events].sum() / 1e6
+        modelled = sum(stall for stall, _ in _passes(run, costs, decode))
+        costs = replace(costs, wake=max(0.0, float(stalls - modelled) / waits))
+    return costs
+
+
+def predict(run: Run, costs: Costs) -> float:
+    """Modelled ms per output token of a run, replayed or measured; its times are not looked at. nan where it decoded nothing."""
+    parts = stack(run, costs)
+    return parts.compute + parts.stall + parts.other if parts else float("nan")
+
+
+def stack(run: Run, costs: Costs) -> metrics.Stack | None:
+    """Modelled parts of the time per output token, ms; None where nothing was decoded."""
+    decode = run.pass_phase == DECODE
+    count = int(decode.sum())
+    if not count:
+        return None
+    walk = list(_passes(run, costs, decode))
+    copies = np.bincount(run.event_pass[run.load_event], minlength=len(decode))[decode].sum()
+    compute = decode[run.event_pass[run.access_event]].sum() * costs.expert / count
+    return metrics.Stack(
+        float(compute),
+        sum(stall for stall, _ in walk) / count,
+        float(costs.other + costs.per_copy * copies / count),
+    )
+
+
+def _passes(
+    run: Run, costs: Costs, chosen: Sequence[bool] | np.ndarray, lanes: list[Segment] | None = None
+) -> Iterable[tuple[float, float]]:
+    """(stall, wall) of every chosen forward pass, ms; the link's queue goes on between passes. `lanes` takes what happens in them."""
+    now = link = 0.0
+    arrival: dict[tuple[int, int], float] = {}  # of copies under way or done
+    waiting: deque[tuple[tuple[int, int], int]] = deque()  # guesses whose copy has not begun, and their loads
+    used = run.load_used.tolist()
+    load_at = np.searchsorted(run.load_event, np.arange(len(run.event_pass) + 1)).tolist()
+    share = costs.other / max(run.layers, 1)
+    at_event = 0
+    start = 0.0
+
+    def draw(lane: str, kind: str, begin: float, end: float, layer: int, expert: int) -> None:
+        if lanes is not None and drawing and end > begin:
+            lanes.append(Segment(lane, kind, begin - start, end - start, layer, expert))
+
+    def send(key: tuple[int, int], kind: str) -> None:
+        nonlocal link
+        begin = max(link, now) if kind == "demand" else link
+        link = begin + costs.copy
+        arrival[key] = link
+        draw("link", kind, begin, link, *key)
+
+    for number, events in enumerate(run.passes()):
+        start, stalled, drawing = now, 0.0, bool(chosen[number])
+        for event in events:
+            draw("compute", "other", now, now + share, event.layer, -1)
+            now += share
+            while waiting and link < now:  # no demand is queued meanwhile
+                key, index = waiting.popleft()
+                send(key, "guess used" if used[index] else "guess wasted")
+            own = range(load_at[at_event], load_at[at_event + 1])
+            demand = [(load[0], load[1]) for load in event.loads if not load[5]]
+            for key in demand:
+                send(key, "demand")
+            ready: list[tuple[int, int]] = []
+            late: list[tuple[int, int]] = []
+            queued = [key for key, _ in waiting]
+            for expert in (*event.hits, *event.late):
+                key = event.layer, expert
+                if key in queued:  # demanded before its turn: it goes next
+                    del waiting[queued.index(key)]
+                    queued.remove(key)
+                    link = max(link, now)
+                    send(key, "guess used")
+                (late if arrival.get(key, 0.0) > now else ready).append(key)
+            waiting.extend(
+                ((load[0], load[1]), index) for index, load in zip(own, event.loads, strict=True) if load[5]
+            )
+            needed = set(event.misses)
+            for key in ready:
+                draw("compute", "expert", now, now + costs.expert, *key)
+                now += costs.expert
+            for key in [*late, *demand]:
+                if arrival[key] > now:
+                    draw("compute", "stall", now, arrival[key] + costs.wake, *key)
+                    stalled += arrival[key] + costs.wake - now
+                    now = arrival[key] + costs.wake
+                if key in late or key[1] in needed:
+                    draw("compute", "expert", now, now + costs.expert, *key)
+                    now += costs.expert
+            draw("compute", "other", now, now + costs.per_copy * len(event.loads), event.layer, -1)
+            now += costs.per_copy * len(event.loads)
+            for load in event.loads:  # who was evicted has to come again
+                arrival.pop((load[3], load[4]), None)
+                waiting = (
+                    deque(item for item in waiting if item[0] != (load[3], load[4])) if waiting else waiting
+                )
+            at_event += 1
+        if chosen[number]:
+            yield stalled, now - start
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of one forward pass's time, ms since the pass began."""
+
+    lane: str  # compute or link
+    kind: str  # expert, stall, other; demand, guess used, guess wasted
+    start: float
+    end: float
+    layer: int
+    expert: int  # -1 where there is none
+
+
+def modelled_lanes(run: Run, costs: Costs, step: int) -> list[Segment]:
+    """What compute and link do in one forward pass, by the model; the run's own times are not looked at."""
+    lanes: list[Segment] = []
+    chosen = np.zeros(len(run.pass_phase), bool)
+    chosen[step] = True
+    for _ in _passes(run, costs, chosen, lanes):
+        break
+    return lanes
+
+
+def measured_lanes(run: Run, step: int) -> list[Segment]:
+    """What compute and link did in one forward pass of a measured run. Of an event only its start and its sums of waiting and computing
+    were kept: they are drawn one after the other. Raises ValueError where the run was not measured."""
+    if run.times is None:
+        raise ValueError("only a measured run has times.")
+    times = run.times
+    events = np.flatnonzero(run.event_pass == step)
+    zero = times.event_start[events[0]]
+    lanes = []
+    at = 0.0
+    for event in events:
+        start = (times.event_start[event] - zero) / 1e6
+        if start > at:
+            lanes.append(Segment("compute", "other", at, start, int(run.event_layer[event]), -1))
+        stalled = start + times.event_stall[event] / 1e6
+        at = stalled + times.event_compute[event] / 1e6
+        if stalled > start:
+            lanes.append(Segment("compute", "stall", start, stalled, int(run.event_layer[event]), -1))
+        lanes.append(Segment("compute", "expert", stalled, at, int(run.event_layer[event]), -1))
+    end = zero + at * 1e6
+    for load in np.flatnonzero((times.load_start >= 0) & (times.load_end > zero) & (times.load_start < end)):
+        kind = (
+            "demand"
+            if not run.load_speculative[load]
+            else "guess used"
+            if run.load_used[load]
+            else "guess wasted"
+        )
+        start, stop = ((int(t) - zero) / 1e6 for t in (times.load_start[load], times.load_end[load]))
+        lanes.append(
+            Segment(
+                "link",
+                kind,
+                max(start, 0.0),
+                min(stop, at),
+                int(run.load_layer[load]),
+                int(run.load_expert[load]),
+            )
+        )
+    return lanes
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Modelled against measured, for settings that the fit has not seen."""
+
+    label: str
+    measured_ms: float
+    modelled_ms: float
+
+    @property
+    def error(self) -> float:
+        """|modelled - measured| / measured"""
+        return abs(self.modelled_ms - self.measured_ms) / self.measured_ms
+
+
+def check(fitted_on: Sequence[Run], others: Iterable[Sequence[Run]]) -> list[Check]:
+    """Fits on the measured repeats of one settings and predicts those of others, which it has not seen: medians over repeats."""
+    costs = fit(*fitted_on)
+    checks = []
+    for repeats in others:
+        measured = [
+            parts.compute + parts.stall + parts.other
+            for run in repeats
+            if (parts := metrics.stack(run)) is not None
+        ]
+        if measured:  # what the cache decides is the same in every repeat
+            checks.append(
+                Check(repeats[0].settings.label, float(np.median(measured)), predict(repeats[0], costs))
+            )
+    return checks
+
+
+def median_error(checks: Sequence[Check]) -> float:
+    """nan where nothing was checked."""
+    return float(np.median([one.error for one in checks])) if checks else float("nan")
+
+
+def break_even(slots: int, experts: int, layers: int, k: int) -> float:
+    """Hit ratio from which a cache pays against keeping whole layers resident in the same memory.
+
+    The memory of `slots` experts per layer also holds every expert of some layers for good, and k slots for the others to compute from:
+    then the share of accesses that never miss is (slots x layers - k) / (experts x layers), and a cache has to hit more often than that.
+    Against on-demand any hit pays, as long as nothing is pre-fetched in vain.
+    """
+    return max(0.0, (slots * layers - k) / (experts * layers)) if slots < experts else 1.0

@@ -1,0 +1,368 @@
+"""Numbers of a Run, each with its formula. Times are there only where the run was measured.
+
+summary(replay(trace, Settings()))["hit_ratio"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from moeviz.core.run import HIT, LATE, MISS, Run
+from moeviz.core.trace import DECODE, PREFILL
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Accesses: one for each expert that an event needs."""
+
+    accesses: int
+    hits: int
+    late_hits: int | None  # None where the run was not measured: only time can tell
+    misses: int
+
+    @property
+    def hit_ratio(self) -> float | None:
+        """hits / accesses, late hits not counted; None without accesses."""
+        return self.hits / self.accesses if self.accesses else None
+
+
+def counts(run: Run, phase: int | None = None) -> Counts:
+    """Of a whole run, or of its PREFILL or DECODE."""
+    outcome = run.access_outcome
+    if phase is not None:
+        outcome = outcome[run.pass_phase[run.event_pass[run.access_event]] == phase]
+    late = int((outcome == LATE).sum())
+    return Counts(
+        len(outcome),
+        int((outcome == HIT).sum()),
+        late if run.measured else None,
+        int((outcome == MISS).sum()),
+    )
+
+
+def hit_ratio_over_time(run: Run) -> NDArray[np.float64]:
+    """Hits / accesses of each forward pass. [F]"""
+    passes = run.event_pass[run.access_event]
+    hits = np.bincount(passes, run.access_outcome == HIT, len(run.pass_phase))
+    return hits / np.maximum(np.bincount(passes, minlength=len(run.pass_phase)), 1)
+
+
+@dataclass(frozen=True, slots=True)
+class MissKinds:
+    """Why experts that were demanded were not there; they add up to the misses."""
+
+    cold: int  # never loaded before
+    capacity: int  # evicted in an earlier forward pass
+    collision: int  # evicted earlier in the same forward pass
+    pollution: int  # evicted by a pre-fetch that was never used
+
+
+def miss_kinds(run: Run) -> MissKinds:
+    """Of every miss the kind; pollution comes before collision where both would do. For baselines without a cache all are capacity or cold."""
+    kinds = miss_kind_of_access(run)
+    return MissKinds(*(int((kinds == kind).sum()) for kind in range(1, 5)))
+
+
+def miss_kind_of_access(run: Run) -> NDArray[np.uint8]:
+    """0 for hits, else 1 cold, 2 capacity, 3 collision, 4 pollution. [M]"""
+    kinds = np.zeros(len(run.access_event), np.uint8)
+    loaded = set(zip(run.start_layer.tolist(), run.start_expert.tolist(), strict=True))
+    evicted: dict[tuple[int, int], int] = {}  # (layer, expert) -> load that evicted it last
+    load_pass = run.event_pass[run.load_event].tolist()
+    wasted = (run.load_speculative & ~run.load_used).tolist()
+    loads = list(
+        zip(
+            run.load_layer.tolist(),
+            run.load_expert.tolist(),
+            run.victim_layer.tolist(),
+            run.victim_expert.tolist(),
+            strict=True,
+        )
+    )
+    load_at = np.searchsorted(run.load_event, np.arange(len(run.event_pass) + 1)).tolist()
+    access_at = np.searchsorted(run.access_event, np.arange(len(run.event_pass) + 1)).tolist()
+    expert, outcome = run.access_expert.tolist(), run.access_outcome.tolist()
+    layers, passes = run.event_layer.tolist(), run.event_pass.tolist()
+    for event, layer in enumerate(layers):
+        for access in range(access_at[event], access_at[event + 1]):
+            if outcome[access] != MISS:
+                continue
+            key = layer, expert[access]
+            by = evicted.get(key)
+            if key not in loaded:
+                kinds[access] = 1
+            elif by is not None and wasted[by]:
+                kinds[access] = 4
+            elif by is not None and load_pass[by] == passes[event]:
+                kinds[access] = 3
+            else:
+                kinds[access] = 2
+        for load in range(load_at[event], load_at[event + 1]):
+            layer_in, expert_in, layer_out, expert_out = loads[load]
+            loaded.add((layer_in, expert_in))
+            if expert_out >= 0:
+                evicted[layer_out, expert_out] = load
+    return kinds
+
+
+@dataclass(frozen=True, slots=True)
+class CacheAsPredictor:
+    """The paper's precision and recall: how well what is resident foretells what an event needs. Means over decode events.
+
+    precision = |A and resident| / residents, recall = |A and resident| / |A|. With every slot full, precision = recall x k / slots, so
+    with k = 2 of 4 slots precision can never pass one half.
+    """
+
+    precision: float
+    recall: float
+
+
+def cache_as_predictor(run: Run) -> CacheAsPredictor | None:
+    """None where no event of the phase had anything resident. Scope layer counts the layer's own residents, scope model the layer's too."""
+    decode = run.pass_phase == DECODE if (run.pass_phase == DECODE).any() else run.pass_phase == PREFILL
+    residents = residents_before(run)
+    chosen = decode[run.event_pass] & (residents > 0)
+    if not chosen.any():
+        return None
+    events = len(run.event_pass)
+    hits = np.bincount(run.access_event, run.access_outcome != MISS, events)[chosen]
+    needed = np.bincount(run.access_event, minlength=events)[chosen]
+    return CacheAsPredictor(float((hits / residents[chosen]).mean()), float((hits / needed).mean()))
+
+
+def residents_before(run: Run) -> NDArray[np.int64]:
+    """Experts of the event's layer that are resident before it. [N]"""
+    if run.settings.baseline in ("on-demand", "whole-layer"):
+        return np.zeros(len(run.event_pass), np.int64)
+    change = np.zeros((len(run.event_pass) + 1, run.layers), np.int64)  # by the loads of each event
+    np.add.at(change, (run.load_event + 1, run.load_layer), 1)
+    out = run.victim_layer >= 0
+    np.add.at(change, (run.load_event[out] + 1, run.victim_layer[out]), -1)
+    change[0] += np.bincount(run.start_layer, minlength=run.layers)
+    return np.asarray(change.cumsum(0)[np.arange(len(run.event_pass)), run.event_layer])
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What became of the pre-fetches, in experts. useful + wasted = issued."""
+
+    issued: int
+    useful: int  # demanded before they were evicted
+    late: int | None  # of the useful: still on their way when demanded; None where the run was not measured
+    wasted: int
+    dropped: int  # guesses that found no slot; not issued
+
+
+def ledger(run: Run) -> Ledger:
+    used = int((run.load_speculative & run.load_used).sum())
+    issued = int(run.load_speculative.sum())
+    late = int((run.access_outcome == LATE).sum()) if run.measured else None
+    return Ledger(issued, used, late, issued - used, int(run.event_dropped.sum()))
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Bytes that went over the link. A pre-fetch is useful where its expert was demanded before it was evicted."""
+
+    demand: int
+    prefetch_useful: int
+    prefetch_wasted: int
+
+
+def events_table(run: Run, step: int) -> pd.DataFrame:
+    """What happened in one forward pass, a row per MoE layer, in words for people. Raises IndexError."""
+    rows = []
+    for event in list(run.passes())[step]:
+        demand = [load for load in event.loads if not load[5]]
+        evicted = [
+            f"{load[1]} over {load[4]}" if load[4] >= 0 else f"{load[1]} into a free slot" for load in demand
+        ]
+        guessed = [
+            f"{load[1]} for layer {load[0]}" + (f" over {load[4]}" if load[4] >= 0 else "")
+            for load in event.loads
+            if load[5]
+        ]
+        rows.append(
+            {
+                "MoE layer": event.layer,
+                "hit": ", ".join(map(str, event.hits)),
+                "late": ", ".join(map(str, event.late)),
+                "missed": ", ".join(map(str, event.misses)),
+                "loaded (over whom)": ", ".join(evicted),
+                "prefetched": ", ".join(guessed),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def bytes_moved(run: Run) -> Moved:
+    """Copies x bytes of one expert. A pre-fetch that was called off before it began moved nothing."""
+    began = np.ones(len(run.load_event), bool)
+    if run.times is not None:
+        began = ~run.load_speculative | (run.times.load_start >= 0) | run.load_used
+    useful = run.load_speculative & run.load_used
+    wasted = run.load_speculative & ~run.load_used & began
+    size = run.expert_bytes
+    return Moved(
+        int((~run.load_speculative).sum()) * size, int(useful.sum()) * size, int(wasted.sum()) * size
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Where the time of an output token goes, in ms: a mean over decode passes. Adds up to the time per output token."""
+
+    compute: float  # experts at work
+    stall: float  # compute waits for a copy
+    other: float  # the dense part, the choice of the token, bookkeeping
+
+
+def stack(run: Run) -> Stack | None:
+    """None where the run was not measured or has no decode pass."""
+    if run.times is None or not (run.pass_phase == DECODE).any():
+        return None
+    decode = run.pass_phase == DECODE
+    events = decode[run.event_pass]
+    passes = int(decode.sum())
+    compute = run.times.event_compute[events].sum() / passes / 1e6
+    stall = run.times.event_stall[events].sum() / passes / 1e6
+    wall = run.times.pass_wall[decode].sum() / passes / 1e6
+    return Stack(float(compute), float(stall), float(wall - compute - stall))
+
+
+def transfer_ms_per_token(run: Run) -> float | None:
+    """Time that the link was busy with copies issued in decode, per output token."""
+    if run.times is None or not (run.pass_phase == DECODE).any():
+        return None
+    began = (run.times.load_start >= 0) & (run.pass_phase[run.event_pass[run.load_event]] == DECODE)
+    busy = (run.times.load_end - run.times.load_start)[began].sum()
+    return float(busy / (run.pass_phase == DECODE).sum() / 1e6)
+
+
+def overlap(run: Run) -> float | None:
+    """1 - stall / transfer of decode: the share of copying that compute did not wait for. None where nothing was copied or measured."""
+    transfer, parts = transfer_ms_per_token(run), stack(run)
+    return 1 - parts.stall / transfer if transfer and parts else None
+
+
+def achieved_gigabytes_per_second(run: Run) -> float | None:
+    """Bytes of all copies / time that the link was busy; to be held against the tier's own. None where nothing was copied or measured."""
+    if run.times is None:
+        return None
+    began = run.times.load_start >= 0
+    busy = int((run.times.load_end - run.times.load_start)[began].sum())
+    return float(began.sum() * run.expert_bytes / busy) if busy else None
+
+
+def bandwidth_bound_ms(run: Run, unavoidable_misses: int) -> float | None:
+    """Least time per output token: max(compute and other, bytes of unavoidable misses / the tier's bandwidth). None where not measured.
+
+    unavoidable_misses: belady's in decode, at the same slots and scope.
+    """
+    parts = stack(run)
+    if parts is None or run.tier is None:
+        return None
+    tokens = int((run.pass_phase == DECODE).sum())
+    link = unavoidable_misses * run.expert_bytes / tokens / (run.tier.gigabytes_per_second * 1e6)
+    return max(parts.compute + parts.other, link)
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """The run in the words of `python -m moeviz ... --json`; times are None where it was not measured."""
+    moved = bytes_moved(run)
+    values: dict[str, Any] = {
+        **_counted(counts(run)),
+        "prefill": _counted(counts(run, PREFILL)),
+        "decode": _counted(counts(run, DECODE)),
+        "evictions": int((run.victim_expert >= 0).sum()),
+        "bytes_demand": moved.demand,
+        "bytes_prefetch_useful": moved.prefetch_useful,
+        "bytes_prefetch_wasted": moved.prefetch_wasted,
+        "fast_tier_bytes": run.fast_tier_bytes,
+        "tier": asdict(run.tier) if run.tier else None,
+        "miss_kinds": asdict(miss_kinds(run)),
+        "cache_as_predictor": asdict(found) if (found := cache_as_predictor(run)) else None,
+        "prefetch_ledger": asdict(ledger(run)),
+        "bytes_per_token": (moved.demand + moved.prefetch_useful + moved.prefetch_wasted)
+        / max(int(run.pass_tokens.sum()), 1),
+        "overlap": overlap(run),
+        "achieved_gigabytes_per_second": achieved_gigabytes_per_second(run),
+    }
+    parts = stack(run)
+    decode_ms = np.empty(0)
+    ttft = None
+    if run.times is not None:
+        decode_ms = run.times.pass_wall[run.pass_phase == DECODE] / 1e6
+        ttft = float(run.times.pass_wall[run.pass_phase == PREFILL].sum() / 1e6)
+    known = decode_ms.size > 0
+    return values | {
+        "tokens_per_second": float(1e3 / decode_ms.mean()) if known else None,
+        "ttft_ms": ttft,
+        "tpot_ms_median": float(np.median(decode_ms)) if known else None,
+        "tpot_ms_p95": float(np.percentile(decode_ms, 95)) if known else None,
+        "stall_ms_per_token": parts.stall if parts else None,
+        "compute_ms_per_token": parts.compute if parts else None,
+        "transfer_ms_per_token": transfer_ms_per_token(run),
+    }
+
+
+def _counted(c: Counts) -> dict[str, Any]:
+    return asdict(c) | {"hit_ratio": c.hit_ratio}
+
+
+TIMED = (
+    "tokens_per_second",
+    "ttft_ms",
+    "tpot_ms_median",
+    "tpot_ms_p95",
+    "stall_ms_per_token",
+    "transfer_ms_per_token",
+    "compute_ms_per_token",
+)
+
+
+def repeated(runs: Sequence[Run]) -> dict[str, Any]:
+    """Summary of repeats of the same Settings: medians of what was timed, and `spread`, the least and the most of each.
+
+    What a timer does not touch is the same in every repeat; late hits are, like times, a median.
+    """
+    each = [summary(run) for run in runs]
+    values = dict(each[0])
+    values["spread"] = {}
+    for name in TIMED:
+        known = [one[name] for one in each if one[name] is not None]
+        values[name] = float(np.median(known)) if known else None
+        values["spread"][name] = [min(known), max(known)] if known else None
+    for place in ("", "prefill", "decode"):
+        parts = [one[place] if place else one for one in each]
+        target = values
+        if place:
+            target = values[place] = dict(values[place])
+        for name in ("hits", "late_hits"):
+            target[name] = (
+                int(np.median([part[name] for part in parts])) if parts[0][name] is not None else None
+            )
+        target["hit_ratio"] = target["hits"] / target["accesses"] if target["accesses"] else None
+    return values
+
+
+def median_run(runs: Sequence[Run]) -> Run:
+    """The repeat whose decode took the median time; runs that were not measured are given back as they come."""
+    known = [run for run in runs if run.times is not None]
+    if not known:
+        return runs[0]
+    order = sorted(
+        known, key=lambda run: int(run.times.pass_wall[run.pass_phase == DECODE].sum()) if run.times else 0
+    )
+    return order[(len(order) - 1) // 2]
+
+
+def median_stack(runs: Sequence[Run]) -> Stack | None:
+    """The stack of the repeat whose time per token is the median one, so that its parts still add up."""
+    return stack(median_run(runs))

@@ -1,0 +1,194 @@
+"""Numbers of a Trace alone, whatever the cache: who is used how much, what repeats, what guesses are worth. Each with its formula.
+
+reuse(Trace.load("sample_traces/bible.moetrace"))      # [layer]
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeviz.core.oracle import DOMAIN_USE, Future
+from moeviz.core.predictors import BY_FUTURE, BY_ROUTERS, PREDICTORS, Context, RouterGuess
+from moeviz.core.trace import DECODE, Trace
+
+Floats = NDArray[np.float64]
+
+
+def usage(trace: Trace, weighted: bool = False, tokens: slice = slice(None)) -> Floats:
+    """How often a token chose each expert, or the router weight it gave them, summed. [L, E]"""
+    experts, weights = trace.experts[tokens], trace.weights[tokens]
+    table = np.zeros((trace.layers, trace.num_experts))
+    for rank in range(trace.k):
+        for at in range(trace.layers):
+            values = weights[:, at, rank] if weighted else None
+            table[at] += np.bincount(experts[:, at, rank], values, trace.num_experts)
+    return table
+
+
+def top_share(use: Floats, part: float = 0.25) -> Floats:
+    """Share of a layer's choices that went to the busiest quarter of its experts. use: [L, E]; gives [L]"""
+    most = max(1, round(part * use.shape[1]))
+    return np.asarray(-np.sort(-use, 1)[:, :most].sum(1) / np.maximum(use.sum(1), 1e-12))
+
+
+def entropy(use: Floats) -> Floats:
+    """Shannon entropy of a layer's choices / log E: 1 where all experts are used alike, 0 where one does all. use: [L, E]; gives [L]"""
+    share = use / np.maximum(use.sum(1, keepdims=True), 1e-12)
+    bits = -(share * np.log(np.maximum(share, 1e-300))).sum(1)
+    return np.asarray(bits / np.log(use.shape[1])) if use.shape[1] > 1 else np.zeros(len(use))
+
+
+def reuse(trace: Trace) -> Floats:
+    """Share of a token's experts that the token before it used too, in decode; chance is k / E. nan without two decode tokens. [L]"""
+    decode = trace.experts[trace.phase == DECODE]
+    if len(decode) < 2:
+        return np.full(trace.layers, np.nan)
+    same = (decode[1:, :, :, None] == decode[:-1, :, None, :]).any(3)  # [token, layer, rank]
+    return np.asarray(same.mean((0, 2)))
+
+
+def coverage(use: Floats) -> Floats:
+    """Share of a layer's choices that its busiest 1, 2, ... E experts got. use: [L, E]; gives [L, E], rising to 1"""
+    return np.asarray((-np.sort(-use, 1)).cumsum(1) / np.maximum(use.sum(1, keepdims=True), 1e-12))
+
+
+def together(trace: Trace, layer: int, later: int) -> Floats:
+    """How often tokens that chose expert i in `layer` chose expert j in `later`, as shares of i's tokens; later = layer: of one layer.
+    [E, E]; rows of experts that nobody chose are 0"""
+    first = np.zeros((trace.tokens, trace.num_experts), np.float32)
+    second = first.copy()
+    np.put_along_axis(first, trace.experts[:, layer].astype(np.int64), 1, 1)
+    np.put_along_axis(second, trace.experts[:, later].astype(np.int64), 1, 1)
+    return np.asarray((first.T @ second) / np.maximum(first.sum(0)[:, None], 1), np.float64)
+
+
+def similarity(a: Floats, b: Floats) -> Floats:
+    """Cosine of two traces' expert use, layer by layer: 1 the same shares, 0 nothing in common. a, b: [..., L, E]; gives [..., L]"""
+    return np.asarray(
+        (a * b).sum(-1) / np.maximum(np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1), 1e-12)
+    )
+
+
+def domain_use() -> dict[str, Floats]:
+    """Share of a layer's choices that each expert of the bundled model got on held-out text of each domain. name -> [L, E]"""
+    found = json.loads(DOMAIN_USE.read_text(encoding="utf-8"))
+    return {name: np.array(shares) for name, shares in found.items()}
+
+
+def likeness(trace: Trace, domains: Mapping[str, Floats], window: int = 32) -> Floats:
+    """How alike the use of the last `window` tokens is to each domain's: cosine, mean over layers. [domain, T]"""
+    chosen = np.zeros((trace.tokens + 1, trace.layers, trace.num_experts), np.float32)
+    np.put_along_axis(chosen[1:], trace.experts.astype(np.int64), 1, 2)
+    summed = chosen.cumsum(0)
+    last = np.arange(1, trace.tokens + 1)
+    use = summed[last] - summed[np.maximum(last - window, 0)]
+    return np.stack(
+        [similarity(use, np.broadcast_to(other, use.shape)).mean(1) for other in domains.values()]
+    )
+
+
+def tokens_of(trace: Trace, layer: int, expert: int) -> tuple[NDArray[np.int64], Floats]:
+    """Tokens that chose an expert and the weight it got, heaviest first. Both [n]"""
+    token, rank = np.nonzero(trace.experts[:, layer] == expert)
+    weight = trace.weights[token, layer, rank].astype(np.float64)
+    order = np.argsort(-weight, kind="stable")
+    return token[order], weight[order]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class GuessQuality:
+    """How good guesses for a layer are, d layers ahead, over decode events. nan where there is none. [D, L], lookahead 1 first"""
+
+    precision: Floats  # |guess and A| / |guess|
+    recall: Floats  # |guess and A| / |A|
+
+    def at(self, lookahead: int) -> tuple[float, float]:
+        """Mean precision and recall over the layers that are guessed for."""
+        row = lookahead - 1
+        if np.isnan(self.recall[row]).all():
+            return float("nan"), float("nan")
+        return float(np.nanmean(self.precision[row])), float(np.nanmean(self.recall[row]))
+
+
+def guess_quality(
+    trace: Trace, name: str, width: int = 0, threshold: float = 0.0, lookaheads: int = 3
+) -> GuessQuality:
+    """Every guess of a predictor, whatever is resident. Where guesses are as many as experts chosen, precision = recall.
+
+    Lookaheads that the trace holds no router guesses for stay nan.
+    """
+    precision = np.full((lookaheads, trace.layers), np.nan)
+    recall = precision.copy()
+    for d in range(1, min(lookaheads, trace.layers - 1) + 1):
+        if name in BY_ROUTERS and d > trace.lookaheads:
+            continue
+        found, guessed, needed = _guesses(trace, name, d, width or trace.k, threshold)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            precision[d - 1] = found / guessed
+            recall[d - 1] = found / needed
+    precision[:, 0] = recall[:, 0] = np.nan
+    return GuessQuality(precision, recall)
+
+
+def _guesses(trace: Trace, name: str, d: int, width: int, threshold: float) -> tuple[Floats, Floats, Floats]:
+    """Right guesses, guesses and needs of decode, per layer."""
+    future = Future(trace) if name in BY_FUTURE else None
+    now = 0
+    truth: Callable[[int], list[int]] = lambda layer: future.needs(now, layer) if future else []  # noqa: E731
+    predictor = PREDICTORS[name](Context(trace.layers, trace.num_experts, d, threshold, truth))
+    experts, guess = trace.experts.tolist(), trace.guess.tolist()
+    probability: Any = None if trace.guess_probability is None else trace.guess_probability.tolist()
+    found, guessed, needed = (np.zeros(trace.layers) for _ in range(3))
+    pending: dict[int, list[int]] = {}
+    for tokens in trace.passes():
+        decode = trace.phase[tokens.start] == DECODE
+        for layer in range(trace.layers):
+            rows = [row[layer] for row in experts[tokens]]
+            if decode and layer in pending:
+                need = {expert for row in rows for expert in row}
+                found[layer] += len(need & set(pending[layer]))
+                guessed[layer] += len(pending[layer])
+                needed[layer] += len(need)
+            predictor.observe(layer, rows)
+            target = layer + d
+            if target < trace.layers:
+                routers = None
+                if name in BY_ROUTERS:
+                    known = (
+                        None if probability is None else [row[target][d - 1] for row in probability[tokens]]
+                    )
+                    routers = RouterGuess([row[target][d - 1] for row in guess[tokens]], known)
+                pending[target] = predictor.guess(target, routers, width)
+        now += 1
+    return found, guessed, needed
+
+
+def summary(trace: Trace, prefetch: str = "none", width: int = 0, threshold: float = 0.0) -> dict[str, Any]:
+    """The trace in the words of `python -m moeviz replay --json`; `guesses` are those of the predictor `prefetch`, [lookahead][layer]."""
+    use = usage(trace)
+    again = reuse(trace)
+    by_routers = guess_quality(trace, "next-gate") if trace.lookaheads else None
+    recalls = [by_routers.at(d)[1] for d in range(1, 1 + min(3, trace.lookaheads))] if by_routers else []
+    return {
+        "reuse_of_previous_token": None if np.isnan(again).all() else float(again.mean()),
+        "reuse_by_chance": trace.k / trace.num_experts,
+        "top_quarter_share": top_share(use).tolist(),
+        "entropy": entropy(use).tolist(),
+        "next_gate_recall": [None if np.isnan(value) else value for value in recalls],
+        "guesses": None
+        if prefetch == "none"
+        else _guess_table(guess_quality(trace, prefetch, width, threshold)),
+    }
+
+
+def _guess_table(found: GuessQuality) -> dict[str, list[list[float | None]]]:
+    return {
+        name: [[None if np.isnan(value) else float(value) for value in row] for row in values]
+        for name, values in (("precision", found.precision), ("recall", found.recall))
+    }
