@@ -170,7 +170,7 @@ def test_what_is_no_trace_is_refused() -> None:
         (b"", "has 0 bytes and is no trace"),
         (content[:100], "only a part of a .moetrace file"),
         (content[:-5], "not a safetensors file"),
-        (b"PK\x03\x04" + content[4:], "not a .moetrace file"),
+        (b"PK\x03\x04" + content[4:], "only a part of a .moetrace file"),
         (bytes(save_safetensors({"a": np.zeros(2)})), "no moetrace header"),
     ):
         with pytest.raises(TraceError, match=words):

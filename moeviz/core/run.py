@@ -176,7 +176,7 @@ class Run:
     @property
     def mean_bytes(self) -> int:
         """Bytes of one expert, the mean over layers; 0 where unknown."""
-        return round(self.layer_bytes.mean())
+        return round(float(self.layer_bytes.mean()))
 
     @property
     def fast_tier_bytes(self) -> int:

@@ -136,7 +136,7 @@ class Trace:
     @property
     def mean_bytes(self) -> int:
         """Bytes of one expert, the mean over layers; 0 where unknown."""
-        return round(self.layer_bytes.mean())
+        return round(float(self.layer_bytes.mean()))
 
     @cached_property
     def _passes(self) -> list[slice]:
