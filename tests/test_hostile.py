@@ -110,7 +110,7 @@ def test_a_report_stays_text(page: Page, evil_file: Path, tmp_path: Path) -> Non
     report.on("request", lambda request: asked.append(request.url))
     report.on("console", lambda message: asked.append(message.text))
     report.goto((tmp_path / "report.html").as_uri())
-    expect(report.locator(".js-plotly-plot")).to_have_count(4)
+    expect(report.locator(".js-plotly-plot")).to_have_count(5)
     expect(report.get_by_text("<script>").first).to_be_visible()
     assert report.evaluate("window.pwned") is None
     assert report.locator("body a[href], body img[src*=evil]").count() == 0

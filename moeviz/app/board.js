@@ -1,6 +1,7 @@
 // The board: what every expert and slot is at one forward pass, and a strip of tokens to move along.
 // Frames come from Python in pieces while a model runs, or all at once; stepping and playing happen here.
-// data: { run, start, live, at, seek, layers, experts, slots, colors, glyphs, names, frames, slotFrames, texts, prompt }
+// What is missing is asked for: a component that was mounted anew in the middle of a run holds none of its earlier frames.
+// data: { run, start, live, layers, experts, slots, colors, glyphs, names, frames, slotFrames, texts, prompt }
 // frames: base64 uint8 [n, layers, experts], states as in moeviz/charts/board.py; slotFrames: base64 int16 [n, layers, slots].
 
 const EMPTY = 0, HIT = 2, LATE = 3, MISS = 4
@@ -29,7 +30,8 @@ class Board {
     this.root.querySelector(".on").onclick = () => this.go(this.cursor + 1)
     this.playButton.onclick = () => this.toggle()
     this.slider.oninput = () => this.go(Number(this.slider.value))
-    this.root.onkeydown = (event) => this.key(event)
+    this.listen = (event) => this.key(event)
+    document.addEventListener("keydown", this.listen)
     this.observer = new ResizeObserver(() => this.draw())
     this.observer.observe(this.root)
     this.tick = this.tick.bind(this)
@@ -38,27 +40,21 @@ class Board {
 
   close() {
     cancelAnimationFrame(this.request)
-    clearTimeout(this.timer)
     this.observer.disconnect()
+    document.removeEventListener("keydown", this.listen)
   }
 
-  take(data, send) {
-    this.send = send
+  take(data, ask) {
     if (this.run !== data.run) {
       this.run = data.run
       this.frames = []
       this.slotFrames = []
       this.texts = []
       this.strip.replaceChildren()
-      this.cursor = data.at
+      this.cursor = 0
       this.playing = false
       this.followed = false
-      this.seek = data.seek
-    }
-    if (this.seek !== data.seek) {
-      this.seek = data.seek
-      this.cursor = data.at
-      this.playing = false
+      this.asked = null
     }
     this.about = data
     const size = data.layers * data.experts
@@ -67,12 +63,15 @@ class Board {
     const slotFrames = bytes(data.slotFrames)
     for (let i = 0; i < data.texts.length; i++) {
       if (data.start + i < this.frames.length) continue
-      if (data.start + i > this.frames.length) break // a piece is missing: the next message brings it again
+      if (data.start + i > this.frames.length) break
       this.frames.push(frames.subarray(i * size, (i + 1) * size))
       this.slotFrames.push(new Int16Array(slotFrames.slice(i * slotSize, (i + 1) * slotSize).buffer))
       this.texts.push(data.texts[i])
       this.strip.append(this.token(this.frames.length - 1))
     }
+    const lacks = data.start > this.frames.length ? this.frames.length : null
+    if (lacks !== this.asked) ask(lacks === null ? null : { run: data.run, from: lacks })
+    this.asked = lacks
     this.live = data.live
     this.cursor = Math.min(this.cursor, Math.max(0, this.frames.length - 1))
     if (data.live) this.followed = true
@@ -108,10 +107,6 @@ class Board {
     }
     this.cursor = Math.max(0, Math.min(index, this.frames.length - 1))
     this.draw()
-    if (!this.live) {
-      clearTimeout(this.timer)
-      this.timer = setTimeout(() => !this.playing && this.send(this.cursor), 200)
-    }
   }
 
   toggle() {
@@ -123,9 +118,11 @@ class Board {
   }
 
   key(event) {
+    const target = event.composedPath()[0]
+    if (/^(TEXTAREA|SELECT)$/.test(target.tagName) || (target.tagName === "INPUT" && target !== this.slider)) return
     const moves = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10, Home: -1e9, End: 1e9 }
-    if (event.key in moves && event.target !== this.slider) this.go(this.cursor + moves[event.key])
-    else if (event.key === " " && event.target.tagName !== "BUTTON") this.toggle()
+    if (event.key in moves && target !== this.slider) this.go(this.cursor + moves[event.key])
+    else if (event.key === " " && target.tagName !== "BUTTON") this.toggle()
     else return
     event.preventDefault()
   }
@@ -263,7 +260,7 @@ export default function (component) {
     board = new Board(parentElement)
     boards.set(parentElement, board)
   }
-  board.take(data, (step) => setStateValue("step", step))
+  board.take(data, (lacks) => setStateValue("lacks", lacks))
   return () => {
     board.close()
     boards.delete(parentElement)

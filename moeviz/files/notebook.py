@@ -35,7 +35,7 @@ def notebook(trace: Trace, run: Run, file: str) -> str:
             "runs: start Jupyter in a checkout of it, or put the checkout on `PYTHONPATH`. The trace file has to lie where `FILE` says."
         ),
         _code(
-            "import pandas as pd\n\nfrom moeviz.charts import figures as charts\nfrom moeviz.numbers import metrics, routing\nfrom moeviz.numbers.curves import bounds, curve, knee\n"
+            "import pandas as pd\n\nfrom moeviz.charts import curves, hits, usage\nfrom moeviz.numbers import metrics\nfrom moeviz.numbers.curves import bounds, curve\n"
             "from moeviz.numbers.explain import Explainer\nfrom moeviz.core.policies import load_policy\nfrom moeviz.core.replay import replay\nfrom moeviz.core.settings import Settings\n"
             f"from moeviz.files.moetrace import load\n\n{own}FILE = {file!r}\nSETTINGS = Settings(**{settings!r})"
         ),
@@ -57,13 +57,13 @@ def notebook(trace: Trace, run: Run, file: str) -> str:
             "    **bounds(trace, SETTINGS, None),\n}\nassert now == shown, f'{now} now, but {shown} then'\nnow"
         ),
         _text("## Does the cache get better as it goes?"),
-        _code("charts.hit_ratio_over_time([(run.settings.label, run)])"),
+        _code("hits.over_time([(run.settings.label, run)]).figure"),
         _text("## Which experts did the tokens choose?"),
-        _code("charts.heat(routing.usage(trace).T, 'expert', 'tokens')"),
+        _code("usage.whole(trace).figure"),
         _text("## How many slots are enough?"),
         _code(
-            "policies = ('lru', 'lfu', 'belady')\ncurves = [curve(trace, Settings(policy, trace.k)) for policy in policies]\n"
-            "charts.slot_curves(curves, policies, SETTINGS.slots, knee(curves[0]))"
+            "found = [curve(trace, Settings(policy, trace.k)) for policy in ('lru', 'lfu', 'belady')]\n"
+            "curves.over_slots(found, SETTINGS.slots).figure"
         ),
     ]
     if not run.settings.baseline:

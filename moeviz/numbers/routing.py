@@ -21,14 +21,18 @@ Floats = NDArray[np.float64]
 
 
 def usage(trace: Trace, weighted: bool = False, tokens: slice = slice(None)) -> Floats:
-    """How often a token chose each expert, or the router weight it gave them, summed. [L, E]"""
-    experts, weights = trace.experts[tokens], trace.weights[tokens]
-    table = np.zeros((trace.layers, trace.num_experts))
-    for rank in range(trace.k):
-        for at in range(trace.layers):
-            values = weights[:, at, rank] if weighted else None
-            table[at] += np.bincount(experts[:, at, rank], values, trace.num_experts)
-    return table
+    """How often a token chose each expert, or the router weight it gave them, summed. [L, E]
+
+    Raises ValueError where weights are asked of a trace that holds none.
+    """
+    if weighted and trace.weights is None:
+        raise ValueError("this trace holds no router weights.")
+    experts = trace.experts[tokens]
+    token, layer, rank = np.nonzero(experts >= 0)
+    cell = layer * trace.num_experts + experts[token, layer, rank]
+    weights = trace.weights[tokens][token, layer, rank] if weighted and trace.weights is not None else None
+    counted = np.bincount(cell, weights, trace.layers * trace.num_experts)
+    return np.asarray(counted.reshape(trace.layers, trace.num_experts), np.float64)
 
 
 def top_share(use: Floats, part: float = 0.25) -> Floats:
@@ -45,12 +49,21 @@ def entropy(use: Floats) -> Floats:
 
 
 def reuse(trace: Trace) -> Floats:
-    """Share of a token's experts that the token before it used too, in decode; chance is k / E. nan without two decode tokens. [L]"""
-    decode = trace.experts[trace.phase == DECODE]
-    if len(decode) < 2:
-        return np.full(trace.layers, np.nan)
-    same = (decode[1:, :, :, None] == decode[:-1, :, None, :]).any(3)  # [token, layer, rank]
-    return np.asarray(same.mean((0, 2)))
+    """Share of a token's experts that the token before it, of the same sequence, used too, in decode; chance is k / E.
+
+    nan for layers in which no decode token with one before it chose any expert. [L]
+    """
+    decode = np.flatnonzero(trace.phase == DECODE)
+    if trace.sequence is not None:
+        decode = decode[np.argsort(trace.sequence[decode], kind="stable")]
+    before, after = decode[:-1], decode[1:]
+    if trace.sequence is not None:
+        alike = trace.sequence[before] == trace.sequence[after]
+        before, after = before[alike], after[alike]
+    now, then = trace.experts[after], trace.experts[before]  # [token, layer, rank]
+    same = (now[:, :, :, None] == then[:, :, None, :]).any(3) & (now >= 0)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(same.sum((0, 2)) / (now >= 0).sum((0, 2)))
 
 
 def coverage(use: Floats) -> Floats:
@@ -61,10 +74,7 @@ def coverage(use: Floats) -> Floats:
 def together(trace: Trace, layer: int, later: int) -> Floats:
     """How often tokens that chose expert i in `layer` chose expert j in `later`, as shares of i's tokens; later = layer: of one layer.
     [E, E]; rows of experts that nobody chose are 0"""
-    first = np.zeros((trace.tokens, trace.num_experts), np.float32)
-    second = first.copy()
-    np.put_along_axis(first, trace.experts[:, layer].astype(np.int64), 1, 1)
-    np.put_along_axis(second, trace.experts[:, later].astype(np.int64), 1, 1)
+    first, second = (_chosen(trace)[:, at] for at in (layer, later))
     return np.asarray((first.T @ second) / np.maximum(first.sum(0)[:, None], 1), np.float64)
 
 
@@ -83,9 +93,8 @@ def domain_use() -> dict[str, Floats]:
 
 def likeness(trace: Trace, domains: Mapping[str, Floats], window: int = 32) -> Floats:
     """How alike the use of the last `window` tokens is to each domain's: cosine, mean over layers. [domain, T]"""
-    chosen = np.zeros((trace.tokens + 1, trace.layers, trace.num_experts), np.float32)
-    np.put_along_axis(chosen[1:], trace.experts.astype(np.int64), 1, 2)
-    summed = chosen.cumsum(0)
+    nobody = np.zeros((1, trace.layers, trace.num_experts), np.float32)
+    summed = np.concatenate([nobody, _chosen(trace)]).cumsum(0)
     last = np.arange(1, trace.tokens + 1)
     use = summed[last] - summed[np.maximum(last - window, 0)]
     return np.stack(
@@ -93,9 +102,19 @@ def likeness(trace: Trace, domains: Mapping[str, Floats], window: int = 32) -> F
     )
 
 
+def _chosen(trace: Trace) -> NDArray[np.float32]:
+    """1 where a token chose an expert. [T, L, E]"""
+    chosen = np.zeros((trace.tokens, trace.layers, trace.num_experts), np.float32)
+    token, layer, rank = np.nonzero(trace.experts >= 0)
+    chosen[token, layer, trace.experts[token, layer, rank]] = 1
+    return chosen
+
+
 def tokens_of(trace: Trace, layer: int, expert: int) -> tuple[NDArray[np.int64], Floats]:
-    """Tokens that chose an expert and the weight it got, heaviest first. Both [n]"""
+    """Tokens that chose an expert and the weight it got, heaviest first; nan where weights are unknown. Both [n]"""
     token, rank = np.nonzero(trace.experts[:, layer] == expert)
+    if trace.weights is None:
+        return token, np.full(len(token), np.nan)
     weight = trace.weights[token, layer, rank].astype(np.float64)
     order = np.argsort(-weight, kind="stable")
     return token[order], weight[order]
@@ -151,7 +170,7 @@ def _guesses(trace: Trace, name: str, d: int, width: int, threshold: float) -> t
         for layer in range(trace.layers):
             rows = [row[layer] for row in experts[tokens]]
             if decode and layer in pending:
-                need = {expert for row in rows for expert in row}
+                need = {expert for row in rows for expert in row if expert >= 0}
                 found[layer] += len(need & set(pending[layer]))
                 guessed[layer] += len(pending[layer])
                 needed[layer] += len(need)

@@ -1,0 +1,91 @@
+"""What stands on every page: the current trace and presenter mode in the top bar, the keys, and what a bad link held."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import streamlit as st
+
+from moeviz.app import components, jobs, traces
+from moeviz.app.show import plain
+
+STYLE = """<style>
+.st-key-bar { position: fixed; top: 0.55rem; right: 1rem; width: min(29rem, 46vw); z-index: 1000000; }
+.st-key-drawer-body { min-width: min(34rem, 86vw); }
+.stMainBlockContainer h1 { padding-top: 0; }
+.st-key-keys { display: none; }
+@media (max-width: 900px) { .st-key-bar { position: static; width: 100%; } }
+</style>"""
+PRESENTER = """<style>
+html { font-size: 24px !important; }
+[data-testid=stHeader], .st-key-bar, .st-key-drawer, [data-testid=stExpander], [data-testid=stDownloadButton] { display: none; }
+.stMainBlockContainer { padding-top: 1rem !important; }
+</style>"""
+KEYS = {"p": "present", "r": "run", "m": "measure", "?": "help"}
+HELP = """
+| key | what it does |
+| --- | --- |
+| ← → | move the cursor by one token; Home and End to the ends |
+| Space | play and pause |
+| R | run it live, on the Stage |
+| M | measure, on the Stage |
+| P | presenter mode: large, without menus; P again ends it |
+| ? | this list |
+"""
+
+
+def draw() -> None:
+    """The bar. Comes before the page."""
+    state = st.session_state
+    state.setdefault("linked", dict(st.query_params))
+    state.setdefault("presenter", st.query_params.get("presenter") == "true")
+    jobs.sit_down()
+    st.html(STYLE + (PRESENTER if state.presenter else ""))
+    with st.container(key="bar", horizontal=True, vertical_alignment="center", gap="small"):
+        traces.picker()
+        st.button("Present", key="present", icon=":material/slideshow:", on_click=_present, help="Key P")
+        if st.button("", key="help", icon=":material/help:", help="Keys, key ?"):
+            _help()
+    components.keys(KEYS)
+
+
+def _present() -> None:
+    state = st.session_state
+    state.presenter = not state.presenter
+    if state.presenter:
+        st.query_params["presenter"] = "true"
+    else:
+        st.query_params.pop("presenter", None)
+
+
+@st.dialog("Keys")
+def _help() -> None:
+    st.markdown(HELP)
+
+
+def say_what_did_not_fit() -> None:
+    """Once, after the first page is drawn: what the link asked for and did not get."""
+    linked = st.session_state.linked
+    for name, value in list(linked.items()):
+        state = st.session_state.get(name)
+        if name in st.session_state and name not in ("step", "trace") and _text(state) != value:
+            st.toast(plain(f"The link says {name}={value[:40]}, which does not fit here; it is {_text(state)[:40]}."))
+    linked.clear()
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def within_app() -> None:
+    """Sees to it that app.py runs around a page.
+
+    Where the first link that a fresh server is asked for names a page, Streamlit takes `pages/` for its older kind of app and runs the
+    page's file alone; then app.py is run from here, which ends that for good.
+    """
+    if not st.session_state.get("within_app"):
+        runpy.run_path(str(Path(__file__).parents[2] / "app.py"))
+        st.stop()
