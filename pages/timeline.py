@@ -8,10 +8,10 @@ from moeviz.app import bar, components, forms, kept, show, traces
 from moeviz.charts import residency, story
 
 JUMPS = {
-    "miss": ("Next miss", "An expert was needed and not there."),
-    "eviction": ("Next eviction", "Somebody left."),
-    "collision": ("Next collision", "An expert evicted earlier in the same forward pass is needed in it."),
-    "regret": ("Next regretted eviction", "The victim comes back before another that could have left."),
+    "miss": "the next miss",
+    "eviction": "the next eviction",
+    "collision": "the next collision: an expert evicted in the same pass is needed",
+    "regret": "the next regretted eviction: the victim comes back before another",
 }
 
 bar.within_app()
@@ -25,10 +25,7 @@ form = forms.SettingsForm(trace, own)
 row = st.container(horizontal=True, vertical_alignment="bottom")
 with row:
     form.show("policy", "slots")
-    jump = st.selectbox(
-        "Jump to", list(JUMPS), None, key="jump", format_func=lambda kind: JUMPS[kind][0], width=230, placeholder="next …",
-        help="\n".join(f"- **{label}**: {what}" for label, what in JUMPS.values()), on_change=show.once, args=("jump",),
-    )
+    kind = st.menu_button("Jump to", list(JUMPS), key="jump", format_func=lambda one: JUMPS[one], icon=":material/redo:")
     with forms.drawer(form, paper=False):
         form.rest()
         paper = st.toggle("Paper colours", key="paper", bind="query-params", help="As in arXiv 2511.05814.")
@@ -39,10 +36,10 @@ if settings is None:
     st.stop()
 explainer = kept.explained(trace, settings)
 run, texts, pictures = explainer.run, kept.texts(trace), kept.pictures(explainer.run)
-if kind := show.taken("jump"):
+if kind is not None:
     found = explainer.next_event(kind, traces.cursor(last, last // 4), st.session_state.get("layer", 0))
     if found is None:
-        st.info(f"There is no {JUMPS[kind][0].lower()[5:]} after this one.")
+        st.info(f"There is no {kind} after this one.")
     else:
         traces.move(found[0])
         st.session_state.layer = found[1]

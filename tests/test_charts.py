@@ -212,7 +212,7 @@ def test_the_raster_shows_misses_evictions_and_takes_clicks_on_misses(recorded: 
 
 
 def test_a_model_of_many_experts_is_pooled_by_layer() -> None:
-    from moeviz.bench.timings import made_up
+    from moeviz.bench.made_up import made_up
 
     trace = made_up(64)
     assert trace.layers * trace.num_experts > residency.MOST_ROWS

@@ -34,15 +34,16 @@ def _component(name: str) -> Any:
 _strip, _board, _keys = _component("strip"), _component("board"), _component("keys")
 
 
-def strip(trace: Trace, run: Run, marked: tuple[int, int] | None = None) -> int:
+def strip(trace: Trace, run: Run, marked: tuple[int, int] | None = None, first: int = 0) -> int:
     """The text, a forward pass each, with the cursor in it; gives the pass at which it stands.
 
-    Marked by how much of what a pass needed was there in `run`, or by whether it chose one expert, `marked` (layer, expert).
+    Marked by how much of what a pass needed was there in `run`, or by whether it chose one expert, `marked` (layer, expert). It begins at
+    pass `first`.
     """
     texts = kept.texts(trace)
     last = len(texts) - 1
     kinds, titles = _by_hits(run) if marked is None else _by_expert(trace, *marked)
-    at = traces.cursor(last)
+    at = traces.cursor(last, first)
     data = {"of": trace.digest, "at": at, "texts": texts, "kinds": kinds, "titles": titles}
     result = _strip(data=data, key="strip", on_moved_change=lambda: None)
     moved, state = result.moved, st.session_state

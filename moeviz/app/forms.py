@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -49,16 +50,18 @@ WIDTHS = {"policy": 160, "slots": 140, "prefetch": 170, "lookahead": 120, "width
 class SettingsForm:
     """Widgets of one Settings, for the shape of one trace. `name` tells several apart in the link."""
 
-    def __init__(self, trace: Trace, run: Run | None, name: str = "", **first: Any) -> None:
-        """`first`: what fields begin with, in place of their defaults."""
-        self.trace, self.name = trace, name
+    def __init__(
+        self, trace: Trace, run: Run | None, name: str = "", keys: Mapping[str, str] | None = None, **first: Any
+    ) -> None:
+        """`first`: what fields begin with, in place of their defaults. `keys`: fields that are called otherwise in the link."""
+        self.trace, self.name, self.keys = trace, name, dict(keys or {})
         self.scope = str(st.session_state.get(f"scope{name}", first.get("scope", "layer")))
         slots = traces.slots_for(trace, run, self.scope)
         self.first: dict[str, Any] = {**DEFAULTS, "slots": slots, **first}
         self.values: dict[str, Any] = {}
 
     def key(self, field: str) -> str:
-        return f"{field}{self.name}"
+        return f"{self.keys.get(field, field)}{self.name}"
 
     def show(self, *fields: str) -> None:
         """Draws the widgets of these fields here."""
@@ -145,3 +148,20 @@ def drawer(form: SettingsForm | None = None, **more: Any) -> AbstractContextMana
     count += form.changed() if form is not None else 0
     label = f"More · {count} set" if count else "More"
     return st.popover(label, icon=":material/tune:", key="drawer")
+
+
+def number(label: str, key: str, most: int) -> int:
+    """A whole number from 0 to `most`, which follows the trace."""
+    return int(
+        st.number_input(label, 0, most, key=traces.fits(key, most), bind="query-params", width=130)
+    )
+
+
+def one_of(label: str, key: str, options: Sequence[int], first: int) -> int:
+    """A slider over a few numbers; begins at the nearest to `first`, and again where its value is none of them."""
+    nearest = min(options, key=lambda one: abs(one - first))
+    if st.session_state.get(key) not in options:
+        st.session_state.pop(key, None)
+    if len(options) == 1:
+        return options[0]
+    return int(st.select_slider(label, options, nearest, key=key, bind="query-params", width=330))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from moeviz import words
 from moeviz.app import commands, components, jobs, kept, show, traces
 from moeviz.charts import board
 from moeviz.core.run import Run
@@ -117,16 +118,14 @@ def library_fault(error: OSError) -> str:
 def meters(run: Run) -> None:
     """Four numbers of a run."""
     numbers = metrics.summary(run)
-    counted = numbers["decode"] if numbers["decode"]["accesses"] else numbers["prefill"]
     stack = metrics.stack(run)
     total = stack.compute + stack.stall + stack.other if stack else 0
-    moved = numbers["bytes_demand"] + numbers["bytes_prefetch_useful"] + numbers["bytes_prefetch_wasted"]
-    speed = numbers["tokens_per_second"]
+    speed = numbers.times and numbers.times.tokens_per_second
     with st.container(horizontal=True):
         for label, value, help in (
             (
                 "Hit ratio",
-                f"{counted['hit_ratio']:.1%}",
+                words.percent(numbers.main.hit_ratio),
                 "Hits / accesses while tokens are generated. Late hits, still on their way when needed, do not count.",
             ),
             ("Tokens per second", f"{speed:.1f}" if speed else "–", "Slower than a measurement: it was watched."),
@@ -137,12 +136,8 @@ def meters(run: Run) -> None:
             ),
             (
                 "Moved by the link",
-                megabytes(moved),
-                f"One expert is {megabytes(run.mean_bytes)}; the slots hold {megabytes(run.fast_tier_bytes)}.",
+                words.size(numbers.moved.total),
+                f"One expert is {words.size(run.mean_bytes)}; the slots hold {words.size(run.fast_tier_bytes)}.",
             ),
         ):
             st.metric(label, value, border=True, width=164, help=help)
-
-
-def megabytes(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB" if count >= 1e7 else f"{count / 1e6:,.1f} MB"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from moeviz.app import jobs, measure, show, traces
+from moeviz.app import jobs, measure, traces
 from moeviz.app.asking import PRESETS
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings

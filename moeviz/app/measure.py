@@ -6,11 +6,13 @@ import time
 
 import streamlit as st
 
+from moeviz import words
 from moeviz.app import commands, jobs, kept, show
 from moeviz.charts import comparison
-from moeviz.core.run import Run, Tier
+from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.engine.client import Job
+from moeviz.numbers import metrics
 
 EVERY = 1.0  # seconds between two looks: pictures would cost the time that is being measured
 
@@ -44,7 +46,7 @@ def progress(name: str, job: Job) -> None:
     total = job.repeats * len(job.settings)
     st.progress(
         min(job.share, 1.0),
-        f"Measured {len(job.runs)} of {total} runs, about {left:.0f} s left. The page keeps still meanwhile.",
+        f"Measured {len(job.runs)} of {total} runs, about {words.seconds_left(left)} left. The page keeps still meanwhile.",
     )
 
 
@@ -78,6 +80,8 @@ def _results(job: Job, now: list[Settings]) -> None:
         if job.state == "stopped":
             st.badge(f"stopped after {len(job.runs)} runs", color="gray")
     named = [(settings.label, repeats) for settings, repeats in measured]
+    found = [(settings, metrics.repeated(repeats)) for settings, repeats in measured]
+    st.markdown(f"**{words.comparison_verdict(found)}** {words.best_value(found)}")
     columns = st.columns(2)
     for number, chart in enumerate(comparison.charts(named)):
         with columns[number % 2]:
@@ -101,22 +105,9 @@ def _table(job: Job, named: list[tuple[str, list[Run]]]) -> None:
         facts = job.facts
         st.caption(
             f"{show.plain(facts.name)}, {facts.dtype} on {facts.device} ({show.plain(facts.versions['machine'])}, "
-            f"{facts.versions['threads']} thread). {tier_in_words(facts.tier)} {job.max_new_tokens} tokens, temperature "
+            f"{facts.versions['threads']} thread). {words.tier(facts.tier)} {job.max_new_tokens} tokens, temperature "
             f"{job.temperature}, seed {job.seed}; {job.repeats} repeats, interleaved; medians over repeats, whiskers from "
             "the least to the most; speed, stack and hit ratio of decode alone."
         )
     with st.expander("The same comparison without the browser"):
         st.code(commands.compare(job), language="bash")
-
-
-def tier_in_words(tier: Tier | None) -> str:
-    """The slow tier as it was measured."""
-    if tier is None:
-        return ""
-    where = {"host": "in RAM"}.get(
-        tier.kind, "past the page cache" if tier.page_cache_bypassed else "not past the page cache"
-    )
-    return (
-        f"Slow tier {tier.kind}, {where}: {tier.latency_ms:.2f} ms per expert, "
-        f"{tier.gigabytes_per_second:.2f} GB/s."
-    )

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -51,10 +51,10 @@ def verdict(good: bool, yes: str, no: str, help: str) -> None:
     st.badge(yes if good else no, color="green" if good else "red", icon=icon, help=help)
 
 
-def chart(one: Chart, key: str, select: bool = False) -> list[Any]:
+def chart(one: Chart, key: str, select: bool = False) -> None:
     """A chart: its heading with the badge of its numbers, its finding, the figure, and the table one click away.
 
-    Gives the customdata of the marks that were clicked, where `select` asks for it.
+    With `select` its marks can be clicked, and `clicked` says which was.
     """
     presenter = st.session_state.get("presenter", False)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -64,10 +64,32 @@ def chart(one: Chart, key: str, select: bool = False) -> list[Any]:
     if presenter:
         style.enlarge(one.figure, PRESENTER_TEXT)
     more: dict[str, Any] = {"on_select": "rerun", "selection_mode": "points"} if select else {}
-    found: Any = st.plotly_chart(one.figure, key=key, alt=one.alt, config={"displaylogo": False}, **more)
+    st.plotly_chart(one.figure, key=key, alt=one.alt, config={"displaylogo": False}, **more)
     if not presenter:
         _table(one.table, key)
-    return [point["customdata"] for point in found.selection.points] if select else []
+
+
+def charts(several: Sequence[Chart], key: str) -> None:
+    """Charts in two columns; one alone, and the first of three, takes the whole width."""
+    wide = several[: len(several) % 2]
+    for number, one in enumerate(wide):
+        chart(one, f"{key}-{number}")
+    columns = st.columns(2) if len(several) > 1 else ()
+    for number, one in enumerate(several[len(wide) :], start=len(wide)):
+        with columns[(number - len(wide)) % 2]:
+            chart(one, f"{key}-{number}")
+
+
+def clicked(key: str) -> list[int]:
+    """The customdata of the mark of a chart that was clicked since the last time that the page was drawn; empty where none was."""
+    state = st.session_state
+    selection: Any = state.get(key) or {}
+    points = selection.get("selection", {}).get("points", [])
+    now = list(points[0]["customdata"]) if points else []
+    if now == state.get(f"{key}-clicked"):
+        return []
+    state[f"{key}-clicked"] = now
+    return [int(value) for value in now]
 
 
 @st.fragment

@@ -68,6 +68,19 @@ def load(name: str) -> tuple[Trace, Run | None]:
     return _from_file(path, path.stat().st_mtime_ns)
 
 
+def like(trace: Trace) -> list[str]:
+    """Names of the traces of a model of the same shape."""
+    found = []
+    for name in names():
+        try:
+            other, _ = load(name)
+        except (TraceError, OSError):
+            continue
+        if (other.layers, other.num_experts) == (trace.layers, trace.num_experts):
+            found.append(name)
+    return found
+
+
 def sample(name: str = "change-of-subject") -> tuple[Trace, Run]:
     """A bundled trace and the run that was measured with it."""
     trace, run = load(f"sample: {name}")

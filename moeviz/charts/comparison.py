@@ -33,21 +33,22 @@ def table(measured: times.Measured) -> pd.DataFrame:
     """One row for each named Settings: medians over its repeats."""
     import pandas as pd
 
-    rows = [(name, metrics.repeated(runs)) for name, runs in measured]
+    rows = [metrics.repeated(runs) for _, runs in measured]
+    times_of = [row.median.times for row in rows]
     return pd.DataFrame(
         {
-            "settings": [name for name, _ in rows],
-            "tokens/s": [row["tokens_per_second"] for _, row in rows],
-            "least": [(row["spread"]["tokens_per_second"] or [None])[0] for _, row in rows],
-            "most": [(row["spread"]["tokens_per_second"] or [None])[-1] for _, row in rows],
-            "hit ratio": [row["decode"]["hit_ratio"] for _, row in rows],
-            "stall ms/token": [row["stall_ms_per_token"] for _, row in rows],
-            "TTFT ms": [row["ttft_ms"] for _, row in rows],
-            "TPOT ms": [row["tpot_ms_median"] for _, row in rows],
-            "TPOT p95 ms": [row["tpot_ms_p95"] for _, row in rows],
-            "MB on demand": [row["bytes_demand"] / 1e6 for _, row in rows],
-            "MB guessed, useful": [row["bytes_prefetch_useful"] / 1e6 for _, row in rows],
-            "MB guessed, wasted": [row["bytes_prefetch_wasted"] / 1e6 for _, row in rows],
-            "fast tier MB": [row["fast_tier_bytes"] / 1e6 for _, row in rows],
+            "settings": [name for name, _ in measured],
+            "tokens/s": [one and one.tokens_per_second for one in times_of],
+            "least": [row.least and row.least.tokens_per_second for row in rows],
+            "most": [row.most and row.most.tokens_per_second for row in rows],
+            "hit ratio": [row.median.main.hit_ratio for row in rows],
+            "stall ms/token": [one and one.stall_ms_per_token for one in times_of],
+            "TTFT ms": [one and one.ttft_ms for one in times_of],
+            "TPOT ms": [one and one.tpot_ms_median for one in times_of],
+            "TPOT p95 ms": [one and one.tpot_ms_p95 for one in times_of],
+            "MB on demand": [row.median.moved.demand / 1e6 for row in rows],
+            "MB guessed, useful": [row.median.moved.prefetch_useful / 1e6 for row in rows],
+            "MB guessed, wasted": [row.median.moved.prefetch_wasted / 1e6 for row in rows],
+            "fast tier MB": [row.median.fast_tier_bytes / 1e6 for row in rows],
         }
     )

@@ -12,6 +12,7 @@ import numpy as np
 from moeviz.charts import style
 from moeviz.charts.chart import Chart
 from moeviz.numbers.curves import Curve, knee
+from moeviz.words import percent
 
 
 def over_slots(curves: Sequence[Curve], at: int, break_even: float | None = None) -> Chart:
@@ -64,12 +65,12 @@ def _told(curves: Sequence[Curve], at: int) -> str:
     found = {name_of(one): at_slots(one, at) for one in curves}
     real = {name: ratio for name, ratio in found.items() if name != "belady"}
     if not real:
-        return f"At {at} slots no policy can hit more than {style.percent(found['belady'])}."
+        return f"At {at} slots no policy can hit more than {percent(found['belady'])}."
     best = max(real, key=lambda name: real[name])
-    text = f"At {at} slots {best} hits most, {style.percent(real[best])}"
+    text = f"At {at} slots {best} hits most, {percent(real[best])}"
     if len(real) > 1:
         worst = min(real, key=lambda name: real[name])
-        text += f", {worst} least, {style.percent(real[worst])}"
+        text += f", {worst} least, {percent(real[worst])}"
     return text + (
-        f"; no policy can hit more than {style.percent(found['belady'])}." if "belady" in found else "."
+        f"; no policy can hit more than {percent(found['belady'])}." if "belady" in found else "."
     )

@@ -13,6 +13,7 @@ from moeviz.charts import style
 from moeviz.charts.chart import Chart
 from moeviz.core.trace import Trace
 from moeviz.numbers.routing import GuessQuality
+from moeviz.words import percent
 
 AHEAD = ("1 layer ahead", "2 layers ahead", "3 layers ahead")
 SYMBOLS = ("circle", "square", "diamond")
@@ -84,13 +85,13 @@ def _told(rows: Sequence[tuple[str, int, float, float]], chance: float, break_ev
         return "No predictor could guess for this trace."
     name, _, right, _ = max(near, key=lambda one: one[2])
     text = (
-        f"{name} is right most often: {style.percent(right)} of its guesses one layer ahead, by chance it would "
-        f"be {style.percent(chance)}"
+        f"{name} is right most often: {percent(right)} of its guesses one layer ahead, by chance it would "
+        f"be {percent(chance)}"
     )
     if not break_even:
         return text + "."
     enough = "more than" if right > break_even[0] else "less than"
-    return f"{text}; {enough} the {style.percent(break_even[0])} from which a guess saves time."
+    return f"{text}; {enough} the {percent(break_even[0])} from which a guess saves time."
 
 
 def by_layer(name: str, quality: GuessQuality) -> Chart:
@@ -116,7 +117,7 @@ def by_layer(name: str, quality: GuessQuality) -> Chart:
     figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
     figure.update_xaxes(dtick=1 if layers <= 32 else None)
     table = pd.DataFrame({"MoE layer": range(layers), **lines})
-    means = [f"{style.percent(float(np.nanmean(values)))} {label}" for label, values in lines.items()]
+    means = [f"{percent(float(np.nanmean(values)))} {label}" for label, values in lines.items()]
     alt = (
         f"{name} finds {', '.join(means)} of what a layer needs."
         if means

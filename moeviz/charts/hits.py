@@ -15,6 +15,7 @@ from moeviz.charts.chart import Chart, kind_of
 from moeviz.core.run import HIT, Run
 from moeviz.core.trace import DECODE
 from moeviz.numbers import metrics
+from moeviz.words import percent
 
 WINDOW = 16  # forward passes whose hits are counted together
 
@@ -68,9 +69,9 @@ def over_time(
 
 def _told(run: Run, change: int | None) -> str:
     if change is None:
-        return style.percent(ratio_of(run))
+        return percent(ratio_of(run))
     before, after = (ratio_of(run, *span) for span in ((0, change), (change, len(run.passes.phase))))
-    return f"{style.percent(before)} before the subject changes, {style.percent(after)} after it"
+    return f"{percent(before)} before the subject changes, {percent(after)} after it"
 
 
 def ratio_of(run: Run, first: int = 0, last: int | None = None) -> float:
@@ -94,7 +95,7 @@ def compared(named: Sequence[tuple[str, Run]]) -> Chart:
         x=ratios,
         orientation="h",
         marker_color=style.SERIES[2],
-        text=[style.percent(ratio) for ratio in ratios],
+        text=[percent(ratio) for ratio in ratios],
         textposition="auto",
         showlegend=False,
     )
@@ -110,5 +111,5 @@ def compared(named: Sequence[tuple[str, Run]]) -> Chart:
             "accesses": [one.accesses for one in counted],
         }
     )
-    alt = f"{labels[best]} hits most: {style.percent(ratios[best])} of accesses while tokens are generated."
+    alt = f"{labels[best]} hits most: {percent(ratios[best])} of accesses while tokens are generated."
     return Chart("Hit ratio", figure, table, kind_of(named[0][1]), alt)

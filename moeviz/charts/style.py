@@ -115,8 +115,3 @@ def short(text: str, most: int = 12) -> str:
     line = text.replace("\n", "⏎")
     cut = line if len(line) <= most else line[: most - 1] + "…"
     return html_safe(cut) or "␣"
-
-
-def percent(value: float) -> str:
-    """A share for a sentence."""
-    return f"{value:.1%}"

@@ -13,7 +13,6 @@ from moeviz.charts.chart import Chart, kind_of
 from moeviz.core.run import Run
 from moeviz.numbers import metrics
 
-
 USEFUL_IN_TIME = "#009E73"
 
 

@@ -15,6 +15,7 @@ from moeviz.charts.chart import Chart
 from moeviz.core.trace import DECODE, Trace
 from moeviz.numbers import routing
 from moeviz.numbers.routing import Floats
+from moeviz.words import percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,8 +116,8 @@ def skew(trace: Trace, weighted: bool = False) -> Chart:
     quarter = max(1, round(0.25 * trace.num_experts))
     even = np.full(trace.layers, quarter / trace.num_experts)
     alt = (
-        f"The busiest {quarter} of {trace.num_experts} experts get {style.percent(float(share.mean()))} of a "
-        f"layer's choices, evenly it would be {style.percent(float(even[0]))}."
+        f"The busiest {quarter} of {trace.num_experts} experts get {percent(float(share.mean()))} of a "
+        f"layer's choices, evenly it would be {percent(float(even[0]))}."
     )
     return _by_layer(
         "How uneven: the busiest quarter's share",
@@ -134,8 +135,8 @@ def reuse(trace: Trace) -> Chart:
     alt = "Fewer than two tokens of a sequence were decoded, so nothing can repeat."
     if known.size:
         alt = (
-            f"A token uses {style.percent(float(known.mean()))} of the experts of the token before it again, "
-            f"by chance it would be {style.percent(float(chance[0]))}."
+            f"A token uses {percent(float(known.mean()))} of the experts of the token before it again, "
+            f"by chance it would be {percent(float(chance[0]))}."
         )
     lines = {"of the token before": again, f"by chance, {trace.k} of {trace.num_experts}": chance}
     return _by_layer("How much repeats from token to token", lines, "share used again", alt)
@@ -192,7 +193,7 @@ def coverage(trace: Trace, weighted: bool = False) -> Chart:
     half = max(1, experts // 2)
     alt = (
         f"Half of the experts, had one known the busiest beforehand, would serve "
-        f"{style.percent(float(shares[:, half - 1].mean()))} of the choices."
+        f"{percent(float(shares[:, half - 1].mean()))} of the choices."
     )
     return Chart("How many experts serve how much", figure, table, "recorded", alt)
 
@@ -214,7 +215,7 @@ def together(trace: Trace, layer: int, later: int) -> Chart:
     if len(i):
         best = int(values[i, j].argmax())
         alt = (
-            f"Strongest: {style.percent(float(values[i[best], j[best]]))} of the tokens of layer {layer}'s expert "
+            f"Strongest: {percent(float(values[i[best], j[best]]))} of the tokens of layer {layer}'s expert "
             f"{i[best]} also chose {'its' if layer == later else f'layer {later}’s'} expert {j[best]}."
         )
     return Chart(title, figure, table, "recorded", alt)
@@ -255,8 +256,8 @@ def one_expert(trace: Trace, layer: int, expert: int) -> Chart:
     )
     share, even = len(took) / trace.tokens, trace.k / trace.num_experts
     alt = (
-        f"Chosen by {len(took):,} of {trace.tokens:,} tokens ({style.percent(share)}; evenly it would be "
-        f"{style.percent(even)})."
+        f"Chosen by {len(took):,} of {trace.tokens:,} tokens ({percent(share)}; evenly it would be "
+        f"{percent(even)})."
     )
     return Chart(f"Layer {layer}'s expert {expert} over the text", figure, table, "recorded", alt)
 
@@ -298,4 +299,4 @@ def _shares(use: Floats) -> NDArray[np.float64]:
 
 def _busiest(name: str, use: Floats) -> str:
     most = np.unravel_index(int(use.argmax()), use.shape)
-    return f"{name} gives layer {most[0]}'s expert {most[1]} most, {style.percent(float(use[most]))} of its layer."
+    return f"{name} gives layer {most[0]}'s expert {most[1]} most, {percent(float(use[most]))} of its layer."
