@@ -1,0 +1,171 @@
+// The curves that grow with the cursor: hits of the last passes and so far, for each board; the bound in grey; the subject changes.
+
+const WINDOW = 16
+
+class Curves {
+  constructor(stage) {
+    this.stage = stage
+    this.root = element("div", "curves")
+    this.canvas = element("canvas")
+    this.canvas.setAttribute("role", "img")
+    this.root.append(this.canvas)
+    this.sheet = new Sheet(this.canvas)
+    const go = (event) => this.stage.go(this.passUnder(event))
+    this.canvas.addEventListener("pointerdown", (event) => {
+      this.canvas.setPointerCapture(event.pointerId)
+      go(event)
+    })
+    this.canvas.addEventListener("pointermove", (event) => event.buttons && go(event))
+  }
+
+  take() {
+    const { model, boards } = this.stage
+    this.series = boards.map((board) => model.ratios(board.run.hits, WINDOW))
+    this.bound = model.bound && model.ratios(model.bound.hits, WINDOW)
+    let least = 1
+    const from = Math.min(4, model.passes - 1) // the first passes find an empty cache
+    for (const one of this.series) for (let pass = from; pass < model.passes; pass++) least = Math.min(least, one.recent[pass])
+    this.floor = Math.max(0, Math.floor(least * 10 - 0.2) / 10)
+    if (this.floor > 0.9) this.floor = 0.9
+  }
+
+  fit(theme) {
+    this.theme = theme
+    this.sheet.fit(theme)
+  }
+
+  x(pass) {
+    const { passes } = this.stage.model
+    return this.left + (this.plot * pass) / Math.max(1, passes - 1)
+  }
+
+  y(ratio) {
+    return this.bottom - (clamp(ratio, this.floor, 1) - this.floor) / (1 - this.floor) * (this.bottom - this.top)
+  }
+
+  draw() {
+    const { stage, sheet, theme } = this
+    const { model } = stage
+    const { phrases } = model.payload
+    const size = theme.size
+    sheet.clear()
+    this.left = sheet.wide("100%", size) + 12
+    this.plot = sheet.width - this.left - 12
+    this.top = size + 8
+    this.bottom = sheet.height - 6
+    const lines = this.bottom - this.top > size * 5 ? [this.floor, (1 + this.floor) / 2, 1] : [this.floor, 1]
+    for (const ratio of lines) {
+      sheet.line(this.left, this.y(ratio), this.left + this.plot, this.y(ratio), "line", 1)
+      const y = clamp(this.y(ratio) + size * 0.36, size, sheet.height - 2)
+      sheet.text(`${Math.round(ratio * 100)}%`, this.left - 8, y, { align: "right", colour: "muted" })
+    }
+    this.heading(phrases, size)
+    this.drawChanges(size)
+    const reached = stage.boards.map((board) => board.pass)
+    const furthest = Math.max(...reached)
+    if (this.bound) this.curve(this.bound.recent, 0, furthest, theme.other, 2, [])
+    for (const ghost of [true, false]) {
+      this.series.forEach((one, i) => {
+        const colour = theme[i ? "b-mark" : "a-mark"]
+        const dash = i ? [7, 4] : []
+        if (ghost) {
+          if (stage.host.future === false) return
+          sheet.context.globalAlpha = 0.22
+          this.curve(one.recent, reached[i], model.passes - 1, colour, 1.5, [])
+          if (this.bound && i === 0) this.curve(this.bound.recent, furthest, model.passes - 1, theme.other, 1.5, [])
+          sheet.context.globalAlpha = 1
+        } else {
+          this.curve(one.all, 0, reached[i], colour, 1.2, [2, 3])
+          this.curve(one.recent, 0, reached[i], colour, 3, dash)
+        }
+      })
+    }
+    this.drawCursor(reached, furthest, size)
+  }
+
+  heading(phrases, size) {
+    const { sheet } = this
+    const said = `${say(phrases.last, { n: WINDOW })} · thin: ${phrases["so far"]}`
+    sheet.text(said, this.left, size, { colour: "muted", room: this.plot })
+    this.headingEnd = this.left + sheet.wide(said, size) + 16
+  }
+
+  curve(values, from, to, colour, width, dash) {
+    if (to < from) return
+    const c = this.sheet.context
+    const step = Math.max(1, Math.floor(this.stage.model.passes / Math.max(this.plot, 1)))
+    c.strokeStyle = colour
+    c.lineWidth = width
+    c.lineJoin = "round"
+    c.setLineDash(dash)
+    c.beginPath()
+    for (let pass = from; pass <= to; pass += step) {
+      const x = this.x(pass), y = this.y(values[pass])
+      if (pass === from) c.moveTo(x, y)
+      else c.lineTo(x, y)
+    }
+    c.stroke()
+    c.setLineDash([])
+  }
+
+  // Each change of subject: a line with the old name on its left and the new one on its right.
+  drawChanges(size) {
+    const { sheet, stage } = this
+    for (const one of stage.model.changes) {
+      const x = this.x(one.pass)
+      sheet.line(x, this.top - 2, x, this.bottom, "ink", 1.5, [4, 3])
+      const base = this.bottom - 5
+      const before = title(one.before), after = title(one.after)
+      if (x - this.left > sheet.wide(before, size) + 20) sheet.text(before, x - 7, base, { align: "right", colour: "muted", halo: true })
+      if (this.left + this.plot - x > sheet.wide(after, size) + 8) sheet.text(after, x + 7, base, { colour: "muted", halo: true })
+    }
+  }
+
+  drawCursor(reached, furthest, size) {
+    const { sheet, stage, theme } = this
+    const c = sheet.context
+    const x = this.x(furthest)
+    sheet.line(x, this.top - 4, x, this.bottom, "ink", 2)
+    const labels = this.series.map((one, i) => ({
+      text: `${stage.boards[i].run.about.name} ${percent(one.recent[reached[i]])}`,
+      at: this.y(one.recent[reached[i]]), colour: i ? "b" : "a", x: this.x(reached[i]),
+    }))
+    for (const one of labels) {
+      c.fillStyle = theme[`${one.colour}-mark`]
+      c.beginPath()
+      c.arc(one.x, one.at, 4.5, 0, 2 * Math.PI)
+      c.fill()
+    }
+    if (this.bound) {
+      const value = this.bound.recent[furthest]
+      const name = stage.model.payload.phrases.bound
+      labels.push({ text: `${name} ${percent(value)}`, at: this.y(value), colour: "muted", x })
+    }
+    const row = size * 1.25
+    labels.sort((a, b) => a.at - b.at)
+    const widest = Math.max(...labels.map((one) => sheet.wide(one.text, size, 700)))
+    const right = x + 12 + widest < this.left + this.plot
+    const first = Math.max(this.top + size * 0.4, Math.min(labels[0].at, this.bottom - row * (labels.length - 0.6)))
+    let y = first
+    for (const one of labels) {
+      y = Math.max(y, Math.min(one.at, this.bottom - 4))
+      const options = { weight: 700, colour: one.colour, align: right ? "left" : "right", halo: true }
+      sheet.text(one.text, right ? x + 12 : x - 12, y + size * 0.36, options)
+      y += row
+    }
+  }
+
+  describe() {
+    const { boards, pass } = this.stage
+    const parts = this.series.map((one, i) => `${boards[i].run.about.name} ${percent(one.recent[pass])}`)
+    const name = say(this.stage.model.payload.phrases.last, { n: WINDOW })
+    this.canvas.setAttribute("aria-label", `${name}: ${parts.join(", ")}`)
+  }
+
+  passUnder(event) {
+    const { passes } = this.stage.model
+    return clamp(Math.round(((event.offsetX - this.left) / this.plot) * (passes - 1)), 0, passes - 1)
+  }
+}
+
+const percent = (ratio) => `${Math.round(100 * ratio)}%`

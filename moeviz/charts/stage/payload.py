@@ -1,0 +1,189 @@
+"""What the stage shows, packed for the browser: one trace, and one or more runs of it.
+
+The browser derives the boards itself, by walking through who was needed and who was loaded; so 20,000 tokens of the bundled
+model are a few megabytes, and a sample with two runs a few hundred kilobytes.
+
+    runs = [replay(trace, Settings("lru")), replay(trace, Settings("lfu"))]
+    payload = stage_payload(trace, runs, bound=replay(trace, Settings("belady")))
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeviz.charts.stage.packing import packed, pairs_of_bits
+from moeviz.charts.stage.stories import stories_of
+from moeviz.charts.stage.times import times_of
+from moeviz.charts.stage.words import KEYS, LEGEND, PHRASES, prefetch_name, setting_name
+from moeviz.core.oracle import BUNDLED_NAME
+from moeviz.core.run import HIT, LATE, MISS, Run
+from moeviz.core.trace import Trace
+from moeviz.numbers import routing
+from moeviz.numbers.explain import Explainer
+from moeviz.numbers.subject import Change, subject_changes
+
+VERSION = 1
+MAX_ACCESSES = 6_000_000  # of the trace; each is a byte or two for the browser to fetch and to keep
+
+
+class StageError(ValueError):
+    """A stage that cannot be made; the message says why and what would do."""
+
+
+def stage_payload(
+    trace: Trace,
+    runs: Sequence[Run],
+    *,
+    bound: Run | None = None,
+    measured: Sequence[Run] = (),
+    explainers: Sequence[Explainer | None] = (),
+    changes: Sequence[Change] | None = None,
+    title: str = "",
+    verdict: str = "",
+    menus: Mapping[str, Sequence[tuple[str | int, str]]] | None = None,
+    actions: Sequence[Mapping[str, str]] = (),
+) -> dict[str, Any]:
+    """Everything that the stage's JavaScript needs, as values that JSON can hold.
+
+    `runs`: runs of this trace under the settings of the boards; the first two are shown. `bound`: the run whose curve is drawn in
+    grey. `measured`: measured runs of this trace; a run with their settings takes their times, others are modelled from the first.
+    `explainers`: for each run the one that tells why victims left; left out, the stories tell what is in the trace alone.
+    `changes`: where the subject changes; left out, they are found where the trace is the bundled model's. `menus`: for "policy",
+    "slots" and "prefetch" the values that a board may be set to, with their labels; left out, only the given runs can be chosen.
+    `actions`: buttons of the host, each with "id", "label" and "key".
+
+    Raises StageError where a run is not one of this trace, where there is none, or where the trace is too long.
+    """
+    if not runs:
+        raise StageError("the stage needs at least one run. Replay the trace under a policy first.")
+    for run in (*runs, *([bound] if bound else [])):
+        if (run.layers, run.experts, len(run.pass_phase)) != _shape(trace):
+            raise StageError(
+                f"a run of {len(run.pass_phase)} passes, {run.layers} layers and {run.experts} experts is not one of this "
+                "trace ({} passes, {} layers, {} experts). Replay this trace.".format(*_shape(trace))
+            )
+    if len(runs[0].access_event) > MAX_ACCESSES:
+        raise StageError(
+            f"the trace has {len(runs[0].access_event):,} accesses; the stage holds {MAX_ACCESSES:,}. "
+            "Choose a window of the trace."
+        )
+    passes = trace.passes()
+    domains = routing.domain_use() if _bundled(trace) else {}
+    if changes is None:
+        changes = subject_changes(trace, domains) if domains else []
+    pass_of = np.repeat(np.arange(len(passes)), [part.stop - part.start for part in passes])
+    order = np.lexsort((runs[0].access_expert, runs[0].access_event))
+    events = len(passes) * trace.layers
+    told = list(explainers) + [None] * (len(runs) - len(explainers))
+    return {
+        "version": VERSION,
+        "id": _digest(trace, runs, bound),
+        "trace": trace.digest,
+        "title": title,
+        "verdict": verdict,
+        "model": trace.model,
+        "shape": {
+            "layers": trace.layers,
+            "experts": trace.num_experts,
+            "k": trace.k,
+            "passes": len(passes),
+            "tokens": trace.tokens,
+        },
+        "texts": list(trace.texts),
+        "counts": packed(np.array([part.stop - part.start for part in passes])),
+        "phase": packed(runs[0].pass_phase),
+        "needs": {
+            "counts": packed(np.bincount(runs[0].access_event, minlength=events)),
+            "experts": packed(runs[0].access_expert[order]),
+        },
+        "runs": [_run(run, measured, explainer) for run, explainer in zip(runs, told, strict=True)],
+        "bound": None if bound is None else {"hits": packed(_hits(bound)), "name": setting_name(bound.settings)},
+        "domains": _domains(trace, domains),
+        "changes": [
+            {"pass": int(pass_of[one.token]), "before": one.before, "after": one.after} for one in changes
+        ],
+        "menus": {name: [list(item) for item in items] for name, items in (menus or {}).items()},
+        "actions": [dict(action) for action in actions],
+        "phrases": PHRASES,
+        "keys": KEYS,
+        "legend": LEGEND,
+    }
+
+
+def _shape(trace: Trace) -> tuple[int, int, int]:
+    return trace.layers, trace.num_experts, len(trace.passes())
+
+
+def _bundled(trace: Trace) -> bool:
+    """The domains were counted on the bundled model; other models' experts mean something else."""
+    return trace.model == BUNDLED_NAME
+
+
+def _digest(trace: Trace, runs: Sequence[Run], bound: Run | None) -> str:
+    found = hashlib.blake2b(trace.digest.encode(), digest_size=12)
+    for run in (*runs, *([bound] if bound else [])):
+        found.update(run.digest.encode())
+    return found.hexdigest()
+
+
+def _hits(run: Run) -> NDArray[np.int64]:
+    """Hits of each forward pass. [F]"""
+    passes = run.event_pass[run.access_event]
+    return np.bincount(passes[run.access_outcome == HIT], minlength=len(run.pass_phase))
+
+
+def _domains(trace: Trace, domains: Mapping[str, Any]) -> dict[str, Any] | None:
+    if not domains:
+        return None
+    nearest = routing.likeness(trace, domains).argmax(0)
+    return {"names": [name.capitalize() for name in domains], "nearest": packed(nearest)}
+
+
+def _run(run: Run, measured: Sequence[Run], explainer: Explainer | None) -> dict[str, Any]:
+    order = np.lexsort((run.access_expert, run.access_event))
+    events = len(run.pass_phase) * run.layers
+    own = run.event_layer[run.load_event] if len(run.load_event) else run.load_layer
+    elsewhere = bool((run.load_layer != own).any() or ((run.victim_layer >= 0) & (run.victim_layer != own)).any())
+    settings = run.settings
+    size = run.expert_bytes
+    return {
+        "id": run.digest,
+        "name": setting_name(settings),
+        "label": settings.label,
+        "policy": settings.policy,
+        "slots": settings.slots,
+        "scope": settings.scope,
+        "prefetch": settings.prefetch,
+        "prefetchName": prefetch_name(settings.prefetch),
+        "baseline": settings.baseline,
+        "settings": settings.to_dict(),
+        "keeps": settings.baseline in ("", "resident"),
+        "memory": [run.fast_tier_bytes, size * run.layers * run.experts] if size else None,
+        "outcome": pairs_of_bits(_outcome(run)[order]),
+        "loads": {
+            "counts": packed(np.bincount(run.load_event, minlength=events)),
+            "expert": packed(run.load_expert),
+            "victim": packed(run.victim_expert),
+            "layer": packed(run.load_layer) if elsewhere else None,
+            "victimLayer": packed(run.victim_layer) if elsewhere else None,
+            "guess": packed(run.load_speculative.astype(np.uint8) + 2 * run.load_used.astype(np.uint8))
+            if run.load_speculative.any()
+            else None,
+        },
+        "start": {"layer": packed(run.start_layer), "expert": packed(run.start_expert)},
+        "times": times_of(run, measured),
+        "story": None if explainer is None else stories_of(explainer),
+    }
+
+
+def _outcome(run: Run) -> NDArray[np.uint8]:
+    """0 hit, 1 late hit, 2 miss, whatever numbers the run uses. [M]"""
+    found = np.zeros(len(run.access_outcome), np.uint8)
+    found[run.access_outcome == LATE] = 1
+    found[run.access_outcome == MISS] = 2
+    return found
