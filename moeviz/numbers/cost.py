@@ -318,6 +318,6 @@ def break_even(slots: int, experts: int, layers: int, k: int) -> float:
 def modelled_passes(run: Run, costs: Costs) -> Iterable[tuple[float, list[Segment]]]:
     """(wall in ms, what compute and link do) of every forward pass, by the model; the run's own times are not looked at."""
     lanes: list[Segment] = []
-    for _, wall in _passes(run, costs, np.ones(len(run.pass_phase), bool), lanes):
+    for _, wall in _passes(run, costs, np.ones(len(run.passes.phase), bool), lanes):
         yield wall, lanes.copy()
         lanes.clear()

@@ -62,14 +62,14 @@ def stage_payload(
     if not runs:
         raise StageError("the stage needs at least one run. Replay the trace under a policy first.")
     for run in (*runs, *([bound] if bound else [])):
-        if (run.layers, run.experts, len(run.pass_phase)) != _shape(trace):
+        if (run.layers, run.experts, len(run.passes.phase)) != _shape(trace):
             raise StageError(
-                f"a run of {len(run.pass_phase)} passes, {run.layers} layers and {run.experts} experts is not one of this "
+                f"a run of {len(run.passes.phase)} passes, {run.layers} layers and {run.experts} experts is not one of this "
                 "trace ({} passes, {} layers, {} experts). Replay this trace.".format(*_shape(trace))
             )
-    if len(runs[0].access_event) > MAX_ACCESSES:
+    if len(runs[0].accesses.event) > MAX_ACCESSES:
         raise StageError(
-            f"the trace has {len(runs[0].access_event):,} accesses; the stage holds {MAX_ACCESSES:,}. "
+            f"the trace has {len(runs[0].accesses.event):,} accesses; the stage holds {MAX_ACCESSES:,}. "
             "Choose a window of the trace."
         )
     passes = trace.passes()
@@ -77,8 +77,6 @@ def stage_payload(
     if changes is None:
         changes = subject_changes(trace, domains) if domains else []
     pass_of = np.repeat(np.arange(len(passes)), [part.stop - part.start for part in passes])
-    order = np.lexsort((runs[0].access_expert, runs[0].access_event))
-    events = len(passes) * trace.layers
     told = list(explainers) + [None] * (len(runs) - len(explainers))
     return {
         "version": VERSION,
@@ -96,10 +94,10 @@ def stage_payload(
         },
         "texts": list(trace.texts),
         "counts": packed(np.array([part.stop - part.start for part in passes])),
-        "phase": packed(runs[0].pass_phase),
+        "phase": packed(runs[0].passes.phase),
         "needs": {
-            "counts": packed(np.bincount(runs[0].access_event, minlength=events)),
-            "experts": packed(runs[0].access_expert[order]),
+            "counts": packed(_per_event(runs[0], runs[0].accesses.event)),
+            "experts": packed(runs[0].accesses.expert),
         },
         "runs": [_run(run, measured, explainer) for run, explainer in zip(runs, told, strict=True)],
         "bound": None if bound is None else {"hits": packed(_hits(bound)), "name": setting_name(bound.settings)},
@@ -133,8 +131,14 @@ def _digest(trace: Trace, runs: Sequence[Run], bound: Run | None) -> str:
 
 def _hits(run: Run) -> NDArray[np.int64]:
     """Hits of each forward pass. [F]"""
-    passes = run.event_pass[run.access_event]
-    return np.bincount(passes[run.access_outcome == HIT], minlength=len(run.pass_phase))
+    passes = run.events.forward_pass[run.accesses.event]
+    return np.bincount(passes[run.accesses.outcome == HIT], minlength=len(run.passes.phase))
+
+
+def _per_event(run: Run, rows: NDArray[Any]) -> NDArray[np.int64]:
+    """How many rows belong to each MoE layer of each pass; events that need nobody have none. [F x L]"""
+    number = run.events.forward_pass.astype(np.int64) * run.layers + run.events.layer
+    return np.bincount(number[rows], minlength=len(run.passes.phase) * run.layers)
 
 
 def _domains(trace: Trace, domains: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -145,12 +149,11 @@ def _domains(trace: Trace, domains: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _run(run: Run, measured: Sequence[Run], explainer: Explainer | None) -> dict[str, Any]:
-    order = np.lexsort((run.access_expert, run.access_event))
-    events = len(run.pass_phase) * run.layers
-    own = run.event_layer[run.load_event] if len(run.load_event) else run.load_layer
-    elsewhere = bool((run.load_layer != own).any() or ((run.victim_layer >= 0) & (run.victim_layer != own)).any())
-    settings = run.settings
-    size = run.expert_bytes
+    loads, settings = run.loads, run.settings
+    own = run.events.layer[loads.event]
+    victims = loads.victim_layer >= 0
+    elsewhere = bool((loads.layer != own).any() or (loads.victim_layer != own)[victims].any())
+    whole = int(run.layer_bytes.sum()) * run.experts
     return {
         "id": run.digest,
         "name": setting_name(settings),
@@ -163,19 +166,19 @@ def _run(run: Run, measured: Sequence[Run], explainer: Explainer | None) -> dict
         "baseline": settings.baseline,
         "settings": settings.to_dict(),
         "keeps": settings.baseline in ("", "resident"),
-        "memory": [run.fast_tier_bytes, size * run.layers * run.experts] if size else None,
-        "outcome": pairs_of_bits(_outcome(run)[order]),
+        "memory": [run.fast_tier_bytes, whole] if whole else None,
+        "outcome": pairs_of_bits(_outcome(run)),
         "loads": {
-            "counts": packed(np.bincount(run.load_event, minlength=events)),
-            "expert": packed(run.load_expert),
-            "victim": packed(run.victim_expert),
-            "layer": packed(run.load_layer) if elsewhere else None,
-            "victimLayer": packed(run.victim_layer) if elsewhere else None,
-            "guess": packed(run.load_speculative.astype(np.uint8) + 2 * run.load_used.astype(np.uint8))
-            if run.load_speculative.any()
+            "counts": packed(_per_event(run, loads.event)),
+            "expert": packed(loads.expert),
+            "victim": packed(loads.victim_expert),
+            "layer": packed(loads.layer) if elsewhere else None,
+            "victimLayer": packed(loads.victim_layer) if elsewhere else None,
+            "guess": packed(loads.speculative + 2 * loads.used.astype(np.uint8))
+            if loads.speculative.any()
             else None,
         },
-        "start": {"layer": packed(run.start_layer), "expert": packed(run.start_expert)},
+        "start": {"layer": packed(run.start.layer), "expert": packed(run.start.expert)},
         "times": times_of(run, measured),
         "story": None if explainer is None else stories_of(explainer),
     }
@@ -183,7 +186,7 @@ def _run(run: Run, measured: Sequence[Run], explainer: Explainer | None) -> dict
 
 def _outcome(run: Run) -> NDArray[np.uint8]:
     """0 hit, 1 late hit, 2 miss, whatever numbers the run uses. [M]"""
-    found = np.zeros(len(run.access_outcome), np.uint8)
-    found[run.access_outcome == LATE] = 1
-    found[run.access_outcome == MISS] = 2
+    found = np.zeros(len(run.accesses.outcome), np.uint8)
+    found[run.accesses.outcome == LATE] = 1
+    found[run.accesses.outcome == MISS] = 2
     return found

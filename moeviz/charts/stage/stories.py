@@ -27,7 +27,7 @@ def stories_of(explainer: Explainer) -> dict[str, Any] | None:
     the score as a share of the largest one there.
     """
     run = explainer.run
-    evictions = int((run.victim_expert >= 0).sum())
+    evictions = int((run.loads.victim_expert >= 0).sum())
     residents = evictions * min(run.settings.slots, SHOWN)
     if run.settings.baseline or residents > MAX_RESIDENTS:
         return None
@@ -35,9 +35,9 @@ def stories_of(explainer: Explainer) -> dict[str, Any] | None:
     rows: list[tuple[int, int, int, int, int]] = []
     there: list[tuple[int, int, int, float]] = []
     measure = SAYS.get(run.settings.policy, "its score was {score:.4g},").rpartition(",")[0]
-    events = np.unique(run.load_event[run.victim_expert >= 0])
-    for event in events.tolist():
-        for eviction in explainer.evictions(event // run.layers, event % run.layers):
+    for event in np.unique(run.loads.event[run.loads.victim_expert >= 0]).tolist():
+        step, layer = int(run.events.forward_pass[event]), int(run.events.layer[event])
+        for eviction in explainer.evictions(step, layer):
             shown = _shown(eviction)
             top = max((abs(one.score) for one in shown if np.isfinite(one.score)), default=0.0) or 1.0
             for one in shown:

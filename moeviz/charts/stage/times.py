@@ -53,11 +53,11 @@ def _same(measured: Run, run: Run) -> bool:
 
 
 def _decoded(run: Run) -> bool:
-    return run.measured and bool((run.pass_phase == 1).any())
+    return run.measured and bool((run.passes.phase == 1).any())
 
 
 def _fits(run: Run) -> bool:
-    return len(run.event_pass) <= MAX_EVENTS
+    return len(run.events.forward_pass) <= MAX_EVENTS
 
 
 def _packed(wall: np.ndarray[Any, Any], lanes: Sequence[Sequence[Segment]]) -> dict[str, Any]:

@@ -14,11 +14,9 @@ class Board {
     this.head = element("div", "head")
     this.name = element("h2", "name")
     this.menus = element("div", "menus")
-    this.score = element("div", "score")
     this.counts = element("div", "counts")
     this.ratio = element("div", "ratio")
-    this.score.append(this.counts, this.ratio)
-    this.head.append(this.name, this.menus, this.score)
+    this.head.append(this.name, this.menus, this.counts, this.ratio)
     this.canvas = element("canvas", "cells")
     this.canvas.setAttribute("role", "img")
     this.note = element("div", "note")
@@ -36,7 +34,9 @@ class Board {
     this.states = new Uint8Array(model.cells)
     this.shownAt = ""
     this.root.setAttribute("aria-label", run.about.label)
+    this.pass = Math.min(this.pass, model.passes - 1)
     this.stage.transport.menus(this)
+    this.numbers()
   }
 
   fit(theme) {
@@ -187,7 +187,8 @@ class Board {
       c.beginPath()
       c.roundRect(this.left + x * this.w + gap, this.top + y * this.h + gap, w, h, round)
     }
-    c.lineWidth = Math.min(w, h) > 14 ? 2 : 1
+    const outline = Math.min(w, h) > 14 ? 2 : 1
+    c.lineWidth = outline
     for (let y = 0; y < this.ny; y++) {
       for (let x = 0; x < this.nx; x++) {
         const state = this.stateAt(x, y)
@@ -196,7 +197,9 @@ class Board {
           c.fillStyle = theme.paper
           c.fill()
           c.strokeStyle = theme.line
+          c.lineWidth = 1
           c.stroke()
+          c.lineWidth = outline
           continue
         }
         const part = state === MISS ? this.arrived(this.cellAt(this.x0 + x, this.y0 + y)) : 1

@@ -60,7 +60,7 @@ class Curves {
       sheet.text(`${Math.round(ratio * 100)}%`, this.left - 8, y, { align: "right", colour: "muted" })
     }
     this.heading(phrases, size)
-    this.drawChanges(size)
+    for (const one of model.changes) sheet.line(this.x(one.pass), this.top - 2, this.x(one.pass), this.bottom, "ink", 1.5, [4, 3])
     const reached = stage.boards.map((board) => board.pass)
     const furthest = Math.max(...reached)
     if (this.bound) this.curve(this.bound.recent, 0, furthest, theme.other, 2, [])
@@ -81,6 +81,7 @@ class Curves {
       })
     }
     this.drawCursor(reached, furthest, size)
+    this.drawChanges(size)
   }
 
   heading(phrases, size) {
@@ -108,12 +109,11 @@ class Curves {
     c.setLineDash([])
   }
 
-  // Each change of subject: a line with the old name on its left and the new one on its right.
+  // Beside the line of each change of subject the old name and the new one.
   drawChanges(size) {
     const { sheet, stage } = this
     for (const one of stage.model.changes) {
       const x = this.x(one.pass)
-      sheet.line(x, this.top - 2, x, this.bottom, "ink", 1.5, [4, 3])
       const base = this.bottom - 5
       const before = title(one.before), after = title(one.after)
       if (x - this.left > sheet.wide(before, size) + 20) sheet.text(before, x - 7, base, { align: "right", colour: "muted", halo: true })
@@ -141,6 +141,7 @@ class Curves {
       const name = stage.model.payload.phrases.bound
       labels.push({ text: `${name} ${percent(value)}`, at: this.y(value), colour: "muted", x })
     }
+    if (this.plot < 420) for (const one of labels) one.text = one.text.replace(/,[^%]*? (\d+%)/, " $1")
     const row = size * 1.25
     labels.sort((a, b) => a.at - b.at)
     const widest = Math.max(...labels.map((one) => sheet.wide(one.text, size, 700)))

@@ -75,6 +75,7 @@ class Stage {
     while (this.boards.length < runs.length) {
       const board = new Board(this, this.boards.length)
       this.boards.push(board)
+      this.sizes?.observe(board.canvas)
       this.pair.append(board.root)
     }
     runs.forEach((run, i) => this.boards[i].take(run))
@@ -111,11 +112,13 @@ class Stage {
     }
     const observer = new ResizeObserver(again)
     observer.observe(this.outer.host ?? this.outer)
+    this.sizes = new ResizeObserver(() => (this.resized = true)) // of canvases, whatever pushed them
+    for (const canvas of this.root.querySelectorAll("canvas")) this.sizes.observe(canvas)
     window.addEventListener("resize", again)
     const dark = matchMedia("(prefers-color-scheme: dark)")
     const theme = () => this.layout()
     dark.addEventListener("change", theme)
-    this.closers.push(() => observer.disconnect(), () => window.removeEventListener("resize", again))
+    this.closers.push(() => observer.disconnect(), () => this.sizes.disconnect(), () => window.removeEventListener("resize", again))
     this.closers.push(() => dark.removeEventListener("change", theme))
   }
 
@@ -136,11 +139,18 @@ class Stage {
     this.setColours()
     this.theme = themeOf(this.root)
     this.transport.fit()
-    this.strip.fit(this.theme, kind === "wide" && room < 640 ? 2 : this.presenter ? 2 : 3)
+    this.lines = this.presenter || (kind === "wide" && room < 760) ? 2 : 3
+    this.refit()
+    this.draw()
+  }
+
+  // Every canvas takes the size that the layout gave it.
+  refit() {
+    this.resized = false
+    this.strip.fit(this.theme, this.lines)
     for (const board of this.boards) board.fit(this.theme)
     this.curves.fit(this.theme)
     this.dirty = true
-    this.draw()
   }
 
   // Dark or light as the host's background is.
@@ -320,6 +330,7 @@ class Stage {
     const passed = Math.min((now - (this.before ?? now)) / 1000, 0.25)
     this.before = now
     if (this.playing) this.advance(passed)
+    if (this.resized) this.refit()
     if (this.dirty) this.draw()
   }
 

@@ -130,32 +130,33 @@ class Story {
     const { why, belady, regret, there } = facts.story
     const key = facts.taken >= 0 && facts.brought < 0 ? "victim is" : facts.guess ? "left for guess" : "left for it"
     const parts = [element("p", "victim", this.say(key, { victim, newcomer, why }))]
-    const { experts } = this.stage.model
-    if (there.length > 1) parts.push(this.residents(there, facts))
     const values = { victim, expert: this.expert(belady, facts.layer), count: this.tokens(regret) }
     if (belady === facts.victim || regret === 0) parts.push(element("p", "", this.phrases["belady agrees"]))
     else {
       const end = regret < 0 ? "regret never" : "regret"
       parts.push(element("p", "regret", `${this.say("belady", values)} ${this.say(end, values)}`))
     }
+    if (there.length > 1) parts.push(element("p", "quiet", this.phrases["who was there"]), this.residents(there, facts))
     return parts
   }
 
-  // Who was there: the policy's words for each, a bar for its score, and when it is needed next.
+  // Who was there: a bar for each one's score, the policy's words for it, and when it is needed next.
   residents(there, facts) {
-    const { model } = this.stage
+    const { model, presenter } = this.stage
     const list = element("ul", "there")
-    for (const one of there) {
+    const belady = facts.story.belady
+    const listed = presenter ? there.filter((one, i) => i < 2 || one.cell === belady).slice(0, 3) : there
+    for (const one of listed) {
       const item = element("li", one.status.replaceAll(" ", "-"))
       const head = element("div", "who")
       const bar = element("span", "bar")
       const fill = element("span")
       fill.style.width = `${Math.round(Math.max(one.share, 0.02) * 100)}%`
       bar.append(fill)
-      head.append(element("strong", "", this.expert(one.cell, facts.layer)), bar, element("span", "says", one.says))
-      const next = model.nextUse(one.cell, facts.event)
-      const mark = one.cell === facts.story.belady ? ", Belady's choice" : ""
-      item.append(head, element("div", "next", `${this.phrases[one.status]}${mark}; ${this.next(next)}`))
+      const role = one.cell === belady && belady !== facts.victim ? this.phrases["belady's"] : this.phrases[one.status]
+      head.append(element("strong", "", `expert ${this.expert(one.cell, facts.layer)}`), bar, element("span", "role", role))
+      const next = this.next(model.nextUse(one.cell, facts.event))
+      item.append(head, element("div", "next", one.says ? `${one.says}; ${next}` : next))
       list.append(item)
     }
     return list

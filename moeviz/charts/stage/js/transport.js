@@ -69,10 +69,11 @@ class Transport {
 
   // As wide as what is chosen, not as the longest choice.
   narrow(select) {
+    const style = getComputedStyle(select)
+    const measure = (this.measure ??= element("canvas").getContext("2d"))
+    measure.font = `${style.fontWeight} ${style.fontSize} ${style.fontFamily}`
     const text = select.selectedOptions[0]?.textContent ?? ""
-    const sheet = this.stage.curves.sheet
-    const size = parseFloat(getComputedStyle(select).fontSize) || this.stage.theme.size
-    select.style.width = `${Math.ceil(sheet.wide(text, size, getComputedStyle(select).fontWeight)) + Math.ceil(size * 1.7)}px`
+    select.style.width = `${Math.ceil(measure.measureText(text).width + parseFloat(style.fontSize) * 1.7)}px`
   }
 
   take() {
