@@ -1,19 +1,19 @@
 """Where a text changes its subject, as its experts alone tell it.
 
-Needs to know how often each expert is used on text of each domain; the bundled model's figures are `routing.domain_use()`.
+Only for traces of the bundled model: it alone knows how often each of its experts is used on text of each domain.
 
-    subject_changes(trace, routing.domain_use())       # [Change(token=123, before="german", after="python")]
+    subject_changes(trace)       # [Change(token=125, before="german", after="python")]
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from moeviz.core.oracle import BUNDLED_NAME
 from moeviz.core.trace import Trace
-from moeviz.numbers.routing import Floats, likeness
+from moeviz.numbers.routing import Floats, domain_use, likeness
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +25,21 @@ class Change:
     after: str
 
 
-def subject_changes(trace: Trace, domains: Mapping[str, Floats], window: int = 24) -> list[Change]:
+def known_domains(trace: Trace) -> dict[str, Floats]:
+    """Use of the experts on text of each domain, name -> [L, E]. Empty where the trace is not the bundled model's."""
+    return domain_use() if trace.model == BUNDLED_NAME else {}
+
+
+def subject_changes(trace: Trace, window: int = 24) -> list[Change]:
     """Tokens from which the following `window` tokens are nearest to another domain than the preceding `window` tokens are.
 
     A change is placed where the two sides differ most: where (how much nearer the tokens after it are to the new domain than to the
     old one) + (how much nearer those before it are to the old one than to the new) is largest. Texts shorter than two windows, and
-    changes within a window of an end, are not looked at: too few tokens would speak for one of the sides.
+    changes within a window of an end, are not looked at: too few tokens would speak for one of the sides. Empty where the domains
+    are not known.
     """
-    if trace.tokens < 2 * window:
+    domains = known_domains(trace)
+    if not domains or trace.tokens < 2 * window:
         return []
     names = list(domains)
     ends = likeness(trace, domains, window)  # [domain, T] of the window that ends with each token

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from moeviz.charts.stage.payload import stage_payload
+from moeviz.charts.stage.verdict import hit_verdict
 from moeviz.core.replay import replay
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.numbers.explain import Explainer
+from moeviz.numbers.subject import subject_changes
 
 HERE = Path(__file__).parent
 PARTS = (  # concatenated in this order into one scope; none of them imports another
@@ -41,7 +43,7 @@ PARTS = (  # concatenated in this order into one scope; none of them imports ano
 )
 _MOUNT = """
 const said = JSON.parse(document.getElementById("payload").textContent)
-const stage = MoevizStage.mount(document.getElementById("stage"), said, { whole: true })
+const stage = MoevizStage.mount(document.getElementById("stage"), said)
 window.moevizStage = stage
 """
 
@@ -106,8 +108,7 @@ def stage(
     slots: int | None = None,
     *,
     recorded: Run | None = None,
-    title: str = "",
-    verdict: str = "",
+    title: str = "Which cache suits this text?",
     presenter: bool = False,
 ) -> StagePage:
     """Replays a trace under each policy, or under whole Settings, and shows the first two side by side.
@@ -119,13 +120,16 @@ def stage(
     settings = [one if isinstance(one, Settings) else Settings(one, usual) for one in policies]
     explainers = [Explainer(trace, one) for one in settings]
     bound = replay(trace, replace(settings[0], policy="belady", baseline="", prefetch="none"))
+    runs = [one.run for one in explainers]
+    changes = subject_changes(trace)
     payload = stage_payload(
         trace,
-        [one.run for one in explainers],
+        runs,
         bound=bound,
         measured=[recorded] if recorded is not None and recorded.measured else [],
         explainers=explainers,
+        changes=changes,
         title=title,
-        verdict=verdict,
+        verdict=hit_verdict(trace, runs, changes),
     )
     return StagePage(stage_html(payload, presenter))

@@ -20,12 +20,11 @@ from moeviz.charts.stage.packing import packed, pairs_of_bits
 from moeviz.charts.stage.stories import stories_of
 from moeviz.charts.stage.times import times_of
 from moeviz.charts.stage.words import KEYS, LEGEND, PHRASES, prefetch_name, setting_name
-from moeviz.core.oracle import BUNDLED_NAME
 from moeviz.core.run import HIT, LATE, MISS, Run
 from moeviz.core.trace import Trace
 from moeviz.numbers import routing
 from moeviz.numbers.explain import Explainer
-from moeviz.numbers.subject import Change, subject_changes
+from moeviz.numbers.subject import Change, known_domains, subject_changes
 
 VERSION = 1
 MAX_ACCESSES = 6_000_000  # of the trace; each is a byte or two for the browser to fetch and to keep
@@ -73,9 +72,8 @@ def stage_payload(
             "Choose a window of the trace."
         )
     passes = trace.passes()
-    domains = routing.domain_use() if _bundled(trace) else {}
     if changes is None:
-        changes = subject_changes(trace, domains) if domains else []
+        changes = subject_changes(trace)
     pass_of = np.repeat(np.arange(len(passes)), [part.stop - part.start for part in passes])
     told = list(explainers) + [None] * (len(runs) - len(explainers))
     return {
@@ -101,7 +99,7 @@ def stage_payload(
         },
         "runs": [_run(run, measured, explainer) for run, explainer in zip(runs, told, strict=True)],
         "bound": None if bound is None else {"hits": packed(_hits(bound)), "name": setting_name(bound.settings)},
-        "domains": _domains(trace, domains),
+        "domains": _domains(trace),
         "changes": [
             {"pass": int(pass_of[one.token]), "before": one.before, "after": one.after} for one in changes
         ],
@@ -115,11 +113,6 @@ def stage_payload(
 
 def _shape(trace: Trace) -> tuple[int, int, int]:
     return trace.layers, trace.num_experts, len(trace.passes())
-
-
-def _bundled(trace: Trace) -> bool:
-    """The domains were counted on the bundled model; other models' experts mean something else."""
-    return trace.model == BUNDLED_NAME
 
 
 def _digest(trace: Trace, runs: Sequence[Run], bound: Run | None) -> str:
@@ -141,7 +134,9 @@ def _per_event(run: Run, rows: NDArray[Any]) -> NDArray[np.int64]:
     return np.bincount(number[rows], minlength=len(run.passes.phase) * run.layers)
 
 
-def _domains(trace: Trace, domains: Mapping[str, Any]) -> dict[str, Any] | None:
+def _domains(trace: Trace) -> dict[str, Any] | None:
+    """The domain whose use of the experts each token's is nearest to. None where the domains are not known."""
+    domains = known_domains(trace)
     if not domains:
         return None
     nearest = routing.likeness(trace, domains).argmax(0)

@@ -71,8 +71,11 @@ PHRASES = {
     "at prompt": "the prompt",
     "at token": "token {n}",
     # the token as a whole
-    "token line": "Token {n}",
-    "prompt line": "The prompt, {n} tokens at once",
+    "at pass": "pass {n}",
+    "at prompt pass": "prompt, pass {n}",
+    "at once": "{name}, {n} tokens at once",
+    "lead": "{name} leads by {points} points so far.",
+    "no lead": "So far both hit equally often.",
     "board line": "{name}: {hits} of {needs} there, {misses} had to come.",
     "board line all": "{name}: all {needs} were there.",
     "same": "Both find the same experts there.",
@@ -84,9 +87,12 @@ PHRASES = {
     "experts cross": "{n} experts",
     "no times": "not to scale: this run has no times",
     "measured": "measured",
-    "modelled": "modelled from the measured run of {name}",
+    "modelled short": "modelled",
+    "modelled": "modelled from the run of {name}",
     # the band and the curves
     "domain": "told from its experts alone, the text is {name}",
+    "density": "the whole text: darker where more was missing",
+    "part": "tokens {a} to {b} of {n}",
     "last": "hits, last {n} tokens",
     "so far": "so far",
     "bound": "Belady, the bound",
@@ -94,6 +100,9 @@ PHRASES = {
     # sizes
     "pooled": "Each cell shows {n} {what}: the worst state in it. + zooms in, drag moves.",
     "zoomed": "Layers {a} to {b}, experts {c} to {d}. 0 shows all, drag moves.",
+    "race": "{time} s of {all} s, shown {factor} times {way}",
+    "slower": "slower",
+    "faster": "faster",
     "first done": "{name} is through first.",
 }
 

@@ -146,14 +146,20 @@ class Board {
     const { sheet, theme } = this
     const size = theme.size
     const [columnName, rowName] = this.across === "layer" ? ["layer", "expert"] : ["expert", "layer"]
+    const wordy = `${columnName} ${this.x0}`
+    const lefty = this.w / this.poolX < sheet.wide(wordy, size)
     const everyX = Math.ceil((sheet.wide("000", size) + 6) / (this.w / this.poolX)), everyY = Math.ceil((size * 1.15) / (this.h / this.poolY))
     const now = this.stage.layer
+    let taken = 0
     for (let column = this.x0; column < this.x0 + this.nx * this.poolX && column < this.columns; column += everyX) {
       const first = column === this.x0
-      const x = this.left + ((column - this.x0) / this.poolX + 0.5 / this.poolX) * this.w
-      const label = first && this.w > sheet.wide(`${columnName} 0`, size) ? `${columnName} ${column}` : String(column)
+      const label = first ? wordy : String(column)
+      const half = sheet.wide(label, size) / 2
+      const x = first && lefty ? this.left + half : this.left + ((column - this.x0 + 0.5) / this.poolX) * this.w
+      if (x - half < taken || x + half > sheet.width + 4) continue
+      taken = x + half + 6
       const bold = this.across === "layer" && column === now
-      sheet.text(label, Math.min(x, sheet.width - 4), size, { align: "center", colour: bold ? "ink" : "muted", weight: bold ? 700 : 400 })
+      sheet.text(label, x, size, { align: "center", colour: bold ? "ink" : "muted", weight: bold ? 700 : 400 })
     }
     sheet.text(rowName, 0, size, { colour: "muted" })
     for (let row = this.y0; row < this.y0 + this.ny * this.poolY && row < this.rows; row += everyY) {
@@ -162,9 +168,6 @@ class Board {
       sheet.text(String(row), this.left - 8, y + size * 0.36, {
         align: "right", colour: bold ? "ink" : "muted", weight: bold ? 700 : 400,
       })
-    }
-    if (this.across === "expert" && this.w <= sheet.wide("expert 0", size)) {
-      sheet.text("experts →", this.left + sheet.wide("0000", size) + 4, size, { colour: "muted" })
     }
   }
 
@@ -310,7 +313,7 @@ class Board {
   drawSelected() {
     const { stage } = this
     const facts = stage.facts && stage.selected.board === this.number ? stage.facts : null
-    if (!stage.selected || stage.apart) return
+    if (!stage.selected || stage.playing) return
     const { experts } = this.run.model
     this.frame(stage.selected.layer * experts + stage.selected.expert, "ink", facts ? 3.5 : 1.5, [])
     if (!facts || facts.victim < 0) return

@@ -1,6 +1,7 @@
 // The curves that grow with the cursor: hits of the last passes and so far, for each board; the bound in grey; the subject changes.
 
 const WINDOW = 16
+const SPAN = 1000 // passes that are drawn at once; of a longer text those around the cursor
 
 class Curves {
   constructor(stage) {
@@ -23,10 +24,10 @@ class Curves {
     this.series = boards.map((board) => model.ratios(board.run.hits, WINDOW))
     this.bound = model.bound && model.ratios(model.bound.hits, WINDOW)
     let least = 1
-    const from = Math.min(4, model.passes - 1) // the first passes find an empty cache
+    const from = model.passes > 3 * WINDOW ? WINDOW : Math.min(4, model.passes - 1) // the first passes find an empty cache
     for (const one of this.series) for (let pass = from; pass < model.passes; pass++) least = Math.min(least, one.recent[pass])
-    this.floor = Math.max(0, Math.floor(least * 10 - 0.2) / 10)
-    if (this.floor > 0.9) this.floor = 0.9
+    this.floor = clamp(Math.floor(least * 10 - 0.2) / 10, 0, 0.9)
+    this.first = 0
   }
 
   fit(theme) {
@@ -34,13 +35,16 @@ class Curves {
     this.sheet.fit(theme)
   }
 
+  get last() {
+    return Math.min(this.first + SPAN, this.stage.model.passes) - 1
+  }
+
   x(pass) {
-    const { passes } = this.stage.model
-    return this.left + (this.plot * pass) / Math.max(1, passes - 1)
+    return this.left + (this.plot * (pass - this.first)) / Math.max(1, this.last - this.first)
   }
 
   y(ratio) {
-    return this.bottom - (clamp(ratio, this.floor, 1) - this.floor) / (1 - this.floor) * (this.bottom - this.top)
+    return this.bottom - ((ratio - this.floor) / (1 - this.floor)) * (this.bottom - this.top)
   }
 
   draw() {
@@ -49,6 +53,10 @@ class Curves {
     const { phrases } = model.payload
     const size = theme.size
     sheet.clear()
+    const furthest = Math.max(...stage.boards.map((board) => board.pass))
+    if (furthest < this.first || furthest > this.last - SPAN / 10) {
+      this.first = clamp(furthest - SPAN / 5, 0, Math.max(0, model.passes - SPAN))
+    }
     this.left = sheet.wide("100%", size) + 12
     this.plot = sheet.width - this.left - 12
     this.top = size + 8
@@ -60,9 +68,13 @@ class Curves {
       sheet.text(`${Math.round(ratio * 100)}%`, this.left - 8, y, { align: "right", colour: "muted" })
     }
     this.heading(phrases, size)
-    for (const one of model.changes) sheet.line(this.x(one.pass), this.top - 2, this.x(one.pass), this.bottom, "ink", 1.5, [4, 3])
+    for (const one of this.changes) sheet.line(this.x(one.pass), this.top - 2, this.x(one.pass), this.bottom, "ink", 1.5, [4, 3])
     const reached = stage.boards.map((board) => board.pass)
-    const furthest = Math.max(...reached)
+    const c = sheet.context
+    c.save()
+    c.beginPath()
+    c.rect(this.left, this.top - 3, this.plot, this.bottom - this.top + 4)
+    c.clip()
     if (this.bound) this.curve(this.bound.recent, 0, furthest, theme.other, 2, [])
     for (const ghost of [true, false]) {
       this.series.forEach((one, i) => {
@@ -70,37 +82,44 @@ class Curves {
         const dash = i ? [7, 4] : []
         if (ghost) {
           if (stage.host.future === false) return
-          sheet.context.globalAlpha = 0.22
+          c.globalAlpha = 0.22
           this.curve(one.recent, reached[i], model.passes - 1, colour, 1.5, [])
           if (this.bound && i === 0) this.curve(this.bound.recent, furthest, model.passes - 1, theme.other, 1.5, [])
-          sheet.context.globalAlpha = 1
+          c.globalAlpha = 1
         } else {
           this.curve(one.all, 0, reached[i], colour, 1.2, [2, 3])
           this.curve(one.recent, 0, reached[i], colour, 3, dash)
         }
       })
     }
+    c.restore()
     this.drawCursor(reached, furthest, size)
     this.drawChanges(size)
   }
 
+  get changes() {
+    return this.stage.model.changes.filter((one) => one.pass >= this.first && one.pass <= this.last)
+  }
+
   heading(phrases, size) {
     const { sheet } = this
-    const said = `${say(phrases.last, { n: WINDOW })} · thin: ${phrases["so far"]}`
+    const { passes } = this.stage.model
+    const part = passes > SPAN ? ` · ${say(phrases.part, { a: this.first, b: this.last, n: passes - 1 })}` : ""
+    const said = `${say(phrases.last, { n: WINDOW })} · thin: ${phrases["so far"]}${part}`
     sheet.text(said, this.left, size, { colour: "muted", room: this.plot })
-    this.headingEnd = this.left + sheet.wide(said, size) + 16
   }
 
   curve(values, from, to, colour, width, dash) {
+    from = Math.max(from, this.first)
+    to = Math.min(to, this.last)
     if (to < from) return
     const c = this.sheet.context
-    const step = Math.max(1, Math.floor(this.stage.model.passes / Math.max(this.plot, 1)))
     c.strokeStyle = colour
     c.lineWidth = width
     c.lineJoin = "round"
     c.setLineDash(dash)
     c.beginPath()
-    for (let pass = from; pass <= to; pass += step) {
+    for (let pass = from; pass <= to; pass++) {
       const x = this.x(pass), y = this.y(values[pass])
       if (pass === from) c.moveTo(x, y)
       else c.lineTo(x, y)
@@ -111,8 +130,8 @@ class Curves {
 
   // Beside the line of each change of subject the old name and the new one.
   drawChanges(size) {
-    const { sheet, stage } = this
-    for (const one of stage.model.changes) {
+    const { sheet } = this
+    for (const one of this.changes) {
       const x = this.x(one.pass)
       const base = this.bottom - 5
       const before = title(one.before), after = title(one.after)
@@ -128,7 +147,7 @@ class Curves {
     sheet.line(x, this.top - 4, x, this.bottom, "ink", 2)
     const labels = this.series.map((one, i) => ({
       text: `${stage.boards[i].run.about.name} ${percent(one.recent[reached[i]])}`,
-      at: this.y(one.recent[reached[i]]), colour: i ? "b" : "a", x: this.x(reached[i]),
+      at: this.y(Math.max(one.recent[reached[i]], this.floor)), colour: i ? "b" : "a", x: this.x(reached[i]),
     }))
     for (const one of labels) {
       c.fillStyle = theme[`${one.colour}-mark`]
@@ -139,7 +158,7 @@ class Curves {
     if (this.bound) {
       const value = this.bound.recent[furthest]
       const name = stage.model.payload.phrases.bound
-      labels.push({ text: `${name} ${percent(value)}`, at: this.y(value), colour: "muted", x })
+      labels.push({ text: `${name} ${percent(value)}`, at: this.y(Math.max(value, this.floor)), colour: "muted", x })
     }
     if (this.plot < 420) for (const one of labels) one.text = one.text.replace(/,[^%]*? (\d+%)/, " $1")
     const row = size * 1.25
@@ -164,8 +183,7 @@ class Curves {
   }
 
   passUnder(event) {
-    const { passes } = this.stage.model
-    return clamp(Math.round(((event.offsetX - this.left) / this.plot) * (passes - 1)), 0, passes - 1)
+    return clamp(Math.round(this.first + ((event.offsetX - this.left) / this.plot) * (this.last - this.first)), this.first, this.last)
   }
 }
 

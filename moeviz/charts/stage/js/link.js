@@ -53,7 +53,14 @@ class Link {
     }
     if (stage.layer !== null && !stage.apart) this.markLayer(segments, left, top, full)
     if (board.t < 1 && !stage.still) this.playing(segments, left, top, full)
-    sheet.text(this.said(clock, pass, phrases), left, top + 2 * lane + 5 + this.size + 4, { colour: "muted", room: width })
+    const base = top + 2 * lane + 5 + this.size + 4
+    const said = this.said(clock, pass, phrases)
+    sheet.text(said, left, base, { colour: "muted", room: width })
+    const source = clock.wall ? say(phrases[clock.source], { name: clock.of }) : ""
+    const room = width - sheet.wide(said, this.size) - 16
+    const shown = [source, phrases[`${clock.source} short`] ?? ""].find((text) => sheet.wide(text, this.size) < room)
+    if (shown) sheet.text(shown, sheet.width - 2, base, { colour: "muted", align: "right" })
+    board.canvas.dataset.source = source
   }
 
   said(clock, pass, phrases) {

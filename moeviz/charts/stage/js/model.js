@@ -38,6 +38,13 @@ class Model {
     return above(this.tokenAt, token) - 1
   }
 
+  // What a pass is called: "the prompt", "token 12"; where it takes in several tokens, "pass 12".
+  nameOf(pass) {
+    const { phrases } = this.payload
+    if (pass < this.promptEnd) return this.promptEnd === 1 ? phrases["at prompt"] : say(phrases["at prompt pass"], { n: pass })
+    return say(phrases[this.tokenAt[pass + 1] - this.tokenAt[pass] > 1 ? "at pass" : "at token"], { n: pass })
+  }
+
   // The access of an expert at an event; -1 where the event does not need it.
   access(event, expert) {
     for (let i = this.needAt[event]; i < this.needAt[event + 1]; i++) if (this.need[i] === expert) return i

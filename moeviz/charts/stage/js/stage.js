@@ -1,6 +1,8 @@
 // The stage: puts the parts together, keeps the cursor and the selection, plays, and tells its host what its user did.
 // host: { emit(event), whole: the page is the stage's own, future: false hides the curves after the cursor, presenter: true }
 
+const RACE = 30 // seconds
+
 class Stage {
   constructor(root, payload, host = {}) {
     this.root = element("div", "moeviz-stage")
@@ -133,7 +135,7 @@ class Stage {
     classes.toggle("titled", Boolean(this.model.payload.title || this.model.payload.verdict))
     const size = this.presenter ? clamp(22 * Math.min(wide / 1890, this.tall / 1080), 15, 44) : this.tall < 800 || kind === "phone" ? 13 : 14
     this.root.style.setProperty("--size", `${size.toFixed(1)}px`)
-    const room = this.tall - this.root.getBoundingClientRect().top - window.scrollY - (this.host.below ?? 12)
+    const room = this.tall - this.fromTop() - (this.host.below ?? 12)
     this.root.style.setProperty("--height", kind === "wide" ? `${Math.max(room, 440)}px` : "auto")
     classes.toggle("low", kind === "wide" && room < 640)
     this.setColours()
@@ -151,6 +153,13 @@ class Stage {
     for (const board of this.boards) board.fit(this.theme)
     this.curves.fit(this.theme)
     this.dirty = true
+  }
+
+  // Where the stage begins when nothing is scrolled, px below the window's top.
+  fromTop() {
+    let top = this.root.getBoundingClientRect().top
+    for (let up = this.root; up; up = up.parentNode ?? up.host) top += up.scrollTop ?? 0
+    return top
   }
 
   // Dark or light as the host's background is.
@@ -352,12 +361,12 @@ class Stage {
     for (const board of this.boards) Object.assign(board, { pass: this.pass, t: this.still ? 1 : Math.min(this.phase, 1) })
   }
 
-  // The boards advance by their own times; the slower takes half a minute for the whole text.
+  // The boards advance by their own times; the slower takes RACE seconds for the whole text.
   race(passed) {
     const last = this.model.passes - 1
     const ends = this.boards.map((board) => board.run.clock.end[last])
     const longest = Math.max(...ends)
-    this.time += (passed * longest) / 30
+    this.time += (passed * longest) / RACE
     for (const board of this.boards) {
       const { end, wall } = board.run.clock
       const pass = Math.min(above(end, this.time), last)

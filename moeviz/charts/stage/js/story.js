@@ -31,14 +31,26 @@ class Story {
     const parts = []
     if (stage.apart) return this.ofRace()
     const tokens = model.tokenAt[stage.pass + 1] - model.tokenAt[stage.pass]
-    const name = stage.pass < model.promptEnd || tokens > 1 ? this.say("prompt line", { n: tokens }) : this.say("token line", { n: stage.pass })
-    parts.push(element("p", "kicker", name))
+    const name = model.nameOf(stage.pass)
+    parts.push(element("p", "kicker", title(tokens > 1 ? this.say("at once", { name, n: tokens }) : name)))
     parts.push(element("h3", "", this.text(stage.pass)))
     for (const board of stage.boards) parts.push(this.boardLine(board))
     const [a, b] = stage.boards.map((board) => board.run)
     if (b && a.misses[stage.pass] === b.misses[stage.pass] && !this.differs()) parts.push(element("p", "", this.phrases.same))
+    if (b) parts.push(element("h3", "lead", this.lead()))
     parts.push(element("p", "quiet", this.phrases.ask))
     return parts
+  }
+
+  // Who hits more often so far, by how many points.
+  lead() {
+    const { boards, pass } = this.stage
+    const [a, b] = boards.map(({ run }) => {
+      const { hits, late, misses } = run.soFar
+      return (100 * hits[pass + 1]) / (hits[pass + 1] + late[pass + 1] + misses[pass + 1] || 1)
+    })
+    const points = Math.abs(a - b).toFixed(1)
+    return points === "0.0" ? this.phrases["no lead"] : this.say("lead", { name: boards[a > b ? 0 : 1].run.about.name, points })
   }
 
   differs() {
@@ -66,12 +78,17 @@ class Story {
   // Each board at its own time: who is where, and who was through first.
   ofRace() {
     const { stage } = this
+    const { model } = stage
     const parts = []
-    const ends = stage.boards.map((board) => board.run.clock.end[stage.model.passes - 1])
-    parts.push(element("p", "kicker", `${(stage.time / 1000).toFixed(1)} s of ${(Math.max(...ends) / 1000).toFixed(1)} s`))
+    const ends = stage.boards.map((board) => board.run.clock.end[model.passes - 1])
+    const all = Math.max(...ends) / 1000
+    const way = all > RACE ? "faster" : "slower"
+    const factor = (all > RACE ? all / RACE : RACE / all).toFixed(1)
+    const values = { time: Math.min(stage.time / 1000, all).toFixed(1), all: all.toFixed(1), factor, way: this.phrases[way] }
+    parts.push(element("p", "kicker", this.say("race", values)))
     for (const board of stage.boards) {
       const done = stage.time >= ends[board.number]
-      const took = done ? `${(ends[board.number] / 1000).toFixed(1)} s` : this.say("at token", { n: board.pass })
+      const took = done ? `${(ends[board.number] / 1000).toFixed(1)} s` : model.nameOf(board.pass)
       const line = element("p", `line ${board.number ? "b" : "a"}`)
       line.append(element("strong", "", board.run.about.name), ` ${took}`)
       parts.push(line, element("p", "quiet", this.source(board.run.clock)))
@@ -92,9 +109,8 @@ class Story {
     const { model, facts } = stage
     const board = stage.boards[stage.selected.board]
     const run = board.run
-    const where = stage.pass < model.promptEnd ? this.phrases["at prompt"] : this.say("at token", { n: stage.pass })
     const kicker = element("p", `kicker ${board.number ? "b" : "a"}`)
-    kicker.textContent = `${run.about.name} · ${where} · layer ${facts.layer}`
+    kicker.textContent = `${run.about.name} · ${model.nameOf(stage.pass)} · layer ${facts.layer}`
     const parts = [kicker]
     const states = { [HIT]: "hit", [LATE]: "late", [MISS]: "miss", [RESIDENT]: "resident", [PREFETCHED]: "prefetched", [EMPTY]: "empty" }
     parts.push(element("h3", "", this.say(states[facts.state], { expert: facts.expert })))
@@ -144,8 +160,9 @@ class Story {
   residents(there, facts) {
     const { model, presenter } = this.stage
     const list = element("ul", "there")
+    const most = presenter ? 3 : this.stage.tall < 800 ? 5 : 8
     const belady = facts.story.belady
-    const listed = presenter ? there.filter((one, i) => i < 2 || one.cell === belady).slice(0, 3) : there
+    const listed = there.filter((one, i) => i < most - 1 || one.cell === belady).slice(0, most)
     for (const one of listed) {
       const item = element("li", one.status.replaceAll(" ", "-"))
       const head = element("div", "who")
@@ -185,8 +202,7 @@ class Story {
   }
 
   moment(event) {
-    const pass = Math.floor(event / this.stage.model.layers)
-    return pass < this.stage.model.promptEnd ? this.phrases["at prompt"] : this.say("at token", { n: pass })
+    return this.stage.model.nameOf(Math.floor(event / this.stage.model.layers))
   }
 
   distance(event) {

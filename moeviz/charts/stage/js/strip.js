@@ -43,7 +43,7 @@ class Strip {
     const key = `${model.payload.id} ${this.sheet.width} ${this.size}`
     if (this.wrapped === key) return
     this.wrapped = key
-    const shown = model.texts.map((text) => text.replace(/[\n\t]/g, (char) => VISIBLE[char]).replace(/ {3,}/g, "  ") || "␣")
+    const shown = model.texts.map((text) => text.replace(/[\n\t]/g, (char) => VISIBLE[char]).replace(/ {3,}/g, "  ") || "·")
     const c = this.sheet.context
     c.font = `400 ${this.size}px ${this.theme.font}`
     const room = this.sheet.width - 20
@@ -106,11 +106,11 @@ class Strip {
         const half = (width - 2) / runs.length
         c.fillRect(left + 1 + i * half, base + this.size * 0.34, Math.max(half - 1, 1), high)
       })
-      if (token === model.tokenAt[model.promptEnd]) sheet.line(left - 1, base - this.size, left - 1, base + 8, "muted", 2)
+      if (token && token === model.tokenAt[model.promptEnd]) sheet.line(left - 1, base - this.size, left - 1, base + 8, "muted", 2)
       if (change.has(token)) sheet.line(left - 1, base - this.size, left - 1, base + 8, "ink", 2, [3, 2])
     }
     this.drawBand()
-    const token = last === first ? `token ${stage.pass}: ${this.places[last].text.trim() || "space"}` : "the prompt"
+    const token = `${model.nameOf(stage.pass)}: ${this.places[last].text.trim() || "space"}`
     this.root.setAttribute("aria-valuemax", model.passes - 1)
     this.root.setAttribute("aria-valuenow", stage.pass)
     this.root.setAttribute("aria-valuetext", token)
@@ -126,7 +126,7 @@ class Strip {
     return from
   }
 
-  // The whole text as one bar: the nearest domain of each token, or without domains the share that missed.
+  // The whole text as one bar: the nearest domain of each token, or without domains how many experts missed on each board.
   drawBand() {
     const { stage, theme, bandSheet: sheet } = this
     const { model } = stage
@@ -134,14 +134,16 @@ class Strip {
     const c = sheet.context
     const width = sheet.width, high = 9
     const x = (pass) => (width * pass) / model.passes
-    const names = model.domains ? [...new Set(model.domains.nearest)] : []
-    for (let px = 0; px < width; px++) {
-      const pass = Math.min(model.passes - 1, Math.floor((px / width) * model.passes))
-      const domain = model.domains ? names.indexOf(model.domains.nearest[model.tokenAt[pass + 1] - 1]) : 0
-      c.globalAlpha = pass <= stage.pass ? 1 : 0.35
-      c.fillStyle = model.domains ? DOMAINS[domain % DOMAINS.length] : theme.other
-      c.fillRect(px, 0, 1, high)
+    const key = `${model.payload.id} ${width} ${theme.panel} ${stage.boards.map((board) => board.run.about.id)}`
+    if (this.barOf !== key) {
+      this.barOf = key
+      this.bar = this.wholeBar(width, high)
     }
+    c.drawImage(this.bar, 0, 0)
+    const reached = x(Math.max(...stage.boards.map((board) => board.pass)) + 1)
+    c.globalAlpha = 0.62
+    c.fillStyle = theme.paper
+    c.fillRect(reached, 0, width - reached, high)
     c.globalAlpha = 1
     const size = theme.size, base = high + size + 4
     let taken = 0
@@ -150,8 +152,8 @@ class Strip {
       const said = say(model.payload.phrases.domain, { name })
       sheet.text(said, 0, base, { colour: "muted", room: width })
       taken = sheet.wide(said, size) + 16
-    }
-    if (model.promptEnd < model.passes) this.mark(x(model.promptEnd), "muted", 1.5)
+    } else sheet.text(model.payload.phrases.density, 0, base, { colour: "muted", room: width })
+    if (model.promptEnd && model.promptEnd < model.passes) this.mark(x(model.promptEnd), "muted", 1.5)
     for (const one of model.changes) {
       this.mark(x(one.pass), "ink", 2)
       const after = model.domains ? title(one.after) : one.after
@@ -170,6 +172,36 @@ class Strip {
         c.fillRect(clamp(at - 2, 0, width - 4), 0, 4, high + 4)
       }
     })
+  }
+
+  wholeBar(width, high) {
+    const { stage, theme } = this
+    const { model } = stage
+    const bar = element("canvas")
+    bar.width = Math.max(1, width)
+    bar.height = high
+    const c = bar.getContext("2d")
+    const names = model.domains ? [...new Set(model.domains.nearest)] : []
+    for (let px = 0; px < width; px++) {
+      const from = Math.min(model.passes - 1, Math.floor((px / width) * model.passes))
+      const to = Math.max(from + 1, Math.floor(((px + 1) / width) * model.passes))
+      if (model.domains) {
+        c.fillStyle = DOMAINS[names.indexOf(model.domains.nearest[model.tokenAt[from + 1] - 1]) % DOMAINS.length]
+        c.fillRect(px, 0, 1, high)
+        continue
+      }
+      stage.boards.forEach((board, i) => {
+        let misses = 0, needs = 0
+        for (let pass = from; pass < to; pass++) {
+          misses += board.run.misses[pass]
+          needs += model.needed[pass]
+        }
+        c.globalAlpha = Math.min(1, 0.08 + (1.8 * misses) / (needs || 1))
+        c.fillStyle = theme[i ? "b-mark" : "a-mark"]
+        c.fillRect(px, (i * high) / stage.boards.length, 1, high / stage.boards.length)
+      })
+    }
+    return bar
   }
 
   mark(x, colour, width) {

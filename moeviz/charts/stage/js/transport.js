@@ -129,7 +129,8 @@ class Transport {
     const text = stage.playing ? "Pause" : "Play"
     if (this.play.textContent !== text) this.play.textContent = text
     this.play.setAttribute("aria-pressed", String(stage.playing))
-    this.where.textContent = stage.pass < model.promptEnd ? "the prompt" : `token ${stage.pass} of ${model.passes - 1}`
+    const name = model.nameOf(stage.pass)
+    this.where.textContent = stage.pass < model.promptEnd ? name : `${name} of ${model.passes - 1}`
     this.layer.textContent = stage.layer === null ? "layer" : `layer ${stage.layer}`
   }
 }
