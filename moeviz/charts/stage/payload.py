@@ -159,7 +159,6 @@ def _run(run: Run, measured: Sequence[Run], explainer: Explainer | None) -> dict
         "prefetch": settings.prefetch,
         "prefetchName": prefetch_name(settings.prefetch),
         "baseline": settings.baseline,
-        "settings": settings.to_dict(),
         "keeps": settings.baseline in ("", "resident"),
         "memory": [run.fast_tier_bytes, whole] if whole else None,
         "outcome": pairs_of_bits(_outcome(run)),

@@ -98,7 +98,7 @@ PHRASES = {
     "bound": "Belady, the bound",
     "prompt": "prompt",
     # sizes
-    "pooled": "Each cell shows {n} {what}: the worst state in it. + zooms in, drag moves.",
+    "pooled": "{n} a cell, the worst of them; + zooms, drag moves.",
     "zoomed": "Layers {a} to {b}, experts {c} to {d}. 0 shows all, drag moves.",
     "race": "{time} s of {all} s, shown {factor} times {way}",
     "slower": "slower",

@@ -54,13 +54,18 @@ class Board {
     this.columns = this.across === "layer" ? layers : experts
     this.rows = this.across === "layer" ? experts : layers
     this.left = left
-    this.top = size + 10
-    this.room = room
     const view = this.stage.view ?? { x: 0, y: 0, zoom: 1 }
     const seenX = Math.min(this.columns, Math.max(4, Math.ceil(this.columns / view.zoom)))
     const seenY = Math.min(this.rows, Math.max(4, Math.ceil(this.rows / view.zoom)))
     this.x0 = clamp(Math.round(view.x * this.columns - seenX / 2), 0, this.columns - seenX)
     this.y0 = clamp(Math.round(view.y * this.rows - seenY / 2), 0, this.rows - seenY)
+    // where a column is narrower than its name, the name takes a line of its own
+    const names = this.across === "layer" ? ["layer", "expert"] : ["expert", "layer"]
+    ;[this.columnName, this.rowName] = names
+    this.ownLine = room.width / seenX < this.sheet.wide(`${this.columnName} 0`, size)
+    if (this.ownLine) room.height -= Math.ceil(size * 1.1)
+    this.top = this.sheet.height - this.linkHeight - 2 - room.height
+    this.room = room
     this.poolX = Math.ceil(seenX / Math.max(1, Math.floor(room.width / LEAST)))
     this.poolY = Math.ceil(seenY / Math.max(1, Math.floor(room.height / LEAST)))
     this.nx = Math.ceil(seenX / this.poolX)
@@ -80,7 +85,7 @@ class Board {
       const parts = []
       if (this.poolX > 1) parts.push(`${this.poolX} ${this.across}s`)
       if (this.poolY > 1) parts.push(`${this.poolY} ${this.across === "layer" ? "experts" : "layers"}`)
-      text = say(phrases.pooled, { n: parts.join(" × "), what: "together" })
+      text = say(phrases.pooled, { n: parts.join(" × ") })
     } else if (view && view.zoom > 1) {
       const x = [this.x0, this.x0 + this.nx - 1], y = [this.y0, this.y0 + this.ny - 1]
       const [layers, experts] = this.across === "layer" ? [x, y] : [y, x]
@@ -145,23 +150,19 @@ class Board {
   axes() {
     const { sheet, theme } = this
     const size = theme.size
-    const [columnName, rowName] = this.across === "layer" ? ["layer", "expert"] : ["expert", "layer"]
-    const wordy = `${columnName} ${this.x0}`
-    const lefty = this.w / this.poolX < sheet.wide(wordy, size)
     const everyX = Math.ceil((sheet.wide("000", size) + 6) / (this.w / this.poolX)), everyY = Math.ceil((size * 1.15) / (this.h / this.poolY))
     const now = this.stage.layer
-    let taken = 0
+    const base = this.top - 9
+    if (this.ownLine) sheet.text(`${this.columnName}s`, this.left + 2, base - size * 1.1, { colour: "muted" })
     for (let column = this.x0; column < this.x0 + this.nx * this.poolX && column < this.columns; column += everyX) {
-      const first = column === this.x0
-      const label = first ? wordy : String(column)
-      const half = sheet.wide(label, size) / 2
-      const x = first && lefty ? this.left + half : this.left + ((column - this.x0 + 0.5) / this.poolX) * this.w
-      if (x - half < taken || x + half > sheet.width + 4) continue
-      taken = x + half + 6
+      const label = column === this.x0 && !this.ownLine ? `${this.columnName} ${column}` : String(column)
+      const x = this.left + ((column - this.x0 + 0.5) / this.poolX) * this.w
       const bold = this.across === "layer" && column === now
-      sheet.text(label, x, size, { align: "center", colour: bold ? "ink" : "muted", weight: bold ? 700 : 400 })
+      sheet.text(label, Math.min(x, sheet.width - sheet.wide(label, size) / 2), base, {
+        align: "center", colour: bold ? "ink" : "muted", weight: bold ? 700 : 400,
+      })
     }
-    sheet.text(rowName, 0, size, { colour: "muted" })
+    sheet.text(this.rowName, 0, base, { colour: "muted" })
     for (let row = this.y0; row < this.y0 + this.ny * this.poolY && row < this.rows; row += everyY) {
       const y = this.top + ((row - this.y0) / this.poolY + 0.5 / this.poolY) * this.h
       const bold = this.across === "expert" && row === now

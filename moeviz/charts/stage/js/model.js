@@ -62,7 +62,8 @@ class Model {
     return i < this.uses.at[cell + 1] ? this.usedAt[i] : -1
   }
 
-  // Share of needed experts that were there, over the last `window` passes and over all so far, at each pass.
+  // Share of needed experts that were there, at each pass: over the last `window` passes and over all so far.
+  // The prompt needs many experts at once and would hide the first tokens: the window begins anew after it.
   ratios(hits, window) {
     const recent = new Float32Array(this.passes)
     const all = new Float32Array(this.passes)
@@ -70,9 +71,10 @@ class Model {
     for (let pass = 0; pass < this.passes; pass++) {
       seen += this.needed[pass]
       met += hits[pass]
+      if (pass === this.promptEnd) lately = latelyMet = 0
       lately += this.needed[pass]
       latelyMet += hits[pass]
-      if (pass >= window) {
+      if (pass - window >= (pass < this.promptEnd ? 0 : this.promptEnd)) {
         lately -= this.needed[pass - window]
         latelyMet -= hits[pass - window]
       }

@@ -182,6 +182,21 @@ class Stage {
     this.tell()
   }
 
+  // Where the host wants the cursor; the same wish twice is one wish.
+  seekTo(wish) {
+    const said = JSON.stringify(wish ?? null)
+    if (this.wished === said) return
+    this.wished = said
+    if (!wish) return
+    this.stop()
+    this.pass = clamp(wish.step ?? this.pass, 0, this.model.passes - 1)
+    this.layer = null
+    if (wish.layer !== undefined && wish.expert !== undefined) {
+      this.selected = { board: wish.board ?? 0, layer: wish.layer, expert: wish.expert, kept: true }
+    }
+    this.settle()
+  }
+
   step(by) {
     this.go(this.pass + by)
   }
@@ -272,7 +287,8 @@ class Stage {
       const event = this.selected.event ?? this.pass * layers + this.selected.layer
       delete this.selected.event
       this.facts = factsOf(this.boards[this.selected.board].run, event, this.selected.expert)
-      for (const board of this.boards) board.shownAt = ""
+      for (const board of this.boards) board.shownAt = "" // the walk of the board that was asked has moved
+      this.seek()
     } else this.facts = null
     this.dirty = true
   }
@@ -398,8 +414,7 @@ class Stage {
       this.show(runs)
       return
     }
-    const settings = { ...board.run.about.settings, [name]: name === "slots" ? Number(value) : value }
-    this.emit({ kind: "settings", board: board.number, settings })
+    this.emit({ kind: "settings", board: board.number, changes: { [name]: name === "slots" ? Number(value) : value } })
   }
 
   emit(event) {
@@ -424,6 +439,16 @@ class Stage {
     const zoom = clamp(old.zoom * by, 1, Math.max(this.model.layers, this.model.experts) / 4)
     const keep = old.zoom / zoom
     this.look(zoom <= 1.01 ? null : { zoom, x: around.x + (old.x - around.x) * keep, y: around.y + (old.y - around.y) * keep })
+  }
+
+  // A selection outside of a zoomed view brings the view to it.
+  seek() {
+    const board = this.boards[this.selected.board]
+    if (!this.view || !this.theme || board.place(this.facts.cell)) return
+    const { layer, expert } = this.selected
+    const { layers, experts } = this.model
+    const at = { layer: (layer + 0.5) / layers, expert: (expert + 0.5) / experts }
+    this.look({ zoom: this.view.zoom, x: at[board.across], y: at[board.across === "layer" ? "expert" : "layer"] })
   }
 
   look(view) {

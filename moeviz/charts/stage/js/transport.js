@@ -13,6 +13,8 @@ class Transport {
     this.button(play, "back", "◀", "one token back (←)", () => stage.step(-1))
     this.play = this.button(play, "play", "Play", "play or pause (Space)", () => stage.toggle())
     this.button(play, "on", "▶", "one token on (→)", () => stage.step(1))
+    this.where = element("span", "where")
+    this.root.append(this.where)
     const layers = this.group("slow")
     this.button(layers, "", "‹", "one layer back (,)", () => stage.stepLayer(-1))
     this.layer = element("span", "layer", "layer")
@@ -24,11 +26,8 @@ class Transport {
     for (const [kind, name] of JUMPS) {
       this.jumps[kind] = this.button(jumps, "", name, `next ${kind === "regret" ? "regretted eviction" : kind} (${kind[0] === "r" ? "g" : kind[0]})`, () => stage.jump(kind, 1))
     }
-    this.where = element("span", "where")
-    this.where.setAttribute("aria-live", "off")
     const speed = this.group("speed")
     this.speed = this.select(speed, "speed", SPEEDS, (value) => stage.setSpeed(value))
-    speed.append(this.where)
     this.actions = this.group("actions")
     this.help = this.button(this.group("more"), "", "?", "keys and signs (?)", () => stage.help())
   }
