@@ -1,8 +1,9 @@
-"""The stage as a component of the app: the same JavaScript as the notebook's and the file's, with Streamlit as its host.
+"""The stage as a component of the app: the same JavaScript as the notebook's and the file's, with Streamlit
+as its host.
 
-    event = stage(stage_payload(trace, runs), key="stage")
-    if event.kind == "settings":
-        mine[event.board] = replace(mine[event.board], **event.changes)      # replay these, and run again
+event = stage(stage_payload(trace, runs), key="stage")
+if event.kind == "settings":
+    mine[event.board] = replace(mine[event.board], **event.changes)      # replay these, and run again
 """
 
 from __future__ import annotations
@@ -49,9 +50,10 @@ _mount = st.components.v2.component(
 class StageEvent:
     """What its user did last, and where the cursor stands.
 
-    `kind`: "" nothing new; "settings": the menus of `board` ask for `changes` (fields of Settings); "choose": a key
-    from 1 to 9, in `number`; "present": presenter mode is to be on or off, in `on`; or the id of one of the payload's actions.
-    `step` is a forward pass, `layer` and `expert` what is selected on `selected_board`; None where nothing is.
+    `kind`: "" nothing new; "settings": the menus of `board` ask for `changes` (fields of Settings);
+    "choose": a key from 1 to 9, in `number`; "present": presenter mode is to be on or off, in `on`; or the id
+    of one of the payload's actions. `step` is a forward pass, `layer` and `expert` what is selected on
+    `selected_board`; None where nothing is.
     """
 
     kind: str = ""
@@ -74,10 +76,11 @@ def stage(
     presenter: bool = False,
     below: int = 12,
 ) -> StageEvent:
-    """Draws the stage, as high as the window has room below its top, less `below` px, and returns what its user did.
+    """Draws the stage, as high as the window has room below its top, less `below` px, and returns what its
+    user did.
 
-    `seek` takes the cursor to "step", and the selection to "board", "layer" and "expert" where it has them, when it differs from the
-    seek of the run before. `future`: False hides the curves after the cursor.
+    `seek` takes the cursor to "step", and the selection to "board", "layer" and "expert" where it has them,
+    when it differs from the seek of the run before. `future`: False hides the curves after the cursor.
     """
     data = {
         "payload": dict(payload),
@@ -113,7 +116,8 @@ def _changes(value: object) -> dict[str, str | int]:
         return {}
     known = {name: value[name] for name in ("policy", "slots", "prefetch") if name in value}
     return {
-        name: setting if isinstance(setting, str) else _number(setting) or 0 for name, setting in known.items()
+        name: setting if isinstance(setting, str) else _number(setting) or 0
+        for name, setting in known.items()
     }
 
 

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -457,22 +457,32 @@ def import_(source: Path, kind: str, experts: int, out: Path) -> None:
     is_flag=True,
     help="The run recorded in FILE with its measured times, instead of a replay under the settings given.",
 )
+@click.option("--policies", default="lru,lfu", show_default=True, help="Of a stage: the first two are shown.")
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The file to write."
 )
-def export(file: Path, kind: str, recorded: bool, out: Path, **others: Any) -> None:
+def export(file: Path, kind: str, recorded: bool, policies: str, out: Path, **others: Any) -> None:
     """Write a trace and what a cache did on it for other tools, or for people: a report is one page that any browser opens offline.
 
     \b
     Examples:
       python -m moeviz export sample_traces/bible.moetrace --recorded --format perfetto --out bible.json
       python -m moeviz export sample_traces/bible.moetrace --policy lfu --slots 3 --format report --out bible.html
+      python -m moeviz export sample_traces/change-of-subject.moetrace --format stage --policies lru,lfu --out lesson.html
     """
     with refusing():
         settings = settings_of(others)
         trace, own = moetrace.load(file)
         if recorded and own is None:
             raise TraceError(f"{file.name} holds no recorded run. Leave out --recorded to export a replay.")
+        if kind == "stage":
+            from moeviz.charts.stage import stage
+
+            own_policies = [load_policy(name) for name in _names(policies)]
+            page = stage(trace, [replace(settings, policy=name) for name in own_policies], recorded=own)
+            write_atomically(out, page.html.encode())
+            click.echo(f"saved      {out}: {', '.join(own_policies)}, replayed")
+            return
         result = own if recorded and own is not None else replay_trace(trace, settings)
         beside = Path(os.path.relpath(file, out.parent)) if kind == "notebook" else file
         write_atomically(out, exports.content(kind, trace, result, own, beside.as_posix()))

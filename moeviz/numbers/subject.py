@@ -1,6 +1,7 @@
 """Where a text changes its subject, as its experts alone tell it.
 
-Only for traces of the bundled model: it alone knows how often each of its experts is used on text of each domain.
+Only for traces of the bundled model: it alone knows how often each of its experts is used on text of each
+domain.
 
     subject_changes(trace)       # [Change(token=125, before="german", after="python")]
 """
@@ -26,17 +27,20 @@ class Change:
 
 
 def known_domains(trace: Trace) -> dict[str, Floats]:
-    """Use of the experts on text of each domain, name -> [L, E]. Empty where the trace is not the bundled model's."""
+    """Use of the experts on text of each domain, name -> [L, E]. Empty where the trace is not the bundled
+    model's.
+    """
     return domain_use() if trace.model == BUNDLED_NAME else {}
 
 
 def subject_changes(trace: Trace, window: int = 24) -> list[Change]:
-    """Tokens from which the following `window` tokens are nearest to another domain than the preceding `window` tokens are.
+    """Tokens from which the following `window` tokens are nearest to another domain than the preceding
+    `window` tokens are.
 
-    A change is placed where the two sides differ most: where (how much nearer the tokens after it are to the new domain than to the
-    old one) + (how much nearer those before it are to the old one than to the new) is largest. Texts shorter than two windows, and
-    changes within a window of an end, are not looked at: too few tokens would speak for one of the sides. Empty where the domains
-    are not known.
+    A change is placed where the two sides differ most: where (how much nearer the tokens after it are to the
+    new domain than to the old one) + (how much nearer those before it are to the old one than to the new) is
+    largest. Texts shorter than two windows, and changes within a window of an end, are not looked at: too few
+    tokens would speak for one of the sides. Empty where the domains are not known.
     """
     domains = known_domains(trace)
     if not domains or trace.tokens < 2 * window:

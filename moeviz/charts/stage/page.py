@@ -1,6 +1,6 @@
 """The stage as one HTML page that needs no network, and as the output of a notebook's cell.
 
-    stage(trace, ["lru", "lfu"]).save("lesson.html")
+stage(trace, ["lru", "lfu"]).save("lesson.html")
 """
 
 from __future__ import annotations
@@ -33,12 +33,16 @@ PARTS = (  # concatenated in this order into one scope; none of them imports ano
     "times",
     "sheet",
     "strip",
+    "grid",
+    "cells",
     "board",
     "link",
     "curves",
     "story",
     "transport",
     "keys",
+    "cursor",
+    "play",
     "stage",
 )
 _MOUNT = """
@@ -74,9 +78,10 @@ def stage_html(payload: Mapping[str, Any], presenter: bool = False) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{allowed}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{name}</title>\n<style>{look}</style>\n</head>\n<body class=\"moeviz-page\">\n"
+        f'<title>{name}</title>\n<style>{look}</style>\n</head>\n<body class="moeviz-page">\n'
         f'<main id="stage"{" data-presenter" if presenter else ""}></main>\n'
-        f'<script type="application/json" id="payload">{data}</script>\n<script>{code}</script>\n</body>\n</html>\n'
+        f'<script type="application/json" id="payload">{data}</script>\n'
+        f"<script>{code}</script>\n</body>\n</html>\n"
     )
 
 
@@ -113,8 +118,9 @@ def stage(
 ) -> StagePage:
     """Replays a trace under each policy, or under whole Settings, and shows the first two side by side.
 
-    `slots`: of policies that are given by name; left out, a third of a layer's experts, at least k + 1. `recorded`: a measured run
-    of the trace, for times. Raises SettingsError where settings do not fit the trace.
+    `slots`: of policies that are given by name; left out, a third of a layer's experts, at least k + 1.
+    `recorded`: a measured run of the trace, for times. Raises SettingsError where settings do not fit the
+    trace.
     """
     usual = slots or min(max(round(trace.num_experts / 3), trace.k + 1), trace.num_experts)
     settings = [one if isinstance(one, Settings) else Settings(one, usual) for one in policies]

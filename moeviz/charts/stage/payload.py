@@ -1,7 +1,7 @@
 """What the stage shows, packed for the browser: one trace, and one or more runs of it.
 
-The browser derives the boards itself, by walking through who was needed and who was loaded; so 20,000 tokens of the bundled
-model are a few megabytes, and a sample with two runs a few hundred kilobytes.
+The browser derives the boards itself, by walking through who was needed and who was loaded; so 20,000 tokens
+of the bundled model are a few megabytes, and a sample with two runs a few hundred kilobytes.
 
     runs = [replay(trace, Settings("lru")), replay(trace, Settings("lfu"))]
     payload = stage_payload(trace, runs, bound=replay(trace, Settings("belady")))
@@ -41,6 +41,7 @@ def stage_payload(
     bound: Run | None = None,
     measured: Sequence[Run] = (),
     explainers: Sequence[Explainer | None] = (),
+    parts: Sequence[Mapping[str, Any] | None] = (),
     changes: Sequence[Change] | None = None,
     title: str = "",
     verdict: str = "",
@@ -49,22 +50,28 @@ def stage_payload(
 ) -> dict[str, Any]:
     """Everything that the stage's JavaScript needs, as values that JSON can hold.
 
-    `runs`: runs of this trace under the settings of the boards; the first two are shown. `bound`: the run whose curve is drawn in
-    grey. `measured`: measured runs of this trace; a run with their settings takes their times, others are modelled from the first.
-    `explainers`: for each run the one that tells why victims left; left out, the stories tell what is in the trace alone.
-    `changes`: where the subject changes; left out, they are found where the trace is the bundled model's. `menus`: for "policy",
-    "slots" and "prefetch" the values that a board may be set to, with their labels; left out, only the given runs can be chosen.
-    `actions`: buttons of the host, each with "id", "label" and "key".
+    `runs`: runs of this trace under the settings of the boards; the first two are shown. `bound`: the run
+    whose curve is drawn in grey. `measured`: measured runs of this trace; a run with their settings takes
+    their times, others are modelled from the first. `explainers`: for each run the one that tells why victims
+    left; left out, the stories tell what is in the trace alone. `parts`: for each run what `run_part` gave
+    for it, where that was kept: most of the work, since a changed setting changes one run. `changes`: where
+    the subject changes; left out, they are found where the trace is the bundled model's. `menus`: for
+    "policy", "slots" and "prefetch" the values that a board may be set to, with their labels; left out, only
+    the given runs can be chosen. `actions`: buttons of the host, each with "id", "label" and "key".
 
-    Raises StageError where a run is not one of this trace, where there is none, or where the trace is too long.
+    Raises StageError where a run is not one of this trace, where there is none, or where the trace is too
+    long.
     """
     if not runs:
         raise StageError("the stage needs at least one run. Replay the trace under a policy first.")
+    shape = len(trace.passes()), trace.layers, trace.num_experts
     for run in (*runs, *([bound] if bound else [])):
-        if (run.layers, run.experts, len(run.passes.phase)) != _shape(trace):
+        found = len(run.passes.phase), run.layers, run.experts
+        if found != shape:
+            passes, layers, experts = found
             raise StageError(
-                f"a run of {len(run.passes.phase)} passes, {run.layers} layers and {run.experts} experts is not one of this "
-                "trace ({} passes, {} layers, {} experts). Replay this trace.".format(*_shape(trace))
+                f"a run of {passes} passes, {layers} layers and {experts} experts is not one of this trace, which "
+                f"has {shape[0]}, {shape[1]} and {shape[2]}. Replay this trace."
             )
     if len(runs[0].accesses.event) > MAX_ACCESSES:
         raise StageError(
@@ -75,7 +82,8 @@ def stage_payload(
     if changes is None:
         changes = subject_changes(trace)
     pass_of = np.repeat(np.arange(len(passes)), [part.stop - part.start for part in passes])
-    told = list(explainers) + [None] * (len(runs) - len(explainers))
+    told = [*explainers, *[None] * (len(runs) - len(explainers))]
+    kept = [*parts, *[None] * (len(runs) - len(parts))]
     return {
         "version": VERSION,
         "id": _digest(trace, runs, bound),
@@ -97,8 +105,13 @@ def stage_payload(
             "counts": packed(_per_event(runs[0], runs[0].accesses.event)),
             "experts": packed(runs[0].accesses.expert),
         },
-        "runs": [_run(run, measured, explainer) for run, explainer in zip(runs, told, strict=True)],
-        "bound": None if bound is None else {"hits": packed(_hits(bound)), "name": setting_name(bound.settings)},
+        "runs": [
+            dict(part) if part is not None else run_part(run, measured, explainer)
+            for run, explainer, part in zip(runs, told, kept, strict=True)
+        ],
+        "bound": None
+        if bound is None
+        else {"hits": packed(_hits(bound)), "name": setting_name(bound.settings)},
         "domains": _domains(trace),
         "changes": [
             {"pass": int(pass_of[one.token]), "before": one.before, "after": one.after} for one in changes
@@ -109,10 +122,6 @@ def stage_payload(
         "keys": KEYS,
         "legend": LEGEND,
     }
-
-
-def _shape(trace: Trace) -> tuple[int, int, int]:
-    return trace.layers, trace.num_experts, len(trace.passes())
 
 
 def _digest(trace: Trace, runs: Sequence[Run], bound: Run | None) -> str:
@@ -143,7 +152,8 @@ def _domains(trace: Trace) -> dict[str, Any] | None:
     return {"names": [name.capitalize() for name in domains], "nearest": packed(nearest)}
 
 
-def _run(run: Run, measured: Sequence[Run], explainer: Explainer | None) -> dict[str, Any]:
+def run_part(run: Run, measured: Sequence[Run] = (), explainer: Explainer | None = None) -> dict[str, Any]:
+    """What `stage_payload` says of one run. The explainer has to be of the run's own settings."""
     loads, settings = run.loads, run.settings
     own = run.events.layer[loads.event]
     victims = loads.victim_layer >= 0

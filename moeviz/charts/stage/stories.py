@@ -1,4 +1,5 @@
-"""Why each victim left, packed for the browser: the policy's words, the bound's choice, the regret, and who else was there.
+"""Why each victim left, packed for the browser: the policy's words, the bound's choice, the regret, and who
+else was there.
 
 The words, scores and regrets are those of `moeviz.numbers.explain`; nothing is decided here.
 """
@@ -13,7 +14,9 @@ from moeviz.charts.stage.packing import packed
 from moeviz.numbers.explain import SAYS, Eviction, Explainer
 
 MAX_RESIDENTS = 150_000  # of all evictions together; beyond that the page would grow past what a mail carries
-SHOWN = 8  # residents told of one eviction: who leaves, the bound's choice, and those who would have left next
+SHOWN = (
+    8  # residents told of one eviction: who leaves, the bound's choice, and those who would have left next
+)
 STATUS = ("leaves", "could leave", "needed now", "held by a guess")
 NEVER = -1  # regret: the bound's choice is never needed again
 
@@ -21,10 +24,10 @@ NEVER = -1  # regret: the bound's choice is never needed again
 def stories_of(explainer: Explainer) -> dict[str, Any] | None:
     """Every eviction of a run. None where there are too many to carry.
 
-    Per eviction: `load` the load that took the slot, `why` a number into `words`, `belady` the cell (layer x E + expert) that the
-    bound would have dropped, `regret` in forward passes (0 none, -1: the bound's choice is never needed again); then `counts`
-    residents, each with its cell, status, a number into `words` for its score (0: the policy has no words for a single one), and
-    the score as a share of the largest one there.
+    Per eviction: `load` the load that took the slot, `why` a number into `words`, `belady` the cell (layer x
+    E + expert) that the bound would have dropped, `regret` in forward passes (0 none, -1: the bound's choice
+    is never needed again); then `counts` residents, each with its cell, status, a number into `words` for its
+    score (0: the policy has no words for a single one), and the score as a share of the largest one there.
     """
     run = explainer.run
     evictions = int((run.loads.victim_expert >= 0).sum())

@@ -1,6 +1,7 @@
 """How long each forward pass takes under a run, and what compute and link do in it, packed for the browser.
 
-A measured run brings its own times. Others are modelled by costs that were fitted on a measured run, and say so.
+A measured run brings its own times. Others are modelled by costs that were fitted on a measured run, and say
+so.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ KINDS = ("expert", "stall", "other", "demand", "guess used", "guess wasted")
 
 
 def times_of(run: Run, measured: Sequence[Run]) -> dict[str, Any] | None:
-    """The times of a run: its own, those of a measured run that made the same decisions, or modelled ones; None where there are none.
+    """The times of a run: its own, those of a measured run that made the same decisions, or modelled ones;
+    None where there are none.
 
-    `source` is "measured" or "modelled", `of` the settings on which modelled times rest. `wall`: ms of each forward pass, [F].
+    `source` is "measured" or "modelled", `of` the settings on which modelled times rest. `wall`: ms of each
+    forward pass, [F].
     Where the trace is longer than MAX_EVENTS events, what happens within a pass is left out.
     """
     own = next((one for one in (run, *measured) if one.measured and _same(one, run)), None)

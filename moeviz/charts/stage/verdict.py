@@ -1,6 +1,7 @@
-"""One sentence on who hits more, over the whole text and on both sides of a change of subject. Hits only: it knows no times.
+"""One sentence on who hits more, over the whole text and on both sides of a change of subject. Hits only: it
+knows no times.
 
-    hit_verdict(runs, changes)      # "LRU hits 3.6 points more: LFU leads by 2.0 in German, LRU by 9.8 in Python."
+hit_verdict(runs, changes)      # "LRU hits 3.6 points more: LFU leads by 2.0 in German, LRU by 9.8 in Python."
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ TIE = 0.05  # points; less is written as no difference
 
 
 def hit_verdict(trace: Trace, runs: Sequence[Run], changes: Sequence[Change]) -> str:
-    """Compares the first two runs in points of hit ratio. Empty where there is one run only, or two of the same name."""
+    """Compares the first two runs in points of hit ratio. Empty where there is one run only, or two of the
+    same name.
+    """
     names = [setting_name(run.settings) for run in runs[:2]]
     if len(set(names)) < 2:
         return ""
@@ -40,12 +43,16 @@ def hit_verdict(trace: Trace, runs: Sequence[Run], changes: Sequence[Change]) ->
         points = _lead(runs, first, last)
         leader = names[0] if points > 0 else names[1]
         where = f"in {subject.capitalize()}"
-        parts.append(f"{where} neither leads" if abs(points) < TIE else f"{where} {leader} leads by {abs(points):.1f}")
+        parts.append(
+            f"{where} neither leads" if abs(points) < TIE else f"{where} {leader} leads by {abs(points):.1f}"
+        )
     return f"{lead}: {', '.join(parts)}."
 
 
 def _lead(runs: Sequence[Run], first: int, last: int) -> float:
-    """Points by which the first run's hit ratio is above the second's, in the passes from `first` to before `last`."""
+    """Points by which the first run's hit ratio is above the second's, in the passes from `first` to before
+    `last`.
+    """
     ratios = []
     for run in runs[:2]:
         passes = run.events.forward_pass[run.accesses.event]

@@ -1,6 +1,7 @@
 """The stage's sentences. The browser fills in names and numbers; it has no words of its own.
 
-`{...}` are filled by the browser. Sentences about why an expert left come from the policy's own words (moeviz.numbers.explain).
+`{...}` are filled by the browser. Sentences about why an expert left come from the policy's own words
+(moeviz.numbers.explain).
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-// The curves that grow with the cursor: hits of the last passes and so far, for each board; the bound in grey; the subject changes.
+// The curves that grow with the cursor: hits of the last passes and so far, for each board; the bound in
+// grey; the subject changes.
 
 const WINDOW = 16
 const SPAN = 1000 // passes that are drawn at once; of a longer text those around the cursor
@@ -24,8 +25,10 @@ class Curves {
     this.series = boards.map((board) => model.ratios(board.run.hits, WINDOW))
     this.bound = model.bound && model.ratios(model.bound.hits, WINDOW)
     let least = 1
-    const from = model.passes > 3 * WINDOW ? WINDOW : Math.min(4, model.passes - 1) // the first passes find an empty cache
-    for (const one of this.series) for (let pass = from; pass < model.passes; pass++) least = Math.min(least, one.recent[pass])
+    // the first passes find an empty cache
+    const from = model.passes > 3 * WINDOW ? WINDOW : Math.min(4, model.passes - 1)
+    for (const one of this.series)
+      for (let pass = from; pass < model.passes; pass++) least = Math.min(least, one.recent[pass])
     this.floor = clamp(Math.floor(least * 10 - 0.2) / 10, 0, 0.9)
     this.first = 0
   }
@@ -68,7 +71,8 @@ class Curves {
       sheet.text(`${Math.round(ratio * 100)}%`, this.left - 8, y, { align: "right", colour: "muted" })
     }
     this.heading(phrases, size)
-    for (const one of this.changes) sheet.line(this.x(one.pass), this.top - 2, this.x(one.pass), this.bottom, "ink", 1.5, [4, 3])
+    for (const one of this.changes)
+      sheet.line(this.x(one.pass), this.top - 2, this.x(one.pass), this.bottom, "ink", 1.5, [4, 3])
     const reached = stage.boards.map((board) => board.pass)
     const c = sheet.context
     c.save()
@@ -84,7 +88,8 @@ class Curves {
           if (stage.host.future === false) return
           c.globalAlpha = 0.22
           this.curve(one.recent, reached[i], model.passes - 1, colour, 1.5, [])
-          if (this.bound && i === 0) this.curve(this.bound.recent, furthest, model.passes - 1, theme.other, 1.5, [])
+          if (this.bound && i === 0)
+            this.curve(this.bound.recent, furthest, model.passes - 1, theme.other, 1.5, [])
           c.globalAlpha = 1
         } else {
           this.curve(one.all, 0, reached[i], colour, 1.2, [2, 3])
@@ -104,7 +109,8 @@ class Curves {
   heading(phrases, size) {
     const { sheet } = this
     const { passes } = this.stage.model
-    const part = passes > SPAN ? ` · ${say(phrases.part, { a: this.first, b: this.last, n: passes - 1 })}` : ""
+    const part =
+      passes > SPAN ? ` · ${say(phrases.part, { a: this.first, b: this.last, n: passes - 1 })}` : ""
     const said = `${say(phrases.last, { n: WINDOW })} · thin: ${phrases["so far"]}${part}`
     sheet.text(said, this.left, size, { colour: "muted", room: this.plot })
   }
@@ -120,7 +126,8 @@ class Curves {
     c.setLineDash(dash)
     c.beginPath()
     for (let pass = from; pass <= to; pass++) {
-      const x = this.x(pass), y = this.y(values[pass])
+      const x = this.x(pass),
+        y = this.y(values[pass])
       if (pass === from) c.moveTo(x, y)
       else c.lineTo(x, y)
     }
@@ -134,9 +141,12 @@ class Curves {
     for (const one of this.changes) {
       const x = this.x(one.pass)
       const base = this.bottom - 5
-      const before = title(one.before), after = title(one.after)
-      if (x - this.left > sheet.wide(before, size) + 20) sheet.text(before, x - 7, base, { align: "right", colour: "muted", halo: true })
-      if (this.left + this.plot - x > sheet.wide(after, size) + 8) sheet.text(after, x + 7, base, { colour: "muted", halo: true })
+      const before = title(one.before),
+        after = title(one.after)
+      if (x - this.left > sheet.wide(before, size) + 20)
+        sheet.text(before, x - 7, base, { align: "right", colour: "muted", halo: true })
+      if (this.left + this.plot - x > sheet.wide(after, size) + 8)
+        sheet.text(after, x + 7, base, { colour: "muted", halo: true })
     }
   }
 
@@ -147,7 +157,9 @@ class Curves {
     sheet.line(x, this.top - 4, x, this.bottom, "ink", 2)
     const labels = this.series.map((one, i) => ({
       text: `${stage.boards[i].run.about.name} ${percent(one.recent[reached[i]])}`,
-      at: this.y(Math.max(one.recent[reached[i]], this.floor)), colour: i ? "b" : "a", x: this.x(reached[i]),
+      at: this.y(Math.max(one.recent[reached[i]], this.floor)),
+      colour: i ? "b" : "a",
+      x: this.x(reached[i]),
     }))
     for (const one of labels) {
       c.fillStyle = theme[`${one.colour}-mark`]
@@ -158,14 +170,22 @@ class Curves {
     if (this.bound) {
       const value = this.bound.recent[furthest]
       const name = stage.model.payload.phrases.bound
-      labels.push({ text: `${name} ${percent(value)}`, at: this.y(Math.max(value, this.floor)), colour: "muted", x })
+      labels.push({
+        text: `${name} ${percent(value)}`,
+        at: this.y(Math.max(value, this.floor)),
+        colour: "muted",
+        x,
+      })
     }
     if (this.plot < 420) for (const one of labels) one.text = one.text.replace(/,[^%]*? (\d+%)/, " $1")
     const row = size * 1.25
     labels.sort((a, b) => a.at - b.at)
     const widest = Math.max(...labels.map((one) => sheet.wide(one.text, size, 700)))
     const right = x + 12 + widest < this.left + this.plot
-    const first = Math.max(this.top + size * 0.4, Math.min(labels[0].at, this.bottom - row * (labels.length - 0.6)))
+    const first = Math.max(
+      this.top + size * 0.4,
+      Math.min(labels[0].at, this.bottom - row * (labels.length - 0.6)),
+    )
     let y = first
     for (const one of labels) {
       y = Math.max(y, Math.min(one.at, this.bottom - 4))
@@ -183,7 +203,11 @@ class Curves {
   }
 
   passUnder(event) {
-    return clamp(Math.round(this.first + ((event.offsetX - this.left) / this.plot) * (this.last - this.first)), this.first, this.last)
+    return clamp(
+      Math.round(this.first + ((event.offsetX - this.left) / this.plot) * (this.last - this.first)),
+      this.first,
+      this.last,
+    )
   }
 }
 

@@ -1,7 +1,13 @@
 // Packed arrays of the payload, and the few helpers over sorted numbers that everything else uses.
 
 const ARRAYS = {
-  u8: Uint8Array, i8: Int8Array, u16: Uint16Array, i16: Int16Array, u32: Uint32Array, i32: Int32Array, f32: Float32Array,
+  u8: Uint8Array,
+  i8: Int8Array,
+  u16: Uint16Array,
+  i16: Int16Array,
+  u32: Uint32Array,
+  i32: Int32Array,
+  f32: Float32Array,
 }
 
 function unpack(packed) {
@@ -26,7 +32,8 @@ function sums(counts) {
   return out
 }
 
-// Positions of each key's entries, in order: those of key g are items[at[g]] to items[at[g + 1] - 1]. Keys below 0 are left out.
+// Positions of each key's entries, in order: those of key g are items[at[g]] to items[at[g + 1] - 1]. Keys
+// below 0 are left out.
 function grouped(keys, groups) {
   const counts = new Int32Array(groups)
   for (const key of keys) if (key >= 0) counts[key]++
@@ -37,7 +44,8 @@ function grouped(keys, groups) {
   return { at, items }
 }
 
-// The first position from `from` to `to` whose number is larger than `value`; `to` where there is none. Ascending numbers only.
+// The first position from `from` to `to` whose number is larger than `value`; `to` where there is none.
+// Ascending numbers only.
 function above(numbers, value, from = 0, to = numbers.length) {
   while (from < to) {
     const middle = (from + to) >> 1

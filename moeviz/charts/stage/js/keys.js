@@ -46,7 +46,8 @@ function press(stage, event) {
   const target = event.composedPath()[0]
   const editing = target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName ?? "")
   if (editing && target.type !== "button") return
-  if (/^(BUTTON|A|SUMMARY)$/.test(target.tagName ?? "") && (event.key === " " || event.key === "Enter")) return
+  if (/^(BUTTON|A|SUMMARY)$/.test(target.tagName ?? "") && (event.key === " " || event.key === "Enter"))
+    return
   if (target.closest?.("[role=listbox], [role=menu], [role=dialog], [role=tablist], [role=grid]")) return
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key
   const action = stage.model.payload.actions.find((one) => one.key && one.key.toLowerCase() === key)

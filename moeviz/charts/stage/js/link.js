@@ -1,5 +1,6 @@
-// Below each board: what compute and the link do in the pass at the cursor. A missing expert crosses while compute waits, one fetched
-// ahead crosses beside compute; while the pass is played, the expert is seen on its way into its cell.
+// Below each board: what compute and the link do in the pass at the cursor. A missing expert crosses while
+// compute waits, one fetched ahead crosses beside compute; while the pass is played, the expert is seen on
+// its way into its cell.
 
 const LINK_FILLS = { [DEMANDED]: "link-fill", [GUESS_USED]: "ahead", [GUESS_WASTED]: "ahead-fill" }
 const COMPUTE_FILLS = { [COMPUTES]: "hit", [STALLS]: "wait", [OTHER]: "other" }
@@ -35,7 +36,8 @@ class Link {
     c.fillRect(left, top + lane + 5, full, lane)
     c.globalAlpha = 1
     for (const one of segments) {
-      const x = left + one.start * full, w = Math.max(1, (one.end - one.start) * full)
+      const x = left + one.start * full,
+        w = Math.max(1, (one.end - one.start) * full)
       const y = one.lane === COMPUTE ? top : top + lane + 5
       c.fillStyle = theme[one.lane === COMPUTE ? COMPUTE_FILLS[one.kind] : LINK_FILLS[one.kind]]
       c.fillRect(x, y, w, lane)
@@ -43,12 +45,18 @@ class Link {
     }
     for (const one of segments) {
       if (one.lane !== LINK) continue
-      const x = left + one.start * full, w = (one.end - one.start) * full
+      const x = left + one.start * full,
+        w = (one.end - one.start) * full
       const name = `${one.layer}·${one.expert}`
       if (w > 3) sheet.line(x, top + lane + 5, x, top + 2 * lane + 5, "panel", 1)
       if (w > sheet.wide(name, this.size, 600) + 4 && lane >= this.size * 0.9) {
         const colour = one.kind === DEMANDED ? "glyph" : "ink"
-        sheet.text(name, x + w / 2, top + lane * 1.5 + 5 + this.size * 0.35, { size: this.size, weight: 600, align: "center", colour })
+        sheet.text(name, x + w / 2, top + lane * 1.5 + 5 + this.size * 0.35, {
+          size: this.size,
+          weight: 600,
+          align: "center",
+          colour,
+        })
       }
     }
     if (stage.layer !== null && !stage.apart) this.markLayer(segments, left, top, full)
@@ -58,7 +66,9 @@ class Link {
     sheet.text(said, left, base, { colour: "muted", room: width })
     const source = clock.wall ? say(phrases[clock.source], { name: clock.of }) : ""
     const room = width - sheet.wide(said, this.size) - 16
-    const shown = [source, phrases[`${clock.source} short`] ?? ""].find((text) => sheet.wide(text, this.size) < room)
+    const shown = [source, phrases[`${clock.source} short`] ?? ""].find(
+      (text) => sheet.wide(text, this.size) < room,
+    )
     if (shown) sheet.text(shown, sheet.width - 2, base, { colour: "muted", align: "right" })
     board.canvas.dataset.source = source
   }
@@ -117,10 +127,12 @@ class Link {
       if (!to) continue
       const part = (t - one.start) / Math.max(one.end - one.start, 1e-6)
       const from = { x: left + ((one.start + one.end) / 2) * full, y: top + lane + 5 }
-      const x = from.x + (to.x - from.x) * part, y = from.y + (to.y - from.y) * part
+      const x = from.x + (to.x - from.x) * part,
+        y = from.y + (to.y - from.y) * part
       sheet.line(from.x, from.y, x, y, one.kind === DEMANDED ? "link-fill" : "ahead", 1.5)
       const name = String(one.expert)
-      const w = Math.max(sheet.wide(name, this.size, 700) + 10, this.size * 1.5), h = this.size * 1.4
+      const w = Math.max(sheet.wide(name, this.size, 700) + 10, this.size * 1.5),
+        h = this.size * 1.4
       c.fillStyle = theme[one.kind === DEMANDED ? "link-fill" : "ahead"]
       c.beginPath()
       c.roundRect(x - w / 2, y - h / 2, w, h, 4)
@@ -128,7 +140,11 @@ class Link {
       c.strokeStyle = theme.panel
       c.lineWidth = 1.5
       c.stroke()
-      sheet.text(name, x, y + this.size * 0.36, { weight: 700, align: "center", colour: one.kind === DEMANDED ? "glyph" : "ink" })
+      sheet.text(name, x, y + this.size * 0.36, {
+        weight: 700,
+        align: "center",
+        colour: one.kind === DEMANDED ? "glyph" : "ink",
+      })
     }
   }
 }

@@ -1,6 +1,6 @@
 // The trace as the payload brings it: its text, and which experts every event needs.
-// An event is one MoE layer in one forward pass; its number is pass x layers + layer. A cell is one expert of one layer;
-// its number is layer x experts + expert.
+// An event is one MoE layer in one forward pass; its number is pass x layers + layer. A cell is one expert of
+// one layer; its number is layer x experts + expert.
 
 class Model {
   constructor(payload) {
@@ -22,16 +22,20 @@ class Model {
       }
     }
     this.uses = grouped(cellOf, this.cells)
-    this.usedAt = this.uses.items.map((access) => this.eventOf[access]) // events that need a cell, ascending within it
+    this.usedAt = this.uses.items.map((access) => this.eventOf[access]) // events that need each cell, ascending
     this.runs = payload.runs.map((raw) => new Run(this, raw))
     this.needed = new Uint32Array(this.passes) // accesses of each pass
     for (let pass = 0; pass < this.passes; pass++) {
       this.needed[pass] = this.needAt[(pass + 1) * this.layers] - this.needAt[pass * this.layers]
     }
     this.bound = payload.bound && { name: payload.bound.name, hits: unpack(payload.bound.hits) }
-    this.domains = payload.domains && { names: payload.domains.names, nearest: unpack(payload.domains.nearest) }
+    this.domains = payload.domains && {
+      names: payload.domains.names,
+      nearest: unpack(payload.domains.nearest),
+    }
     this.changes = payload.changes
-    this.promptEnd = this.phase.indexOf(1) < 0 ? this.passes : this.phase.indexOf(1) // the first pass after the prompt
+    const decoded = this.phase.indexOf(1)
+    this.promptEnd = decoded < 0 ? this.passes : decoded // the first pass after the prompt
   }
 
   passOf(token) {
@@ -41,7 +45,8 @@ class Model {
   // What a pass is called: "the prompt", "token 12"; where it takes in several tokens, "pass 12".
   nameOf(pass) {
     const { phrases } = this.payload
-    if (pass < this.promptEnd) return this.promptEnd === 1 ? phrases["at prompt"] : say(phrases["at prompt pass"], { n: pass })
+    if (pass < this.promptEnd)
+      return this.promptEnd === 1 ? phrases["at prompt"] : say(phrases["at prompt pass"], { n: pass })
     return say(phrases[this.tokenAt[pass + 1] - this.tokenAt[pass] > 1 ? "at pass" : "at token"], { n: pass })
   }
 
@@ -67,7 +72,10 @@ class Model {
   ratios(hits, window) {
     const recent = new Float32Array(this.passes)
     const all = new Float32Array(this.passes)
-    let seen = 0, met = 0, lately = 0, latelyMet = 0
+    let seen = 0,
+      met = 0,
+      lately = 0,
+      latelyMet = 0
     for (let pass = 0; pass < this.passes; pass++) {
       seen += this.needed[pass]
       met += hits[pass]

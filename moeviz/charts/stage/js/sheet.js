@@ -1,8 +1,27 @@
 // A canvas that knows its size, its colours and its type, and remembers which texts it could not fit.
 
 const COLOURS = [
-  "paper", "panel", "ink", "muted", "line", "a", "b", "a-mark", "b-mark", "resident", "resident-fill", "hit", "late", "miss",
-  "ahead", "victim", "glyph", "wait", "link-fill", "ahead-fill", "other",
+  "paper",
+  "panel",
+  "ink",
+  "muted",
+  "line",
+  "a",
+  "b",
+  "a-mark",
+  "b-mark",
+  "resident",
+  "resident-fill",
+  "hit",
+  "late",
+  "miss",
+  "ahead",
+  "victim",
+  "glyph",
+  "wait",
+  "link-fill",
+  "ahead-fill",
+  "other",
 ]
 
 // Colours and type of an element as its style sheet has them now.
@@ -36,7 +55,8 @@ class Sheet {
     this.width = this.canvas.clientWidth
     this.height = this.canvas.clientHeight
     const ratio = window.devicePixelRatio || 1
-    const width = Math.round(this.width * ratio), height = Math.round(this.height * ratio)
+    const width = Math.round(this.width * ratio),
+      height = Math.round(this.height * ratio)
     if (this.canvas.width !== width || this.canvas.height !== height) {
       this.canvas.width = width
       this.canvas.height = height
@@ -63,7 +83,19 @@ class Sheet {
   }
 
   // Draws a line of text; where it is wider than `room` it is shortened, and remembered as cut.
-  text(text, x, y, { size = this.theme.size, weight = 400, colour = "ink", align = "left", room = Infinity, halo = false } = {}) {
+  text(
+    text,
+    x,
+    y,
+    {
+      size = this.theme.size,
+      weight = 400,
+      colour = "ink",
+      align = "left",
+      room = Infinity,
+      halo = false,
+    } = {},
+  ) {
     const c = this.context
     this.type(size, weight)
     let shown = text

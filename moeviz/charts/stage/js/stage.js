@@ -1,10 +1,9 @@
-// The stage: puts the parts together, keeps the cursor and the selection, plays, and tells its host what its user did.
-// host: { emit(event), whole: the page is the stage's own, future: false hides the curves after the cursor, presenter: true }
+// The stage: puts the parts together, lays them out, and tells its host what its user did.
+// host: { emit(event), future: false hides the curves after the cursor, presenter: true, below: px to leave free }
 
-const RACE = 30 // seconds
-
-class Stage {
+class Stage extends Player {
   constructor(root, payload, host = {}) {
+    super()
     this.root = element("div", "moeviz-stage")
     root.append(this.root)
     this.outer = root
@@ -57,8 +56,9 @@ class Stage {
   update(payload, host) {
     if (host) this.host = { ...this.host, ...host }
     if (this.model?.payload === payload) return
-    const told = (one) => (one ? `${one.id} ${one.runs.every((run) => run.story)} ${JSON.stringify([one.title, one.verdict, one.actions, one.menus])}` : "")
-    if (told(this.model?.payload) === told(payload)) return
+    const about = (one) =>
+      one && JSON.stringify([one.id, one.title, one.verdict, one.actions, one.menus, one.runs.every((run) => run.story)])
+    if (about(this.model?.payload) === about(payload)) return
     const same = this.model?.payload.trace === payload.trace
     this.model = new Model(payload)
     if (!same) {
@@ -94,18 +94,22 @@ class Stage {
     const { legend } = this.model.payload
     const any = (test) => this.boards.some((board) => test(board.run))
     const shown = {
-      resident: true, hit: true, late: any((run) => run.late.some((n) => n)), miss: true,
-      prefetched: any((run) => run.guess), differs: this.boards.length > 1,
+      resident: true,
+      hit: true,
+      late: any((run) => run.late.some((n) => n)),
+      miss: true,
+      prefetched: any((run) => run.guess),
+      differs: this.boards.length > 1,
     }
     const items = Object.entries(legend).filter(([name]) => shown[name])
-    this.legend.replaceChildren(...items.map(([name, text]) => {
-      const item = element("span")
-      item.append(element("i", name), text)
-      return item
-    }))
+    this.legend.replaceChildren(
+      ...items.map(([name, text]) => {
+        const item = element("span")
+        item.append(element("i", name), text)
+        return item
+      }),
+    )
   }
-
-  // layout
 
   watch() {
     const again = () => {
@@ -120,7 +124,11 @@ class Stage {
     const dark = matchMedia("(prefers-color-scheme: dark)")
     const theme = () => this.layout()
     dark.addEventListener("change", theme)
-    this.closers.push(() => observer.disconnect(), () => this.sizes.disconnect(), () => window.removeEventListener("resize", again))
+    this.closers.push(
+      () => observer.disconnect(),
+      () => this.sizes.disconnect(),
+      () => window.removeEventListener("resize", again),
+    )
     this.closers.push(() => dark.removeEventListener("change", theme))
   }
 
@@ -133,7 +141,11 @@ class Stage {
     for (const name of ["phone", "narrow", "wide"]) classes.toggle(name, name === kind)
     classes.toggle("presenter", this.presenter)
     classes.toggle("titled", Boolean(this.model.payload.title || this.model.payload.verdict))
-    const size = this.presenter ? clamp(22 * Math.min(wide / 1890, this.tall / 1080), 15, 44) : this.tall < 800 || kind === "phone" ? 13 : 14
+    const size = this.presenter
+      ? clamp(22 * Math.min(wide / 1890, this.tall / 1080), 15, 44)
+      : this.tall < 800 || kind === "phone"
+        ? 13
+        : 14
     this.root.style.setProperty("--size", `${size.toFixed(1)}px`)
     const room = this.tall - this.fromTop() - (this.host.below ?? 12)
     this.root.style.setProperty("--height", kind === "wide" ? `${Math.max(room, 440)}px` : "auto")
@@ -172,240 +184,6 @@ class Stage {
     this.root.classList.toggle("dark", 0.299 * r + 0.587 * g + 0.114 * b < 128)
   }
 
-  // the cursor
-
-  go(pass) {
-    this.stop()
-    this.pass = clamp(pass, 0, this.model.passes - 1)
-    this.layer = null
-    this.settle()
-    this.tell()
-  }
-
-  // Where the host wants the cursor; the same wish twice is one wish.
-  seekTo(wish) {
-    const said = JSON.stringify(wish ?? null)
-    if (this.wished === said) return
-    this.wished = said
-    if (!wish) return
-    this.stop()
-    this.pass = clamp(wish.step ?? this.pass, 0, this.model.passes - 1)
-    this.layer = null
-    if (wish.layer !== undefined && wish.expert !== undefined) {
-      this.selected = { board: wish.board ?? 0, layer: wish.layer, expert: wish.expert, kept: true }
-    }
-    this.settle()
-  }
-
-  step(by) {
-    this.go(this.pass + by)
-  }
-
-  stepLayer(by) {
-    this.stop()
-    const { layers, passes } = this.model
-    const event = this.layer === null ? this.pass * layers + (by > 0 ? 0 : layers - 1) : this.pass * layers + this.layer + by
-    if (event < 0 || event >= passes * layers) return
-    this.pass = Math.floor(event / layers)
-    this.layer = event % layers
-    this.selected = { board: this.selected?.board ?? this.boards.length - 1, layer: this.layer, expert: this.worthTelling(event), kept: false }
-    this.settle()
-    this.tell()
-  }
-
-  // Of an event's experts the first that missed on the board that is looked at, else the first.
-  worthTelling(event) {
-    const run = this.boards[this.selected?.board ?? this.boards.length - 1].run
-    const { needAt, need } = this.model
-    for (let i = needAt[event]; i < needAt[event + 1]; i++) if (run.outcome[i] === MISS) return need[i]
-    return need[needAt[event]] ?? 0
-  }
-
-  stepExpert(by) {
-    if (!this.selected) return
-    const expert = clamp(this.selected.expert + by, 0, this.model.experts - 1)
-    this.select({ ...this.selected, expert, kept: true })
-  }
-
-  otherBoard() {
-    if (this.boards.length < 2) return
-    this.select({ ...this.selected, board: 1 - this.selected.board })
-  }
-
-  select(selected) {
-    this.stop()
-    this.selected = selected
-    this.settle()
-    this.tell()
-  }
-
-  letGo() {
-    if (!this.helpBox.hidden) return this.help()
-    this.layer = null
-    if (this.selected) this.selected.kept = false
-    this.go(this.pass)
-  }
-
-  jump(kind, by) {
-    this.stop()
-    const board = this.selected?.board ?? this.boards.length - 1
-    const marks = kind === "difference" ? this.differing : this.boards[board].run.marks(kind)
-    const { layers, experts } = this.model
-    const here = this.jumped?.kind === kind && this.jumped.pass === this.pass ? this.jumped.mark : this.pass * layers * experts + (by > 0 ? -1 : layers * experts)
-    let at = above(marks, here)
-    if (by < 0) at = above(marks, here - 1) - 1
-    if (at < 0 || at >= marks.length) return
-    const mark = marks[at]
-    const event = Math.floor(mark / experts)
-    this.pass = Math.floor(event / layers)
-    this.jumped = { kind, mark, pass: this.pass }
-    if (this.layer !== null) this.layer = event % layers
-    const brought = kind === "eviction" || kind === "regret" ? this.newcomer(board, event, mark % experts) : null
-    this.selected = { board, layer: event % layers, expert: mark % experts, kept: false, fixed: true, ...brought }
-    this.settle()
-    this.tell()
-  }
-
-  // A guess brings an expert of a later layer: the story is told where that expert is.
-  newcomer(board, event, expert) {
-    const run = this.boards[board].run
-    const { experts } = this.model
-    for (let i = run.loadAt[event]; i < run.loadAt[event + 1]; i++) {
-      if (run.came[i] % experts === expert) return { layer: Math.floor(run.came[i] / experts), expert, event }
-    }
-    return null
-  }
-
-  // After every change of the cursor: what is selected, and what there is to say of it.
-  settle() {
-    const { layers } = this.model
-    if (!this.apart) for (const board of this.boards) Object.assign(board, { pass: this.pass, t: 1 })
-    if (this.selected && this.selected.board >= this.boards.length) this.selected = null
-    if (!this.selected?.kept && !this.selected?.fixed && this.layer === null) this.selected = this.firstWorth()
-    if (this.selected) {
-      this.selected = { ...this.selected, fixed: false }
-      const event = this.selected.event ?? this.pass * layers + this.selected.layer
-      delete this.selected.event
-      this.facts = factsOf(this.boards[this.selected.board].run, event, this.selected.expert)
-      for (const board of this.boards) board.shownAt = "" // the walk of the board that was asked has moved
-      this.seek()
-    } else this.facts = null
-    this.dirty = true
-  }
-
-  // Without a choice of the user's: the first expert that one board has and the other has not, else the first miss.
-  firstWorth() {
-    const { needAt, need, layers } = this.model
-    const board = this.selected?.board ?? this.boards.length - 1
-    const mine = this.boards[board].run.outcome, theirs = this.boards[1 - board]?.run.outcome ?? mine
-    let found = null
-    for (let i = needAt[this.pass * layers]; i < needAt[(this.pass + 1) * layers]; i++) {
-      if (mine[i] !== MISS) continue
-      if (theirs[i] !== MISS) return this.worth(board, i)
-      found ??= i
-    }
-    if (found === null) found = needAt[this.pass * layers]
-    return found < need.length ? this.worth(board, found) : null
-  }
-
-  worth(board, access) {
-    return { board, layer: this.model.eventOf[access] % this.model.layers, expert: this.model.need[access], kept: false }
-  }
-
-  // playing
-
-  toggle() {
-    if (this.playing) {
-      this.stop()
-      this.settle()
-      this.tell()
-      return
-    }
-    const last = this.model.passes - 1
-    if (this.pass >= last) this.pass = 0
-    this.layer = null
-    this.playing = true
-    this.apart = this.speed === "times"
-    this.phase = 0
-    this.time = this.apart ? this.boards.reduce((most, board) => Math.max(most, this.began(board)), 0) : 0
-    this.ended = false
-    this.dirty = true
-  }
-
-  began(board) {
-    return this.pass ? board.run.clock.end[this.pass - 1] : 0
-  }
-
-  stop() {
-    this.playing = false
-    this.apart = false
-    this.dirty = true
-  }
-
-  setSpeed(value) {
-    this.speed = value
-    if (!this.playing) return
-    this.stop()
-    this.settle()
-    this.toggle()
-  }
-
-  tick(now) {
-    this.request = requestAnimationFrame(this.tick)
-    const passed = Math.min((now - (this.before ?? now)) / 1000, 0.25)
-    this.before = now
-    if (this.playing) this.advance(passed)
-    if (this.resized) this.refit()
-    if (this.dirty) this.draw()
-  }
-
-  advance(passed) {
-    const last = this.model.passes - 1
-    this.dirty = true
-    if (this.apart) return this.race(passed)
-    this.phase += passed * Number(this.speed)
-    while (this.phase >= 1 && this.pass < last) {
-      this.phase -= 1
-      this.pass++
-    }
-    if (this.pass >= last && this.phase >= 1) {
-      this.stop()
-      this.settle()
-      this.tell()
-      return
-    }
-    for (const board of this.boards) Object.assign(board, { pass: this.pass, t: this.still ? 1 : Math.min(this.phase, 1) })
-  }
-
-  // The boards advance by their own times; the slower takes RACE seconds for the whole text.
-  race(passed) {
-    const last = this.model.passes - 1
-    const ends = this.boards.map((board) => board.run.clock.end[last])
-    const longest = Math.max(...ends)
-    this.time += (passed * longest) / RACE
-    for (const board of this.boards) {
-      const { end, wall } = board.run.clock
-      const pass = Math.min(above(end, this.time), last)
-      const t = clamp((this.time - (pass ? end[pass - 1] : 0)) / wall[pass], 0, 1)
-      Object.assign(board, { pass, t })
-    }
-    this.pass = Math.min(...this.boards.map((board) => board.pass))
-    if (this.time >= longest) {
-      this.playing = false
-      this.pass = last
-      this.tell()
-    }
-  }
-
-  // ms of the longer of the boards' passes, the scale of both links.
-  longest(pass) {
-    let most = 0
-    for (const board of this.boards) if (board.run.clock.wall) most = Math.max(most, board.run.clock.wall[this.apart ? board.pass : pass])
-    return most || 1
-  }
-
-  // what its user did
-
   choose(board, name, value) {
     if (name === "run") {
       const runs = this.boards.map((one) => one.run)
@@ -414,7 +192,11 @@ class Stage {
       this.show(runs)
       return
     }
-    this.emit({ kind: "settings", board: board.number, changes: { [name]: name === "slots" ? Number(value) : value } })
+    this.emit({
+      kind: "settings",
+      board: board.number,
+      changes: { [name]: name === "slots" ? Number(value) : value },
+    })
   }
 
   emit(event) {
@@ -427,35 +209,19 @@ class Stage {
     clearTimeout(this.later)
     this.later = setTimeout(() => {
       if (this.playing) return
-      this.emit({ kind: "cursor", layer: this.layer, selected: this.selected && { board: this.selected.board, layer: this.selected.layer, expert: this.selected.expert } })
+      this.emit({
+        kind: "cursor",
+        layer: this.layer,
+        selected: this.selected && {
+          board: this.selected.board,
+          layer: this.selected.layer,
+          expert: this.selected.expert,
+        },
+      })
       for (const board of this.boards) board.describe()
       this.curves.describe()
       this.live.textContent = this.story.body.innerText.split("\n").slice(0, 3).join(" ")
     }, 250)
-  }
-
-  zoom(by, around = { x: 0.5, y: 0.5 }) {
-    const old = this.view ?? { x: 0.5, y: 0.5, zoom: 1 }
-    const zoom = clamp(old.zoom * by, 1, Math.max(this.model.layers, this.model.experts) / 4)
-    const keep = old.zoom / zoom
-    this.look(zoom <= 1.01 ? null : { zoom, x: around.x + (old.x - around.x) * keep, y: around.y + (old.y - around.y) * keep })
-  }
-
-  // A selection outside of a zoomed view brings the view to it.
-  seek() {
-    const board = this.boards[this.selected.board]
-    if (!this.view || !this.theme || board.place(this.facts.cell)) return
-    const { layer, expert } = this.selected
-    const { layers, experts } = this.model
-    const at = { layer: (layer + 0.5) / layers, expert: (expert + 0.5) / experts }
-    this.look({ zoom: this.view.zoom, x: at[board.across], y: at[board.across === "layer" ? "expert" : "layer"] })
-  }
-
-  look(view) {
-    const room = view ? 0.5 / view.zoom : 0
-    this.view = view && { zoom: view.zoom, x: clamp(view.x, room, 1 - room), y: clamp(view.y, room, 1 - room) }
-    for (const board of this.boards) board.fit(this.theme)
-    this.dirty = true
   }
 
   present() {
@@ -468,8 +234,11 @@ class Stage {
     this.helpBox.hidden = !this.helpBox.hidden
     if (this.helpBox.hidden) return
     const list = element("dl")
-    const own = this.model.payload.actions.filter((one) => one.key).map((one) => [one.key.toUpperCase(), one.label])
-    for (const [key, what] of [...this.model.payload.keys, ...own]) list.append(element("dt", "", key), element("dd", "", what))
+    const own = this.model.payload.actions
+      .filter((one) => one.key)
+      .map((one) => [one.key.toUpperCase(), one.label])
+    for (const [key, what] of [...this.model.payload.keys, ...own])
+      list.append(element("dt", "", key), element("dd", "", what))
     const close = element("button", "", "Close")
     close.type = "button"
     close.onclick = () => this.help()
@@ -483,7 +252,8 @@ class Stage {
     for (const board of this.boards) board.draw()
     this.curves.draw()
     this.transport.draw()
-    const state = `${this.playing && !this.apart ? Math.floor(this.pass) : ""} ${JSON.stringify(this.selected)} ${this.pass} ${this.layer} ${this.apart && Math.floor(this.time / 100)}`
+    const tenths = this.apart && Math.floor(this.time / 100)
+    const state = JSON.stringify([this.playing, this.selected, this.pass, this.layer, tenths])
     if (this.told !== state || this.toldOf !== this.model) {
       this.told = state
       this.toldOf = this.model

@@ -1,4 +1,5 @@
-// At the side: the story of what is selected. All sentences come from the payload; names and numbers are filled in here.
+// At the side: the story of what is selected. All sentences come from the payload; names and numbers are
+// filled in here.
 
 class Story {
   constructor(stage) {
@@ -36,7 +37,8 @@ class Story {
     parts.push(element("h3", "", this.text(stage.pass)))
     for (const board of stage.boards) parts.push(this.boardLine(board))
     const [a, b] = stage.boards.map((board) => board.run)
-    if (b && a.misses[stage.pass] === b.misses[stage.pass] && !this.differs()) parts.push(element("p", "", this.phrases.same))
+    if (b && a.misses[stage.pass] === b.misses[stage.pass] && !this.differs())
+      parts.push(element("p", "", this.phrases.same))
     if (b) parts.push(element("h3", "lead", this.lead()))
     parts.push(element("p", "quiet", this.phrases.ask))
     return parts
@@ -50,7 +52,9 @@ class Story {
       return (100 * hits[pass + 1]) / (hits[pass + 1] + late[pass + 1] + misses[pass + 1] || 1)
     })
     const points = Math.abs(a - b).toFixed(1)
-    return points === "0.0" ? this.phrases["no lead"] : this.say("lead", { name: boards[a > b ? 0 : 1].run.about.name, points })
+    return points === "0.0"
+      ? this.phrases["no lead"]
+      : this.say("lead", { name: boards[a > b ? 0 : 1].run.about.name, points })
   }
 
   differs() {
@@ -63,16 +67,26 @@ class Story {
 
   text(pass) {
     const { model } = this.stage
-    const from = model.tokenAt[pass], to = model.tokenAt[pass + 1]
-    const text = model.texts.slice(from, Math.min(to, from + 40)).join("").replaceAll("\n", "⏎").trim()
+    const from = model.tokenAt[pass],
+      to = model.tokenAt[pass + 1]
+    const text = model.texts
+      .slice(from, Math.min(to, from + 40))
+      .join("")
+      .replaceAll("\n", "⏎")
+      .trim()
     return `“${text.length > 60 ? text.slice(0, 59) + "…" : text || "space"}”`
   }
 
   boardLine(board) {
     const { model } = this.stage
-    const misses = board.run.misses[board.pass], needs = model.needed[board.pass]
+    const misses = board.run.misses[board.pass],
+      needs = model.needed[board.pass]
     const values = { name: board.run.about.name, hits: needs - misses, needs, misses }
-    return element("p", `line ${board.number ? "b" : "a"}`, this.say(misses ? "board line" : "board line all", values))
+    return element(
+      "p",
+      `line ${board.number ? "b" : "a"}`,
+      this.say(misses ? "board line" : "board line all", values),
+    )
   }
 
   // Each board at its own time: who is where, and who was through first.
@@ -84,7 +98,12 @@ class Story {
     const all = Math.max(...ends) / 1000
     const way = all > RACE ? "faster" : "slower"
     const factor = (all > RACE ? all / RACE : RACE / all).toFixed(1)
-    const values = { time: Math.min(stage.time / 1000, all).toFixed(1), all: all.toFixed(1), factor, way: this.phrases[way] }
+    const values = {
+      time: Math.min(stage.time / 1000, all).toFixed(1),
+      all: all.toFixed(1),
+      factor,
+      way: this.phrases[way],
+    }
     parts.push(element("p", "kicker", this.say("race", values)))
     for (const board of stage.boards) {
       const done = stage.time >= ends[board.number]
@@ -101,7 +120,9 @@ class Story {
   }
 
   source(clock) {
-    return clock.source === "modelled" ? this.say("modelled", { name: clock.of }) : this.phrases[clock.source] ?? ""
+    return clock.source === "modelled"
+      ? this.say("modelled", { name: clock.of })
+      : (this.phrases[clock.source] ?? "")
   }
 
   ofExpert() {
@@ -112,7 +133,14 @@ class Story {
     const kicker = element("p", `kicker ${board.number ? "b" : "a"}`)
     kicker.textContent = `${run.about.name} · ${model.nameOf(stage.pass)} · layer ${facts.layer}`
     const parts = [kicker]
-    const states = { [HIT]: "hit", [LATE]: "late", [MISS]: "miss", [RESIDENT]: "resident", [PREFETCHED]: "prefetched", [EMPTY]: "empty" }
+    const states = {
+      [HIT]: "hit",
+      [LATE]: "late",
+      [MISS]: "miss",
+      [RESIDENT]: "resident",
+      [PREFETCHED]: "prefetched",
+      [EMPTY]: "empty",
+    }
     parts.push(element("h3", "", this.say(states[facts.state], { expert: facts.expert })))
     parts.push(element("p", "", this.past(run, facts)))
     const eviction = this.eviction(run, facts)
@@ -135,16 +163,20 @@ class Story {
     const event = run.loadEvent[facts.departure]
     const other = this.expert(run.came[facts.departure], facts.layer)
     const same = Math.floor(event / model.layers) === this.stage.pass
-    return same ? this.say("left in pass", { other }) : this.say("left before", { when: this.moment(event), other })
+    return same
+      ? this.say("left in pass", { other })
+      : this.say("left before", { when: this.moment(event), other })
   }
 
   eviction(run, facts) {
     if (facts.brought < 0 && facts.taken < 0) return []
     if (facts.victim < 0) return [element("p", "", run.about.keeps ? this.phrases["free slot"] : "")]
-    const victim = this.expert(facts.victim, facts.layer), newcomer = this.expert(facts.newcomer, facts.layer)
+    const victim = this.expert(facts.victim, facts.layer),
+      newcomer = this.expert(facts.newcomer, facts.layer)
     if (!facts.story) return [element("p", "quiet", this.phrases.untold)]
     const { why, belady, regret, there } = facts.story
-    const key = facts.taken >= 0 && facts.brought < 0 ? "victim is" : facts.guess ? "left for guess" : "left for it"
+    const key =
+      facts.taken >= 0 && facts.brought < 0 ? "victim is" : facts.guess ? "left for guess" : "left for it"
     const parts = [element("p", "victim", this.say(key, { victim, newcomer, why }))]
     const values = { victim, expert: this.expert(belady, facts.layer), count: this.tokens(regret) }
     if (belady === facts.victim || regret === 0) parts.push(element("p", "", this.phrases["belady agrees"]))
@@ -152,7 +184,8 @@ class Story {
       const end = regret < 0 ? "regret never" : "regret"
       parts.push(element("p", "regret", `${this.say("belady", values)} ${this.say(end, values)}`))
     }
-    if (there.length > 1) parts.push(element("p", "quiet", this.phrases["who was there"]), this.residents(there, facts))
+    if (there.length > 1)
+      parts.push(element("p", "quiet", this.phrases["who was there"]), this.residents(there, facts))
     return parts
   }
 
@@ -170,8 +203,13 @@ class Story {
       const fill = element("span")
       fill.style.width = `${Math.round(Math.max(one.share, 0.02) * 100)}%`
       bar.append(fill)
-      const role = one.cell === belady && belady !== facts.victim ? this.phrases["belady's"] : this.phrases[one.status]
-      head.append(element("strong", "", `expert ${this.expert(one.cell, facts.layer)}`), bar, element("span", "role", role))
+      const role =
+        one.cell === belady && belady !== facts.victim ? this.phrases["belady's"] : this.phrases[one.status]
+      head.append(
+        element("strong", "", `expert ${this.expert(one.cell, facts.layer)}`),
+        bar,
+        element("span", "role", role),
+      )
       const next = this.next(model.nextUse(one.cell, facts.event))
       item.append(head, element("div", "next", one.says ? `${one.says}; ${next}` : next))
       list.append(item)
@@ -181,7 +219,8 @@ class Story {
 
   needs(facts) {
     const { model } = this.stage
-    const last = facts.last < 0 ? this.phrases["first use"] : this.say("last use", { when: this.distance(facts.last) })
+    const last =
+      facts.last < 0 ? this.phrases["first use"] : this.say("last use", { when: this.distance(facts.last) })
     const text = `${last}; ${this.next(facts.next)}.`
     return text.charAt(0).toUpperCase() + text.slice(1)
   }
@@ -191,7 +230,9 @@ class Story {
   }
 
   elsewhere(run, facts) {
-    const kind = { [HIT]: "other there", [LATE]: "other late", [MISS]: "other not" }[run.outcome[facts.access]]
+    const kind = { [HIT]: "other there", [LATE]: "other late", [MISS]: "other not" }[
+      run.outcome[facts.access]
+    ]
     return element("p", "elsewhere", this.say(kind, { name: run.about.name }))
   }
 
@@ -208,7 +249,9 @@ class Story {
   distance(event) {
     const apart = Math.floor(event / this.stage.model.layers) - this.stage.pass
     if (apart === 0) return this.phrases["this token"]
-    return apart < 0 ? this.say("ago", { count: this.tokens(-apart) }) : this.say("in", { count: this.tokens(apart) })
+    return apart < 0
+      ? this.say("ago", { count: this.tokens(-apart) })
+      : this.say("in", { count: this.tokens(apart) })
   }
 
   tokens(n) {

@@ -1,4 +1,5 @@
-// The text: a few lines of it around the cursor, each token's misses under it, and a thin band over the whole of it.
+// The text: a few lines of it around the cursor, each token's misses under it, and a thin band over the whole
+// of it.
 
 const VISIBLE = { "\n": "⏎", "\t": "⇥" }
 
@@ -11,7 +12,10 @@ class Strip {
     this.root.append(this.canvas, this.band)
     this.sheet = new Sheet(this.canvas)
     this.bandSheet = new Sheet(this.band)
-    for (const [canvas, at] of [[this.canvas, "tokenUnder"], [this.band, "passUnder"]]) {
+    for (const [canvas, at] of [
+      [this.canvas, "tokenUnder"],
+      [this.band, "passUnder"],
+    ]) {
       canvas.addEventListener("pointerdown", (event) => {
         canvas.setPointerCapture(event.pointerId)
         this.stage.go(this[at](event))
@@ -43,12 +47,16 @@ class Strip {
     const key = `${model.payload.id} ${this.sheet.width} ${this.size}`
     if (this.wrapped === key) return
     this.wrapped = key
-    const shown = model.texts.map((text) => text.replace(/[\n\t]/g, (char) => VISIBLE[char]).replace(/ {3,}/g, "  ") || "·")
+    const shown = model.texts.map(
+      (text) => text.replace(/[\n\t]/g, (char) => VISIBLE[char]).replace(/ {3,}/g, "  ") || "·",
+    )
     const c = this.sheet.context
     c.font = `400 ${this.size}px ${this.theme.font}`
     const room = this.sheet.width - 20
     this.places = new Array(shown.length) // of each token: line, x, width, text
-    let x = 0, line = 0, word = 0 // the first token of the word that is being written
+    let x = 0,
+      line = 0,
+      word = 0 // the first token of the word that is being written
     const widths = new Map()
     for (let token = 0; token < shown.length; token++) {
       const text = shown[token]
@@ -76,23 +84,34 @@ class Strip {
     const { model } = stage
     sheet.clear()
     const c = sheet.context
-    const first = model.tokenAt[stage.pass], last = model.tokenAt[stage.pass + 1] - 1
-    const top = clamp(this.places[last].line - (this.lines > 2 ? 1 : 0), 0, Math.max(0, this.lineCount - this.lines))
+    const first = model.tokenAt[stage.pass],
+      last = model.tokenAt[stage.pass + 1] - 1
+    const top = clamp(
+      this.places[last].line - (this.lines > 2 ? 1 : 0),
+      0,
+      Math.max(0, this.lineCount - this.lines),
+    )
     this.top = top
     const runs = stage.boards.map((board) => board.run)
     const reached = stage.boards.map((board) => board.pass)
-    const from = this.firstOf(top), to = this.firstOf(top + this.lines)
+    const from = this.firstOf(top),
+      to = this.firstOf(top + this.lines)
     const change = new Set(model.changes.map((one) => model.tokenAt[one.pass]))
     for (let token = from; token < to; token++) {
       const { line, x, width, text } = this.places[token]
-      const left = 10 + x, base = (line - top) * this.row + this.size + 5
+      const left = 10 + x,
+        base = (line - top) * this.row + this.size + 5
       const pass = model.passOf(token)
       if (token >= first && token <= last) {
         c.fillStyle = theme["resident-fill"]
         c.fillRect(left - 1, base - this.size, width + 2, this.size * 1.3)
       }
       const now = pass === stage.pass
-      sheet.text(text, left, base, { size: this.size, weight: 400, colour: pass > Math.max(...reached) ? "muted" : "ink" })
+      sheet.text(text, left, base, {
+        size: this.size,
+        weight: 400,
+        colour: pass > Math.max(...reached) ? "muted" : "ink",
+      })
       if (now && pass >= model.promptEnd) {
         c.strokeStyle = theme.ink
         c.lineWidth = 2
@@ -106,7 +125,8 @@ class Strip {
         const half = (width - 2) / runs.length
         c.fillRect(left + 1 + i * half, base + this.size * 0.34, Math.max(half - 1, 1), high)
       })
-      if (token && token === model.tokenAt[model.promptEnd]) sheet.line(left - 1, base - this.size, left - 1, base + 8, "muted", 2)
+      if (token && token === model.tokenAt[model.promptEnd])
+        sheet.line(left - 1, base - this.size, left - 1, base + 8, "muted", 2)
       if (change.has(token)) sheet.line(left - 1, base - this.size, left - 1, base + 8, "ink", 2, [3, 2])
     }
     this.drawBand()
@@ -117,7 +137,8 @@ class Strip {
   }
 
   firstOf(line) {
-    let from = 0, to = this.places.length
+    let from = 0,
+      to = this.places.length
     while (from < to) {
       const middle = (from + to) >> 1
       if (this.places[middle].line >= line) to = middle
@@ -126,15 +147,17 @@ class Strip {
     return from
   }
 
-  // The whole text as one bar: the nearest domain of each token, or without domains how many experts missed on each board.
+  // The whole text as one bar: the nearest domain of each token, or without domains how many experts missed
+  // on each board.
   drawBand() {
     const { stage, theme, bandSheet: sheet } = this
     const { model } = stage
     sheet.clear()
     const c = sheet.context
-    const width = sheet.width, high = 9
+    const width = sheet.width,
+      high = 9
     const x = (pass) => (width * pass) / model.passes
-    const key = `${model.payload.id} ${width} ${theme.panel} ${stage.boards.map((board) => board.run.about.id)}`
+    const key = [model.payload.id, width, theme.panel, ...stage.boards.map((board) => board.run.about.id)].join()
     if (this.barOf !== key) {
       this.barOf = key
       this.bar = this.wholeBar(width, high)
@@ -145,7 +168,8 @@ class Strip {
     c.fillStyle = theme.paper
     c.fillRect(reached, 0, width - reached, high)
     c.globalAlpha = 1
-    const size = theme.size, base = high + size + 4
+    const size = theme.size,
+      base = high + size + 4
     let taken = 0
     if (model.domains) {
       const name = model.domains.names[model.domains.nearest[model.tokenAt[stage.pass + 1] - 1]]
@@ -186,12 +210,14 @@ class Strip {
       const from = Math.min(model.passes - 1, Math.floor((px / width) * model.passes))
       const to = Math.max(from + 1, Math.floor(((px + 1) / width) * model.passes))
       if (model.domains) {
-        c.fillStyle = DOMAINS[names.indexOf(model.domains.nearest[model.tokenAt[from + 1] - 1]) % DOMAINS.length]
+        c.fillStyle =
+          DOMAINS[names.indexOf(model.domains.nearest[model.tokenAt[from + 1] - 1]) % DOMAINS.length]
         c.fillRect(px, 0, 1, high)
         continue
       }
       stage.boards.forEach((board, i) => {
-        let misses = 0, needs = 0
+        let misses = 0,
+          needs = 0
         for (let pass = from; pass < to; pass++) {
           misses += board.run.misses[pass]
           needs += model.needed[pass]
@@ -211,7 +237,8 @@ class Strip {
 
   tokenUnder(event) {
     const line = this.top + Math.floor((event.offsetY - 3) / this.row)
-    const from = this.firstOf(line), to = this.firstOf(line + 1)
+    const from = this.firstOf(line),
+      to = this.firstOf(line + 1)
     let token = clamp(from, 0, this.places.length - 1)
     for (let i = from; i < to; i++) if (this.places[i].x <= event.offsetX - 10) token = i
     return this.stage.model.passOf(token)

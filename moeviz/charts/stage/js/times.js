@@ -1,8 +1,15 @@
 // The time of one run: how long each pass takes, and what compute and link do in it.
-// Without recorded or modelled times the passes are drawn not to scale: each expert computes for one unit and crosses in three.
+// Without recorded or modelled times the passes are drawn not to scale: each expert computes for one unit and
+// crosses in three.
 
-const COMPUTE = 0, LINK = 1
-const COMPUTES = 0, STALLS = 1, OTHER = 2, DEMANDED = 3, GUESS_USED = 4, GUESS_WASTED = 5
+const COMPUTE = 0,
+  LINK = 1
+const COMPUTES = 0,
+  STALLS = 1,
+  OTHER = 2,
+  DEMANDED = 3,
+  GUESS_USED = 4,
+  GUESS_WASTED = 5
 
 class Clock {
   constructor(run) {
@@ -17,7 +24,8 @@ class Clock {
       for (let i = 0; i < this.wall.length; i++) this.end[i] = all += this.wall[i]
     }
     if (raw && raw.lanes) {
-      for (const name of ["lane", "kind", "start", "end", "layer", "expert"]) this["_" + name] = unpack(raw.lanes[name])
+      for (const name of ["lane", "kind", "start", "end", "layer", "expert"])
+        this["_" + name] = unpack(raw.lanes[name])
       this._at = sums(unpack(raw.lanes.counts))
     }
     this.last = { pass: -1, segments: [] }
@@ -25,7 +33,8 @@ class Clock {
 
   // Segments of a pass; start and end are shares of it.
   segments(pass) {
-    if (this.last.pass !== pass) this.last = { pass, segments: this._at ? this.recorded(pass) : this.drawn(pass) }
+    if (this.last.pass !== pass)
+      this.last = { pass, segments: this._at ? this.recorded(pass) : this.drawn(pass) }
     return this.last.segments
   }
 
@@ -33,8 +42,12 @@ class Clock {
     const out = []
     for (let i = this._at[pass]; i < this._at[pass + 1]; i++) {
       out.push({
-        lane: this._lane[i], kind: this._kind[i], start: this._start[i] / 65535, end: this._end[i] / 65535,
-        layer: this._layer[i], expert: this._expert[i],
+        lane: this._lane[i],
+        kind: this._kind[i],
+        start: this._start[i] / 65535,
+        end: this._end[i] / 65535,
+        layer: this._layer[i],
+        expert: this._expert[i],
       })
     }
     return out
@@ -43,13 +56,15 @@ class Clock {
   drawn(pass) {
     const { layers, experts, needAt, need } = this.run.model
     const out = []
-    let now = 0, link = 0
+    let now = 0,
+      link = 0
     const put = (lane, kind, start, end, layer, expert) => out.push({ lane, kind, start, end, layer, expert })
     for (let layer = 0; layer < layers; layer++) {
       const event = pass * layers + layer
       const ready = []
       const ahead = []
-      for (let i = needAt[event]; i < needAt[event + 1]; i++) if (this.run.outcome[i] !== MISS) ready.push(need[i])
+      for (let i = needAt[event]; i < needAt[event + 1]; i++)
+        if (this.run.outcome[i] !== MISS) ready.push(need[i])
       for (const expert of ready) put(COMPUTE, COMPUTES, now, ++now, layer, expert)
       link = Math.max(link, now - ready.length)
       for (let i = this.run.loadAt[event]; i < this.run.loadAt[event + 1]; i++) {
@@ -80,7 +95,8 @@ class Clock {
 
   // ms that compute waits in a pass, and how many experts cross; ms null where the run has no times.
   waits(pass) {
-    let share = 0, copies = 0
+    let share = 0,
+      copies = 0
     for (const one of this.segments(pass)) {
       if (one.lane === LINK) copies++
       else if (one.kind === STALLS) share += one.end - one.start

@@ -1,7 +1,17 @@
 // Buttons and menus: play, step, jump, the speed; and on each board its policy, its slots and its pre-fetch.
 
-const SPEEDS = [["1", "1 token a second"], ["4", "4 tokens a second"], ["16", "16 tokens a second"], ["times", "as measured"]]
-const JUMPS = [["miss", "miss"], ["eviction", "eviction"], ["difference", "difference"], ["regret", "regretted"]]
+const SPEEDS = [
+  ["1", "1 token a second"],
+  ["4", "4 tokens a second"],
+  ["16", "16 tokens a second"],
+  ["times", "as measured"],
+]
+const JUMPS = [
+  ["miss", "miss"],
+  ["eviction", "eviction"],
+  ["difference", "difference"],
+  ["regret", "regretted"],
+]
 
 class Transport {
   constructor(stage) {
@@ -24,7 +34,13 @@ class Transport {
     jumps.append(element("span", "label", "next"))
     this.jumps = {}
     for (const [kind, name] of JUMPS) {
-      this.jumps[kind] = this.button(jumps, "", name, `next ${kind === "regret" ? "regretted eviction" : kind} (${kind[0] === "r" ? "g" : kind[0]})`, () => stage.jump(kind, 1))
+      this.jumps[kind] = this.button(
+        jumps,
+        "",
+        name,
+        `next ${kind === "regret" ? "regretted eviction" : kind} (${kind[0] === "r" ? "g" : kind[0]})`,
+        () => stage.jump(kind, 1),
+      )
     }
     const speed = this.group("speed")
     this.speed = this.select(speed, "speed", SPEEDS, (value) => stage.setSpeed(value))
@@ -80,13 +96,17 @@ class Transport {
     const { payload } = stage.model
     this.actions.replaceChildren()
     for (const action of payload.actions) {
-      const made = this.button(this.actions, "", action.label, action.label, () => stage.emit({ kind: action.id }))
+      const made = this.button(this.actions, "", action.label, action.label, () =>
+        stage.emit({ kind: action.id }),
+      )
       if (action.key) made.append(element("kbd", "", action.key.toUpperCase()))
     }
     const timed = stage.boards.every((board) => board.run.clock.wall)
     const last = this.speed.lastElementChild
     last.disabled = !timed
-    last.textContent = stage.boards.some((board) => board.run.clock.source === "modelled") ? "as modelled" : "as measured"
+    last.textContent = stage.boards.some((board) => board.run.clock.source === "modelled")
+      ? "as modelled"
+      : "as measured"
     last.title = timed ? "each board at its own speed: the faster runs ahead" : payload.phrases["no times"]
     this.jumps.difference.hidden = stage.boards.length < 2
     this.jumps.regret.hidden = stage.boards.every((board) => !board.run.story)
@@ -97,22 +117,25 @@ class Transport {
   menus(board) {
     const { payload } = this.stage.model
     const about = board.run.about
-    board.name.textContent = about.name
+    board.name.replaceChildren()
     board.menus.replaceChildren()
     const own = payload.menus
     const choose = (name) => (value) => this.stage.choose(board, name, value)
     const policies = own.policy ?? payload.runs.map((run, i) => [i, run.name])
     if (policies.length > 2 || own.policy) {
-      this.select(board.menus, "policy", policies, choose(own.policy ? "policy" : "run")).value = own.policy
-        ? about.policy
-        : String(payload.runs.indexOf(about))
-      board.name.classList.add("hidden")
+      const value = own.policy ? about.policy : payload.runs.indexOf(about)
+      this.select(board.name, "policy", policies, choose(own.policy ? "policy" : "run")).value = String(value)
+    } else board.name.textContent = about.name
+    const fixed = {
+      slots: `${about.slots} slots${about.scope === "model" ? " in all" : ""}`,
+      prefetch: about.prefetchName,
     }
-    const fixed = { slots: `${about.slots} slots${about.scope === "model" ? " in all" : ""}`, prefetch: about.prefetchName }
     for (const name of ["slots", "prefetch"]) {
       if (about.baseline) continue
       if (own[name]) {
-        const items = own[name].some(([value]) => String(value) === String(about[name])) ? own[name] : [[about[name], fixed[name]], ...own[name]]
+        const items = own[name].some(([value]) => String(value) === String(about[name]))
+          ? own[name]
+          : [[about[name], fixed[name]], ...own[name]]
         this.select(board.menus, name, items, choose(name)).value = String(about[name])
       } else board.menus.append(element("span", "", fixed[name]))
     }

@@ -1,7 +1,13 @@
 // One run: what a cache did, event by event, and who is resident at any of them.
-// States are those of moeviz/charts/board.py. Residency is walked from the nearest of the pictures that are kept on the way.
+// States are those of moeviz/charts/board.py. Residency is walked from the nearest of the pictures that are
+// kept on the way.
 
-const EMPTY = 0, RESIDENT = 1, HIT = 2, LATE = 3, MISS = 4, PREFETCHED = 5
+const EMPTY = 0,
+  RESIDENT = 1,
+  HIT = 2,
+  LATE = 3,
+  MISS = 4,
+  PREFETCHED = 5
 const OUTCOMES = [HIT, LATE, MISS]
 
 class Run {
@@ -12,9 +18,12 @@ class Run {
     const loads = raw.loads
     this.loadAt = sums(unpack(loads.counts)) // first load of each event
     this.loadEvent = new Int32Array(this.loadAt[this.loadAt.length - 1])
-    for (let event = 0; event + 1 < this.loadAt.length; event++) this.loadEvent.fill(event, this.loadAt[event], this.loadAt[event + 1])
-    const expert = unpack(loads.expert), victim = unpack(loads.victim)
-    const layer = loads.layer && unpack(loads.layer), victimLayer = loads.victimLayer && unpack(loads.victimLayer)
+    for (let event = 0; event + 1 < this.loadAt.length; event++)
+      this.loadEvent.fill(event, this.loadAt[event], this.loadAt[event + 1])
+    const expert = unpack(loads.expert),
+      victim = unpack(loads.victim)
+    const layer = loads.layer && unpack(loads.layer),
+      victimLayer = loads.victimLayer && unpack(loads.victimLayer)
     this.came = new Int32Array(expert.length) // cell of each load
     this.left = new Int32Array(expert.length) // cell of who left for it; -1 nobody
     for (let i = 0; i < expert.length; i++) {
@@ -26,8 +35,10 @@ class Run {
     this.arrivals = grouped(this.came, model.cells)
     this.departures = grouped(this.left, model.cells)
     this.state = new Uint8Array(model.cells)
-    const startLayer = unpack(raw.start.layer), startExpert = unpack(raw.start.expert)
-    for (let i = 0; i < startLayer.length; i++) this.state[startLayer[i] * model.experts + startExpert[i]] = RESIDENT
+    const startLayer = unpack(raw.start.layer),
+      startExpert = unpack(raw.start.expert)
+    for (let i = 0; i < startLayer.length; i++)
+      this.state[startLayer[i] * model.experts + startExpert[i]] = RESIDENT
     this.started = this.state.slice()
     this.event = 0
     this.every = Math.max(8, Math.ceil(model.passes / 256)) * model.layers // events between kept pictures
@@ -63,7 +74,8 @@ class Run {
     if (!this.about.keeps) return
     const { needAt, need, layers, experts } = this.model
     const base = (event % layers) * experts
-    for (let i = needAt[event]; i < needAt[event + 1]; i++) if (this.outcome[i] !== MISS) this.state[base + need[i]] = RESIDENT
+    for (let i = needAt[event]; i < needAt[event + 1]; i++)
+      if (this.outcome[i] !== MISS) this.state[base + need[i]] = RESIDENT
     for (let i = this.loadAt[event]; i < this.loadAt[event + 1]; i++) {
       if (this.left[i] >= 0) this.state[this.left[i]] = EMPTY
       this.state[this.came[i]] = this.guess && this.guess[i] & 1 ? PREFETCHED : RESIDENT
@@ -85,7 +97,8 @@ class Run {
     const { layers, experts } = this.model
     this.to(pass * layers)
     for (let layer = 0; layer < layers; layer++) {
-      const event = pass * layers + layer, base = layer * experts
+      const event = pass * layers + layer,
+        base = layer * experts
       out.set(this.state.subarray(base, base + experts), base)
       this.mark(event, out)
       this.happen(event)
@@ -106,7 +119,8 @@ class Run {
     for (let i = needAt[event]; i < needAt[event + 1]; i++) out[base + need[i]] = this.outcome[i]
   }
 
-  // The last load of a cell before the end of an event, and the last time that it left before the event; -1 where there is none.
+  // The last load of a cell before the end of an event, and the last time that it left before the event; -1
+  // where there is none.
   lastArrival(cell, event) {
     return this.before(this.arrivals, cell, this.loadAt[event + 1])
   }
@@ -138,11 +152,14 @@ class Run {
     const { need, eventOf, experts } = this.model
     const out = []
     if (kind === "miss") {
-      for (let i = 0; i < need.length; i++) if (this.outcome[i] === MISS) out.push(eventOf[i] * experts + need[i])
+      for (let i = 0; i < need.length; i++)
+        if (this.outcome[i] === MISS) out.push(eventOf[i] * experts + need[i])
     } else if (kind === "eviction") {
-      for (let i = 0; i < this.left.length; i++) if (this.left[i] >= 0) out.push(this.loadEvent[i] * experts + (this.came[i] % experts))
+      for (let i = 0; i < this.left.length; i++)
+        if (this.left[i] >= 0) out.push(this.loadEvent[i] * experts + (this.came[i] % experts))
     } else if (this.story) {
-      for (const load of this.story.regretted()) out.push(this.loadEvent[load] * experts + (this.came[load] % experts))
+      for (const load of this.story.regretted())
+        out.push(this.loadEvent[load] * experts + (this.came[load] % experts))
     }
     return (this.found[kind] = Float64Array.from(out).sort())
   }
