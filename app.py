@@ -11,15 +11,23 @@ st.set_page_config(page_title="moeviz", page_icon=str(ICON), layout="wide")
 st.session_state.within_app = True
 page = st.navigation(
     [
-        st.Page("pages/stage.py", title="Stage", default=True, help="Two caches on one text, side by side."),
+        st.Page(
+            "pages/stage.py", title=bar.STAGE, default=True, help="Two caches on one text, side by side."
+        ),
         st.Page("pages/experts.py", title="Experts", help="Who is used, where and when."),
-        st.Page("pages/timeline.py", title="Timeline", help="Who was resident over the whole text, and why they left."),
-        st.Page("pages/prefetch.py", title="Prefetch", help="Whether guesses are right, in time and worth it."),
+        st.Page(
+            "pages/timeline.py",
+            title="Timeline",
+            help="Who was resident over the whole text, and why they left.",
+        ),
+        st.Page(
+            "pages/prefetch.py", title="Prefetch", help="Whether guesses are right, in time and worth it."
+        ),
         st.Page("pages/what_if.py", title="What if", help="How many slots, which policy, which machine."),
         st.Page("pages/library.py", title="Library", help="Open, keep, compare and export traces."),
     ],
     position="top",
 )
-bar.draw()
+bar.draw(page.title)
 page.run()
 bar.say_what_did_not_fit()

@@ -29,15 +29,26 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
         against = st.selectbox("Beside", [NONE, *others], key="against", bind="query-params", width=330)
     with forms.drawer(count="tokens", phase="prompt and decode"):
         counts = ["tokens", "router weight"] if whole.weights is not None else ["tokens"]
-        count = st.segmented_control("Count", counts, default="tokens", required=True, key="count", bind="query-params")
+        count = st.segmented_control(
+            "Count", counts, default="tokens", required=True, key="count", bind="query-params"
+        )
         phase = st.segmented_control(
-            "Phase", list(PHASES), default="prompt and decode", required=True, key="phase", bind="query-params"
+            "Phase",
+            list(PHASES),
+            default="prompt and decode",
+            required=True,
+            key="phase",
+            bind="query-params",
         )
 trace = whole if PHASES[phase] is None else whole.only(PHASES[phase])
 if trace is None:
     show.not_recorded(f"tokens of {phase}", "Choose another phase under More.")
     st.stop()
-run = own if own is not None and trace is whole else kept.replayed(trace, Settings(slots=traces.slots_for(trace, None)))
+run = (
+    own
+    if own is not None and trace is whole
+    else kept.replayed(trace, Settings(slots=traces.slots_for(trace, None)))
+)
 marked = (layer, expert) if view == "One expert" else None
 step = components.strip(trace, run, marked)
 weighted = count != "tokens"
@@ -56,7 +67,10 @@ match view:
     case "Domains":
         charts = [domains.favourites(), domains.nearest(trace, step)]
     case _ if against == NONE:
-        st.info("Choose the trace to lay beside this one: of a model of the same shape.", icon=":material/compare:")
+        st.info(
+            "Choose the trace to lay beside this one: of a model of the same shape.",
+            icon=":material/compare:",
+        )
         charts = []
     case _:
         charts = usage.two(trace, traces.load(against)[0], (name, against), weighted)

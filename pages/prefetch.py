@@ -14,7 +14,9 @@ from moeviz.numbers import cost, worth
 bar.within_app()
 st.title("Are guesses right, in time, worth it?", anchor=False)
 _, trace, own = traces.here()
-known = [one for one in PREDICTORS if one not in ("none", "oracle") and (one != "next-gate" or trace.lookaheads)]
+known = [
+    one for one in PREDICTORS if one not in ("none", "oracle") and (one != "next-gate" or trace.lookaheads)
+]
 form = forms.SettingsForm(trace, own, keys={"prefetch": "predictor"}, prefetch=known[-1])
 with st.container(horizontal=True, vertical_alignment="bottom"):
     form.show("prefetch", "lookahead", "slots")
@@ -25,7 +27,9 @@ settings = form.settings()
 if settings is None:
     st.stop()
 if settings.prefetch == "next-gate" and not trace.lookaheads:
-    show.not_recorded("guesses of its routers", "Record it with moeviz, or choose a predictor that needs none.")
+    show.not_recorded(
+        "guesses of its routers", "Record it with moeviz, or choose a predictor that needs none."
+    )
     st.stop()
 same = own is not None and own.settings == settings
 run = own if same else kept.replayed(trace, settings)

@@ -25,7 +25,9 @@ form = forms.SettingsForm(trace, own)
 row = st.container(horizontal=True, vertical_alignment="bottom")
 with row:
     form.show("policy", "slots")
-    kind = st.menu_button("Jump to", list(JUMPS), key="jump", format_func=lambda one: JUMPS[one], icon=":material/redo:")
+    kind = st.menu_button(
+        "Jump to", list(JUMPS), key="jump", format_func=lambda one: JUMPS[one], icon=":material/redo:"
+    )
     with forms.drawer(form, paper=False):
         form.rest()
         paper = st.toggle("Paper colours", key="paper", bind="query-params", help="As in arXiv 2511.05814.")

@@ -25,10 +25,17 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     policies = st.multiselect(
         "Policies", list(POLICIES), ["lru", "lfu", "belady"], key="policies", bind="query-params", width=420
     )
-    at = forms.one_of("Slots per layer" if scope == "layer" else "Slots in all", "at", counts, traces.slots_for(trace, own, scope))
+    at = forms.one_of(
+        "Slots per layer" if scope == "layer" else "Slots in all",
+        "at",
+        counts,
+        traces.slots_for(trace, own, scope),
+    )
     place = machines.pick(trace, own)
     with forms.drawer(scope="layer"):
-        st.segmented_control("Scope", list(SCOPES), default="layer", required=True, key="scope", bind="query-params")
+        st.segmented_control(
+            "Scope", list(SCOPES), default="layer", required=True, key="scope", bind="query-params"
+        )
         size = machines.expert_size(trace, own)
         machines.check()
 if not policies:
@@ -41,7 +48,9 @@ try:
 except MoevizError as error:
     st.error(show.plain(str(error)))
     st.stop()
-even = cost.break_even(at if scope == "layer" else round(at / trace.layers), trace.num_experts, trace.layers, trace.k)
+even = cost.break_even(
+    at if scope == "layer" else round(at / trace.layers), trace.num_experts, trace.layers, trace.k
+)
 left, right = st.columns([3, 2])
 with left:
     show.chart(curves.over_slots(found, at, even), "curves")

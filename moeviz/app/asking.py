@@ -62,7 +62,9 @@ class Ask:
 def preset_of(trace: Trace) -> str:
     """The preset whose text the trace begins with: the sample that changes its subject and its preset agree."""
     same = [name for name, one in PRESETS.items() if one.prompt == trace.prompt]
-    changes = [name for name in same if PRESETS[name].then and PRESETS[name].then.strip() in "".join(trace.texts)]
+    changes = [
+        name for name in same if PRESETS[name].then and PRESETS[name].then.strip() in "".join(trace.texts)
+    ]
     return next(iter(changes or same), "Bible")
 
 
@@ -76,7 +78,10 @@ def ask(trace: Trace) -> Ask:
             state.prompt = PRESETS[chosen].prompt
 
     if state.get("prompt_of") != trace.digest and state.get("preset") in (None, state.get("first_preset")):
-        state.prompt, state.preset = PRESETS[first].prompt, first  # nobody chose another: it follows the trace
+        state.prompt, state.preset = (
+            PRESETS[first].prompt,
+            first,
+        )  # nobody chose another: it follows the trace
     state.prompt_of, state.first_preset = trace.digest, first
     st.pills("Prompt: a preset, or your own words", list(PRESETS), key="preset", on_change=fill)
     prompt = st.text_area("Prompt", key="prompt", height=72, label_visibility="collapsed")

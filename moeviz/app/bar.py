@@ -22,35 +22,43 @@ html { font-size: 24px !important; }
 [data-testid=stHeader], .st-key-bar, .st-key-drawer, [data-testid=stExpander], [data-testid=stDownloadButton] { display: none; }
 .stMainBlockContainer { padding-top: 1rem !important; }
 </style>"""
-KEYS = {"p": "present", "r": "run", "m": "measure", "?": "help"}
+STAGE = "Stage"
+KEYS = {"p": "present", "?": "help"}
 HELP = """
 | key | what it does |
 | --- | --- |
 | ← → | move the cursor by one token; Home and End to the ends |
-| Space | play and pause |
-| R | run it live, on the Stage |
-| M | measure, on the Stage |
+| Page up, Page down | by ten tokens |
 | P | presenter mode: large, without menus; P again ends it |
 | ? | this list |
+
+The Stage has more keys; press ? there.
 """
 
 
-def draw() -> None:
-    """The bar. Comes before the page."""
+def draw(page: str) -> None:
+    """The bar, with room for the page's drawer. Comes before the page; `page` is its title."""
     state = st.session_state
+    if state.get("page") != page:
+        state.page = page
+        state.pop("seek", None)  # the stage takes up the cursor where the page before left it
     state.setdefault("linked", dict(st.query_params))
     state.setdefault("presenter", st.query_params.get("presenter") == "true")
     jobs.sit_down()
     st.html(STYLE + (PRESENTER if state.presenter else ""))
     with st.container(key="bar", horizontal=True, vertical_alignment="center", gap="small"):
         traces.picker()
-        st.button("Present", key="present", icon=":material/slideshow:", on_click=_present, help="Key P")
+        state.bar_slot = st.container(width="content")
+        st.button(
+            "", key="present", icon=":material/slideshow:", on_click=present, help="Presenter mode, key P"
+        )
         if st.button("", key="help", icon=":material/help:", help="Keys, key ?"):
             _help()
-    components.keys(KEYS)
+    components.keys({} if page == STAGE else KEYS)  # the stage has its own
 
 
-def _present() -> None:
+def present() -> None:
+    """Presenter mode on or off; the link keeps it."""
     state = st.session_state
     state.presenter = not state.presenter
     if state.presenter:
@@ -70,7 +78,11 @@ def say_what_did_not_fit() -> None:
     for name, value in list(linked.items()):
         state = st.session_state.get(name)
         if name in st.session_state and name not in ("step", "trace") and _text(state) != value:
-            st.toast(plain(f"The link says {name}={value[:40]}, which does not fit here; it is {_text(state)[:40]}."))
+            st.toast(
+                plain(
+                    f"The link says {name}={value[:40]}, which does not fit here; it is {_text(state)[:40]}."
+                )
+            )
     linked.clear()
 
 
@@ -86,6 +98,6 @@ def within_app() -> None:
     Where the first link that a fresh server is asked for names a page, Streamlit takes `pages/` for its older kind of app and runs the
     page's file alone; then app.py is run from here, which ends that for good.
     """
-    if not st.session_state.get("within_app"):
+    if not st.session_state.pop("within_app", False):  # app.py says it anew each time
         runpy.run_path(str(Path(__file__).parents[2] / "app.py"))
         st.stop()

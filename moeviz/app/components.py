@@ -1,23 +1,20 @@
-"""What the browser draws with code of moeviz's own: the strip of tokens that holds the cursor, the board of a live run, and the keys."""
+"""What the browser draws with code of moeviz's own besides the stage: the strip of tokens that holds the cursor, and the keys."""
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import streamlit as st
 
 from moeviz.app import kept, traces
 from moeviz.charts import hits, style
-from moeviz.charts.board import STATES, Frame
+from moeviz.charts.board import STATES
 from moeviz.core.run import Run
 from moeviz.core.trace import Trace
 
 HERE = Path(__file__).parent
-PIECE = 64  # frames that are sent while a run goes on
 
 
 def _component(name: str) -> Any:
@@ -28,10 +25,12 @@ def _component(name: str) -> Any:
         if color
     )
     html, css, js = ((HERE / f"{name}.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
-    return st.components.v2.component(f"moeviz_{name}", html=html, css=f".{name} {{ {colors} }}\n{css}", js=js)
+    return st.components.v2.component(
+        f"moeviz_{name}", html=html, css=f".{name} {{ {colors} }}\n{css}", js=js
+    )
 
 
-_strip, _board, _keys = _component("strip"), _component("board"), _component("keys")
+_strip, _keys = _component("strip"), _component("keys")
 
 
 def strip(trace: Trace, run: Run, marked: tuple[int, int] | None = None, first: int = 0) -> int:
@@ -67,37 +66,6 @@ def _by_expert(trace: Trace, layer: int, expert: int) -> tuple[list[str], list[s
         kinds.append("first" if first[tokens].any() else "chosen" if chosen[tokens].any() else "")
         titles.append(f"expert {expert} of layer {layer}: {'chosen' if kinds[-1] else 'not chosen'}")
     return kinds, titles
-
-
-def board(run_id: str, frames: Sequence[Frame], texts: Sequence[str], live: bool, key: str) -> None:
-    """Draws the board of a run. While it is live the latest frames are sent, and earlier ones where the browser says that it lacks them."""
-    lacks = st.session_state.get(key, {}).get("lacks") or {}
-    start = max(0, len(frames) - PIECE) if live else 0
-    if lacks.get("run") == run_id:
-        start = min(start, max(0, int(lacks["from"])))
-    part = frames[start:]
-    layers, experts = part[0].state.shape if part else (1, 1)
-    shared = not part or len(part[0].slots) != layers  # slots of one pool have no layer of their own
-    slots = 0 if shared else part[0].slots.shape[1]
-    data = {
-        "run": run_id,
-        "start": start,
-        "live": live,
-        "layers": layers,
-        "experts": experts,
-        "slots": slots,
-        "colors": style.STATE_COLORS,
-        "glyphs": style.STATE_GLYPHS,
-        "names": STATES,
-        "frames": _base64([frame.state for frame in part], np.uint8),
-        "slotFrames": _base64([frame.slots for frame in part], np.int16) if slots else "",
-        "texts": list(texts[start:]),
-    }
-    _board(data=data, key=key, on_lacks_change=lambda: None)
-
-
-def _base64(arrays: Sequence[np.ndarray[Any, Any]], kind: type) -> str:
-    return base64.b64encode(b"".join(np.ascontiguousarray(a, kind).tobytes() for a in arrays)).decode()
 
 
 def keys(buttons: Mapping[str, str]) -> None:

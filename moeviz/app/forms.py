@@ -1,11 +1,11 @@
 """Forms made from the fields of `Settings`, and the drawer that holds what is not on a page's first screen.
 
-    form = forms.SettingsForm(trace, run)
-    form.show("policy", "slots")
-    with forms.drawer(form, paper=False):
-        form.rest()
-        paper = st.toggle("Paper colours", key="paper", bind="query-params")
-    settings = form.settings()      # None after one message
+form = forms.SettingsForm(trace, run)
+form.show("policy", "slots")
+with forms.drawer(form, paper=False):
+    form.rest()
+    paper = st.toggle("Paper colours", key="paper", bind="query-params")
+settings = form.settings()      # None after one message
 """
 
 from __future__ import annotations
@@ -51,7 +51,12 @@ class SettingsForm:
     """Widgets of one Settings, for the shape of one trace. `name` tells several apart in the link."""
 
     def __init__(
-        self, trace: Trace, run: Run | None, name: str = "", keys: Mapping[str, str] | None = None, **first: Any
+        self,
+        trace: Trace,
+        run: Run | None,
+        name: str = "",
+        keys: Mapping[str, str] | None = None,
+        **first: Any,
     ) -> None:
         """`first`: what fields begin with, in place of their defaults. `keys`: fields that are called otherwise in the link."""
         self.trace, self.name, self.keys = trace, name, dict(keys or {})
@@ -68,9 +73,9 @@ class SettingsForm:
         for field in fields:
             self.values[field] = self._widget(field)
 
-    def rest(self) -> None:
-        """Draws the widgets of all fields that were not shown."""
-        self.show(*self._hidden())
+    def rest(self, *without: str) -> None:
+        """Draws the widgets of all fields that were not shown, but for these."""
+        self.show(*(field for field in self._hidden() if field not in without))
 
     def _hidden(self) -> list[str]:
         return [field for field in LABELS if field not in self.values]
@@ -79,7 +84,8 @@ class SettingsForm:
         """How many of the fields that were not shown are not at their defaults."""
         state = st.session_state
         return sum(
-            state.get(self.key(field), self._default(field)) != self._default(field) for field in self._hidden()
+            state.get(self.key(field), self._default(field)) != self._default(field)
+            for field in self._hidden()
         )
 
     def _default(self, field: str) -> Any:
@@ -106,13 +112,17 @@ class SettingsForm:
             return st.selectbox(label, sample_names(), accept_new_options=True, key=key, help=help) or ""
         if KINDS[field] is str:
             options = list(about.known or ())
-            return st.selectbox(label, options, options.index(first), width=WIDTHS.get(field, "stretch"), **bound)
+            return st.selectbox(
+                label, options, options.index(first), width=WIDTHS.get(field, "stretch"), **bound
+            )
         least, most = self._range(field)
         if field == "slots" and self.scope == "model":
             label = "Slots in all"
         value = _follow(key, first, least, most)
         step = 0.1 if KINDS[field] is float else 1
-        return st.number_input(label, least, most, step=step, width=WIDTHS.get(field, "stretch"), **value, **bound)
+        return st.number_input(
+            label, least, most, step=step, width=WIDTHS.get(field, "stretch"), **value, **bound
+        )
 
     def _range(self, field: str) -> tuple[Any, Any]:
         """What a number may be for a trace of this shape."""
@@ -127,7 +137,11 @@ class SettingsForm:
 def _help(field: str) -> str:
     known = EXPLAINED.get(field)
     text = f"{SETTINGS[field].help}."
-    return text if known is None else text + "\n" + "\n".join(f"- **{name}**: {what}" for name, what in known.items())
+    return (
+        text
+        if known is None
+        else text + "\n" + "\n".join(f"- **{name}**: {what}" for name, what in known.items())
+    )
 
 
 def _follow(key: str, first: Any, least: Any, most: Any) -> dict[str, Any]:
@@ -142,19 +156,21 @@ def _follow(key: str, first: Any, least: Any, most: Any) -> dict[str, Any]:
 
 
 def drawer(form: SettingsForm | None = None, **more: Any) -> AbstractContextManager[Any]:
-    """What is not on the first screen; its label counts what is not at its default. more: the page's own keys and their defaults."""
+    """A drawer in the top bar for what is not on the first screen; its label counts what is not at its default.
+
+    more: the page's own keys and their defaults.
+    """
     state = st.session_state
     count = sum(state.get(key, default) != default for key, default in more.items())
     count += form.changed() if form is not None else 0
     label = f"More · {count} set" if count else "More"
-    return st.popover(label, icon=":material/tune:", key="drawer")
+    with state.bar_slot:
+        return st.popover(label, icon=":material/tune:", key="drawer")
 
 
 def number(label: str, key: str, most: int) -> int:
     """A whole number from 0 to `most`, which follows the trace."""
-    return int(
-        st.number_input(label, 0, most, key=traces.fits(key, most), bind="query-params", width=130)
-    )
+    return int(st.number_input(label, 0, most, key=traces.fits(key, most), bind="query-params", width=130))
 
 
 def one_of(label: str, key: str, options: Sequence[int], first: int) -> int:

@@ -48,7 +48,9 @@ def pick(trace: Trace, own: Run | None) -> cost.Machine | None:
     if name == OWN and measured is not None:
         return cost.Machine(OWN, measured.latency_ms, measured.gigabytes_per_second, nominal=False)
     if name == TYPED:
-        latency = st.number_input("Latency ms", 0.0, 1_000.0, 0.05, key="latency", bind="query-params", width=130)
+        latency = st.number_input(
+            "Latency ms", 0.0, 1_000.0, 0.05, key="latency", bind="query-params", width=130
+        )
         rate = st.number_input("GB/s", 0.001, 10_000.0, 25.0, key="bandwidth", bind="query-params", width=130)
         return cost.Machine(TYPED, latency, rate)
     return next((one for one in cost.MACHINES if one.name == name), None)
@@ -111,7 +113,9 @@ def check() -> None:
     job = jobs.desk().jobs.get("check")
     help = "Measures eight settings of the bundled model, six times each, about a minute."
     if jobs.run_or_stop("Check the model on this machine", ":material/timer:", job, "check"):
-        new = Job("compare", PRESETS["Bible"].prompt, CHECKED, max_new_tokens=100, stop_at_end=False, repeats=6)
+        new = Job(
+            "compare", PRESETS["Bible"].prompt, CHECKED, max_new_tokens=100, stop_at_end=False, repeats=6
+        )
         jobs.desk().submit("check", new)
         st.rerun()
     st.caption(help)

@@ -75,7 +75,12 @@ def table() -> None:
         except (TraceError, OSError) as error:
             st.warning(plain(f"{name} is not a trace that can be read: {error}"))
     found: Any = st.dataframe(
-        pd.DataFrame(rows), hide_index=True, key="shelf", on_select="rerun", selection_mode="single-row", height=230
+        pd.DataFrame(rows),
+        hide_index=True,
+        key="shelf",
+        on_select="rerun",
+        selection_mode="single-row",
+        height=230,
     )
     chosen = [readable[row] for row in found.selection.rows if row < len(readable)]
     if chosen and chosen != st.session_state.get("shelf-chosen"):

@@ -1,6 +1,6 @@
 """How pages show things: charts with their table, badges, downloads, exports, and text that stays text.
 
-    show.chart(usage.skew(trace), "skew")
+show.chart(usage.skew(trace), "skew")
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def plain(text: str) -> str:
     A bare address becomes a link even where it is escaped, so an invisible word joiner breaks it.
     """
     joiner = "\u2060"
-    broken = text.replace("://", joiner + "://").replace("www.", "www" + joiner + ".").replace("@", "@" + joiner)
+    broken = (
+        text.replace("://", joiner + "://").replace("www.", "www" + joiner + ".").replace("@", "@" + joiner)
+    )
     return re.sub(r"([\\`*_{}\[\]()#+\-.!|~<>$:&])", r"\\\1", broken)
 
 

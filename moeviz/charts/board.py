@@ -5,7 +5,6 @@ The same code draws a live run, fed with its records as they come, and a finishe
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -111,20 +110,3 @@ def slots_over_time(pictures: Sequence[Frame]) -> tuple[NDArray[np.uint8], NDArr
     found = np.take_along_axis(flat, np.maximum(holders, 0), 2)
     found[holders < 0] = EMPTY
     return found.reshape(len(states), -1), holders.reshape(len(states), -1)
-
-
-class Follower:
-    """The frames of a run that grows, for whoever asks: each pass is followed once."""
-
-    def __init__(self) -> None:
-        self._board: Board | None = None
-        self._frames: list[Frame] = []
-        self._lock = threading.Lock()
-
-    def frames(self, run: Run) -> list[Frame]:
-        """Of the run as far as it has come; `run` is the same run every time, perhaps longer."""
-        with self._lock:
-            if self._board is None:
-                self._board = Board(run)
-            self._frames.extend(self._board.follow(run))
-            return list(self._frames)
