@@ -18,7 +18,15 @@ name, whole, own = traces.here()
 known = domains.known(whole)
 views = ["Now", "Skew", "Reuse", "Together", "One expert", *(["Domains"] if known else []), "Two traces"]
 with st.container(horizontal=True, vertical_alignment="bottom"):
-    view = st.segmented_control("Show", views, default="Now", required=True, key="view", bind="query-params")
+    view = st.segmented_control(
+        "Show",
+        views,
+        default="Now",
+        required=True,
+        key="view",
+        bind="query-params",
+        label_visibility="collapsed",
+    )
     layer, expert = 0, 0
     if view in ("Together", "One expert"):
         layer = int(forms.number("MoE layer", "layer", whole.layers - 1))

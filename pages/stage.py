@@ -17,5 +17,5 @@ with forms.drawer(form, **asking.DEFAULTS, baselines=[]):
     form.rest("policy", "slots", "prefetch")
 two = boards.pair(here.trace, here.run, form.values)
 boards.draw(here, two, ask, baselines)
-live.ended(here.name)
 measure.watch(two)
+live.ended(here.name)

@@ -39,7 +39,7 @@ if settings is None:
 explainer = kept.explained(trace, settings)
 run, texts, pictures = explainer.run, kept.texts(trace), kept.pictures(explainer.run)
 if kind is not None:
-    found = explainer.next_event(kind, traces.cursor(last, last // 4), st.session_state.get("layer", 0))
+    found = explainer.next_event(kind, traces.cursor(last), st.session_state.get("layer", 0))
     if found is None:
         st.info(f"There is no {kind} after this one.")
     else:
@@ -47,7 +47,7 @@ if kind is not None:
         st.session_state.layer = found[1]
 with row:
     layer = int(forms.number("MoE layer", "layer", trace.layers - 1))
-step = components.strip(trace, run, first=last // 4)
+step = components.strip(trace, run)
 show.chart(residency.raster(run, texts, pictures, step), "raster", select=True)
 st.caption(residency.LEGEND + " Dark: leaves in this pass. Click a miss, or step with the arrow keys.")
 st.markdown(f"**{story.event(explainer, step, layer)}**")

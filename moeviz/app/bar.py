@@ -13,9 +13,14 @@ from moeviz.app.show import plain
 STYLE = """<style>
 .st-key-bar { position: fixed; top: 0.55rem; right: 1rem; width: min(29rem, 46vw); z-index: 1000000; }
 .st-key-drawer-body { min-width: min(34rem, 86vw); }
-.stMainBlockContainer h1 { padding-top: 0; }
+.stMainBlockContainer { padding: 4.25rem 2rem 2rem; }
+.stMainBlockContainer h1 { padding: 0 0 0.25rem; }
 .st-key-keys { display: none; }
+[data-testid=stBaseButton-segmented_controlActive] p, [data-testid=stBaseButton-pillsActive] p { color: inherit; }
+[data-testid=stBaseButton-segmented_controlActive], [data-testid=stBaseButton-pillsActive] { color: inherit; font-weight: 700; }
+[data-testid=stCaptionContainer] { color: inherit !important; opacity: 0.82; }
 @media (max-width: 900px) { .st-key-bar { position: static; width: 100%; } }
+@media (max-width: 640px) { .st-key-help, .st-key-present { display: none; } .stMainBlockContainer { padding: 4.25rem 1rem 2rem; } }
 </style>"""
 PRESENTER = """<style>
 html { font-size: 24px !important; }

@@ -63,7 +63,8 @@ def _linked(text: str, first: Settings) -> Settings:
 def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str]) -> None:
     """The stage of the current trace, or of the live run while there is one; does what its user asks."""
     going = live.running()
-    every = None if going is None else live.EVERY if going.passes else live.EVERY_QUEUED
+    queued = going is not None and going.state == "queued"
+    every = None if going is None else live.EVERY_QUEUED if queued else live.EVERY
 
     def look() -> None:
         job = live.running()
@@ -71,7 +72,7 @@ def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str])
             if going.passes:
                 traces.show(traces.LIVE)
             st.rerun()
-        if job is not None and every == live.EVERY_QUEUED and job.passes:
+        if queued and job is not None and job.state != "queued":
             st.rerun()  # to look more often
         captured = job.recording() if job is not None and job.passes else None
         shown = here if captured is None else traces.Here(traces.LIVE, *captured)

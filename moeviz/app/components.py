@@ -33,16 +33,15 @@ def _component(name: str) -> Any:
 _strip, _keys = _component("strip"), _component("keys")
 
 
-def strip(trace: Trace, run: Run, marked: tuple[int, int] | None = None, first: int = 0) -> int:
+def strip(trace: Trace, run: Run, marked: tuple[int, int] | None = None) -> int:
     """The text, a forward pass each, with the cursor in it; gives the pass at which it stands.
 
-    Marked by how much of what a pass needed was there in `run`, or by whether it chose one expert, `marked` (layer, expert). It begins at
-    pass `first`.
+    Marked by how much of what a pass needed was there in `run`, or by whether it chose one expert, `marked` (layer, expert).
     """
     texts = kept.texts(trace)
     last = len(texts) - 1
     kinds, titles = _by_hits(run) if marked is None else _by_expert(trace, *marked)
-    at = traces.cursor(last, first)
+    at = traces.cursor(last)
     data = {"of": trace.digest, "at": at, "texts": texts, "kinds": kinds, "titles": titles}
     result = _strip(data=data, key="strip", on_moved_change=lambda: None)
     moved, state = result.moved, st.session_state

@@ -44,7 +44,7 @@ EXPLAINED: dict[str, dict[str, str]] = {
     "scope": dict(SCOPES),
     "warm": WARM,
 }
-WIDTHS = {"policy": 160, "slots": 140, "prefetch": 170, "lookahead": 120, "width": 110, "threshold": 120}
+WIDTHS = {"policy": 160, "slots": 140, "prefetch": 170, "lookahead": 140, "width": 110, "threshold": 120}
 
 
 class SettingsForm:
@@ -113,7 +113,7 @@ class SettingsForm:
         if KINDS[field] is str:
             options = list(about.known or ())
             return st.selectbox(
-                label, options, options.index(first), width=WIDTHS.get(field, "stretch"), **bound
+                label, options, options.index(first), width=_px(WIDTHS.get(field, "stretch")), **bound
             )
         least, most = self._range(field)
         if field == "slots" and self.scope == "model":
@@ -121,7 +121,7 @@ class SettingsForm:
         value = _follow(key, first, least, most)
         step = 0.1 if KINDS[field] is float else 1
         return st.number_input(
-            label, least, most, step=step, width=WIDTHS.get(field, "stretch"), **value, **bound
+            label, least, most, step=step, width=_px(WIDTHS.get(field, "stretch")), **value, **bound
         )
 
     def _range(self, field: str) -> tuple[Any, Any]:
@@ -155,6 +155,11 @@ def _follow(key: str, first: Any, least: Any, most: Any) -> dict[str, Any]:
     return {}
 
 
+def _px(width: Any) -> Any:
+    """A width in pixels, larger where the text is."""
+    return round(width * 1.5) if isinstance(width, int) and st.session_state.get("presenter") else width
+
+
 def drawer(form: SettingsForm | None = None, **more: Any) -> AbstractContextManager[Any]:
     """A drawer in the top bar for what is not on the first screen; its label counts what is not at its default.
 
@@ -170,7 +175,9 @@ def drawer(form: SettingsForm | None = None, **more: Any) -> AbstractContextMana
 
 def number(label: str, key: str, most: int) -> int:
     """A whole number from 0 to `most`, which follows the trace."""
-    return int(st.number_input(label, 0, most, key=traces.fits(key, most), bind="query-params", width=130))
+    return int(
+        st.number_input(label, 0, most, key=traces.fits(key, most), bind="query-params", width=_px(130))
+    )
 
 
 def one_of(label: str, key: str, options: Sequence[int], first: int) -> int:
@@ -180,4 +187,4 @@ def one_of(label: str, key: str, options: Sequence[int], first: int) -> int:
         st.session_state.pop(key, None)
     if len(options) == 1:
         return options[0]
-    return int(st.select_slider(label, options, nearest, key=key, bind="query-params", width=330))
+    return int(st.select_slider(label, options, nearest, key=key, bind="query-params", width=_px(330)))

@@ -80,7 +80,7 @@ def table() -> None:
         key="shelf",
         on_select="rerun",
         selection_mode="single-row",
-        height=230,
+        height=min(250, 38 + 35 * len(rows)),
     )
     chosen = [readable[row] for row in found.selection.rows if row < len(readable)]
     if chosen and chosen != st.session_state.get("shelf-chosen"):

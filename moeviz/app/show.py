@@ -26,6 +26,7 @@ LOOKS = {
     "modelled": ("orange", ":material/function:"),
     "recorded": ("gray", ":material/description:"),
 }
+INK = {"light": "#3A4653", "dark": "#D5DDE5"}  # of a figure's text
 PRESENTER_TEXT = 1.6  # how much larger a figure's text is in presenter mode
 
 
@@ -59,16 +60,18 @@ def chart(one: Chart, key: str, select: bool = False) -> None:
     With `select` its marks can be clicked, and `clicked` says which was.
     """
     presenter = st.session_state.get("presenter", False)
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.subheader(plain(one.title), width="content", anchor=False)
-        badge(one.kind)
-    st.caption(plain(one.alt))
+    style.ink(one.figure, INK.get(st.context.theme.type or "light", INK["light"]))
     if presenter:
         style.enlarge(one.figure, PRESENTER_TEXT)
     more: dict[str, Any] = {"on_select": "rerun", "selection_mode": "points"} if select else {}
-    st.plotly_chart(one.figure, key=key, alt=one.alt, config={"displaylogo": False}, **more)
-    if not presenter:
-        _table(one.table, key)
+    with st.container(gap=None):
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.subheader(plain(one.title), width="content", anchor=False)
+            badge(one.kind)
+            if not presenter:
+                _table(one.table, key)
+        st.caption(plain(one.alt))
+        st.plotly_chart(one.figure, key=key, alt=one.alt, config={"displaylogo": False}, **more)
 
 
 def charts(several: Sequence[Chart], key: str) -> None:
@@ -96,8 +99,10 @@ def clicked(key: str) -> list[int]:
 
 @st.fragment
 def _table(table: pd.DataFrame, key: str) -> None:
-    """Sent to the browser once it is opened."""
-    with st.expander("Table", key=f"{key}-table", on_change="rerun") as box:
+    """The table behind a chart, sent to the browser once it is asked for."""
+    with st.popover(
+        "Table", icon=":material/table:", type="tertiary", key=f"{key}-table", on_change="rerun"
+    ) as box:
         if box.open:
             st.dataframe(table, hide_index=True)
             download("CSV", lambda: csv(table), f"{key}.csv", key=f"{key}-csv")

@@ -125,9 +125,9 @@ def picker() -> None:
     st.selectbox(
         "Trace",
         options,
-        options.index(FIRST),
         key="trace",
         bind="query-params",
+        **({} if "trace" in state else {"index": options.index(FIRST)}),
         label_visibility="collapsed",
         help="The trace that every page is about. Open your own in the Library.",
     )
@@ -166,8 +166,8 @@ def slots_for(trace: Trace, run: Run | None, scope: str = "layer") -> int:
 def basis(trace: Trace, run: Run | None) -> tuple[Run, str]:
     """A measured run whose costs stand for this trace's machine, and whose it is: its own, or the bundled model's sample."""
     if run is not None and run.measured and (run.passes.phase == 1).any():
-        return run, f"its own run, {run.settings.label}"
-    return sample()[1], "the bundled model's sample"
+        return run, "its own run"
+    return sample()[1], "the bundled model's run"
 
 
 def own_settings(run: Run | None) -> Settings | None:
@@ -183,12 +183,12 @@ def fits(key: str, most: int) -> str:
     return key
 
 
-def cursor(last: int, first: int = 0) -> int:
-    """The forward pass at which the cursor stands, at most `last`: where it was moved to, or the link says, or `first`."""
+def cursor(last: int) -> int:
+    """The forward pass at which the cursor stands, at most `last`: where it was moved to, or the link says, or a quarter through."""
     state, linked = st.session_state, st.query_params.get("step", "")
-    if "step" not in state:
-        state.step = int(linked) if linked.isdecimal() and len(linked) < 9 else first
-    return min(max(int(state.step), 0), last)
+    if "step" not in state and linked.isdecimal() and len(linked) < 9:
+        state.step = int(linked)
+    return min(max(int(state.get("step", last // 4)), 0), last)
 
 
 def move(step: int) -> None:

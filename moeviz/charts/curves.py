@@ -47,7 +47,9 @@ def over_slots(curves: Sequence[Curve], at: int, break_even: float | None = None
             "annotation_position": "bottom right",
         }
         figure.add_hline(break_even, line={"color": style.BOUND, "width": 1, "dash": "dash"}, **note)
-    style.share_axis(figure, [float(one.hit_ratio.min()) for one in curves])
+    style.share_axis(
+        figure, [float(ratio) for one in curves for ratio in (one.hit_ratio.min(), one.hit_ratio.max())]
+    )
     table = pd.DataFrame({"slots": curves[0].slots, **{name_of(one): one.hit_ratio for one in curves}})
     return Chart("Hit ratio over slots", figure, table, "replayed", _told(curves, at))
 
@@ -71,6 +73,4 @@ def _told(curves: Sequence[Curve], at: int) -> str:
     if len(real) > 1:
         worst = min(real, key=lambda name: real[name])
         text += f", {worst} least, {percent(real[worst])}"
-    return text + (
-        f"; no policy can hit more than {percent(found['belady'])}." if "belady" in found else "."
-    )
+    return text + (f"; no policy can hit more than {percent(found['belady'])}." if "belady" in found else ".")

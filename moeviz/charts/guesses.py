@@ -37,7 +37,7 @@ def precision(
         if not np.isnan(quality.at(ahead + 1)[1])
     ]
     names = list(found)
-    figure = style.blank("share of guesses that were needed", "", max(220, 120 + 44 * len(names)))
+    figure = style.blank("share of guesses needed", "", max(220, 120 + 44 * len(names)))
     equal = all(abs(one[2] - one[3]) < 1e-9 for one in rows)
     for ahead, label in enumerate(AHEAD):
         own = [one for one in rows if one[1] == ahead]
@@ -56,11 +56,11 @@ def precision(
                     marker=hollow,
                 )
     chance = guessed / trace.num_experts
-    note = {"annotation_text": "by chance", "annotation_position": "top left"}
-    figure.add_vline(chance, line={"color": style.OTHER, "width": 2, "dash": "dash"}, **note)
+    lines = [("by chance", chance, {"color": style.OTHER, "width": 2, "dash": "dash"})]
     if break_even:
-        note = {"annotation_text": "break-even, 1 layer ahead", "annotation_position": "bottom right"}
-        figure.add_vline(break_even[0], line={"color": style.CURSOR, "width": 2}, **note)
+        lines.append(("break-even, 1 layer ahead", break_even[0], {"color": style.CURSOR, "width": 2}))
+    for label, at, look in lines:
+        figure.add_scatter(x=[at, at], y=[names[0], names[-1]], mode="lines", name=label, line=look)
     figure.update_xaxes(range=[0, 1.02], tickformat=".0%")
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], range=[-0.6, len(names) - 0.4])
     table = pd.DataFrame(

@@ -55,7 +55,7 @@ def over_time(
         look = {"color": style.BOUND, "width": 2} if is_bound else style.line(number)
         label = "the bound: belady, which knows the future" if is_bound else style.html_safe(name)
         figure.add_scatter(y=ratio, name=label, mode="lines", line=look)
-    style.share_axis(figure, [float(ratio[WINDOW // 2 :].min(initial=1.0)) for _, ratio in lines])
+    style.share_axis(figure, [float(value) for _, ratio in lines for value in ratio[WINDOW // 2 :]] or [1.0])
     if change is not None:
         note = {"annotation_text": "the subject changes", "annotation_position": "bottom left"}
         figure.add_vline(change, line={"color": style.BOUND, "width": 2, "dash": "dot"}, **note)

@@ -62,7 +62,7 @@ def paper(
         tickangle=-45,
         tickfont_size=12,
     )
-    figure.update_yaxes(dtick=1 if run.experts <= 32 else None, autorange="reversed")
+    figure.update_yaxes(dtick=1 if run.experts <= 32 else None, range=[run.experts - 0.5, -0.5])
     figure.update_layout(height=max(240, min(900, 130 + 24 * run.experts)))
     style.mark_column(figure, at)
     number, expert = np.indices(states.shape).reshape(2, -1)
@@ -134,11 +134,13 @@ def _every_expert(run: Run, pictures: Sequence[Frame]) -> go.Figure:
     )
     ticks = [layer * run.experts + (run.experts - 1) / 2 for layer in range(run.layers)]
     figure.update_yaxes(
-        tickvals=ticks, ticktext=[str(layer) for layer in range(run.layers)], autorange="reversed"
+        tickvals=ticks,
+        ticktext=[str(layer) for layer in range(run.layers)],
+        range=[run.layers * run.experts - 0.5, -0.5],
     )
     for layer in range(1, run.layers):
         figure.add_hline(layer * run.experts - 0.5, line_width=1, line_color="rgba(128,128,128,.8)")
-    figure.update_layout(height=max(280, min(620, 100 + 7 * run.layers * run.experts)))
+    figure.update_layout(height=max(280, min(560, 80 + round(4.7 * run.layers * run.experts))))
     return figure
 
 
@@ -159,7 +161,7 @@ def _misses_by_layer(run: Run) -> go.Figure:
         hovertemplate="pass %{x}, layer %{y}: %{z} misses<extra></extra>",
     )
     figure.update_xaxes(showgrid=False, zeroline=False)
-    figure.update_yaxes(showgrid=False, zeroline=False, autorange="reversed")
+    figure.update_yaxes(showgrid=False, zeroline=False, range=[run.layers - 0.5, -0.5])
     return figure
 
 

@@ -1,6 +1,6 @@
 """One event in words: who was needed, who left for it and why, who else was there.
 
-    event(explainer, step=60, layer=3)      # 'Pass 60, MoE layer 3: expert 1 hit, expert 6 missed (capacity).'
+event(explainer, step=60, layer=3)      # 'Pass 60, MoE layer 3: expert 1 hit, expert 6 missed (capacity).'
 """
 
 from __future__ import annotations

@@ -94,15 +94,31 @@ def mark_column(figure: go.Figure, at: float) -> None:
     figure.add_vrect(at - 0.5, at + 0.5, line={"color": CURSOR, "width": 2}, fillcolor="rgba(0,0,0,0)")
 
 
+def ink(figure: go.Figure, color: str) -> None:
+    """All text of a figure in one colour, dark enough to be read on its ground."""
+    figure.update_layout(font_color=color, legend_font_color=color)
+    figure.update_xaxes(tickfont_color=color, title_font_color=color)
+    figure.update_yaxes(tickfont_color=color, title_font_color=color)
+    figure.update_annotations(font_color=color)
+    figure.update_traces(
+        colorbar_tickfont_color=color, colorbar_title_font_color=color, selector={"type": "heatmap"}
+    )
+
+
 def enlarge(figure: go.Figure, factor: float) -> None:
     """All text of a figure `factor` times as large, and the figure higher, for the back row of a room."""
     layout = figure.layout
     layout.font.size = round((layout.font.size or 15) * factor)
     layout.legend.font.size = round((layout.legend.font.size or 14) * factor)
-    layout.height = round((layout.height or 320) * (0.5 + factor / 2))
+    layout.height = round((layout.height or 320) * (0.4 + 0.6 * factor))
     figure.update_xaxes(tickfont_size=round(14 * factor), title_font_size=round(15 * factor))
     figure.update_yaxes(tickfont_size=round(14 * factor), title_font_size=round(15 * factor))
     figure.update_annotations(font_size=round(15 * factor))
+    figure.update_traces(
+        colorbar_tickfont_size=round(14 * factor),
+        colorbar_title_font_size=round(14 * factor),
+        selector={"type": "heatmap"},
+    )
 
 
 def html_safe(text: str) -> str:

@@ -97,10 +97,14 @@ def where_time_goes(measured: Measured, kind: str = "measured") -> Chart:
 def modelled(named: Sequence[tuple[str, Run]], costs: cost.Costs, whose: str) -> Chart:
     """The parts of the time per output token by the cost model. `whose` says whose measured run the costs were fitted on."""
     found = [(name, part) for name, run in named if (part := cost.stack(run, costs)) is not None]
-    return _parts(f"Time per output token, with costs of {whose}", found, "modelled")
+    caches = [name for name, run in named if not run.settings.baseline and run.settings.policy != "belady"]
+    return _parts(f"Time per token, with costs of {whose}", found, "modelled", caches)
 
 
-def _parts(title: str, found: Sequence[tuple[str, metrics.Stack]], kind: str) -> Chart:
+def _parts(
+    title: str, found: Sequence[tuple[str, metrics.Stack]], kind: str, caches: Sequence[str] | None = None
+) -> Chart:
+    """`caches`: the names among which the least is looked for; all where it is None."""
     import pandas as pd
 
     labels = [name for name, _ in found]
@@ -118,7 +122,10 @@ def _parts(title: str, found: Sequence[tuple[str, metrics.Stack]], kind: str) ->
     )
     alt = "Nothing was decoded, so no token has a time."
     if labels:
-        best = int(np.argmin(totals))
+        among = [n for n, label in enumerate(labels) if caches is None or label in caches] or range(
+            len(labels)
+        )
+        best = min(among, key=lambda n: totals[n])
         waits = parts[best].stall / totals[best] if totals[best] else 0.0
         alt = f"{labels[best]} needs least: {totals[best]:.1f} ms per token, {waits:.0%} of it waiting for copies."
     return Chart(title, figure, table, kind, alt)

@@ -80,7 +80,9 @@ def _bars(title: str, named: Sequence[tuple[str, Run]], per_token: bool) -> Char
         ("guess, wasted", style.WASTED, "x"),
     )
     parts = {
-        name: (color, pattern, [row[n] for row in moved]) for n, (name, color, pattern) in enumerate(looks)
+        name: (color, pattern, [row[n] for row in moved])
+        for n, (name, color, pattern) in enumerate(looks)
+        if n == 0 or any(row[n] for row in moved)
     }
     axis = (
         f"{unit} per output token, the prompt's included" if per_token else f"{unit}, the prompt's included"

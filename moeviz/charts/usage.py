@@ -40,11 +40,13 @@ def grid(
         colorscale="RdBu" if middle else SCALE,
         xgap=1 if values.size <= 5_000 else 0,
         ygap=1 if values.size <= 5_000 else 0,
-        colorbar={"title": label, "thickness": 14},
+        colorbar={"title": {"text": label, "font": {"size": 14}}, "thickness": 14},
         hovertemplate=f"{x} %{{x}}, {y} %{{y}}: %{{z:.3g}}<extra></extra>",
     )
     figure.update_xaxes(dtick=1 if columns <= 32 else None, showgrid=False, zeroline=False)
-    figure.update_yaxes(dtick=1 if rows <= 16 else None, autorange="reversed", showgrid=False, zeroline=False)
+    figure.update_yaxes(
+        dtick=1 if rows <= 16 else None, range=[rows - 0.5, -0.5], showgrid=False, zeroline=False
+    )
     return figure
 
 
