@@ -65,20 +65,10 @@ def import_(source: Path, kind: str, experts: int, out: Path) -> None:
     Example:
       python -m moeviz import routed.npy --experts 32 --out routed.moetrace
     """
-    from moeviz.files import imports
-    from moeviz.files.moetrace import MAX_FILE_BYTES
+    from moeviz import api
 
     with refusing():
-        if source.stat().st_size > MAX_FILE_BYTES:
-            raise TraceError(
-                f"{source.name} has {source.stat().st_size:,} bytes; a trace has at most {MAX_FILE_BYTES:,}."
-            )
-        if kind == "sglang" or source.suffix == ".pt":
-            from moeviz.engine.sglang import records
-
-            found = imports.from_records(source.name, records(source), experts)
-        else:
-            found = imports.read(source.name, source.read_bytes(), kind, experts)
+        found = api.imported(source, experts=experts, format=kind)
         with writing(out):
             found.trace.save(out, found.run)
     for line in found.report:
