@@ -443,9 +443,9 @@ def means(table: pd.DataFrame) -> list[Means]:
     """Every way to cache in a table, the one that hits most first; only slot counts that every trace has are counted."""
     several = [name for name in ("scope", "prefetch") if table[name].nunique() > 1]
     found = []
-    for values, part in table.groupby(["policy", "scope", "prefetch"]):
-        policy, *more = dict(zip(("policy", "scope", "prefetch"), values, strict=True)).items()
-        name = ", ".join([policy[1], *(value for key, value in more if key in several)])
+    for (policy, scope, prefetch), part in table.groupby(["policy", "scope", "prefetch"]):
+        more = {"scope": str(scope), "prefetch": str(prefetch)}
+        name = ", ".join([str(policy), *(more[key] for key in several)])
         counts = part.groupby("slots")["digest"].nunique()
         shared = part[part["slots"].isin(counts.index[counts == part["digest"].nunique()])]
         if shared.empty:
@@ -462,7 +462,7 @@ def means(table: pd.DataFrame) -> list[Means]:
                     str(digest): float(ratio)
                     for digest, ratio in shared.groupby("digest")["hit_ratio"].mean().items()
                 },
-                tuple(int(slots) for slots in at.groups),
+                tuple(at["slots"].first().astype(int).tolist()),
                 tuple((hits[:, phase] / accesses[:, phase]).tolist()),
                 tuple(at["memory"].mean().tolist()),
             )

@@ -5,13 +5,13 @@ python -m moeviz bench engine
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from moeviz.cli.options import refusing, registered
+from moeviz.cli.options import F, refusing, registered
 
 MOST = 1_000_000  # tokens of a made-up trace
 
@@ -27,7 +27,7 @@ def bench() -> None:
     """
 
 
-def rounds(most: int) -> Any:
+def rounds(most: int) -> Callable[[F], F]:
     """`--repeats`, `most` by default."""
     return click.option(
         "--repeats",
@@ -38,7 +38,7 @@ def rounds(most: int) -> Any:
     )
 
 
-def tokens(default: int, what: str, most: int = MOST) -> Any:
+def tokens(default: int, what: str, most: int = MOST) -> Callable[[F], F]:
     """`--tokens`."""
     return click.option(
         "--tokens", type=click.IntRange(2, most), default=default, show_default=True, help=what
