@@ -216,7 +216,11 @@ def executor(jobs: int | None, address: str = "") -> Iterator[Executor]:
             "Start one with `dask scheduler`."
         ) from None
     with client, client.get_executor(retries=2) as cluster:
-        yield cluster
+        try:
+            yield cluster
+        except BaseException:
+            cluster.shutdown(wait=False)  # which takes back what has not begun
+            raise
 
 
 def _end_with_parent() -> None:
@@ -361,26 +365,21 @@ def _worked_through(
         executor.submit(work, path, settings, counts): (path, settings) for path, settings, counts in tasks
     }
     lost = _losses()
-    try:
-        for number, future in enumerate(as_completed(running), start=1):
-            path, settings = running[future]
-            try:
-                found = future.result()
-            except (MoevizError, OSError) as error:
-                report(f"skipped {settings.label} on {path}: {error}")
-            except lost:
-                raise SweepError(
-                    "A worker died, perhaps for want of memory. The same command goes on from here; "
-                    "give it fewer --jobs."
-                ) from None
-            else:
-                rows += found
-                journal.write(json.dumps(found).encode() + b"\n")
-                journal.flush()
-            progress(number, len(tasks))
-    finally:
-        for future in running:
-            future.cancel()
+    for number, future in enumerate(as_completed(running), start=1):
+        path, settings = running[future]
+        try:
+            found = future.result()
+        except (MoevizError, OSError) as error:
+            report(f"skipped {settings.label} on {path}: {error}")
+        except lost:
+            raise SweepError(
+                "A worker died, perhaps for want of memory. The same command goes on from here; give it fewer --jobs."
+            ) from None
+        else:
+            rows += found
+            journal.write(json.dumps(found).encode() + b"\n")
+            journal.flush()
+        progress(number, len(tasks))
     return rows
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from moeviz.cli.options import F, refusing, registered
+from moeviz.cli.options import F, Number, refusing, registered
 
 MOST = 1_000_000  # tokens of a made-up trace
 
@@ -116,7 +116,7 @@ def bench_fuzz(files: int, seed: int) -> None:
 @rounds(3)
 @click.option(
     "--seconds",
-    type=click.FloatRange(1, 3_600),
+    type=Number(1, 3_600),
     default=5.0,
     show_default=True,
     help="Watched in each round.",

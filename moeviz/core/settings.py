@@ -220,7 +220,7 @@ def check(name: str, value: object) -> None:
     low = least is not None and isinstance(value, int | float) and not value >= least
     high = most is not None and isinstance(value, int | float) and not value <= most
     if type(value) is not kind or low or high:
-        raise SettingsError(f"{name} is {_short(value)}; it must be {_numbers(kind, least, most)}.")
+        raise SettingsError(f"{name} is {_short(value)}; it must be {_numbers(kind, least, most, high)}.")
 
 
 def read(name: str, text: str) -> Any:
@@ -242,9 +242,13 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _numbers(kind: type, least: float | None, most: float | None) -> str:
-    """The numbers that a field takes, in words."""
+def _numbers(kind: type, least: float | None, most: float | None, high: bool = False) -> str:
+    """The numbers that a field takes, in words; an end that nobody reaches is named where it was passed."""
     what = "a whole number" if kind is int else "a number"
     if least is None:
         return what
-    return f"{what} of at least {least}" if most is None or most >= MOST else f"{what} from {least} to {most}"
+    return (
+        f"{what} of at least {least}"
+        if most is None or (most >= MOST and not high)
+        else f"{what} from {least} to {most}"
+    )
