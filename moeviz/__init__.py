@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from moeviz.core.run import Run as Run
     from moeviz.core.settings import Settings as Settings
     from moeviz.core.trace import Trace as Trace
+    from moeviz.charts.stage import stage as stage
     from moeviz.engine.capture import capture as capture
     from moeviz.errors import MoevizError as MoevizError
 
@@ -44,6 +45,7 @@ WHERE = {  # name -> the module that has it
     "predictor": "moeviz.core.predictors",
     "replay": "moeviz.api",
     "run": "moeviz.api",
+    "stage": "moeviz.charts.stage",
     "summary": "moeviz.api",
     "sweep": "moeviz.api",
 }
