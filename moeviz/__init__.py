@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from moeviz.api import run as run
     from moeviz.api import summary as summary
     from moeviz.api import sweep as sweep
+    from moeviz.charts.stage import stage as stage
     from moeviz.core.policies import policy as policy
     from moeviz.core.predictors import predictor as predictor
     from moeviz.core.run import Run as Run
     from moeviz.core.settings import Settings as Settings
     from moeviz.core.trace import Trace as Trace
-    from moeviz.charts.stage import stage as stage
     from moeviz.engine.capture import capture as capture
     from moeviz.errors import MoevizError as MoevizError
 
