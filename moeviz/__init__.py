@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from moeviz.api import run as run
     from moeviz.api import summary as summary
     from moeviz.api import sweep as sweep
+    from moeviz.charts.stage import stage as stage
     from moeviz.core.policies import policy as policy
     from moeviz.core.predictors import predictor as predictor
     from moeviz.core.run import Run as Run
@@ -44,6 +45,7 @@ WHERE = {  # name -> the module that has it
     "predictor": "moeviz.core.predictors",
     "replay": "moeviz.api",
     "run": "moeviz.api",
+    "stage": "moeviz.charts.stage",
     "summary": "moeviz.api",
     "sweep": "moeviz.api",
 }
