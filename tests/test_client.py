@@ -64,10 +64,10 @@ def test_a_comparison_brings_its_trace_and_every_run(client: Client) -> None:
     finish(client.submit(job))
     assert job.state == "done"
     assert job.trace is not None
-    assert job.resident is not None
+    assert job.recorded is not None
     assert sorted(number for number, _ in job.runs) == [0, 0, 1, 1, 2, 2]
     for number, run in job.runs:
-        assert run.output_ids == job.resident.output_ids
+        assert run.output_ids == job.recorded.output_ids
         assert replay(job.trace, job.settings[number]).same_decisions(run)
 
 

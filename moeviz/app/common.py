@@ -66,6 +66,8 @@ def waiting(job: Job) -> bool:
             f"{place} other run{'s' if place > 1 else ''} before yours; it starts by itself.",
             icon=":material/hourglass:",
         )
+    if job.silent:
+        st.warning(job.message, icon=":material/heart_broken:")
     return bool(place)
 
 
@@ -92,7 +94,7 @@ def traces() -> dict[str, tuple[Trace, Run | None]]:
         found["the latest run of Live"] = captured
     compare: Job | None = st.session_state.get("compare_job")
     if compare is not None and compare.finished and compare.trace is not None:
-        found["the latest comparison"] = compare.trace, compare.resident
+        found["the latest comparison"] = compare.trace, compare.recorded
     found |= st.session_state.get("opened", {})  # uploads of this session; others do not see them
     for kept in library.names():
         path = library.path(kept)
@@ -253,7 +255,11 @@ def tier_in_words(tier: Tier | None) -> str:
         if tier.kind == "disk"
         else "in RAM"
     )
-    return f"Slow tier {tier.kind}, {past}: {tier.latency_ms:.2f} ms per expert, {tier.gigabytes_per_second:.2f} GB/s."
+    paced = f"; link paced to {tier.pace.label}" if tier.pace else ""
+    return (
+        f"Slow tier {tier.kind}, {past}: {tier.latency_ms:.2f} ms per expert, "
+        f"{tier.gigabytes_per_second:.2f} GB/s{paced}."
+    )
 
 
 def megabytes(count: int) -> str:

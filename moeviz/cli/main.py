@@ -10,17 +10,18 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 import moeviz.bench.timings
+from moeviz.core.machines import LINKS, find
 from moeviz.core.policies import POLICIES, PolicyError, load_policy
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.replay import replay as replay_trace
-from moeviz.core.run import Run
+from moeviz.core.run import Run, Tier
 from moeviz.core.settings import BASELINES, WARM, Settings, SettingsError
 from moeviz.core.trace import (
     MAX_EXPERTS,
@@ -104,6 +105,11 @@ def model_options(command: F) -> F:
                 default="auto",
                 show_default=True,
                 help="auto: float32 on a CPU, else the checkpoint's.",
+            ),
+            click.option(
+                "--link",
+                default="",
+                help=f"Pace every copy to a slower link: {', '.join(LINKS)}, or GB/s, or GB/s,ms.",
             ),
             click.option(
                 "--threads", type=click.IntRange(1), default=1, show_default=True, help="Of torch, on a CPU."
@@ -213,7 +219,7 @@ def settings_of(options: dict[str, Any]) -> Settings:
     "--verify/--no-verify",
     default=True,
     show_default=True,
-    help="Run again with every expert resident and compare the tokens (needs room for all experts).",
+    help="Hold the logits against transformers' own model with every expert in memory, where that fits.",
 )
 def run(
     model: str, prompt: str, future: Path | None, out: Path | None, verify: bool, as_json: bool, **others: Any
@@ -235,14 +241,15 @@ def run(
         loaded, options = prepare(model, others)
         from moeviz.engine import measure
 
+        measure.fitting(loaded, [] if settings.baseline else [settings])
         known = known or measure.look_ahead(loaded, prompt, settings, options)
-        trace, result = measure.record(loaded, prompt, settings, options, future=known)
-        lossless = None
-        if verify:
-            _, resident = measure.record(loaded, prompt, measure.RESIDENT, options)
-            lossless = resident.output_ids == result.output_ids
+        with measure.logits_seen(loaded) as logits:
+            trace, result = measure.record(loaded, prompt, settings, options, future=known)
         if out is not None:
             trace.save(out, result)
+        lossless, why = None, measure.not_verifiable(loaded) if verify else ""
+        if verify and not why:
+            lossless = logits == measure.reference(loaded, trace)
     text = loaded.tokenizer.decode(result.output_ids)
     values = {
         "model": loaded.name,
@@ -255,9 +262,13 @@ def run(
     }
     if as_json:
         click.echo(json.dumps(values))
+        if why:
+            click.echo(why, err=True)
         return
     click.echo(prompt + text + "\n")
     click.echo(report(settings, values))
+    if why:
+        click.echo(f"logits     {why}")
     if out is not None:
         click.echo(f"saved      {out}")
 
@@ -294,8 +305,8 @@ def compare(
 ) -> None:
     """Measure several settings and baselines on one prompt, interleaved and repeated.
 
-    Every run is checked twice: its tokens against those of the run with all experts resident, and its hits, misses and evictions
-    against a replay of the trace.
+    Every run is checked twice: its logits against those of transformers' own model with every expert in memory, where that fits, and
+    its hits, misses and evictions against a replay of the trace. A baseline that does not fit in memory is left out.
 
     \b
     Example:
@@ -303,22 +314,28 @@ def compare(
           --setting policy=lru,slots=4 --setting policy=lfu,slots=4 --setting policy=lfu,slots=4,prefetch=next-gate
     """
     with refusing():
-        chosen = [Settings.parse(text) for text in texts or ("policy=lru", "policy=lfu")]
+        chosen = [_seeded(text, others["seed"]) for text in texts or ("policy=lru", "policy=lfu")]
         chosen += [Settings(baseline=name.strip()) for name in baselines.split(",") if name.strip()]
         loaded, options = prepare(model, others)
         from moeviz.engine import measure
 
-        runs: dict[int, list[Run]] = {number: [] for number in range(len(chosen))}
-        trace, resident = None, None
-        for share, number, recorded, result in measure.compare(loaded, prompt, chosen, repeats, options):
-            if number < 0:
-                trace, resident = recorded, result
-            else:
+        chosen, left_out = measure.fitting(loaded, chosen)
+        runs: dict[int, list[Run]] = {number: [] for number in range(-1, len(chosen))}
+        logits: dict[int, list[measure.Logits]] = {number: [] for number in runs}
+        trace = None
+        with measure.logits_seen(loaded) as seen:
+            for share, number, recorded, result in measure.compare(loaded, prompt, chosen, repeats, options):
+                trace = recorded or trace
                 runs[number].append(result)
-            if sys.stderr.isatty():
-                click.echo(f"\r{share:4.0%} of the runs", nl=share == 1, err=True)
-    assert trace is not None
-    assert resident is not None
+                logits[number].append(seen.copy())
+                seen.clear()
+                if sys.stderr.isatty():
+                    click.echo(f"\r{share:4.0%} of the runs", nl=share == 1, err=True)
+        assert trace is not None
+        why = measure.not_verifiable(loaded)
+        expected = None if why else measure.reference(loaded, trace)
+    for sentence in filter(None, [*left_out, why]):
+        click.echo(sentence, err=True)
     rows = []
     for number, settings in enumerate(chosen):
         again = replay_trace(trace, settings)
@@ -328,16 +345,16 @@ def compare(
                 "settings": settings.to_dict(),
                 "tokens": len(runs[number][0].output_ids),
                 **metrics.repeated(runs[number]),
-                "lossless": all(one.output_ids == resident.output_ids for one in runs[number]),
+                "lossless": None if expected is None else all(one == expected for one in logits[number]),
                 "equals_replay": all(one.same_decisions(again) for one in runs[number]),
             }
         )
-    text = loaded.tokenizer.decode(resident.output_ids)
+    text = loaded.tokenizer.decode(runs[-1][0].output_ids)
     values = {
         "model": loaded.name,
         "prompt": prompt,
         "text": text,
-        "token_ids": list(resident.output_ids),
+        "token_ids": list(runs[-1][0].output_ids),
         "repeats": repeats,
         "results": rows,
     }
@@ -349,7 +366,15 @@ def compare(
     click.echo(
         f"\nmedians of {repeats} runs [least to most], decode only; {str(loaded.dtype).removeprefix('torch.')} on {loaded.device}, {others['threads']} thread(s); "
         f"slow tier {tier['kind']}: {tier['latency_ms']:.2f} ms, {tier['gigabytes_per_second']:.2f} GB/s"
+        + (f"; link paced to {loaded.link.label}" if loaded.link else "")
     )
+
+
+def _seeded(text: str, seed: int) -> Settings:
+    """Settings of a text; the policy random takes `seed` where the text names none."""
+    settings = Settings.parse(text)
+    names = {part.partition("=")[0].strip() for part in text.split(",")}
+    return settings if "seed" in names else replace(settings, seed=seed)
 
 
 @main.command()
@@ -702,8 +727,10 @@ def show(values: dict[str, Any]) -> None:
 def prepare(model: str, others: dict[str, Any]) -> tuple[Loaded, Options]:
     """Loaded model and generation options of the shared flags. Raises ModelError or StoreError."""
     from moeviz.engine.loader import BUNDLED, load, use_threads
+    from moeviz.engine.measure import paced
     from moeviz.engine.session import Options
 
+    find(others["link"])  # what cannot be read is said before anything is loaded
     use_threads(others["threads"])
     options = Options(
         others["max_new_tokens"],
@@ -722,7 +749,7 @@ def prepare(model: str, others: dict[str, Any]) -> tuple[Loaded, Options]:
         dtype=others["dtype"],
         progress=progress,
     )
-    return loaded, options
+    return paced(loaded, others["link"]), options
 
 
 @contextmanager
@@ -771,18 +798,23 @@ def report(settings: Settings, values: dict[str, Any]) -> str:
         )
     if tier := values["tier"]:
         past = ", past the page cache" if tier["page_cache_bypassed"] else ""
+        paced = f"; link paced to {Tier.from_dict(tier).pace.label}" if tier.get("pace") else ""
         lines.append(
-            f"slow tier  {tier['kind']}: {tier['latency_ms']:.2f} ms per expert, {tier['gigabytes_per_second']:.2f} GB/s{past}"
+            f"slow tier  {tier['kind']}: {tier['latency_ms']:.2f} ms per expert, "
+            f"{tier['gigabytes_per_second']:.2f} GB/s{past}{paced}"
         )
     if values["lossless"] is not None:
-        same = "the same as" if values["lossless"] else "NOT those of"
-        lines.append(f"tokens     {same} the run with every expert resident")
+        same = "those of" if values["lossless"] else "NOT those of"
+        lines.append(f"logits     {same} transformers' own model with every expert in memory, bit for bit")
     return "\n".join(lines)
+
+
+_SAME = {True: "same", False: "DIFFER", None: "-"}  # logits and those of transformers; None: not verified
 
 
 def comparison_table(rows: list[dict[str, Any]]) -> str:
     """Plain text, a line per settings."""
-    head = f"{'settings':32} {'tokens/s':>20} {'stall ms':>9} {'hit ratio':>9} {'MB moved':>9} {'tokens':>7} {'replay':>7}"
+    head = f"{'settings':32} {'tokens/s':>20} {'stall ms':>9} {'hit ratio':>9} {'MB moved':>9} {'logits':>7} {'replay':>7}"
     lines = [head, "-" * len(head)]
     for row in rows:
         least, most = row["spread"]["tokens_per_second"] or (0, 0)
@@ -791,6 +823,6 @@ def comparison_table(rows: list[dict[str, Any]]) -> str:
         ratio = row["decode"]["hit_ratio"]
         lines.append(
             f"{row['label']:32} {speed:>20} {row['stall_ms_per_token'] or 0:9.1f} {'-' if ratio is None else f'{ratio:.3f}':>9} "
-            f"{moved / 1e6:9.1f} {'same' if row['lossless'] else 'DIFFER':>7} {'equal' if row['equals_replay'] else 'DIFFERS':>7}"
+            f"{moved / 1e6:9.1f} {_SAME[row['lossless']]:>7} {'equal' if row['equals_replay'] else 'DIFFERS':>7}"
         )
     return "\n".join(lines)

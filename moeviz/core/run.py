@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moeviz.core.machines import Machine
 from moeviz.core.settings import Settings, SettingsError
 
 HIT, LATE, MISS = 0, 1, 2  # outcome of an access: resident and loaded; still in flight when demanded; neither
@@ -31,6 +32,24 @@ class Tier:
     latency_ms: float  # one expert, nothing else under way
     gigabytes_per_second: float  # many experts, one after the other
     page_cache_bypassed: bool  # False for host
+    pace: Machine | None = None  # what copies were slowed down to; the figures above are the paced ones
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; `pace` only where there is one."""
+        values = asdict(self)
+        return values if self.pace else {name: value for name, value in values.items() if name != "pace"}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Tier:
+        """Raises TypeError where a field is missing, unknown or of another type."""
+        pace = values.get("pace")
+        tier = cls(**{**values, "pace": Machine(**pace) if pace is not None else None})
+        for figure in (tier, tier.pace or tier):
+            if not isinstance(figure.latency_ms, float) or not isinstance(figure.gigabytes_per_second, float):
+                raise TypeError
+        if not isinstance(tier.kind, str) or not isinstance(tier.pace and tier.pace.name, str | None):
+            raise TypeError
+        return tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +75,11 @@ class ModelFacts:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ModelFacts:
         return cls(
-            **{**values, "tier": Tier(**values["tier"]), "layer_indices": tuple(values["layer_indices"])}
+            **{
+                **values,
+                "tier": Tier.from_dict(values["tier"]),
+                "layer_indices": tuple(values["layer_indices"]),
+            }
         )
 
 
@@ -203,7 +226,7 @@ class Run:
             "experts": self.experts,
             "k": self.k,
             "expert_bytes": self.expert_bytes,
-            "tier": asdict(self.tier) if self.tier else None,
+            "tier": self.tier.to_dict() if self.tier else None,
             "output_ids": list(self.output_ids),
         }
         return {name: np.ascontiguousarray(array) for name, array in arrays.items()}, header
@@ -235,7 +258,7 @@ class Run:
                 times=Times(**{f.name: arrays[f"times.{f.name}"] for f in fields(Times)})
                 if times <= arrays.keys()
                 else None,
-                tier=None if tier is None else _tier(tier),
+                tier=None if tier is None else Tier.from_dict(tier),
                 output_ids=tuple(output_ids),
             )
         except SettingsError as error:
@@ -355,17 +378,6 @@ _DTYPES = {
     "start_slot": np.int32,
     **{f.name: np.int64 for f in fields(Times)},
 }
-
-
-def _tier(values: dict[str, Any]) -> Tier:
-    tier = Tier(**values)
-    if not (
-        isinstance(tier.kind, str)
-        and isinstance(tier.latency_ms, float)
-        and isinstance(tier.gigabytes_per_second, float)
-    ):
-        raise TypeError
-    return tier
 
 
 class Recorder:

@@ -285,7 +285,7 @@ def summary(run: Run) -> dict[str, Any]:
         "bytes_prefetch_useful": moved.prefetch_useful,
         "bytes_prefetch_wasted": moved.prefetch_wasted,
         "fast_tier_bytes": run.fast_tier_bytes,
-        "tier": asdict(run.tier) if run.tier else None,
+        "tier": run.tier.to_dict() if run.tier else None,
         "miss_kinds": asdict(miss_kinds(run)),
         "cache_as_predictor": asdict(found) if (found := cache_as_predictor(run)) else None,
         "prefetch_ledger": asdict(ledger(run)),
