@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 import moeviz.bench.timings
+from moeviz.cli.cache import cache
 from moeviz.core.machines import LINKS, find
 from moeviz.core.policies import POLICIES, PolicyError, load_policy
 from moeviz.core.predictors import PREDICTORS
@@ -60,6 +61,9 @@ def main() -> None:
       python -m moeviz compare --prompt "In the beginning" --setting policy=lru --setting policy=lfu
       python -m moeviz replay sample_traces/change-of-subject.moetrace --policy lfu --slots 3
     """
+
+
+main.add_command(cache)
 
 
 def model_options(command: F) -> F:
