@@ -8,6 +8,7 @@ from datetime import datetime
 import click
 
 from moeviz.engine import cachefolder
+from moeviz.errors import StoreError
 
 _UNITS = {
     "": 1,
@@ -92,7 +93,7 @@ def limit(size: str | None) -> None:
     if size is not None:
         try:
             gone = cachefolder.set_limit(None if size.lower() == "none" else _bytes(size))
-        except cachefolder.StoreError as error:
+        except StoreError as error:
             raise click.UsageError(str(error)) from None
         if gone:
             click.echo(f"deleted {len(gone)} files, {sum(entry.bytes for entry in gone) / 1e9:.3f} GB")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from moeviz.core.settings import SettingsError
+from moeviz.errors import SettingsError
 
 
 @dataclass(frozen=True, slots=True)

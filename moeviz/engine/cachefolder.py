@@ -24,15 +24,13 @@ import platformdirs
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from moeviz.errors import StoreError
+
 SUFFIX = ".experts"
 ASK_AGAIN = 0.2  # seconds between two tries to get a lock that another process holds
 _MAGIC = b"moevizX2"
 _TAIL = struct.Struct("<QI8s")  # bytes of the seal without this tail, their checksum, magic
 _LIMIT = "limit"  # name of the file that holds the size limit
-
-
-class StoreError(RuntimeError):
-    """The slow tier cannot be built or read; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,10 @@ from typing import Any
 import transformers
 from safetensors import SafetensorError, safe_open
 
+from moeviz.errors import ModelError
+
 _SHOWN = 4  # tensors that a message names
 _ONE_EXPERT = re.compile(r"(.*\.experts\.)(\d+)(\..+)")
-
-
-class ModelError(ValueError):
-    """A model that cannot be run; the message names the cause and the way out."""
 
 
 def check_files(folder: Path) -> dict[str, tuple[int, ...]]:

@@ -25,18 +25,10 @@ from transformers.utils import cached_file
 from moeviz.core.machines import Machine
 from moeviz.core.oracle import BUNDLED_NAME
 from moeviz.core.run import Tier
-from moeviz.engine.cachefolder import SUFFIX, StoreError, cache_folder, filling, make_room
-from moeviz.engine.checkpoint import ModelError as ModelError
+from moeviz.engine.cachefolder import SUFFIX, cache_folder, filling, make_room
 from moeviz.engine.checkpoint import check_files, check_report, named, needs_code, no_code
-from moeviz.engine.store import (
-    DiskStore,
-    HostStore,
-    Layout,
-    Store,
-    is_complete,
-    measure,
-    write_file,
-)
+from moeviz.engine.store import DiskStore, HostStore, Layout, Store, is_complete, measure, write_file
+from moeviz.errors import ModelError, StoreError
 
 transformers.utils.logging.set_verbosity_error()  # what matters is raised; progress is reported by `load`
 transformers.utils.logging.disable_progress_bar()

@@ -21,13 +21,15 @@ import transformers
 
 from moeviz.core import machines
 from moeviz.core.oracle import needs_future
-from moeviz.core.run import ModelFacts, PassRecord, Run
+from moeviz.core.run import Run
 from moeviz.core.settings import Settings
-from moeviz.core.trace import Trace, recording
+from moeviz.core.trace import Trace
 from moeviz.engine import store
-from moeviz.engine.loader import Loaded, ModelError, own
+from moeviz.engine.loader import Loaded, own
 from moeviz.engine.memory import lacking, resident_bytes, slot_bytes
+from moeviz.engine.records import ModelFacts, PassRecord, recording
 from moeviz.engine.session import Options, generate
+from moeviz.errors import ModelError
 
 RESIDENT = Settings(baseline="resident")
 Logits = list[int]  # a checksum of the logits of each forward pass's last token

@@ -30,13 +30,8 @@ def resident_bytes(loaded: Loaded) -> int:
 def slot_bytes(loaded: Loaded, settings: Settings) -> int:
     """What the slots of a run take in the fast tier."""
     layout = loaded.store.layout
-    slots = {
-        "": settings.slots * (layout.layers if settings.scope == "layer" else 1),
-        "resident": layout.layers * layout.experts,
-        "whole-layer": layout.experts,
-        "on-demand": loaded.k,
-    }[settings.baseline]
-    return slots * layout.record_bytes
+    room = settings.room(layout.layers, layout.experts, loaded.k)
+    return room.pools * room.slots * layout.record_bytes
 
 
 def lacking(device: torch.device, need: int) -> str:

@@ -21,8 +21,8 @@ import torch
 
 from moeviz.core.machines import Machine
 from moeviz.core.run import Tier
-from moeviz.engine.cachefolder import StoreError as StoreError
 from moeviz.engine.cachefolder import part_of, read_seal, seal
+from moeviz.errors import StoreError
 
 ALIGNMENT = 4_096  # of O_DIRECT: offset, length and memory
 _TENSOR_ALIGNMENT = 64  # of tensors within a record

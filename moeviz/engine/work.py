@@ -15,12 +15,13 @@ import torch
 
 from moeviz.core import machines
 from moeviz.core.oracle import needs_future
-from moeviz.core.policies import PolicyError, load_policy
-from moeviz.core.settings import Settings, SettingsError
+from moeviz.core.policies import load_policy
+from moeviz.core.settings import Settings
 from moeviz.engine import measure
-from moeviz.engine.loader import BUNDLED, Loaded, ModelError, load
+from moeviz.engine.loader import BUNDLED, Loaded, load
 from moeviz.engine.session import Options, generate
-from moeviz.engine.store import StoreError
+from moeviz.errors import ModelError, PolicyError, SettingsError, StoreError
+from moeviz.files import moetrace
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -94,7 +95,7 @@ class Worker:
                 assert trace is not None
                 logits.append(seen.copy())
                 seen.clear()
-                content = base64.b64encode(trace.to_bytes(run)).decode()
+                content = base64.b64encode(moetrace.to_bytes(trace, run)).decode()
                 own = numbers[number] if number >= 0 else number
                 self._send({"event": "run", "share": share, "number": own, "content": content})
         if trace is None or self._stop.is_set():
