@@ -253,11 +253,12 @@ class Client:
             job.over.set()
 
     def _run(self, job: Job) -> None:
-        if self._worker is None or self._worker.process.poll() is not None:
+        worker = self._worker
+        if worker is not None and time.monotonic() - worker.heard >= SILENCE:
+            self._end()  # it hangs since the last job
+        if worker is None or worker.process.poll() is not None:
             job.message = "starting the worker"
             worker = WorkerProcess()
-        else:
-            worker = self._worker
         with self._changed:  # a Stop comes after the job, or before its worker is known
             self._worker = worker
             if self._stop_by:
