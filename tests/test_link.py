@@ -69,3 +69,10 @@ def test_what_cannot_be_paced_is_one_message(model: Loaded) -> None:
         measure.paced(model, "tape")
     with pytest.raises(ModelError, match="A paced link copies into host memory, but the fast tier is meta"):
         measure.paced(replace(model, device=torch.device("meta")), "SD card")
+
+
+def test_a_link_that_the_tier_itself_does_not_reach_is_not_claimed(model: Loaded) -> None:
+    fast = measure.paced(model, "10000")  # 14 kB in 1.4 ns
+    assert fast.tier.pace_in_words == "link paced to 10000 GB/s, 0 ms, which this tier does not reach"
+    assert measure.paced(model, "SD card").tier.pace_in_words == "link paced to SD card (0.1 GB/s, 0.25 ms)"
+    assert model.tier.pace_in_words == ""

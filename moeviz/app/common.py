@@ -259,7 +259,7 @@ def tier_in_words(tier: Tier | None) -> str:
         if tier.kind == "disk"
         else "in RAM"
     )
-    paced = f"; link paced to {tier.pace.label}" if tier.pace else ""
+    paced = f"; {tier.pace_in_words}" if tier.pace else ""
     return (
         f"Slow tier {tier.kind}, {past}: {tier.latency_ms:.2f} ms per expert, "
         f"{tier.gigabytes_per_second:.2f} GB/s{paced}."

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+import moeviz.bench.pacing
 import moeviz.bench.timings
 from moeviz.cli.cache import cache
 from moeviz.core.machines import LINKS, find
@@ -368,7 +369,7 @@ def compare(
     click.echo(
         f"\nmedians of {repeats} runs [least to most], decode only; {str(loaded.dtype).removeprefix('torch.')} on {loaded.device}, {others['threads']} thread(s); "
         f"slow tier {tier['kind']}: {tier['latency_ms']:.2f} ms, {tier['gigabytes_per_second']:.2f} GB/s"
-        + (f"; link paced to {loaded.link.label}" if loaded.link else "")
+        + (f"; {loaded.tier.pace_in_words}" if loaded.link else "")
     )
 
 
@@ -661,6 +662,15 @@ def bench_engine(repeats: int, tokens: int) -> None:
     show(moeviz.bench.timings.engine(repeats, tokens))
 
 
+@bench.command("link")
+@click.option(
+    "--tokens", type=click.IntRange(2), default=100, show_default=True, help="To generate on each link."
+)
+def bench_link(tokens: int) -> None:
+    """How well a paced link keeps its time: a copy's time over the time asked for, median [5th to 95th percentile]."""
+    show(moeviz.bench.pacing.pacing(tokens))
+
+
 @bench.command("loading")
 def bench_loading() -> None:
     """Peak memory of loading a model of 600 MB, against what has to be in memory."""
@@ -800,7 +810,7 @@ def report(settings: Settings, values: dict[str, Any]) -> str:
         )
     if tier := values["tier"]:
         past = ", past the page cache" if tier["page_cache_bypassed"] else ""
-        paced = f"; link paced to {Tier.from_dict(tier).pace.label}" if tier.get("pace") else ""
+        paced = f"; {words}" if (words := Tier.from_dict(tier).pace_in_words) else ""
         lines.append(
             f"slow tier  {tier['kind']}: {tier['latency_ms']:.2f} ms per expert, "
             f"{tier['gigabytes_per_second']:.2f} GB/s{past}{paced}"

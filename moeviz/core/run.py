@@ -42,11 +42,21 @@ class Tier:
     gigabytes_per_second: float  # many experts, one after the other
     page_cache_bypassed: bool  # False for host
     pace: Machine | None = None  # what copies were slowed down to; the figures above are the paced ones
+    keeps_pace: bool = True  # False: this tier itself is slower than the link that was asked for
+
+    @property
+    def pace_in_words(self) -> str:
+        """For badges and captions; empty where the link was as fast as it goes."""
+        if self.pace is None:
+            return ""
+        return f"link paced to {self.pace.label}" + (
+            "" if self.keeps_pace else ", which this tier does not reach"
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; `pace` only where there is one."""
-        values = asdict(self)
-        return values if self.pace else {name: value for name, value in values.items() if name != "pace"}
+        """For JSON; what is of the pace only where there is one."""
+        left_out = () if self.pace else ("pace", "keeps_pace")
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Tier:
@@ -57,6 +67,8 @@ class Tier:
         if not all(isinstance(number, float) and 0 <= number < 1e12 for number in numbers):
             raise TypeError
         if not all(isinstance(text, str) for text in (tier.kind, tier.pace.name if tier.pace else "")):
+            raise TypeError
+        if not isinstance(tier.keeps_pace, bool):
             raise TypeError
         return tier
 

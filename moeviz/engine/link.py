@@ -201,11 +201,11 @@ class DeviceLink(HostLink):
 
 
 def wait_until(due_ns: int) -> None:
-    """Returns when `time.perf_counter_ns` has reached `due_ns`: asleep, and for the last moment awake but giving way."""
+    """Returns when `time.perf_counter_ns` has reached `due_ns`: asleep, and awake for the last moment, about 40 microseconds."""
     while (left := due_ns - time.perf_counter_ns()) > _SPIN_NS:
         time.sleep((left - _SPIN_NS) / 1e9)
     while time.perf_counter_ns() < due_ns:
-        time.sleep(0)
+        pass  # even a sleep of no length takes 70 microseconds on Linux
 
 
 def slots_for(link_store: Store, slots: int, device: torch.device) -> torch.Tensor:
