@@ -25,7 +25,7 @@ from transformers.utils import cached_file
 from moeviz.core.machines import Machine
 from moeviz.core.oracle import BUNDLED_NAME
 from moeviz.core.run import Tier
-from moeviz.engine.cachefolder import SUFFIX, cache_folder, filling, make_room
+from moeviz.engine.cachefolder import SUFFIX, cache_folder, filling, make_room, read_seal
 from moeviz.engine.checkpoint import check_files, check_report, named, needs_code, no_code
 from moeviz.engine.store import DiskStore, HostStore, Layout, Store, is_complete, measure, write_file
 from moeviz.errors import ModelError, StoreError
@@ -102,16 +102,21 @@ def load(
     )
     cached = cache_folder() / f"{_fingerprint(folder, kind)}{SUFFIX}"
     stored = check_files(folder)
-    on_the_way = sum(f"{path}.{key}" not in stored for path in names for key in parameters) / len(parameters)
+    sizes = {
+        f"{path}.{key}": p.numel() * kind.itemsize
+        for path in names
+        for key, p in skeleton.get_submodule(path).named_parameters()
+    }
 
     def waiting() -> None:
         progress(0.1, "another process is filling the slow tier with this model")
 
     progress(0.1, "reading the dense part")
     with filling(cached, waiting) as offload:
-        packed = 0 if tier == "host" or is_complete(layout, cached) else layout.bytes
-        # what a checkpoint does not hold stacked, transformers writes once stacked
-        make_room(packed, round(on_the_way * experts * layout.expert_bytes), cached)
+        # what the checkpoint does not hold stacked, transformers writes once, stacked, for us to pack
+        scratch = sum(size for key, size in sizes.items() if key not in stored)
+        packed = 0 if tier == "host" or read_seal(cached) else sum(sizes.values())
+        make_room(packed, scratch, cached)
         placement = _placement(skeleton, set(names), str(place))
         model, report = _guard(
             name,
@@ -134,7 +139,7 @@ def load(
         if tier == "host":
             store = HostStore(layout, layers, pinned=place.type != "cpu")
         else:
-            if packed:
+            if not is_complete(layout, cached):
                 write_file(layout, layers, cached, _short_name(name))
             store = DiskStore(layout, cached)
     remove_hook_from_module(model, recurse=True)  # accelerate's would load all experts of a layer
