@@ -7,8 +7,7 @@ from datetime import datetime
 
 import click
 
-from moeviz.engine import cachefolder
-from moeviz.errors import StoreError
+from moeviz.cli.options import Refused, refusing, registered
 
 _UNITS = {
     "": 1,
@@ -23,6 +22,7 @@ _UNITS = {
 }
 
 
+@registered
 @click.group()
 def cache() -> None:
     """The folder where experts are kept packed between runs (MOEVIZ_CACHE, or the user's cache folder).
@@ -42,6 +42,8 @@ def list_() -> None:
     Example:
       python -m moeviz cache list
     """
+    from moeviz.engine import cachefolder
+
     found = cachefolder.entries()
     for entry in found:
         used = datetime.fromtimestamp(entry.used).isoformat(" ", "minutes")
@@ -64,17 +66,19 @@ def clean(names: tuple[str, ...]) -> None:
     Example:
       python -m moeviz cache clean
     """
+    from moeviz.engine import cachefolder
+
     found = cachefolder.entries()
     chosen = [e for e in found if not names or any(e.path.stem.startswith(n) or e.model == n for n in names)]
     if names and not chosen:
-        raise click.UsageError(
+        raise Refused(
             f"Nothing in {cachefolder.cache_folder()} is called {' or '.join(names)}. Try cache list."
         )
     kept = [entry for entry in chosen if not cachefolder.remove(entry)]
     gone = [entry for entry in chosen if entry not in kept]
     click.echo(f"deleted {len(gone)} files, {sum(entry.bytes for entry in gone) / 1e9:.3f} GB")
     if kept:
-        raise click.UsageError(
+        raise Refused(
             f"{len(kept)} files cannot be deleted: in use, or not yours. End the runs that use them first."
         )
 
@@ -90,11 +94,11 @@ def limit(size: str | None) -> None:
     Example:
       python -m moeviz cache limit 50GB
     """
+    from moeviz.engine import cachefolder
+
     if size is not None:
-        try:
+        with refusing():
             gone = cachefolder.set_limit(None if size.lower() == "none" else _bytes(size))
-        except StoreError as error:
-            raise click.UsageError(str(error)) from None
         if gone:
             click.echo(f"deleted {len(gone)} files, {sum(entry.bytes for entry in gone) / 1e9:.3f} GB")
     most = cachefolder.limit()
@@ -102,10 +106,10 @@ def limit(size: str | None) -> None:
 
 
 def _bytes(text: str) -> int:
-    """50GB, 1.5 TiB, 1000000. Raises UsageError."""
+    """50GB, 1.5 TiB, 1000000. Raises Refused."""
     match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s*([kmgt]i?)?b?", text.strip().lower())
     if not match:
-        raise click.UsageError(
+        raise Refused(
             f"The size {text!r} is not known. Write for example 50GB or 40GiB, or none for no limit."
         )
     return int(float(match[1]) * _UNITS[match[2] or ""])
