@@ -125,8 +125,8 @@ def unlike(size: ModelSize, trace: Trace) -> str:
         return ""
     return (
         f"The trace chooses {trace.k} of {trace.num_experts} experts and this model {size.k} of "
-        f"{size.num_experts}: its hit ratios do not carry over. Record one of this model (python -m moeviz run MODEL "
-        "--prompt TEXT --out FILE), or take one of a model with the same numbers."
+        f"{size.num_experts}: its hit ratios do not carry over. Take a trace of a model with the same numbers, or record one of this: "
+        "python -m moeviz run MODEL --prompt TEXT --out FILE."
     )
 
 
