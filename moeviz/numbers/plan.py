@@ -123,9 +123,10 @@ def unlike(size: ModelSize, trace: Trace) -> str:
     """Why a trace's hit ratios say nothing about a model, in words; empty where they may."""
     if (trace.num_experts, trace.k) == (size.num_experts, size.k):
         return ""
+    theirs, ours = f"{trace.k} of {trace.num_experts}", f"{size.k} of {size.num_experts}"
     return (
-        f"The trace chooses {trace.k} of {trace.num_experts} experts and this model {size.k} of "
-        f"{size.num_experts}: its hit ratios do not carry over. Take a trace of a model with the same numbers, or record one of this: "
+        f"The trace chooses {theirs} experts and this model {ours}: its hit ratios do not carry over. "
+        "Take a trace of a model with the same numbers, or record one of this: "
         "python -m moeviz run MODEL --prompt TEXT --out FILE."
     )
 
