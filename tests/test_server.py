@@ -1,4 +1,4 @@
-"""The app's server answers this machine's own names only: no page elsewhere can point its name here and read along."""
+"""The app's server answers to this machine's own names only: no page elsewhere points its name here."""
 
 from __future__ import annotations
 
