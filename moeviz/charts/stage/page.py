@@ -66,7 +66,7 @@ def style() -> str:
 
 
 def stage_html(payload: Mapping[str, Any], presenter: bool = False) -> str:
-    """A whole page that works from a file: nothing in it may reach the network, and only this script may run."""
+    """A whole page that works from a file: it may not reach the network, and only its own script may run."""
     code, look = script() + _MOUNT, style()
     allowed = (
         "default-src 'none'; base-uri 'none'; form-action 'none'; "

@@ -1,7 +1,7 @@
 """One sentence on who hits more, over the whole text and on both sides of a change of subject. Hits only: it
 knows no times.
 
-hit_verdict(runs, changes)      # "LRU hits 3.6 points more: LFU leads by 2.0 in German, LRU by 9.8 in Python."
+    hit_verdict(trace, runs, subject_changes(trace))    # "LRU hits 3.6 points more: in German LFU ..."
 """
 
 from __future__ import annotations
