@@ -1,4 +1,4 @@
-"""The stage in a real browser, from a file: the JavaScript that app and notebook use too. Needs Chromium; never skipped in CI."""
+"""The stage in a real browser, from a file: the JavaScript that app and notebook use too."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import random_trace
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from conftest import random_trace
 from moeviz.charts import board
 from moeviz.charts.stage import stage, stage_html, stage_payload
 from moeviz.core.replay import replay
@@ -35,9 +35,7 @@ Open = Callable[..., Page]
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
 
@@ -51,7 +49,7 @@ def lesson() -> str:
 
 @pytest.fixture
 def show(browser: Browser, tmp_path: Path) -> Iterator[Open]:
-    """Opens a page from file://; fails the test on an error in it and on any request but for the file itself."""
+    """Opens a page from file://; fails the test on an error in it and on any request but the file's own."""
     wrong: list[str] = []
     contexts = []
 
@@ -280,7 +278,8 @@ def test_a_click_on_text_band_and_curve_goes_there(show: Open, lesson: str) -> N
     x, y, step = value(
         page,
         "(() => { const p = stage.strip.places, t = stage.model.tokenAt[stage.pass + 1] + 2, at = p[t]"
-        "; return [at.x + 12, (at.line - stage.strip.top) * stage.strip.row + 12, stage.model.passOf(t)] })()",
+        "; const y = (at.line - stage.strip.top) * stage.strip.row + 12"
+        "; return [at.x + 12, y, stage.model.passOf(t)] })()",
     )
     page.locator(".strip .text").click(position={"x": x, "y": y})
     at(page, step)
@@ -304,10 +303,12 @@ def test_as_measured_the_faster_board_is_through_first(show: Open, lesson: str) 
     page = show(lesson)
     page.keyboard.press("Home")
     ends = value(page, "stage.boards.map((board) => board.run.clock.end[239])")
-    first = "LRU" if ends[0] < ends[1] else "LFU, counts kept"
+    first = "LRU" if ends[0] < ends[1] else "LFU (counts kept)"
     page.get_by_role("combobox", name="speed").select_option("times")
     page.keyboard.press("Space")
-    page.evaluate("window.moevizStage.time = Math.max(...window.moevizStage.boards.map((b) => b.run.clock.end[60]))")
+    page.evaluate(
+        "window.moevizStage.time = Math.max(...window.moevizStage.boards.map((b) => b.run.clock.end[60]))"
+    )
     until(page, "stage.boards[0].pass !== stage.boards[1].pass")
     page.evaluate(f"window.moevizStage.time = {min(ends)} + 0.5")
     expect(page.locator(".story")).to_contain_text(f"{first} is through first.")
@@ -331,21 +332,23 @@ def test_reduced_motion_draws_no_expert_on_its_way(show: Open, lesson: str) -> N
 
 
 def cut(page: Page) -> list[str]:
-    """Texts on canvases that did not fit, and boxes of the first screen that reach out of the window or overflow."""
+    """Texts on canvases that did not fit, and boxes that reach out of the window or overflow."""
     return list(
         page.evaluate(
             """() => {
               const stage = window.moevizStage, wrong = []
               const sheets = [stage.strip.sheet, stage.strip.bandSheet, stage.curves.sheet]
-              for (const sheet of [...sheets, ...stage.boards.map((board) => board.sheet)]) wrong.push(...sheet.cut)
+              sheets.push(...stage.boards.map((board) => board.sheet))
+              for (const sheet of sheets) wrong.push(...sheet.cut)
               for (const one of stage.root.querySelectorAll(
-                "h1, h2, .verdict, canvas, .menus, .counts, .ratio, .legend span, .transport button, .where, .story"
+                "h1, h2, .verdict, canvas, .menus, .counts, .ratio, .legend span, button, .where, .story"
               )) {
                 if (!one.getClientRects().length) continue
                 const box = one.getBoundingClientRect()
                 const out = box.right > innerWidth + 0.5 || box.bottom > innerHeight + 0.5 || box.left < -0.5
                 if (out) wrong.push(`${one.className || one.tagName} ${JSON.stringify(box)}`)
-                if (!one.matches(".story, canvas") && one.scrollWidth > one.clientWidth + 1 && one.clientWidth)
+                if (one.matches(".story, canvas") || !one.clientWidth) continue
+                if (one.scrollWidth > one.clientWidth + 1)
                   wrong.push(`${one.className || one.tagName} overflows`)
               }
               return wrong
@@ -360,8 +363,9 @@ def least_type(page: Page) -> float:
         page.evaluate(
             """() => {
               const stage = window.moevizStage
-              let least = Math.min(stage.strip.sheet.least, stage.strip.bandSheet.least, stage.curves.sheet.least)
-              for (const board of stage.boards) least = Math.min(least, board.sheet.least)
+              const sheets = [stage.strip.sheet, stage.strip.bandSheet, stage.curves.sheet]
+              sheets.push(...stage.boards.map((board) => board.sheet))
+              let least = Math.min(...sheets.map((sheet) => sheet.least))
               for (const one of stage.root.querySelectorAll("*")) {
                 const own = [...one.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim())
                 const hidden = !one.getClientRects().length || one.closest(".live, option")
@@ -453,7 +457,9 @@ def test_the_page_may_not_reach_the_network(browser: Browser, lesson: str, tmp_p
     page.on("console", lambda message: refused.append(message.text))
     with pytest.raises(Exception, match="Failed to fetch"):
         page.evaluate("fetch('http://127.0.0.1:9/')")
-    page.evaluate("document.body.append(Object.assign(document.createElement('script'), {textContent: 'x = 1'}))")
+    page.evaluate(
+        "document.body.append(Object.assign(document.createElement('script'), {textContent: 'x = 1'}))"
+    )
     assert page.evaluate("typeof x") == "undefined"
     assert any("Content Security Policy" in text for text in refused)
     page.close()
@@ -490,7 +496,14 @@ def test_the_host_hears_what_its_user_asks_for(show: Open) -> None:
     page.keyboard.press("ArrowRight")
     until(page, "window.heard.some((event) => event.kind === 'cursor')")
     heard = page.evaluate("window.heard")
-    assert [event["kind"] for event in heard] == ["settings", "settings", "measure", "measure", "choose", "cursor"]
+    assert [event["kind"] for event in heard] == [
+        "settings",
+        "settings",
+        "measure",
+        "measure",
+        "choose",
+        "cursor",
+    ]
     assert heard[0]["changes"] == {"policy": "fifo"}
     assert heard[1]["changes"] == {"slots": 4}
     assert heard[4]["number"] == 3

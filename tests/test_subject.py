@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 from moeviz.files import moetrace
 from moeviz.numbers.subject import known_domains, subject_changes
@@ -21,7 +22,7 @@ def test_one_subject_has_no_change() -> None:
 
 def test_changes_follow_one_another() -> None:
     changes = subject_changes(moetrace.sample("python-long"))
-    assert all(one.after == two.before for one, two in zip(changes, changes[1:], strict=False))
+    assert all(one.after == two.before for one, two in pairwise(changes))
 
 
 def test_another_model_has_no_domains() -> None:

@@ -1,4 +1,4 @@
-"""How fast the stage is in headless Chromium: pictures a second while it plays, key to picture, file to first picture.
+"""How fast the stage is in headless Chromium: pictures a second, key to picture, file to first picture.
 
 stage(seconds=3.0, repeats=3)["pictures per second, 8 x 8"]
 """
@@ -10,7 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from moeviz.bench.timings import made_up, spread
+from moeviz.bench.made_up import made_up
+from moeviz.bench.rounds import spread
 
 SHAPES = ((8, 8, 2, 11), (24, 32, 4, 16), (48, 128, 8, 43))  # layers, experts, k, slots
 TOKENS = 128
@@ -45,7 +46,7 @@ _PRESS = """async () => {
 
 
 def stage(seconds: float, repeats: int) -> dict[str, Any]:
-    """Two boards, lru and lfu, of made-up traces in a window of 1440 x 900, from a file. Needs playwright and Chromium.
+    """Two boards, lru and lfu, of made-up traces at 1440 x 900, from a file. Needs playwright and Chromium.
 
     Pictures per second while it plays 16 tokens a second; ms from a key to its picture, the median of 20;
     ms from opening the file to the first picture.
@@ -64,9 +65,7 @@ def stage(seconds: float, repeats: int) -> dict[str, Any]:
             path = Path(folder) / f"{layers}x{experts}.html"
             make(trace, [Settings(name, min(slots, experts - 1)) for name in ("lru", "lfu")]).save(path)
             files[f"{layers} x {experts}"] = path
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
-        )
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         for _ in range(repeats):
             for name, path in files.items():
                 page = browser.new_page(viewport={"width": 1440, "height": 900})

@@ -17,6 +17,7 @@ from typing import Any
 
 from moeviz.charts.stage.payload import stage_payload
 from moeviz.charts.stage.verdict import hit_verdict
+from moeviz.core.policies import load_policy
 from moeviz.core.replay import replay
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
@@ -123,7 +124,7 @@ def stage(
     trace.
     """
     usual = slots or min(max(round(trace.num_experts / 3), trace.k + 1), trace.num_experts)
-    settings = [one if isinstance(one, Settings) else Settings(one, usual) for one in policies]
+    settings = [one if isinstance(one, Settings) else Settings(load_policy(one), usual) for one in policies]
     explainers = [Explainer(trace, one) for one in settings]
     bound = replay(trace, replace(settings[0], policy="belady", baseline="", prefetch="none"))
     runs = [one.run for one in explainers]

@@ -68,9 +68,8 @@ def stage_payload(
     for run in (*runs, *([bound] if bound else [])):
         found = len(run.passes.phase), run.layers, run.experts
         if found != shape:
-            passes, layers, experts = found
             raise StageError(
-                f"a run of {passes} passes, {layers} layers and {experts} experts is not one of this trace, "
+                f"a run of {found[0]} passes, {found[1]} layers and {found[2]} experts is not one of this trace, "
                 f"which has {shape[0]}, {shape[1]} and {shape[2]}. Replay this trace."
             )
     if len(runs[0].accesses.event) > MAX_ACCESSES:
