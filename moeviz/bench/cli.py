@@ -139,6 +139,23 @@ def bench_board(repeats: int, seconds: float) -> None:
         show(board(seconds, repeats))
 
 
+@bench.command("stage")
+@rounds(3)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(1, 3_600),
+    default=3.0,
+    show_default=True,
+    help="Played in each round.",
+)
+def bench_stage(repeats: int, seconds: float) -> None:
+    """Pictures per second of the stage while it plays, key to picture, file to first picture (needs Chromium)."""
+    from moeviz.bench.stage import stage
+
+    with refusing():
+        show(stage(seconds, repeats))
+
+
 def show(values: Mapping[str, Any]) -> None:
     """A line a number; spreads as median [least to most]."""
     for name, value in values.items():
