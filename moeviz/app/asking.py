@@ -7,6 +7,7 @@ from typing import Any
 
 import streamlit as st
 
+from moeviz.core.machines import LINKS
 from moeviz.core.trace import Trace
 from moeviz.engine.client import Job, ModelSpec
 
@@ -29,7 +30,20 @@ PRESETS = {
         "Die Konfigurationsdatei enthält", then="\n\ndef main(argv):\n    for name in argv:\n        "
     ),
 }
-DEFAULTS = {"tokens": 120, "repeats": 5, "tier": "disk", "temperature": 0.7, "seed": 0, "device": "auto"}
+PACED = {f"{name}, paced": ("host", name) for name in LINKS}
+TIERS = {
+    **PACED,
+    "this disk": ("disk", ""),
+    "this RAM": ("host", ""),
+}  # name -> slow tier and what its link is paced to
+DEFAULTS: dict[str, Any] = {
+    "tokens": 120,
+    "repeats": 5,
+    "tier": "SATA SSD, paced",  # where LRU against LFU is a larger difference than a laptop's noise
+    "temperature": 0.7,
+    "seed": 0,
+    "device": "auto",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +120,18 @@ def ask(trace: Trace) -> Ask:
         help="A folder that save_pretrained wrote, or a hub id, of any mixture-of-experts model of transformers.",
     )
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        tier = st.segmented_control(
-            "Slow tier",
-            ["disk", "host"],
-            default=DEFAULTS["tier"],
-            required=True,
-            key="tier",
-            bind="query-params",
-            help="disk: files read past the page cache. host: RAM, copied into the slots.",
-        )
+        tier, link = TIERS[
+            st.selectbox(
+                "Slow tier",
+                list(TIERS),
+                list(TIERS).index(DEFAULTS["tier"]),
+                key="tier",
+                bind="query-params",
+                width=220,
+                help="Paced: real in everything but the link, whose copies are slowed down to that rate. "
+                "This disk: files read past the page cache. This RAM: as fast as it copies.",
+            )
+        ]
         device = st.text_input(
             "Fast tier",
             DEFAULTS["device"],
@@ -122,5 +139,5 @@ def ask(trace: Trace) -> Ask:
             width=160,
             help="auto: the accelerator if there is one; or cpu, cuda, ...",
         )
-    spec = ModelSpec(name.strip(), tier, device.strip() or "auto")
+    spec = ModelSpec(name.strip(), tier, device.strip() or "auto", link=link)
     return Ask(prompt, then, int(tokens), int(repeats), spec, float(temperature), int(seed))

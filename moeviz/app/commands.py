@@ -53,4 +53,5 @@ def _command(name: str, job: Job, *own: str) -> str:
     parts += ["--prompt", job.prompt, *own, "--max-new-tokens", str(job.max_new_tokens)]
     parts += ["--temperature", str(job.temperature), "--seed", str(job.seed), "--past-end"]
     parts += ["--tier", job.model.tier, "--device", job.model.device]
+    parts += ["--link", job.model.link] if job.model.link else []
     return shlex.join([*parts, *(["--then", job.then] if job.then else [])])

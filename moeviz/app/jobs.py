@@ -132,6 +132,8 @@ def waiting(job: Job) -> bool:
     if place:
         runs = "runs" if place > 1 else "run"
         st.info(f"{place} other {runs} before yours; it starts by itself.", icon=":material/hourglass:")
+    if job.silent:
+        st.warning(job.message, icon=":material/heart_broken:")
     return bool(place)
 
 

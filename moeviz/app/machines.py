@@ -10,13 +10,14 @@ import streamlit as st
 
 from moeviz.app import jobs, measure, traces
 from moeviz.app.asking import PRESETS
+from moeviz.core.machines import MACHINES, TYPED, Machine
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.engine.client import Job
 from moeviz.numbers import cost
 
-OWN, TYPED = "as measured with this trace", "typed in"
+OWN = "as measured with this trace"
 CHECKED = [
     Settings("lru", 4),
     Settings("lru", 2),
@@ -29,10 +30,10 @@ CHECKED = [
 ]
 
 
-def pick(trace: Trace, own: Run | None) -> cost.Machine | None:
+def pick(trace: Trace, own: Run | None) -> Machine | None:
     """The slow tier to model; None where it is asked for and was not chosen."""
     measured = own.tier if own is not None and own.measured else None
-    names = [*([OWN] if measured else []), *(one.name for one in cost.MACHINES), TYPED]
+    names = [*([OWN] if measured else []), *(one.name for one in MACHINES), TYPED]
     if st.session_state.get("machine") not in names:
         st.session_state.pop("machine", None)
     name = st.selectbox(
@@ -46,14 +47,14 @@ def pick(trace: Trace, own: Run | None) -> cost.Machine | None:
         help="Nominal figures, one direction. Compute stays that of the run whose costs are used.",
     )
     if name == OWN and measured is not None:
-        return cost.Machine(OWN, measured.latency_ms, measured.gigabytes_per_second, nominal=False)
+        return Machine(OWN, measured.latency_ms, measured.gigabytes_per_second, nominal=False)
     if name == TYPED:
         latency = st.number_input(
             "Latency ms", 0.0, 1_000.0, 0.05, key="latency", bind="query-params", width=130
         )
         rate = st.number_input("GB/s", 0.001, 10_000.0, 25.0, key="bandwidth", bind="query-params", width=130)
-        return cost.Machine(TYPED, latency, rate)
-    return next((one for one in cost.MACHINES if one.name == name), None)
+        return Machine(TYPED, latency, rate)
+    return next((one for one in MACHINES if one.name == name), None)
 
 
 def expert_size(trace: Trace, own: Run | None) -> int:
@@ -85,14 +86,14 @@ def say_what_is_missing(size: int) -> None:
         )
 
 
-def costs(trace: Trace, own: Run | None, place: cost.Machine, size: int) -> tuple[cost.Costs, str]:
+def costs(trace: Trace, own: Run | None, place: Machine, size: int) -> tuple[cost.Costs, str]:
     """Costs on a machine, and whose measured run their compute is of."""
     measured, whose = traces.basis(trace, own)
     fitted = cost.fit(measured)
     return (fitted if place.name == OWN else fitted.on(place, size)), whose
 
 
-def in_words(costs: cost.Costs, place: cost.Machine, size: int) -> str:
+def in_words(costs: cost.Costs, place: Machine, size: int) -> str:
     """What the times are made of."""
     figures = "nominal " if place.nominal else ""
     return (

@@ -9,11 +9,17 @@ import streamlit as st
 from moeviz import words
 from moeviz.app import commands, jobs, kept, show
 from moeviz.charts import comparison
+from moeviz.charts.chart import kind_of
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.engine.client import Job
 from moeviz.numbers import metrics
 
+LOSSLESS = {
+    True: "So are the logits, bit for bit those of transformers' own model with every expert in memory.",
+    False: "The logits are NOT those of transformers' own model with every expert in memory.",
+    None: "They were not held against transformers' own model.",
+}
 EVERY = 1.0  # seconds between two looks: pictures would cost the time that is being measured
 
 
@@ -53,23 +59,26 @@ def progress(name: str, job: Job) -> None:
 def _results(job: Job, now: list[Settings]) -> None:
     if job.state == "failed":
         st.error(show.plain(job.message), icon=":material/error:")
+    for note in job.notes:
+        st.caption(show.plain(note))
     measured = by_settings(job)
-    if job.trace is None or job.resident is None or not measured:
+    if job.trace is None or job.recorded is None or not measured:
         if job.state == "stopped":
             st.info("Stopped before every setting was measured once.")
         return
     if [one for one in job.settings if not one.baseline] != now:
         names = " against ".join(one.label for one in job.settings if not one.baseline)
         st.caption(f"Measured before the settings were changed: {names}, on “{show.plain(job.prompt[:60])}”.")
-    trace, tokens = job.trace, job.resident.output_ids
+    trace, tokens = job.trace, job.recorded.output_ids
     runs = [run for _, repeats in measured for run in repeats]
+    kind = kind_of(runs[0])
     with st.container(horizontal=True, vertical_alignment="center"):
-        show.badge("measured")
+        show.badge(kind)
         show.verdict(
-            all(run.output_ids == tokens for run in runs),
+            job.lossless is not False and all(run.output_ids == tokens for run in runs),
             "same tokens in every run",
             "TOKENS DIFFER",
-            "The generated tokens are those of the run with all experts resident.",
+            f"The generated tokens are the same in every run. {LOSSLESS[job.lossless]}",
         )
         show.verdict(
             all(kept.agrees(trace, run) for run in runs),
@@ -83,7 +92,7 @@ def _results(job: Job, now: list[Settings]) -> None:
     found = [(settings, metrics.repeated(repeats)) for settings, repeats in measured]
     st.markdown(f"**{words.comparison_verdict(found)}** {words.best_value(found)}")
     columns = st.columns(2)
-    for number, chart in enumerate(comparison.charts(named)):
+    for number, chart in enumerate(comparison.charts(named, kind)):
         with columns[number % 2]:
             show.chart(chart, f"measured-{number}")
     _table(job, named)

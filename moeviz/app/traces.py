@@ -62,7 +62,7 @@ def load(name: str) -> tuple[Trace, Run | None]:
         case _ if name == LIVE and (captured := own.jobs["live"].recording()):
             return captured
         case _ if name == MEASURED and (trace := own.jobs["measure"].trace):
-            return trace, own.jobs["measure"].resident
+            return trace, own.jobs["measure"].recorded
         case _:
             return own.opened[name]
     return _from_file(path, path.stat().st_mtime_ns)

@@ -62,7 +62,7 @@ def over_time(
     if at is not None:
         figure.add_vline(at, line={"color": style.CURSOR, "width": 2})
     table = pd.DataFrame({"forward pass": range(len(lines[0][1])), **dict(lines)})
-    kind = "measured" if all(run.measured for _, run in runs) else "replayed"
+    kind = kind_of(runs[0][1]) if all(run.measured for _, run in runs) else "replayed"
     told = "; ".join(f"{name}: {_told(run, change)}" for name, run in runs)
     return Chart("Hit ratio as the text goes on", figure, table, kind, f"Hits of accesses, {told}.")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from moeviz.charts import style
-from moeviz.charts.chart import Chart
+from moeviz.charts.chart import Chart, kind_of
 from moeviz.core.run import Run
 from moeviz.numbers import cost
 
@@ -69,7 +69,7 @@ def over_passes(run: Run, first: int, count: int = 1, costs: cost.Costs | None =
         columns=["lane", "what", "from ms", "to ms", "MoE layer", "expert"],
     )
     title = f"Compute and link in pass {first}" + (f" to {last - 1}" if last - first > 1 else "")
-    return Chart(title, figure, table, "measured" if run.measured else "modelled", _told(segments))
+    return Chart(title, figure, table, kind_of(run) if run.measured else "modelled", _told(segments))
 
 
 def _where(segment: cost.Segment) -> str:

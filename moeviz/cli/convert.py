@@ -66,20 +66,10 @@ def import_(source: Path, kind: str, experts: int, out: Path) -> None:
     Example:
       python -m moeviz import routed.npy --experts 32 --out routed.moetrace
     """
-    from moeviz.files import imports
-    from moeviz.files.moetrace import MAX_FILE_BYTES
+    from moeviz import api
 
     with refusing():
-        if source.stat().st_size > MAX_FILE_BYTES:
-            raise TraceError(
-                f"{source.name} has {source.stat().st_size:,} bytes; a trace has at most {MAX_FILE_BYTES:,}."
-            )
-        if kind == "sglang" or source.suffix == ".pt":
-            from moeviz.engine.sglang import records
-
-            found = imports.from_records(source.name, records(source), experts)
-        else:
-            found = imports.read(source.name, source.read_bytes(), kind, experts)
+        found = api.imported(source, experts=experts, format=kind)
         with writing(out):
             found.trace.save(out, found.run)
     for line in found.report:
@@ -101,7 +91,7 @@ def import_(source: Path, kind: str, experts: int, out: Path) -> None:
     is_flag=True,
     help="The run recorded in FILE with its measured times, instead of a replay under the settings given.",
 )
-@click.option("--policies", default="lru,lfu", show_default=True, help="Of a stage: the first two are shown.")
+@click.option("--policies", default="lru,lfu", show_default=True, help="Of a stage: a board for each.")
 @out_option("The file to write.", required=True)
 def export(file: Path, kind: str, recorded: bool, policies: str, out: Path, **others: Any) -> None:
     """Write a trace and what a cache did on it for other tools, or for people.
@@ -115,7 +105,7 @@ def export(file: Path, kind: str, recorded: bool, policies: str, out: Path, **ot
       python -m moeviz export sample_traces/change-of-subject.moetrace --format stage --out lesson.html
     """
     from moeviz.core.policies import load_policy
-    from moeviz.core.replay import replay
+    from moeviz.core.replay import replay as replayed
     from moeviz.files import exports, moetrace
 
     with refusing():
@@ -128,13 +118,13 @@ def export(file: Path, kind: str, recorded: bool, policies: str, out: Path, **ot
         if kind == "stage":
             from moeviz.charts.stage import stage
 
-            names = [load_policy(name.strip()) for name in policies.split(",") if name.strip()]
-            page = stage(trace, [replace(settings, policy=name) for name in names], recorded=own)
+            chosen = [load_policy(name) for name in policies.split(",")]
+            page = stage(trace, [replace(settings, policy=name) for name in chosen], recorded=own)
             with writing(out):
                 moetrace.write_atomically(out, page.html.encode())
-            click.echo(f"saved      {out}: {', '.join(names)}, replayed")
+            click.echo(f"saved      {out}: {', '.join(chosen)}, replayed")
             return
-        result = own if recorded and own is not None else replay(trace, settings)
+        result = own if recorded and own is not None else replayed(trace, settings)
         beside = Path(os.path.relpath(file, out.parent)) if kind == "notebook" else file
         content = exports.content(kind, trace, result, own, beside.as_posix())
         with writing(out):

@@ -1,22 +1,23 @@
-"""Tables for a terminal, drawn with rich; loaded only by commands that end in one."""
+"""Tables for a terminal, drawn with rich, which is loaded when the first one is."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-from moeviz import words
-from moeviz.core.settings import Settings
-from moeviz.numbers.metrics import Repeated
+if TYPE_CHECKING:
+    from moeviz.core.settings import Settings
+    from moeviz.numbers.metrics import Repeated
 
 WIDTH = 120  # where the output is no terminal
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
     """Prints rows; every column but the first to the right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console(soft_wrap=False, highlight=False, markup=False)
     if not console.is_terminal:
         console.width = WIDTH
@@ -28,8 +29,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
     console.print(shown)
 
 
-def comparison(measured: Sequence[tuple[Settings, Repeated]], checks: Sequence[tuple[bool, bool]]) -> None:
-    """What was measured, a row per settings. checks: whether tokens are the resident run's, decisions the replay's."""
+def comparison(
+    measured: Sequence[tuple[Settings, Repeated]], checks: Sequence[tuple[bool | None, bool]]
+) -> None:
+    """What was measured, a row per settings. checks: whether logits are transformers' own (None: not verified), decisions the replay's."""
+    from moeviz import words
+
     rows = []
     for (one, found), (same, equal) in zip(measured, checks, strict=True):
         median, least, most = found.median, found.least, found.most
@@ -44,8 +49,8 @@ def comparison(measured: Sequence[tuple[Settings, Repeated]], checks: Sequence[t
                 words.percent(median.decode.hit_ratio),
                 words.size(median.moved.total),
                 words.size(median.fast_tier_bytes),
-                "same" if same else "DIFFER",
+                {True: "same", False: "DIFFER", None: "-"}[same],
                 "equal" if equal else "DIFFERS",
             )
         )
-    table(("settings", "tokens/s", "stall", "hit ratio", "moved", "memory", "tokens", "replay"), rows)
+    table(("settings", "tokens/s", "stall", "hit ratio", "moved", "memory", "logits", "replay"), rows)

@@ -10,6 +10,7 @@ from typing import Any
 
 from moeviz.core.run import Tier
 from moeviz.core.settings import Settings
+from moeviz.core.trace import Trace
 from moeviz.numbers.metrics import Counts, Repeated, Summary, Timed
 
 TIMED = tuple(one.name for one in fields(Timed))
@@ -37,6 +38,24 @@ def summary(found: Summary) -> dict[str, Any]:
     }
 
 
+def trace(found: Trace) -> dict[str, Any]:
+    """What a trace says of itself."""
+    return {
+        "model": found.model,
+        "tokens": found.tokens,
+        "forward_passes": len(found.passes()),
+        "sequences": len(found.sequences()),
+        "layers": found.layers,
+        "experts": found.num_experts,
+        "k": found.k,
+        "expert_bytes": found.mean_bytes,
+        "prompt": found.prompt,
+        "text": "".join(found.texts),
+        "recorded": found.recorded,
+        "notes": list(found.notes),
+    }
+
+
 def repeated(found: Repeated) -> dict[str, Any]:
     """The numbers of repeats, medians of what was timed; `spread` is the least and the most of each time."""
     least, most = _times(found.least), _times(found.most)
@@ -52,7 +71,7 @@ def one_run(
     found: Summary,
     lossless: bool | None,
 ) -> dict[str, Any]:
-    """What `run` and `replay` say of a run. `lossless`: whether its tokens are the resident run's; None where nobody compared."""
+    """What `run` and `replay` say of a run. `lossless`: whether its logits are those of transformers' own model; None where nobody compared."""
     return {
         "model": model,
         "settings": settings.to_dict(),
@@ -65,7 +84,7 @@ def one_run(
 
 
 def compared(
-    settings: Settings, tokens: int, found: Repeated, lossless: bool, equals_replay: bool
+    settings: Settings, tokens: int, found: Repeated, lossless: bool | None, equals_replay: bool
 ) -> dict[str, Any]:
     """What `compare` says of one of its settings."""
     return {
@@ -87,4 +106,4 @@ def _times(found: Timed | None) -> dict[str, float | None]:
 
 
 def _tier(found: Tier | None) -> dict[str, Any] | None:
-    return asdict(found) if found else None
+    return found.to_dict() if found else None
