@@ -23,7 +23,7 @@ for page in ("experts", "timeline", "prefetch", "what_if"):
         app = AppTest.from_file("app.py", default_timeout=300).run()
         if trace is not None:
             app.session_state["desk"].opened[name] = trace, None
-            app.session_state["trace"] = name
+            app.session_state["to_show"] = name
         st.cache_resource.clear()
         start = time.perf_counter()
         app.switch_page(f"pages/{page}.py").run()
