@@ -1,0 +1,195 @@
+"""Small pictures as inline SVG, made of numbers: for the page, in light and dark, and for paper. No script, no library, no font.
+
+Ink is the text's own colour (`currentColor`), and marks differ in shape as well as in colour, so that a black-and-white print says the
+same. Every picture carries a sentence for those who cannot see it.
+
+    bars([("LRU", 0.76), ("LFU (counts kept)", 0.73)], "share of needs that were hits")
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeviz.charts.style import SERIES
+
+WIDTH = 620  # of every picture, in its own units; a page scales it
+DASHES = ("", "7 4", "2 3", "9 3 2 3")
+HIT_COLOR, MISS_COLOR, KEPT_COLOR = "#009E73", "#D55E00", "#56B4E9"
+
+
+def page(height: float, said: str, *parts: str) -> str:
+    """A picture of WIDTH x height around its parts; `said` is what it shows, in a sentence."""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {WIDTH} {height:.0f}" width="100%" '
+        f'aria-label="{html.escape(said)}" font-family="system-ui, sans-serif" font-size="14" '
+        f'fill="currentColor">{"".join(parts)}</svg>'
+    )
+
+
+def text(x: float, y: float, said: str, anchor: str = "start", size: int = 14, bold: bool = False) -> str:
+    """A line of text; `anchor`: start, middle or end."""
+    weight = ' font-weight="700"' if bold else ""
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}"{weight}>'
+        f"{html.escape(said)}</text>"
+    )
+
+
+def box(x: float, y: float, wide: float, high: float, fill: str = "none", stroke: str = "currentColor") -> str:
+    """A rectangle."""
+    return (
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(wide, 0):.1f}" height="{max(high, 0):.1f}" rx="3" '
+        f'fill="{fill}" stroke="{stroke}" stroke-width="1.5"/>'
+    )
+
+
+def rule(x1: float, y1: float, x2: float, y2: float, dash: str = "", color: str = "currentColor") -> str:
+    """A straight line."""
+    return (
+        f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{color}" stroke-width="1.5" '
+        f'stroke-dasharray="{dash}"/>'
+    )
+
+
+def bars(
+    rows: Sequence[tuple[str, float | None]],
+    what: str,
+    *,
+    most: float = 1.0,
+    unit: str = "%",
+    marks: Sequence[tuple[str, float]] = (),
+) -> str:
+    """Bars from left to right, a row each; of a row without a value a question mark stands. `marks`: named lines across the rows.
+
+    With unit "%" values are shares.
+    """
+    left, right, high = 190.0, WIDTH - 70.0, 34.0
+    scale = (right - left) / (most or 1.0)
+    base = 26 + high * len(rows)
+    parts = [text(0, 16, what, bold=True)]
+    for number, (name, value) in enumerate(rows):
+        y = 26 + number * high
+        parts.append(text(left - 8, y + 20, name, "end"))
+        if value is None:
+            parts += [box(left, y + 4, right - left, high - 10), text(left + 12, y + 20, "?", bold=True)]
+            continue
+        parts.append(box(left, y + 4, value * scale, high - 10, SERIES[number % 3]))
+        parts.append(text(left + value * scale + 6, y + 20, number_of(value, unit)))
+    for number, (name, at) in enumerate(marks):
+        x, y = left + at * scale, base + 16 + 17 * number
+        parts.append(rule(x, 24, x, y - 4, DASHES[1 + number % 3]))
+        anchor = "end" if x > WIDTH / 2 else "start"
+        parts.append(text(x + (-6 if anchor == "end" else 6), y, name, anchor, 13))
+    said = "; ".join(f"{name}: {'?' if value is None else number_of(value, unit)}" for name, value in rows)
+    said += "".join(f"; {name} at {number_of(at, unit)}" for name, at in marks)
+    return page(base + 10 + 17 * len(marks), f"{what}. {said}", *parts)
+
+
+def number_of(value: float, unit: str) -> str:
+    """A number with its unit; with "%" the value is a share."""
+    return f"{value:.0%}" if unit == "%" else f"{value:.1f} {unit}"
+
+
+def curves(
+    x: Sequence[int],
+    lines: Sequence[tuple[str, Sequence[float]]],
+    label: str,
+    what: str,
+    *,
+    mark: tuple[int, str] | None = None,
+    hidden: bool = False,
+) -> str:
+    """Shares (0 to 1) over x. `hidden`: only the first and the last point of each line. `mark`: a named place on x."""
+    left, right, top, bottom = 46.0, WIDTH - 12.0, 34.0, 218.0
+    low = int(min(min(values) for _, values in lines) * 10) / 10
+
+    def at(where: float, share: float) -> tuple[float, float]:
+        across = left + (where - x[0]) / max(x[-1] - x[0], 1) * (right - left)
+        return across, bottom - (share - low) / (1 - low or 1) * (bottom - top)
+
+    parts = [text(0, 16, what, bold=True)]
+    for share in np.linspace(low, 1, 3):
+        y = at(x[0], float(share))[1]
+        parts += [rule(left, y, right, y, "1 5"), text(left - 6, y + 5, f"{share:.0%}", "end", 13)]
+    every = max(1, len(x) // 8)
+    parts += [text(at(one, low)[0], bottom + 18, str(one), "middle", 13) for one in x[::every]]
+    parts.append(text(right, bottom + 36, label, "end", 13))
+    across = 0.0
+    for number, (name, values) in enumerate(lines):
+        color, dash = SERIES[number % len(SERIES)], DASHES[number % 4]
+        points = [at(one, value) for one, value in zip(x, values, strict=True)]
+        if hidden:
+            ends = (points[0], points[-1])
+            parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="6" fill="{color}"/>' for a, b in ends]
+        else:
+            path = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
+            parts.append(
+                f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="3" stroke-dasharray="{dash}"/>'
+            )
+        parts.append(rule(across, bottom + 54, across + 30, bottom + 54, dash, color))
+        parts.append(text(across + 36, bottom + 59, name, size=13))
+        across += 60 + 7.5 * len(name)
+    if mark is not None:
+        place = at(mark[0], low)[0]
+        parts += [rule(place, top, place, bottom, "4 4"), text(place + 6, bottom - 8, mark[1], size=13)]
+    ends_said = "; ".join(f"{name} from {values[0]:.0%} to {values[-1]:.0%}" for name, values in lines)
+    said = f"{what}, over {label}: {ends_said}" + (f"; {mark[1]} at {mark[0]}" if mark else "")
+    return page(bottom + 68, said, *parts)
+
+
+def raster(cells: NDArray[np.bool_], what: str, across: str, mark: tuple[int, str] | None = None) -> str:
+    """Which experts (rows) are used by which tokens (columns). cells: [E, tokens]; `mark`: a named column."""
+    experts, tokens = cells.shape
+    left, top, wide = 62.0, 30.0, (WIDTH - 66.0) / tokens
+    high = min(20.0, 220.0 / experts)
+    bottom = top + high * experts
+    parts = [text(0, 16, what, bold=True)]
+    parts += [
+        text(left - 8, top + high * (row + 0.75), f"expert {row}" if experts < 12 else str(row), "end", 12)
+        for row in range(experts)
+    ]
+    marks = "".join(
+        f"M{left + column * wide:.1f} {top + row * high + 1.5:.1f}h{max(wide - 1, 1):.1f}v{high - 3:.1f}h-{max(wide - 1, 1):.1f}z"
+        for row, column in np.argwhere(cells)
+    )
+    parts.append(f'<path d="{marks}" fill="{SERIES[0]}"/>')
+    parts.append(box(left, top, wide * tokens, high * experts))
+    parts.append(text(WIDTH - 4, bottom + 17, across, "end", 13))
+    if mark is not None:
+        x = left + mark[0] * wide
+        parts += [rule(x, top - 4, x, bottom + 6, "5 3"), text(left, bottom + 17, f"dashed: {mark[1]}", size=13)]
+    used = ", ".join(f"expert {row} {int(count)} times" for row, count in enumerate(cells.sum(1)))
+    return page(bottom + 26, f"{what}: {used}", *parts)
+
+
+def stacks(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], what: str, unit: str) -> str:
+    """Bars made of named parts, a row each; parts of one name look alike."""
+    names = list(dict.fromkeys(name for _, parts in rows for name, _ in parts))
+    most = max(sum(value for _, value in parts) for _, parts in rows) or 1.0
+    left, right, high = 190.0, WIDTH - 80.0, 36.0
+    drawn = [text(0, 16, what, bold=True)]
+    for number, (name, parts) in enumerate(rows):
+        x, y = left, 26 + number * high
+        drawn.append(text(left - 8, y + 21, name, "end"))
+        for part, value in parts:
+            wide = value / most * (right - left)
+            drawn.append(box(x, y + 4, wide, high - 10, SERIES[names.index(part) % len(SERIES)]))
+            if wide > 40:
+                drawn.append(
+                    f'<text x="{x + wide / 2:.1f}" y="{y + 21:.1f}" text-anchor="middle" font-size="13" '
+                    f'fill="{"#FFFFFF" if names.index(part) == 0 else "#000000"}">{value:.1f}</text>'
+                )
+            x += wide
+        drawn.append(text(x + 6, y + 21, f"{sum(value for _, value in parts):.1f} {unit}"))
+    y, x = 34 + high * len(rows), left
+    for name in names:
+        drawn += [box(x, y, 14, 14, SERIES[names.index(name) % len(SERIES)]), text(x + 20, y + 12, name, size=13)]
+        x += 40 + 7.5 * len(name)
+    said = "; ".join(
+        f"{name}: " + ", ".join(f"{part} {value:.1f} {unit}" for part, value in parts) for name, parts in rows
+    )
+    return page(y + 24, f"{what}. {said}", *drawn)

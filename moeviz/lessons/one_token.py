@@ -1,0 +1,235 @@
+"""Lesson 0: one token of the bundled model, step by step. It is what "How it works" shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from moeviz.core.run import HIT, MISS, Run
+from moeviz.core.settings import Settings
+from moeviz.core.trace import DECODE, Trace
+from moeviz.lessons import drawing
+from moeviz.lessons.lab import Lab
+from moeviz.lessons.lesson import Answer, Guess, Picture, Said, Shown, Try, lesson
+from moeviz.numbers import metrics
+from moeviz.numbers.explain import Explainer
+from moeviz.words import size
+
+WARM = 20  # forward passes until the cache is full
+WORD = 4  # letters of a token that reads like a word
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Moment:
+    """One MoE layer in one forward pass: a hit, a miss, and somebody who leaves."""
+
+    trace: Trace
+    run: Run
+    event: int
+    load: int
+    there: int  # the expert that was a hit
+    missing: int  # the one that was not
+
+    @property
+    def step(self) -> int:
+        return int(self.run.events.forward_pass[self.event])
+
+    @property
+    def layer(self) -> int:
+        return int(self.run.events.layer[self.event])
+
+    @property
+    def victim(self) -> int:
+        return int(self.run.loads.victim_expert[self.load])
+
+    @property
+    def token(self) -> int:
+        return self.trace.passes()[self.step].start
+
+
+def moment(lab: Lab) -> Moment:
+    """The first event of the changing sample's decode, once the cache is warm, with one hit and one miss that evicts.
+
+    Of a token that reads like a word. Raises ValueError where there is none.
+    """
+    trace, run = lab.trace(), lab.recorded()
+    loads, events = run.loads, run.events
+    for event in np.flatnonzero((events.forward_pass >= WARM) & (events.layer > 0)):
+        own = slice(int(run.access_at[event]), int(run.access_at[event + 1]))
+        outcome, expert = run.accesses.outcome[own], run.accesses.expert[own]
+        came = range(int(run.load_at[event]), int(run.load_at[event + 1]))
+        demanded = [load for load in came if not loads.speculative[load] and loads.victim_expert[load] >= 0]
+        word = trace.texts[trace.passes()[int(events.forward_pass[event])].start].strip()
+        if sorted(outcome.tolist()) == [HIT, MISS] and len(demanded) == 1 and len(word) >= WORD:
+            there, missing = int(expert[outcome == HIT][0]), int(expert[outcome == MISS][0])
+            return Moment(trace, run, int(event), demanded[0], there, missing)
+    raise ValueError("no event of the sample has one hit and one miss that evicts.")
+
+
+def residents(found: Moment) -> list[int]:
+    """Experts of the layer that had a slot before the event, ascending."""
+    run = found.run
+    held = {int(e) for layer, e in zip(run.start.layer, run.start.expert, strict=True) if layer == found.layer}
+    for load in range(int(run.load_at[found.event])):
+        if run.loads.victim_layer[load] == found.layer:
+            held.discard(int(run.loads.victim_expert[load]))
+        if run.loads.layer[load] == found.layer:
+            held.add(int(run.loads.expert[load]))
+    return sorted(held)
+
+
+def _drawn(found: Moment, upto: int, said: str, times: tuple[float, float, float]) -> str:
+    """Router, slots, link and compute, as far as the story has come."""
+    trace, held = found.trace, residents(found)
+    chosen = trace.experts[found.token, found.layer].tolist()
+    weights = (
+        [1 / trace.k] * trace.k if trace.weights is None else trace.weights[found.token, found.layer].tolist()
+    )
+    parts = [
+        drawing.text(0, 16, "router", bold=True),
+        drawing.text(0, 34, f"of layer {found.layer}", size=12),
+        drawing.text(0, 122, "fast tier", bold=True),
+        drawing.text(0, 140, f"{len(held)} slots", size=12),
+        drawing.text(0, 222, "slow tier", bold=True),
+        drawing.text(0, 240, "every expert", size=12),
+    ]
+    side, left = 52.0, 112.0
+    for expert in range(trace.num_experts):
+        x = left + expert * (side + 11)
+        wanted = upto >= 1 and expert in chosen
+        parts.append(drawing.text(x + side / 2, 18, f"expert {expert}", "middle", 12))
+        parts.append(drawing.box(x, 26, side, 22))
+        if wanted:
+            share = float(weights[chosen.index(expert)])
+            parts.append(drawing.box(x, 26, side * share, 22, drawing.SERIES[1]))
+            parts.append(drawing.text(x + side / 2, 64, f"{share:.0%}", "middle", 13, bold=True))
+        gone = upto >= 4 and expert == found.victim
+        came = upto >= 4 and expert == found.missing
+        if upto >= 2 and ((expert in held and not gone) or came):
+            color = drawing.KEPT_COLOR
+            if upto >= 3 and expert in chosen:
+                color = drawing.HIT_COLOR
+            parts.append(drawing.box(x, 104, side, 44, color))
+            mark = "●" if upto >= 3 and expert == found.there else "✓" if came else ""
+            parts.append(drawing.text(x + side / 2, 133, f"{expert} {mark}".strip(), "middle", 16, bold=True))
+        elif upto >= 2:
+            parts.append(drawing.box(x, 104, side, 44))
+            if gone:
+                parts.append(drawing.text(x + side / 2, 131, "left", "middle", 13))
+            if upto == 3 and expert == found.missing:
+                parts.append(drawing.text(x + side / 2, 133, "✕ miss", "middle", 13, bold=True))
+        parts.append(drawing.box(x, 204, side, 40))
+        parts.append(drawing.text(x + side / 2, 229, str(expert), "middle", 14))
+        if came:
+            middle = x + side / 2
+            parts.append(drawing.rule(middle, 200, middle, 156, "6 4", drawing.MISS_COLOR))
+            parts.append(
+                f'<path d="M{middle - 7:.0f} 164L{middle:.0f} 152L{middle + 7:.0f} 164z" fill="{drawing.MISS_COLOR}"/>'
+            )
+    copied, waited, computed = times
+    height = 262.0
+    if upto >= 5:
+        longest = max(copied, waited + computed, 1e-9)
+        scale, height = (drawing.WIDTH - 190) / longest, 330.0
+        for row, (name, spans) in enumerate(
+            (("link", (("copy", copied),)), ("compute", (("waits", waited), ("works", computed))))
+        ):
+            x, y = left, 262.0 + row * 32
+            parts.append(drawing.text(0, y + 17, name, bold=True))
+            for kind, value in spans:
+                fill = {"copy": drawing.MISS_COLOR, "waits": "none", "works": drawing.HIT_COLOR}[kind]
+                parts.append(drawing.box(x, y, value * scale, 24, fill))
+                x += value * scale
+            told = ", ".join(f"{kind} {value:.2f} ms" for kind, value in spans)
+            parts.append(drawing.text(x + 6, y + 17, told, size=12) if x < 430 else "")
+            if x >= 430:
+                parts.append(drawing.text(left + 8, y + 17, told, size=12))
+    return drawing.page(height, said, *parts)
+
+
+def pictures(lab: Lab) -> tuple[Picture, ...]:
+    """The steps of one event, and the sum over the token."""
+    found = moment(lab)
+    trace, run, times = found.trace, found.run, found.run.times
+    assert times is not None, "the lab's runs are measured"
+    chosen = trace.experts[found.token, found.layer].tolist()
+    held = residents(found)
+    copied = float(times.load_end[found.load] - times.load_start[found.load]) / 1e6
+    waited, computed = times.event_stall[found.event] / 1e6, times.event_compute[found.event] / 1e6
+    left = next(
+        one
+        for one in Explainer(trace, run.settings).evictions(found.step, found.layer)
+        if one.expert == found.victim
+    )
+    events = run.events.forward_pass == found.step
+    stall, compute = (float(one[events].sum()) / 1e6 for one in (times.event_stall, times.event_compute))
+    wall = float(times.pass_wall[found.step]) / 1e6
+    token = trace.texts[found.token].strip()
+    others = ", ".join(map(str, (one for one in range(trace.num_experts) if one not in chosen)))
+    said = (
+        f"The token “{token}” reaches MoE layer {found.layer}. The layer has {trace.num_experts} experts, which are small "
+        "networks. Computing all of them for every token would be slow, so a router chooses.",
+        f"The router chooses {trace.k} of them: {chosen[0]} and {chosen[1]}, and says how much each counts. "
+        f"Experts {others} are not needed for this token.",
+        f"All experts live in the slow tier. The fast tier, where computing happens, has room for {len(held)} of this layer's: its "
+        f"slots hold {', '.join(map(str, held))}.",
+        f"Expert {found.there} is there: a hit. Expert {found.missing} is not: a miss.",
+        f"Every slot is taken, so somebody leaves. {left.sentence.split('. Belady')[0].rstrip('.')}. Expert {found.missing} crosses "
+        f"the link: {size(run.mean_bytes)}.",
+        f"The copy took {copied:.2f} ms. Compute first does what it can; then it stalls for {waited:.2f} ms, until expert "
+        f"{found.missing} has come. The results of both are mixed by the router's weights.",
+        f"The next layer follows. Over all {trace.layers} MoE layers this token took {wall:.1f} ms: {compute:.1f} ms computing "
+        f"experts, {stall:.1f} ms waiting for copies, {wall - compute - stall:.1f} ms for the rest of the model.",
+    )
+    drawn = [_drawn(found, min(step, 5), text, (copied, waited, computed)) for step, text in enumerate(said[:-1])]
+    rest = max(wall - compute - stall, 0.0)
+    sum_of = drawing.stacks(
+        [(f"token {found.step}", [("rest of the model", rest), ("experts", compute), ("waiting", stall)])],
+        "Where this token's time went",
+        "ms",
+    )
+    return tuple(Picture(svg, text) for svg, text in zip([*drawn, sum_of], said, strict=True))
+
+
+@lesson(
+    0,
+    "How does a model run whose experts do not fit?",
+    minutes=4,
+    read=(
+        "A mixture-of-experts model keeps most of its weights in experts, and uses few of them for each token. So they can live where "
+        "there is much room but little speed, and be copied when they are needed.",
+        "Follow one token of the model that comes with moeviz. Every number here was measured.",
+    ),
+    ask="Taken over the whole text: which part of a token's time is spent waiting for experts to be copied?",
+    predict=Guess(0, 100, "%", close=8),
+    claim=(10, 50),
+    pictures=pictures,
+    goes_wrong="Some take the expert cache for a cache of results. What is kept are weights: nothing that was computed is used twice. "
+    "Some expect the wait to be nearly everything; ask what else has to happen for a token.",
+    try_it=Try("stage", "Watch every token on the stage", {"trace": "sample: change-of-subject"}),
+)
+def answer(lab: Lab) -> Answer:
+    run = lab.recorded()
+    parts = metrics.stack(run)
+    assert parts is not None, "the sample decodes"
+    whole = parts.compute + parts.stall + parts.other
+    found = moment(lab)
+    hits = metrics.counts(run, DECODE)
+    misses = (hits.accesses - hits.hits) / max(int((run.passes.phase == DECODE).sum()), 1)
+    needs = found.trace.k * found.trace.layers
+    why = (
+        Said(
+            f"Of {whole:.1f} ms per token, compute waits {parts.stall:.1f} ms: {parts.stall / whole:.0%}. It computes experts for "
+            f"{parts.compute:.1f} ms; the rest of the model takes {parts.other:.1f} ms."
+        ),
+        Said(
+            f"A token needs {needs} experts, {found.trace.k} in each of {found.trace.layers} layers. {misses:.1f} of them are misses, and "
+            f"each is a copy of {size(run.mean_bytes)}. With fewer misses, less waiting: that is what a cache policy is for.",
+            0 < misses < needs,
+        ),
+    )
+    title = "One token: who is needed, who is there, who crosses the link"
+    first, other = Settings("lru", run.settings.slots), Settings("belady", run.settings.slots)
+    stage = Shown(found.trace, (first, other), title, found.step, (0, found.layer, found.missing))
+    return Answer(100 * parts.stall / whole, why, stage)
