@@ -191,7 +191,7 @@ def test_a_comparison_measures_checks_itself_and_says_when_it_is_stale() -> None
     assert "--setting policy=lru,slots=4 --setting policy=lfu,slots=4" in texts(app.code)
     assert "Measured speed" in payload(app)["verdict"]
     assert "Measured before the settings were changed" not in texts(app.caption)
-    app.query_params["b"] = "policy=fifo,slots=4"
+    app.session_state["links"]["b"] = "policy=fifo,slots=4"
     app.run()
     assert "Measured before the settings were changed" in texts(app.caption)
     assert "Measured speed" not in payload(app)["verdict"]
@@ -299,7 +299,7 @@ def test_timeline_explains_what_it_jumps_to() -> None:
     app = opened("timeline", step="60")
     app.get("menu_button")[0].click("regret").run()
     assert not app.exception
-    assert app.session_state["step"] >= 60
+    assert int(app.session_state["links"]["step"]) >= 60
     assert "Belady would have dropped" in texts(app.markdown)
     assert "Regret:" in texts(app.markdown)
     table = app.dataframe[0].value

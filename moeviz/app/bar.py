@@ -7,7 +7,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from moeviz.app import components, jobs, traces
+from moeviz.app import components, jobs, links, traces
 from moeviz.app.show import plain
 
 STYLE = """<style>
@@ -48,7 +48,8 @@ def draw(page: str) -> None:
         state.page = page
         state.pop("seek", None)  # the stage takes up the cursor where the page before left it
     state.setdefault("linked", dict(st.query_params))
-    state.setdefault("presenter", st.query_params.get("presenter") == "true")
+    links.restore()
+    state.setdefault("presenter", links.get("presenter") == "true")
     jobs.sit_down()
     st.html(STYLE + (PRESENTER if state.presenter else ""))
     with st.container(key="bar", horizontal=True, vertical_alignment="center", gap="small"):
@@ -66,10 +67,7 @@ def present() -> None:
     """Presenter mode on or off; the link keeps it."""
     state = st.session_state
     state.presenter = not state.presenter
-    if state.presenter:
-        st.query_params["presenter"] = "true"
-    else:
-        st.query_params.pop("presenter", None)
+    links.put("presenter", "true" if state.presenter else "")
 
 
 @st.dialog("Keys")
@@ -82,7 +80,7 @@ def say_what_did_not_fit() -> None:
     linked = st.session_state.linked
     for name, value in list(linked.items()):
         state = st.session_state.get(name)
-        if name in st.session_state and name not in ("step", "trace") and _text(state) != value:
+        if name in st.session_state and name not in links.NAMES and _text(state) != value:
             st.toast(
                 plain(
                     f"The link says {name}={value[:40]}, which does not fit here; it is {_text(state)[:40]}."

@@ -12,7 +12,7 @@ from typing import Any
 import streamlit as st
 
 from moeviz import words
-from moeviz.app import bar, commands, jobs, kept, live, measure, show, traces
+from moeviz.app import bar, commands, jobs, kept, links, live, measure, show, traces
 from moeviz.app.asking import Ask
 from moeviz.app.stage import StageEvent, stage
 from moeviz.charts.stage import stage_payload
@@ -40,13 +40,13 @@ def pair(trace: Trace, own: Run | None, both: dict[str, Any]) -> list[Settings]:
     for link, policy in zip(LINKS, ("lru", "lfu"), strict=True):
         first = Settings(**{**both, "policy": policy, "slots": slots})
         try:
-            chosen = _linked(st.query_params.get(link, ""), first)
+            chosen = _linked(links.get(link), first)
             chosen = chosen if chosen.needs_calibration else replace(chosen, calibration="")
             chosen.check(trace.layers, trace.num_experts, trace.k)
         except MoevizError as error:
             st.toast(show.plain(f"Board {link.upper()} falls back to {first.policy}: {error}"))
             chosen = replace(first, calibration="")
-            st.query_params.pop(link, None)
+            links.put(link, "")
         found.append(chosen)
     return found
 
@@ -132,9 +132,7 @@ def _seek(trace: Trace, follows: bool) -> dict[str, int] | None:
     state, last = st.session_state, len(trace.passes()) - 1
     if not follows:
         if "seek" not in state:
-            state.seek = (
-                {"step": traces.cursor(last)} if "step" in state or "step" in st.query_params else None
-            )
+            state.seek = {"step": traces.cursor(last)} if links.get("step") else None
         return state.seek
     cursor = (state.get("stage") or {}).get("cursor") or {}
     back = cursor.get("pass", last) < state.get("followed", 0) - 2 and cursor.get("pass", 0) > 0
@@ -191,7 +189,7 @@ def _act(event: StageEvent, two: list[Settings], ask: Ask, baselines: list[str])
     own = jobs.desk()
     match event.kind:
         case "settings":
-            st.query_params[LINKS[event.board]] = commands.setting(replace(two[event.board], **event.changes))
+            links.put(LINKS[event.board], commands.setting(replace(two[event.board], **event.changes)))
         case "run":
             own.submit("live", ask.job("watch", [replace(two[0], seed=ask.seed)]))
         case "measure":

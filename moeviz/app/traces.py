@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import streamlit as st
 
+from moeviz.app import links
 from moeviz.app.jobs import desk
 from moeviz.app.show import plain
 from moeviz.core.run import Run
@@ -117,20 +118,22 @@ def picker() -> None:
     state, options = st.session_state, names()
     if (wanted := state.pop("to_show", None)) in options:
         state.trace = wanted
-    linked = st.query_params.get("trace")
-    if linked is not None and linked not in options and "trace" not in state:
+    linked = links.get("trace")
+    if "trace" not in state and linked in options:
+        state.trace = linked
+    elif "trace" not in state and linked:
         st.toast(plain(f"The link names a trace that is not here: {linked[:60]}. A sample is shown."))
     if state.get("trace") not in options:
-        state.pop("trace", None)
+        state.trace = FIRST
     st.selectbox(
         "Trace",
         options,
         key="trace",
-        bind="query-params",
-        **({} if "trace" in state else {"index": options.index(FIRST)}),
+        persist_state="session",
         label_visibility="collapsed",
         help="The trace that every page is about. Open your own in the Library.",
     )
+    links.put("trace", state.trace)
 
 
 def here() -> Here:
@@ -185,13 +188,11 @@ def fits(key: str, most: int) -> str:
 
 def cursor(last: int) -> int:
     """The forward pass at which the cursor stands, at most `last`: where it was moved to, or the link says, or a quarter through."""
-    state, linked = st.session_state, st.query_params.get("step", "")
-    if "step" not in state and linked.isdecimal() and len(linked) < 9:
-        state.step = int(linked)
-    return min(max(int(state.get("step", last // 4)), 0), last)
+    linked = links.get("step")
+    at = int(linked) if linked.isdecimal() and len(linked) < 9 else last // 4
+    return min(at, last)
 
 
 def move(step: int) -> None:
     """Moves the cursor, and tells the link."""
-    st.session_state.step = step
-    st.query_params["step"] = str(step)
+    links.put("step", str(step))

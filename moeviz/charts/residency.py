@@ -187,7 +187,7 @@ def _selectable(figure: go.Figure, run: Run, texts: Sequence[str], pooled: bool)
         marker={"symbol": "square", "size": 9, "color": style.STATE_COLORS[MISS], "opacity": 0.01},
         selected={"marker": {"opacity": 1.0, "size": 12}},
         unselected={"marker": {"opacity": 0.01}},
-        customdata=np.stack([step, layer, expert], 1),
+        customdata=np.stack([step, layer, expert], 1).tolist(),
         text=[style.short(texts[n], 24) for n in step],
         hovertemplate=(
             "pass %{customdata[0]}, “%{text}”: layer %{customdata[1]}, expert %{customdata[2]} missed<extra></extra>"
