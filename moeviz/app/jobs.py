@@ -137,10 +137,10 @@ def waiting(job: Job) -> bool:
     return bool(place)
 
 
-def run_or_stop(label: str, icon: str, job: Job | None, key: str, primary: bool = False) -> bool:
+def run_or_stop(label: str, icon: str, job: Job | None, key: str) -> bool:
     """One button: it starts a job, or stops the one that runs. True where a job is to start."""
     if job is None or job.finished:
-        return st.button(label, key=key, type="primary" if primary else "secondary", icon=icon)
+        return st.button(label, key=key, icon=icon)
     if st.button("Stop", icon=":material/stop:", key=f"stop-{key}"):
         client().stop(job)
     return False

@@ -18,6 +18,7 @@ from moeviz.engine.client import Job
 from moeviz.numbers import cost
 
 OWN = "as measured with this trace"
+CHECK_TOKENS, CHECK_REPEATS = 100, 6
 CHECKED = [
     Settings("lru", 4),
     Settings("lru", 2),
@@ -112,10 +113,17 @@ def memory(slots: int, size: int) -> str:
 def check() -> None:
     """Offers to measure how far off the cost model is on this machine."""
     job = jobs.desk().jobs.get("check")
-    help = "Measures eight settings of the bundled model, six times each, about a minute."
+    help = (
+        f"Measures {len(CHECKED)} settings of the bundled model, {CHECK_REPEATS} times each, about a minute."
+    )
     if jobs.run_or_stop("Check the model on this machine", ":material/timer:", job, "check"):
         new = Job(
-            "compare", PRESETS["Bible"].prompt, CHECKED, max_new_tokens=100, stop_at_end=False, repeats=6
+            "compare",
+            PRESETS["Bible"].prompt,
+            CHECKED,
+            max_new_tokens=CHECK_TOKENS,
+            stop_at_end=False,
+            repeats=CHECK_REPEATS,
         )
         jobs.desk().submit("check", new)
         st.rerun()
