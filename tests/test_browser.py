@@ -117,12 +117,16 @@ def see(page: Page, text: str | re.Pattern[str]) -> None:
 
 
 def settle(page: Page) -> None:
-    """Waits until no script runs: a page that is drawn anew closes an open list and gives a download button another file."""
+    """Waits until no script runs: a page that is drawn anew closes an open list and gives a download button
+    another file.
+    """
     expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
 
 
 def saved(page: Page, button: Locator) -> Path:
-    """The file of a download button. What the last click or key led to has to be on the page already: then its script has begun."""
+    """The file of a download button. What the last click or key led to has to be on the page already: then
+    its script has begun.
+    """
     settle(page)
     with page.expect_download() as download:
         button.click()

@@ -1,4 +1,6 @@
-"""Every page through AppTest: it opens on something real, its widgets lead somewhere, and what is wrong is one message."""
+"""Every page through AppTest: it opens on something real, its widgets lead somewhere, and what is wrong is
+one message.
+"""
 
 from __future__ import annotations
 

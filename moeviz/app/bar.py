@@ -1,4 +1,6 @@
-"""What stands on every page: the current trace and presenter mode in the top bar, the keys, and what a bad link held."""
+"""What stands on every page: the current trace and presenter mode in the top bar, the keys, and what a bad
+link held.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +18,20 @@ STYLE = """<style>
 .stMainBlockContainer { padding: 4.25rem 2rem 2rem; }
 .stMainBlockContainer h1 { padding: 0 0 0.25rem; }
 .st-key-keys { display: none; }
-[data-testid=stBaseButton-segmented_controlActive] p, [data-testid=stBaseButton-pillsActive] p { color: inherit; }
-[data-testid=stBaseButton-segmented_controlActive], [data-testid=stBaseButton-pillsActive] { color: inherit; font-weight: 700; }
+:is([data-testid=stBaseButton-segmented_controlActive], [data-testid=stBaseButton-pillsActive]) {
+  &, p { color: inherit; font-weight: 700; }
+}
 [data-testid=stCaptionContainer] { color: inherit !important; opacity: 0.82; }
 @media (max-width: 900px) { .st-key-bar { position: static; width: 100%; } }
-@media (max-width: 640px) { .st-key-help, .st-key-present { display: none; } .stMainBlockContainer { padding: 4.25rem 1rem 2rem; } }
+@media (max-width: 640px) {
+  .st-key-help, .st-key-present { display: none; }
+  .stMainBlockContainer { padding: 4.25rem 1rem 2rem; }
+}
 </style>"""
 PRESENTER = """<style>
 html { font-size: 24px !important; }
-[data-testid=stHeader], .st-key-bar, .st-key-drawer, [data-testid=stExpander], [data-testid=stDownloadButton] { display: none; }
+[data-testid=stHeader], .st-key-bar, .st-key-drawer { display: none; }
+[data-testid=stExpander], [data-testid=stDownloadButton] { display: none; }
 .stMainBlockContainer { padding-top: 1rem !important; }
 </style>"""
 STAGE = "Stage"
@@ -98,8 +105,8 @@ def _text(value: object) -> str:
 def within_app() -> None:
     """Sees to it that app.py runs around a page.
 
-    Where the first link that a fresh server is asked for names a page, Streamlit takes `pages/` for its older kind of app and runs the
-    page's file alone; then app.py is run from here, which ends that for good.
+    Where the first link that a fresh server is asked for names a page, Streamlit takes `pages/` for its older
+    kind of app and runs the page's file alone; then app.py is run from here, which ends that for good.
     """
     if not st.session_state.pop("within_app", False):  # app.py says it anew each time
         runpy.run_path(str(Path(__file__).parents[2] / "app.py"))

@@ -1,4 +1,5 @@
-"""The stage's host: what its two boards are set to, what they show of the current trace or of a run that goes on, what its user asks.
+"""The stage's host: what its two boards are set to, what they show of the current trace or of a run that goes
+on, what its user asks.
 
 two = boards.pair(trace, run)
 boards.draw(here, two, ask)
@@ -33,7 +34,9 @@ MOST_SLOTS = 64  # entries of the menu of slots
 
 
 def pair(trace: Trace, own: Run | None, both: dict[str, Any]) -> list[Settings]:
-    """The Settings of the two boards: as chosen on them, or as the link says, or LRU against LFU; `both`: what the drawer says for both."""
+    """The Settings of the two boards: as chosen on them, or as the link says, or LRU against LFU; `both`:
+    what the drawer says for both.
+    """
     scope = str(both.get("scope", "layer"))
     slots = traces.slots_for(trace, own, scope)
     found = []
@@ -128,7 +131,9 @@ def _job(name: str) -> Any:
 
 
 def _seek(trace: Trace, follows: bool) -> dict[str, int] | None:
-    """Where the cursor goes: to the end of a run that goes on, while its user has not stepped back; else where another page left it."""
+    """Where the cursor goes: to the end of a run that goes on, while its user has not stepped back; else
+    where another page left it.
+    """
     state, last = st.session_state, len(trace.passes()) - 1
     if not follows:
         if "seek" not in state:
@@ -141,7 +146,9 @@ def _seek(trace: Trace, follows: bool) -> dict[str, int] | None:
 
 
 def _measured(here: traces.Here) -> list[Run]:
-    """Measured runs of the trace, for the boards' times. A watched run was slowed by being watched, so it is none."""
+    """Measured runs of the trace, for the boards' times. A watched run was slowed by being watched, so it is
+    none.
+    """
     job = jobs.desk().jobs.get("measure")
     if here.name == traces.MEASURED and job is not None:
         return [metrics.median_run(runs) for _, runs in measure.by_settings(job)]

@@ -1,4 +1,5 @@
-"""What a link restores besides the widgets that Streamlit binds to it: trace, cursor, the boards of the stage, presenter mode.
+"""What a link restores besides the widgets that Streamlit binds to it: trace, cursor, the boards of the
+stage, presenter mode.
 
 Streamlit drops a page's parameters when another page is opened, so they are kept here and put back.
 """
