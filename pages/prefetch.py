@@ -14,6 +14,9 @@ from moeviz.numbers import cost, worth
 bar.within_app()
 st.title("Are guesses right, in time, worth it?", anchor=False)
 _, trace, own = traces.here()
+if trace.layers < 2:
+    show.not_recorded("second MoE layer", "A guess is made in one MoE layer for a later one.")
+    st.stop()
 known = [
     one for one in PREDICTORS if one not in ("none", "oracle") and (one != "next-gate" or trace.lookaheads)
 ]

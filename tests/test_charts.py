@@ -1,4 +1,6 @@
-"""Charts: what is drawn, the table behind it and the sentence about it are of the same numbers; colours never stand alone."""
+"""Charts: what is drawn, the table behind it and the sentence about it are of the same numbers; colours never
+stand alone.
+"""
 
 from __future__ import annotations
 
@@ -282,7 +284,8 @@ def test_presenters_text_is_larger() -> None:
 
 def test_charts_load_neither_plotly_nor_streamlit_before_they_draw() -> None:
     code = (
-        "import sys\nfrom moeviz.charts import curves, domains, guesses, hits, lanes, residency, times, traffic, usage\n"
+        "import sys\n"
+        "from moeviz.charts import curves, domains, guesses, hits, lanes, residency, times, traffic, usage\n"
         "assert not {'plotly', 'streamlit', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

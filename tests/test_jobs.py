@@ -1,4 +1,6 @@
-"""What belongs to a browser: its jobs survive a reload, are stopped when its last tab is gone, and their time left only shrinks."""
+"""What belongs to a browser: its jobs survive a reload, are stopped when its last tab is gone, and their time
+left only shrinks.
+"""
 
 from __future__ import annotations
 

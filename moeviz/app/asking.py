@@ -74,7 +74,7 @@ class Ask:
 
 
 def preset_of(trace: Trace) -> str:
-    """The preset whose text the trace begins with: the sample that changes its subject and its preset agree."""
+    """The preset whose text the trace begins with, so that a sample and its preset agree."""
     same = [name for name, one in PRESETS.items() if one.prompt == trace.prompt]
     changes = [
         name for name in same if PRESETS[name].then and PRESETS[name].then.strip() in "".join(trace.texts)
@@ -103,7 +103,8 @@ def ask(trace: Trace) -> Ask:
     then = chosen.then if chosen and prompt == chosen.prompt else ""
     if then:
         st.caption(
-            f"Halfway the text changes to `{' '.join(then.split())}`, fed token by token; then the model goes on."
+            f"Halfway the text changes to `{' '.join(then.split())}`, fed token by token; "
+            "then the model goes on."
         )
     with st.container(horizontal=True, vertical_alignment="bottom"):
         linked: dict[str, Any] = {"bind": "query-params", "width": 125}
@@ -117,7 +118,7 @@ def ask(trace: Trace) -> Ask:
         "Model",
         key="model",
         placeholder="the bundled model",
-        help="A folder that save_pretrained wrote, or a hub id, of any mixture-of-experts model of transformers.",
+        help="A folder that save_pretrained wrote, or a hub id, of any MoE model of transformers.",
     )
     with st.container(horizontal=True, vertical_alignment="bottom"):
         tier, link = TIERS[

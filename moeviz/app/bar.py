@@ -1,4 +1,6 @@
-"""What stands on every page: the current trace and presenter mode in the top bar, the keys, and what a bad link held."""
+"""What stands on every page: the current trace and presenter mode in the top bar, the keys, and what a bad
+link held.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from moeviz.app import components, jobs, traces
+from moeviz.app import components, jobs, links, traces
 from moeviz.app.show import plain
 
 STYLE = """<style>
@@ -16,15 +18,20 @@ STYLE = """<style>
 .stMainBlockContainer { padding: 4.25rem 2rem 2rem; }
 .stMainBlockContainer h1 { padding: 0 0 0.25rem; }
 .st-key-keys { display: none; }
-[data-testid=stBaseButton-segmented_controlActive] p, [data-testid=stBaseButton-pillsActive] p { color: inherit; }
-[data-testid=stBaseButton-segmented_controlActive], [data-testid=stBaseButton-pillsActive] { color: inherit; font-weight: 700; }
+:is([data-testid=stBaseButton-segmented_controlActive], [data-testid=stBaseButton-pillsActive]) {
+  &, p { color: inherit; font-weight: 700; }
+}
 [data-testid=stCaptionContainer] { color: inherit !important; opacity: 0.82; }
 @media (max-width: 900px) { .st-key-bar { position: static; width: 100%; } }
-@media (max-width: 640px) { .st-key-help, .st-key-present { display: none; } .stMainBlockContainer { padding: 4.25rem 1rem 2rem; } }
+@media (max-width: 640px) {
+  .st-key-help, .st-key-present { display: none; }
+  .stMainBlockContainer { padding: 4.25rem 1rem 2rem; }
+}
 </style>"""
 PRESENTER = """<style>
 html { font-size: 24px !important; }
-[data-testid=stHeader], .st-key-bar, .st-key-drawer, [data-testid=stExpander], [data-testid=stDownloadButton] { display: none; }
+[data-testid=stHeader], .st-key-bar, .st-key-drawer { display: none; }
+[data-testid=stExpander], [data-testid=stDownloadButton] { display: none; }
 .stMainBlockContainer { padding-top: 1rem !important; }
 </style>"""
 STAGE = "Stage"
@@ -48,7 +55,8 @@ def draw(page: str) -> None:
         state.page = page
         state.pop("seek", None)  # the stage takes up the cursor where the page before left it
     state.setdefault("linked", dict(st.query_params))
-    state.setdefault("presenter", st.query_params.get("presenter") == "true")
+    links.restore()
+    state.setdefault("presenter", links.get("presenter") == "true")
     jobs.sit_down()
     st.html(STYLE + (PRESENTER if state.presenter else ""))
     with st.container(key="bar", horizontal=True, vertical_alignment="center", gap="small"):
@@ -66,10 +74,7 @@ def present() -> None:
     """Presenter mode on or off; the link keeps it."""
     state = st.session_state
     state.presenter = not state.presenter
-    if state.presenter:
-        st.query_params["presenter"] = "true"
-    else:
-        st.query_params.pop("presenter", None)
+    links.put("presenter", "true" if state.presenter else "")
 
 
 @st.dialog("Keys")
@@ -82,7 +87,7 @@ def say_what_did_not_fit() -> None:
     linked = st.session_state.linked
     for name, value in list(linked.items()):
         state = st.session_state.get(name)
-        if name in st.session_state and name not in ("step", "trace") and _text(state) != value:
+        if name in st.session_state and name not in links.NAMES and _text(state) != value:
             st.toast(
                 plain(
                     f"The link says {name}={value[:40]}, which does not fit here; it is {_text(state)[:40]}."
@@ -100,8 +105,8 @@ def _text(value: object) -> str:
 def within_app() -> None:
     """Sees to it that app.py runs around a page.
 
-    Where the first link that a fresh server is asked for names a page, Streamlit takes `pages/` for its older kind of app and runs the
-    page's file alone; then app.py is run from here, which ends that for good.
+    Where the first link that a fresh server is asked for names a page, Streamlit takes `pages/` for its older
+    kind of app and runs the page's file alone; then app.py is run from here, which ends that for good.
     """
     if not st.session_state.pop("within_app", False):  # app.py says it anew each time
         runpy.run_path(str(Path(__file__).parents[2] / "app.py"))

@@ -1,4 +1,5 @@
-"""The stage's host: what its two boards are set to, what they show of the current trace or of a run that goes on, what its user asks.
+"""The stage's host: what its two boards are set to, what they show of the current trace or of a run that goes
+on, what its user asks.
 
 two = boards.pair(trace, run)
 boards.draw(here, two, ask)
@@ -12,7 +13,7 @@ from typing import Any
 import streamlit as st
 
 from moeviz import words
-from moeviz.app import bar, commands, jobs, kept, live, measure, show, traces
+from moeviz.app import bar, commands, jobs, kept, links, live, measure, show, traces
 from moeviz.app.asking import Ask
 from moeviz.app.stage import StageEvent, stage
 from moeviz.charts.stage import stage_payload
@@ -33,20 +34,22 @@ MOST_SLOTS = 64  # entries of the menu of slots
 
 
 def pair(trace: Trace, own: Run | None, both: dict[str, Any]) -> list[Settings]:
-    """The Settings of the two boards: as chosen on them, or as the link says, or LRU against LFU; `both`: what the drawer says for both."""
+    """The Settings of the two boards: as chosen on them, or as the link says, or LRU against LFU; `both`:
+    what the drawer says for both.
+    """
     scope = str(both.get("scope", "layer"))
     slots = traces.slots_for(trace, own, scope)
     found = []
     for link, policy in zip(LINKS, ("lru", "lfu"), strict=True):
         first = Settings(**{**both, "policy": policy, "slots": slots})
         try:
-            chosen = _linked(st.query_params.get(link, ""), first)
+            chosen = _linked(links.get(link), first)
             chosen = chosen if chosen.needs_calibration else replace(chosen, calibration="")
             chosen.check(trace.layers, trace.num_experts, trace.k)
         except MoevizError as error:
             st.toast(show.plain(f"Board {link.upper()} falls back to {first.policy}: {error}"))
             chosen = replace(first, calibration="")
-            st.query_params.pop(link, None)
+            links.put(link, "")
         found.append(chosen)
     return found
 
@@ -128,13 +131,13 @@ def _job(name: str) -> Any:
 
 
 def _seek(trace: Trace, follows: bool) -> dict[str, int] | None:
-    """Where the cursor goes: to the end of a run that goes on, while its user has not stepped back; else where another page left it."""
+    """Where the cursor goes: to the end of a run that goes on, while its user has not stepped back; else
+    where another page left it.
+    """
     state, last = st.session_state, len(trace.passes()) - 1
     if not follows:
         if "seek" not in state:
-            state.seek = (
-                {"step": traces.cursor(last)} if "step" in state or "step" in st.query_params else None
-            )
+            state.seek = {"step": traces.cursor(last)} if links.get("step") else None
         return state.seek
     cursor = (state.get("stage") or {}).get("cursor") or {}
     back = cursor.get("pass", last) < state.get("followed", 0) - 2 and cursor.get("pass", 0) > 0
@@ -143,7 +146,9 @@ def _seek(trace: Trace, follows: bool) -> dict[str, int] | None:
 
 
 def _measured(here: traces.Here) -> list[Run]:
-    """Measured runs of the trace, for the boards' times. A watched run was slowed by being watched, so it is none."""
+    """Measured runs of the trace, for the boards' times. A watched run was slowed by being watched, so it is
+    none.
+    """
     job = jobs.desk().jobs.get("measure")
     if here.name == traces.MEASURED and job is not None:
         return [metrics.median_run(runs) for _, runs in measure.by_settings(job)]
@@ -191,7 +196,7 @@ def _act(event: StageEvent, two: list[Settings], ask: Ask, baselines: list[str])
     own = jobs.desk()
     match event.kind:
         case "settings":
-            st.query_params[LINKS[event.board]] = commands.setting(replace(two[event.board], **event.changes))
+            links.put(LINKS[event.board], commands.setting(replace(two[event.board], **event.changes)))
         case "run":
             own.submit("live", ask.job("watch", [replace(two[0], seed=ask.seed)]))
         case "measure":

@@ -1,4 +1,6 @@
-"""What the browser draws with code of moeviz's own besides the stage: the strip of tokens that holds the cursor, and the keys."""
+"""What the browser draws with code of moeviz's own besides the stage: the strip of tokens that holds the
+cursor, and the keys.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ _strip, _keys = _component("strip"), _component("keys")
 def strip(trace: Trace, run: Run, marked: tuple[int, int] | None = None) -> int:
     """The text, a forward pass each, with the cursor in it; gives the pass at which it stands.
 
-    Marked by how much of what a pass needed was there in `run`, or by whether it chose one expert, `marked` (layer, expert).
+    Marked by how much of what a pass needed was there in `run`, or by whether it chose one expert, `marked`
+    (layer, expert).
     """
     texts = kept.texts(trace)
     last = len(texts) - 1
@@ -68,5 +71,5 @@ def _by_expert(trace: Trace, layer: int, expert: int) -> tuple[list[str], list[s
 
 
 def keys(buttons: Mapping[str, str]) -> None:
-    """Keys that press buttons from anywhere on a page. buttons: key of the keyboard -> key of an `st.button`"""
+    """Keys that press buttons from anywhere on a page. buttons: keyboard's key -> key of an `st.button`"""
     _keys(data={"buttons": dict(buttons)}, key="keys")

@@ -58,7 +58,9 @@ class SettingsForm:
         keys: Mapping[str, str] | None = None,
         **first: Any,
     ) -> None:
-        """`first`: what fields begin with, in place of their defaults. `keys`: fields that are called otherwise in the link."""
+        """`first`: what fields begin with, in place of their defaults. `keys`: fields that are called
+        otherwise in the link.
+        """
         self.trace, self.name, self.keys = trace, name, dict(keys or {})
         self.scope = str(st.session_state.get(f"scope{name}", first.get("scope", "layer")))
         slots = traces.slots_for(trace, run, self.scope)
@@ -145,7 +147,9 @@ def _help(field: str) -> str:
 
 
 def _follow(key: str, first: Any, least: Any, most: Any) -> dict[str, Any]:
-    """The value to make a number's widget with, so that what nobody changed follows the trace, and nothing is out of range."""
+    """The value to make a number's widget with, so that what nobody changed follows the trace, and nothing is
+    out of range.
+    """
     state, before = st.session_state, st.session_state.get(f"first-{key}")
     state[f"first-{key}"] = first
     if key not in state:
@@ -161,7 +165,8 @@ def _px(width: Any) -> Any:
 
 
 def drawer(form: SettingsForm | None = None, **more: Any) -> AbstractContextManager[Any]:
-    """A drawer in the top bar for what is not on the first screen; its label counts what is not at its default.
+    """A drawer in the top bar for what is not on the first screen; its label counts what is not at its
+    default.
 
     more: the page's own keys and their defaults.
     """
@@ -181,7 +186,9 @@ def number(label: str, key: str, most: int) -> int:
 
 
 def one_of(label: str, key: str, options: Sequence[int], first: int) -> int:
-    """A slider over a few numbers; begins at the nearest to `first`, and again where its value is none of them."""
+    """A slider over a few numbers; begins at the nearest to `first`, and again where its value is none of
+    them.
+    """
     nearest = min(options, key=lambda one: abs(one - first))
     if st.session_state.get(key) not in options:
         st.session_state.pop(key, None)

@@ -1,7 +1,8 @@
 """Runs of the model that a browser asked for: who owns them, when their turn comes, how long they still take.
 
-A browser has one `Desk` on the server, however many tabs it opens and however often they are loaded again: its jobs and the traces that
-it opened lie there. It is told by the cookie that Streamlit gives every browser against forged requests; nothing else is set or kept.
+A browser has one `Desk` on the server, however many tabs it opens and however often they are loaded again:
+its jobs and the traces that it opened lie there. It is told by the cookie that Streamlit gives every browser
+against forged requests; nothing else is set or kept.
 
     if jobs.run_or_stop("Measure", "m", desk().jobs.get("measure")): ...
 """
@@ -56,7 +57,9 @@ class Desk:
             self.client.keep(job)
 
     def leave(self, grace: float = GRACE, forget: float = FORGET) -> None:
-        """A tab closed. After the last one the jobs are stopped, so that others' turn comes, and in the end all is dropped."""
+        """A tab closed. After the last one the jobs are stopped, so that others' turn comes, and in the end
+        all is dropped.
+        """
         self._sessions -= 1
         if self._sessions > 0:
             return
@@ -71,7 +74,9 @@ class Desk:
         self.jobs.clear()
 
     def left(self, name: str, spent: float, share: float) -> float:
-        """Seconds that a job with `share` of its work done in `spent` seconds still takes: an estimate that never grows."""
+        """Seconds that a job with `share` of its work done in `spent` seconds still takes: an estimate that
+        never grows.
+        """
         now = spent / share - spent
         self.time_left[name] = min(now, self.time_left.get(name, now))
         return self.time_left[name]
@@ -101,7 +106,8 @@ def desk() -> Desk:
 def browser(cookie: str) -> str:
     """A name for the browser that sent this cookie; "" where it is none that tells browsers apart.
 
-    The cookie is "2|mask|masked token|time", in hexadecimal, and is masked anew now and then; its token stays.
+    The cookie is "2|mask|masked token|time", in hexadecimal, and is masked anew now and then; its token
+    stays.
     """
     parts = cookie.strip('"').split("|")
     try:
@@ -137,10 +143,10 @@ def waiting(job: Job) -> bool:
     return bool(place)
 
 
-def run_or_stop(label: str, icon: str, job: Job | None, key: str, primary: bool = False) -> bool:
+def run_or_stop(label: str, icon: str, job: Job | None, key: str) -> bool:
     """One button: it starts a job, or stops the one that runs. True where a job is to start."""
     if job is None or job.finished:
-        return st.button(label, key=key, type="primary" if primary else "secondary", icon=icon)
+        return st.button(label, key=key, icon=icon)
     if st.button("Stop", icon=":material/stop:", key=f"stop-{key}"):
         client().stop(job)
     return False

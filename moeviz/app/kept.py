@@ -1,6 +1,7 @@
 """What pages computed, kept by content for every session: replays, explanations, frames, curves, guesses.
 
-A page may ask for the same thing at every step of a cursor; two sessions' traces may share name and size, never content.
+A page may ask for the same thing at every step of a cursor; two sessions' traces may share name and size,
+never content.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def ended(name: str) -> None:
             kept.agrees(trace, run),
             "live = replay, event for event",
             "live differs from replay",
-            "Replaying the captured trace through the cache gave the same hits, misses, evictions and pre-fetches.",
+            "A replay of the captured trace gave the same hits, misses, evictions and pre-fetches.",
         )
         _keep(trace, run)
     with st.expander("The same run without the browser"):

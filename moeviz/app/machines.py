@@ -1,6 +1,8 @@
-"""The machine that times are modelled for: its slow tier, the size of an expert, whose costs are borrowed, how far off the model is.
+"""The machine that times are modelled for: its slow tier, the size of an expert, whose costs are borrowed,
+how far off the model is.
 
-Only a trace with a measured run of its own has a tier and costs of its own; for others they are asked for or borrowed, and that is said.
+Only a trace with a measured run of its own has a tier and costs of its own; for others they are asked for or
+borrowed, and that is said.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from moeviz.engine.client import Job
 from moeviz.numbers import cost
 
 OWN = "as measured with this trace"
+CHECK_TOKENS, CHECK_REPEATS = 100, 6
 CHECKED = [
     Settings("lru", 4),
     Settings("lru", 2),
@@ -69,7 +72,7 @@ def expert_size(trace: Trace, own: Run | None) -> int:
         0.0,
         key="expert_mb",
         bind="query-params",
-        help="This trace does not say how large an expert is. Mixtral 8x7B in bfloat16: 352; gpt-oss-20b packed: 13.",
+        help="Not said in this trace. Mixtral 8x7B in bfloat16: 352; gpt-oss-20b packed: 13.",
     )
     return round(typed * 1e6)
 
@@ -80,8 +83,8 @@ def say_what_is_missing(size: int) -> None:
         st.info("Choose a slow tier: this trace was not measured on any machine.", icon=":material/memory:")
     else:
         st.info(
-            "This trace does not say how large an expert is. Give it under More, in MB, and choose a slow tier: "
-            "then times and memory can be told.",
+            "This trace does not say how large an expert is. Give it under More, in MB, and choose "
+            "a slow tier: then times and memory can be told.",
             icon=":material/scale:",
         )
 
@@ -97,8 +100,9 @@ def in_words(costs: cost.Costs, place: Machine, size: int) -> str:
     """What the times are made of."""
     figures = "nominal " if place.nominal else ""
     return (
-        f"{costs.expert:.2f} ms an expert, {costs.other:.1f} ms a token besides, {costs.copy:.2f} ms a copy of "
-        f"{size / 1e6:.1f} MB ({figures}{place.latency_ms:.3g} ms and {place.gigabytes_per_second:.3g} GB/s). "
+        f"{costs.expert:.2f} ms an expert, {costs.other:.1f} ms a token besides, "
+        f"{costs.copy:.2f} ms a copy of {size / 1e6:.1f} MB "
+        f"({figures}{place.latency_ms:.3g} ms and {place.gigabytes_per_second:.3g} GB/s). "
         f"{error_in_words()}"
     )
 
@@ -112,10 +116,17 @@ def memory(slots: int, size: int) -> str:
 def check() -> None:
     """Offers to measure how far off the cost model is on this machine."""
     job = jobs.desk().jobs.get("check")
-    help = "Measures eight settings of the bundled model, six times each, about a minute."
+    help = (
+        f"Measures {len(CHECKED)} settings of the bundled model, {CHECK_REPEATS} times each, about a minute."
+    )
     if jobs.run_or_stop("Check the model on this machine", ":material/timer:", job, "check"):
         new = Job(
-            "compare", PRESETS["Bible"].prompt, CHECKED, max_new_tokens=100, stop_at_end=False, repeats=6
+            "compare",
+            PRESETS["Bible"].prompt,
+            CHECKED,
+            max_new_tokens=CHECK_TOKENS,
+            stop_at_end=False,
+            repeats=CHECK_REPEATS,
         )
         jobs.desk().submit("check", new)
         st.rerun()
@@ -153,7 +164,8 @@ def error_in_words() -> str:
     found = _found()
     if not found:
         return "The model was not checked on this machine yet."
-    return f"Median error {cost.median_error(found):.0%} on {len(found)} measured settings that the fit had not seen."
+    error = cost.median_error(found)
+    return f"Median error {error:.0%} on {len(found)} measured settings that the fit had not seen."
 
 
 def _found() -> list[cost.Check]:

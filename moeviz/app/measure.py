@@ -24,7 +24,9 @@ EVERY = 1.0  # seconds between two looks: pictures would cost the time that is b
 
 
 def watch(now: list[Settings]) -> None:
-    """Follows this browser's comparison; draws nothing where there is none. `now` are the settings that the page shows."""
+    """Follows this browser's comparison; draws nothing where there is none. `now` are the settings that the
+    page shows.
+    """
     job = jobs.desk().jobs.get("measure")
     if job is None:
         return
@@ -52,7 +54,8 @@ def progress(name: str, job: Job) -> None:
     total = job.repeats * len(job.settings)
     st.progress(
         min(job.share, 1.0),
-        f"Measured {len(job.runs)} of {total} runs, about {words.seconds_left(left)} left. The page keeps still meanwhile.",
+        f"Measured {len(job.runs)} of {total} runs, about {words.seconds_left(left)} left. "
+        "The page keeps still meanwhile.",
     )
 
 
@@ -68,7 +71,8 @@ def _results(job: Job, now: list[Settings]) -> None:
         return
     if [one for one in job.settings if not one.baseline] != now:
         names = " against ".join(one.label for one in job.settings if not one.baseline)
-        st.caption(f"Measured before the settings were changed: {names}, on “{show.plain(job.prompt[:60])}”.")
+        prompt = show.plain(job.prompt[:60])
+        st.caption(f"Measured before the settings were changed: {names}, on “{prompt}”.")
     trace, tokens = job.trace, job.recorded.output_ids
     runs = [run for _, repeats in measured for run in repeats]
     kind = kind_of(runs[0])
@@ -84,7 +88,7 @@ def _results(job: Job, now: list[Settings]) -> None:
             all(kept.agrees(trace, run) for run in runs),
             "measured = replayed",
             "measured differs from replay",
-            "Every run made the hits, misses, evictions and pre-fetches of a replay of the trace, event for event.",
+            "Every run made the hits, misses, evictions and pre-fetches of a replay, event for event.",
         )
         if job.state == "stopped":
             st.badge(f"stopped after {len(job.runs)} runs", color="gray")
@@ -113,10 +117,11 @@ def _table(job: Job, named: list[tuple[str, list[Run]]]) -> None:
     if job.facts:
         facts = job.facts
         st.caption(
-            f"{show.plain(facts.name)}, {facts.dtype} on {facts.device} ({show.plain(facts.versions['machine'])}, "
-            f"{facts.versions['threads']} thread). {words.tier(facts.tier)} {job.max_new_tokens} tokens, temperature "
-            f"{job.temperature}, seed {job.seed}; {job.repeats} repeats, interleaved; medians over repeats, whiskers from "
-            "the least to the most; speed, stack and hit ratio of decode alone."
+            f"{show.plain(facts.name)}, {facts.dtype} on {facts.device} "
+            f"({show.plain(facts.versions['machine'])}, {facts.versions['threads']} thread). "
+            f"{words.tier(facts.tier)} {job.max_new_tokens} tokens, temperature {job.temperature}, "
+            f"seed {job.seed}; {job.repeats} repeats, interleaved; medians over repeats, whiskers from the "
+            "least to the most; speed, stack and hit ratio of decode alone."
         )
     with st.expander("The same comparison without the browser"):
         st.code(commands.compare(job), language="bash")

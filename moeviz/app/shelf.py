@@ -20,17 +20,19 @@ from moeviz.files.library import named_trace
 from moeviz.files.moetrace import MAX_FILE_BYTES
 
 LIMITS = (
-    f"Up to {MAX_FILE_BYTES >> 20} MiB, {MAX_TOKENS:,} tokens, {MAX_LAYERS} layers, {MAX_EXPERTS:,} experts, {MAX_K} per "
-    "token. Nothing in a file is run. What you open stays in this browser until you keep it in the library."
+    f"Up to {MAX_FILE_BYTES >> 20} MiB, {MAX_TOKENS:,} tokens, {MAX_LAYERS} layers, {MAX_EXPERTS:,} experts, "
+    f"{MAX_K} per token. Nothing in a file is run. What you open stays in this browser until you keep it."
 )
 FORMATS = (
-    "moeviz's .moetrace; vLLM's routed experts (.npy, .npz); routes and MoE-PolicyLang's recordings (JSON lines, parquet); "
-    "MoE-Beyond's CSV; a table of token, layer, rank, expert and perhaps weight (CSV, parquet). Its content shows what a file is."
+    "moeviz's .moetrace; vLLM's routed experts (.npy, .npz); routes and MoE-PolicyLang's recordings (JSON "
+    "lines, parquet); MoE-Beyond's CSV; a table of token, layer, rank, expert and perhaps weight (CSV, parquet). "
+    "Its content shows what a file is."
 )
 
 
 def drop(experts: int) -> None:
-    """The place where files are dropped. Each is checked whole before it is shown anywhere, and the last becomes the current trace.
+    """The place where files are dropped. Each is checked whole before it is shown anywhere, and the last
+    becomes the current trace.
 
     `experts`: per layer, where a file does not say; 0: inferred.
     """
@@ -138,7 +140,7 @@ def _changed(work: Callable[[], str | None]) -> None:
 
 
 def export(name: str, trace: Trace, own: Run | None) -> None:
-    """The trace and what a cache did on it, for other tools and for people: of its own run, or of a replay."""
+    """The trace and what a cache did on it, of its own run or of a replay, for other tools and for people."""
     replays = own is None
     if own is not None:
         of = ["its own run", "a replay"]

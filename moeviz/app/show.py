@@ -31,7 +31,8 @@ PRESENTER_TEXT = 1.6  # how much larger a figure's text is in presenter mode
 
 
 def plain(text: str) -> str:
-    """Text as text where Streamlit reads Markdown: what stands in a trace, a prompt or a file name must not become a link or a picture.
+    """Text as text where Streamlit reads Markdown: what stands in a trace, a prompt or a file name must not
+    become a link or a picture.
 
     A bare address becomes a link even where it is escaped, so an invisible word joiner breaks it.
     """
@@ -55,7 +56,8 @@ def verdict(good: bool, yes: str, no: str, help: str) -> None:
 
 
 def chart(one: Chart, key: str, select: bool = False) -> None:
-    """A chart: its heading with the badge of its numbers, its finding, the figure, and the table one click away.
+    """A chart: its heading with the badge of its numbers, its finding, the figure, and the table one click
+    away.
 
     With `select` its marks can be clicked, and `clicked` says which was.
     """
@@ -86,7 +88,9 @@ def charts(several: Sequence[Chart], key: str) -> None:
 
 
 def clicked(key: str) -> list[int]:
-    """The customdata of the mark of a chart that was clicked since the last time that the page was drawn; empty where none was."""
+    """The customdata of the mark of a chart that was clicked since the last time that the page was drawn;
+    empty where none was.
+    """
     state = st.session_state
     selection: Any = state.get(key) or {}
     points = selection.get("selection", {}).get("points", [])
@@ -120,12 +124,16 @@ def download(
     help: str | None = None,
     key: str | None = None,
 ) -> None:
-    """A button that saves a file of that name. The file is made when it is asked for, and the page is not drawn again for it."""
+    """A button that saves a file of that name. The file is made when it is asked for, and the page is not
+    drawn again for it.
+    """
     st.download_button(label, content, name, on_click="ignore", icon=f":material/{icon}:", help=help, key=key)
 
 
 def exporter(name: str, trace: Trace, run: Callable[[], Run], own: Run | None, key: str) -> None:
-    """A format and its download. `run` gives the run to write, when it is asked for; `own`, a measured run of the trace, gives times."""
+    """A format and its download. `run` gives the run to write, when it is asked for; `own`, a measured run of
+    the trace, gives times.
+    """
     kinds = [kind for kind in exports.FORMATS if kind != "perfetto" or (own is not None and own.measured)]
     file = library.safe_name(name.partition(": ")[2] or name)
     with st.container(horizontal=True, vertical_alignment="bottom"):

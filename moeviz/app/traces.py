@@ -1,6 +1,7 @@
 """The one current trace of all pages, and the cursor in it.
 
-The bar at the top names the trace; the link keeps both over a reload. Opening, uploading or recording a trace makes it current.
+The bar at the top names the trace; the link keeps both over a reload. Opening, uploading or recording a trace
+makes it current.
 
     name, trace, run = traces.here()
 """
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 import streamlit as st
 
+from moeviz.app import links
 from moeviz.app.jobs import desk
 from moeviz.app.show import plain
 from moeviz.core.run import Run
@@ -42,7 +44,9 @@ def _from_file(path: Path, changed_ns: int) -> tuple[Trace, Run | None]:
 
 
 def names() -> list[str]:
-    """Every trace that this browser can explore: its own latest runs first, then what it opened, the library, the samples."""
+    """Every trace that this browser can explore: its own latest runs first, then what it opened, the library,
+    the samples.
+    """
     own = desk()
     live, measured = own.jobs.get("live"), own.jobs.get("measure")
     found = [LIVE] if live is not None and live.finished and live.passes else []
@@ -95,7 +99,9 @@ def show(name: str) -> None:
 
 
 def open_(name: str, trace: Trace, run: Run | None) -> str:
-    """Takes in an uploaded trace and makes it current; gives the name that it got. Raises TraceError where there is no room."""
+    """Takes in an uploaded trace and makes it current; gives the name that it got. Raises TraceError where
+    there is no room.
+    """
     opened = desk().opened
     if sum(_size(one) for one, _ in opened.values()) + _size(trace) > ROOM:
         raise TraceError(f"{name}: this browser holds too much already. Close an opened trace first.")
@@ -117,20 +123,22 @@ def picker() -> None:
     state, options = st.session_state, names()
     if (wanted := state.pop("to_show", None)) in options:
         state.trace = wanted
-    linked = st.query_params.get("trace")
-    if linked is not None and linked not in options and "trace" not in state:
+    linked = links.get("trace")
+    if "trace" not in state and linked in options:
+        state.trace = linked
+    elif "trace" not in state and linked:
         st.toast(plain(f"The link names a trace that is not here: {linked[:60]}. A sample is shown."))
     if state.get("trace") not in options:
-        state.pop("trace", None)
+        state.trace = FIRST
     st.selectbox(
         "Trace",
         options,
         key="trace",
-        bind="query-params",
-        **({} if "trace" in state else {"index": options.index(FIRST)}),
+        persist_state="session",
         label_visibility="collapsed",
         help="The trace that every page is about. Open your own in the Library.",
     )
+    links.put("trace", state.trace)
 
 
 def here() -> Here:
@@ -156,7 +164,9 @@ def here() -> Here:
 
 
 def slots_for(trace: Trace, run: Run | None, scope: str = "layer") -> int:
-    """Slots to begin with: those of the trace's own run, or a third of the experts and one more than a token needs."""
+    """Slots to begin with: those of the trace's own run, or a third of the experts and one more than a token
+    needs.
+    """
     if run is not None and not run.settings.baseline and run.settings.scope == scope:
         return run.settings.slots
     slots = min(trace.num_experts, max(trace.k + 1, round(trace.num_experts / 3)))
@@ -164,7 +174,9 @@ def slots_for(trace: Trace, run: Run | None, scope: str = "layer") -> int:
 
 
 def basis(trace: Trace, run: Run | None) -> tuple[Run, str]:
-    """A measured run whose costs stand for this trace's machine, and whose it is: its own, or the bundled model's sample."""
+    """A measured run whose costs stand for this trace's machine, and whose it is: its own, or the bundled
+    model's sample.
+    """
     if run is not None and run.measured and (run.passes.phase == 1).any():
         return run, "its own run"
     return sample()[1], "the bundled model's run"
@@ -176,7 +188,9 @@ def own_settings(run: Run | None) -> Settings | None:
 
 
 def fits(key: str, most: int) -> str:
-    """The key of a widget whose range depends on the trace; a value that another trace left in it is dropped where it is out of range."""
+    """The key of a widget whose range depends on the trace; a value that another trace left in it is dropped
+    where it is out of range.
+    """
     value = st.session_state.get(key)
     if isinstance(value, int) and not 0 <= value <= most:
         del st.session_state[key]
@@ -184,14 +198,14 @@ def fits(key: str, most: int) -> str:
 
 
 def cursor(last: int) -> int:
-    """The forward pass at which the cursor stands, at most `last`: where it was moved to, or the link says, or a quarter through."""
-    state, linked = st.session_state, st.query_params.get("step", "")
-    if "step" not in state and linked.isdecimal() and len(linked) < 9:
-        state.step = int(linked)
-    return min(max(int(state.get("step", last // 4)), 0), last)
+    """The forward pass at which the cursor stands, at most `last`: where it was moved to, or the link says,
+    or a quarter through.
+    """
+    linked = links.get("step")
+    at = int(linked) if linked.isdecimal() and len(linked) < 9 else last // 4
+    return min(at, last)
 
 
 def move(step: int) -> None:
     """Moves the cursor, and tells the link."""
-    st.session_state.step = step
-    st.query_params["step"] = str(step)
+    links.put("step", str(step))

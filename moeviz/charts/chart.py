@@ -41,7 +41,9 @@ class Chart:
 
 
 def kind_of(run: Run) -> str:
-    """The kind of the numbers of a run: "measured" or, over a link that was slowed down, "paced"; else "replayed"."""
+    """The kind of the numbers of a run: "measured" or, over a link that was slowed down, "paced"; else
+    "replayed".
+    """
     if not run.measured:
         return "replayed"
     return "paced" if run.tier is not None and run.tier.pace is not None else "measured"

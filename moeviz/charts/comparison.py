@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def charts(measured: times.Measured, kind: str = "measured") -> list[Chart]:
-    """Speed, where the time goes, hits, and what went over the link: of repeats that decoded something; else none."""
+    """Speed, where the time goes, hits, and what went over the link: of repeats that decoded something; else
+    none.
+    """
     timed = [(name, runs) for name, runs in measured if metrics.median_stack(runs) is not None]
     if not timed:
         return []

@@ -18,8 +18,8 @@ from moeviz.words import percent
 def over_slots(curves: Sequence[Curve], at: int, break_even: float | None = None) -> Chart:
     """A line for each policy, belady's in grey as the bound; `at` is the chosen slot count.
 
-    The knee is the first policy's: beyond it each further slot brings less than the average one. `break_even` is the hit ratio from
-    which a cache is better than keeping whole layers resident.
+    The knee is the first policy's: beyond it each further slot brings less than the average one. `break_even`
+    is the hit ratio from which a cache is better than keeping whole layers resident.
     """
     import pandas as pd
 

@@ -23,7 +23,9 @@ def known(trace: Trace) -> bool:
 
 
 def favourites() -> Chart:
-    """For each expert the domain that it favours: the one that gives it the largest share of its choices among all."""
+    """For each expert the domain that it favours: the one that gives it the largest share of its choices
+    among all.
+    """
     import pandas as pd
 
     use = routing.domain_use()
@@ -75,7 +77,9 @@ def favourites() -> Chart:
 
 
 def nearest(trace: Trace, step: int) -> Chart:
-    """How alike the experts of the last 32 tokens are to each domain's, token by token; `step` is the pass under the cursor."""
+    """How alike the experts of the last 32 tokens are to each domain's, token by token; `step` is the pass
+    under the cursor.
+    """
     import pandas as pd
 
     use = routing.domain_use()

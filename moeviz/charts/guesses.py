@@ -22,10 +22,11 @@ SYMBOLS = ("circle", "square", "diamond")
 def precision(
     found: Mapping[str, GuessQuality], trace: Trace, width: int, break_even: Sequence[float] = ()
 ) -> Chart:
-    """Of each predictor's guesses the share that was needed, by lookahead, beside chance and the precision from which a guess pays.
+    """Of each predictor's guesses the share that was needed, by lookahead, beside chance and the precision
+    from which a guess pays.
 
-    `break_even` has a value for each lookahead. Recall is drawn, hollow, only where it is another number: with as many guesses as a
-    token needs experts the two are equal.
+    `break_even` has a value for each lookahead. Recall is drawn, hollow, only where it is another number:
+    with as many guesses as a token needs experts the two are equal.
     """
     import pandas as pd
 
@@ -95,7 +96,9 @@ def _told(rows: Sequence[tuple[str, int, float, float]], chance: float, break_ev
 
 
 def by_layer(name: str, quality: GuessQuality) -> Chart:
-    """Of the experts that a layer needed, the share that was guessed, by MoE layer, a line for each lookahead."""
+    """Of the experts that a layer needed, the share that was guessed, by MoE layer, a line for each
+    lookahead.
+    """
     import pandas as pd
 
     lines = {

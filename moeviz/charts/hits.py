@@ -38,7 +38,8 @@ def over_time(
     change: int | None = None,
     at: int | None = None,
 ) -> Chart:
-    """The hit ratio of the last 16 forward passes, a line for each named run, and in grey the bound that no policy beats.
+    """The hit ratio of the last 16 forward passes, a line for each named run, and in grey the bound that no
+    policy beats.
 
     `change` is the pass at which the text changes its subject, `at` the pass under the cursor.
     """
@@ -75,7 +76,9 @@ def _told(run: Run, change: int | None) -> str:
 
 
 def ratio_of(run: Run, first: int = 0, last: int | None = None) -> float:
-    """Hits / accesses of the decode passes from `first` to before `last`; of all of them where nothing was decoded; 0 without any."""
+    """Hits / accesses of the decode passes from `first` to before `last`; of all of them where nothing was
+    decoded; 0 without any.
+    """
     step = run.events.forward_pass[run.accesses.event]
     chosen = (step >= first) & (step < (len(run.passes.phase) if last is None else last))
     decode = chosen & (run.passes.phase[step] == DECODE)

@@ -24,7 +24,8 @@ LOOKS = {  # kind of a segment -> (name, colour, pattern)
 
 
 def over_passes(run: Run, first: int, count: int = 1, costs: cost.Costs | None = None) -> Chart:
-    """Lanes of `count` forward passes from number `first`: as measured where the run was, else as `costs` model them.
+    """Lanes of `count` forward passes from number `first`: as measured where the run was, else as `costs`
+    model them.
 
     Raises ValueError where the run was not measured and there are no costs.
     """

@@ -22,15 +22,16 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-# of the paper's figure (arXiv 2511.05814): white neither, light blue resident, purple activated and hit, red activated and missed
+# of the paper's figure (arXiv 2511.05814): white neither, light blue resident, purple activated and hit, red
+# activated and missed
 PAPER_COLORS = ("#FFFFFF", "#ADD8E6", "#800080", "#FFA500", "#FF0000", "#FFC0CB")
 LEGEND = (
-    "Blue: resident. ● green: needed and there. ◐ orange: needed, still on its way. ✕ red: needed and missed. "
-    "▸ pink: brought by a guess, not used yet. Pale: not in the fast tier."
+    "Blue: resident. ● green: needed and there. ◐ orange: needed, still on its way. "
+    "✕ red: needed and missed. ▸ pink: brought by a guess, not used yet. Pale: not in the fast tier."
 )
 PAPER_LEGEND = (
-    "As in the paper. Light blue: resident. ● purple: activated and hit. ✕ red: activated and missed. White: neither. "
-    "◐ late hit. ▸ brought by a guess, not used yet."
+    "As in the paper. Light blue: resident. ● purple: activated and hit. ✕ red: activated and missed. "
+    "White: neither. ◐ late hit. ▸ brought by a guess, not used yet."
 )
 EVICTED = 6  # resident, and leaves in this forward pass
 EVICTED_COLOR = "#4B2E83"
@@ -44,9 +45,11 @@ MOST_MARKS = 4_000  # cells that can be clicked
 def paper(
     run: Run, pictures: Sequence[Frame], texts: Sequence[str], layer: int, at: int, paper_colors: bool = False
 ) -> Chart:
-    """One MoE layer, 41 tokens around the cursor: every expert before each event, and who was needed, there or missed.
+    """One MoE layer, 41 tokens around the cursor: every expert before each event, and who was needed, there
+    or missed.
 
-    `pictures` are the frames of the run, `texts` the text that entered each pass, `at` is the pass under the cursor.
+    `pictures` are the frames of the run, `texts` the text that entered each pass, `at` is the pass under the
+    cursor.
     """
     import pandas as pd
 
@@ -76,14 +79,19 @@ def paper(
     )
     misses = int((states == MISS).sum())
     needed = misses + int(((states > RESIDENT) & (states < MISS)).sum())
-    alt = f"In passes {first} to {first + len(states) - 1} layer {layer} misses {misses} of {needed} experts that it needs."
+    alt = (
+        f"In passes {first} to {first + len(states) - 1} layer {layer} misses {misses} of {needed} experts "
+        "that it needs."
+    )
     return Chart(f"MoE layer {layer}, token by token", figure, table, kind_of(run), alt)
 
 
 def raster(run: Run, texts: Sequence[str], pictures: Sequence[Frame] = (), at: int | None = None) -> Chart:
-    """Every expert over the whole text: resident, needed and there, missed, evicted. Layers are pooled where experts are too many.
+    """Every expert over the whole text: resident, needed and there, missed, evicted. Layers are pooled where
+    experts are too many.
 
-    `texts` is what entered each pass. Misses can be selected by a click; their customdata is (pass, MoE layer).
+    `texts` is what entered each pass. Misses can be selected by a click; their customdata is (pass, MoE
+    layer).
     """
     rows = run.layers * run.experts
     pooled = rows > MOST_ROWS or rows * len(run.passes.phase) > MOST_CELLS
@@ -97,8 +105,8 @@ def raster(run: Run, texts: Sequence[str], pictures: Sequence[Frame] = (), at: i
     worst = int(counted.argmax())
     out = int((run.loads.victim_expert >= 0).sum())
     alt = (
-        f"{missed:,} misses and {out:,} evictions in {len(run.passes.phase):,} passes; layer {worst} misses most, "
-        f"{counted[worst]:,}."
+        f"{missed:,} misses and {out:,} evictions in {len(run.passes.phase):,} passes; "
+        f"layer {worst} misses most, {counted[worst]:,}."
     )
     what = "Misses by layer" if pooled else "Every expert"
     return Chart(f"{what}, over the whole text", figure, table, kind_of(run), alt)
@@ -166,7 +174,7 @@ def _misses_by_layer(run: Run) -> go.Figure:
 
 
 def _pooled(cells: NDArray[np.uint16], most: int) -> NDArray[np.uint16]:
-    """The most misses of neighbouring passes, where there are more than `most` columns. cells: [row, column]"""
+    """The most misses of neighbouring passes, where columns are more than `most`. cells: [row, column]"""
     if cells.shape[1] <= most:
         return cells
     every = -(-cells.shape[1] // most)
@@ -187,10 +195,11 @@ def _selectable(figure: go.Figure, run: Run, texts: Sequence[str], pooled: bool)
         marker={"symbol": "square", "size": 9, "color": style.STATE_COLORS[MISS], "opacity": 0.01},
         selected={"marker": {"opacity": 1.0, "size": 12}},
         unselected={"marker": {"opacity": 0.01}},
-        customdata=np.stack([step, layer, expert], 1),
+        customdata=np.stack([step, layer, expert], 1).tolist(),
         text=[style.short(texts[n], 24) for n in step],
         hovertemplate=(
-            "pass %{customdata[0]}, “%{text}”: layer %{customdata[1]}, expert %{customdata[2]} missed<extra></extra>"
+            "pass %{customdata[0]}, “%{text}”: layer %{customdata[1]}, expert %{customdata[2]} missed"
+            "<extra></extra>"
         ),
     )
 

@@ -1,7 +1,7 @@
 """How every figure looks: the one palette, and figures without anything in them yet.
 
-Colours are those of Okabe and Ito, which colour-blind people tell apart. A colour never stands alone: lines differ by dash, bars by
-pattern, cells by glyph.
+Colours are those of Okabe and Ito, which colour-blind people tell apart. A colour never stands alone: lines
+differ by dash, bars by pattern, cells by glyph.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def line(number: int, width: int = 3) -> dict[str, Any]:
 
 
 def share_axis(figure: go.Figure, values: Sequence[float], most: float = 1.0) -> None:
-    """Shares as percent, on an axis from a round number below the least of them, so that no half of it is empty."""
+    """Shares as percent, on an axis from a round number below the least of them, so that no half of it is
+    empty.
+    """
     known = [value for value in values if value == value]
     least = min(known, default=0.0)
     start = 0.0 if least < 0.25 else int((least - 0.05) * 10) / 10

@@ -89,13 +89,17 @@ def _fastest(
 
 
 def where_time_goes(measured: Measured, kind: str = "measured") -> Chart:
-    """The parts of the time per output token: of the repeat whose time is the median one, so that its parts still add up."""
+    """The parts of the time per output token: of the repeat whose time is the median one, so that its parts
+    still add up.
+    """
     found = [(name, part) for name, runs in measured if (part := metrics.median_stack(runs)) is not None]
     return _parts("Where the time of a token goes", found, kind)
 
 
 def modelled(named: Sequence[tuple[str, Run]], costs: cost.Costs, whose: str) -> Chart:
-    """The parts of the time per output token by the cost model. `whose` says whose measured run the costs were fitted on."""
+    """The parts of the time per output token by the cost model. `whose` says whose measured run the costs
+    were fitted on.
+    """
     found = [(name, part) for name, run in named if (part := cost.stack(run, costs)) is not None]
     caches = [name for name, run in named if not run.settings.baseline and run.settings.policy != "belady"]
     return _parts(f"Time per token, with costs of {whose}", found, "modelled", caches)
@@ -127,7 +131,7 @@ def _parts(
         )
         best = min(among, key=lambda n: totals[n])
         waits = parts[best].stall / totals[best] if totals[best] else 0.0
-        alt = f"{labels[best]} needs least: {totals[best]:.1f} ms per token, {waits:.0%} of it waiting for copies."
+        alt = f"{labels[best]} needs least: {totals[best]:.1f} ms per token, {waits:.0%} of it waiting."
     return Chart(title, figure, table, kind, alt)
 
 

@@ -22,7 +22,9 @@ def experts_moved(run: Run) -> metrics.Moved:
 
 
 def crossed(run: Run, without: Run | None = None) -> Chart:
-    """What a run moved, and beside it what the same settings move `without` pre-fetching: in MB, or in experts of unknown size."""
+    """What a run moved, and beside it what the same settings move `without` pre-fetching: in MB, or in
+    experts of unknown size.
+    """
     named = [("with pre-fetching" if without else run.settings.label, run)]
     return _bars(
         "What went over the link", named + ([("without it", without)] if without else []), per_token=False
@@ -30,7 +32,9 @@ def crossed(run: Run, without: Run | None = None) -> Chart:
 
 
 def ledger(run: Run) -> Chart:
-    """What became of the guesses: of those that were copied the useful and the wasted ones, and those that found no slot."""
+    """What became of the guesses: of those that were copied the useful and the wasted ones, and those that
+    found no slot.
+    """
     import pandas as pd
 
     books = metrics.ledger(run)

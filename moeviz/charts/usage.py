@@ -1,4 +1,5 @@
-"""Who is used, and where: grids of experts, how unevenly, who with whom, one expert alone, two traces beside each other.
+"""Who is used, and where: grids of experts, how unevenly, who with whom, one expert alone, two traces beside
+each other.
 
 now_and_so_far(trace, step=60).alt
 """
@@ -168,7 +169,9 @@ def _by_layer(title: str, lines: dict[str, Floats], y: str, alt: str) -> Chart:
 
 
 def coverage(trace: Trace, weighted: bool = False) -> Chart:
-    """Share of choices that a layer's busiest experts get, over their number: the mean layer, and the range over layers."""
+    """Share of choices that a layer's busiest experts get, over their number: the mean layer, and the range
+    over layers.
+    """
     import pandas as pd
 
     shares = routing.coverage(routing.usage(trace, weighted))
@@ -224,7 +227,9 @@ def together(trace: Trace, layer: int, later: int) -> Chart:
 
 
 def one_expert(trace: Trace, layer: int, expert: int) -> Chart:
-    """When one expert was chosen, and the tokens that chose it with their neighbours, the heaviest weights first."""
+    """When one expert was chosen, and the tokens that chose it with their neighbours, the heaviest weights
+    first.
+    """
     import pandas as pd
 
     took, weights = routing.tokens_of(trace, layer, expert)
@@ -265,7 +270,8 @@ def one_expert(trace: Trace, layer: int, expert: int) -> Chart:
 
 
 def two(first: Trace, second: Trace, names: tuple[str, str], weighted: bool = False) -> list[Chart]:
-    """Two traces of one shape: what the first has more of, how alike each layer is, and the two grids, each with its own scale.
+    """Two traces of one shape: what the first has more of, how alike each layer is, and the two grids, each
+    with its own scale.
 
     Raises ValueError where weights are asked of a trace that holds none.
     """

@@ -31,11 +31,20 @@ for (const one of document.querySelectorAll("script[type='application/json']")) 
 """
 _STYLE = """
 :root { color-scheme: light; }
-body { font: 17px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; background: #fff; }
+body {
+  font: 17px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1a1a1a; background: #fff;
+}
 h1 { font-size: 1.9rem; } h2 { font-size: 1.35rem; margin: 2.2rem 0 0; }
 table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid #ddd; padding: .3rem .9rem .3rem 0; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
-.kind { font-size: .8rem; background: #eee; border-radius: .6rem; padding: .1rem .6rem; margin-left: .6rem; font-weight: 400; vertical-align: middle; }
+th, td {
+  border-bottom: 1px solid #ddd; padding: .3rem .9rem .3rem 0; text-align: left; vertical-align: top;
+  overflow-wrap: anywhere;
+}
+.kind {
+  font-size: .8rem; background: #eee; border-radius: .6rem; padding: .1rem .6rem; margin-left: .6rem;
+  font-weight: 400; vertical-align: middle;
+}
 .table { max-height: 24rem; overflow: auto; }
 .text { white-space: pre-wrap; overflow-wrap: anywhere; }
 .text span { border-bottom: 3px solid; }
@@ -43,7 +52,9 @@ th, td { border-bottom: 1px solid #ddd; padding: .3rem .9rem .3rem 0; text-align
 
 
 def report(trace: Trace, run: Run) -> str:
-    """HTML with Plotly inside it. Everything that comes from the trace is escaped; the page's policy lets only its own two scripts run."""
+    """HTML with Plotly inside it. Everything that comes from the trace is escaped; the page's policy lets
+    only its own two scripts run.
+    """
     from plotly.offline import get_plotlyjs
 
     parts = "".join(_sections(trace, run))
@@ -54,15 +65,18 @@ def report(trace: Trace, run: Run) -> str:
     )
     policy = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f'<meta name="viewport" content="width=device-width"><title>moeviz: {_text(run.settings.label)}</title><style>{_STYLE}</style>'
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>moeviz: {_text(run.settings.label)}</title><style>{_STYLE}</style>"
         f"<script>{plotly}</script></head><body>{parts}<script>{_DRAW}</script></body></html>"
     )
 
 
 def _sections(trace: Trace, run: Run) -> Iterator[str]:
     kind = "measured" if run.measured else "replayed"
-    yield f"<h1>What did the cache do?</h1><p>{_text(run.settings.label)} on a trace of {_text(trace.model or 'an unknown model')}.</p>"
+    model = _text(trace.model or "an unknown model")
+    yield f"<h1>What did the cache do?</h1><p>{_text(run.settings.label)} on a trace of {model}.</p>"
     yield _table(words.trace(trace))
     yield f"<h2>Numbers{_kind(kind)}</h2>" + _table(numbers(trace, run))
     named = [(run.settings.label, run)]
@@ -75,7 +89,7 @@ def _sections(trace: Trace, run: Run) -> Iterator[str]:
     if trace.layers * len(trace.passes()) <= MOST_EVENTS:
         yield _curves(trace, run.settings)
     else:
-        yield f"<p>Curves over all slot counts are left out: the trace has more than {MOST_EVENTS:,} events.</p>"
+        yield f"<p>Curves over slot counts are left out of a trace of more than {MOST_EVENTS:,} events.</p>"
     yield _as_text(trace, run)
 
 
@@ -118,20 +132,23 @@ def _as_text(trace: Trace, run: Run) -> str:
     rest = f"<p>{trace.tokens - shown:,} more tokens are not shown.</p>" if trace.tokens > shown else ""
     return (
         f"<h2>Which tokens found their experts?{_kind('measured' if run.measured else 'replayed')}</h2>"
-        "<p>Underlined green where more than two thirds of a forward pass's accesses hit, orange where more than a third, red below; "
-        f'point at a token for the share.</p><p class="text">{"".join(spans)}</p>{rest}'
+        "<p>Underlined green where more than two thirds of a forward pass's accesses hit, orange where more "
+        f'than a third, red below; point at a token for the share.</p><p class="text">{"".join(spans)}</p>{rest}'
     )
 
 
 def _chart(chart: Chart) -> str:
-    """A figure, its finding, and the table behind it. Legend entries, ticks and hover texts come from the trace as HTML-safe text."""
+    """A figure, its finding, and the table behind it. Legend entries, ticks and hover texts come from the
+    trace as HTML-safe text.
+    """
     figure = chart.figure
     figure.update_layout(template="plotly_white", autosize=True)
     data = figure.to_json(engine="json").replace("<", "\\u003c")
     table = chart.table.to_html(index=False, border=0, float_format=lambda value: format(value, ".4g"))
     return (
         f"<h2>{_text(chart.title)}{_kind(chart.kind)}</h2><p>{_text(chart.alt)}</p>"
-        f'<div role="img" aria-label="{_text(chart.title)}"></div><script type="application/json">{data}</script>'
+        f'<div role="img" aria-label="{_text(chart.title)}"></div>'
+        f'<script type="application/json">{data}</script>'
         f'<details><summary>Table</summary><div class="table">{table}</div></details>'
     )
 

@@ -13,10 +13,11 @@ from moeviz.numbers.cost import Costs
 def break_even_precision(costs: Costs, layers: int, k: int, lookahead: int, pollution: float) -> float:
     """Share of guesses that has to be right for pre-fetching to save time.
 
-    A right guess is copied while `lookahead` layers compute, so it saves min(copy, lookahead x time of a layer). A wrong one holds the
-    link when the next layer needs it, for max(0, copy - time of a layer), and with probability `pollution` it took the slot of an
-    expert that has to be copied again. With s saved and c lost the two are even at a precision of c / (c + s). Copies of one guess
-    that hold up another are not looked at, so the figure is the least that a guess needs. All times in ms.
+    A right guess is copied while `lookahead` layers compute, so it saves min(copy, lookahead x time of a
+    layer). A wrong one holds the link when the next layer needs it, for max(0, copy - time of a layer), and
+    with probability `pollution` it took the slot of an expert that has to be copied again. With s saved and c
+    lost the two are even at a precision of c / (c + s). Copies of one guess that hold up another are not
+    looked at, so the figure is the least that a guess needs. All times in ms.
     """
     of_a_layer = (costs.other + k * layers * costs.expert) / layers
     saved = min(costs.copy, lookahead * of_a_layer)
