@@ -24,6 +24,7 @@ page = st.navigation(
             "pages/prefetch.py", title="Prefetch", help="Whether guesses are right, in time and worth it."
         ),
         st.Page("pages/what_if.py", title="What if", help="How many slots, which policy, which machine."),
+        st.Page("pages/lessons.py", title="Lessons", help="Read, predict, reveal, and why."),
         st.Page("pages/library.py", title="Library", help="Open, keep, compare and export traces."),
     ],
     position="top",

@@ -16,6 +16,7 @@ HOUSE = [  # from the ground up; a file may import from its own room and from th
     {"moeviz.words"},
     {"moeviz.charts"},
     {"moeviz.files"},
+    {"moeviz.lessons"},
     {"moeviz.engine"},
     {"moeviz.sweeps"},
     {"moeviz"},  # the library's names

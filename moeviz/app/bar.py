@@ -35,12 +35,13 @@ html { font-size: 24px !important; }
 .stMainBlockContainer { padding-top: 1rem !important; }
 </style>"""
 STAGE = "Stage"
-KEYS = {"p": "present", "?": "help"}
+KEYS = {"p": "present", "?": "help"} | {str(n): f"choice-{n}" for n in range(1, 10)}
 HELP = """
 | key | what it does |
 | --- | --- |
 | ← → | move the cursor by one token; Home and End to the ends |
 | Page up, Page down | by ten tokens |
+| 1 to 9 | in a lesson: the answer of that number |
 | P | presenter mode: large, without menus; P again ends it |
 | ? | this list |
 

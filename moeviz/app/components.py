@@ -32,7 +32,7 @@ def _component(name: str) -> Any:
     )
 
 
-_strip, _keys = _component("strip"), _component("keys")
+_strip, _keys, _drawing = _component("strip"), _component("keys"), _component("drawing")
 
 
 def strip(trace: Trace, run: Run, marked: tuple[int, int] | None = None) -> int:
@@ -73,3 +73,8 @@ def _by_expert(trace: Trace, layer: int, expert: int) -> tuple[list[str], list[s
 def keys(buttons: Mapping[str, str]) -> None:
     """Keys that press buttons from anywhere on a page. buttons: keyboard's key -> key of an `st.button`"""
     _keys(data={"buttons": dict(buttons)}, key="keys")
+
+
+def drawing(svg: str, key: str) -> None:
+    """A drawing of `moeviz.lessons.drawing`, in the theme's own ink, as wide as there is room."""
+    _drawing(data={"svg": svg}, key=key)

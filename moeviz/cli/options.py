@@ -218,26 +218,26 @@ def out_option(help: str, *, required: bool = False, resumed: bool = False) -> C
     return add
 
 
-def writable(path: Path, *, overwrite: bool) -> Path:
+def writable(path: Path, *, overwrite: bool, option: str = "--out") -> Path:
     """A path where a file may be written. Raises Refused, before any work is done."""
     folder = path.parent
     try:
         if not folder.is_dir():
-            raise Refused(f"The folder {folder} for --out does not exist. Make it, or choose another.")
+            raise Refused(f"The folder {folder} for {option} does not exist. Make it, or choose another.")
         mode = path.stat().st_mode
     except FileNotFoundError:
         if path.is_symlink():
-            raise Refused(f"{path} is a link to nothing. Choose another name for --out.") from None
+            raise Refused(f"{path} is a link to nothing. Choose another name for {option}.") from None
         return path
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise Refused(f"--out {str(path)[:80]!r} cannot be a file: {reason}. Choose another name.") from None
+        raise Refused(f"{option} {str(path)[:80]!r} cannot be a file: {reason}. Choose another name.") from None
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
-        raise Refused(f"{path} is {what}. Choose the name of a file for --out.")
+        raise Refused(f"{path} is {what}. Choose the name of a file for {option}.")
     if not overwrite:
         raise Refused(
-            f"{path} is there already. Add --force to write over it, or choose another name for --out."
+            f"{path} is there already. Add --force to write over it, or choose another name for {option}."
         )
     return path
 

@@ -25,7 +25,11 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     for column, row in enumerate(trace.experts[first : first + TOKENS, LAYER]):
         cells[row[row >= 0], column] = True
     svg = drawing.raster(cells, f"{TOKENS} tokens in MoE layer {LAYER}: who is needed", "tokens")
-    return (Picture(svg, "Two experts a token. Look at how often one of them is needed again by the very next token."),)
+    return (
+        Picture(
+            svg, "Two experts a token. Look at how often one of them is needed again by the very next token."
+        ),
+    )
 
 
 @lesson(
@@ -33,16 +37,19 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     "What can a policy do with two slots?",
     minutes=6,
     read=(
-        "Each token needs 2 experts of a layer, and both have to be in the fast tier while it is computed. Give each layer 2 slots, "
+        "Each token needs 2 experts of a layer, and both have to be in the fast tier while it is "
+        "computed. Give each layer 2 slots, "
         "as many as one token needs.",
-        f"{LRU} drops who was used longest ago, {LFU} who was used least, and {BELADY} knows the future and drops who is needed last.",
+        f"{LRU} drops who was used longest ago, {LFU} who was used least, and {BELADY} knows the future "
+        f"and drops who is needed last.",
     ),
     ask="Which policy hits most when the next token comes?",
     predict=Choice((LRU, LFU, BELADY, "all hit alike")),
     claim=(3, 3),
     pictures=pictures,
-    goes_wrong="“Belady knows the future, so it must win.” Ask whom it could keep instead: the experts of the token at hand take every "
-    "slot, so nobody chooses. The cliff surprises those who think of a larger pool as harmless.",
+    goes_wrong="“Belady knows the future, so it must win.” Ask whom it could keep instead: the experts "
+    "of the token at hand take every slot, so nobody chooses. The cliff surprises those who think of a "
+    "larger pool as harmless.",
     try_it=Try(
         "what_if",
         "See every slot count, with one pool too",
@@ -58,30 +65,42 @@ def answer(lab: Lab) -> Answer:
     best = int(np.argmax(alike))
     right = 3 if max(alike) - min(alike) < SAME else best
     counts = list(range(need // 2, need + need // 2 + 1))
-    found = {name: curve(trace, Settings(name, scope="model"), counts).hit_ratio.tolist() for name in POLICIES}
+    found = {
+        name: curve(trace, Settings(name, scope="model"), counts).hit_ratio.tolist() for name in POLICIES
+    }
     nothing = [slots for slots, share in zip(counts, found["lru"], strict=True) if share < SAME]
     edge = nothing[-1] if nothing else 0
     beyond = found["lru"][counts.index(need)]
     there = found["belady"][counts.index(edge)] if edge else 0.0
     why = (
         Said(
-            f"All hit {percent(alike[0])} from the second written token on. When a token is done, its {trace.k} experts fill both slots. Whoever was there before had to leave, "
+            f"All hit {percent(alike[0])} from the second written token on. When a token is done, its "
+            f"{trace.k} experts fill both slots. Whoever was there before had to leave, "
             "so there was nothing to choose, and what hits is what two tokens in a row share.",
             right == 3,
         ),
         Said(
-            f"Now one pool for all {trace.layers} layers. A token walks through them all and needs {need} experts. With {edge} slots {LRU} "
-            f"never hits: before a layer comes round again, the other layers have pushed its experts out. {BELADY} hits {percent(there)} "
+            f"Now one pool for all {trace.layers} layers. A token walks through them all and needs {need} "
+            f"experts. With {edge} slots {LRU} "
+            f"never hits: before a layer comes round again, the other layers have pushed its experts out. "
+            f"{BELADY} hits {percent(there)} "
             f"with the very same slots.",
             0 < edge < need and there > 0.25,
         ),
         Said(
-            f"With {need} slots {LRU} hits {percent(beyond)} at once: a cliff. A cache that is a little too small can be worth nothing.",
+            f"With {need} slots {LRU} hits {percent(beyond)} at once: a cliff. A cache that is a little "
+            f"too small can be worth nothing.",
             beyond > 0.3,
         ),
     )
     lines = [(policy_name(name), shares) for name, shares in found.items()]
-    svg = drawing.curves(counts, lines, "slots in all", "Hit ratio of one pool", mark=(need, f"{need} = {trace.layers} x {trace.k}"))
+    svg = drawing.curves(
+        counts,
+        lines,
+        "slots in all",
+        "Hit ratio of one pool",
+        mark=(need, f"{need} = {trace.layers} x {trace.k}"),
+    )
     picture = Picture(svg, "One pool for all layers: hit ratio over its slots.")
     pool = edge or need
     title = f"One pool of {pool} slots: {LRU} beside {BELADY}"

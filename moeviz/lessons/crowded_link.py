@@ -21,8 +21,11 @@ NAMES = ("no pre-fetch", "4 guesses a layer")
 
 def pictures(lab: Lab) -> tuple[Picture, ...]:
     """The hit ratios, which are given away."""
-    rows = [(name, decode_ratio(lab.run(CHANGING, one))) for name, one in zip(NAMES, (NONE, GREEDY), strict=True)]
-    text = f"Four guesses for every layer raise the hit ratio from {percent(rows[0][1], 0)} to {percent(rows[1][1], 0)}."
+    rows = [
+        (name, decode_ratio(lab.run(CHANGING, one))) for name, one in zip(NAMES, (NONE, GREEDY), strict=True)
+    ]
+    before, after = (percent(share, 0) for _, share in rows)
+    text = f"Four guesses for every layer raise the hit ratio from {before} to {after}."
     return (Picture(drawing.bars(rows, "Hit ratio"), text),)
 
 
@@ -31,7 +34,8 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     "More hits. Is it faster?",
     minutes=7,
     read=(
-        "A token needs 2 experts of a layer. To be on the safe side, guess 4 for the next layer and copy each one that is not there yet. "
+        "A token needs 2 experts of a layer. To be on the safe side, guess 4 for the next layer and copy "
+        "each one that is not there yet. "
         "It works: far more of what is needed is there.",
         f"There is one link, here a {LINK}. It copies one expert at a time.",
     ),
@@ -39,8 +43,9 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     predict=Choice(("less time than without", "about as long", "more time than without")),
     claim=(2, 2),
     pictures=pictures,
-    goes_wrong="The hit ratio counts a copy as free when it was early. Have the class count copies per token instead of misses. Times are "
-    "modelled from a measured run with another link put in; on a fast link the same guesses do no harm.",
+    goes_wrong="The hit ratio counts a copy as free when it was early. Have the class count copies per "
+    "token instead of misses. Times are modelled from a measured run with another link put in; on a "
+    "fast link the same guesses do no harm.",
     try_it=Try(
         "prefetch",
         "Try other widths, and see who wastes what",
@@ -61,16 +66,19 @@ def answer(lab: Lab) -> Answer:
     hits = [decode_ratio(run) for run in runs]
     why = (
         Said(
-            f"{greedy:.1f} ms instead of {plain:.1f} ms, although the hit ratio went from {percent(hits[0], 0)} to {percent(hits[1], 0)}.",
+            f"{greedy:.1f} ms instead of {plain:.1f} ms, although the hit ratio went from "
+            f"{percent(hits[0], 0)} to {percent(hits[1], 0)}.",
             greedy > plain and hits[1] > hits[0],
         ),
         Said(
-            f"{copies[1]:.1f} experts cross the link for each token instead of {copies[0]:.1f}; {percent(wasted, 0)} of the guessed ones are "
+            f"{copies[1]:.1f} experts cross the link for each token instead of {copies[0]:.1f}; "
+            f"{percent(wasted, 0)} of the guessed ones are "
             "never used. An expert that is really needed waits behind them, and so does compute.",
             copies[1] > copies[0] and wasted > 0.3,
         ),
         Said(
-            f"With 2 guesses a layer the hit ratio is lower ({percent(hits[2], 0)}), but a token takes {modest:.1f} ms: faster than both. "
+            f"With 2 guesses a layer the hit ratio is lower ({percent(hits[2], 0)}), but a token takes "
+            f"{modest:.1f} ms: faster than both. "
             "Hits are a means; the time is what counts.",
             hits[2] < hits[1] and modest < plain < greedy,
         ),

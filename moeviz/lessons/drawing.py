@@ -1,6 +1,8 @@
-"""Small pictures as inline SVG, made of numbers: for the page, in light and dark, and for paper. No script, no library, no font.
+"""Small pictures as inline SVG, made of numbers: for the page, in light and dark, and for paper. No script,
+no library, no font.
 
-Ink is the text's own colour (`currentColor`), and marks differ in shape as well as in colour, so that a black-and-white print says the
+Ink is the text's own colour (`currentColor`), and marks differ in shape as well as in colour, so that a
+black-and-white print says the
 same. Every picture carries a sentence for those who cannot see it.
 
     bars([("LRU", 0.76), ("LFU (counts kept)", 0.73)], "share of needs that were hits")
@@ -39,7 +41,9 @@ def text(x: float, y: float, said: str, anchor: str = "start", size: int = 14, b
     )
 
 
-def box(x: float, y: float, wide: float, high: float, fill: str = "none", stroke: str = "currentColor") -> str:
+def box(
+    x: float, y: float, wide: float, high: float, fill: str = "none", stroke: str = "currentColor"
+) -> str:
     """A rectangle."""
     return (
         f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(wide, 0):.1f}" height="{max(high, 0):.1f}" rx="3" '
@@ -63,7 +67,8 @@ def bars(
     unit: str = "%",
     marks: Sequence[tuple[str, float]] = (),
 ) -> str:
-    """Bars from left to right, a row each; of a row without a value a question mark stands. `marks`: named lines across the rows.
+    """Bars from left to right, a row each; of a row without a value a question mark stands. `marks`: named
+    lines across the rows.
 
     With unit "%" values are shares.
     """
@@ -103,7 +108,9 @@ def curves(
     mark: tuple[int, str] | None = None,
     hidden: bool = False,
 ) -> str:
-    """Shares (0 to 1) over x. `hidden`: only the first and the last point of each line. `mark`: a named place on x."""
+    """Shares (0 to 1) over x. `hidden`: only the first and the last point of each line. `mark`: a named
+    place on x.
+    """
     left, right, top, bottom = 46.0, WIDTH - 12.0, 34.0, 218.0
     low = int(min(min(values) for _, values in lines) * 10) / 10
 
@@ -128,7 +135,8 @@ def curves(
         else:
             path = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
             parts.append(
-                f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="3" stroke-dasharray="{dash}"/>'
+                f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="3" '
+                f'stroke-dasharray="{dash}"/>'
             )
         parts.append(rule(across, bottom + 54, across + 30, bottom + 54, dash, color))
         parts.append(text(across + 36, bottom + 59, name, size=13))
@@ -153,7 +161,8 @@ def raster(cells: NDArray[np.bool_], what: str, across: str, mark: tuple[int, st
         for row in range(experts)
     ]
     marks = "".join(
-        f"M{left + column * wide:.1f} {top + row * high + 1.5:.1f}h{max(wide - 1, 1):.1f}v{high - 3:.1f}h-{max(wide - 1, 1):.1f}z"
+        f"M{left + column * wide:.1f} "
+        f"{top + row * high + 1.5:.1f}h{max(wide - 1, 1):.1f}v{high - 3:.1f}h-{max(wide - 1, 1):.1f}z"
         for row, column in np.argwhere(cells)
     )
     parts.append(f'<path d="{marks}" fill="{SERIES[0]}"/>')
@@ -161,7 +170,10 @@ def raster(cells: NDArray[np.bool_], what: str, across: str, mark: tuple[int, st
     parts.append(text(WIDTH - 4, bottom + 17, across, "end", 13))
     if mark is not None:
         x = left + mark[0] * wide
-        parts += [rule(x, top - 4, x, bottom + 6, "5 3"), text(left, bottom + 17, f"dashed: {mark[1]}", size=13)]
+        parts += [
+            rule(x, top - 4, x, bottom + 6, "5 3"),
+            text(left, bottom + 17, f"dashed: {mark[1]}", size=13),
+        ]
     used = ", ".join(f"expert {row} {int(count)} times" for row, count in enumerate(cells.sum(1)))
     return page(bottom + 26, f"{what}: {used}", *parts)
 
@@ -187,7 +199,10 @@ def stacks(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], what: str, u
         drawn.append(text(x + 6, y + 21, f"{sum(value for _, value in parts):.1f} {unit}"))
     y, x = 34 + high * len(rows), left
     for name in names:
-        drawn += [box(x, y, 14, 14, SERIES[names.index(name) % len(SERIES)]), text(x + 20, y + 12, name, size=13)]
+        drawn += [
+            box(x, y, 14, 14, SERIES[names.index(name) % len(SERIES)]),
+            text(x + 20, y + 12, name, size=13),
+        ]
         x += 40 + 7.5 * len(name)
     said = "; ".join(
         f"{name}: " + ", ".join(f"{part} {value:.1f} {unit}" for part, value in parts) for name, parts in rows

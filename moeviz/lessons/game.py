@@ -1,14 +1,15 @@
 """The game of lesson 3: guess who leaves at each eviction. Pure functions: a game and a move in, a game out.
 
-    game = guess(start(trace, "lru"), 4)
-    game.streak, game.round.sentence
+game = guess(start(trace, "lru"), 4)
+game.streak, game.round.sentence
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from moeviz.charts.style import SERIES
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.errors import SettingsError
@@ -71,13 +72,17 @@ class Game:
 
 
 def start(trace: Trace, policy: str, slots: int = SLOTS, rounds: int = ROUNDS, first: int = 0) -> Game:
-    """A game on the evictions of a replay in which at least two experts could leave, spread over the text; at most one a pass.
+    """A game on the evictions of a replay in which at least two experts could leave, spread over the text;
+    at most one a pass.
 
-    `first` shifts which of them are asked. Raises SettingsError for a policy that is not played, and where the trace holds no such
+    `first` shifts which of them are asked. Raises SettingsError for a policy that is not played, and where
+    the trace holds no such
     eviction.
     """
     if policy not in POLICIES:
-        raise SettingsError(f"the game is not played against {policy!r}. Choose one of {', '.join(POLICIES)}.")
+        raise SettingsError(
+            f"the game is not played against {policy!r}. Choose one of {', '.join(POLICIES)}."
+        )
     explainer = Explainer(trace, Settings(policy, slots))
     passes = len(explainer.run.passes.phase)
     found = []
@@ -87,13 +92,17 @@ def start(trace: Trace, policy: str, slots: int = SLOTS, rounds: int = ROUNDS, f
             if sum(resident.status in ("leaves", "could leave") for resident in one.residents) > 1:
                 found.append(_round(trace, explainer, one, step))
     if not found:
-        raise SettingsError(f"{slots} slots leave nothing to guess on this trace. Choose fewer slots or a longer trace.")
+        raise SettingsError(
+            f"{slots} slots leave nothing to guess on this trace. Choose fewer slots or a longer trace."
+        )
     every = max(1, len(found) // rounds)
     return Game(policy, tuple(found[first % every :: every][:rounds]))
 
 
 def guess(game: Game, expert: int) -> Game:
-    """The player says who leaves. A second guess in one round changes nothing. Raises SettingsError for an expert that cannot leave."""
+    """The player says who leaves. A second guess in one round changes nothing. Raises SettingsError for an
+    expert that cannot leave.
+    """
     if game.guessed is not None:
         return game
     could = [one.expert for one in game.round.candidates]
@@ -101,13 +110,13 @@ def guess(game: Game, expert: int) -> Game:
         raise SettingsError(f"expert {expert} cannot leave now. Choose one of {', '.join(map(str, could))}.")
     good = expert == game.round.victim
     streak = game.streak + (0 if game.hinted else 1) if good else 0
-    return replace(
-        game, guessed=expert, right=game.right + good, streak=streak, best=max(game.best, streak)
-    )
+    return replace(game, guessed=expert, right=game.right + good, streak=streak, best=max(game.best, streak))
 
 
 def hint(game: Game) -> Game:
-    """The player asks for the numbers that the policy goes by; a round with a hint does not lengthen the streak."""
+    """The player asks for the numbers that the policy goes by; a round with a hint does not lengthen the
+    streak.
+    """
     return replace(game, hinted=True) if game.guessed is None else game
 
 
@@ -120,7 +129,7 @@ def onward(game: Game) -> Game:
 
 def hint_text(game: Game) -> str:
     """What the policy goes by, a number for each candidate."""
-    by = {
+    by: dict[str, tuple[str, Callable[[Candidate], str]]] = {
         "lru": ("Last used", lambda one: _passes(one.last_use, "ago", "not yet")),
         "lfu": ("Uses since the run began", lambda one: str(one.uses)),
         "lfu-resident": ("Uses since it was last loaded", lambda one: str(one.uses_since_load)),
@@ -140,7 +149,9 @@ def said(game: Game) -> str:
 
 
 def board(game: Game) -> str:
-    """The candidates' past as a drawing, and the text to come where the policy may see it or the round is over."""
+    """The candidates' past as a drawing, and the text to come where the policy may see it or the round is
+    over.
+    """
     now, seen = game.round, game.policy == "belady" or game.guessed is not None
     columns = PAST + (FUTURE if seen else 0)
     left, top, high = 84.0, 44.0, 30.0
@@ -156,14 +167,18 @@ def board(game: Game) -> str:
         mark = " ←" if game.guessed is not None and one.expert == now.victim else ""
         parts.append(drawing.text(left - 8, y + 19, f"expert {one.expert}{mark}", "end", 13))
         for column, used in enumerate((*one.history, *one.future)[:columns]):
-            color = drawing.SERIES[0] if column < PAST else drawing.SERIES[1]
-            parts.append(drawing.box(left + column * wide + 1, y + 4, wide - 3, high - 9, color if used else "none"))
+            color = SERIES[0] if column < PAST else SERIES[1]
+            parts.append(
+                drawing.box(left + column * wide + 1, y + 4, wide - 3, high - 9, color if used else "none")
+            )
     x, bottom = left + PAST * wide - 0.5, top + high * len(now.candidates)
     parts.append(drawing.rule(x, top - 6, x, bottom + 4))
     told = "; ".join(
         f"expert {one.expert} used in {sum(one.history)} of the last {PAST} passes" for one in now.candidates
     )
-    return drawing.page(bottom + 8, f"Expert {now.newcomer} needs a slot in layer {now.layer}. {told}", *parts)
+    return drawing.page(
+        bottom + 8, f"Expert {now.newcomer} needs a slot in layer {now.layer}. {told}", *parts
+    )
 
 
 def _passes(count: int | None, when: str, never: str) -> str:
@@ -178,7 +193,8 @@ def _round(trace: Trace, explainer: Explainer, one: Eviction, step: int) -> Roun
     loads = explainer.run.loads
     came_in = explainer.run.events.forward_pass[loads.event]
     could = sorted(
-        (other for other in one.residents if other.status in ("leaves", "could leave")), key=lambda other: other.expert
+        (other for other in one.residents if other.status in ("leaves", "could leave")),
+        key=lambda other: other.expert,
     )
     candidates = []
     for other in could:

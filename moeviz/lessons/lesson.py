@@ -53,7 +53,9 @@ class Guess:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A sentence with computed numbers, and whether what it claims is so on the traces that it was computed from."""
+    """A sentence with computed numbers, and whether what it claims is so on the traces that it was computed
+    from.
+    """
 
     text: str
     holds: bool = True
@@ -120,14 +122,18 @@ class Lesson:
     ask: str
     predict: Choice | Guess
     claim: tuple[float, float]  # the least and the most that the texts take for right
-    pictures: Callable[[Lab], tuple[Picture, ...]]  # before the prediction, one after the other; they give nothing away
+    pictures: Callable[
+        [Lab], tuple[Picture, ...]
+    ]  # before the prediction, one after the other; they give nothing away
     goes_wrong: str  # for the lecturer: what a class stumbles over
     try_it: Try
     answer: Callable[[Lab], Answer]
     extra: str = ""  # what the page draws besides: "game" or "sliders"
 
     def holds(self, answer: Answer) -> bool:
-        """Whether the computed answer is the one that the lesson's texts take for right, and every sentence is so."""
+        """Whether the computed answer is the one that the lesson's texts take for right, and every sentence
+        is so.
+        """
         least, most = self.claim
         return least <= answer.right <= most and not answer.parted
 
@@ -149,7 +155,9 @@ def lesson(
     try_it: Try,
     extra: str = "",
 ) -> Callable[[Callable[[Lab], Answer]], Callable[[Lab], Answer]]:
-    """Makes a lesson of the function that computes its answer. Two lessons of one number are refused with ValueError."""
+    """Makes a lesson of the function that computes its answer. Two lessons of one number are refused with
+    ValueError.
+    """
 
     def register(answer: Callable[[Lab], Answer]) -> Callable[[Lab], Answer]:
         if number in _FOUND:

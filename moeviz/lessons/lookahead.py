@@ -34,7 +34,11 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     rows = [(_layers(ahead), recalls[0] if ahead == 1 else None) for ahead in LOOKAHEADS]
     svg = drawing.bars(rows, "Needed experts that were guessed", marks=(("by chance", chance),))
     return (
-        Picture(svg, f"One layer ahead the guesses name {percent(recalls[0], 0)} of what is needed; chance would name {percent(chance, 0)}."),
+        Picture(
+            svg,
+            f"One layer ahead the guesses name {percent(recalls[0], 0)} of what is needed; chance would "
+            f"name {percent(chance, 0)}.",
+        ),
     )
 
 
@@ -43,7 +47,8 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     "How far ahead can a router see?",
     minutes=8,
     read=(
-        "An expert that is copied before it is needed costs no waiting. But who will be needed? Take the hidden state that enters this "
+        "An expert that is copied before it is needed costs no waiting. But who will be needed? Take the "
+        "hidden state that enters this "
         "layer and ask a later layer's router what it would choose for it: a guess, made early.",
         "The further ahead, the more time a copy has; and the more the hidden state will still change.",
     ),
@@ -51,8 +56,8 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     predict=Guess(0, 100, "%", close=7),
     claim=(50, 82),
     pictures=pictures,
-    goes_wrong="Precision and recall are one number here, since as many experts are guessed as are needed; say so before somebody asks. "
-    "Many expect the guesses to fall to chance at once.",
+    goes_wrong="Precision and recall are one number here, since as many experts are guessed as are "
+    "needed; say so before somebody asks. Many expect the guesses to fall to chance at once.",
     try_it=Try(
         "prefetch",
         "Try other guesses and lookaheads",
@@ -67,22 +72,29 @@ def answer(lab: Lab) -> Answer:
     run = lab.run(CHANGING, guessing)
     costs = {link: lab.costs(link) for link in (FAST, SLOW)}
     even = {
-        link: break_even_precision(found, trace.layers, trace.k, 1, pollution_of(run)) for link, found in costs.items()
+        link: break_even_precision(found, trace.layers, trace.k, 1, pollution_of(run))
+        for link, found in costs.items()
     }
+    named = ", ".join(
+        f"{_layers(d)} {percent(share, 0)}" for d, share in zip(LOOKAHEADS, recalls, strict=True)
+    )
     why = (
         Said(
-            f"{', '.join(f'{_layers(ahead)} {percent(recall, 0)}' for ahead, recall in zip(LOOKAHEADS, recalls, strict=True))}: falling, but far "
-            f"above chance ({percent(chance, 0)}). Each layer adds a little to the hidden state, so most of what a later router looks at is "
+            f"{named}: falling, but far "
+            f"above chance ({percent(chance, 0)}). Each layer adds a little to the hidden state, so most "
+            f"of what a later router looks at is "
             "there already.",
             recalls[0] > recalls[1] > recalls[2] > 2 * chance,
         ),
         Said(
-            f"A wrong guess holds the link up and may push out an expert that was needed. Over a {FAST} a guess one layer ahead saves time "
+            f"A wrong guess holds the link up and may push out an expert that was needed. Over a {FAST} a "
+            f"guess one layer ahead saves time "
             f"once at least {percent(even[FAST], 0)} are right: these are.",
             recalls[0] > even[FAST],
         ),
         Said(
-            f"Over an {SLOW} at least {percent(even[SLOW], 0)} would have to be right: these are not, and pre-fetching makes tokens slower.",
+            f"Over an {SLOW} at least {percent(even[SLOW], 0)} would have to be right: these are not, and "
+            f"pre-fetching makes tokens slower.",
             recalls[0] < even[SLOW],
         ),
     )
@@ -96,4 +108,6 @@ def answer(lab: Lab) -> Answer:
     )
     picture = Picture(svg, "Dashed: what a guess has to reach.")
     title = "Guesses one layer ahead beside none"
-    return Answer(100 * recalls[2], why, Shown(trace, (plain, guessing), title, len(trace.passes()) // 2), picture)
+    return Answer(
+        100 * recalls[2], why, Shown(trace, (plain, guessing), title, len(trace.passes()) // 2), picture
+    )

@@ -25,7 +25,9 @@ LRU, LFU = policy_name("lru"), policy_name("lfu")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a made-up text is made of: how unevenly experts are used, how often one is kept, and when the subject changes."""
+    """What a made-up text is made of: how unevenly experts are used, how often one is kept, and when the
+    subject changes.
+    """
 
     skew: float = 1.0
     reuse: float = 0.3
@@ -52,9 +54,18 @@ def lead(recipe: Recipe) -> float:
 def pictures(lab: Lab) -> tuple[Picture, ...]:
     """The favourites of a layer with and without skew."""
     uneven, even = (routing.usage(Recipe(skew).trace())[0] for skew in (1.0, 0.0))
-    rows = [(f"skew {skew:g}: busiest 4", float(np.sort(use)[-4:].sum() / use.sum())) for skew, use in ((1, uneven), (0, even))]
+    rows = [
+        (f"skew {skew:g}: busiest 4", float(np.sort(use)[-4:].sum() / use.sum()))
+        for skew, use in ((1, uneven), (0, even))
+    ]
     svg = drawing.bars(rows, "Share of the needs that go to the 4 busiest of 16 experts")
-    return (Picture(svg, "Skew makes favourites. Reuse repeats the last token's experts. A change of subject makes other favourites."),)
+    return (
+        Picture(
+            svg,
+            "Skew makes favourites. Reuse repeats the last token's experts. A change of subject makes "
+            "other favourites.",
+        ),
+    )
 
 
 @lesson(
@@ -62,8 +73,10 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     "Which text makes which cache win?",
     minutes=10,
     read=(
-        f"A made-up text: {TOKENS} tokens, {LAYERS} layers of {EXPERTS} experts, {K} for each token, {SLOTS} slots. Three numbers make it: skew (how "
-        "unevenly experts are used), reuse (how often the last token's expert is kept), and after how many tokens the subject changes.",
+        f"A made-up text: {TOKENS} tokens, {LAYERS} layers of {EXPERTS} experts, {K} for each token, "
+        f"{SLOTS} slots. Three numbers make it: skew (how "
+        "unevenly experts are used), reuse (how often the last token's expert is kept), and after how "
+        "many tokens the subject changes.",
         "At skew 1 and reuse 0.3, move the change. Predict first.",
     ),
     ask=f"How often must the subject change before {LRU} hits more than {LFU}?",
@@ -76,8 +89,8 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     ),
     claim=(1, 1),
     pictures=pictures,
-    goes_wrong="Near the crossing one text says this and the next one that: let the class change the seed and see the winner flip. That is "
-    "why the answer is a mean over several made-up texts.",
+    goes_wrong="Near the crossing one text says this and the next one that: let the class change the "
+    "seed and see the winner flip. That is why the answer is a mean over several made-up texts.",
     try_it=Try("library", "Open a text of your own"),
     extra="sliders",
 )
@@ -86,23 +99,36 @@ def answer(lab: Lab) -> Answer:
     right = 1 if leads[60] < 0 else 2 if leads[30] < 0 else 0
     flat = float(np.mean([lead(Recipe(skew=0.0, reuse=0.9, seed=seed)) for seed in SEEDS]))
     why = (
-        Said(f"Without a change {LFU} leads by {points(leads[0])}: skew makes favourites, and counting finds them.", leads[0] > 0),
         Said(
-            f"With a change every 60 tokens {LRU} leads by {points(-leads[60])}, every 30 by {points(-leads[30])}: counts of what is over are "
+            f"Without a change {LFU} leads by {points(leads[0])}: skew makes favourites, and counting "
+            f"finds them.",
+            leads[0] > 0,
+        ),
+        Said(
+            f"With a change every 60 tokens {LRU} leads by {points(-leads[60])}, every 30 by "
+            f"{points(-leads[30])}: counts of what is over are "
             f"ballast, and there is less time to outgrow them.",
             0 > leads[60] > leads[30],
         ),
         Said(
-            f"Without skew and with reuse 0.9 the two hardly differ ({points(abs(flat))}): where there are no favourites there is nothing to count.",
+            f"Without skew and with reuse 0.9 the two hardly differ ({points(abs(flat))}): where there "
+            f"are no favourites there is nothing to count.",
             abs(flat) < leads[0],
         ),
-        Said(f"Each number is the mean of {len(SEEDS)} made-up texts. A real text is one draw: measure more than one."),
+        Said(
+            f"Each number is the mean of {len(SEEDS)} made-up texts. A real text is one draw: measure "
+            f"more than one."
+        ),
     )
     names = {0: "never", 60: "every 60 tokens", 30: "every 30 tokens"}
     trace = Recipe(change=60).trace()
     runs = [replay(trace, one).hit_ratio for one in boards()]
     rows = [(f"change {names[pace]}", abs(value)) for pace, value in leads.items()]
-    svg = drawing.bars(rows, f"Lead in hit ratio: of {LFU} without a change, of {LRU} with one", most=max(value for _, value in rows))
+    svg = drawing.bars(
+        rows,
+        f"Lead in hit ratio: of {LFU} without a change, of {LRU} with one",
+        most=max(value for _, value in rows),
+    )
     picture = Picture(svg, f"On the text shown {LRU} hits {percent(runs[0])} and {LFU} {percent(runs[1])}.")
     title = "A made-up text whose subject changes every 60 tokens"
     return Answer(right, why, Shown(trace, boards(), title, 70), picture)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moeviz.charts.style import SERIES
 from moeviz.core.run import HIT, MISS, Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import DECODE, Trace
@@ -45,11 +46,12 @@ class Moment:
 
     @property
     def token(self) -> int:
-        return self.trace.passes()[self.step].start
+        return int(self.trace.passes()[self.step].start)
 
 
 def moment(lab: Lab) -> Moment:
-    """The first event of the changing sample's decode, once the cache is warm, with one hit and one miss that evicts.
+    """The first event of the changing sample's decode, once the cache is warm, with one hit and one miss
+    that evicts.
 
     Of a token that reads like a word. Raises ValueError where there is none.
     """
@@ -70,7 +72,9 @@ def moment(lab: Lab) -> Moment:
 def residents(found: Moment) -> list[int]:
     """Experts of the layer that had a slot before the event, ascending."""
     run = found.run
-    held = {int(e) for layer, e in zip(run.start.layer, run.start.expert, strict=True) if layer == found.layer}
+    held = {
+        int(e) for layer, e in zip(run.start.layer, run.start.expert, strict=True) if layer == found.layer
+    }
     for load in range(int(run.load_at[found.event])):
         if run.loads.victim_layer[load] == found.layer:
             held.discard(int(run.loads.victim_expert[load]))
@@ -102,7 +106,7 @@ def _drawn(found: Moment, upto: int, said: str, times: tuple[float, float, float
         parts.append(drawing.box(x, 26, side, 22))
         if wanted:
             share = float(weights[chosen.index(expert)])
-            parts.append(drawing.box(x, 26, side * share, 22, drawing.SERIES[1]))
+            parts.append(drawing.box(x, 26, side * share, 22, SERIES[1]))
             parts.append(drawing.text(x + side / 2, 64, f"{share:.0%}", "middle", 13, bold=True))
         gone = upto >= 4 and expert == found.victim
         came = upto >= 4 and expert == found.missing
@@ -125,7 +129,8 @@ def _drawn(found: Moment, upto: int, said: str, times: tuple[float, float, float
             middle = x + side / 2
             parts.append(drawing.rule(middle, 200, middle, 156, "6 4", drawing.MISS_COLOR))
             parts.append(
-                f'<path d="M{middle - 7:.0f} 164L{middle:.0f} 152L{middle + 7:.0f} 164z" fill="{drawing.MISS_COLOR}"/>'
+                f'<path d="M{middle - 7:.0f} 164L{middle:.0f} 152L{middle + 7:.0f} 164z" '
+                f'fill="{drawing.MISS_COLOR}"/>'
             )
     copied, waited, computed = times
     height = 262.0
@@ -168,21 +173,29 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     token = trace.texts[found.token].strip()
     others = ", ".join(map(str, (one for one in range(trace.num_experts) if one not in chosen)))
     said = (
-        f"The token “{token}” reaches MoE layer {found.layer}. The layer has {trace.num_experts} experts, which are small "
+        f"The token “{token}” reaches MoE layer {found.layer}. The layer has {trace.num_experts} experts, "
+        f"which are small "
         "networks. Computing all of them for every token would be slow, so a router chooses.",
         f"The router chooses {trace.k} of them: {chosen[0]} and {chosen[1]}, and says how much each counts. "
         f"Experts {others} are not needed for this token.",
-        f"All experts live in the slow tier. The fast tier, where computing happens, has room for {len(held)} of this layer's: its "
+        f"All experts live in the slow tier. The fast tier, where computing happens, has room for "
+        f"{len(held)} of this layer's: its "
         f"slots hold {', '.join(map(str, held))}.",
         f"Expert {found.there} is there: a hit. Expert {found.missing} is not: a miss.",
-        f"Every slot is taken, so somebody leaves. {left.sentence.split('. Belady')[0].rstrip('.')}. Expert {found.missing} crosses "
+        f"Every slot is taken, so somebody leaves. {left.sentence.split('. Belady')[0].rstrip('.')}. "
+        f"Expert {found.missing} crosses "
         f"the link: {size(run.mean_bytes)}.",
-        f"The copy took {copied:.2f} ms. Compute first does what it can; then it stalls for {waited:.2f} ms, until expert "
+        f"The copy took {copied:.2f} ms. Compute first does what it can; then it stalls for {waited:.2f} "
+        f"ms, until expert "
         f"{found.missing} has come. The results of both are mixed by the router's weights.",
-        f"The next layer follows. Over all {trace.layers} MoE layers this token took {wall:.1f} ms: {compute:.1f} ms computing "
-        f"experts, {stall:.1f} ms waiting for copies, {wall - compute - stall:.1f} ms for the rest of the model.",
+        f"The next layer follows. Over all {trace.layers} MoE layers this token took {wall:.1f} ms: "
+        f"{compute:.1f} ms computing "
+        f"experts, {stall:.1f} ms waiting for copies, {wall - compute - stall:.1f} ms for the rest of the "
+        f"model.",
     )
-    drawn = [_drawn(found, min(step, 5), text, (copied, waited, computed)) for step, text in enumerate(said[:-1])]
+    drawn = [
+        _drawn(found, min(step, 5), text, (copied, waited, computed)) for step, text in enumerate(said[:-1])
+    ]
     rest = max(wall - compute - stall, 0.0)
     sum_of = drawing.stacks(
         [(f"token {found.step}", [("rest of the model", rest), ("experts", compute), ("waiting", stall)])],
@@ -197,7 +210,8 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     "How does a model run whose experts do not fit?",
     minutes=4,
     read=(
-        "A mixture-of-experts model keeps most of its weights in experts, and uses few of them for each token. So they can live where "
+        "A mixture-of-experts model keeps most of its weights in experts, and uses few of them for each "
+        "token. So they can live where "
         "there is much room but little speed, and be copied when they are needed.",
         "Follow one token of the model that comes with moeviz. Every number here was measured.",
     ),
@@ -205,8 +219,9 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     predict=Guess(0, 100, "%", close=8),
     claim=(10, 50),
     pictures=pictures,
-    goes_wrong="Some take the expert cache for a cache of results. What is kept are weights: nothing that was computed is used twice. "
-    "Some expect the wait to be nearly everything; ask what else has to happen for a token.",
+    goes_wrong="Some take the expert cache for a cache of results. What is kept are weights: nothing "
+    "that was computed is used twice. Some expect the wait to be nearly everything; ask what else has "
+    "to happen for a token.",
     try_it=Try("stage", "Watch every token on the stage", {"trace": "sample: change-of-subject"}),
 )
 def answer(lab: Lab) -> Answer:
@@ -220,12 +235,15 @@ def answer(lab: Lab) -> Answer:
     needs = found.trace.k * found.trace.layers
     why = (
         Said(
-            f"Of {whole:.1f} ms per token, compute waits {parts.stall:.1f} ms: {parts.stall / whole:.0%}. It computes experts for "
+            f"Of {whole:.1f} ms per token, compute waits {parts.stall:.1f} ms: {parts.stall / whole:.0%}. "
+            f"It computes experts for "
             f"{parts.compute:.1f} ms; the rest of the model takes {parts.other:.1f} ms."
         ),
         Said(
-            f"A token needs {needs} experts, {found.trace.k} in each of {found.trace.layers} layers. {misses:.1f} of them are misses, and "
-            f"each is a copy of {size(run.mean_bytes)}. With fewer misses, less waiting: that is what a cache policy is for.",
+            f"A token needs {needs} experts, {found.trace.k} in each of {found.trace.layers} layers. "
+            f"{misses:.1f} of them are misses, and "
+            f"each is a copy of {size(run.mean_bytes)}. With fewer misses, less waiting: that is what a "
+            f"cache policy is for.",
             0 < misses < needs,
         ),
     )

@@ -1,6 +1,6 @@
 """How far a learner has come: right or wrong for each lesson, as short as a link can carry it.
 
-    record(parse("1.0"), 1, True).text      # '110'
+record(parse("1.0"), 1, True).text      # '110'
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from moeviz.charts.stage.words import policy_name
 from moeviz.core.settings import Settings
 from moeviz.lessons import drawing
@@ -31,7 +33,8 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     return (
         Picture(
             svg,
-            f"{found.slots[0]} slots hit {percent(found.hit_ratio[0], 0)}, {found.slots[-1]} slots hit {percent(found.hit_ratio[-1], 0)}. "
+            f"{found.slots[0]} slots hit {percent(found.hit_ratio[0], 0)}, {found.slots[-1]} slots hit "
+            f"{percent(found.hit_ratio[-1], 0)}. "
             "Draw what lies between.",
         ),
     )
@@ -42,16 +45,18 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     "How many slots are worth their memory?",
     minutes=7,
     read=(
-        "More slots, more hits, and more of the memory that is short. A curve of hits over slots rises steeply at first and flattens. The "
-        "place where it bends most is called the knee: below it a slot brings more than the average one, beyond it less.",
+        "More slots, more hits, and more of the memory that is short. A curve of hits over slots rises "
+        "steeply at first and flattens. The "
+        "place where it bends most is called the knee: below it a slot brings more than the average one, "
+        "beyond it less.",
         "A layer has 8 experts, and a token needs 2 of them.",
     ),
     ask=f"At how many slots per layer does {LRU}'s curve bend most?",
     predict=Guess(2, 8, " slots", close=0),
     claim=(5, 5),
     pictures=pictures,
-    goes_wrong="Expect 4, half of the experts. The knee is a rule of thumb and not the best buy: that depends on what else the memory "
-    "could hold and what a miss costs on the link at hand.",
+    goes_wrong="Expect 4, half of the experts. The knee is a rule of thumb and not the best buy: that "
+    "depends on what else the memory could hold and what a miss costs on the link at hand.",
     try_it=Try("what_if", "Put in your own machine", {"trace": "sample: change-of-subject"}),
 )
 def answer(lab: Lab) -> Answer:
@@ -61,7 +66,7 @@ def answer(lab: Lab) -> Answer:
     slots, shares = lru.slots.tolist(), lru.hit_ratio.tolist()
     bend = knee(lru) or slots[-1]
     at = slots.index(bend)
-    steps = [after - before for before, after in zip(shares, shares[1:], strict=False)]
+    steps = [after - before for before, after in pairwise(shares)]
     average = (shares[-1] - shares[0]) / max(slots[-1] - slots[0], 1)
     before, after = steps[at - 1] if at else 0.0, steps[at] if at < len(steps) else 0.0
     each = memory(lab.recorded().mean_bytes * trace.layers)
@@ -69,17 +74,20 @@ def answer(lab: Lab) -> Answer:
     widest = max(float(b) - a for a, b in zip(shares, found["belady"].hit_ratio, strict=True))
     why = (
         Said(
-            f"The step to {bend} slots brings {points(before)}, the next one {points(after)}; the average step brings {points(average)}. "
+            f"The step to {bend} slots brings {points(before)}, the next one {points(after)}; the average "
+            f"step brings {points(average)}. "
             f"That is the bend.",
             before > average > after,
         ),
         Said(
-            f"One more slot in each of {trace.layers} layers takes {each}. The first step brings {points(steps[0])}, the last "
+            f"One more slot in each of {trace.layers} layers takes {each}. The first step brings "
+            f"{points(steps[0])}, the last "
             f"{points(steps[-1])}, for the same memory.",
             steps[0] > steps[-1],
         ),
         Said(
-            f"At {bend} slots {BELADY} hits {points(behind)} more than {LRU}; nowhere is the gap above {points(widest)}. A better policy "
+            f"At {bend} slots {BELADY} hits {points(behind)} more than {LRU}; nowhere is the gap above "
+            f"{points(widest)}. A better policy "
             f"can be worth as much as a slot, and takes no memory.",
             widest > min(steps),
         ),

@@ -45,7 +45,8 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     "Which cache suits a text that changes its subject?",
     minutes=8,
     read=(
-        f"Each MoE layer has {SLOTS} slots for 8 experts. {LRU} drops the expert that was used longest ago. {LFU} drops the one that was "
+        f"Each MoE layer has {SLOTS} slots for 8 experts. {LRU} drops the expert that was used longest "
+        f"ago. {LFU} drops the one that was "
         "used least often since the run began.",
         "The text begins as German and becomes Python halfway.",
     ),
@@ -60,8 +61,9 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     ),
     claim=(2, 2),
     pictures=pictures,
-    goes_wrong="A class wants one winner. Let those who said LRU and those who said LFU each find the half in which they are right, then "
-    "ask what LFU would need in order to forget. The two flavours of LFU differ as much as LRU and LFU do: name the flavour each time.",
+    goes_wrong="A class wants one winner. Let those who said LRU and those who said LFU each find the "
+    "half in which they are right, then ask what LFU would need in order to forget. The two flavours of "
+    "LFU differ as much as LRU and LFU do: name the flavour each time.",
     try_it=Try(
         "stage",
         "Try other policies and slots",
@@ -76,7 +78,9 @@ def answer(lab: Lab) -> Answer:
     trace = lab.trace()
     change, at = _change(lab)
     end = len(trace.passes())
-    lru, lfu, lost = (lab.run("change-of-subject", Settings(name, SLOTS)) for name in ("lru", "lfu", "lfu-resident"))
+    lru, lfu, lost = (
+        lab.run("change-of-subject", Settings(name, SLOTS)) for name in ("lru", "lfu", "lfu-resident")
+    )
     halves = ((1, at), (at, end))  # the prompt's own pass comes before the first decoded token
     first, second = ([ratio_between(run, *half) for run in (lru, lfu)] for half in halves)
     right = (1 if first[1] > first[0] else 0, 1 if second[1] > second[0] else 0)
@@ -84,21 +88,26 @@ def answer(lab: Lab) -> Answer:
     before, after = change.before.capitalize(), change.after.capitalize()
     why = (
         Said(
-            f"In {before} {LFU} hits {percent(first[1])} and {LRU} {percent(first[0])}: counting finds the favourites.",
+            f"In {before} {LFU} hits {percent(first[1])} and {LRU} {percent(first[0])}: counting finds "
+            f"the favourites.",
             first[1] > first[0],
         ),
         Said(
-            f"In {after} {LFU} falls to {percent(second[1])} and {LRU} hits {percent(second[0])}: counts go on protecting the experts of "
+            f"In {after} {LFU} falls to {percent(second[1])} and {LRU} hits {percent(second[0])}: counts "
+            f"go on protecting the experts of "
             f"a subject that is over, while LRU forgets it within a few tokens.",
             second[0] > second[1] and first[1] > second[1],
         ),
         Said(
-            f"Over the whole text {LRU} leads by {points(lru.hit_ratio - lfu.hit_ratio)}. On a text that stays with one subject "
-            f"({SAME_TEXT}) {LFU} leads by {points(other_lfu.hit_ratio - other_lru.hit_ratio)}. Neither is better: the text decides.",
+            f"Over the whole text {LRU} leads by {points(lru.hit_ratio - lfu.hit_ratio)}. On a text that "
+            f"stays with one subject "
+            f"({SAME_TEXT}) {LFU} leads by {points(other_lfu.hit_ratio - other_lru.hit_ratio)}. Neither "
+            f"is better: the text decides.",
             lru.hit_ratio > lfu.hit_ratio and other_lfu.hit_ratio > other_lru.hit_ratio,
         ),
         Said(
-            f"Which LFU? {LOST} forgets a count when its expert leaves. Here it hits {percent(lost.hit_ratio)}, "
+            f"Which LFU? {LOST} forgets a count when its expert leaves. Here it hits "
+            f"{percent(lost.hit_ratio)}, "
             f"{points(lfu.hit_ratio - lost.hit_ratio)} less than {LFU}.",
             lost.hit_ratio < lfu.hit_ratio,
         ),

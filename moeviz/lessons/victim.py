@@ -16,7 +16,9 @@ LRU, BELADY = policy_name("lru"), policy_name("belady")
 
 
 def regretted(lab: Lab, policy: str) -> tuple[int, int]:
-    """Evictions on demand that a glance into the future would have chosen otherwise, and all, on the changing sample."""
+    """Evictions on demand that a glance into the future would have chosen otherwise, and all, on the
+    changing sample.
+    """
     found = Explainer(lab.trace(), Settings(policy, SLOTS))
     told = [
         one
@@ -42,17 +44,20 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     "Who should leave?",
     minutes=10,
     read=(
-        "When every slot is taken and another expert is needed, somebody leaves. A policy looks at the past: last use, or number of uses. "
+        "When every slot is taken and another expert is needed, somebody leaves. A policy looks at the "
+        "past: last use, or number of uses. "
         f"{BELADY} looks at the future and drops whoever is needed again last; no policy hits more.",
-        "An eviction is regretted where another expert that could have left was needed later than the one that left. Play a few rounds "
+        "An eviction is regretted where another expert that could have left was needed later than the one "
+        "that left. Play a few rounds "
         "below, then predict.",
     ),
     ask=f"Which part of {LRU}'s evictions is regretted?",
     predict=Guess(0, 100, "%", close=10),
     claim=(15, 85),
     pictures=pictures,
-    goes_wrong="Players against LFU look at the last tokens only; the count goes back to the beginning (the hint shows it). Against "
-    "Belady they look at the past at all. Regret is not a miss: it says when the miss comes, not whether.",
+    goes_wrong="Players against LFU look at the last tokens only; the count goes back to the beginning "
+    "(the hint shows it). Against Belady they look at the past at all. Regret is not a miss: it says "
+    "when the miss comes, not whether.",
     try_it=Try(
         "stage",
         "Click any eviction on the stage and read its story",
@@ -71,17 +76,20 @@ def answer(lab: Lab) -> Answer:
     lru, bound = (lab.run(CHANGING, Settings(name, SLOTS)) for name in ("lru", "belady"))
     why = (
         Said(
-            f"{shares['lru'][0]} of {shares['lru'][1]} evictions, {percent(part['lru'], 0)}: the past says something about the future, "
+            f"{shares['lru'][0]} of {shares['lru'][1]} evictions, {percent(part['lru'], 0)}: the past "
+            f"says something about the future, "
             "but not everything.",
             0 < part["lru"] < 1,
         ),
         Said(
-            f"{policy_name('lfu')} regrets {percent(part['lfu'], 0)} of its own, {BELADY} none: it cannot, since its rule is the very one that "
+            f"{policy_name('lfu')} regrets {percent(part['lfu'], 0)} of its own, {BELADY} none: it "
+            f"cannot, since its rule is the very one that "
             "regret is measured by.",
             shares["belady"][0] == 0,
         ),
         Said(
-            f"{BELADY} hits {percent(bound.hit_ratio)}, {LRU} {percent(lru.hit_ratio)}. What lies between is all that a better policy can "
+            f"{BELADY} hits {percent(bound.hit_ratio)}, {LRU} {percent(lru.hit_ratio)}. What lies between "
+            f"is all that a better policy can "
             "still get.",
             bound.hit_ratio > lru.hit_ratio,
         ),
@@ -90,7 +98,9 @@ def answer(lab: Lab) -> Answer:
     step, layer = found.next_event("regret", len(trace.passes()) // 2, 0) or (0, 0)
     victim = next((one.expert for one in found.evictions(step, layer) if one.regretted), 0)
     picture = Picture(
-        drawing.bars([(policy_name(name), share) for name, share in part.items()], "Evictions that are regretted"),
+        drawing.bars(
+            [(policy_name(name), share) for name, share in part.items()], "Evictions that are regretted"
+        ),
         "Regretted: another could have left that was needed later.",
     )
     title = "An eviction that is regretted: read its story"

@@ -1,0 +1,331 @@
+"""What the lessons' page is made of: reading and predicting on the left, a picture, the stage or the game
+on the right.
+
+The prediction and the game live in the session; what was right stays in the link as well.
+
+    one = teaching.choose()
+    given = teaching.predict(one)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import streamlit as st
+
+from moeviz.app import components, kept, links, show, traces
+from moeviz.app.stage import stage
+from moeviz.charts.stage import stage_payload
+from moeviz.charts.stage.verdict import hit_verdict
+from moeviz.charts.stage.words import policy_name
+from moeviz.core.run import Run
+from moeviz.core.trace import Trace
+from moeviz.lessons import (
+    Answer,
+    Choice,
+    Guess,
+    Lab,
+    Lesson,
+    Picture,
+    Shown,
+    Try,
+    game,
+    lessons,
+    made_up,
+    sheet,
+)
+from moeviz.lessons.made_up import Recipe
+from moeviz.lessons.progress import Progress, parse, record
+
+LINK = "progress"  # its name in the link
+SEEN = "?"  # a prediction that a link remembers only as right or wrong
+
+
+def _load(name: str) -> tuple[Trace, Run | None]:
+    return traces.load(f"sample: {name}")
+
+
+LAB = Lab(_load, kept.replayed)
+
+
+@st.cache_resource(show_spinner="Computing the answer", max_entries=32)
+def answered(number: int) -> Answer:
+    """A lesson's answer, computed once for every session."""
+    return lessons()[number].answer(LAB)
+
+
+@st.cache_resource(show_spinner="Drawing", max_entries=32)
+def pictured(number: int) -> tuple[Picture, ...]:
+    """A lesson's pictures, drawn once for every session."""
+    return lessons()[number].pictures(LAB)
+
+
+def progress() -> Progress:
+    """What the link says of the lessons so far; nothing where it is no progress."""
+    found = parse(links.get(LINK), len(lessons()))
+    if found is None:
+        st.toast("The link's progress is none of these lessons'. It begins anew.")
+        links.put(LINK, "")
+    return found or Progress()
+
+
+def choose() -> Lesson:
+    """Draws the lesson's title, the choice of another, and the score."""
+    state, found, several = st.session_state, progress(), lessons()
+    if (wanted := state.pop("next_lesson", None)) is not None:
+        state.lesson = wanted
+    marks = {None: "", True: " ✓", False: " ✗"}
+    with st.container(horizontal=True, vertical_alignment="center"):
+        title = st.container(width="content")
+        number = st.segmented_control(
+            "Lesson",
+            [one.number for one in several],
+            format_func=lambda number: f"{number}{marks[found.of(number)]}",
+            default=0,
+            required=True,
+            key="lesson",
+            bind="query-params",
+            label_visibility="collapsed",
+        )
+        if found.answered:
+            st.markdown(f"{found.right} of {found.answered} predicted right", width="content")
+        downloads()
+    one = several[int(number or 0)]
+    title.title(f"{one.number}. {one.title}", anchor=False)
+    return one
+
+
+def downloads() -> None:
+    """Sheets for paper."""
+    with st.popover("Sheets", icon=":material/print:", help="Questions for the class, answers for you"):
+        show.download(
+            "Questions",
+            lambda: sheet.students(lessons(), LAB),
+            "moeviz-lessons.html",
+            help="To print, A4 or Letter",
+        )
+        show.download(
+            "Answers and a plan of 45 minutes",
+            lambda: sheet.lecturer(lessons(), LAB),
+            "moeviz-lessons-answers.html",
+            key="answers",
+        )
+
+
+def predict(one: Lesson) -> float | str | None:
+    """Draws the question. Gives what was predicted, or SEEN where only the link knows, or None while it is
+    open.
+    """
+    state = st.session_state
+    said: dict[int, float] = state.setdefault("predicted", {})
+    answered_before = progress().of(one.number) is not None and one.number not in state.setdefault(
+        "anew", set()
+    )
+    given = said.get(one.number, SEEN if answered_before else None)
+    for paragraph in one.read if given is None else ():
+        st.markdown(show.plain(paragraph))
+    st.markdown(f"**{show.plain(one.ask)}**")
+    if given is not None:
+        return given
+    given = _asked(one.predict, one.number)
+    if given is None:
+        return None
+    said[one.number] = given
+    after = record(progress(), one.number, one.predict.right(given, answered(one.number).right))
+    links.put(LINK, after.text)
+    st.rerun()
+
+
+def _asked(kind: Choice | Guess, number: int) -> float | None:
+    if isinstance(kind, Choice):
+        for n, option in enumerate(kind.options, start=1):
+            if st.button(show.plain(f"{n}  {option}"), key=f"choice-{n}", width="stretch"):
+                return float(n - 1)
+        return None
+    middle = (kind.least + kind.most) // 2
+    given = st.slider(
+        "Your prediction",
+        kind.least,
+        kind.most,
+        middle,
+        format=f"%d{kind.unit.replace('%', '%%')}",
+        key=f"guess-{number}",
+        label_visibility="collapsed",
+    )
+    return (
+        float(given)
+        if st.button("Reveal", key="choice-1", type="primary", icon=":material/visibility:")
+        else None
+    )
+
+
+def explain(one: Lesson, given: float | str) -> None:
+    """Draws what came out, why, and where to go on."""
+    answer = answered(one.number)
+    right = f"**{show.plain(one.predict.text(answer.right))}**"
+    if isinstance(given, str):
+        st.markdown(f"The answer: {right}")
+    elif one.predict.right(given, answer.right):
+        st.success(f"Right: {right}", icon=":material/check:")
+    else:
+        st.error(f"You said {show.plain(one.predict.text(given))}. It is {right}", icon=":material/close:")
+    for said in answer.why:
+        if said.holds:
+            st.markdown(show.plain(said.text))
+    if answer.picture is not None:
+        picture(answer.picture, f"why-{one.number}")
+    with st.container(horizontal=True):
+        if one.number + 1 < len(lessons()):
+            st.button("Next lesson", key="next", type="primary", on_click=_next, args=(one.number + 1,))
+        if st.button(one.try_it.label, key="try", icon=":material/tune:"):
+            go(one.try_it)
+        st.button("Predict again", key="again", type="tertiary", on_click=_again, args=(one.number,))
+
+
+def _next(number: int) -> None:
+    st.session_state.next_lesson = number
+
+
+def _again(number: int) -> None:
+    """The first prediction stays the one that counts."""
+    st.session_state.predicted.pop(number, None)
+    st.session_state.setdefault("anew", set()).add(number)
+
+
+def go(one: Try) -> None:
+    """To the page with every knob, set as the lesson was."""
+    told = dict(one.link)
+    for name in ("a", "b"):
+        links.put(name, told.pop(name, ""))
+    if trace := told.pop("trace", ""):
+        traces.show(trace)
+    for name, value in told.items():
+        st.session_state[name] = int(value) if value.isdecimal() else value
+    st.switch_page(f"pages/{one.page}.py")
+
+
+def picture(one: Picture, key: str) -> None:
+    """A drawing and its sentence."""
+    components.drawing(one.svg, key)
+    st.caption(show.plain(one.text))
+
+
+def pictures(one: Lesson) -> None:
+    """The pictures before the prediction, with steps where they are several."""
+    several = pictured(one.number)
+    key = f"picture-{one.number}"
+    at = min(int(st.session_state.get(key, 0)), len(several) - 1)
+    with st.container(key="lesson-picture"):
+        if len(several) == 1:
+            picture(several[0], f"before-{one.number}")
+            return
+        components.drawing(several[at].svg, f"before-{one.number}")
+        st.markdown(show.plain(several[at].text))
+        with st.container(horizontal=True, vertical_alignment="center"):
+            _step("Back", key, at - 1, at > 0)
+            _step("Next", key, at + 1, at < len(several) - 1)
+            st.caption(f"Step {at + 1} of {len(several)}")
+
+
+def _step(label: str, key: str, to: int, possible: bool) -> None:
+    def move() -> None:
+        st.session_state[key] = to
+
+    st.button(label, key=f"{key}-{label}", on_click=move, disabled=not possible)
+
+
+def reveal(shown: Shown) -> None:
+    """The stage, with the cursor where the lesson wants it."""
+    trace, two = shown.trace, shown.settings
+    runs = [kept.explained(trace, one).run for one in two]
+    changes = kept.changes(trace)
+    payload = stage_payload(
+        trace,
+        runs,
+        bound=kept.bound(trace, two[0]),
+        parts=[kept.part(trace, one, []) for one in two],
+        changes=changes,
+        title=shown.title,
+        verdict=hit_verdict(trace, runs, changes),
+    )
+    stage(payload, "lesson-stage", seek=shown.seek(), presenter=st.session_state.presenter)
+
+
+def sliders() -> Shown:
+    """A made-up text by its three numbers."""
+    linked: dict[str, Any] = {"bind": "query-params"}
+    with st.container(horizontal=True):
+        skew = st.slider("Skew", 0.0, 3.0, 1.0, 0.1, key="skew", **linked)
+        reuse = st.slider("Reuse", 0.0, 1.0, 0.3, 0.05, key="reuse", **linked)
+        change = st.select_slider(
+            "Subject changes", [0, 120, 60, 30, 15], 60, key="change", format_func=_pace, **linked
+        )
+        seed = st.number_input("Seed", 0, 10_000, 0, key="made_seed", width=110, **linked)
+    recipe = Recipe(float(skew), float(reuse), int(change), int(seed))
+    return Shown(
+        _made(recipe),
+        made_up.boards(),
+        "Which text makes which cache win?",
+        int(change) or made_up.TOKENS // 2,
+    )
+
+
+def _pace(change: int) -> str:
+    return f"every {change} tokens" if change else "never"
+
+
+@st.cache_resource(show_spinner=False, max_entries=64)
+def _made(recipe: Recipe) -> Trace:
+    return recipe.trace()
+
+
+def play() -> None:
+    """The game: who leaves?"""
+    state = st.session_state
+    policy = st.segmented_control(
+        "Play against",
+        game.POLICIES,
+        format_func=policy_name,
+        default="lru",
+        required=True,
+        key="against_policy",
+        bind="query-params",
+    )
+    if state.get("game") is None or state.game.policy != policy:
+        state.game = _game(str(policy), 0)
+    now: game.Game = state.game
+    score = (
+        f"Round {now.at + 1} of {len(now.rounds)} · {now.right} right · streak {now.streak} · best {now.best}"
+    )
+    components.drawing(game.board(now), "game-board")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        for one in now.round.candidates:
+            _move(
+                f"Expert {one.expert}", lambda now, e=one.expert: game.guess(now, e), now.guessed is not None
+            )
+        _move("Hint", game.hint, now.guessed is not None or now.hinted)
+        if now.over:
+            again = now.rounds[0].step + 1
+            st.button(
+                "Play again", key="play-again", on_click=lambda: state.update(game=_game(now.policy, again))
+            )
+        elif now.guessed is not None:
+            _move("Next round", game.onward, False)
+    st.markdown(show.plain(game.said(now) or (game.hint_text(now) if now.hinted else score)))
+    if now.guessed is not None or now.hinted:
+        st.caption(score)
+
+
+@st.cache_resource(show_spinner="Looking for evictions", max_entries=16)
+def _game(policy: str, first: int) -> game.Game:
+    return game.start(LAB.trace(), policy, first=first)
+
+
+def _move(label: str, move: Callable[[game.Game], game.Game], disabled: bool) -> None:
+    state = st.session_state
+
+    def done() -> None:
+        state.game = move(state.game)
+
+    st.button(label, key=f"move-{label}", on_click=done, disabled=disabled)
