@@ -238,13 +238,15 @@ def _step(label: str, key: str, to: int, possible: bool) -> None:
 def reveal(shown: Shown) -> None:
     """The stage, with the cursor where the lesson wants it."""
     trace, two = shown.trace, shown.settings
+    measured = [shown.measured] if shown.measured is not None else []
     runs = [kept.explained(trace, one).run for one in two]
     changes = kept.changes(trace)
     payload = stage_payload(
         trace,
         runs,
         bound=kept.bound(trace, two[0]),
-        parts=[kept.part(trace, one, []) for one in two],
+        measured=measured,
+        parts=[kept.part(trace, one, measured) for one in two],
         changes=changes,
         title=shown.title,
         verdict=hit_verdict(trace, runs, changes),

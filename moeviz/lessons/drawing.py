@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from moeviz.charts.style import SERIES
 
-WIDTH = 620  # of every picture, in its own units; a page scales it
+WIDTH = 480  # of every picture, in its own units; a page scales it
 DASHES = ("", "7 4", "2 3", "9 3 2 3")
 HIT_COLOR, MISS_COLOR, KEPT_COLOR = "#009E73", "#D55E00", "#56B4E9"
 
@@ -72,7 +72,7 @@ def bars(
 
     With unit "%" values are shares.
     """
-    left, right, high = 190.0, WIDTH - 70.0, 34.0
+    left, right, high = 138.0, WIDTH - 44.0, 34.0
     scale = (right - left) / (most or 1.0)
     base = 26 + high * len(rows)
     parts = [text(0, 16, what, bold=True)]
@@ -152,7 +152,7 @@ def curves(
 def raster(cells: NDArray[np.bool_], what: str, across: str, mark: tuple[int, str] | None = None) -> str:
     """Which experts (rows) are used by which tokens (columns). cells: [E, tokens]; `mark`: a named column."""
     experts, tokens = cells.shape
-    left, top, wide = 62.0, 30.0, (WIDTH - 66.0) / tokens
+    left, top, wide = 66.0, 30.0, (WIDTH - 70.0) / tokens
     high = min(20.0, 220.0 / experts)
     bottom = top + high * experts
     parts = [text(0, 16, what, bold=True)]
@@ -182,7 +182,7 @@ def stacks(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], what: str, u
     """Bars made of named parts, a row each; parts of one name look alike."""
     names = list(dict.fromkeys(name for _, parts in rows for name, _ in parts))
     most = max(sum(value for _, value in parts) for _, parts in rows) or 1.0
-    left, right, high = 190.0, WIDTH - 80.0, 36.0
+    left, right, high = 138.0, WIDTH - 66.0, 36.0
     drawn = [text(0, 16, what, bold=True)]
     for number, (name, parts) in enumerate(rows):
         x, y = left, 26 + number * high
@@ -197,7 +197,7 @@ def stacks(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], what: str, u
                 )
             x += wide
         drawn.append(text(x + 6, y + 21, f"{sum(value for _, value in parts):.1f} {unit}"))
-    y, x = 34 + high * len(rows), left
+    y, x = 34 + high * len(rows), 60.0
     for name in names:
         drawn += [
             box(x, y, 14, 14, SERIES[names.index(name) % len(SERIES)]),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.lessons.lab import Lab
@@ -71,13 +72,14 @@ class Picture:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Shown:
-    """What the stage is to show: a trace under two settings, and where the cursor stands."""
+    """What the stage is to show: a trace under one or two settings, and where the cursor stands."""
 
     trace: Trace
-    settings: tuple[Settings, Settings]
+    settings: tuple[Settings, ...]  # one or two
     title: str
     step: int  # forward pass of the trace
     selected: tuple[int, int, int] | None = None  # board, MoE layer, expert
+    measured: Run | None = None  # of the trace, where its times belong to the lesson
 
     def seek(self) -> dict[str, int]:
         """The cursor as the stage takes it."""

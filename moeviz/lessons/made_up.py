@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,7 +36,8 @@ class Recipe:
 
     def trace(self) -> Trace:
         """The text. Raises SettingsError where the numbers make none."""
-        return synthetic(TOKENS, LAYERS, EXPERTS, K, self.skew, self.reuse, self.change, self.seed)
+        made = synthetic(TOKENS, LAYERS, EXPERTS, K, self.skew, self.reuse, self.change, self.seed)
+        return replace(made, texts=tuple(f"{number} " for number in range(TOKENS)))
 
 
 def boards() -> tuple[Settings, Settings]:

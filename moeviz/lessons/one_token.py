@@ -8,7 +8,6 @@ import numpy as np
 
 from moeviz.charts.style import SERIES
 from moeviz.core.run import HIT, MISS, Run
-from moeviz.core.settings import Settings
 from moeviz.core.trace import DECODE, Trace
 from moeviz.lessons import drawing
 from moeviz.lessons.lab import Lab
@@ -92,17 +91,17 @@ def _drawn(found: Moment, upto: int, said: str, times: tuple[float, float, float
     )
     parts = [
         drawing.text(0, 16, "router", bold=True),
-        drawing.text(0, 34, f"of layer {found.layer}", size=12),
+        drawing.text(0, 34, f"layer {found.layer}", size=12),
         drawing.text(0, 122, "fast tier", bold=True),
         drawing.text(0, 140, f"{len(held)} slots", size=12),
         drawing.text(0, 222, "slow tier", bold=True),
-        drawing.text(0, 240, "every expert", size=12),
+        drawing.text(0, 240, "all experts", size=12),
     ]
-    side, left = 52.0, 112.0
+    side, left = 40.0, 88.0
     for expert in range(trace.num_experts):
-        x = left + expert * (side + 11)
+        x = left + expert * (side + 9)
         wanted = upto >= 1 and expert in chosen
-        parts.append(drawing.text(x + side / 2, 18, f"expert {expert}", "middle", 12))
+        parts.append(drawing.text(x + side / 2, 18, str(expert), "middle", 12))
         parts.append(drawing.box(x, 26, side, 22))
         if wanted:
             share = float(weights[chosen.index(expert)])
@@ -116,13 +115,13 @@ def _drawn(found: Moment, upto: int, said: str, times: tuple[float, float, float
                 color = drawing.HIT_COLOR
             parts.append(drawing.box(x, 104, side, 44, color))
             mark = "●" if upto >= 3 and expert == found.there else "✓" if came else ""
-            parts.append(drawing.text(x + side / 2, 133, f"{expert} {mark}".strip(), "middle", 16, bold=True))
+            parts.append(drawing.text(x + side / 2, 133, f"{expert} {mark}".strip(), "middle", 15, bold=True))
         elif upto >= 2:
             parts.append(drawing.box(x, 104, side, 44))
             if gone:
                 parts.append(drawing.text(x + side / 2, 131, "left", "middle", 13))
             if upto == 3 and expert == found.missing:
-                parts.append(drawing.text(x + side / 2, 133, "✕ miss", "middle", 13, bold=True))
+                parts.append(drawing.text(x + side / 2, 133, "✕", "middle", 18, bold=True))
         parts.append(drawing.box(x, 204, side, 40))
         parts.append(drawing.text(x + side / 2, 229, str(expert), "middle", 14))
         if came:
@@ -136,7 +135,7 @@ def _drawn(found: Moment, upto: int, said: str, times: tuple[float, float, float
     height = 262.0
     if upto >= 5:
         longest = max(copied, waited + computed, 1e-9)
-        scale, height = (drawing.WIDTH - 190) / longest, 330.0
+        scale, height = (drawing.WIDTH - 110) / longest, 330.0
         for row, (name, spans) in enumerate(
             (("link", (("copy", copied),)), ("compute", (("waits", waited), ("works", computed))))
         ):
@@ -147,9 +146,7 @@ def _drawn(found: Moment, upto: int, said: str, times: tuple[float, float, float
                 parts.append(drawing.box(x, y, value * scale, 24, fill))
                 x += value * scale
             told = ", ".join(f"{kind} {value:.2f} ms" for kind, value in spans)
-            parts.append(drawing.text(x + 6, y + 17, told, size=12) if x < 430 else "")
-            if x >= 430:
-                parts.append(drawing.text(left + 8, y + 17, told, size=12))
+            parts.append(drawing.text(x + 6 if x < 250 else left + 8, y + 17, told, size=12))
     return drawing.page(height, said, *parts)
 
 
@@ -248,6 +245,5 @@ def answer(lab: Lab) -> Answer:
         ),
     )
     title = "One token: who is needed, who is there, who crosses the link"
-    first, other = Settings("lru", run.settings.slots), Settings("belady", run.settings.slots)
-    stage = Shown(found.trace, (first, other), title, found.step, (0, found.layer, found.missing))
+    stage = Shown(found.trace, (run.settings,), title, found.step, (0, found.layer, found.missing), run)
     return Answer(100 * parts.stall / whole, why, stage)

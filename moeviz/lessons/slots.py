@@ -99,4 +99,5 @@ def answer(lab: Lab) -> Answer:
     )
     fewer, more = Settings("lru", max(bend - 2, trace.k)), Settings("lru", bend)
     title = f"{fewer.slots} slots beside {more.slots}"
-    return Answer(bend, why, Shown(trace, (fewer, more), title, len(trace.passes()) // 2), picture)
+    middle = len(trace.passes()) // 2
+    return Answer(bend, why, Shown(trace, (fewer, more), title, middle, measured=lab.recorded()), picture)

@@ -115,4 +115,5 @@ def answer(lab: Lab) -> Answer:
     table = {(0, 0): 0, (1, 1): 1, (1, 0): 2, (0, 1): 3}
     title = "Which cache suits a text that changes its subject?"
     cursor = min(at + AFTER, end - 1)
-    return Answer(table[right], why, Shown(trace, (lru.settings, lfu.settings), title, cursor))
+    shown = Shown(trace, (lru.settings, lfu.settings), title, cursor, measured=lab.recorded())
+    return Answer(table[right], why, shown)
