@@ -25,7 +25,7 @@ LIMITS = (
 )
 FORMATS = (
     "moeviz's .moetrace; vLLM's routed experts (.npy, .npz); routes and MoE-PolicyLang's recordings (JSON "
-    "lines, parquet); MoE-Beyond's CSV; a table of token, layer, rank, expert and perhaps weight (CSV, parquet). "
+    "lines, parquet); MoE-Beyond's CSV; a table of token, layer, rank, expert and weight (CSV, parquet). "
     "Its content shows what a file is."
 )
 

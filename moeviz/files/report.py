@@ -133,7 +133,7 @@ def _as_text(trace: Trace, run: Run) -> str:
     return (
         f"<h2>Which tokens found their experts?{_kind('measured' if run.measured else 'replayed')}</h2>"
         "<p>Underlined green where more than two thirds of a forward pass's accesses hit, orange where more "
-        f'than a third, red below; point at a token for the share.</p><p class="text">{"".join(spans)}</p>{rest}'
+        f'than a third, red below; point at a token for it.</p><p class="text">{"".join(spans)}</p>{rest}'
     )
 
 
