@@ -144,16 +144,13 @@ def run_live(app: AppTest, **changes: Any) -> AppTest:
     job = Job("watch", "And it", [Settings("lfu")], max_new_tokens=5, stop_at_end=False)
     for name, value in changes.items():
         setattr(job, name, value)
-    app.session_state["desk"].submit("live", job)
+    desk = app.session_state["desk"]
+    desk.unshown = desk.submit("live", job)
     return finished(app.run(), "live")
 
 
 def test_a_live_run_becomes_the_current_trace_and_checks_itself() -> None:
-    app = opened("stage")
-    app.session_state["to_show"] = "my latest run"
-    app = run_live(app)
-    app.session_state["to_show"] = "my latest run"
-    app.run()
+    app = run_live(opened("stage"))
     assert not app.exception
     assert app.selectbox(key="trace").value == "my latest run"
     assert "live = replay, event for event" in texts(app.markdown)
