@@ -21,11 +21,14 @@ import torch
 import transformers
 from accelerate.hooks import remove_hook_from_module
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import cached_file
 
 from moeviz.core.oracle import BUNDLED_NAME
 from moeviz.core.run import Tier
+from moeviz.engine.experts import Recipe, RecipeError, recipe_for, stacked
+from moeviz.engine.kinds import model_class, no_experts, no_folder, no_plain_weights, no_text_model
+from moeviz.engine.probe import Reached, Router, is_experts, probe
 from moeviz.engine.store import (
     DiskStore,
     HostStore,
@@ -56,8 +59,9 @@ class MoELayer:
     """One MoE layer of a loaded model."""
 
     index: int  # among the model's layers
-    experts: nn.Module  # its parameters are on the meta device
-    router: nn.Module | None  # None where it could not be found; then the layer has no next-gate guesses
+    experts: nn.Module  # its stacked parameters are on the meta device
+    chooser: nn.Module | None  # the module that chooses among them
+    router: Router | None  # None where it cannot be asked ahead; then there are no next-gate guesses for this layer
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -76,6 +80,8 @@ class Loaded:
     device: torch.device
     dtype: torch.dtype
     context: int  # tokens that fit
+    recipe: Recipe  # how its experts are computed one at a time
+    notes: tuple[str, ...] = ()  # what this model does not have, in words
 
 
 def load(
@@ -85,8 +91,12 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     progress: Progress = lambda share, what: None,
+    check: Callable[[int, int, int], None] = lambda layers, experts, k: None,
 ) -> Loaded:
     """Model from a folder or hub id. tier: disk or host; device: auto, cpu, cuda, ...; dtype: auto or a name of DTYPES.
+
+    `check` is given the number of MoE layers, of experts in each, and of experts chosen per token as soon as they are known, before
+    anything is packed, so that settings that do not fit the model are refused early; what it raises is passed on.
 
     Raises ModelError where it is no MoE that transformers' experts interface serves, StoreError where the slow tier has no room.
     """
@@ -95,28 +105,25 @@ def load(
         raise ModelError(f"tier {tier!r} is not known. Choose one of {', '.join(TIERS)}.")
     place = _device(device)
     config, folder = _config(str(name))
+    for why in (no_text_model(name, config), no_plain_weights(name, config)):
+        if why:
+            raise ModelError(why)
+    tokenizer = _tokenizer(name, folder)
     kind = _dtype(dtype, config, place)
     with torch.device("meta"):
-        skeleton = _guard(name, lambda: AutoModelForCausalLM.from_config(config))
-    names = [path for path, module in skeleton.named_modules() if is_experts(module)]
-    if not names:
-        raise ModelError(
-            f"{name} is not a mixture-of-experts model that transformers {transformers.__version__} serves through its experts "
-            f"interface (its architecture is {', '.join(config.architectures or ['unknown'])}). Choose a MoE, for example a Mixtral."
-        )
-    experts, k = _shape(skeleton, names[0], config)
-    parameters = dict(skeleton.get_submodule(names[0]).named_parameters())
-    layout = Layout(
-        len(names), experts, kind, {key: tuple(value.shape[1:]) for key, value in parameters.items()}
-    )
-    cached = cache_folder() / f"{_fingerprint(folder, kind)}.experts"
+        skeleton = _guard(name, lambda: model_class(config).from_config(config))
+    every = [path for path, module in skeleton.named_modules() if is_experts(module)]
+    if not every:
+        raise ModelError(no_experts(name, config, skeleton))
+    if (early := _shape(skeleton, every, config)) is not None:
+        check(*early)
 
     progress(0.1, "reading the dense part")
     with tempfile.TemporaryDirectory(prefix="moeviz-", dir=_scratch()) as offload:
-        placement = _placement(skeleton, set(names), str(place))
+        placement = _placement(skeleton, set(every), str(place))
         model = _guard(
             name,
-            lambda: AutoModelForCausalLM.from_pretrained(
+            lambda: model_class(config).from_pretrained(
                 str(folder),
                 device_map=placement,
                 offload_folder=offload,
@@ -124,9 +131,22 @@ def load(
                 experts_implementation="eager",
             ),
         )
+        weights = {path: model.get_submodule(path)._hf_hook.weights_map for path in every}
+        _bring_shared(model, every, place)
+        remove_hook_from_module(model, recurse=True)  # accelerate's would load all experts of a layer
+        model.eval().requires_grad_(False)
+        own(model)
+        reached = _reached(name, model, tokenizer, place)
+        paths = {id(module): path for path, module in model.named_modules()}
+        layout = _layout(name, [one.experts for one in reached], kind)
+        check(layout.layers, layout.experts, reached[0].k)
+        recipe = _recipe(name, reached[0], layout, place)
         layers = _layers_of(
-            model, names, kind, lambda done: progress(0.3 + 0.6 * done, "filling the slow tier")
+            [weights[paths[id(one.experts)]] for one in reached],
+            layout,
+            lambda done: progress(0.3 + 0.6 * done, "filling the slow tier"),
         )
+        cached = cache_folder() / f"{_fingerprint(folder, kind)}.experts"
         store: Store
         if tier == "host":
             store = HostStore(layout, layers, pinned=place.type != "cpu")
@@ -134,13 +154,13 @@ def load(
             if not is_complete(layout, cached):
                 write_file(layout, layers, cached)
             store = DiskStore(layout, cached)
-    remove_hook_from_module(model, recurse=True)  # accelerate's would load all experts of a layer
-    model.eval().requires_grad_(False)
-    own(model)
+    del weights, layers
     gc.collect()
     progress(0.95, "measuring the slow tier")
-    tokenizer = _guard(name, lambda: AutoTokenizer.from_pretrained(str(folder)))
-    moe_layers = tuple(_moe_layer(model, path) for path in names)
+    moe_layers = tuple(
+        MoELayer(_layer_index(paths[id(one.experts)], number), one.experts, one.chooser, one.router)
+        for number, one in enumerate(reached)
+    )
     context = int(getattr(config.get_text_config(), "max_position_embeddings", None) or 1_000_000)
     loaded = Loaded(
         name=_short_name(name),
@@ -148,16 +168,78 @@ def load(
         model=model,
         tokenizer=tokenizer,
         layers=moe_layers,
-        experts=experts,
-        k=k,
+        experts=layout.experts,
+        k=reached[0].k,
         store=store,
         tier=measure(store),
         device=place,
         dtype=kind,
         context=context,
+        recipe=recipe,
+        notes=_notes(reached),
     )
-    progress(1.0, "ready")
+    progress(1.0, "; ".join(("ready", *loaded.notes)))
     return loaded
+
+
+def _reached(name: object, model: nn.Module, tokenizer: Any, device: torch.device) -> list[Reached]:
+    """The MoE layers that text reaches. Raises ModelError where there are none, or they are not alike."""
+    ids = list(tokenizer("In the beginning")["input_ids"])[:4] or [0]
+    reached: list[Reached] = _guard(name, lambda: probe(model, ids, device))
+    if not reached:
+        raise ModelError(f"No experts of {name} are reached by text. Choose a model whose text layers are a MoE.")
+    modules = [id(one.experts) for one in reached]
+    if len(set(modules)) < len(modules):
+        raise ModelError(
+            f"{name} uses the same experts more than once for a token, which moeviz cannot tell apart. Choose another MoE."
+        )
+    if len({one.k for one in reached}) > 1:
+        raise ModelError(
+            f"The MoE layers of {name} use different numbers of experts per token "
+            f"({', '.join(str(one.k) for one in reached)}), which moeviz cannot serve. Choose another MoE."
+        )
+    return reached
+
+
+def _layout(name: object, modules: list[nn.Module], dtype: torch.dtype) -> Layout:
+    """The record of one expert, from the stacked parameters of every layer. Raises ModelError where layers differ."""
+    kinds = {tuple((key, tuple(value.shape)) for key, value in stacked(module).items()) for module in modules}
+    counts = {shape[0] for kind in kinds for _, shape in kind}
+    if len(kinds) > 1 or len(counts) > 1:
+        raise ModelError(
+            f"The MoE layers of {name} differ in the number or the size of their experts, which moeviz cannot serve. "
+            "Choose another MoE."
+        )
+    return Layout(len(modules), counts.pop(), dtype, {key: shape[1:] for key, shape in kinds.pop()})
+
+
+def _recipe(name: object, reached: Reached, layout: Layout, device: torch.device) -> Recipe:
+    try:
+        with torch.inference_mode():
+            return recipe_for(reached.experts, layout, device, reached.hidden_dtype, reached.weights_dtype)
+    except RecipeError as error:
+        raise ModelError(f"{name} cannot be run: {error}. Choose another MoE, or another dtype.") from None
+
+
+def _notes(reached: list[Reached]) -> tuple[str, ...]:
+    """What is said of layers whose routers cannot be asked ahead."""
+    blind = [one for one in reached if one.router is None]
+    if not blind:
+        return ()
+    return (
+        f"no router guesses for {len(blind)} of {len(reached)} MoE layers: "
+        + " and ".join(sorted({one.why_not for one in blind})),
+    )
+
+
+def _bring_shared(model: nn.Module, paths: list[str], device: torch.device) -> None:
+    """Puts on the device what all experts of a layer share, a norm for example: only stacked parameters are offloaded."""
+    for path in paths:
+        for module in list(model.get_submodule(path).modules())[1:]:
+            for key, parameter in list(module.named_parameters(recurse=False)):
+                if parameter.device.type == "meta":
+                    value = module._hf_hook.weights_map[key].to(device, parameter.dtype)
+                    module._parameters[key] = nn.Parameter(value, requires_grad=False)
 
 
 def own(model: nn.Module) -> None:
@@ -223,11 +305,9 @@ def _dtype(name: str, config: Any, device: torch.device) -> torch.dtype:
 
 
 def _config(name: str) -> tuple[Any, Path]:
+    if why := no_folder(name):
+        raise ModelError(why)
     folder = Path(name)
-    if folder.is_dir() and not (folder / "config.json").exists():
-        raise ModelError(
-            f"The folder {name} has no config.json, so it is no model. Choose a folder that save_pretrained wrote."
-        )
     try:
         config = AutoConfig.from_pretrained(name)
         where = cached_file(name, "config.json")
@@ -244,6 +324,18 @@ def _config(name: str) -> tuple[Any, Path]:
             f"{name} cannot be read as a model: {first} Choose a folder with a model, or a hub id that is reachable."
         ) from None
     return config, Path(str(where)).parent
+
+
+def _tokenizer(name: object, folder: Path) -> Any:
+    """Read first of all: a model without one can run no prompt, and nothing should have been packed by then."""
+    try:
+        return AutoTokenizer.from_pretrained(str(folder))
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"{name} has no tokenizer that can be read: {first} Put the tokenizer's files (tokenizer.json, "
+            "tokenizer_config.json) beside config.json."
+        ) from None
 
 
 def _guard(name: object, do: Callable[[], Any]) -> Any:
@@ -263,37 +355,19 @@ def _guard(name: object, do: Callable[[], Any]) -> Any:
         raise ModelError(f"{name} cannot be loaded: {text}") from None
 
 
-def is_experts(module: nn.Module) -> bool:
-    """transformers' `use_experts_implementation` leaves these marks on an experts module."""
-    return hasattr(module, "_is_expert_parallel") and hasattr(module, "has_gate")
-
-
-def _shape(skeleton: nn.Module, path: str, config: Any) -> tuple[int, int]:
-    experts = next(iter(skeleton.get_submodule(path).parameters())).shape[0]
+def _shape(skeleton: nn.Module, every: list[str], config: Any) -> tuple[int, int, int] | None:
+    """MoE layers, experts and k as the configuration tells them; None where only running the model can tell."""
     text = config.get_text_config()
-    for field in ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts", "moe_k"):
-        if isinstance(k := getattr(text, field, None), int):
-            return experts, k
-    router = _router(skeleton.get_submodule(path.rpartition(".")[0]))
-    if router is not None and isinstance(k := getattr(router, "top_k", None), int):
-        return experts, k
-    raise ModelError(
-        "The model's configuration does not say how many experts a token uses (num_experts_per_tok)."
-    )
+    fields = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts", "moe_k")
+    k = next((value for field in fields if isinstance(value := getattr(text, field, None), int)), None)
+    sizes = {tuple(p.shape) for path in every for p in stacked(skeleton.get_submodule(path)).values()}
+    counts = {shape[0] for shape in sizes}
+    return (len(every), counts.pop(), k) if k and len(counts) == 1 else None
 
 
-def _router(block: nn.Module) -> nn.Module | None:
-    """The module beside the experts that chooses among them."""
-    for name in ("gate", "router"):
-        module = getattr(block, name, None)
-        if isinstance(module, nn.Module) and hasattr(module, "weight"):
-            return module
-    return None
-
-
-def _moe_layer(model: nn.Module, path: str) -> MoELayer:
-    index = next(int(part) for part in path.split(".") if part.isdigit())
-    return MoELayer(index, model.get_submodule(path), _router(model.get_submodule(path.rpartition(".")[0])))
+def _layer_index(path: str, number: int) -> int:
+    """Index of an experts module's layer among the model's layers, from its path."""
+    return next((int(part) for part in path.split(".") if part.isdigit()), number)
 
 
 def _placement(module: nn.Module, experts: set[str], device: str, prefix: str = "") -> dict[str, str]:
@@ -314,15 +388,13 @@ def _placement(module: nn.Module, experts: set[str], device: str, prefix: str = 
 
 
 def _layers_of(
-    model: nn.Module, names: list[str], dtype: torch.dtype, progress: Callable[[float], None]
+    weights: list[Mapping[str, torch.Tensor]], layout: Layout, progress: Callable[[float], None]
 ) -> Iterator[Mapping[str, torch.Tensor]]:
-    """Stacked weights of one MoE layer after the other, through accelerate's hook: some architectures leave them in an offload folder,
-    some in the checkpoint, and the hook knows where."""
-    for number, path in enumerate(names):
-        module = model.get_submodule(path)
-        weights = module._hf_hook.weights_map
-        yield {name: weights[name].to(dtype) for name, _ in module.named_parameters()}
-        progress((number + 1) / len(names))
+    """Stacked weights of one MoE layer after the other, through accelerate's maps: some architectures leave them in an offload folder,
+    some in the checkpoint, and the map knows where."""
+    for number, one in enumerate(weights):
+        yield {name: one[name].to(layout.dtype) for name in layout.shapes}
+        progress((number + 1) / len(weights))
 
 
 def _fingerprint(folder: Path, dtype: torch.dtype) -> str:

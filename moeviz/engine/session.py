@@ -9,6 +9,7 @@ architecture's own expert code, one expert at a time, on the weights that stand 
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import DynamicCache
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from moeviz.core.cache import NOBODY, ExpertCache, Load, event_record
@@ -26,7 +26,7 @@ from moeviz.core.predictors import BY_ROUTERS, RouterGuess
 from moeviz.core.run import EventRecord, PassRecord
 from moeviz.core.settings import Settings, SettingsError
 from moeviz.core.trace import DECODE, PREFILL, Trace
-from moeviz.engine.experts import forward_for, on_slot
+from moeviz.engine.experts import Expert
 from moeviz.engine.link import DeviceLink, HostLink, Ticket, slots_for
 from moeviz.engine.loader import Loaded, ModelError
 
@@ -91,7 +91,8 @@ def _generate(
     stop: Callable[[], bool],
 ) -> Iterator[PassRecord]:
     sampler = torch.Generator().manual_seed(options.seed)
-    past = DynamicCache(config=loaded.model.config)
+    past = None  # the model makes its own cache in the first pass
+    last_only = _only_the_last_logits(loaded.model)
     ends = _ends(loaded) if options.stop_at_end else set()
     turn = options.max_new_tokens // 2  # where the script begins
     serving.start()
@@ -103,10 +104,9 @@ def _generate(
             serving.begin_pass()
             with torch.inference_mode():
                 inputs = torch.tensor([ids], device=loaded.device)
-                logits = loaded.model(
-                    input_ids=inputs, past_key_values=past, use_cache=True, logits_to_keep=1
-                ).logits[0, -1]
-                chosen = _choose(logits, options.temperature, sampler)
+                output = loaded.model(input_ids=inputs, past_key_values=past, use_cache=True, **last_only)
+                past = output.past_key_values
+                chosen = _choose(output.logits[0, -1], options.temperature, sampler)
             if 0 <= number - turn < len(script):
                 chosen = script[number - turn]
             record = serving.end_pass(DECODE if number else PREFILL, ids, chosen, start)
@@ -116,6 +116,11 @@ def _generate(
             ids = [chosen]
     finally:
         serving.close()
+
+
+def _only_the_last_logits(model: nn.Module) -> dict[str, int]:
+    """What asks a model for the logits of the last token alone, where its forward can be asked."""
+    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
 
 
 def _choose(logits: torch.Tensor, temperature: float, sampler: torch.Generator) -> int:
@@ -182,16 +187,16 @@ class Serving:
         self._lookaheads = _lookaheads(settings, options, count)
         self._width = min(loaded.experts, max(2 * loaded.k, self.cache.width, GUESSES))
         by_routers = settings.prefetch in BY_ROUTERS and not settings.baseline
-        if by_routers and any(layer.router is None for layer in loaded.layers):
+        if by_routers and all(layer.router is None for layer in loaded.layers):
             raise SettingsError(
-                "prefetch 'next-gate' needs the layers' routers, which were not found in this model. Choose another."
+                "prefetch 'next-gate' asks the layers' routers ahead, which this model's cannot be: "
+                f"{'; '.join(loaded.notes) or 'none was found'}. Choose another prefetch."
             )
         self._by_routers = by_routers
         self._guesses_recorded = options.guesses
         self._needs_probabilities = options.guesses or (by_routers and settings.threshold > 0)
         self._on_host = loaded.device.type == "cpu"
         self._clock = HostClock() if self._on_host else DeviceClock(loaded.device)
-        self._forward = forward_for(loaded.layers[0].experts, loaded.store.layout, loaded.device)
         self._link: HostLink | None = None
 
     # a run
@@ -203,17 +208,15 @@ class Serving:
         self._slots = [
             slots_for(loaded.store, self.cache.slots, loaded.device) for _ in range(self.cache.pools)
         ]
-        self._modules: dict[
-            tuple[int, int], nn.Module
-        ] = {}  # (layer, slot) -> the experts module on that slot's weights
+        self._experts: dict[tuple[int, int], Expert] = {}  # (layer, slot) -> the layer's code on that slot
         self._open_tickets: list[Ticket] = []
         self._fill()
         self._passes = 0
         self._hooks = []
         for number, layer in enumerate(loaded.layers):
             layer.experts.moeviz = (self, number)
-            if layer.router is not None:
-                self._hooks.append(layer.router.register_forward_pre_hook(self._keep_router_input(number)))
+            if layer.chooser is not None:
+                self._hooks.append(layer.chooser.register_forward_pre_hook(self._keep_router_input(number)))
         loaded.model.set_experts_implementation("moeviz")
         self._router_input: list[torch.Tensor | None] = [None] * len(loaded.layers)
         self._clock.start()
@@ -230,7 +233,7 @@ class Serving:
             del layer.experts.moeviz
         self._loaded.model.set_experts_implementation("eager")
         self._slots.clear()
-        self._modules.clear()
+        self._experts.clear()
 
     def begin_pass(self) -> None:
         self._events: list[EventRecord] = []
@@ -311,20 +314,19 @@ class Serving:
                     continue  # whole-layer copies experts that nobody asked for
                 before = self._clock.stamp()
                 if len(ids) == 1:
-                    part = self._forward(
-                        self._module(number, slot, module), hidden, weights[:, rank[0] : rank[0] + 1]
-                    )
+                    part = self._expert(number, slot, module)(hidden, weights[:, rank[0] : rank[0] + 1])
                 else:
                     rows = torch.from_numpy(token).to(hidden.device)
                     own = weights[rows, torch.from_numpy(rank).to(hidden.device), None]
-                    part = self._forward(self._module(number, slot, module), hidden[rows], own)
+                    part = self._expert(number, slot, module)(hidden[rows], own)
                 parts[expert] = token, part
                 computes.append((before, self._clock.stamp()))
         before = self._clock.stamp()
         # In id order, whatever the slot or the wave: the resident model adds in that order, and sums of floats depend on it.
-        out = torch.zeros_like(hidden)
+        out = torch.zeros_like(hidden, dtype=self._loaded.recipe.sum_dtype)
         for expert in sorted(parts):
             token, part = parts[expert]
+            part = part.to(out.dtype)
             if len(ids) == 1:
                 out += part
             else:
@@ -337,14 +339,15 @@ class Serving:
         self._events.append(event)
         self._stamps.append((began, stalls, computes))
         self._chosen.append((chosen, chosen_weights))
-        return out
+        return out.to(hidden.dtype)
 
-    def _module(self, number: int, slot: int, module: nn.Module) -> nn.Module:
-        """The layer's experts module on a slot's weights."""
-        if (number, slot) not in self._modules:
+    def _expert(self, number: int, slot: int, module: nn.Module) -> Expert:
+        """The layer's code on the weights that stand in a slot."""
+        if (number, slot) not in self._experts:
             record = self._slots[self.cache.pool(number)][slot]
-            self._modules[number, slot] = on_slot(module, self._loaded.store.layout, record)
-        return self._modules[number, slot]
+            tensors = self._loaded.store.layout.views(record)
+            self._experts[number, slot] = self._loaded.recipe.way(module, tensors)
+        return self._experts[number, slot]
 
     def _submit(self, load: Load) -> None:
         assert self._link is not None
@@ -364,7 +367,7 @@ class Serving:
 
     def _keep_router_input(self, number: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            self._router_input[number] = args[0]
+            self._router_input[number] = args[0] if args else None
 
         return hook
 
@@ -378,7 +381,7 @@ class Serving:
             router = self._loaded.layers[target].router
             if router is None:
                 continue
-            logits, chosen_weights, chosen = router(entering)
+            logits, chosen_weights, chosen = router.ask(entering)
             # the router's own choice first (some add biases or groups to their logits), the others by their logits
             key = logits.double()
             key = key.scatter(1, chosen, 1e6 + chosen_weights.double())
