@@ -6,9 +6,7 @@ starts from the type's own defaults and is shrunk by the names of its fields; wh
 
 from __future__ import annotations
 
-import inspect
-import json
-from collections.abc import Iterator
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMultimodalLM
+from moeviz.engine.loader import own
 from transformers.models.auto import configuration_auto, modeling_auto
 
 LAYERS, EXPERTS, K = 4, 8, 3
@@ -25,13 +24,21 @@ HIDDEN = 32
 # What a field of this name becomes, wherever it stands in a configuration. Only fields that a type has are set.
 SIZES: dict[str, Any] = {
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input", "unpadded_vocab_size"), 128),
-    **dict.fromkeys(("hidden_size", "d_model", "moe_hidden_size", "out_hidden_size", "text_hidden_size"), HIDDEN),
-    **dict.fromkeys(("output_dim", "projector_hidden_size", "adapter_out_dim", "thinker_hidden_size"), HIDDEN),
+    **dict.fromkeys(
+        ("hidden_size", "d_model", "moe_hidden_size", "out_hidden_size", "text_hidden_size"), HIDDEN
+    ),
+    **dict.fromkeys(
+        ("output_dim", "projector_hidden_size", "adapter_out_dim", "thinker_hidden_size"), HIDDEN
+    ),
     **dict.fromkeys(("intermediate_size", "dense_intermediate_size", "encoder_ffn_dim", "mlp_dim"), 48),
-    **dict.fromkeys(("moe_intermediate_size", "shared_intermediate_size", "shared_expert_intermediate_size"), 24),
+    **dict.fromkeys(
+        ("moe_intermediate_size", "shared_intermediate_size", "shared_expert_intermediate_size"), 24
+    ),
     **dict.fromkeys(("shared_experts_intermediate_size", "moe_shared_expert_intermediate_size"), 24),
     **dict.fromkeys(("num_hidden_layers", "depth", "encoder_layers", "n_layers"), LAYERS),
-    **dict.fromkeys(("num_attention_heads", "num_heads", "encoder_attention_heads", "swa_num_attention_heads"), 4),
+    **dict.fromkeys(
+        ("num_attention_heads", "num_heads", "encoder_attention_heads", "swa_num_attention_heads"), 4
+    ),
     **dict.fromkeys(("index_n_heads", "linear_num_heads", "linear_num_value_heads", "mamba_num_heads"), 4),
     **dict.fromkeys(("num_key_value_heads", "swa_num_key_value_heads", "linear_num_key_heads"), 2),
     **dict.fromkeys(("head_dim", "swa_head_dim", "linear_head_dim", "linear_key_head_dim"), 8),
@@ -40,9 +47,13 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(("qk_head_dim", "index_head_dim", "kv_lora_rank", "q_lora_rank", "o_lora_rank"), 16),
     **dict.fromkeys(("d_rel", "router_hidden_size", "hc_lowrank", "hidden_size_per_layer_input"), 16),
     **dict.fromkeys(("max_position_embeddings", "model_max_length"), 256),
-    **dict.fromkeys(("sliding_window", "sliding_window_size", "block_size", "mamba_chunk_size", "chunk_size"), 16),
+    **dict.fromkeys(
+        ("sliding_window", "sliding_window_size", "block_size", "mamba_chunk_size", "chunk_size"), 16
+    ),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), EXPERTS),
-    **dict.fromkeys(("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts", "moe_k"), K),
+    **dict.fromkeys(
+        ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts", "moe_k"), K
+    ),
     **dict.fromkeys(("n_group", "num_expert_group", "o_groups", "n_groups"), 2),
     **dict.fromkeys(("topk_group", "first_k_dense_replace", "num_dense_layers", "n_shared_experts"), 1),
     **dict.fromkeys(("num_shared_experts", "moe_num_shared_experts", "mamba_n_groups"), 1),
@@ -100,6 +111,11 @@ NEEDS: dict[str, dict[str, Any]] = {
     "kimi_linear": {"layer_types": ["linear_attention", "full_attention"] * 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
     "muse_spark": {"audio_config": {"depths": [1] * 4, "hidden_sizes": [8] * 4}},
+    "nemo_speechlm": {
+        "audio_config": {"diarization_config": {"head_config": {"audio_hidden_size": HIDDEN}}},
+        "text_config": {"layer_types": ["linear_attention", "moe", "full_attention", "moe"]},
+    },
+    "nemotron_h_omni": {"text_config": {"layer_types": ["linear_attention", "moe", "full_attention", "moe"]}},
     "nemotron_h": {"layer_types": ["linear_attention", "moe", "full_attention", "moe"]},
     "qwen3_omni_moe": {
         "talker_config": {"spatial_merge_size": 2, "text_config": {"shared_expert_intermediate_size": 24}},
@@ -114,10 +130,44 @@ NEEDS: dict[str, dict[str, Any]] = {
 
 
 @cache
+def writers() -> tuple[str, ...]:
+    """Model types that write text, alone or about pictures and sounds."""
+    return tuple(
+        sorted(
+            {
+                **modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+                **modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+            }
+        )
+    )
+
+
+@cache
 def types() -> tuple[str, ...]:
-    """Model types that generate text and whose code uses the experts interface."""
-    known = {**modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, **modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES}
-    return tuple(sorted(kind for kind in known if "use_experts_implementation" in _code(kind)))
+    """Writers whose code, or whose text part's, uses the experts interface."""
+    return tuple(kind for kind in writers() if _served(kind) or _served(_text_type(kind)))
+
+
+@cache
+def own_code() -> tuple[str, ...]:
+    """Writers that are a MoE and compute their experts themselves."""
+    named = r"class \w*(TextExperts|Experts|SparseMoeBlock|MoE|CDMoE|MoeMoE)\("
+    return tuple(kind for kind in writers() if kind not in types() and re.search(named, _code(kind)))
+
+
+def _served(kind: str) -> bool:
+    return "use_experts_implementation" in _code(kind)
+
+
+def _text_type(kind: str) -> str:
+    """Type of a composite's text part, by its own defaults."""
+    name = configuration_auto.model_type_to_module_name(kind)
+    if not (Path(transformers.__file__).parent / "models" / name / f"modeling_{name}.py").exists():
+        return kind
+    try:
+        return str(AutoConfig.for_model(kind).get_text_config().model_type)
+    except Exception:  # a type that has no defaults
+        return kind
 
 
 def _code(kind: str) -> str:
@@ -166,7 +216,9 @@ def config_of(kind: str) -> Any:
 
 
 def auto_class(kind: str) -> Any:
-    return AutoModelForCausalLM if kind in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else AutoModelForMultimodalLM
+    """The class whose checkpoints this type's are: with images where there are any."""
+    both = kind in modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+    return AutoModelForMultimodalLM if both else AutoModelForCausalLM
 
 
 def save(kind: str, folder: Path) -> Path:
@@ -187,3 +239,12 @@ def save(kind: str, folder: Path) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?").save_pretrained(folder)
     return folder
+
+
+def reference(kind: str, folder: Path, dtype: torch.dtype) -> Any:
+    """What transformers alone makes of a checkpoint: all experts in memory, computed by its own eager code."""
+    config = AutoConfig.from_pretrained(folder)
+    part = getattr(config, "thinker_config", config)
+    model = auto_class(kind).from_pretrained(folder, config=part, dtype=dtype, experts_implementation="eager")
+    own(model)
+    return model.eval()

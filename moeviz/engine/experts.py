@@ -33,7 +33,9 @@ class Recipe:
     """How the experts of one architecture are computed one at a time."""
 
     way: Way
-    sum_dtype: torch.dtype  # in which a token's contributions are added; the sum is then rounded to the hidden state's
+    sum_dtype: (
+        torch.dtype
+    )  # in which a token's contributions are added; the sum is then rounded to the hidden state's
 
 
 def stacked(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -135,7 +137,5 @@ def _added(
 def _with_weights(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Any:
     """The same module, its children and settings, on other stacked weights."""
     other = copy.copy(module)
-    other._parameters = {
-        name: nn.Parameter(tensor, requires_grad=False) for name, tensor in tensors.items()
-    }
+    other._parameters = {name: nn.Parameter(tensor, requires_grad=False) for name, tensor in tensors.items()}
     return other

@@ -14,7 +14,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
 from transformers.models.auto import modeling_auto
 
-READ_AS_PLAIN = ("mxfp4", "fp8")  # quantised checkpoints that transformers turns into plain tensors as it loads
+READ_AS_PLAIN = (
+    "mxfp4",
+    "fp8",
+)  # quantised checkpoints that transformers turns into plain tensors as it loads
 _PACKAGES = {
     "gptq": "gptqmodel",
     "awq": "gptqmodel",
@@ -26,7 +29,9 @@ _PACKAGES = {
 def no_folder(name: str) -> str:
     """Why a name can be neither a model's folder nor a hub id; empty where it may be one."""
     path = Path(name)
-    if name.endswith(".gguf") or (path.is_dir() and list(path.glob("*.gguf")) and not (path / "config.json").exists()):
+    if name.endswith(".gguf") or (
+        path.is_dir() and list(path.glob("*.gguf")) and not (path / "config.json").exists()
+    ):
         return (
             f"{name} is a GGUF file, which llama.cpp reads. moeviz reads the folder or hub id of a transformers checkpoint "
             "(config.json and *.safetensors): choose the one that the GGUF was made from."
@@ -55,7 +60,7 @@ def no_text_model(name: object, config: Any) -> str:
             f"{name} does not generate text ({architecture} is an encoder, or made for something else). Choose a MoE that does, "
             "for example a Mixtral."
         )
-    if not re.search(r"For(CausalLM|ConditionalGeneration)$|LMHeadModel$", found):
+    if "Diffusion" in found:
         return (
             f"{name} does not write one token after the other ({found}), and an expert cache is about what each token needs. "
             "Choose a causal MoE, for example a Mixtral."
@@ -83,7 +88,11 @@ def no_experts(name: object, config: Any, skeleton: nn.Module) -> str:
     """The message for a model in which transformers' experts interface has nothing to serve."""
     architecture = ", ".join(config.architectures or [type(config).__name__])
     own = sorted(
-        {type(m).__name__ for m in skeleton.modules() if re.search(r"Experts|MoE|Moe(Block|$)|Router", type(m).__name__)}
+        {
+            type(m).__name__
+            for m in skeleton.modules()
+            if re.search(r"Experts|MoE|Moe(Block|$)|Router", type(m).__name__)
+        }
     )
     if own:
         return (
@@ -94,6 +103,11 @@ def no_experts(name: object, config: Any, skeleton: nn.Module) -> str:
         f"{name} is not a mixture-of-experts model that transformers {transformers.__version__} serves through its experts "
         f"interface (its architecture is {architecture}). Choose a MoE, for example a Mixtral."
     )
+
+
+def text_part(config: Any) -> Any:
+    """The configuration of the part that writes: all of it, or the thinker of a model that also speaks."""
+    return getattr(config, "thinker_config", config)
 
 
 def model_class(config: Any) -> Any:

@@ -27,7 +27,7 @@ from transformers.utils import cached_file
 from moeviz.core.oracle import BUNDLED_NAME
 from moeviz.core.run import Tier
 from moeviz.engine.experts import Recipe, RecipeError, recipe_for, stacked
-from moeviz.engine.kinds import model_class, no_experts, no_folder, no_plain_weights, no_text_model
+from moeviz.engine.kinds import model_class, no_experts, no_folder, no_plain_weights, no_text_model, text_part
 from moeviz.engine.probe import Reached, Router, is_experts, probe
 from moeviz.engine.store import (
     DiskStore,
@@ -61,7 +61,9 @@ class MoELayer:
     index: int  # among the model's layers
     experts: nn.Module  # its stacked parameters are on the meta device
     chooser: nn.Module | None  # the module that chooses among them
-    router: Router | None  # None where it cannot be asked ahead; then there are no next-gate guesses for this layer
+    router: (
+        Router | None
+    )  # None where it cannot be asked ahead; then there are no next-gate guesses for this layer
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -105,6 +107,7 @@ def load(
         raise ModelError(f"tier {tier!r} is not known. Choose one of {', '.join(TIERS)}.")
     place = _device(device)
     config, folder = _config(str(name))
+    config = text_part(config)
     for why in (no_text_model(name, config), no_plain_weights(name, config)):
         if why:
             raise ModelError(why)
@@ -125,6 +128,7 @@ def load(
             name,
             lambda: model_class(config).from_pretrained(
                 str(folder),
+                config=config,
                 device_map=placement,
                 offload_folder=offload,
                 dtype=kind,
@@ -187,7 +191,9 @@ def _reached(name: object, model: nn.Module, tokenizer: Any, device: torch.devic
     ids = list(tokenizer("In the beginning")["input_ids"])[:4] or [0]
     reached: list[Reached] = _guard(name, lambda: probe(model, ids, device))
     if not reached:
-        raise ModelError(f"No experts of {name} are reached by text. Choose a model whose text layers are a MoE.")
+        raise ModelError(
+            f"No experts of {name} are reached by text. Choose a model whose text layers are a MoE."
+        )
     modules = [id(one.experts) for one in reached]
     if len(set(modules)) < len(modules):
         raise ModelError(
@@ -344,6 +350,10 @@ def _guard(name: object, do: Callable[[], Any]) -> Any:
         return do()
     except (StoreError, ModelError):
         raise
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            f"{name} needs the package {error.name}, which is not installed. Install it: pip install {error.name}"
+        ) from None
     except OSError as error:
         if error.errno == 28:
             raise StoreError(

@@ -81,7 +81,9 @@ def probe(model: nn.Module, ids: list[int], device: torch.device | str = "cpu") 
         return torch.zeros_like(hidden)
 
     hooks = [
-        child.register_forward_hook(keep, with_kwargs=True) for child in beside.values() if not is_experts(child)
+        child.register_forward_hook(keep, with_kwargs=True)
+        for child in beside.values()
+        if not is_experts(child)
     ]
     ALL_EXPERTS_FUNCTIONS.register("moeviz-probe", take)
     model.set_experts_implementation("moeviz-probe")
