@@ -21,8 +21,10 @@ import pandas as pd
 from moeviz.core.policies import NEEDS_CALIBRATION, POLICIES
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.replay import replay
-from moeviz.core.settings import ITSELF, SCOPES, Settings, SettingsError
-from moeviz.core.trace import DECODE, PREFILL, Trace, TraceError, load_file, write_atomically
+from moeviz.core.settings import ITSELF, SCOPES, Settings
+from moeviz.core.trace import DECODE, PREFILL, Trace
+from moeviz.errors import SettingsError, SweepError, TraceError
+from moeviz.files.moetrace import load, write_atomically
 from moeviz.numbers import metrics
 from moeviz.numbers.curves import curve, slot_counts
 
@@ -36,10 +38,6 @@ KEY = (
     "width",
     "slots",
 )  # what makes a row the same row
-
-
-class SweepError(ValueError):
-    """The sweep cannot begin; the message says how it could."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +98,14 @@ def work(path: str, settings: Settings, counts: Sequence[int]) -> list[Row]:
         "layers": trace.layers,
         "experts": trace.num_experts,
         "k": trace.k,
-        "expert_bytes": trace.expert_bytes,
+        "expert_bytes": trace.mean_bytes,
     }
     chosen = {name: value for name, value in asdict(settings).items() if name in (*KEY, "calibration")}
     rows = []
     if settings.prefetch == "none":
         found = curve(trace, settings, counts)
         for n, slots in enumerate(counts):
-            counted = _counted(found.hits[n].tolist(), found.accesses.tolist(), {}, trace.expert_bytes)
+            counted = _counted(found.hits[n].tolist(), found.accesses.tolist(), {}, trace.mean_bytes)
             rows.append(about | chosen | {"slots": slots} | counted)
         return rows
     for slots in counts:
@@ -118,7 +116,7 @@ def work(path: str, settings: Settings, counts: Sequence[int]) -> list[Row]:
             about
             | chosen
             | {"slots": slots}
-            | _counted(hits, accesses, asdict(metrics.ledger(run)), trace.expert_bytes)
+            | _counted(hits, accesses, asdict(metrics.ledger(run)), trace.mean_bytes)
         )
     return rows
 
@@ -143,7 +141,7 @@ def _counted(hits: list[int], accesses: list[int], ledger: dict[str, Any], exper
 
 @lru_cache(maxsize=2)
 def _loaded(path: str, changed_ns: int) -> Trace:
-    return load_file(path)[0]
+    return load(path)[0]
 
 
 @contextmanager
@@ -185,7 +183,7 @@ def sweep(
     good = 0
     for file in files:
         try:
-            trace, _ = load_file(file)
+            trace, _ = load(file)
         except (TraceError, OSError) as error:
             report(f"skipped {file}: {error}")
             continue

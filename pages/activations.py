@@ -90,7 +90,7 @@ def which_expert(trace: Trace) -> tuple[int, int]:
 def by_hits(run: Run, phase: int | None) -> tuple[list[str], list[str]]:
     """Kind and title of every forward pass of a phase: how much of what it needed was there."""
     ratio = metrics.hit_ratio_over_time(run)
-    shown = np.flatnonzero(run.pass_phase == phase) if phase is not None else np.arange(len(ratio))
+    shown = np.flatnonzero(run.passes.phase == phase) if phase is not None else np.arange(len(ratio))
     kinds = ["most" if ratio[n] > 2 / 3 else "some" if ratio[n] > 1 / 3 else "few" for n in shown]
     return kinds, [f"pass {n}: {ratio[n]:.0%} of its accesses hit" for n in shown]
 

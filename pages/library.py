@@ -11,18 +11,11 @@ from moeviz.app import common, controls
 from moeviz.core.oracle import named_trace
 from moeviz.core.replay import check_guesses, replay
 from moeviz.core.run import Run
-from moeviz.core.settings import Settings, SettingsError
-from moeviz.core.trace import (
-    DECODE,
-    MAX_EXPERTS,
-    MAX_FILE_BYTES,
-    MAX_K,
-    MAX_LAYERS,
-    MAX_TOKENS,
-    Trace,
-    TraceError,
-)
-from moeviz.files import imports, library
+from moeviz.core.settings import Settings
+from moeviz.core.trace import DECODE, MAX_EXPERTS, MAX_K, MAX_LAYERS, MAX_TOKENS, Trace
+from moeviz.errors import SettingsError, TraceError
+from moeviz.files import imports, library, moetrace
+from moeviz.files.moetrace import MAX_FILE_BYTES
 
 state = st.session_state
 ROOM = 1 << 30  # bytes of uploads that one browser session may hold
@@ -116,9 +109,11 @@ def one(name: str, found: dict[str, tuple[Trace, Run | None]]) -> None:
             if st.button(label, icon=f":material/{icon}:", key=f"go-{page}"):
                 state.trace = name
                 st.switch_page(f"pages/{page}.py")
-        common.download("Download", lambda: trace.to_bytes(run), f"{library.safe_name(short)}.moetrace")
+        common.download(
+            "Download", lambda: moetrace.to_bytes(trace, run), f"{library.safe_name(short)}.moetrace"
+        )
         if not kept and st.button("Keep in the library", icon=":material/folder:"):
-            changed(lambda: library.keep(short, trace.to_bytes(run)))
+            changed(lambda: library.keep(short, moetrace.to_bytes(trace, run)))
         if name in state.get("opened", {}) and st.button("Close", icon=":material/close:"):
             del state.opened[name]
             st.rerun()

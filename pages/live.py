@@ -11,7 +11,7 @@ from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.engine.client import Job
-from moeviz.files import library
+from moeviz.files import library, moetrace
 from moeviz.numbers import metrics
 
 state = st.session_state
@@ -45,7 +45,7 @@ def watch() -> None:
                 color="gray",
                 help="Recorded without pictures. Press Run for your own.",
             )
-        finished("sample", trace, run, at=len(run.pass_phase) // 4)
+        finished("sample", trace, run, at=len(run.passes.phase) // 4)
         return
     if job.finished:
         ended(job)
@@ -55,18 +55,19 @@ def watch() -> None:
     if job.facts is None or not job.passes:
         st.progress(job.share, f"Getting the model ready: {job.message or 'reading the prompt'}")
         return
+    run, texts = job.so_far()
     if state.live_watch is None:
-        state.live_watch = board.Watch(job.settings[0], job.facts)
-    run = state.live_watch.update(job.passes)
+        state.live_watch = board.Board(run), []
+    state.live_watch[1].extend(state.live_watch[0].follow(run))
     st.badge(
         "live: pictures take time, so these speeds are no measurement",
         color="orange",
         icon=":material/visibility:",
     )
     meters(run)
-    components.board(f"live-{id(job)}", state.live_watch.frames, state.live_watch.texts, True, key="board")
+    components.board(f"live-{id(job)}", state.live_watch[1], texts, True, key="board")
     st.progress(
-        len(run.pass_phase) / job.max_new_tokens, f"{len(run.pass_phase)} of {job.max_new_tokens} tokens"
+        len(run.passes.phase) / job.max_new_tokens, f"{len(run.passes.phase)} of {job.max_new_tokens} tokens"
     )
 
 
@@ -94,7 +95,7 @@ def ended(job: Job) -> None:
         else:
             st.badge("live differs from replay", color="red", icon=":material/close:")
     finished(f"live-{id(job)}", trace, run)
-    content = trace.to_bytes(run)
+    content = moetrace.to_bytes(trace, run)
     with st.container(horizontal=True):
         common.download(
             "Save trace",
@@ -160,7 +161,7 @@ def meters(run: Run) -> None:
             common.megabytes(moved),
             border=True,
             width=164,
-            help=f"One expert is {common.megabytes(run.expert_bytes)}; the slots hold {common.megabytes(run.fast_tier_bytes)}.",
+            help=f"One expert is {common.megabytes(run.mean_bytes)}; the slots hold {common.megabytes(run.fast_tier_bytes)}.",
         )
 
 

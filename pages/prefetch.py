@@ -12,8 +12,9 @@ from moeviz.app import common, controls
 from moeviz.charts import figures as charts
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.run import Run
-from moeviz.core.settings import Settings, SettingsError
+from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
+from moeviz.errors import SettingsError
 from moeviz.numbers import cost, metrics, routing
 
 AHEAD = ("1 layer ahead", "2 layers ahead", "3 layers ahead")
@@ -83,8 +84,8 @@ def experts_moved(run: Run) -> metrics.Moved:
 def account(run: Run) -> None:
     """What became of the pre-fetches."""
     books, moved = metrics.ledger(run), experts_moved(run)
-    size = run.expert_bytes / 1e6 or 1.0
-    unit = "MB" if run.expert_bytes else "experts"
+    size = run.mean_bytes / 1e6 or 1.0
+    unit = "MB" if run.mean_bytes else "experts"
     common.badge("measured" if run.measured else "replayed")
     with st.container(horizontal=True):
         for label, value, help in (
@@ -107,7 +108,7 @@ def account(run: Run) -> None:
     table = pd.DataFrame(
         {
             "what": [row[0] for row in rows],
-            "MB": [row[3][0] if run.expert_bytes else None for row in rows],
+            "MB": [row[3][0] if run.mean_bytes else None for row in rows],
             "experts": [moved.demand, moved.prefetch_useful, moved.prefetch_wasted],
         }
     )

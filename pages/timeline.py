@@ -9,7 +9,8 @@ from moeviz.app import common, components, controls
 from moeviz.charts import board
 from moeviz.charts import figures as charts
 from moeviz.core.run import MISS
-from moeviz.core.settings import Settings, SettingsError
+from moeviz.core.settings import Settings
+from moeviz.errors import SettingsError
 from moeviz.numbers import metrics
 from moeviz.numbers.explain import Eviction, Explainer
 
@@ -45,8 +46,8 @@ def event(explainer: Explainer, step: int, layer: int) -> None:
     """One event in words and numbers."""
     run = explainer.run
     number = step * run.layers + layer
-    own = run.access_event == number
-    experts, outcomes = run.access_expert[own], run.access_outcome[own]
+    own = run.accesses.event == number
+    experts, outcomes = run.accesses.expert[own], run.accesses.outcome[own]
     kinds = metrics.miss_kind_of_access(run)[own]
     why = ("", "cold", "capacity", "collision", "pollution")
     parts = [

@@ -9,9 +9,10 @@ from moeviz.app import common, controls
 from moeviz.charts import figures as charts
 from moeviz.core.policies import POLICIES
 from moeviz.core.run import Run
-from moeviz.core.settings import ITSELF, SCOPES, Settings, SettingsError
+from moeviz.core.settings import ITSELF, SCOPES, Settings
 from moeviz.core.trace import Trace
 from moeviz.engine.client import Job
+from moeviz.errors import SettingsError
 from moeviz.numbers import cost
 from moeviz.numbers.curves import Curve, curve, knee, slot_counts
 
@@ -114,7 +115,7 @@ def times(trace: Trace, chosen: list[Settings], basis: Run, label: str) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         place, own = machine(basis)
     costs = cost.fit(basis)
-    expert_bytes = trace.expert_bytes or basis.expert_bytes
+    expert_bytes = trace.mean_bytes or basis.mean_bytes
     if not own:
         costs = costs.on(place, expert_bytes)
     runs = [common.replayed(trace, one) for one in chosen]
@@ -187,7 +188,7 @@ def page() -> None:
     )
     groups = trace.layers if scope == "layer" else 1
     basis = recorded if recorded is not None and recorded.measured else None
-    expert_bytes = trace.expert_bytes or (basis.expert_bytes if basis else 0)
+    expert_bytes = trace.mean_bytes or (basis.mean_bytes if basis else 0)
     here = counts.index(at)
     threshold = cost.break_even(
         at if scope == "layer" else round(at / trace.layers), trace.num_experts, trace.layers, trace.k

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from moeviz.core.run import MISS, Run
 from moeviz.core.trace import Trace
 
 
@@ -23,6 +24,42 @@ def _one_thread_and_own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+class Told(NamedTuple):
+    """One event of a run, read row by row, as a check of what reads the columns."""
+
+    layer: int
+    hits: list[int]
+    misses: list[int]
+    loads: list[
+        tuple[int, int, int, int, int, bool]
+    ]  # layer, expert, slot, victim's layer, victim, speculative
+
+
+def told(run: Run) -> list[list[Told]]:
+    """The events of each forward pass."""
+    passes: list[list[Told]] = [[] for _ in run.passes.phase]
+    for step, layer in zip(run.events.forward_pass, run.events.layer, strict=True):
+        passes[step].append(Told(int(layer), [], [], []))
+    events = [event for events in passes for event in events]
+    for at, expert, outcome in zip(
+        run.accesses.event, run.accesses.expert, run.accesses.outcome, strict=True
+    ):
+        (events[at].misses if outcome == MISS else events[at].hits).append(int(expert))
+    rows = run.loads
+    for at, *place, guessed in zip(
+        rows.event,
+        rows.layer,
+        rows.expert,
+        rows.slot,
+        rows.victim_layer,
+        rows.victim_expert,
+        rows.speculative,
+        strict=True,
+    ):
+        events[at].loads.append((*map(int, place), bool(guessed)))
+    return passes
 
 
 def make_trace(

@@ -27,6 +27,7 @@ def test_frames_show_residency_before_each_event(seed: int, scope: str, prefetch
     settings = Settings("lru", 5, scope, prefetch, warm=warm, calibration="itself")
     cache = ExpertCache(settings, trace.layers, trace.num_experts, trace.k, knowledge(settings, trace))
     for token, frame in enumerate(frames(replay(trace, settings))):
+        cache.begin_pass(1, 1)
         for layer in range(trace.layers):
             residents, unused = set(cache.residents(layer)), set(cache.unused(layer))
             chosen = trace.experts[token, layer].tolist()

@@ -4,7 +4,8 @@ import pytest
 
 from moeviz.core.cache import NOBODY, ExpertCache
 from moeviz.core.predictors import RouterGuess
-from moeviz.core.settings import Settings, SettingsError
+from moeviz.core.settings import Settings
+from moeviz.errors import SettingsError
 
 
 def cache(slots: int = 2, layers: int = 1, experts: int = 8, k: int = 2, **fields: object) -> ExpertCache:
@@ -15,6 +16,7 @@ def use(
     c: ExpertCache, *experts: int, layer: int = 0, weights: list[float] | None = None
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """One token's event: (hits, loads as (expert, victim))."""
+    c.begin_pass(1, 1)
     waves = c.demand(layer, [list(experts)], [weights or [1.0 - i / 10 for i in range(len(experts))]])
     return [e for wave in waves for e in wave.hits], [
         (load.expert, load.victim[1]) for wave in waves for load in wave.loads
@@ -46,6 +48,7 @@ def test_the_strongest_expert_is_touched_last() -> None:
 
 def test_an_expert_that_several_tokens_need_counts_once_with_its_largest_weight() -> None:
     c = cache(slots=3)
+    c.begin_pass(1, 3)
     waves = c.demand(0, [[0, 1], [2, 0]], [[0.3, 0.2], [0.9, 0.1]])
     assert [load.expert for load in waves[0].loads] == [2, 0, 1]
     assert sum(len(wave.loads) for wave in waves) == 3
@@ -58,6 +61,7 @@ def test_equal_weights_leave_the_router_its_order() -> None:
 def test_an_event_larger_than_the_slots_is_served_in_waves_residents_first_then_by_id() -> None:
     c = cache(slots=2)
     use(c, 6, 7)
+    c.begin_pass(1, 3)
     waves = c.demand(0, [[6, 1], [0, 7], [5, 6]], [[0.5, 0.5]] * 3)
     assert [sorted(wave.slots) for wave in waves] == [[6, 7], [0, 1], [5]]
     assert sorted(waves[0].hits) == [6, 7]
@@ -80,9 +84,9 @@ def test_layers_own_their_slots_or_share_them() -> None:
 def test_a_guess_is_admitted_and_held_until_its_event() -> None:
     c = cache(slots=4, layers=2, scope="model", prefetch="next-gate")
     use(c, 0, 1, layer=0)
-    loads, dropped = c.speculate(0, RouterGuess([[6, 7]]))
+    loads = c.speculate(0, RouterGuess([[6, 7]]))
     assert [(load.layer, load.expert, load.victim) for load in loads] == [(1, 6, NOBODY), (1, 7, NOBODY)]
-    assert dropped == 0
+    assert c.recorder.columns["events.dropped"] == [0]
     assert c.unused(1) == [6, 7]
     hits, loaded = use(c, 6, 2, layer=1)
     assert hits == [6]
@@ -93,7 +97,8 @@ def test_a_guess_is_admitted_and_held_until_its_event() -> None:
 def test_a_guess_never_evicts_what_the_event_pinned_and_is_dropped_when_all_is_held() -> None:
     c = cache(slots=2, layers=2, scope="model", prefetch="next-gate")
     use(c, 0, 1, layer=0)
-    assert c.speculate(0, RouterGuess([[3, 4]])) == ([], 2)
+    assert c.speculate(0, RouterGuess([[3, 4]])) == []
+    assert c.recorder.columns["events.dropped"] == [2]
     assert c.residents(0) == [0, 1]
 
 
@@ -109,22 +114,25 @@ def test_a_wrong_guess_does_not_block_its_own_event() -> None:
 def test_the_first_use_of_a_prefetched_expert_names_its_load() -> None:
     c = cache(slots=3, layers=2, prefetch="next-gate")
     use(c, 0, 1, layer=0)
-    (load, *_), _ = c.speculate(0, RouterGuess([[3, 4]]))
-    assert c.demand(1, [[3, 5]], [[0.6, 0.4]])[0].used == [load.index]
-    assert c.demand(1, [[3, 5]], [[0.6, 0.4]])[0].used == []
+    load, *_ = c.speculate(0, RouterGuess([[3, 4]]))
+    assert not c.recorder.columns["loads.used"][load.index]
+    use(c, 3, 5, layer=1)
+    assert c.recorder.columns["loads.used"][load.index]
+    assert c.recorder.take()["used"] == [load.index]
+    use(c, 3, 5, layer=1)
+    assert c.recorder.take()["used"] == []
 
 
 def test_previous_token_guesses_what_the_layer_used_last() -> None:
     c = cache(slots=4, layers=2, prefetch="previous-token")
     use(c, 0, 1, layer=0)
-    assert c.speculate(0) == ([], 0)  # there is no token before
+    assert c.speculate(0) == []  # there is no token before
     use(c, 2, 3, layer=1)
     use(c, 4, 5, layer=1)
     use(c, 6, 7, layer=1)
     use(c, 0, 1, layer=0)
-    loads, _ = c.speculate(0)
-    assert [load.expert for load in loads] == []  # 6 and 7 are resident already
-    assert c.speculate(1) == ([], 0)  # the last layer has none to come
+    assert c.speculate(0) == []  # 6 and 7 are resident already
+    assert c.speculate(1) == []  # the last layer has none to come
 
 
 def test_on_demand_keeps_nothing_and_whole_layer_copies_everything() -> None:

@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import moeviz
 from moeviz.engine import measure
-from moeviz.engine.loader import ModelError, load
+from moeviz.engine.loader import load
 from moeviz.engine.session import Options
+from moeviz.errors import ModelError
 
 TinyModel = Callable[[str], Path]
 PROMPT = "What do the routers choose?"

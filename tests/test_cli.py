@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from conftest import random_trace
 
 from moeviz.cli.main import main
-from moeviz.core.trace import load_file
+from moeviz.files.moetrace import load as load_file
 
 KEYS = {
     "tokens",

@@ -21,7 +21,7 @@ COSTS = cost.Costs(expert=0.2, other=3.0, per_copy=0.1, copy=1.0, wake=0.0)
 
 def as_if_measured(run: Run, costs: cost.Costs) -> Run:
     """A run whose times are the model's own."""
-    events, loads, passes = len(run.event_pass), len(run.load_event), len(run.pass_phase)
+    events, loads, passes = len(run.events.forward_pass), len(run.loads.event), len(run.passes.phase)
     stall = np.zeros(events)
     wall = np.zeros(passes)
     start = np.full(loads, -1, np.int64)
@@ -32,7 +32,7 @@ def as_if_measured(run: Run, costs: cost.Costs) -> Run:
         for s in compute:
             if s.kind == "stall":
                 stall[step * run.layers + s.layer] += s.end - s.start
-    accesses = np.bincount(run.access_event, minlength=events)
+    accesses = np.bincount(run.accesses.event, minlength=events)
     start[:] = np.arange(loads) * 1_000_000
     times = timed(run).times
     assert times is not None
@@ -143,7 +143,10 @@ def test_the_bandwidth_bound() -> None:
     run = as_if_measured(replay(random_trace(3, tokens=40), Settings("lru", 3)), COSTS)
     bound = replay(random_trace(3, tokens=40), Settings("belady", 3))
     misses = int(
-        (bound.access_outcome[bound.pass_phase[bound.event_pass[bound.access_event]] == 1] != HIT).sum()
+        (
+            bound.accesses.outcome[bound.passes.phase[bound.events.forward_pass[bound.accesses.event]] == 1]
+            != HIT
+        ).sum()
     )
     least = metrics.bandwidth_bound_ms(run, misses)
     stack = metrics.stack(run)

@@ -20,8 +20,8 @@ def check(trace: object, wanted: Settings, counts: list[int]) -> None:
     for number, slots in enumerate(counts):
         one = Settings(**{**wanted.to_dict(), "slots": slots})  # type: ignore[arg-type]
         run = replay(trace, one)  # type: ignore[arg-type]
-        phase = run.pass_phase[run.event_pass[run.access_event]]
-        hit = run.access_outcome == HIT
+        phase = run.passes.phase[run.events.forward_pass[run.accesses.event]]
+        hit = run.accesses.outcome == HIT
         assert found.hits[number].tolist() == [int(hit[phase == p].sum()) for p in (0, 1)], (one.label, slots)
         assert found.accesses.tolist() == [int((phase == p).sum()) for p in (0, 1)]
 

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from moeviz.core.oracle import SAMPLES
 from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.replay import replay
 from moeviz.core.run import MISS
 from moeviz.core.settings import SCOPES, Settings
-from moeviz.core.trace import load_file
 from moeviz.demo_model import data, evaluate, train
 from moeviz.engine import measure
 from moeviz.engine.loader import load
 from moeviz.engine.session import Options
+from moeviz.files.moetrace import SAMPLES
+from moeviz.files.moetrace import load as load_file
 from moeviz.numbers import routing
 
 NAMES = sorted(path.stem for path in SAMPLES.glob("*.moetrace"))
@@ -111,7 +111,7 @@ def test_a_sample_replays_to_what_was_recorded(name: str) -> None:
     assert run.measured
     again = replay(trace, run.settings)
     assert again.same_decisions(run)
-    assert (again.access_outcome == MISS).sum() == (run.access_outcome == MISS).sum() > 0
+    assert (again.accesses.outcome == MISS).sum() == (run.accesses.outcome == MISS).sum() > 0
 
 
 def test_live_equals_replay_for_every_policy_scope_and_predictor() -> None:

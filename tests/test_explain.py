@@ -57,7 +57,7 @@ def test_the_victim_had_the_lowest_score_and_the_regret_is_what_belady_would_hav
                 assert best.next_use is None or (None not in later and best.next_use == max(later))  # type: ignore[type-var]
                 if policy == "belady":
                     assert not eviction.regretted
-    assert found == int((explainer.run.victim_expert >= 0).sum())
+    assert found == int((explainer.run.loads.victim_expert >= 0).sum())
 
 
 def test_jumps_go_to_the_next_of_their_kind_and_end() -> None:

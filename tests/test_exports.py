@@ -18,12 +18,12 @@ from click.testing import CliRunner
 from conftest import random_trace
 
 from moeviz.cli.main import main
-from moeviz.core.oracle import SAMPLES
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
-from moeviz.core.trace import load_file
 from moeviz.files import exports
 from moeviz.files.imports import read
+from moeviz.files.moetrace import SAMPLES
+from moeviz.files.moetrace import load as load_file
 from moeviz.numbers import cost, metrics
 
 COSTS = cost.Costs(0.2, 3.0, 0.1, 1.0, 0.0)
@@ -39,10 +39,10 @@ def test_a_table_comes_back_as_the_same_choices(kind: str) -> None:
     again = read("back", buffer.getvalue(), experts=8).trace
     assert (again.experts == trace.experts).all()
     assert again.weights == pytest.approx(trace.weights)
-    assert (table["outcome"] == "miss").sum() == (run.access_outcome == 2).sum()
+    assert (table["outcome"] == "miss").sum() == (run.accesses.outcome == 2).sum()
     first = table[table["evicted"] != ""].iloc[0]
     event = int(first["token"]) * trace.layers + int(first["layer"])
-    gone = run.victim_expert[(run.load_event == event) & (run.victim_expert >= 0)]
+    gone = run.loads.victim_expert[(run.loads.event == event) & (run.loads.victim_expert >= 0)]
     assert first["evicted"].split(" ") == [f"{first['layer']}/{expert}" for expert in gone]
 
 
@@ -105,24 +105,24 @@ def test_libcachesim_reads_the_requests_and_hits_as_often(policy: str, tmp_path:
         str(tmp_path / "requests.oracleGeneral.bin"), libcachesim.TraceType.ORACLE_GENERAL_TRACE
     )
     requests = list(reader)
-    assert len(requests) == len(run.access_event)
+    assert len(requests) == len(run.accesses.event)
     ids = [int(request.obj_id) for request in requests]
-    assert ids == (run.event_layer[run.access_event] * 6 + run.access_expert).tolist()
+    assert ids == (run.events.layer[run.accesses.event] * 6 + run.accesses.expert).tolist()
     reader.reset()
     cache = (libcachesim.LRU if policy == "lru" else libcachesim.Belady)(7 * run.expert_bytes, reader=reader)
     miss_ratio, _ = cache.process_trace(reader)
-    assert round(miss_ratio * len(requests)) == (run.access_outcome == 2).sum()
+    assert round(miss_ratio * len(requests)) == (run.accesses.outcome == 2).sum()
 
 
 def test_the_next_request_is_named_by_its_number() -> None:
     run = replay(random_trace(1, tokens=20), Settings(slots=4))
     packed = exports.oracle_general(run)
-    assert len(packed) == 24 * len(run.access_event)
+    assert len(packed) == 24 * len(run.accesses.event)
     requests = list(struct.iter_unpack("<IQIq", packed))
     for number, (time, expert, size, following) in enumerate(requests):
         later = [n for n in range(number + 1, len(requests)) if requests[n][1] == expert]
         assert following == (later[0] if later else -1)
-        assert (time, size) == (run.event_pass[run.access_event[number]], run.expert_bytes or 1)
+        assert (time, size) == (run.events.forward_pass[run.accesses.event[number]], run.expert_bytes or 1)
 
 
 def run_cells(content: str) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def test_the_notebook_computes_the_same_numbers_from_the_file(
     run = replay(trace, settings)
     space = run_cells(exports.content("notebook", trace, run, own, "it's mine.moetrace").decode())
     assert space["run"].same_decisions(run)
-    assert space["now"]["hits"] == (run.access_outcome == 0).sum()
+    assert space["now"]["hits"] == (run.accesses.outcome == 0).sum()
     other = exports.content(
         "notebook", trace, replay(trace, Settings(slots=5)), own, "it's mine.moetrace"
     ).decode()

@@ -14,8 +14,8 @@ from test_browser import pytestmark as pytestmark
 
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
-from moeviz.core.trace import load_file
 from moeviz.files import exports
+from moeviz.files.moetrace import load as load_file
 
 EVIL = (
     "<script>window.pwned=1</script>",

@@ -19,9 +19,10 @@ from moeviz.cli.main import main
 from moeviz.core.replay import replay
 from moeviz.core.run import HIT
 from moeviz.core.settings import Settings
-from moeviz.core.trace import TraceError
+from moeviz.errors import TraceError
 from moeviz.files import imports
 from moeviz.files.imports import read
+from moeviz.files.moetrace import to_bytes
 
 IDS = random_trace(3, tokens=12, prompt=1).experts
 
@@ -90,7 +91,7 @@ def parquet(table: pd.DataFrame) -> bytes:
 def test_moeviz_own_format_brings_its_run() -> None:
     trace = random_trace(1)
     run = replay(trace, Settings(slots=3))
-    found = read("a.moetrace", trace.to_bytes(run))
+    found = read("a.moetrace", to_bytes(trace, run))
     assert found.format == "moetrace"
     assert found.run is not None
     assert found.run.same_decisions(run)
@@ -124,7 +125,7 @@ def test_every_format_is_found_by_its_content(make: Callable[[], bytes], format:
     assert found.format == format
     assert (found.trace.experts == IDS).all()
     assert found.trace.num_experts == 8
-    assert (replay(found.trace, Settings(slots=4)).access_outcome == HIT).any()
+    assert (replay(found.trace, Settings(slots=4)).accesses.outcome == HIT).any()
 
 
 def test_moe_beyond() -> None:
@@ -309,7 +310,7 @@ SEEDS = {
     "npz": npz(routed_experts=IDS),
     "csv": long_table().to_csv(index=False).encode(),
     "parquet": parquet(long_table()),
-    "moetrace": random_trace(0, tokens=8).to_bytes(),
+    "moetrace": to_bytes(random_trace(0, tokens=8)),
 }
 
 

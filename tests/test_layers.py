@@ -33,6 +33,11 @@ ONLY_IN = {  # library -> the rooms that may import it
     "accelerate": {"moeviz.engine"},
 }
 
+UPWARDS = {  # imported only when it is asked for by name, so that the core alone still loads nothing above it
+    ("moeviz.core.trace", "moeviz.files.moetrace"): "Trace.save and Trace.load",
+    ("moeviz.core.oracle", "moeviz.files.library"): "the trace that a calibration names",
+}
+
 
 def module(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
@@ -66,6 +71,8 @@ def test_imports_point_down(path: Path) -> None:
         top = name.split(".")[0]
         assert top not in ONLY_IN or own in ONLY_IN[top], f"{path.name} imports {name}"
         other = room(name)
+        if (module(path), name) in UPWARDS:
+            continue
         if other is not None and other != own:
             assert FLOOR[other] < FLOOR[own], f"{path.name} of {own} imports {name} of {other}"
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moeviz.core.trace import TraceError
+from moeviz.errors import TraceError
 from moeviz.files import library
 
 

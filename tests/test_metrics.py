@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import make_trace, random_trace
+from conftest import make_trace, random_trace, told
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +20,7 @@ def timed(
     run: Run, wall: int = 10_000_000, stall: int = 500_000, compute: int = 200_000, copy: int = 300_000
 ) -> Run:
     """A replay as if it had been measured: every event and copy took the same."""
-    events, loads, passes = len(run.event_pass), len(run.load_event), len(run.pass_phase)
+    events, loads, passes = len(run.events.forward_pass), len(run.loads.event), len(run.passes.phase)
     start = np.arange(loads, dtype=np.int64) * copy
     return replace(
         run,
@@ -47,10 +47,10 @@ def test_counts_by_phase() -> None:
 
 def test_late_hits_are_counted_apart() -> None:
     run = timed(replay(random_trace(1), Settings(slots=4)))
-    outcome = run.access_outcome.copy()
+    outcome = run.accesses.outcome.copy()
     at = np.flatnonzero(outcome == 0)[:3]
     outcome[at] = LATE
-    late = metrics.counts(replace(run, access_outcome=outcome))
+    late = metrics.counts(replace(run, accesses=replace(run.accesses, outcome=outcome)))
     plain = metrics.counts(run)
     assert late.late_hits == 3
     assert late.hits == plain.hits - 3
@@ -72,7 +72,7 @@ def test_a_prefetch_that_was_called_off_moved_nothing() -> None:
     trace = make_trace([[[0, 1], [0, 1]]] * 4, guess=[[[[-1, -1]], [[6, 7]]]] * 4)
     run = timed(replay(trace, Settings(slots=2, prefetch="next-gate")))
     assert run.times is not None
-    run.times.load_start[run.load_speculative] = -1
+    run.times.load_start[run.loads.speculative] = -1
     assert metrics.bytes_moved(run).prefetch_wasted == 0
 
 
@@ -90,8 +90,8 @@ def test_summary_of_a_measured_run() -> None:
     values = metrics.summary(run)
     assert values["tokens_per_second"] == pytest.approx(100)
     assert values["ttft_ms"] == values["tpot_ms_median"] == values["tpot_ms_p95"] == pytest.approx(10)
-    loads = (run.pass_phase[run.event_pass[run.load_event]] == 1).sum()
-    assert values["transfer_ms_per_token"] == pytest.approx(0.3 * loads / (run.pass_phase == 1).sum())
+    loads = (run.passes.phase[run.events.forward_pass[run.loads.event]] == 1).sum()
+    assert values["transfer_ms_per_token"] == pytest.approx(0.3 * loads / (run.passes.phase == 1).sum())
 
 
 def test_repeats_give_medians_and_spread() -> None:
@@ -109,7 +109,7 @@ def test_repeats_give_medians_and_spread() -> None:
 def test_the_events_table_tells_every_access_and_load(seed: int, step: int) -> None:
     run = replay(random_trace(seed, tokens=16), Settings(slots=3, prefetch="next-gate"))
     table = metrics.events_table(run, step)
-    events = list(run.passes())[step]
+    events = told(run)[step]
     assert table["MoE layer"].tolist() == [0, 1, 2]
     for row, event in zip(table.to_dict("records"), events, strict=True):
         assert row["hit"] == ", ".join(map(str, event.hits))

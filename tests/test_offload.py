@@ -14,13 +14,14 @@ from transformers import AutoModelForCausalLM
 from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.replay import replay
-from moeviz.core.settings import BASELINES, WARM, Settings, SettingsError
+from moeviz.core.settings import BASELINES, WARM, Settings
 from moeviz.core.trace import Trace
 from moeviz.engine import measure
 from moeviz.engine.experts import _direct, _own_forward, forward_for
-from moeviz.engine.loader import Loaded, ModelError, load, own
+from moeviz.engine.loader import Loaded, load, own
 from moeviz.engine.session import Options, Serving, generate
-from moeviz.engine.store import DiskStore, HostStore, StoreError
+from moeviz.engine.store import DiskStore, HostStore
+from moeviz.errors import ModelError, SettingsError, StoreError
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "How many experts does this prompt need at once?"
@@ -295,10 +296,10 @@ def test_times_add_up(tiny_model: TinyModel) -> None:
     _, run = measure.record(model, PROMPT, Settings("lru", 3, prefetch="next-gate"), GREEDY)
     times = run.times
     assert times is not None
-    for number in range(len(run.pass_phase)):
-        events = run.event_pass == number
+    for number in range(len(run.passes.phase)):
+        events = run.events.forward_pass == number
         assert times.event_stall[events].sum() + times.event_compute[events].sum() <= times.pass_wall[number]
-    needed = ~run.load_speculative | run.load_used
+    needed = ~run.loads.speculative | run.loads.used
     assert (times.load_start[needed] >= 0).all()
     assert (times.load_end[needed] > times.load_start[needed]).all()
 

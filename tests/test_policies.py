@@ -6,24 +6,25 @@ from pathlib import Path
 import cachetools
 import numpy as np
 import pytest
-from conftest import make_trace, random_trace
+from conftest import make_trace, random_trace, told
 from hypothesis import given
 from hypothesis import strategies as st
 
 import moeviz.core.policies
-from moeviz.core.policies import POLICIES, Moment, PolicyError, Use, load_policy
+from moeviz.core.policies import POLICIES, Moment, Use, load_policy
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.replay import replay
 from moeviz.core.run import HIT, MISS, Run
 from moeviz.core.settings import WARM, Settings
 from moeviz.core.trace import Trace
+from moeviz.errors import PolicyError
 
 requests = st.lists(st.integers(0, 7), min_size=1, max_size=120)
 
 
 def hits(trace: Trace, policy: str, slots: int, **fields: object) -> int:
     settings = Settings(policy, slots, calibration="itself", **fields)  # type: ignore[arg-type]
-    return int((replay(trace, settings).access_outcome == HIT).sum())
+    return int((replay(trace, settings).accesses.outcome == HIT).sum())
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -42,14 +43,14 @@ class TestEveryPolicy:
     def test_with_slots_for_all_it_misses_each_expert_once(self, policy: str) -> None:
         run = replay(random_trace(2), Settings(policy, slots=8, calibration="itself"))
         missed = [
-            (int(run.event_layer[event]), int(expert))
+            (int(run.events.layer[event]), int(expert))
             for event, expert, outcome in zip(
-                run.access_event, run.access_expert, run.access_outcome, strict=True
+                run.accesses.event, run.accesses.expert, run.accesses.outcome, strict=True
             )
             if outcome == MISS
         ]
         assert len(missed) == len(set(missed))
-        assert (run.victim_expert == -1).all()
+        assert (run.loads.victim_expert == -1).all()
 
     def test_no_policy_beats_belady(self, policy: str) -> None:
         for seed in range(6):
@@ -78,9 +79,9 @@ class TestEveryPolicy:
 def check_books(trace: Trace, run: Run) -> None:
     """Residency followed load by load agrees with every outcome and never exceeds the slots."""
     shared = run.settings.scope == "model"
-    start = zip(run.start_layer.tolist(), run.start_expert.tolist(), run.start_slot.tolist(), strict=True)
+    start = zip(run.start.layer.tolist(), run.start.expert.tolist(), run.start.slot.tolist(), strict=True)
     slots = {(0 if shared else layer, slot): (layer, expert) for layer, expert, slot in start}
-    passes = list(run.passes())
+    passes = told(run)
     for tokens, events in zip(trace.passes(), passes, strict=True):
         for event in events:
             need = set(trace.experts[tokens, event.layer].ravel().tolist())
@@ -113,7 +114,7 @@ def test_fifo_equals_cachetools(stream: list[int], slots: int) -> None:
 
 def one_by_one(stream: list[int], policy: str, slots: int) -> list[bool]:
     trace = make_trace([[[expert]] for expert in stream])
-    return (replay(trace, Settings(policy, slots)).access_outcome == HIT).tolist()
+    return (replay(trace, Settings(policy, slots)).accesses.outcome == HIT).tolist()
 
 
 def oracle(cache: cachetools.Cache, stream: list[int]) -> list[bool]:
@@ -170,7 +171,7 @@ def test_lfu_aged_forgets() -> None:
     trace = make_trace([[[expert]] for expert in stream])
 
     def victim(half_life: int, policy: str = "lfu-aged") -> int:
-        return int(replay(trace, Settings(policy, 2, half_life=half_life)).victim_expert[-1])
+        return int(replay(trace, Settings(policy, 2, half_life=half_life)).loads.victim_expert[-1])
 
     assert victim(1) == 0
     assert victim(10_000) == victim(1, "lfu") == 1
@@ -180,26 +181,32 @@ def test_lfru_weighs_frequency_against_age() -> None:
     # at the end: 0 was touched 4 times, last 5 touches ago: 4 / 6; 1 twice, last 4 ago: 2 / 5; 2 three times, just now: 3 / 1
     stream = [0, 0, 0, 0, 1, 1, 2, 2, 2, 3]
     run = replay(make_trace([[[expert]] for expert in stream]), Settings("lfru", 3))
-    assert run.victim_expert.tolist()[-1] == 1
+    assert run.loads.victim_expert.tolist()[-1] == 1
 
 
 def test_score_ema_keeps_what_the_router_weighed_most() -> None:
     trace = make_trace([[[0]], [[1]], [[2]]], weights=[[[0.9]], [[0.2]], [[0.5]]])
-    assert replay(trace, Settings("score-ema", 2)).victim_expert.tolist()[-1] == 1
+    assert replay(trace, Settings("score-ema", 2)).loads.victim_expert.tolist()[-1] == 1
 
 
 def test_layer_distance_drops_whose_layer_comes_round_last() -> None:
     # one expert per event, 3 layers, 3 slots in all: at layer 1 of the second token, layer 0 has just passed
     trace = make_trace([[[0], [0], [0]], [[0], [1], [0]]])
     run = replay(trace, Settings("layer-distance", 3, "model"))
-    assert list(zip(run.victim_layer.tolist(), run.victim_expert.tolist(), strict=True))[-1] == (0, 0)
+    assert list(zip(run.loads.victim_layer.tolist(), run.loads.victim_expert.tolist(), strict=True))[-1] == (
+        0,
+        0,
+    )
 
 
 def test_least_stale_drops_what_this_pass_did_not_touch_and_has_passed() -> None:
     # at layer 1 of the second token 0/5 is touched, 0/0 is not and has passed, 2/0 is not and is to come
     trace = make_trace([[[0], [0], [0]], [[5], [1], [0]]])
     run = replay(trace, Settings("least-stale", 4, "model"))
-    assert list(zip(run.victim_layer.tolist(), run.victim_expert.tolist(), strict=True))[-1] == (0, 0)
+    assert list(zip(run.loads.victim_layer.tolist(), run.loads.victim_expert.tolist(), strict=True))[-1] == (
+        0,
+        0,
+    )
 
 
 @pytest.mark.parametrize("policy", ["least-stale", "layer-distance"])
@@ -212,7 +219,7 @@ def test_static_never_adapts() -> None:
     calibration = make_trace([[[expert]] for expert in (3, 3, 3, 2, 2, 1)])
     trace = make_trace([[[expert]] for expert in (3, 2, 0, 0, 0, 1, 0)])
     run = replay(trace, Settings("static", 2, calibration="past"), find=lambda name: calibration)
-    assert run.victim_expert.tolist() == [-1, -1, 2, 0, 1]
+    assert run.loads.victim_expert.tolist() == [-1, -1, 2, 0, 1]
 
 
 def test_belady_equals_an_ordinary_simulator_fed_every_set_twice() -> None:
@@ -259,7 +266,7 @@ def test_a_policy_of_ones_own(tmp_path: Path) -> None:
     name = load_policy(f"{path}:mru")
     assert "mru" not in POLICIES
     trace = make_trace([[[expert]] for expert in (0, 1, 2)])
-    assert replay(trace, Settings(name, 2)).victim_expert.tolist()[-1] == 1
+    assert replay(trace, Settings(name, 2)).loads.victim_expert.tolist()[-1] == 1
 
 
 @pytest.mark.parametrize(

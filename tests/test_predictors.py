@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from conftest import make_trace, random_trace
+from conftest import make_trace, random_trace, told
 
 from moeviz.core.predictors import PREDICTORS, Context, Predictor, RouterGuess
 from moeviz.core.replay import replay
 from moeviz.core.run import HIT
-from moeviz.core.settings import Settings, SettingsError
+from moeviz.core.settings import Settings
+from moeviz.errors import SettingsError
 
 
 def make(name: str, lookahead: int = 1, threshold: float = 0.0) -> Predictor:
@@ -31,7 +32,7 @@ class TestEveryPredictor:
         """Scope model, as tight as it can be: whatever is guessed, the event's own experts stay for its computation."""
         trace = random_trace(3, tokens=30)
         run = replay(trace, Settings(slots=trace.k, scope="model", prefetch=name))
-        for tokens, events in zip(trace.passes(), run.passes(), strict=True):
+        for tokens, events in zip(trace.passes(), told(run), strict=True):
             for event in events:
                 if tokens.stop - tokens.start > 1:
                     continue
@@ -93,9 +94,9 @@ def test_next_gate_until_the_probabilities_reach_the_threshold(threshold: float,
 def test_the_oracle_leaves_no_miss_that_it_was_asked_to_prevent() -> None:
     trace = random_trace(7, tokens=40, prompt=1)
     run = replay(trace, Settings(slots=2 * trace.k, prefetch="oracle"))
-    missed = run.event_layer[run.access_event[run.access_outcome != HIT]]
+    missed = run.events.layer[run.accesses.event[run.accesses.outcome != HIT]]
     assert set(missed.tolist()) == {0}
-    assert run.load_used.all()
+    assert run.loads.used.all()
 
 
 def test_a_threshold_needs_probabilities() -> None:

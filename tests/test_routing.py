@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from conftest import make_trace, random_trace
 
-from moeviz.core.oracle import SAMPLES
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.trace import Trace
+from moeviz.files.moetrace import SAMPLES
 from moeviz.numbers import routing
 
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moeviz.core.settings import BASELINES, Settings, SettingsError
+from moeviz.core.settings import BASELINES, Settings
+from moeviz.errors import SettingsError
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,9 @@ from moeviz.core.policies import POLICIES
 from moeviz.core.replay import replay
 from moeviz.core.settings import ITSELF, Settings
 from moeviz.core.trace import Trace
+from moeviz.errors import SweepError
 from moeviz.numbers import metrics
-from moeviz.sweep import Plan, SweepError, executor, sweep
+from moeviz.sweep import Plan, executor, sweep
 
 
 @pytest.fixture(autouse=True)

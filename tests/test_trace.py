@@ -17,10 +17,13 @@ from hypothesis import strategies as st
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from moeviz.core import trace as module
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
-from moeviz.core.trace import Trace, TraceError, from_bytes, load_file, write_atomically
+from moeviz.core.trace import Trace
+from moeviz.errors import TraceError
+from moeviz.files import moetrace as module
+from moeviz.files.moetrace import from_bytes, to_bytes, write_atomically
+from moeviz.files.moetrace import load as load_file
 
 
 def same(a: Trace, b: Trace) -> bool:
@@ -52,7 +55,7 @@ def test_bytes_and_back(seed: int, prompt: str, text: str) -> None:
         layer_indices=(1, 2, 3),
         recorded={"machine": text},
     )
-    again, run = from_bytes(trace.to_bytes())
+    again, run = from_bytes(to_bytes(trace))
     assert same(trace, again)
     assert run is None
 
@@ -91,11 +94,11 @@ GOOD = random_trace(0, tokens=10, layers=2, experts=6)
     ("header", "words"),
     [
         ({"format": "other"}, "does not name the format 'moetrace'"),
-        ({"version": 99}, "version 99 of the format; this moeviz reads version 1"),
+        ({"version": 99}, "version 99 of the format; this moeviz reads versions 1 and 2"),
         ({"version": True}, "version True"),
         ({"num_experts": "6"}, "num_experts is '6' in the header; expected int"),
         ({"num_experts": -1}, "expected a number from 0"),
-        ({"num_experts": 4}, "experts holds . for token .* expected 0 to 3"),
+        ({"num_experts": 4}, "experts holds . for token .* expected -1 to 3"),
         ({"num_experts": 10**6}, "1000000 num_experts; expected 1 to 4096"),
         ({"k": 3}, "k is 3 in the header, but experts has 2 choices"),
         ({"texts": ["a"]}, "texts has 1 entries; expected one for each of 10 tokens"),
@@ -104,12 +107,12 @@ GOOD = random_trace(0, tokens=10, layers=2, experts=6)
         ({"layer_indices": ["0", "1"]}, "expected a list of whole numbers"),
         ({"recorded": {"a": 1}}, "expected names and strings"),
         ({"prompt": None}, "prompt is None"),
-        ({"run": {}}, "recorded run lacks or adds arrays"),
+        ({"run": {}}, "recorded run lacks or adds columns"),
     ],
 )
 def test_a_bad_header_is_refused_by_name(header: dict[str, Any], words: str) -> None:
     with pytest.raises(TraceError, match=words):
-        from_bytes(changed(GOOD.to_bytes(), header))
+        from_bytes(changed(to_bytes(GOOD), header))
 
 
 @pytest.mark.parametrize(
@@ -129,45 +132,45 @@ def test_a_bad_header_is_refused_by_name(header: dict[str, Any], words: str) -> 
         ({"phase": (np.arange(10) % 2).astype(np.uint8)}, "phase changes within a forward pass"),
         ({"forward_pass": np.arange(10, dtype=np.int32)[::-1].copy()}, "forward_pass goes down"),
         ({"forward_pass": np.arange(10, dtype=np.int32) - 1}, "forward_pass goes down"),
-        ({"guess": np.full((10, 2, 9, 1), -1, np.int16)}, "at most 8 lookaheads"),
+        ({"guess": np.full((10, 2, 9, 1), -1, np.int16), "guess_probability": None}, "at most 8 lookaheads"),
         ({"guess": np.full(GOOD.guess.shape, 6, np.int16)}, "guess holds 6"),
         ({"guess": GOOD.guess[:, :, :2]}, "guess_probability has shape"),
         ({"guess_probability": np.full(GOOD.guess.shape, 2, np.float16)}, "not from 0 to 1"),
-        ({"token_ids": None}, "lacks token_ids"),
-        ({"extra": np.zeros(1)}, "holds 'extra', which version 1"),
-        ({"run.pass_phase": np.zeros(1, np.uint8)}, "header names no run"),
+        ({"phase": None}, "lacks phase"),
+        ({"extra": np.zeros(1)}, "holds 'extra', which version 2"),
+        ({"run.passes.phase": np.zeros(1, np.uint8)}, "header names no run"),
     ],
 )
 def test_a_bad_tensor_is_refused_by_name(tensors: dict[str, Any], words: str) -> None:
     with pytest.raises(TraceError, match=words):
-        from_bytes(changed(GOOD.to_bytes(), tensors=tensors))
+        from_bytes(changed(to_bytes(GOOD), tensors=tensors))
 
 
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("load_expert", 77, "run.load_expert holds a number outside 0 to 5"),
-        ("access_outcome", 9, "run.access_outcome holds"),
-        ("event_pass", -1, "run.event_pass"),
-        ("load_slot", -1, "run.load_slot"),
+        ("loads.expert", 77, "run.loads.expert holds a number outside 0 to 5"),
+        ("accesses.outcome", 9, "run.accesses.outcome holds"),
+        ("events.forward_pass", -1, "run.events.forward_pass"),
+        ("loads.slot", -1, "run.loads.slot"),
     ],
 )
 def test_a_recorded_run_that_cannot_be_is_refused(name: str, value: int, words: str) -> None:
     run = replay(GOOD, Settings(slots=3))
-    content = GOOD.to_bytes(run)
-    array = getattr(run, name).copy()
+    content = to_bytes(GOOD, run)
+    array = run.columns()[name].copy()
     array[-1] = value
     with pytest.raises(TraceError, match=words):
         from_bytes(changed(content, tensors={"run." + name: array}))
 
 
 def test_what_is_no_trace_is_refused() -> None:
-    content = GOOD.to_bytes()
+    content = to_bytes(GOOD)
     for wrong, words in (
         (b"", "has 0 bytes and is no trace"),
-        (content[:100], "not a .moetrace file, or only a part"),
+        (content[:100], "only a part of a .moetrace file"),
         (content[:-5], "not a safetensors file"),
-        (b"PK\x03\x04" + content[4:], "not a .moetrace file"),
+        (b"PK\x03\x04" + content[4:], "only a part of a .moetrace file"),
         (bytes(save_safetensors({"a": np.zeros(2)})), "no moetrace header"),
     ):
         with pytest.raises(TraceError, match=words):
@@ -203,7 +206,7 @@ def test_writing_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_mutated_files_are_valid_or_refused(seed: int) -> None:
     """Never another exception, whatever the bytes."""
     rng = np.random.default_rng(seed)
-    content = bytearray(GOOD.to_bytes(replay(GOOD, Settings(slots=3))))
+    content = bytearray(to_bytes(GOOD, replay(GOOD, Settings(slots=3))))
     for _ in range(rng.integers(1, 6)):
         content[rng.integers(len(content))] = rng.integers(256)
     try:

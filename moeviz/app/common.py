@@ -14,14 +14,15 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from moeviz.charts.board import Frame, frames
-from moeviz.core.oracle import SAMPLES
 from moeviz.core.replay import replay
 from moeviz.core.run import Run, Tier
 from moeviz.core.settings import Settings
-from moeviz.core.trace import Trace, TraceError, load_file
+from moeviz.core.trace import Trace
 from moeviz.engine.client import Client, Job, Owner
-from moeviz.files import exports, library
+from moeviz.errors import TraceError
+from moeviz.files import exports, library, moetrace
 from moeviz.files.exports import formula_safe
+from moeviz.files.moetrace import SAMPLES
 from moeviz.numbers.explain import Explainer
 
 WHOLE, WINDOW = (
@@ -72,7 +73,7 @@ def waiting(job: Job) -> bool:
 @st.cache_resource(show_spinner=False)
 def sample(path: Path) -> tuple[Trace, Run]:
     """A bundled trace and the run recorded with it."""
-    trace, run = load_file(path)
+    trace, run = moetrace.load(path)
     if run is None:
         raise TraceError(f"{path.name} holds no recorded run.")
     return trace, run
@@ -81,7 +82,7 @@ def sample(path: Path) -> tuple[Trace, Run]:
 @st.cache_resource(show_spinner=False, max_entries=32)
 def kept_trace(path: Path, changed_ns: int) -> tuple[Trace, Run | None]:
     """A trace of the library, read again when its file has changed."""
-    return load_file(path)
+    return moetrace.load(path)
 
 
 def traces() -> dict[str, tuple[Trace, Run | None]]:
@@ -181,7 +182,10 @@ def exporter(name: str, trace: Trace, run: Callable[[], Run], own: Run | None, k
         )
         if kind == "notebook":
             download(
-                "The trace it loads", lambda: trace.to_bytes(own), f"{file}.moetrace", key=f"loads-{key}"
+                "The trace it loads",
+                lambda: moetrace.to_bytes(trace, own),
+                f"{file}.moetrace",
+                key=f"loads-{key}",
             )
     times = " A replay is drawn with costs fitted on the recorded run." if kind == "perfetto" else ""
     st.caption(f"{plain(file + suffix)}: {what}.{times}")

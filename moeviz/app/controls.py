@@ -11,8 +11,9 @@ import streamlit as st
 from moeviz.app import common
 from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
-from moeviz.core.settings import SCOPES, WARM, Settings, SettingsError
+from moeviz.core.settings import SCOPES, WARM, Settings
 from moeviz.engine.client import Job, ModelSpec
+from moeviz.errors import SettingsError
 
 POLICY_HELP = "Who leaves when an expert needs a slot:\n" + "\n".join(
     f"- **{name}** {score.__doc__}" for name, score in POLICIES.items()

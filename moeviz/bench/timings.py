@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moeviz.errors import TraceError
+
 if TYPE_CHECKING:
     from moeviz.core.trace import Trace
 
@@ -53,7 +55,7 @@ def engine(repeats: int, tokens: int) -> dict[str, Any]:
         def once() -> float:
             _, run = measure.record(loaded, "And it came to pass", Settings("lru"), options)
             assert run.times is not None
-            return len(run.pass_phase[1:]) / (run.times.pass_wall[1:].sum() / 1e9)
+            return len(run.passes.phase[1:]) / (run.times.pass_wall[1:].sum() / 1e9)
 
         return once
 
@@ -344,6 +346,7 @@ def seeds() -> dict[str, bytes]:
 
     from moeviz.core.replay import replay
     from moeviz.core.settings import Settings
+    from moeviz.files import moetrace
     from moeviz.files.exports import table
 
     trace = made_up(12, layers=3, experts=8, k=2)
@@ -364,7 +367,7 @@ def seeds() -> dict[str, bytes]:
             recording.append(json.dumps({"t": token, "l": layer, "e": ids, "s": [0.75, 0.25]}))
             beyond.append(f'{layer},{token},"t","{ids}"')
     return {
-        "moetrace": trace.to_bytes(run),
+        "moetrace": moetrace.to_bytes(trace, run),
         "npy": array.getvalue(),
         "npz": packed.getvalue(),
         "routes": "\n".join(lines).encode(),
@@ -413,7 +416,6 @@ def fuzz(files: int, seed: int = 0) -> dict[str, Any]:
 
     from moeviz.core.replay import replay
     from moeviz.core.settings import Settings
-    from moeviz.core.trace import TraceError
     from moeviz.files.imports import read
 
     found: dict[str, Any] = {}

@@ -5,14 +5,15 @@ The same code draws a live run, fed with its records as they come, and a finishe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moeviz.core.run import EventRecord, ModelFacts, PassRecord, Recorder, Run
-from moeviz.core.settings import Settings
+from moeviz.core.run import MISS as RUN_MISS
+from moeviz.core.run import Run
 
 EMPTY, RESIDENT, HIT, LATE, MISS, PREFETCHED = range(
     6
@@ -25,31 +26,24 @@ class Frame:
     """One forward pass: residency read before each layer's event, and the outcome of who was demanded."""
 
     state: NDArray[np.uint8]  # [L, E]
-    slots: NDArray[
-        np.int32
-    ]  # [L, slots] the expert in each slot, -1 where it is free; where layers share their slots [1, slots] of
-    # layer x E + expert; no slots where nothing is kept
+    slots: NDArray[np.int32]  # [L, slots] the expert in each slot, -1: free. Where layers share their slots
+    # [1, slots] of layer x E + expert; no slots where nothing is kept
 
 
 class Board:
-    """Follows a run, forward pass by forward pass."""
+    """Follows a run, forward pass by forward pass, as far as it has come."""
 
-    def __init__(
-        self, settings: Settings, layers: int, experts: int, initial: Iterable[Sequence[int]] = ()
-    ) -> None:
-        self._shape = (layers, experts)
-        self._keeps = settings.baseline in ("", "resident")
-        self._state = np.zeros((layers, experts), np.uint8)
-        slots = experts if settings.baseline else settings.slots
-        self._shared = settings.scope == "model" and not settings.baseline
-        self._slots = np.full(
-            (1 if self._shared else layers, slots) if self._keeps else (layers, 0), -1, np.int32
-        )
-        self.begin(initial)
-
-    def begin(self, initial: Iterable[Sequence[int]]) -> None:
-        """Takes in layer, expert, slot of who is resident before the first forward pass."""
-        for layer, expert, slot in initial:
+    def __init__(self, run: Run) -> None:
+        self._shape = (run.layers, run.experts)
+        room = run.settings.room(run.layers, run.experts, run.k)
+        self._keeps, self._shared = room.keeps, room.pools == 1
+        self._state = np.zeros(self._shape, np.uint8)
+        rows = 1 if self._shared and self._keeps else run.layers
+        self._slots = np.full((rows, room.slots if self._keeps else 0), -1, np.int32)
+        self._drawn = 0
+        for layer, expert, slot in zip(
+            *(x.tolist() for x in (run.start.layer, run.start.expert, run.start.slot)), strict=True
+        ):
             self._state[layer, expert] = RESIDENT
             self._place(layer, expert, slot)
 
@@ -59,32 +53,50 @@ class Board:
         else:
             self._slots[layer, slot] = expert
 
-    def step(self, events: Sequence[EventRecord]) -> Frame:
-        """The frame of the next forward pass."""
-        frame = Frame(np.zeros(self._shape, np.uint8), self._slots.copy())
-        for event in events:
-            layer = event.layer
-            frame.state[layer] = self._state[layer]
-            if not self._shared:
-                frame.slots[layer] = self._slots[layer]
-            for outcome, experts in ((HIT, event.hits), (LATE, event.late), (MISS, event.misses)):
-                frame.state[layer, experts] = outcome
-            if not self._keeps:
-                continue
-            self._state[layer, [*event.hits, *event.late]] = RESIDENT
-            for at, expert, slot, victim_layer, victim, speculative in event.loads:
-                if victim >= 0:
-                    self._state[victim_layer, victim] = EMPTY
-                self._state[at, expert] = PREFETCHED if speculative else RESIDENT
-                self._place(at, expert, slot)
-        return frame
+    def follow(self, run: Run) -> list[Frame]:
+        """The frames of the forward passes that are new since the last call; `run` is the same run, perhaps longer."""
+        access_at, load_at, pass_at = run.access_at.tolist(), run.load_at.tolist(), run.pass_at.tolist()
+        layers, loads = run.events.layer.tolist(), run.loads
+        arrivals = list(
+            zip(
+                loads.layer.tolist(),
+                loads.expert.tolist(),
+                loads.slot.tolist(),
+                loads.victim_layer.tolist(),
+                loads.victim_expert.tolist(),
+                loads.speculative.tolist(),
+                strict=True,
+            )
+        )
+        found = []
+        for first, last in pairwise(pass_at[self._drawn :]):
+            frame = Frame(self._state.copy(), self._slots.copy())
+            for event in range(first, last):
+                layer = layers[event]
+                frame.state[layer] = self._state[layer]
+                if not self._shared:
+                    frame.slots[layer] = self._slots[layer]
+                own = slice(access_at[event], access_at[event + 1])
+                experts, outcome = run.accesses.expert[own], run.accesses.outcome[own]
+                frame.state[layer, experts] = HIT + outcome
+                if not self._keeps:
+                    continue
+                self._state[layer, experts[outcome != RUN_MISS]] = RESIDENT
+                for at, expert, slot, victim_layer, victim, guessed in arrivals[
+                    load_at[event] : load_at[event + 1]
+                ]:
+                    if victim >= 0:
+                        self._state[victim_layer, victim] = EMPTY
+                    self._state[at, expert] = PREFETCHED if guessed else RESIDENT
+                    self._place(at, expert, slot)
+            found.append(frame)
+        self._drawn += len(found)
+        return found
 
 
 def frames(run: Run) -> list[Frame]:
     """Every forward pass of a finished run."""
-    initial = zip(run.start_layer.tolist(), run.start_expert.tolist(), run.start_slot.tolist(), strict=True)
-    board = Board(run.settings, run.layers, run.experts, initial)
-    return [board.step(events) for events in run.passes()]
+    return Board(run).follow(run)
 
 
 def slots_over_time(pictures: Sequence[Frame]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
@@ -98,23 +110,3 @@ def slots_over_time(pictures: Sequence[Frame]) -> tuple[NDArray[np.uint8], NDArr
     found = np.take_along_axis(flat, np.maximum(holders, 0), 2)
     found[holders < 0] = EMPTY
     return found.reshape(len(states), -1), holders.reshape(len(states), -1)
-
-
-class Watch:
-    """A live run as far as it has come: its frames, its tokens and its Run."""
-
-    def __init__(self, settings: Settings, facts: ModelFacts) -> None:
-        self._board = Board(settings, facts.layers, facts.experts)
-        self._recorder = Recorder(settings, facts.layers, facts.experts, facts.k, facts.expert_bytes)
-        self._tier = facts.tier
-        self.frames: list[Frame] = []
-        self.texts: list[str] = []  # what entered each forward pass
-
-    def update(self, passes: Sequence[PassRecord]) -> Run:
-        """Takes in the passes that are new and gives the Run so far."""
-        for record in passes[len(self.frames) :]:
-            self._board.begin(record.initial)
-            self.frames.append(self._board.step(record.events))
-            self.texts.append("".join(record.texts))
-            self._recorder.add_measured(record)
-        return self._recorder.run(self._tier)

@@ -17,22 +17,20 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 import moeviz.bench.timings
-from moeviz.core.policies import POLICIES, PolicyError, load_policy
+from moeviz.core.policies import POLICIES, load_policy
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.replay import replay as replay_trace
 from moeviz.core.run import Run
-from moeviz.core.settings import BASELINES, WARM, Settings, SettingsError
-from moeviz.core.trace import (
-    MAX_EXPERTS,
-    MAX_FILE_BYTES,
-    MAX_LAYERS,
-    Trace,
+from moeviz.core.settings import BASELINES, WARM, Settings
+from moeviz.core.trace import MAX_EXPERTS, MAX_LAYERS, Trace
+from moeviz.errors import (
+    ExportError,
+    PolicyError,
+    SettingsError,
     TraceError,
-    load_file,
-    write_atomically,
 )
-from moeviz.files import exports, imports
-from moeviz.files.exports import ExportError
+from moeviz.files import exports, imports, moetrace
+from moeviz.files.moetrace import MAX_FILE_BYTES, write_atomically
 from moeviz.numbers import metrics, routing
 from moeviz.numbers.curves import bounds
 
@@ -369,7 +367,7 @@ def replay(file: Path, as_json: bool, **others: Any) -> None:
     """
     with refusing():
         settings = settings_of(others)
-        trace, recorded = load_file(file)
+        trace, recorded = moetrace.load(file)
         result = replay_trace(trace, settings)
         bound = bounds(trace, settings, recorded)
     ids = list(recorded.output_ids) if recorded else trace.token_ids[trace.phase == 1].tolist()
@@ -472,7 +470,7 @@ def export(file: Path, kind: str, recorded: bool, out: Path, **others: Any) -> N
     """
     with refusing():
         settings = settings_of(others)
-        trace, own = load_file(file)
+        trace, own = moetrace.load(file)
         if recorded and own is None:
             raise TraceError(f"{file.name} holds no recorded run. Leave out --recorded to export a replay.")
         result = own if recorded and own is not None else replay_trace(trace, settings)

@@ -18,14 +18,15 @@ touched by the same rules.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from moeviz.core.oracle import Knowledge, strongest
 from moeviz.core.policies import EMA, POLICIES, Moment, Use
 from moeviz.core.predictors import PREDICTORS, Context, RouterGuess
-from moeviz.core.run import EventRecord
-from moeviz.core.settings import Settings, SettingsError
+from moeviz.core.run import HIT, MISS, ExpertBytes, Recorder
+from moeviz.core.settings import Settings
+from moeviz.errors import SettingsError
 
 Key = tuple[int, int]  # (MoE layer, expert)
 NOBODY: Key = (-1, -1)  # the victim of a load into a free slot
@@ -60,9 +61,6 @@ class Wave:
     hits: list[int] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)  # in the order of the copies
     slots: dict[int, int] = field(default_factory=dict)  # expert -> its slot while this wave is served
-    used: list[int] = field(
-        default_factory=list
-    )  # indices of the pre-fetches that these hits were the first to use
 
 
 class ExpertCache:
@@ -79,21 +77,14 @@ class ExpertCache:
         experts: int,
         k: int,
         known: Knowledge = Knowledge(),  # noqa: B008
+        expert_bytes: ExpertBytes = 0,
     ) -> None:
         settings.check(layers, experts, k)
         self.settings = settings
         self.layers, self.experts = layers, experts
         self.width = settings.width or k
-        self._keeps = settings.baseline not in ("on-demand", "whole-layer")
-        self._own_pools = settings.scope == "layer" and self._keeps
-        match settings.baseline:
-            case "":
-                self.slots = settings.slots
-            case "on-demand":
-                self.slots = k
-            case _:
-                self.slots = experts
-        self.pools = layers if self._own_pools or settings.baseline == "resident" else 1
+        room = settings.room(layers, experts, k)
+        self.pools, self.slots, self._keeps = room.pools, room.slots, room.keeps
         self._own_pools = self.pools == layers
         self._score = POLICIES[settings.policy]
         # a power for every touch is spared where nobody asks for it; a user's policy may
@@ -120,9 +111,9 @@ class ExpertCache:
         self._held: dict[int, set[Key]] = {}  # for each later layer: what its pending guess holds
         self._pinned: set[Key] = set()  # by the last wave
         self._unused: dict[Key, int] = {}  # pre-fetched and not demanded yet -> index of the load
-        self._loads = 0
         self.choices: list[Choice] | None = None  # set it to a list to be told how every victim is chosen
         self.initial = self._warm_up()  # (layer, expert, slot) of who is resident when the run begins
+        self.recorder = Recorder(settings, layers, experts, k, expert_bytes, self.initial)
 
     def _warm_up(self) -> list[tuple[int, int, int]]:
         """Fills the slots before the run begins, as the settings say."""
@@ -182,18 +173,22 @@ class ExpertCache:
 
     # what happens
 
+    def begin_pass(self, phase: int, tokens: int) -> None:
+        """A forward pass of so many tokens begins."""
+        self._now.forward_pass += 1
+        self._now.tokens += tokens
+        self.recorder.add_pass(phase, tokens)
+
     def demand(
         self, layer: int, experts: Sequence[Sequence[int]], weights: Sequence[Sequence[float]]
     ) -> list[Wave]:
-        """One event: decides who is a hit and who is loaded over whom. experts, weights: [token, rank], strongest first.
+        """One event of the pass: decides who is a hit and who is loaded over whom, and records it.
 
+        experts, weights: [token, rank], strongest first, -1 where a token uses fewer. Where no token needs an expert there is no event.
         The waves are decided together and must be served in order: a wave's copies overwrite experts of the one before.
         """
         need = strongest(experts, weights)
         now = self._now
-        if layer == 0:
-            now.forward_pass += 1
-            now.tokens += len(experts)
         now.layer = layer
         if self._future is not None and set(self._future.needs(now.forward_pass, layer)) != need.keys():
             raise SettingsError(
@@ -201,6 +196,8 @@ class ExpertCache:
                 "prompt, seed and temperature, as long as the run."
             )
         self._held.pop(layer, None)  # the router has spoken: a wrong guess holds its slot no longer
+        if not need:
+            return []
         self._predictor.observe(layer, experts)
 
         pool = self.pool(layer)
@@ -208,6 +205,9 @@ class ExpertCache:
         if not self._keeps:
             self._free[pool] = list(range(self.slots - 1, -1, -1))
             slot_of.clear()
+        self.recorder.add_event(
+            layer, {expert: HIT if (layer, expert) in slot_of else MISS for expert in need}
+        )
         waves = []
         for members in self._waves(layer, need):
             keys = [(layer, expert) for expert in members]
@@ -225,7 +225,7 @@ class ExpertCache:
                     wave.hits.append(expert)
                     wave.slots[expert] = slot
                     if self._unused and (index := self._unused.pop(key, None)) is not None:
-                        wave.used.append(index)
+                        self.recorder.use_load(index)
             for expert in reversed(members):
                 if expert in need:
                     self._touch(layer, expert, need[expert])
@@ -248,21 +248,19 @@ class ExpertCache:
             for start in range(0, len(order), self.slots)
         ]
 
-    def speculate(self, layer: int, routers: RouterGuess | None = None) -> tuple[list[Load], int]:
+    def speculate(self, layer: int, routers: RouterGuess | None = None) -> list[Load]:
         """After the event of `layer`: pre-fetches for layer + lookahead. `routers`: next-gate's guesses for it.
 
-        What a guess names is held until the event that it is for. Returns the copies, and how many guesses were dropped because
-        every slot was held.
+        What a guess names is held until the event that it is for. Returns the copies; a guess that finds every slot held is dropped.
         """
         target = layer + self.settings.lookahead
         if target >= self.layers:
-            return [], 0
+            return []
         guess = self._predictor.guess(target, routers, self.width)
         residents = self._slot_of[self.pool(target)]
         held = self._held.setdefault(target, set())
         held.update((target, expert) for expert in guess if (target, expert) in residents)
         loads = []
-        dropped = 0
         for expert in guess:
             if (target, expert) in residents:
                 continue
@@ -270,8 +268,8 @@ class ExpertCache:
                 loads.append(load)
                 held.add((target, expert))
             else:
-                dropped += 1
-        return loads, dropped
+                self.recorder.drop_guess()
+        return loads
 
     def _admit(self, layer: int, expert: int, *, speculative: bool) -> Load | None:
         """Gives an absent expert a slot: a free one, or the victim's. None where a guess finds every slot held."""
@@ -296,10 +294,10 @@ class ExpertCache:
         use = self.uses[layer][expert]
         use.loaded = use.last_touch = self._now.clock
         use.touches_resident = 0
-        load = Load(layer, expert, slot, victim, self._loads, speculative)
+        index = self.recorder.add_load(layer, expert, slot, victim, speculative)
+        load = Load(layer, expert, slot, victim, index, speculative)
         if speculative:
             self._unused[layer, expert] = load.index
-        self._loads += 1
         if self.choices is not None and victim != NOBODY:
             self.choices.append(Choice(load, scores, frozenset(self._pinned), frozenset(held - self._pinned)))
         return load
@@ -332,19 +330,3 @@ class ExpertCache:
     def _truth(self, layer: int) -> list[int]:
         assert self._future is not None
         return self._future.needs(self._now.forward_pass, layer)
-
-
-def event_record(
-    layer: int, chosen: set[int], waves: list[Wave], speculative: Iterable[Load], dropped: int
-) -> EventRecord:
-    """Plain record of what the cache decided for one event; `chosen` are the experts that its tokens need."""
-    loads = [load for wave in waves for load in wave.loads]
-    return EventRecord(
-        layer=layer,
-        hits=[expert for wave in waves for expert in wave.hits],
-        late=[],
-        misses=[load.expert for load in loads if load.expert in chosen],
-        loads=[(x.layer, x.expert, x.slot, *x.victim, x.speculative) for x in [*loads, *speculative]],
-        used=[index for wave in waves for index in wave.used],
-        dropped=dropped,
-    )

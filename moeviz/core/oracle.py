@@ -15,10 +15,10 @@ import numpy as np
 
 from moeviz.core.policies import NEEDS_FUTURE
 from moeviz.core.predictors import BY_FUTURE
-from moeviz.core.settings import ITSELF, Settings, SettingsError
-from moeviz.core.trace import Trace, TraceError
+from moeviz.core.settings import ITSELF, Settings
+from moeviz.core.trace import Trace
+from moeviz.errors import SettingsError
 
-SAMPLES = Path(__file__).parents[2] / "sample_traces"
 BUNDLED_NAME = "moeviz demo model"  # in the traces of the bundled model
 DOMAIN_USE = (
     Path(__file__).parents[1] / "demo_model" / "domains.json"
@@ -30,20 +30,14 @@ class Future:
 
     def __init__(self, trace: Trace) -> None:
         self.layers = trace.layers
-        self._needs: list[list[list[int]]] = []  # [pass][layer] experts, strongest first
+        self._needs: dict[tuple[int, int], list[int]] = {}  # (pass, layer) -> experts, strongest first
         self._uses: dict[
             tuple[int, int], list[int]
         ] = {}  # (layer, expert) -> numbers of the events that need it
-        experts, weights = trace.experts.tolist(), trace.weights.tolist()
-        for number, tokens in enumerate(trace.passes()):
-            self._needs.append([])
-            for layer in range(trace.layers):
-                need = strongest(
-                    [row[layer] for row in experts[tokens]], [row[layer] for row in weights[tokens]]
-                )
-                self._needs[-1].append(list(need))
-                for expert in need:
-                    self._uses.setdefault((layer, expert), []).append(number * trace.layers + layer)
+        for step, layer, experts, _ in trace.events():
+            self._needs[step, layer] = experts
+            for expert in experts:
+                self._uses.setdefault((layer, expert), []).append(step * trace.layers + layer)
 
     def next_use(self, layer: int, expert: int, event: int) -> float:
         """Number of the first event after `event` that needs an expert; infinity where none does."""
@@ -57,20 +51,22 @@ class Future:
 
     def needs(self, forward_pass: int, layer: int) -> list[int]:
         """Experts of an event, strongest first; none after the trace's end."""
-        return self._needs[forward_pass][layer] if forward_pass < len(self._needs) else []
+        return self._needs.get((forward_pass, layer), [])
 
 
 def strongest(experts: Sequence[Sequence[int]], weights: Sequence[Sequence[float]]) -> dict[int, float]:
-    """Distinct experts of one event with their largest weights, strongest first. experts, weights: [token, rank], strongest first.
+    """Distinct experts of one event with their largest weights, strongest first.
 
-    Of equal weights the one that a router names first counts as the stronger.
+    experts, weights: [token, rank], strongest first; -1 where a token uses fewer. Of equal weights the one that a router names first
+    counts as the stronger.
     """
     if len(experts) == 1:
-        return dict(zip(experts[0], weights[0], strict=True))
+        return {e: w for e, w in zip(experts[0], weights[0], strict=True) if e >= 0}
     need: dict[int, float] = {}
     for row, row_weights in zip(experts, weights, strict=True):
         for expert, weight in zip(row, row_weights, strict=True):
-            need[expert] = max(weight, need.get(expert, weight))
+            if expert >= 0:
+                need[expert] = max(weight, need.get(expert, weight))
     return dict(sorted(need.items(), key=lambda item: -item[1]))
 
 
@@ -91,11 +87,11 @@ def knowledge(
 ) -> Knowledge:
     """What a run under `settings` has to know; `trace` is the one replayed, or the future of a live run, None where there is none.
 
-    `find` gives the trace of a calibration's name (default: `named_trace`). Raises SettingsError where something is missing.
+    `find` gives the trace of a calibration's name (default: `moeviz.files.library.named_trace`). Raises SettingsError where something is missing.
     """
     counts = future = None
     if settings.needs_calibration and settings.calibration:
-        calibration = trace if settings.calibration == ITSELF else (find or named_trace)(settings.calibration)
+        calibration = trace if settings.calibration == ITSELF else (find or _named)(settings.calibration)
         if calibration is None:
             raise SettingsError(
                 f"calibration {ITSELF!r} is for replays. A live run is calibrated on a trace file or a sample."
@@ -114,21 +110,10 @@ def knowledge(
 def usage(trace: Trace) -> list[list[int]]:
     """How many tokens chose each expert. [layer][expert]"""
     layers = trace.experts.transpose(1, 0, 2).reshape(trace.layers, -1)
-    return [np.bincount(row, minlength=trace.num_experts).tolist() for row in layers]
+    return [np.bincount(row[row >= 0], minlength=trace.num_experts).tolist() for row in layers]
 
 
-def named_trace(name: str) -> Trace:
-    """A trace file by its path, or a bundled sample by its name. Raises SettingsError."""
-    path = Path(name)
-    sample = SAMPLES / f"{name}.moetrace"
-    if not path.is_file():
-        if path.name != name or not sample.is_file():
-            known = ", ".join(sorted(p.stem for p in SAMPLES.glob("*.moetrace")))
-            raise SettingsError(
-                f"calibration {name!r} is no trace file and no sample. Give a .moetrace file, or one of {known}."
-            )
-        path = sample
-    try:
-        return Trace.load(path)
-    except (TraceError, OSError) as error:
-        raise SettingsError(f"calibration {name!r} cannot be read: {error}") from None
+def _named(name: str) -> Trace:
+    from moeviz.files import library
+
+    return library.named_trace(name)

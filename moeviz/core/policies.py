@@ -19,6 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from moeviz.errors import PolicyError
+
 EMA = 0.3  # weight of the newest router weight in `score-ema`, as in moe-policylang
 
 
@@ -63,10 +65,7 @@ Score = Callable[[Use, Moment], float]
 POLICIES: dict[str, Score] = {}
 NEEDS_FUTURE = frozenset({"belady"})
 NEEDS_CALIBRATION = frozenset({"static"})
-
-
-class PolicyError(ValueError):
-    """A policy that cannot be had; the message says why and what would do."""
+NEEDS_WEIGHTS = frozenset({"score-ema"})
 
 
 def policy(name: str) -> Callable[[Score], Score]:

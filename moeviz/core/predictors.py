@@ -82,7 +82,7 @@ class PreviousToken:
         self._last: list[list[int]] = [[] for _ in range(context.layers)]
 
     def observe(self, layer: int, chosen: Rows) -> None:
-        self._last[layer] = list(chosen[-1])
+        self._last[layer] = [expert for expert in chosen[-1] if expert >= 0]
 
     def guess(self, layer: int, routers: RouterGuess | None, width: int) -> list[int]:
         return self._last[layer][:width]
@@ -97,7 +97,7 @@ class Frequency:
 
     def observe(self, layer: int, chosen: Rows) -> None:
         for row in chosen:
-            self._counts[layer].update(row)
+            self._counts[layer].update(expert for expert in row if expert >= 0)
 
     def guess(self, layer: int, routers: RouterGuess | None, width: int) -> list[int]:
         counts = self._counts[layer]
@@ -118,15 +118,17 @@ class Transition:
         self._now[layer] = chosen
         if layer < self._ahead:
             return
-        for before, after in zip(self._now[layer - self._ahead], chosen, strict=True):
-            for i in before:
+        for before, after in zip(self._now.get(layer - self._ahead, ()), chosen, strict=False):
+            for i in filter(_chosen, before):
                 row = self._follow[layer].setdefault(i, [0] * self._experts)
-                for j in after:
+                for j in filter(_chosen, after):
                     row[j] += 1
 
     def guess(self, layer: int, routers: RouterGuess | None, width: int) -> list[int]:
         likely = [0.0] * self._experts
-        for i, times in Counter(e for row in self._now[layer - self._ahead] for e in row).items():
+        for i, times in Counter(
+            e for row in self._now.get(layer - self._ahead, ()) for e in row if e >= 0
+        ).items():
             row = self._follow[layer].get(i, [0] * self._experts)
             scale = times / (sum(row) + self._experts)
             for j, count in enumerate(row):
@@ -183,6 +185,10 @@ class Oracle:
 
     def guess(self, layer: int, routers: RouterGuess | None, width: int) -> list[int]:
         return list(self._truth(layer)[:width])
+
+
+def _chosen(expert: int) -> bool:
+    return expert >= 0
 
 
 def _until(threshold: float, experts: Sequence[int], probabilities: Sequence[float]) -> Sequence[int]:

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from moeviz.core.cache import Choice, ExpertCache, event_record
+import numpy as np
+
+from moeviz.core.cache import Choice, ExpertCache
 from moeviz.core.oracle import knowledge
+from moeviz.core.policies import NEEDS_WEIGHTS
 from moeviz.core.predictors import BY_ROUTERS, RouterGuess
-from moeviz.core.run import Recorder, Run
-from moeviz.core.settings import Settings, SettingsError
+from moeviz.core.run import Run
+from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
+from moeviz.errors import SettingsError
 
 
 def replay(
@@ -28,35 +32,38 @@ def replay(
     `find` gives the calibration trace of a name, `choices` is filled with how every victim was chosen. Raises SettingsError where
     the Settings do not fit the trace's model, or where they ask for guesses that the trace lacks.
     """
-    cache = ExpertCache(settings, trace.layers, trace.num_experts, trace.k, knowledge(settings, trace, find))
+    known = knowledge(settings, trace, find)
+    cache = ExpertCache(settings, trace.layers, trace.num_experts, trace.k, known, trace.expert_bytes)
     cache.choices = choices
-    check_guesses(trace, settings)
-    recorder = Recorder(settings, trace.layers, trace.num_experts, trace.k, trace.expert_bytes, cache.initial)
-    experts, weights, guess = trace.experts.tolist(), trace.weights.tolist(), trace.guess.tolist()
+    check_trace(trace, settings)
+    experts, guess = trace.experts.tolist(), trace.guess.tolist()
+    ranked = np.broadcast_to(np.arange(trace.k, 0, -1.0), trace.experts.shape)
+    weights = (ranked if trace.weights is None else trace.weights).tolist()
     probability = None if trace.guess_probability is None else trace.guess_probability.tolist()
     by_routers = settings.prefetch in BY_ROUTERS and not settings.baseline
     d = settings.lookahead
     for tokens in trace.passes():
-        events = []
+        cache.begin_pass(int(trace.phase[tokens.start]), tokens.stop - tokens.start)
         for layer in range(trace.layers):
             rows = [row[layer] for row in experts[tokens]]
-            waves = cache.demand(layer, rows, [row[layer] for row in weights[tokens]])
+            if not cache.demand(layer, rows, [row[layer] for row in weights[tokens]]):
+                continue
             routers = None
             if by_routers and layer + d < trace.layers:
-                known = (
+                given = (
                     None if probability is None else [row[layer + d][d - 1] for row in probability[tokens]]
                 )
-                routers = RouterGuess([row[layer + d][d - 1] for row in guess[tokens]], known)
-            loads, dropped = cache.speculate(layer, routers)
-            events.append(
-                event_record(layer, {expert for row in rows for expert in row}, waves, loads, dropped)
-            )
-        recorder.add(int(trace.phase[tokens.start]), tokens.stop - tokens.start, events)
-    return recorder.run()
+                routers = RouterGuess([row[layer + d][d - 1] for row in guess[tokens]], given)
+            cache.speculate(layer, routers)
+    return cache.recorder.run()
 
 
-def check_guesses(trace: Trace, settings: Settings) -> None:
-    """Raises SettingsError where Settings ask for more of the routers' guesses than the trace holds."""
+def check_trace(trace: Trace, settings: Settings) -> None:
+    """Raises SettingsError where Settings ask for router weights or guesses that the trace does not hold."""
+    if trace.weights is None and settings.policy in NEEDS_WEIGHTS and not settings.baseline:
+        raise SettingsError(
+            f"policy {settings.policy!r} needs the routers' weights, which this trace does not hold. Choose another policy."
+        )
     if settings.prefetch not in BY_ROUTERS or settings.baseline:
         return
     lookaheads, width = trace.guess.shape[2:]

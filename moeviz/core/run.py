@@ -1,26 +1,35 @@
-"""What a cache did: the `Run`, event by event, and the `Recorder` that builds it.
+"""What a cache did: the `Run`, four tables of columns, and the `Recorder` that the cache writes them with.
 
-A replay and a live run give the same type; only a measured run has times. Knows neither policies nor models.
+    passes     a forward pass               phase, tokens
+    events     a MoE layer in a pass        forward_pass, layer, dropped
+    accesses   an expert that it needs      event, expert, outcome
+    loads      an expert that came          event, layer, expert, slot, victim_layer, victim_expert, speculative, used
+
+Rows stand in the order in which they happened; `event` and `forward_pass` are row numbers of the table above. An event changes its form
+once: the cache appends it, everything later reads columns. A replay and a live run give the same type; only a measured run has times.
+Knows neither policies nor models nor files.
+
+    run = replay(trace, Settings("lfu", slots=4))
+    run.loads.expert[run.loads.victim_expert >= 0]      # who came over somebody else
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
-from itertools import pairwise
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moeviz.core.settings import Settings, SettingsError
+from moeviz.core.settings import Settings
 
 HIT, LATE, MISS = 0, 1, 2  # outcome of an access: resident and loaded; still in flight when demanded; neither
 
-
-class RunError(ValueError):
-    """A recorded run that is not valid; the message names the field."""
+ExpertBytes = (
+    int | tuple[int, ...]
+)  # of one expert: the same in all layers, or one number a layer; 0 where unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,79 +42,53 @@ class Tier:
     page_cache_bypassed: bool  # False for host
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """What a trace and a page need to know of a loaded model."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Passes:
+    """F forward passes."""
 
-    name: str
-    revision: str
-    layer_indices: tuple[int, ...]  # of the MoE layers among the model's layers
-    experts: int  # E
-    k: int
-    expert_bytes: int
-    context: int  # tokens that fit
-    device: str
-    dtype: str
-    tier: Tier
-    versions: dict[str, str]  # of torch, transformers, moeviz, python; and the machine
-
-    @property
-    def layers(self) -> int:
-        return len(self.layer_indices)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> ModelFacts:
-        return cls(
-            **{**values, "tier": Tier(**values["tier"]), "layer_indices": tuple(values["layer_indices"])}
-        )
+    phase: NDArray[np.uint8]  # 0 prefill, 1 decode
+    tokens: NDArray[np.int32]  # that went in
 
 
-@dataclass(slots=True)
-class EventRecord:
-    """One event: a MoE layer in a forward pass."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Events:
+    """N events: one for each pass and MoE layer that needs any expert."""
 
-    layer: int
-    hits: list[int]  # experts
-    late: list[int]
-    misses: list[int]
-    loads: list[
-        tuple[int, int, int, int, int, bool]
-    ]  # layer, expert, slot, victim's layer, victim, speculative
-    used: list[int] = field(default_factory=list)  # indices of pre-fetches first used here
-    dropped: int = 0  # guesses that found no slot
-    start_ns: int = 0  # since the run began
-    stall_ns: int = 0
-    compute_ns: int = 0
+    forward_pass: NDArray[np.int32]
+    layer: NDArray[np.int16]
+    dropped: NDArray[np.int16]  # guesses made here that found no slot
 
 
-@dataclass(slots=True)
-class PassRecord:
-    """One forward pass: what went in, what the routers chose, what the cache did."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Accesses:
+    """M accesses: the distinct experts of each event, by ascending id."""
 
-    phase: int
-    token_ids: list[int]
-    texts: list[str]
-    experts: list[list[list[int]]]  # [token, layer, rank]
-    weights: list[list[list[float]]]
-    guess: list[list[list[list[int]]]]  # [token, layer, lookahead, rank]
-    guess_probability: list[list[list[list[float]]]]  # the same, rounded to float16
-    events: list[EventRecord]
-    next_id: int = -1  # the token that came out
-    next_text: str = ""
-    wall_ns: int = 0
-    copies: list[tuple[int, int, int]] = field(
-        default_factory=list
-    )  # load, start and end since the run began
-    initial: list[tuple[int, int, int]] = field(
-        default_factory=list
-    )  # first pass: layer, expert, slot of who was resident before it
+    event: NDArray[np.int32]
+    expert: NDArray[np.int16]
+    outcome: NDArray[np.uint8]  # HIT, LATE, MISS
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> PassRecord:
-        return cls(**{**values, "events": [EventRecord(**event) for event in values["events"]]})
+@dataclass(frozen=True, eq=False, slots=True)
+class Loads:
+    """P loads, in the order of their copies."""
+
+    event: NDArray[np.int32]  # that issued it
+    layer: NDArray[np.int16]  # who came; a pre-fetch is of a later layer than its event
+    expert: NDArray[np.int16]
+    slot: NDArray[np.int32]  # in its pool
+    victim_layer: NDArray[np.int16]  # who left for it; -1 nobody
+    victim_expert: NDArray[np.int16]
+    speculative: NDArray[np.bool_]
+    used: NDArray[np.bool_]  # demanded while it was resident; always for a load on demand
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Residents:
+    """W experts that were resident when the run began, and where."""
+
+    layer: NDArray[np.int16]
+    expert: NDArray[np.int16]
+    slot: NDArray[np.int32]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -115,50 +98,70 @@ class Times:
     event_start: NDArray[np.int64]  # [N] since the run began
     event_stall: NDArray[np.int64]  # [N] compute waited for copies
     event_compute: NDArray[np.int64]  # [N] experts were computed
-    load_start: NDArray[np.int64]  # [P] since the run began; -1 where the copy was called off
+    load_start: NDArray[np.int64]  # [P] since the run began; -1: the copy was called off
     load_end: NDArray[np.int64]  # [P]
     pass_wall: NDArray[np.int64]  # [F] a forward pass and the choice of its token
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+TABLES: dict[str, type] = {
+    "passes": Passes,
+    "events": Events,
+    "accesses": Accesses,
+    "loads": Loads,
+    "start": Residents,
+    "times": Times,
+}
+COLUMNS: dict[str, np.dtype[Any]] = {  # "loads.expert" -> its type, as annotated
+    f"{table}.{name}": np.dtype(get_args(get_args(hint)[1])[0])
+    for table, kind in TABLES.items()
+    for name, hint in get_type_hints(kind).items()
+}
+
+
+@dataclass(frozen=True, eq=False)
 class Run:
-    """N events of F forward passes with M accesses and P loads, in the order in which they happened."""
+    """What a cache with these Settings did: F forward passes, N events, M accesses, P loads."""
 
     settings: Settings
     layers: int
     experts: int
     k: int
-    expert_bytes: int
-    pass_phase: NDArray[np.uint8]  # [F] 0 prefill, 1 decode
-    pass_tokens: NDArray[np.int32]  # [F] tokens that went in
-    event_pass: NDArray[np.int32]  # [N]
-    event_layer: NDArray[np.int16]  # [N]
-    event_dropped: NDArray[np.int16]  # [N] guesses that found no slot
-    access_event: NDArray[np.int32]  # [M]
-    access_expert: NDArray[np.int16]  # [M]
-    access_outcome: NDArray[np.uint8]  # [M] HIT, LATE, MISS
-    load_event: NDArray[np.int32]  # [P] the event that issued it
-    load_layer: NDArray[np.int16]  # [P] layer and expert that came
-    load_expert: NDArray[np.int16]  # [P]
-    load_slot: NDArray[np.int32]  # [P]
-    victim_layer: NDArray[np.int16]  # [P] who left for it; -1 nobody
-    victim_expert: NDArray[np.int16]  # [P]
-    load_speculative: NDArray[np.bool_]  # [P]
-    load_used: NDArray[np.bool_]  # [P] demanded while it was resident; True for every load on demand
-    start_layer: NDArray[np.int16]  # [W] who was resident when the run began, and where
-    start_expert: NDArray[np.int16]  # [W]
-    start_slot: NDArray[np.int32]  # [W]
+    expert_bytes: ExpertBytes
+    passes: Passes
+    events: Events
+    accesses: Accesses
+    loads: Loads
+    start: Residents
     times: Times | None = None
     tier: Tier | None = None
     output_ids: tuple[int, ...] = ()  # the tokens generated, where the run generated any
+
+    @classmethod
+    def of_columns(cls, columns: Mapping[str, NDArray[Any]], settings: Settings, **others: Any) -> Run:
+        """From the columns of TABLES by their names; without "times.*" the run was not measured."""
+        made = {
+            table: kind(**{c.name: columns[f"{table}.{c.name}"] for c in fields(kind)})
+            for table, kind in TABLES.items()
+            if table != "times" or "times.pass_wall" in columns
+        }
+        return cls(settings=settings, **made, **others)
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Every column by its name in COLUMNS; those of times only where the run was measured."""
+        return {
+            name: getattr(getattr(self, table), column)
+            for name in COLUMNS
+            for table, _, column in [name.partition(".")]
+            if getattr(self, table) is not None
+        }
 
     @property
     def digest(self) -> str:
         """Tells runs apart by their settings and what happened in them, times aside."""
         found = hashlib.blake2b(repr((self.settings, self.layers, self.experts)).encode(), digest_size=16)
-        for f in fields(self):
-            if isinstance(array := getattr(self, f.name), np.ndarray):
-                found.update(np.ascontiguousarray(array).data)
+        for name, column in self.columns().items():
+            if not name.startswith("times."):
+                found.update(np.ascontiguousarray(column).data)
         return found.hexdigest()
 
     @property
@@ -166,210 +169,68 @@ class Run:
         return self.times is not None
 
     @property
+    def layer_bytes(self) -> NDArray[np.int64]:
+        """Bytes of one expert of each MoE layer, 0 where unknown. [L]"""
+        return layer_bytes(self.expert_bytes, self.layers)
+
+    @property
+    def mean_bytes(self) -> int:
+        """Bytes of one expert, the mean over layers; 0 where unknown."""
+        return round(float(self.layer_bytes.mean()))
+
+    @property
     def fast_tier_bytes(self) -> int:
-        """Room for experts in the fast tier."""
-        shared = self.settings.scope == "model"
-        match self.settings.baseline:
-            case "resident":
-                slots = self.layers * self.experts
-            case "on-demand":
-                slots = self.k
-            case "whole-layer":
-                slots = self.experts
-            case _:
-                slots = self.settings.slots * (1 if shared else self.layers)
-        return slots * self.expert_bytes
+        """Room for experts in the fast tier; a slot that layers share has to hold the largest of them."""
+        room = self.settings.room(self.layers, self.experts, self.k)
+        sizes = self.layer_bytes
+        if room.pools == self.layers:
+            return int(room.slots * sizes.sum())
+        return int(room.slots * sizes.max())
+
+    @property
+    def pass_at(self) -> NDArray[np.int64]:
+        """First event of each forward pass, and the number of events at the end. [F + 1]"""
+        return np.searchsorted(self.events.forward_pass, np.arange(len(self.passes.phase) + 1))
+
+    @property
+    def access_at(self) -> NDArray[np.int64]:
+        """First access of each event, and the number of accesses at the end. [N + 1]"""
+        return np.searchsorted(self.accesses.event, np.arange(len(self.events.layer) + 1))
+
+    @property
+    def load_at(self) -> NDArray[np.int64]:
+        """First load of each event, and the number of loads at the end. [N + 1]"""
+        return np.searchsorted(self.loads.event, np.arange(len(self.events.layer) + 1))
+
+    def event(self, step: int, layer: int) -> int | None:
+        """Row of the event of a MoE layer in forward pass `step`; None where it needed no expert."""
+        own = np.flatnonzero((self.events.forward_pass == step) & (self.events.layer == layer))
+        return int(own[0]) if own.size else None
 
     def same_decisions(self, other: Run) -> bool:
-        """True where both had the same hits, misses, evictions and pre-fetches, event for event; times do not count."""
-        if (self.access_outcome == MISS).tolist() != (other.access_outcome == MISS).tolist():
-            return False
-        names = [
-            f.name
-            for f in fields(self)
-            if f.name.startswith(("event_", "load_", "victim_", "pass_", "start_"))
-        ]
-        names += ["access_event", "access_expert"]
-        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
+        """True where both had the same hits, misses, evictions and pre-fetches, event for event.
 
-    def to_parts(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Arrays and header of the run as they stand in a trace file."""
-        arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name.startswith(_ARRAYS)}
-        if self.times is not None:
-            arrays |= {f"times.{f.name}": getattr(self.times, f.name) for f in fields(self.times)}
-        header = {
-            "settings": self.settings.to_dict(),
-            "layers": self.layers,
-            "experts": self.experts,
-            "k": self.k,
-            "expert_bytes": self.expert_bytes,
-            "tier": asdict(self.tier) if self.tier else None,
-            "output_ids": list(self.output_ids),
-        }
-        return {name: np.ascontiguousarray(array) for name, array in arrays.items()}, header
-
-    @classmethod
-    def from_parts(cls, arrays: dict[str, NDArray[Any]], header: Any) -> Run:
-        """Raises RunError."""
-        names = {f.name for f in fields(cls) if f.name.startswith(_ARRAYS)}
-        times = {f"times.{f.name}" for f in fields(Times)}
-        if arrays.keys() not in (names, names | times):
-            odd = sorted(arrays.keys() ^ names)
-            raise RunError(f"the recorded run lacks or adds arrays: {', '.join(odd)[:200]}.")
-        for name, array in arrays.items():
-            if array.ndim != 1 or array.dtype != _DTYPES[name.removeprefix("times.")]:
-                raise RunError(
-                    f"run.{name} is {array.dtype} with {array.ndim} dimensions; expected {_DTYPES[name.removeprefix('times.')]} with 1."
-                )
-        try:
-            tier = header["tier"]
-            numbers: dict[str, Any] = {
-                name: header[name] for name in ("layers", "experts", "k", "expert_bytes")
-            }
-            output_ids = header["output_ids"]
-            if not all(type(value) is int for value in [*numbers.values(), *output_ids]):
-                raise TypeError
-            return cls(
-                settings=Settings.from_dict(header["settings"]),
-                **(numbers | {name: arrays[name] for name in names}),
-                times=Times(**{f.name: arrays[f"times.{f.name}"] for f in fields(Times)})
-                if times <= arrays.keys()
-                else None,
-                tier=None if tier is None else _tier(tier),
-                output_ids=tuple(output_ids),
-            )
-        except SettingsError as error:
-            raise RunError(f"the recorded run's {error}") from None
-        except (KeyError, TypeError, AttributeError):
-            raise RunError("the recorded run's header lacks a field or has one of a wrong type.") from None
-
-    def passes(self) -> Iterator[list[EventRecord]]:
-        """The events of each forward pass, as plain records."""
-        loads = list(
-            zip(
-                self.load_layer.tolist(),
-                self.load_expert.tolist(),
-                self.load_slot.tolist(),
-                self.victim_layer.tolist(),
-                self.victim_expert.tolist(),
-                self.load_speculative.tolist(),
-                strict=True,
-            )
-        )
-        accesses = list(zip(self.access_expert.tolist(), self.access_outcome.tolist(), strict=True))
-        numbers = np.arange(len(self.event_pass) + 1)
-        load_at = np.searchsorted(self.load_event, numbers).tolist()
-        access_at = np.searchsorted(self.access_event, numbers).tolist()
-        bounds = np.searchsorted(self.event_pass, np.arange(len(self.pass_phase) + 1)).tolist()
-        layers = self.event_layer.tolist()
-        for first, last in pairwise(bounds):
-            events = []
-            for n in range(first, last):
-                own = accesses[access_at[n] : access_at[n + 1]]
-                hits, late, misses = (
-                    [expert for expert, outcome in own if outcome == kind] for kind in (HIT, LATE, MISS)
-                )
-                events.append(EventRecord(layers[n], hits, late, misses, loads[load_at[n] : load_at[n + 1]]))
-            yield events
-
-    def check_against(self, layers: int, experts: int, k: int, passes: int) -> None:
-        """Raises RunError where the run cannot belong to a trace of this shape or contradicts itself."""
-        if (self.layers, self.experts, self.k) != (layers, experts, k):
-            raise RunError("the recorded run is of another shape (layers, experts, k) than the trace.")
-        try:
-            self.settings.check(layers, experts, k)
-        except SettingsError as error:
-            raise RunError(f"the recorded run's settings do not fit: {error}") from None
-        sizes = {
-            "pass": passes,
-            "event": passes * layers,
-            "access": len(self.access_event),
-            "load": len(self.load_event),
-            "victim": len(self.load_event),
-            "start": len(self.start_layer),
-        }
-        for f in fields(self):
-            kind = f.name.partition("_")[0]
-            if f.name.startswith(_ARRAYS) and len(getattr(self, f.name)) != sizes[kind]:
-                raise RunError(
-                    f"run.{f.name} has {len(getattr(self, f.name))} entries; expected {sizes[kind]}."
-                )
-        if self.times is not None:
-            for f in fields(self.times):
-                if len(getattr(self.times, f.name)) != sizes[f.name.partition("_")[0]]:
-                    raise RunError(f"run.times.{f.name} has not one entry per {f.name.partition('_')[0]}.")
-        events = passes * layers
-        for name, least, most in (
-            ("pass_phase", 0, 2),
-            ("event_pass", 0, passes),
-            ("event_layer", 0, layers),
-            ("access_event", 0, events),
-            ("access_expert", 0, experts),
-            ("access_outcome", HIT, MISS + 1),
-            ("load_event", 0, events),
-            ("load_layer", 0, layers),
-            ("load_expert", 0, experts),
-            ("load_slot", 0, max(experts, self.settings.slots)),
-            ("start_layer", 0, layers),
-            ("start_expert", 0, experts),
-            ("start_slot", 0, max(experts, self.settings.slots)),
-            ("victim_layer", -1, layers),
-            ("victim_expert", -1, experts),
-        ):
-            array = getattr(self, name)
-            if array.size and not least <= int(array.min()) <= int(array.max()) < most:
-                raise RunError(f"run.{name} holds a number outside {least} to {most - 1}.")
-        for name in ("event_pass", "access_event", "load_event"):
-            if (np.diff(getattr(self, name)) < 0).any():
-                raise RunError(f"run.{name} goes down; events must be in order.")
+        Times do not count, nor do they say which hits were late.
+        """
+        mine, theirs = self.columns(), other.columns()
+        for name in COLUMNS:
+            if name.startswith("times."):
+                continue
+            a, b = mine[name], theirs[name]
+            if name == "accesses.outcome":
+                a, b = a == MISS, b == MISS
+            if not np.array_equal(a, b):
+                return False
+        return True
 
 
-_LOAD = (
-    "load_layer",
-    "load_expert",
-    "load_slot",
-    "victim_layer",
-    "victim_expert",
-    "load_speculative",
-)  # as in EventRecord.loads
-_ARRAYS = ("pass_", "event_", "access_", "load_", "victim_", "start_")
-_DTYPES = {
-    "pass_phase": np.uint8,
-    "pass_tokens": np.int32,
-    "event_pass": np.int32,
-    "event_layer": np.int16,
-    "event_dropped": np.int16,
-    "access_event": np.int32,
-    "access_expert": np.int16,
-    "access_outcome": np.uint8,
-    "load_event": np.int32,
-    "load_layer": np.int16,
-    "load_expert": np.int16,
-    "load_slot": np.int32,
-    "victim_layer": np.int16,
-    "victim_expert": np.int16,
-    "load_speculative": np.bool_,
-    "load_used": np.bool_,
-    "start_layer": np.int16,
-    "start_expert": np.int16,
-    "start_slot": np.int32,
-    **{f.name: np.int64 for f in fields(Times)},
-}
-
-
-def _tier(values: dict[str, Any]) -> Tier:
-    tier = Tier(**values)
-    if not (
-        isinstance(tier.kind, str)
-        and isinstance(tier.latency_ms, float)
-        and isinstance(tier.gigabytes_per_second, float)
-    ):
-        raise TypeError
-    return tier
+def layer_bytes(expert_bytes: ExpertBytes, layers: int) -> NDArray[np.int64]:
+    """Bytes of one expert of each MoE layer. [layers]"""
+    return np.broadcast_to(np.asarray(expert_bytes, np.int64), layers)
 
 
 class Recorder:
-    """Collects forward passes into a Run."""
+    """Collects a run, row by row. The cache appends what it decides; an engine adds what only a clock can say."""
 
     def __init__(
         self,
@@ -377,85 +238,135 @@ class Recorder:
         layers: int,
         experts: int,
         k: int,
-        expert_bytes: int,
-        initial: Iterable[tuple[int, int, int]] = (),
+        expert_bytes: ExpertBytes = 0,
+        start: Iterable[tuple[int, int, int]] = (),
     ) -> None:
-        """`initial`: (layer, expert, slot) of who is resident when the run begins."""
-        self._shape = (settings, layers, experts, k, expert_bytes)
-        self._columns: dict[str, list[int]] = {name: [] for name in _DTYPES}
-        for place in initial:
-            self._start(*place)
-        self._measured = False
+        """`start`: (layer, expert, slot) of who is resident when the run begins."""
+        self._about = {"layers": layers, "experts": experts, "k": k, "expert_bytes": expert_bytes}
+        self.settings = settings
+        self.columns: dict[str, list[int]] = {name: [] for name in COLUMNS}
+        for layer, expert, slot in start:
+            self.columns["start.layer"].append(layer)
+            self.columns["start.expert"].append(expert)
+            self.columns["start.slot"].append(slot)
         self.output_ids: list[int] = []
+        self._taken = dict.fromkeys(COLUMNS, 0)
+        self._newly_used: list[int] = []
 
-    def _start(self, layer: int, expert: int, slot: int) -> None:
-        for name, value in (("start_layer", layer), ("start_expert", expert), ("start_slot", slot)):
-            self._columns[name].append(value)
+    # what the cache decides
 
-    def add(self, phase: int, tokens: int, events: Iterable[EventRecord]) -> None:
-        """One forward pass of a replay."""
-        c = self._columns
-        number = len(c["pass_phase"])
-        c["pass_phase"].append(phase)
-        c["pass_tokens"].append(tokens)
-        access_event, access_expert, access_outcome = (
-            c["access_event"],
-            c["access_expert"],
-            c["access_outcome"],
-        )
-        for event in events:
-            at = len(c["event_pass"])
-            c["event_pass"].append(number)
-            c["event_layer"].append(event.layer)
-            c["event_dropped"].append(event.dropped)
-            c["event_start"].append(event.start_ns)
-            c["event_stall"].append(event.stall_ns)
-            c["event_compute"].append(event.compute_ns)
-            outcome = dict.fromkeys(event.hits, HIT)
-            outcome.update(dict.fromkeys(event.late, LATE))
-            outcome.update(dict.fromkeys(event.misses, MISS))
-            experts = sorted(outcome)
-            access_event.extend([at] * len(experts))
-            access_expert.extend(experts)
-            access_outcome.extend([outcome[expert] for expert in experts])
-            for place in event.loads:
-                c["load_event"].append(at)
-                for name, value in zip(_LOAD, place, strict=True):
-                    c[name].append(value)
-                c["load_used"].append(not place[5])
-                c["load_start"].append(-1)
-                c["load_end"].append(-1)
-            for index in event.used:
-                c["load_used"][index] = True
+    def add_pass(self, phase: int, tokens: int) -> None:
+        """A forward pass begins."""
+        self.columns["passes.phase"].append(phase)
+        self.columns["passes.tokens"].append(tokens)
 
-    def add_measured(self, record: PassRecord) -> None:
-        """One forward pass of a live run, with its times."""
-        self._measured = True
-        for layer, expert, slot in record.initial:
-            self._start(layer, expert, slot)
-        self.add(record.phase, len(record.token_ids), record.events)
-        self._columns["pass_wall"].append(record.wall_ns)
-        for index, start, end in record.copies:
-            self._columns["load_start"][index] = start
-            self._columns["load_end"][index] = end
-        if record.next_id >= 0:
-            self.output_ids.append(record.next_id)
+    def add_event(self, layer: int, outcomes: Mapping[int, int]) -> None:
+        """An event of the pass that was begun last. outcomes: expert -> HIT or MISS, of each expert that it needs."""
+        c = self.columns
+        at = len(c["events.layer"])
+        c["events.forward_pass"].append(len(c["passes.phase"]) - 1)
+        c["events.layer"].append(layer)
+        c["events.dropped"].append(0)
+        experts = sorted(outcomes)
+        c["accesses.event"].extend([at] * len(experts))
+        c["accesses.expert"].extend(experts)
+        c["accesses.outcome"].extend([outcomes[expert] for expert in experts])
+
+    def add_load(self, layer: int, expert: int, slot: int, victim: tuple[int, int], speculative: bool) -> int:
+        """A load of the last event; victim: (layer, expert), or (-1, -1) for nobody. Returns its row."""
+        c = self.columns
+        row = len(c["loads.event"])
+        c["loads.event"].append(len(c["events.layer"]) - 1)
+        c["loads.layer"].append(layer)
+        c["loads.expert"].append(expert)
+        c["loads.slot"].append(slot)
+        c["loads.victim_layer"].append(victim[0])
+        c["loads.victim_expert"].append(victim[1])
+        c["loads.speculative"].append(speculative)
+        c["loads.used"].append(not speculative)
+        return row
+
+    def use_load(self, row: int) -> None:
+        """A pre-fetch was demanded while it was resident."""
+        self.columns["loads.used"][row] = True
+        self._newly_used.append(row)
+
+    def drop_guess(self) -> None:
+        """A guess made at the last event found no slot."""
+        self.columns["events.dropped"][-1] += 1
+
+    # what only a clock can say
+
+    def late(self, experts: Iterable[int]) -> None:
+        """These hits of the last event were still in flight."""
+        c = self.columns
+        last = len(c["events.layer"]) - 1
+        late = set(experts)
+        for row in range(len(c["accesses.event"]) - 1, -1, -1):
+            if c["accesses.event"][row] != last:
+                return
+            if c["accesses.expert"][row] in late:
+                c["accesses.outcome"][row] = LATE
+
+    def time_events(self, times: Iterable[tuple[int, int, int]]) -> None:
+        """(start, stall, compute) in nanoseconds of the events that have none yet, in their order."""
+        for start, stall, compute in times:
+            self.columns["times.event_start"].append(start)
+            self.columns["times.event_stall"].append(stall)
+            self.columns["times.event_compute"].append(compute)
+
+    def time_pass(self, wall: int) -> None:
+        """Nanoseconds of the last forward pass, the choice of its token included."""
+        self.columns["times.pass_wall"].append(wall)
+
+    def time_loads(self, copies: Iterable[Sequence[int]]) -> None:
+        """(row, start, end) of copies that have arrived, in nanoseconds since the run began."""
+        starts, ends = self.columns["times.load_start"], self.columns["times.load_end"]
+        for row, start, end in copies:
+            self._fill_load_times()
+            starts[row], ends[row] = start, end
+
+    def _fill_load_times(self) -> None:
+        missing = len(self.columns["loads.event"]) - len(self.columns["times.load_start"])
+        if missing > 0:
+            self.columns["times.load_start"].extend([-1] * missing)
+            self.columns["times.load_end"].extend([-1] * missing)
+
+    # to other processes, and to readers
+
+    def take(self) -> dict[str, list[int]]:
+        """The rows that are new since the last call, by column, and under "used" the pre-fetches first used since then.
+
+        Times of loads are not among them: `time_loads` says them when the copies have arrived.
+        """
+        rows = {
+            name: column[self._taken[name] :]
+            for name, column in self.columns.items()
+            if len(column) > self._taken[name] and not name.startswith("times.load")
+        }
+        self._taken = {name: len(column) for name, column in self.columns.items()}
+        rows["used"], self._newly_used = self._newly_used, []
+        return rows
+
+    def extend(self, rows: Mapping[str, Sequence[int]]) -> None:
+        """Appends rows that another recorder's `take` gave."""
+        for name, values in rows.items():
+            if name == "used":
+                for row in values:
+                    self.columns["loads.used"][row] = True
+            else:
+                self.columns[name].extend(values)
 
     def run(self, tier: Tier | None = None) -> Run:
-        """The Run so far."""
-        settings, layers, experts, k, expert_bytes = self._shape
-        arrays: dict[str, NDArray[Any]] = {
-            name: np.array(column, _DTYPES[name]) for name, column in self._columns.items()
+        """The Run so far; measured where its passes were timed."""
+        measured = bool(self.columns["times.pass_wall"])
+        if measured:
+            self._fill_load_times()
+        columns = {
+            name: np.array(self.columns[name], dtype)
+            for name, dtype in COLUMNS.items()
+            if measured or not name.startswith("times.")
         }
-        times = Times(**{f.name: arrays.pop(f.name) for f in fields(Times)})
-        return Run(
-            settings,
-            layers,
-            experts,
-            k,
-            expert_bytes,
-            **arrays,
-            times=times if self._measured else None,
-            tier=tier,
-            output_ids=tuple(self.output_ids),
+        return Run.of_columns(
+            columns, self.settings, **self._about, tier=tier, output_ids=tuple(self.output_ids)
         )

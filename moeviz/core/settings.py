@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 
-from moeviz.core.policies import NEEDS_CALIBRATION, POLICIES, PolicyError, load_policy
+from moeviz.core.policies import NEEDS_CALIBRATION, POLICIES, load_policy
 from moeviz.core.predictors import PREDICTORS
+from moeviz.errors import PolicyError, SettingsError
 
 SCOPES = ("layer", "model")
 WARM = {
@@ -28,8 +29,13 @@ BASELINES = {
 }
 
 
-class SettingsError(ValueError):
-    """Settings that cannot be run; the message names the field, the value and the way out."""
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How the fast tier is divided."""
+
+    pools: int  # one for each MoE layer, or one for all
+    slots: int  # of each pool
+    keeps: bool  # False: nothing stays between events
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +108,17 @@ class Settings:
             raise SettingsError(
                 f"{what} needs a calibration trace. Name a trace file or a sample, for example calibration=bible."
             )
+
+    def room(self, layers: int, experts: int, k: int) -> Room:
+        """The slots that a model of this shape has under these settings."""
+        match self.baseline:
+            case "resident":
+                return Room(layers, experts, True)
+            case "on-demand":
+                return Room(1, k, False)
+            case "whole-layer":
+                return Room(1, experts, False)
+        return Room(layers if self.scope == "layer" else 1, self.slots, True)
 
     @property
     def label(self) -> str:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from moeviz.core.oracle import DOMAIN_USE
-from moeviz.core.trace import write_atomically
 from moeviz.demo_model import data
 from moeviz.demo_model.train import CONTEXT, FOLDER, encode
+from moeviz.files.moetrace import write_atomically
 
 CARD = FOLDER / "README.md"
 SEQUENCES = 32  # of CONTEXT tokens, per domain

@@ -9,11 +9,11 @@ import sys
 
 import torch
 
-from moeviz.core.oracle import SAMPLES
 from moeviz.core.settings import Settings
 from moeviz.engine import measure
 from moeviz.engine.loader import load
 from moeviz.engine.session import Options
+from moeviz.files.moetrace import SAMPLES
 
 BIBLE = "And it came to pass in those days, that"
 GERMAN = "Die Konfigurationsdatei enthält"

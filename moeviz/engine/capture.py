@@ -17,8 +17,8 @@ import transformers
 from torch import nn
 
 from moeviz.core.trace import DECODE, PREFILL, Trace
-from moeviz.engine.loader import ModelError
 from moeviz.engine.probe import is_experts
+from moeviz.errors import ModelError
 
 
 class Captured:

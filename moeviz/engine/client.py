@@ -22,9 +22,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from moeviz.core.run import ModelFacts, PassRecord, Run
+from moeviz.core.run import Recorder, Run
 from moeviz.core.settings import Settings
-from moeviz.core.trace import Trace, from_bytes, recording
+from moeviz.core.trace import Trace
+from moeviz.engine.records import ModelFacts, PassRecord, recording
+from moeviz.files.moetrace import from_bytes
 
 _ROOT = Path(__file__).parent.parent.parent
 GRACE = 5.0  # seconds in which a browser session whose connection broke can come back
@@ -66,6 +68,9 @@ class Job:
     )  # compare: (number of the Settings, measured run)
     began: float = 0.0  # time.monotonic() when its turn came
     _recording: tuple[Trace, Run] | None = None  # once it is finished
+    _recorder: Recorder | None = None
+    _added: int = 0  # passes that the recorder holds
+    _growing: threading.Lock = field(default_factory=threading.Lock)
     over: threading.Event = field(
         default_factory=threading.Event
     )  # set when the job is finished and the next may begin
@@ -86,6 +91,18 @@ class Job:
         if finished:
             self._recording = found
         return found
+
+    def so_far(self) -> tuple[Run, list[str]]:
+        """The Run of a watch as far as it has come, and the text that entered each forward pass. Needs at least one pass."""
+        assert self.facts is not None
+        with self._growing:
+            if self._recorder is None:
+                self._recorder = self.facts.recorder(self.settings[0])
+            for record in self.passes[self._added :]:
+                record.add_to(self._recorder)
+                self._added += 1
+            texts = ["".join(record.texts) for record in self.passes[: self._added]]
+            return self._recorder.run(self.facts.tier), texts
 
     def receive(self, message: dict[str, Any]) -> None:
         """Takes in one message of the worker."""

@@ -29,16 +29,8 @@ from moeviz.core.run import Tier
 from moeviz.engine.experts import Recipe, RecipeError, recipe_for, stacked
 from moeviz.engine.kinds import model_class, no_experts, no_folder, no_plain_weights, no_text_model, text_part
 from moeviz.engine.probe import Reached, Router, is_experts, probe
-from moeviz.engine.store import (
-    DiskStore,
-    HostStore,
-    Layout,
-    Store,
-    StoreError,
-    is_complete,
-    measure,
-    write_file,
-)
+from moeviz.engine.store import DiskStore, HostStore, Layout, Store, is_complete, measure, write_file
+from moeviz.errors import ModelError, StoreError
 
 transformers.utils.logging.set_verbosity_error()  # what matters is raised; progress is reported by `load`
 transformers.utils.logging.disable_progress_bar()
@@ -48,10 +40,6 @@ BUNDLED = Path(__file__).parent.parent / "demo_model"
 TIERS = ("disk", "host")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 Progress = Callable[[float, str], None]
-
-
-class ModelError(ValueError):
-    """A model that cannot be run; the message names the cause and the way out."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

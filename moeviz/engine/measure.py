@@ -16,10 +16,11 @@ import torch
 import transformers
 
 from moeviz.core.oracle import needs_future
-from moeviz.core.run import ModelFacts, PassRecord, Run
+from moeviz.core.run import Run
 from moeviz.core.settings import Settings
-from moeviz.core.trace import Trace, recording
+from moeviz.core.trace import Trace
 from moeviz.engine.loader import Loaded
+from moeviz.engine.records import ModelFacts, PassRecord, recording
 from moeviz.engine.session import Options, generate
 
 RESIDENT = Settings(baseline="resident")

@@ -20,15 +20,16 @@ import torch
 from torch import nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from moeviz.core.cache import NOBODY, ExpertCache, Load, event_record
+from moeviz.core.cache import NOBODY, ExpertCache, Load
 from moeviz.core.oracle import knowledge
 from moeviz.core.predictors import BY_ROUTERS, RouterGuess
-from moeviz.core.run import EventRecord, PassRecord
-from moeviz.core.settings import Settings, SettingsError
+from moeviz.core.settings import Settings
 from moeviz.core.trace import DECODE, PREFILL, Trace
 from moeviz.engine.experts import Expert
 from moeviz.engine.link import DeviceLink, HostLink, Ticket, slots_for
-from moeviz.engine.loader import Loaded, ModelError
+from moeviz.engine.loader import Loaded
+from moeviz.engine.records import PassRecord
+from moeviz.errors import ModelError, SettingsError
 
 LOOKAHEADS = 3  # guesses that a trace holds: for 1, 2 and 3 layers ahead
 GUESSES = (
@@ -101,7 +102,7 @@ def _generate(
             if stop():
                 return
             start = time.perf_counter_ns()
-            serving.begin_pass()
+            serving.begin_pass(DECODE if number else PREFILL, len(ids))
             with torch.inference_mode():
                 inputs = torch.tensor([ids], device=loaded.device)
                 output = loaded.model(input_ids=inputs, past_key_values=past, use_cache=True, **last_only)
@@ -109,7 +110,7 @@ def _generate(
                 chosen = _choose(output.logits[0, -1], options.temperature, sampler)
             if 0 <= number - turn < len(script):
                 chosen = script[number - turn]
-            record = serving.end_pass(DECODE if number else PREFILL, ids, chosen, start)
+            record = serving.end_pass(ids, chosen, start)
             yield record
             if chosen in ends and not (script and number < turn):
                 return
@@ -181,7 +182,9 @@ class Serving:
         self, loaded: Loaded, settings: Settings, options: Options, future: Trace | None = None
     ) -> None:
         count = len(loaded.layers)
-        self.cache = ExpertCache(settings, count, loaded.experts, loaded.k, knowledge(settings, future))
+        size = loaded.store.layout.expert_bytes
+        known = knowledge(settings, future)
+        self.cache = ExpertCache(settings, count, loaded.experts, loaded.k, known, size)
         self._loaded = loaded
         self._settings = settings
         self._lookaheads = _lookaheads(settings, options, count)
@@ -211,7 +214,6 @@ class Serving:
         self._experts: dict[tuple[int, int], Expert] = {}  # (layer, slot) -> the layer's code on that slot
         self._open_tickets: list[Ticket] = []
         self._fill()
-        self._passes = 0
         self._hooks = []
         for number, layer in enumerate(loaded.layers):
             layer.experts.moeviz = (self, number)
@@ -235,38 +237,44 @@ class Serving:
         self._slots.clear()
         self._experts.clear()
 
-    def begin_pass(self) -> None:
-        self._events: list[EventRecord] = []
-        self._stamps: list[tuple[Any, list[tuple[Any, Any]], list[tuple[Any, Any]]]] = []
+    def begin_pass(self, phase: int, tokens: int) -> None:
+        self.cache.begin_pass(phase, tokens)
+        self._phase = phase
+        self._stamps: list[tuple[Any, list[tuple[Any, Any]], list[tuple[Any, Any]]]] = []  # of each event
         self._chosen: list[tuple[list[list[int]], list[list[float]]]] = []  # per layer
         self._guesses: dict[tuple[int, int], RouterGuess] = {}  # (layer it is for, lookahead)
-        self._passes += 1
 
-    def end_pass(self, phase: int, ids: list[int], chosen: int, start: int) -> PassRecord:
-        """The pass as plain data. Its last token has been read, so every stamp of it has passed."""
-        wall = time.perf_counter_ns() - start
-        for event, (began, stalls, computes) in zip(self._events, self._stamps, strict=True):
-            event.start_ns = self._clock.nanoseconds(began)
-            event.stall_ns = sum(self._clock.nanoseconds(b) - self._clock.nanoseconds(a) for a, b in stalls)
-            event.compute_ns = sum(
-                self._clock.nanoseconds(b) - self._clock.nanoseconds(a) for a, b in computes
+    def end_pass(self, ids: list[int], chosen: int, start: int) -> PassRecord:
+        """The pass as plain data. Its last token has been read, so every stamp of it has passed.
+
+        The time of the pass ends when its record is complete: what recording costs is part of it.
+        """
+        clock, recorder = self._clock, self.cache.recorder
+        recorder.time_events(
+            (
+                clock.nanoseconds(began),
+                sum(clock.nanoseconds(b) - clock.nanoseconds(a) for a, b in stalls),
+                sum(clock.nanoseconds(b) - clock.nanoseconds(a) for a, b in computes),
             )
+            for began, stalls, computes in self._stamps
+        )
         decode = self._loaded.tokenizer.decode
-        return PassRecord(
-            phase=phase,
+        record = PassRecord(
+            phase=self._phase,
             token_ids=ids,
             texts=[decode([token]) for token in ids],
             experts=_by_token([rows for rows, _ in self._chosen]),
             weights=_by_token([weights for _, weights in self._chosen]),
             guess=self._guess_rows(len(ids), lambda guess: guess.experts, -1),
             guess_probability=self._guess_rows(len(ids), lambda guess: guess.probabilities, 0.0),
-            events=self._events,
+            rows={},
+            copies=self._finished_copies(),
             next_id=chosen,
             next_text=decode([chosen]),
-            wall_ns=wall,
-            copies=self._finished_copies(),
-            initial=self.cache.initial if self._passes == 1 else [],
         )
+        recorder.time_pass(time.perf_counter_ns() - start)
+        record.rows = recorder.take()
+        return record
 
     # an event
 
@@ -283,15 +291,12 @@ class Serving:
         stalls: list[tuple[Any, Any]] = []
         computes: list[tuple[Any, Any]] = []
         parts: dict[int, tuple[Any, torch.Tensor]] = {}  # expert -> its tokens, its contribution to them
-        speculative: list[Load] = []
-        dropped = 0
         for wave in waves:
             for load in wave.loads:
                 self._submit(load)
             if wave is waves[-1]:
                 self._note_guesses(number)
-                speculative, dropped = self.cache.speculate(number, self._routers_for(number))
-                for load in speculative:
+                for load in self.cache.speculate(number, self._routers_for(number)):
                     self._submit(load)
             slots = self._slots[self.cache.pool(number)]
             waiting = {expert for expert in wave.hits if self._link.is_late(slots[wave.slots[expert]])}
@@ -333,10 +338,8 @@ class Serving:
                 out.index_add_(0, torch.from_numpy(token).to(hidden.device), part)
         computes.append((before, self._clock.stamp()))
 
-        event = event_record(number, set(ids.ravel().tolist()), waves, speculative, dropped)
-        event.late = [expert for expert in event.hits if expert in late]
-        event.hits = [expert for expert in event.hits if expert not in late]
-        self._events.append(event)
+        if late:
+            self.cache.recorder.late(late)
         self._stamps.append((began, stalls, computes))
         self._chosen.append((chosen, chosen_weights))
         return out.to(hidden.dtype)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from moeviz.core.trace import TraceError
+from moeviz.errors import TraceError
 
 
 def records(path: Path) -> object:

@@ -18,13 +18,10 @@ from typing import BinaryIO, Protocol
 import torch
 
 from moeviz.core.run import Tier
+from moeviz.errors import StoreError
 
 ALIGNMENT = 4_096  # of O_DIRECT: offset, length and memory
 _TENSOR_ALIGNMENT = 64  # of tensors within a record
-
-
-class StoreError(RuntimeError):
-    """The slow tier cannot be built or read; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,13 @@ from typing import Any
 import torch
 
 from moeviz.core.oracle import needs_future
-from moeviz.core.policies import PolicyError, load_policy
-from moeviz.core.settings import Settings, SettingsError
+from moeviz.core.policies import load_policy
+from moeviz.core.settings import Settings
 from moeviz.engine import measure
-from moeviz.engine.loader import Loaded, ModelError, load, use_threads
+from moeviz.engine.loader import Loaded, load, use_threads
 from moeviz.engine.session import Options, generate
-from moeviz.engine.store import StoreError
+from moeviz.errors import ModelError, PolicyError, SettingsError, StoreError
+from moeviz.files import moetrace
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -81,7 +82,7 @@ class Worker:
         ):
             trace = recorded or trace
             assert trace is not None
-            content = base64.b64encode(trace.to_bytes(run)).decode()
+            content = base64.b64encode(moetrace.to_bytes(trace, run)).decode()
             self._send({"event": "run", "share": share, "number": number, "content": content})
 
     def _load(self, spec: dict[str, Any]) -> Loaded:

@@ -13,14 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moeviz.core.run import Run
+from moeviz.core.run import HIT, LATE, MISS, Run
 from moeviz.core.trace import Trace
+from moeviz.errors import ExportError
 from moeviz.numbers import cost
 from moeviz.numbers.cost import Costs, Segment
-
-
-class ExportError(ValueError):
-    """What was asked for cannot be written; the message names the cause and the way out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +84,12 @@ def oracle_general(run: Run) -> bytes:
     next_access_vtime the number of the next request for the same expert, -1 where none comes. The pinning of an event's experts is lost,
     and all layers share one cache there, so hit ratios come close to scope model here, and are not the same.
     """
-    requests = np.zeros(len(run.access_event), _REQUEST)
-    requests["timestamp"] = run.event_pass[run.access_event]
-    requests["obj_id"] = run.event_layer[run.access_event].astype(np.int64) * run.experts + run.access_expert
-    requests["obj_size"] = run.expert_bytes or 1
+    requests = np.zeros(len(run.accesses.event), _REQUEST)
+    requests["timestamp"] = run.events.forward_pass[run.accesses.event]
+    requests["obj_id"] = (
+        run.events.layer[run.accesses.event].astype(np.int64) * run.experts + run.accesses.expert
+    )
+    requests["obj_size"] = np.maximum(run.layer_bytes, 1)[run.events.layer[run.accesses.event]]
     order = np.argsort(requests["obj_id"], kind="stable")
     same = requests["obj_id"][order][1:] == requests["obj_id"][order][:-1]
     following = np.full(len(order), -1, np.int64)
@@ -111,14 +110,16 @@ def table(trace: Trace, run: Run) -> pd.DataFrame:
         [np.full(part.stop - part.start, number) for number, part in enumerate(trace.passes())]
     )
     event = pass_of_token[token] * layers + layer
-    outcome = np.zeros(len(run.event_pass) * trace.num_experts, np.uint8)
-    outcome[run.access_event.astype(np.int64) * trace.num_experts + run.access_expert] = run.access_outcome
+    outcome = np.zeros(len(run.events.forward_pass) * trace.num_experts, np.uint8)
+    outcome[run.accesses.event.astype(np.int64) * trace.num_experts + run.accesses.expert] = (
+        run.accesses.outcome
+    )
     evicted: dict[int, list[str]] = {}
-    out = run.victim_expert >= 0
+    out = run.loads.victim_expert >= 0
     for at, from_layer, victim in zip(
-        run.load_event[out].tolist(),
-        run.victim_layer[out].tolist(),
-        run.victim_expert[out].tolist(),
+        run.loads.event[out].tolist(),
+        run.loads.victim_layer[out].tolist(),
+        run.loads.victim_expert[out].tolist(),
         strict=True,
     ):
         evicted.setdefault(at, []).append(f"{from_layer}/{victim}")
@@ -156,7 +157,8 @@ def perfetto(trace: Trace, run: Run, costs: Costs | None = None) -> str:
     begin = 0.0
     flows: dict[tuple[int, int], int] = {}  # (layer, expert) of a pre-fetch under way -> its number
     number = 0
-    for step, (tokens, happened) in enumerate(zip(trace.passes(), run.passes(), strict=True)):
+    pass_at = run.pass_at.tolist()
+    for step, tokens in enumerate(trace.passes()):
         lanes = (
             cost.measured_lanes(run, step)
             if run.measured
@@ -167,7 +169,19 @@ def perfetto(trace: Trace, run: Run, costs: Costs | None = None) -> str:
         end = max((lane.end for lane in lanes), default=0.0)
         text = "".join(trace.texts[tokens])
         events.append(_slice("token", 1, begin, begin + end, {"pass": step, "text": text}))
-        used = {(event.layer, expert) for event in happened for expert in (*event.hits, *event.late)}
+        happened = range(pass_at[step], pass_at[step + 1])
+        hit = np.flatnonzero(
+            (run.accesses.event >= happened.start)
+            & (run.accesses.event < happened.stop)
+            & (run.accesses.outcome != MISS)
+        )
+        used = set(
+            zip(
+                run.events.layer[run.accesses.event[hit]].tolist(),
+                run.accesses.expert[hit].tolist(),
+                strict=True,
+            )
+        )
         first: dict[int, float] = {}
         for lane in sorted(lanes, key=lambda lane: lane.start):
             events.append(
@@ -176,7 +190,7 @@ def perfetto(trace: Trace, run: Run, costs: Costs | None = None) -> str:
                     2 if lane.lane == "compute" else 3,
                     begin + lane.start,
                     begin + lane.end,
-                    _arguments(lane, happened),
+                    _arguments(run, step, lane),
                 )
             )
             if lane.lane == "compute":
@@ -225,11 +239,14 @@ def _flow(phase: str, number: int, track: int, at_ms: float) -> dict[str, Any]:
     return flow | {"bp": "e"} if phase == "f" else flow
 
 
-def _arguments(lane: Segment, happened: list[Any]) -> dict[str, Any]:
-    event = happened[lane.layer]
+def _arguments(run: Run, step: int, lane: Segment) -> dict[str, Any]:
     arguments: dict[str, Any] = {"MoE layer": lane.layer}
     if lane.expert >= 0:
         arguments["expert"] = lane.expert
-    if lane.lane == "compute":
-        arguments |= {"hits": event.hits, "late": event.late, "misses": event.misses}
+    event = run.event(step, lane.layer)
+    if lane.lane == "compute" and event is not None:
+        own = run.accesses.event == event
+        experts, outcome = run.accesses.expert[own], run.accesses.outcome[own]
+        for name, kind in (("hits", HIT), ("late", LATE), ("misses", MISS)):
+            arguments[name] = experts[outcome == kind].tolist()
     return arguments

@@ -32,16 +32,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from moeviz.core.run import Run
-from moeviz.core.trace import (
-    MAX_EXPERTS,
-    MAX_FILE_BYTES,
-    MAX_K,
-    MAX_LAYERS,
-    MAX_TOKENS,
-    Trace,
-    TraceError,
-    from_bytes,
-)
+from moeviz.core.trace import MAX_EXPERTS, MAX_K, MAX_LAYERS, MAX_TOKENS, Trace
+from moeviz.errors import TraceError
+from moeviz.files.moetrace import MAX_FILE_BYTES, from_bytes
 
 FORMATS = ("moetrace", "vllm", "routes", "policylang", "moe-beyond", "table")
 _MOE_BEYOND = ("layer id", "batch number", "token", "activated expert ids")

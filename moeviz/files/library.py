@@ -1,6 +1,6 @@
 """Traces kept between sessions: files in the user's data folder, never in the checkout.
 
-keep("my run", trace.to_bytes(run)); names()
+keep("my run", moetrace.to_bytes(trace, run)); names()
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from pathlib import Path
 
 import platformdirs
 
-from moeviz.core.trace import TraceError, write_atomically
+from moeviz.core.trace import Trace
+from moeviz.errors import SettingsError, TraceError
+from moeviz.files import moetrace
 
 SUFFIX = ".moetrace"
 LONGEST = 80  # characters of a name
@@ -50,7 +52,7 @@ def keep(name: str, content: bytes) -> str:
     chosen, number = wanted, 2
     while path(chosen).exists():
         chosen, number = f"{wanted} ({number})", number + 1
-    write_atomically(path(chosen), content)
+    moetrace.write_atomically(path(chosen), content)
     return chosen
 
 
@@ -66,3 +68,21 @@ def rename(old: str, new: str) -> str:
 def delete(name: str) -> None:
     """Raises OSError."""
     path(name).unlink()
+
+
+def named_trace(name: str) -> Trace:
+    """A trace file by its path, or a bundled sample by its name. Raises SettingsError.
+
+    Only for what a user typed: names that stand in a file never come here.
+    """
+    if name in moetrace.sample_names():
+        return moetrace.sample(name)
+    if not Path(name).is_file():
+        raise SettingsError(
+            f"calibration {name!r} is no trace file and no sample. Give a .moetrace file, or one of "
+            f"{', '.join(moetrace.sample_names())}."
+        )
+    try:
+        return moetrace.load(name)[0]
+    except (TraceError, OSError) as error:
+        raise SettingsError(f"calibration {name!r} cannot be read: {error}") from None

@@ -20,9 +20,9 @@ def notebook(trace: Trace, run: Run, file: str) -> str:
     """Notebook (nbformat 4) as JSON. `file`: the trace's path as the notebook's reader has it. Text from outside stands in its cells as quoted strings only."""
     settings = run.settings.to_dict()
     took = (
-        "trace, run = load_file(FILE)"
+        "trace, run = load(FILE)"
         if run.measured
-        else "trace, recorded = load_file(FILE)\nrun = replay(trace, SETTINGS)"
+        else "trace, recorded = load(FILE)\nrun = replay(trace, SETTINGS)"
     )
     own = (
         f"load_policy({run.settings.policy!r})\n"
@@ -37,7 +37,7 @@ def notebook(trace: Trace, run: Run, file: str) -> str:
         _code(
             "import pandas as pd\n\nfrom moeviz.charts import figures as charts\nfrom moeviz.numbers import metrics, routing\nfrom moeviz.numbers.curves import bounds, curve, knee\n"
             "from moeviz.numbers.explain import Explainer\nfrom moeviz.core.policies import load_policy\nfrom moeviz.core.replay import replay\nfrom moeviz.core.settings import Settings\n"
-            f"from moeviz.core.trace import load_file\n\n{own}FILE = {file!r}\nSETTINGS = Settings(**{settings!r})"
+            f"from moeviz.files.moetrace import load\n\n{own}FILE = {file!r}\nSETTINGS = Settings(**{settings!r})"
         ),
         _text(
             "## The numbers\n\n"

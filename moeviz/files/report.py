@@ -68,7 +68,7 @@ def _sections(trace: Trace, run: Run) -> Iterator[str]:
     yield f"<h1>What did the cache do?</h1><p>{_text(run.settings.label)} on a trace of {_text(trace.model or 'an unknown model')}.</p>"
     yield _table(facts(trace, run))
     yield f"<h2>Numbers{_kind(kind)}</h2>" + _table(numbers(trace, run))
-    passes = np.arange(len(run.pass_phase))
+    passes = np.arange(len(run.passes.phase))
     yield _chart(
         "Does the cache get better as it goes?",
         kind,
@@ -117,7 +117,7 @@ def facts(trace: Trace, run: Run) -> list[tuple[str, str]]:
     rows = [
         ("Model", trace.model or "unknown"),
         ("Shape", f"{trace.layers} MoE layers of {trace.num_experts} experts, {trace.k} for each token"),
-        ("Tokens", f"{trace.tokens:,} in {len(run.pass_phase):,} forward passes"),
+        ("Tokens", f"{trace.tokens:,} in {len(run.passes.phase):,} forward passes"),
         (
             "Recorded",
             f"{trace.recorded.get('time', 'unknown when')}, on {trace.recorded.get('machine', 'a machine that is not named')}",
@@ -153,7 +153,7 @@ def numbers(trace: Trace, run: Run) -> list[tuple[str, str]]:
                 f"{ledger['issued']:,} issued: {ledger['useful']:,} useful, {ledger['wasted']:,} wasted",
             )
         )
-    if run.expert_bytes:
+    if run.mean_bytes:
         moved = found["bytes_demand"] + found["bytes_prefetch_useful"] + found["bytes_prefetch_wasted"]
         rows.append(
             (
@@ -200,8 +200,12 @@ def _curves(trace: Trace, settings: Settings) -> str:
 
 def _as_text(trace: Trace, run: Run) -> str:
     """Tokens, underlined by what share of their experts was there."""
-    hit = np.bincount(run.event_pass[run.access_event], run.access_outcome == HIT, len(run.pass_phase))
-    all_ = np.maximum(np.bincount(run.event_pass[run.access_event], minlength=len(run.pass_phase)), 1)
+    hit = np.bincount(
+        run.events.forward_pass[run.accesses.event], run.accesses.outcome == HIT, len(run.passes.phase)
+    )
+    all_ = np.maximum(
+        np.bincount(run.events.forward_pass[run.accesses.event], minlength=len(run.passes.phase)), 1
+    )
     spans, shown = [], 0
     for number, tokens in enumerate(trace.passes()):
         share = hit[number] / all_[number]

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -68,17 +69,17 @@ def fit(*runs: Run) -> Costs:
 
 def _fitted(run: Run) -> Costs:
     times = run.times
-    decode = run.pass_phase == DECODE
+    decode = run.passes.phase == DECODE
     if times is None or not decode.any():
         raise ValueError("costs are fitted on a measured run with decoded tokens.")
-    events = decode[run.event_pass]
-    accesses = events[run.access_event]
+    events = decode[run.events.forward_pass]
+    accesses = events[run.accesses.event]
     expert = times.event_compute[events].sum() / max(int(accesses.sum()), 1) / 1e6
-    passes = len(run.pass_phase)
-    per_pass_compute = np.bincount(run.event_pass, times.event_compute, passes)
-    per_pass_stall = np.bincount(run.event_pass, times.event_stall, passes)
+    passes = len(run.passes.phase)
+    per_pass_compute = np.bincount(run.events.forward_pass, times.event_compute, passes)
+    per_pass_stall = np.bincount(run.events.forward_pass, times.event_stall, passes)
     other = (times.pass_wall - per_pass_compute - per_pass_stall)[decode] / 1e6
-    copies = np.bincount(run.event_pass[run.load_event], minlength=passes)[decode]
+    copies = np.bincount(run.events.forward_pass[run.loads.event], minlength=passes)[decode]
     slope, level = 0.0, float(np.median(other))
     if np.ptp(copies) > 0:
         # robust against passes that the system held up: the slope between the medians of the passes with few and with many copies
@@ -90,11 +91,11 @@ def _fitted(run: Run) -> Costs:
     level += float(
         other.mean() - np.median(other)
     )  # what the system takes now and then comes on top of every run
-    began = (times.load_start >= 0) & events[run.load_event]
+    began = (times.load_start >= 0) & events[run.loads.event]
     took = (times.load_end - times.load_start)[began] / 1e6
     copy = float(took.mean()) if len(took) else (run.tier.latency_ms if run.tier else 0.0)
     costs = Costs(float(expert), level, slope, copy, 0.0)
-    waits = int((run.access_outcome[accesses] == MISS).sum())
+    waits = int((run.accesses.outcome[accesses] == MISS).sum())
     if waits:
         stalls = times.event_stall[events].sum() / 1e6
         modelled = sum(stall for stall, _ in _passes(run, costs, decode))
@@ -110,13 +111,13 @@ def predict(run: Run, costs: Costs) -> float:
 
 def stack(run: Run, costs: Costs) -> metrics.Stack | None:
     """Modelled parts of the time per output token, ms; None where nothing was decoded."""
-    decode = run.pass_phase == DECODE
+    decode = run.passes.phase == DECODE
     count = int(decode.sum())
     if not count:
         return None
     walk = list(_passes(run, costs, decode))
-    copies = np.bincount(run.event_pass[run.load_event], minlength=len(decode))[decode].sum()
-    compute = decode[run.event_pass[run.access_event]].sum() * costs.expert / count
+    copies = np.bincount(run.events.forward_pass[run.loads.event], minlength=len(decode))[decode].sum()
+    compute = decode[run.events.forward_pass[run.accesses.event]].sum() * costs.expert / count
     return metrics.Stack(
         float(compute),
         sum(stall for stall, _ in walk) / count,
@@ -131,10 +132,17 @@ def _passes(
     now = link = 0.0
     arrival: dict[tuple[int, int], float] = {}  # of copies under way or done
     waiting: deque[tuple[tuple[int, int], int]] = deque()  # guesses whose copy has not begun, and their loads
-    used = run.load_used.tolist()
-    load_at = np.searchsorted(run.load_event, np.arange(len(run.event_pass) + 1)).tolist()
+    used = run.loads.used.tolist()
+    pass_at, access_at, load_at = run.pass_at.tolist(), run.access_at.tolist(), run.load_at.tolist()
+    layers, needed, outcomes = (
+        run.events.layer.tolist(),
+        run.accesses.expert.tolist(),
+        run.accesses.outcome.tolist(),
+    )
+    came = list(zip(run.loads.layer.tolist(), run.loads.expert.tolist(), strict=True))
+    left = list(zip(run.loads.victim_layer.tolist(), run.loads.victim_expert.tolist(), strict=True))
+    speculative = run.loads.speculative.tolist()
     share = costs.other / max(run.layers, 1)
-    at_event = 0
     start = 0.0
 
     def draw(lane: str, kind: str, begin: float, end: float, layer: int, expert: int) -> None:
@@ -148,33 +156,35 @@ def _passes(
         arrival[key] = link
         draw("link", kind, begin, link, *key)
 
-    for number, events in enumerate(run.passes()):
+    for number, (first, last) in enumerate(pairwise(pass_at)):
         start, stalled, drawing = now, 0.0, bool(chosen[number])
-        for event in events:
-            draw("compute", "other", now, now + share, event.layer, -1)
+        for event in range(first, last):
+            layer = layers[event]
+            draw("compute", "other", now, now + share, layer, -1)
             now += share
             while waiting and link < now:  # no demand is queued meanwhile
                 key, index = waiting.popleft()
                 send(key, "guess used" if used[index] else "guess wasted")
-            own = range(load_at[at_event], load_at[at_event + 1])
-            demand = [(load[0], load[1]) for load in event.loads if not load[5]]
+            loads = range(load_at[event], load_at[event + 1])
+            demand = [came[load] for load in loads if not speculative[load]]
             for key in demand:
                 send(key, "demand")
             ready: list[tuple[int, int]] = []
             late: list[tuple[int, int]] = []
             queued = [key for key, _ in waiting]
-            for expert in (*event.hits, *event.late):
-                key = event.layer, expert
+            accesses = range(access_at[event], access_at[event + 1])
+            for access in sorted(accesses, key=outcomes.__getitem__):
+                key = layer, needed[access]
+                if outcomes[access] == MISS:
+                    continue
                 if key in queued:  # demanded before its turn: it goes next
                     del waiting[queued.index(key)]
                     queued.remove(key)
                     link = max(link, now)
                     send(key, "guess used")
                 (late if arrival.get(key, 0.0) > now else ready).append(key)
-            waiting.extend(
-                ((load[0], load[1]), index) for index, load in zip(own, event.loads, strict=True) if load[5]
-            )
-            needed = set(event.misses)
+            waiting.extend((came[load], load) for load in loads if speculative[load])
+            missed = {needed[access] for access in accesses if outcomes[access] == MISS}
             for key in ready:
                 draw("compute", "expert", now, now + costs.expert, *key)
                 now += costs.expert
@@ -183,17 +193,14 @@ def _passes(
                     draw("compute", "stall", now, arrival[key] + costs.wake, *key)
                     stalled += arrival[key] + costs.wake - now
                     now = arrival[key] + costs.wake
-                if key in late or key[1] in needed:
+                if key in late or key[1] in missed:
                     draw("compute", "expert", now, now + costs.expert, *key)
                     now += costs.expert
-            draw("compute", "other", now, now + costs.per_copy * len(event.loads), event.layer, -1)
-            now += costs.per_copy * len(event.loads)
-            for load in event.loads:  # who was evicted has to come again
-                arrival.pop((load[3], load[4]), None)
-                waiting = (
-                    deque(item for item in waiting if item[0] != (load[3], load[4])) if waiting else waiting
-                )
-            at_event += 1
+            draw("compute", "other", now, now + costs.per_copy * len(loads), layer, -1)
+            now += costs.per_copy * len(loads)
+            for load in loads:  # who was evicted has to come again
+                arrival.pop(left[load], None)
+                waiting = deque(item for item in waiting if item[0] != left[load]) if waiting else waiting
         if chosen[number]:
             yield stalled, now - start
 
@@ -213,7 +220,7 @@ class Segment:
 def modelled_lanes(run: Run, costs: Costs, step: int) -> list[Segment]:
     """What compute and link do in one forward pass, by the model; the run's own times are not looked at."""
     lanes: list[Segment] = []
-    chosen = np.zeros(len(run.pass_phase), bool)
+    chosen = np.zeros(len(run.passes.phase), bool)
     chosen[step] = True
     for _ in _passes(run, costs, chosen, lanes):
         break
@@ -226,26 +233,26 @@ def measured_lanes(run: Run, step: int) -> list[Segment]:
     if run.times is None:
         raise ValueError("only a measured run has times.")
     times = run.times
-    events = np.flatnonzero(run.event_pass == step)
+    events = np.flatnonzero(run.events.forward_pass == step)
     zero = times.event_start[events[0]]
     lanes = []
     at = 0.0
     for event in events:
         start = (times.event_start[event] - zero) / 1e6
         if start > at:
-            lanes.append(Segment("compute", "other", at, start, int(run.event_layer[event]), -1))
+            lanes.append(Segment("compute", "other", at, start, int(run.events.layer[event]), -1))
         stalled = start + times.event_stall[event] / 1e6
         at = stalled + times.event_compute[event] / 1e6
         if stalled > start:
-            lanes.append(Segment("compute", "stall", start, stalled, int(run.event_layer[event]), -1))
-        lanes.append(Segment("compute", "expert", stalled, at, int(run.event_layer[event]), -1))
+            lanes.append(Segment("compute", "stall", start, stalled, int(run.events.layer[event]), -1))
+        lanes.append(Segment("compute", "expert", stalled, at, int(run.events.layer[event]), -1))
     end = zero + at * 1e6
     for load in np.flatnonzero((times.load_start >= 0) & (times.load_end > zero) & (times.load_start < end)):
         kind = (
             "demand"
-            if not run.load_speculative[load]
+            if not run.loads.speculative[load]
             else "guess used"
-            if run.load_used[load]
+            if run.loads.used[load]
             else "guess wasted"
         )
         start, stop = ((int(t) - zero) / 1e6 for t in (times.load_start[load], times.load_end[load]))
@@ -255,8 +262,8 @@ def measured_lanes(run: Run, step: int) -> list[Segment]:
                 kind,
                 max(start, 0.0),
                 min(stop, at),
-                int(run.load_layer[load]),
-                int(run.load_expert[load]),
+                int(run.loads.layer[load]),
+                int(run.loads.expert[load]),
             )
         )
     return lanes

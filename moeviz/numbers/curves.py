@@ -133,8 +133,8 @@ def _accesses(trace: Trace, passes: Sequence[slice]) -> Array:
 
 def _replayed(trace: Trace, settings: Settings, find: Callable[[str], Trace] | None) -> list[int]:
     run = replay(trace, settings, find)
-    hit = run.access_outcome == HIT
-    phase = run.pass_phase[run.event_pass[run.access_event]]
+    hit = run.accesses.outcome == HIT
+    phase = run.passes.phase[run.events.forward_pass[run.accesses.event]]
     return [int(hit[phase == number].sum()) for number in (PREFILL, DECODE)]
 
 
@@ -145,6 +145,7 @@ def _start(
     cache = ExpertCache(settings, trace.layers, trace.num_experts, trace.k, known)
     hits = [0, 0]
     for tokens in passes:
+        cache.begin_pass(int(trace.phase[tokens.start]), tokens.stop - tokens.start)
         experts, weights = trace.experts[tokens].tolist(), trace.weights[tokens].tolist()
         for layer in range(trace.layers):
             waves = cache.demand(layer, [row[layer] for row in experts], [row[layer] for row in weights])

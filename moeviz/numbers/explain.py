@@ -83,7 +83,7 @@ class Explainer:
     def evictions(self, step: int, layer: int) -> list[Eviction]:
         """Who left at the event of a layer in a forward pass, in order; guesses made there included."""
         event = step * self.run.layers + layer
-        first, last = np.searchsorted(self.run.load_event, [event, event + 1])
+        first, last = np.searchsorted(self.run.loads.event, [event, event + 1])
         return [
             self._explained(self._by_load[load], event)
             for load in range(first, last)
@@ -102,19 +102,19 @@ class Explainer:
         run = self.run
         match kind:
             case "miss":
-                found = run.access_event[run.access_outcome == MISS]
+                found = run.accesses.event[run.accesses.outcome == MISS]
             case "eviction":
-                found = run.load_event[run.victim_expert >= 0]
+                found = run.loads.event[run.loads.victim_expert >= 0]
             case "collision":
-                found = run.access_event[metrics.miss_kind_of_access(run) == 3]
+                found = run.accesses.event[metrics.miss_kind_of_access(run) == 3]
             case _:
                 found = np.array(
-                    [run.load_event[c.load.index] for c in self._choices if self._regrets(c)], np.int64
+                    [run.loads.event[c.load.index] for c in self._choices if self._regrets(c)], np.int64
                 )
         return sorted(set(found.tolist()))
 
     def _regrets(self, choice: Choice) -> bool:
-        event = int(self.run.load_event[choice.load.index])
+        event = int(self.run.loads.event[choice.load.index])
         victim = self._future.next_use(*choice.load.victim, event)
         return any(self._future.next_use(*key, event) > victim for key in self._could_leave(choice))
 

@@ -34,9 +34,9 @@ class Counts:
 
 def counts(run: Run, phase: int | None = None) -> Counts:
     """Of a whole run, or of its PREFILL or DECODE."""
-    outcome = run.access_outcome
+    outcome = run.accesses.outcome
     if phase is not None:
-        outcome = outcome[run.pass_phase[run.event_pass[run.access_event]] == phase]
+        outcome = outcome[run.passes.phase[run.events.forward_pass[run.accesses.event]] == phase]
     late = int((outcome == LATE).sum())
     return Counts(
         len(outcome),
@@ -48,9 +48,9 @@ def counts(run: Run, phase: int | None = None) -> Counts:
 
 def hit_ratio_over_time(run: Run) -> NDArray[np.float64]:
     """Hits / accesses of each forward pass. [F]"""
-    passes = run.event_pass[run.access_event]
-    hits = np.bincount(passes, run.access_outcome == HIT, len(run.pass_phase))
-    return hits / np.maximum(np.bincount(passes, minlength=len(run.pass_phase)), 1)
+    passes = run.events.forward_pass[run.accesses.event]
+    hits = np.bincount(passes, run.accesses.outcome == HIT, len(run.passes.phase))
+    return hits / np.maximum(np.bincount(passes, minlength=len(run.passes.phase)), 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,24 +71,24 @@ def miss_kinds(run: Run) -> MissKinds:
 
 def miss_kind_of_access(run: Run) -> NDArray[np.uint8]:
     """0 for hits, else 1 cold, 2 capacity, 3 collision, 4 pollution. [M]"""
-    kinds = np.zeros(len(run.access_event), np.uint8)
-    loaded = set(zip(run.start_layer.tolist(), run.start_expert.tolist(), strict=True))
+    kinds = np.zeros(len(run.accesses.event), np.uint8)
+    loaded = set(zip(run.start.layer.tolist(), run.start.expert.tolist(), strict=True))
     evicted: dict[tuple[int, int], int] = {}  # (layer, expert) -> load that evicted it last
-    load_pass = run.event_pass[run.load_event].tolist()
-    wasted = (run.load_speculative & ~run.load_used).tolist()
+    load_pass = run.events.forward_pass[run.loads.event].tolist()
+    wasted = (run.loads.speculative & ~run.loads.used).tolist()
     loads = list(
         zip(
-            run.load_layer.tolist(),
-            run.load_expert.tolist(),
-            run.victim_layer.tolist(),
-            run.victim_expert.tolist(),
+            run.loads.layer.tolist(),
+            run.loads.expert.tolist(),
+            run.loads.victim_layer.tolist(),
+            run.loads.victim_expert.tolist(),
             strict=True,
         )
     )
-    load_at = np.searchsorted(run.load_event, np.arange(len(run.event_pass) + 1)).tolist()
-    access_at = np.searchsorted(run.access_event, np.arange(len(run.event_pass) + 1)).tolist()
-    expert, outcome = run.access_expert.tolist(), run.access_outcome.tolist()
-    layers, passes = run.event_layer.tolist(), run.event_pass.tolist()
+    load_at = np.searchsorted(run.loads.event, np.arange(len(run.events.forward_pass) + 1)).tolist()
+    access_at = np.searchsorted(run.accesses.event, np.arange(len(run.events.forward_pass) + 1)).tolist()
+    expert, outcome = run.accesses.expert.tolist(), run.accesses.outcome.tolist()
+    layers, passes = run.events.layer.tolist(), run.events.forward_pass.tolist()
     for event, layer in enumerate(layers):
         for access in range(access_at[event], access_at[event + 1]):
             if outcome[access] != MISS:
@@ -125,27 +125,27 @@ class CacheAsPredictor:
 
 def cache_as_predictor(run: Run) -> CacheAsPredictor | None:
     """None where no event of the phase had anything resident. Scope layer counts the layer's own residents, scope model the layer's too."""
-    decode = run.pass_phase == DECODE if (run.pass_phase == DECODE).any() else run.pass_phase == PREFILL
+    decode = run.passes.phase == DECODE if (run.passes.phase == DECODE).any() else run.passes.phase == PREFILL
     residents = residents_before(run)
-    chosen = decode[run.event_pass] & (residents > 0)
+    chosen = decode[run.events.forward_pass] & (residents > 0)
     if not chosen.any():
         return None
-    events = len(run.event_pass)
-    hits = np.bincount(run.access_event, run.access_outcome != MISS, events)[chosen]
-    needed = np.bincount(run.access_event, minlength=events)[chosen]
+    events = len(run.events.forward_pass)
+    hits = np.bincount(run.accesses.event, run.accesses.outcome != MISS, events)[chosen]
+    needed = np.bincount(run.accesses.event, minlength=events)[chosen]
     return CacheAsPredictor(float((hits / residents[chosen]).mean()), float((hits / needed).mean()))
 
 
 def residents_before(run: Run) -> NDArray[np.int64]:
     """Experts of the event's layer that are resident before it. [N]"""
     if run.settings.baseline in ("on-demand", "whole-layer"):
-        return np.zeros(len(run.event_pass), np.int64)
-    change = np.zeros((len(run.event_pass) + 1, run.layers), np.int64)  # by the loads of each event
-    np.add.at(change, (run.load_event + 1, run.load_layer), 1)
-    out = run.victim_layer >= 0
-    np.add.at(change, (run.load_event[out] + 1, run.victim_layer[out]), -1)
-    change[0] += np.bincount(run.start_layer, minlength=run.layers)
-    return np.asarray(change.cumsum(0)[np.arange(len(run.event_pass)), run.event_layer])
+        return np.zeros(len(run.events.forward_pass), np.int64)
+    change = np.zeros((len(run.events.forward_pass) + 1, run.layers), np.int64)  # by the loads of each event
+    np.add.at(change, (run.loads.event + 1, run.loads.layer), 1)
+    out = run.loads.victim_layer >= 0
+    np.add.at(change, (run.loads.event[out] + 1, run.loads.victim_layer[out]), -1)
+    change[0] += np.bincount(run.start.layer, minlength=run.layers)
+    return np.asarray(change.cumsum(0)[np.arange(len(run.events.forward_pass)), run.events.layer])
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +160,10 @@ class Ledger:
 
 
 def ledger(run: Run) -> Ledger:
-    used = int((run.load_speculative & run.load_used).sum())
-    issued = int(run.load_speculative.sum())
-    late = int((run.access_outcome == LATE).sum()) if run.measured else None
-    return Ledger(issued, used, late, issued - used, int(run.event_dropped.sum()))
+    used = int((run.loads.speculative & run.loads.used).sum())
+    issued = int(run.loads.speculative.sum())
+    late = int((run.accesses.outcome == LATE).sum()) if run.measured else None
+    return Ledger(issued, used, late, issued - used, int(run.events.dropped.sum()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,42 +176,54 @@ class Moved:
 
 
 def events_table(run: Run, step: int) -> pd.DataFrame:
-    """What happened in one forward pass, a row per MoE layer, in words for people. Raises IndexError."""
+    """What happened in one forward pass, a row per event, in words for people. Raises IndexError."""
+    if not 0 <= step < len(run.passes.phase):
+        raise IndexError(step)
     rows = []
-    for event in list(run.passes())[step]:
-        demand = [load for load in event.loads if not load[5]]
-        evicted = [
-            f"{load[1]} over {load[4]}" if load[4] >= 0 else f"{load[1]} into a free slot" for load in demand
+    for event in np.flatnonzero(run.events.forward_pass == step):
+        own = run.accesses.event == event
+        experts, outcome = run.accesses.expert[own], run.accesses.outcome[own]
+        loads = [
+            (
+                int(run.loads.layer[load]),
+                int(run.loads.expert[load]),
+                int(run.loads.victim_expert[load]),
+                load,
+            )
+            for load in np.flatnonzero(run.loads.event == event)
         ]
-        guessed = [
-            f"{load[1]} for layer {load[0]}" + (f" over {load[4]}" if load[4] >= 0 else "")
-            for load in event.loads
-            if load[5]
-        ]
+        guessed = [bool(run.loads.speculative[load]) for *_, load in loads]
         rows.append(
             {
-                "MoE layer": event.layer,
-                "hit": ", ".join(map(str, event.hits)),
-                "late": ", ".join(map(str, event.late)),
-                "missed": ", ".join(map(str, event.misses)),
-                "loaded (over whom)": ", ".join(evicted),
-                "prefetched": ", ".join(guessed),
+                "MoE layer": int(run.events.layer[event]),
+                **{
+                    name: ", ".join(map(str, experts[outcome == kind]))
+                    for name, kind in (("hit", HIT), ("late", LATE), ("missed", MISS))
+                },
+                "loaded (over whom)": ", ".join(
+                    f"{expert} over {victim}" if victim >= 0 else f"{expert} into a free slot"
+                    for (_, expert, victim, _), guess in zip(loads, guessed, strict=True)
+                    if not guess
+                ),
+                "prefetched": ", ".join(
+                    f"{expert} for layer {layer}" + (f" over {victim}" if victim >= 0 else "")
+                    for (layer, expert, victim, _), guess in zip(loads, guessed, strict=True)
+                    if guess
+                ),
             }
         )
     return pd.DataFrame(rows)
 
 
 def bytes_moved(run: Run) -> Moved:
-    """Copies x bytes of one expert. A pre-fetch that was called off before it began moved nothing."""
-    began = np.ones(len(run.load_event), bool)
+    """Copies x bytes of an expert of their layer. A pre-fetch that was called off before it began moved nothing."""
+    began = np.ones(len(run.loads.event), bool)
     if run.times is not None:
-        began = ~run.load_speculative | (run.times.load_start >= 0) | run.load_used
-    useful = run.load_speculative & run.load_used
-    wasted = run.load_speculative & ~run.load_used & began
-    size = run.expert_bytes
-    return Moved(
-        int((~run.load_speculative).sum()) * size, int(useful.sum()) * size, int(wasted.sum()) * size
-    )
+        began = ~run.loads.speculative | (run.times.load_start >= 0) | run.loads.used
+    sizes = run.layer_bytes[run.loads.layer]
+    useful = run.loads.speculative & run.loads.used
+    wasted = run.loads.speculative & ~run.loads.used & began
+    return Moved(*(int(sizes[chosen].sum()) for chosen in (~run.loads.speculative, useful, wasted)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,10 +237,10 @@ class Stack:
 
 def stack(run: Run) -> Stack | None:
     """None where the run was not measured or has no decode pass."""
-    if run.times is None or not (run.pass_phase == DECODE).any():
+    if run.times is None or not (run.passes.phase == DECODE).any():
         return None
-    decode = run.pass_phase == DECODE
-    events = decode[run.event_pass]
+    decode = run.passes.phase == DECODE
+    events = decode[run.events.forward_pass]
     passes = int(decode.sum())
     compute = run.times.event_compute[events].sum() / passes / 1e6
     stall = run.times.event_stall[events].sum() / passes / 1e6
@@ -238,11 +250,13 @@ def stack(run: Run) -> Stack | None:
 
 def transfer_ms_per_token(run: Run) -> float | None:
     """Time that the link was busy with copies issued in decode, per output token."""
-    if run.times is None or not (run.pass_phase == DECODE).any():
+    if run.times is None or not (run.passes.phase == DECODE).any():
         return None
-    began = (run.times.load_start >= 0) & (run.pass_phase[run.event_pass[run.load_event]] == DECODE)
+    began = (run.times.load_start >= 0) & (
+        run.passes.phase[run.events.forward_pass[run.loads.event]] == DECODE
+    )
     busy = (run.times.load_end - run.times.load_start)[began].sum()
-    return float(busy / (run.pass_phase == DECODE).sum() / 1e6)
+    return float(busy / (run.passes.phase == DECODE).sum() / 1e6)
 
 
 def overlap(run: Run) -> float | None:
@@ -257,7 +271,7 @@ def achieved_gigabytes_per_second(run: Run) -> float | None:
         return None
     began = run.times.load_start >= 0
     busy = int((run.times.load_end - run.times.load_start)[began].sum())
-    return float(began.sum() * run.expert_bytes / busy) if busy else None
+    return float(run.layer_bytes[run.loads.layer[began]].sum() / busy) if busy else None
 
 
 def bandwidth_bound_ms(run: Run, unavoidable_misses: int) -> float | None:
@@ -268,8 +282,8 @@ def bandwidth_bound_ms(run: Run, unavoidable_misses: int) -> float | None:
     parts = stack(run)
     if parts is None or run.tier is None:
         return None
-    tokens = int((run.pass_phase == DECODE).sum())
-    link = unavoidable_misses * run.expert_bytes / tokens / (run.tier.gigabytes_per_second * 1e6)
+    tokens = int((run.passes.phase == DECODE).sum())
+    link = unavoidable_misses * run.mean_bytes / tokens / (run.tier.gigabytes_per_second * 1e6)
     return max(parts.compute + parts.other, link)
 
 
@@ -280,7 +294,7 @@ def summary(run: Run) -> dict[str, Any]:
         **_counted(counts(run)),
         "prefill": _counted(counts(run, PREFILL)),
         "decode": _counted(counts(run, DECODE)),
-        "evictions": int((run.victim_expert >= 0).sum()),
+        "evictions": int((run.loads.victim_expert >= 0).sum()),
         "bytes_demand": moved.demand,
         "bytes_prefetch_useful": moved.prefetch_useful,
         "bytes_prefetch_wasted": moved.prefetch_wasted,
@@ -290,7 +304,7 @@ def summary(run: Run) -> dict[str, Any]:
         "cache_as_predictor": asdict(found) if (found := cache_as_predictor(run)) else None,
         "prefetch_ledger": asdict(ledger(run)),
         "bytes_per_token": (moved.demand + moved.prefetch_useful + moved.prefetch_wasted)
-        / max(int(run.pass_tokens.sum()), 1),
+        / max(int(run.passes.tokens.sum()), 1),
         "overlap": overlap(run),
         "achieved_gigabytes_per_second": achieved_gigabytes_per_second(run),
     }
@@ -298,8 +312,8 @@ def summary(run: Run) -> dict[str, Any]:
     decode_ms = np.empty(0)
     ttft = None
     if run.times is not None:
-        decode_ms = run.times.pass_wall[run.pass_phase == DECODE] / 1e6
-        ttft = float(run.times.pass_wall[run.pass_phase == PREFILL].sum() / 1e6)
+        decode_ms = run.times.pass_wall[run.passes.phase == DECODE] / 1e6
+        ttft = float(run.times.pass_wall[run.passes.phase == PREFILL].sum() / 1e6)
     known = decode_ms.size > 0
     return values | {
         "tokens_per_second": float(1e3 / decode_ms.mean()) if known else None,
@@ -358,7 +372,7 @@ def median_run(runs: Sequence[Run]) -> Run:
     if not known:
         return runs[0]
     order = sorted(
-        known, key=lambda run: int(run.times.pass_wall[run.pass_phase == DECODE].sum()) if run.times else 0
+        known, key=lambda run: int(run.times.pass_wall[run.passes.phase == DECODE].sum()) if run.times else 0
     )
     return order[(len(order) - 1) // 2]
 
