@@ -15,8 +15,10 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMultimodalLM
-from moeviz.engine.loader import own
 from transformers.models.auto import configuration_auto, modeling_auto
+
+from moeviz.engine.kinds import text_part
+from moeviz.engine.loader import own
 
 LAYERS, EXPERTS, K = 4, 8, 3
 HIDDEN = 32
@@ -63,6 +65,10 @@ SIZES: dict[str, Any] = {
     "index_topk": 8,
 }
 """Ids of special tokens must be within the vocabulary, below which the prompt's stand."""
+PACKAGES = {
+    "inkling_mm_model": "scipy"
+}  # what transformers' code of a type imports beside its own requirements
+
 GEMMA = {"enable_moe_block": True, "num_experts": EXPERTS, "top_k_experts": K, "moe_intermediate_size": 24}
 QWEN4 = {"indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 16}
 QWEN4 |= {"indexer_compress_ratio": 4}
@@ -71,6 +77,9 @@ DOTS3 |= {"swa_q_lora_rank": 16, "swa_kv_lora_rank": 16, "swa_head_dim": 16, "sw
 DOTS3 |= {"swa_v_head_dim": 8}
 SAM = {"output_channels": 16, "downsample_channels": [16, 16], "mlp_dim": 48}
 NEEDS: dict[str, dict[str, Any]] = {
+    "dbrx": {"attn_config": {"rope_theta": 1e4}},
+    "doge": {"is_moe": True},
+    "step3p7": {"text_config": {"pad_token_id": 0}, "pad_token_id": 0},
     "bailing_hybrid": {"layer_group_size": 2},
     "deepseek_ocr2": {
         "text_config": {"num_experts_per_tok": K, "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]},
@@ -222,29 +231,64 @@ def auto_class(kind: str) -> Any:
 
 
 def save(kind: str, folder: Path) -> Path:
-    """Writes a tiny random model with a tokenizer of single letters."""
-    config = config_of(kind)
+    """Writes a tiny random model of this type, as its checkpoints are laid out, with a tokenizer of single letters."""
     torch.manual_seed(7)
-    model = auto_class(kind).from_config(config)
+    model = auto_class(kind).from_config(config_of(kind))
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, std=0.2)
         for name, buffer in model.named_buffers():
             if name.endswith("tid2eid"):  # a router that looks its experts up by the token's id
                 buffer.copy_(torch.stack([torch.randperm(EXPERTS)[:K] for _ in buffer]))
     model.save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+def save_bare(kind: str, folder: Path) -> Path:
+    """Writes the configuration of a type and a tokenizer, no weights: enough to be refused."""
+    config = config_of(kind)
+    known = {
+        **modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        **modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+    }
+    config.architectures = [known[kind]] if kind in known else None
+    config.save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+def save_tokenizer(folder: Path) -> None:
     letters = {chr(33 + n): n for n in range(90)}
     tokenizer = Tokenizer(models.WordLevel(letters | {"?": 90}, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?").save_pretrained(folder)
-    return folder
 
 
 def reference(kind: str, folder: Path, dtype: torch.dtype) -> Any:
     """What transformers alone makes of a checkpoint: all experts in memory, computed by its own eager code."""
-    config = AutoConfig.from_pretrained(folder)
-    part = getattr(config, "thinker_config", config)
-    model = auto_class(kind).from_pretrained(folder, config=part, dtype=dtype, experts_implementation="eager")
+    config = text_part(AutoConfig.from_pretrained(folder))
+    model = auto_class(kind).from_pretrained(
+        folder, config=config, dtype=dtype, experts_implementation="eager"
+    )
     own(model)
     return model.eval()
+
+
+def table(guesses: dict[str, str], refused: dict[str, str]) -> str:
+    """The table of moeviz/engine/README.md. guesses: type -> all, some or none of its layers; refused: type -> why."""
+    rows = {
+        "runs": [kind for kind, what in guesses.items() if what == "all" and kind not in PACKAGES],
+        "runs; some of its layers without router guesses": [
+            k for k, what in guesses.items() if what == "some"
+        ],
+        "runs without router guesses": [kind for kind, what in guesses.items() if what == "none"],
+    }
+    for kind, package in PACKAGES.items():
+        rows.setdefault(f"runs where the package {package} is installed", []).append(kind)
+    for kind, why in refused.items():
+        rows.setdefault(f"refused: {why}", []).append(kind)
+    lines = ["| | types |", "| --- | --- |"]
+    lines += [f"| {what} | {', '.join(sorted(kinds))} |" for what, kinds in rows.items()]
+    return "\n".join(lines)

@@ -230,7 +230,7 @@ def run(
         known = Trace.load(future) if future else None
         if out is not None and not out.parent.is_dir():
             raise Refused(f"The folder {out.parent} for --out does not exist. Make it, or choose another.")
-        loaded, options = prepare(model, others)
+        loaded, options = prepare(model, others, [settings])
         from moeviz.engine import measure
 
         known = known or measure.look_ahead(loaded, prompt, settings, options)
@@ -303,7 +303,7 @@ def compare(
     with refusing():
         chosen = [Settings.parse(text) for text in texts or ("policy=lru", "policy=lfu")]
         chosen += [Settings(baseline=name.strip()) for name in baselines.split(",") if name.strip()]
-        loaded, options = prepare(model, others)
+        loaded, options = prepare(model, others, chosen)
         from moeviz.engine import measure
 
         runs: dict[int, list[Run]] = {number: [] for number in range(len(chosen))}
@@ -697,8 +697,11 @@ def show(values: dict[str, Any]) -> None:
         click.echo(f"{name:52} {value if isinstance(value, str) else format(value, '.4g')}")
 
 
-def prepare(model: str, others: dict[str, Any]) -> tuple[Loaded, Options]:
-    """Loaded model and generation options of the shared flags. Raises ModelError or StoreError."""
+def prepare(model: str, others: dict[str, Any], settings: list[Settings]) -> tuple[Loaded, Options]:
+    """Loaded model and generation options of the shared flags. Raises ModelError or StoreError.
+
+    `settings` are checked against the model as soon as its size is known: SettingsError before anything is packed.
+    """
     from moeviz.engine.loader import BUNDLED, load, use_threads
     from moeviz.engine.session import Options
 
@@ -710,6 +713,11 @@ def prepare(model: str, others: dict[str, Any]) -> tuple[Loaded, Options]:
         not others["past_end"],
         others["then"],
     )
+
+    def check(layers: int, experts: int, k: int) -> None:
+        for one in settings:
+            one.check(layers, experts, k)
+
     progress: Callable[[float, str], None] = lambda share, what: None  # noqa: E731
     if sys.stderr.isatty():
         progress = lambda share, what: click.echo(f"\r\033[K{share:4.0%} {what}", nl=share == 1, err=True)  # noqa: E731
@@ -719,6 +727,7 @@ def prepare(model: str, others: dict[str, Any]) -> tuple[Loaded, Options]:
         device=others["device"],
         dtype=others["dtype"],
         progress=progress,
+        check=check,
     )
     return loaded, options
 

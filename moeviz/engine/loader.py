@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,9 @@ from moeviz.errors import ModelError, StoreError
 transformers.utils.logging.set_verbosity_error()  # what matters is raised; progress is reported by `load`
 transformers.utils.logging.disable_progress_bar()
 logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
+warnings.filterwarnings(
+    "ignore", message="The following device_map keys"
+)  # of tensors that stand beside the experts
 
 BUNDLED = Path(__file__).parent.parent / "demo_model"
 TIERS = ("disk", "host")

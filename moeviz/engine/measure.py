@@ -46,7 +46,8 @@ def facts(loaded: Loaded) -> ModelFacts:
             "python": platform.python_version(),
             "machine": _machine(loaded.device),
             "threads": str(torch.get_num_threads()),
-        },
+        }
+        | ({"notes": "; ".join(loaded.notes)} if loaded.notes else {}),
     )
 
 

@@ -39,13 +39,13 @@ class Worker:
     def do(self, job: dict[str, Any]) -> None:
         """One job; every error becomes one message."""
         try:
-            loaded = self._load(job["model"])
-            self._send({"event": "loaded", "facts": asdict(measure.facts(loaded))})
-            options = Options(**job["options"])
             settings = [
                 Settings.from_dict({**values, "policy": load_policy(values["policy"])})
                 for values in job["settings"]
             ]
+            loaded = self._load(job["model"], settings)
+            self._send({"event": "loaded", "facts": asdict(measure.facts(loaded))})
+            options = Options(**job["options"])
             if job["kind"] == "watch":
                 if needs_future(settings[0]):
                     self._send(
@@ -85,7 +85,11 @@ class Worker:
             content = base64.b64encode(moetrace.to_bytes(trace, run)).decode()
             self._send({"event": "run", "share": share, "number": number, "content": content})
 
-    def _load(self, spec: dict[str, Any]) -> Loaded:
+    def _load(self, spec: dict[str, Any], settings: list[Settings]) -> Loaded:
+        def check(layers: int, experts: int, k: int) -> None:
+            for one in settings:
+                one.check(layers, experts, k)
+
         if self._loaded is None or spec != self._spec:
             if self._loaded is not None:
                 self._loaded.store.close()
@@ -96,6 +100,7 @@ class Worker:
                 device=spec["device"],
                 dtype=spec["dtype"],
                 progress=lambda share, what: self._send({"event": "loading", "share": share, "what": what}),
+                check=check,
             )
             self._spec = spec
         return self._loaded
