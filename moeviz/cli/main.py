@@ -627,9 +627,16 @@ def bench() -> None:
 @bench.command("engine")
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Rounds, interleaved.")
 @click.option("--tokens", type=click.IntRange(2), default=100, show_default=True, help="To generate in each.")
-def bench_engine(repeats: int, tokens: int) -> None:
-    """What recording the routers' guesses costs the bundled model."""
-    show(moeviz.bench.timings.engine(repeats, tokens))
+@click.option("--model", default="", help="Folder of a model; the bundled one if it is left out.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
+def bench_engine(repeats: int, tokens: int, model: str, as_json: bool) -> None:
+    """Decoding beside transformers with all experts in memory, in float32 and bfloat16, on one thread."""
+    with refusing():
+        found = moeviz.bench.timings.engine(repeats, tokens, model)
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        show(found)
 
 
 @bench.command("loading")
