@@ -10,7 +10,7 @@ else that module was given, and where in its result the choice stands. Knows nei
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ class Router:
     logits: int  # places in what it returns
     weights: int
     chosen: int
+    batches: bool  # several hidden states asked together get the same bits as one by one
 
     def ask(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Logits [token, expert], weights [token, k] and ids [token, k] of its choice. No hook of the module is called."""
@@ -124,6 +125,19 @@ def _find_router(
         )
         if logits is None:
             return chooser, None, "its router does not return a logit for every expert"
-        router = Router(chooser, args[1:], kwargs, logits, places[id(weights)], places[id(index)])
-        return chooser, router, ""
+        router = Router(chooser, args[1:], kwargs, logits, places[id(weights)], places[id(index)], False)
+        return chooser, replace(router, batches=_batches(router, args[0])), ""
     return None, None, "no module beside its experts returns their choice"
+
+
+def _batches(router: Router, like: torch.Tensor) -> bool:
+    """Whether this router gives the same bits for up to three hidden states together; `like` is one of its inputs."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, *([1] * (like.dim() - 2)), like.shape[-1])
+    for count in (2, 3) * 8:
+        rows = [torch.randn(shape, generator=generator).to(like.device, like.dtype) for _ in range(count)]
+        together = router.ask(torch.cat(rows))
+        apart = [torch.cat(one) for one in zip(*map(router.ask, rows), strict=True)]
+        if not all(torch.equal(a, b) for a, b in zip(together, apart, strict=True)):
+            return False
+    return True
