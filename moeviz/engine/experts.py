@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, silu
+from transformers.activations import SiLUActivation
+from transformers.integrations.moe import _default_apply_gate
 
 from moeviz.engine.store import Layout
 
@@ -22,6 +24,9 @@ Expert = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(hidden [n, hidden], weights [n, 1]) -> contribution [n, hidden], as it is before it is added."""
 Way = Callable[[nn.Module, Mapping[str, torch.Tensor]], Expert]
 """(experts module, one expert's tensors by parameter name) -> that expert."""
+
+
+SILU = (nn.SiLU, SiLUActivation)
 
 
 class RecipeError(ValueError):
@@ -88,7 +93,7 @@ def direct(module: Any, tensors: Mapping[str, torch.Tensor]) -> Expert:
     up, down = tensors[up_name], tensors["down_proj"]
     if tensors.keys() - {up_name, "down_proj", f"{up_name}_bias", "down_proj_bias"}:
         raise KeyError("parameters that this way does not know")
-    inner = module._apply_gate if gated else module.act_fn
+    inner = _gate(module) if gated else module.act_fn
     norm = module.post_expert_norm if module.has_post_expert_norm else None
     if module.is_transposed:
         multiply: Callable[..., torch.Tensor] = torch.matmul
@@ -112,6 +117,18 @@ def direct(module: Any, tensors: Mapping[str, torch.Tensor]) -> Expert:
         return (out if norm is None else norm(out)) * weights
 
     return full
+
+
+def _gate(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The module's own gate, or what it comes to for the most common one, without three calls of Python."""
+    if type(module)._apply_gate is not _default_apply_gate or not isinstance(module.act_fn, SILU):
+        return module._apply_gate  # type: ignore[no-any-return]
+
+    def gate(wide: torch.Tensor) -> torch.Tensor:
+        half, up = wide.chunk(2, -1)
+        return silu(half) * up
+
+    return gate
 
 
 def of_class(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Expert:

@@ -53,9 +53,8 @@ class MoELayer:
     index: int  # among the model's layers
     experts: nn.Module  # its stacked parameters are on the meta device
     chooser: nn.Module | None  # the module that chooses among them
-    router: (
-        Router | None
-    )  # None where it cannot be asked ahead; then there are no next-gate guesses for this layer
+    router: Router | None  # None where it cannot be asked ahead: then no next-gate guesses for this layer
+    same_hidden: bool  # the experts are given the very hidden state that the chooser was given
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -154,7 +153,13 @@ def load(
     gc.collect()
     progress(0.95, "measuring the slow tier")
     moe_layers = tuple(
-        MoELayer(_layer_index(paths[id(one.experts)], number), one.experts, one.chooser, one.router)
+        MoELayer(
+            _layer_index(paths[id(one.experts)], number),
+            one.experts,
+            one.chooser,
+            one.router,
+            one.same_hidden,
+        )
         for number, one in enumerate(reached)
     )
     context = int(getattr(config.get_text_config(), "max_position_embeddings", None) or 1_000_000)

@@ -10,17 +10,23 @@ else that module was given, and where in its result the choice stands. Knows nei
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import linear
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Router:
-    """A layer's router as something that can be asked about any hidden state."""
+    """A layer's router as something that can be asked about any hidden state.
+
+    Most routers multiply the hidden state with a matrix and choose the largest: these need no more than the product, a third of the
+    time. It is used where it gave the router's own logits, bit for bit, and its own choice, on random hidden states.
+    """
 
     module: nn.Module
     args: tuple[Any, ...]  # what it is given beside the hidden state, by position ...
@@ -28,10 +34,23 @@ class Router:
     logits: int  # places in what it returns
     weights: int
     chosen: int
-    batches: bool  # several hidden states asked together get the same bits as one by one
+    product: Callable[[torch.Tensor], torch.Tensor] | None = (
+        None  # hidden state -> logits, where it chooses the largest
+    )
 
-    def ask(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Logits [token, expert], weights [token, k] and ids [token, k] of its choice. No hook of the module is called."""
+    def ask(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits [token, expert], and what experts are to be ranked by, the same size: its own choice comes first.
+
+        Some routers add biases or groups to their logits before they choose. No hook of the module is called.
+        """
+        if self.product is not None:
+            logits = self.product(hidden if hidden.dim() == 2 else hidden.flatten(0, -2))
+            return logits, logits
+        logits, weights, chosen = self.choose(hidden)
+        return logits, logits.float().scatter(1, chosen, 1e6 * (1 + weights.float()))
+
+    def choose(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits [token, expert], weights [token, k] and ids [token, k] of its choice."""
         found = self.module.forward(hidden, *self.args, **self.kwargs)
         logits, weights, chosen = found[self.logits], found[self.weights], found[self.chosen]
         return logits.flatten(0, -2), weights.flatten(0, -2), chosen.flatten(0, -2)
@@ -45,7 +64,8 @@ class Reached:
     k: int
     hidden_dtype: torch.dtype
     weights_dtype: torch.dtype  # of the router's weights, which may be more precise than the hidden state
-    chooser: nn.Module | None = None  # the module whose result the experts were given
+    chooser: nn.Module | None = None  # the module whose result the experts were given ...
+    same_hidden: bool = False  # ... from the very hidden state that they were given too
     router: Router | None = None  # None where it cannot be asked about another layer's hidden state ...
     why_not: str = ""  # ... and why
 
@@ -78,6 +98,10 @@ def probe(model: nn.Module, ids: list[int], device: torch.device | str = "cpu") 
     def take(module: nn.Module, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> Any:
         one = Reached(module, index.shape[-1], hidden.dtype, weights.dtype)
         one.chooser, one.router, one.why_not = _find_router(module, index, weights, seen.results, owned)
+        asked = next(
+            (args for other, args, _, _ in reversed(seen.results) if other is one.chooser and args), None
+        )
+        one.same_hidden = asked is not None and asked[0] is hidden
         seen.reached.append(one)
         return torch.zeros_like(hidden)
 
@@ -125,19 +149,39 @@ def _find_router(
         )
         if logits is None:
             return chooser, None, "its router does not return a logit for every expert"
-        router = Router(chooser, args[1:], kwargs, logits, places[id(weights)], places[id(index)], False)
-        return chooser, replace(router, batches=_batches(router, args[0])), ""
+        router = Router(chooser, args[1:], kwargs, logits, places[id(weights)], places[id(index)])
+        return chooser, replace(router, product=_product(router, args[0])), ""
     return None, None, "no module beside its experts returns their choice"
 
 
-def _batches(router: Router, like: torch.Tensor) -> bool:
-    """Whether this router gives the same bits for up to three hidden states together; `like` is one of its inputs."""
+def _product(router: Router, like: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """The product alone, where it gives this router's logits and choice for hidden states such as `like`; else None."""
+    weight = getattr(router.module, "weight", None)
+    if not isinstance(weight, torch.Tensor) or weight.dim() != 2 or weight.shape[1] != like.shape[-1]:
+        return None
     generator = torch.Generator().manual_seed(0)
     shape = (1, *([1] * (like.dim() - 2)), like.shape[-1])
-    for count in (2, 3) * 8:
-        rows = [torch.randn(shape, generator=generator).to(like.device, like.dtype) for _ in range(count)]
-        together = router.ask(torch.cat(rows))
-        apart = [torch.cat(one) for one in zip(*map(router.ask, rows), strict=True)]
-        if not all(torch.equal(a, b) for a, b in zip(together, apart, strict=True)):
-            return False
-    return True
+    trials = [torch.randn(shape, generator=generator).to(like.device, like.dtype) for _ in range(32)]
+    trials += [torch.cat(trials[:7])]
+    for product in (_plain(weight), _precise(weight)):
+        try:
+            if all(_agree(product(hidden.flatten(0, -2)), *router.choose(hidden)) for hidden in trials):
+                return product
+        except RuntimeError:  # dtypes that do not fit
+            continue
+    return None
+
+
+def _agree(product: torch.Tensor, logits: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor) -> bool:
+    """Whether a product is a router's logits, and its choice the largest of them, strongest first."""
+    by_weight = chosen.gather(1, weights.float().argsort(dim=1, descending=True, stable=True))
+    largest = product.topk(chosen.shape[1], 1).indices
+    return torch.equal(product, logits) and torch.equal(by_weight, largest)
+
+
+def _plain(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda hidden: linear(hidden, weight)
+
+
+def _precise(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda hidden: linear(hidden.float(), weight.float())

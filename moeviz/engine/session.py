@@ -218,10 +218,10 @@ class Serving:
         self._hooks = []
         for number, layer in enumerate(loaded.layers):
             layer.experts.moeviz = (self, number)
-            if layer.chooser is not None and self._lookaheads:
+            if layer.chooser is not None and self._lookaheads and not layer.same_hidden:
                 self._hooks.append(layer.chooser.register_forward_pre_hook(self._keep_router_input(number)))
         loaded.model.set_experts_implementation("moeviz")
-        self._router_input: list[torch.Tensor | None] = [None] * len(loaded.layers)
+        self._router_input: list[torch.Tensor | None] = [None] * len(loaded.layers)  # in this pass
         self._text = ""  # of the token that the last pass chose, which enters the next
         self._clock.start()
 
@@ -292,6 +292,8 @@ class Serving:
         assert self._link is not None
         clock, link, cache = self._clock, self._link, self.cache
         began = clock.stamp()
+        if self._lookaheads and self._loaded.layers[number].same_hidden:
+            self._router_input[number] = hidden
         rows = _Rows(hidden, index, weights)
         waves = cache.demand(number, rows.chosen, rows.strengths)
         pool = cache.pool(number)
@@ -397,33 +399,32 @@ class Serving:
     def _ask_the_rest(self) -> None:
         """Asks every router about the earlier layers' hidden states of this pass that it was not asked about, all at once."""
         asked: list[tuple[int, int]] = []
-        answers: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        logits: list[torch.Tensor] = []
+        rankings: list[torch.Tensor] = []
+        entered, guesses, ahead = self._router_input, self._guesses, self._lookaheads
         for target, layer in enumerate(self._loaded.layers):
             if layer.router is None:
                 continue
-            ahead = [d for d in self._lookaheads if d <= target and (target, d) not in self._guesses]
-            known = [(d, e) for d in ahead if (e := self._router_input[target - d]) is not None]
-            asked += [(target, d) for d, _ in known]
-            if len(known) > 1 and layer.router.batches:
-                answers.append(layer.router.ask(torch.cat([entering for _, entering in known])))
-            else:
-                answers += [layer.router.ask(entering) for _, entering in known]
+            for d in ahead:
+                if d > target or (target, d) in guesses or (entering := entered[target - d]) is None:
+                    continue
+                one, ranking = layer.router.ask(entering)
+                asked.append((target, d))
+                logits.append(one)
+                rankings.append(ranking)
         if asked:
-            experts, probabilities = self._likeliest(*map(torch.cat, zip(*answers, strict=True)))
+            every = torch.cat(logits)
+            plain = all(one is ranking for one, ranking in zip(logits, rankings, strict=True))
+            experts, probabilities = self._likeliest(every, every if plain else torch.cat(rankings))
             for n, place in enumerate(asked):
-                self._guesses[place] = RouterGuess([experts[n]], probabilities and [probabilities[n]])
+                guesses[place] = RouterGuess([experts[n]], probabilities and [probabilities[n]])
         self._router_input = [None] * len(self._router_input)
 
     def _likeliest(
-        self, logits: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor
+        self, logits: torch.Tensor, ranking: torch.Tensor
     ) -> tuple[list[list[int]], list[list[float]] | None]:
-        """Ids and probabilities of the experts that a router would choose next, likeliest first. [row, rank] both
-
-        The router's own choice comes first, since some add biases or groups to their logits; the others follow by their logits.
-        """
-        key = logits.double()
-        key = key.scatter(1, chosen, 1e6 + weights.double())
-        experts = key.topk(self._width, dim=1).indices
+        """Ids and probabilities of the experts that a router would choose next, likeliest first. [row, rank] both"""
+        experts = ranking.topk(self._width, dim=1).indices
         if not self._needs_probabilities:
             return experts.tolist(), None
         # rounded as a trace stores them, so that a replay reaches a threshold where the run did
@@ -492,12 +493,12 @@ class _Rows:
         pairs = sorted(zip([-strength for strength in strengths], ids, strict=True))
         self.chosen = [[expert for _, expert in pairs]]
         self.strengths = [[-strength for strength, _ in pairs]]
-        self._columns = dict(zip(ids, self._weights.split(1, 1), strict=True))
+        self._columns = dict(zip(ids, self._weights.unbind(1), strict=True))
         self.needed = self._columns.keys()
         return True
 
     def of(self, expert: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """What an expert is given: hidden states [n, hidden] and router weights [n, 1] of its tokens."""
+        """What an expert is given: hidden states [n, hidden] and router weights, [n, 1] or [1], of its tokens."""
         if self._columns is not None:
             return self._hidden, self._columns[expert]
         rank, token = np.nonzero(
@@ -514,10 +515,13 @@ class _Rows:
         """
         if self._columns is not None:
             first, *others = sorted(parts)
-            total = parts[first].to(dtype)
+            total = parts[first]
+            if total.dtype != dtype:
+                total = total.to(dtype)
             for expert in others:
-                total = total + parts[expert].to(dtype)
-            return total.to(self._hidden.dtype)
+                part = parts[expert]
+                total = total + (part if part.dtype == dtype else part.to(dtype))
+            return total if dtype == self._hidden.dtype else total.to(self._hidden.dtype)
         total = torch.zeros_like(self._hidden, dtype=dtype)
         for expert in sorted(parts):
             total.index_add_(0, self._tokens[expert], parts[expert].to(dtype))
