@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny_models
 import torch
 from conftest import ARCHITECTURES, random_trace
 from transformers import AutoModelForCausalLM
@@ -396,3 +398,24 @@ def test_a_calibration_of_another_model_is_refused(tiny_model: TinyModel, tmp_pa
     random_trace(0, layers=2).save(tmp_path / "two.moetrace")
     with pytest.raises(SettingsError, match=r"of another model: 2 MoE layers of 8 experts, not 3 of 8"):
         generate(model, PROMPT, Settings("static", calibration=str(tmp_path / "two.moetrace")), GREEDY)
+
+
+def test_dtype_auto_on_a_cpu_is_the_faster_one_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from moeviz.engine import loader
+
+    folder = tiny_models.save("mixtral", tmp_path / "model")
+    assert load(folder, device="cpu").notes == ()  # a float32 checkpoint loses nothing for speed
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"dtype": "bfloat16"}))
+    for bfloat16, chosen in ((0.5, torch.bfloat16), (0.95, torch.float32)):
+        times = {torch.float32: 1.0, torch.bfloat16: bfloat16}
+        monkeypatch.setattr(loader, "_expert_ms", lambda experts, dtypes, times=times: times)
+        model = load(folder, device="cpu")
+        assert model.dtype == chosen
+        (note,) = model.notes
+        assert f"float32 1.000 ms, bfloat16 {bfloat16:.3f} ms" in note
+        assert measure.facts(model).versions["notes"] == note
+    monkeypatch.undo()
+    assert load(folder, device="cpu").dtype in (torch.float32, torch.bfloat16)

@@ -193,7 +193,7 @@ class Serving:
         if by_routers and all(layer.router is None for layer in loaded.layers):
             raise SettingsError(
                 "prefetch 'next-gate' asks the layers' routers ahead, which this model's cannot be: "
-                f"{'; '.join(loaded.notes) or 'none was found'}. Choose another prefetch."
+                f"{'; '.join(loaded.notes)}. Choose another prefetch."
             )
         self._by_routers = by_routers
         self._guesses_recorded = options.guesses
