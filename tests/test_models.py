@@ -43,7 +43,7 @@ class Resident:
             for module in model.modules()
             if is_experts(module)
         ]
-        keep = session._only_the_last_logits(model)
+        keep = session.only_the_last_logits(model)
         past = None
         for _ in range(GREEDY.max_new_tokens):
             with torch.inference_mode():

@@ -111,15 +111,15 @@ def text_part(config: Any) -> Any:
 
 
 def model_class(config: Any) -> Any:
-    """The auto class that loads this checkpoint for text: causal where there is one, else the one for text and images."""
-    causal = config.model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    return AutoModelForCausalLM if causal else AutoModelForMultimodalLM
+    """The auto class that has a place for all of this checkpoint: for text and images where there is one, else causal."""
+    both = config.model_type in modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+    return AutoModelForMultimodalLM if both else AutoModelForCausalLM
 
 
 def _class_name(config: Any) -> str:
     for names in (
-        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     ):
         if found := names.get(config.model_type):
             return str(found)

@@ -10,7 +10,6 @@ import hashlib
 import logging
 import os
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import torch
 import transformers
 from accelerate.hooks import remove_hook_from_module
@@ -26,8 +24,11 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import cached_file
 
+from moeviz.core.machines import Machine
 from moeviz.core.oracle import BUNDLED_NAME
 from moeviz.core.run import Tier
+from moeviz.engine.cachefolder import SUFFIX, cache_folder, filling, make_room, read_seal
+from moeviz.engine.checkpoint import check_files, check_report, named, needs_code, no_code
 from moeviz.engine.experts import Recipe, RecipeError, recipe_for, stacked
 from moeviz.engine.kinds import model_class, no_experts, no_folder, no_plain_weights, no_text_model, text_part
 from moeviz.engine.probe import Reached, Router, is_experts, probe
@@ -74,8 +75,10 @@ class Loaded:
     device: torch.device
     dtype: torch.dtype
     context: int  # tokens that fit
+    folder: Path  # the checkpoint
     recipe: Recipe  # how its experts are computed one at a time
-    notes: tuple[str, ...] = ()  # what this model does not have, in words
+    link: Machine | None = None  # what every copy is slowed down to; None: as fast as it goes
+    notes: tuple[str, ...] = ()  # what this model does not have, and what was chosen for it, in words
 
 
 def load(
@@ -107,28 +110,46 @@ def load(
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is not known. Choose one of {', '.join(DTYPES)}.")
     with torch.device("meta"):
-        skeleton = _guard(name, lambda: model_class(config).from_config(config))
+        skeleton = _guard(name, lambda: model_class(config).from_config(config, trust_remote_code=False))
     every = [path for path, module in skeleton.named_modules() if is_experts(module)]
     if not every:
         raise ModelError(no_experts(name, config, skeleton))
     if (early := _shape(skeleton, every, config)) is not None:
         check(*early)
     kind, why_dtype = _dtype(dtype, config, place, skeleton.get_submodule(every[0]))
+    cached = cache_folder() / f"{_fingerprint(folder, kind)}{SUFFIX}"
+    stored = check_files(folder)
+    sizes = {
+        f"{path}.{key}": p.numel() * kind.itemsize
+        for path in every
+        for key, p in stacked(skeleton.get_submodule(path)).items()
+    }
+
+    def waiting() -> None:
+        progress(0.1, "another process is filling the slow tier with this model")
 
     progress(0.1, "reading the dense part")
-    with tempfile.TemporaryDirectory(prefix="moeviz-", dir=_scratch()) as offload:
+    with filling(cached, waiting) as offload:
+        # what the checkpoint does not hold stacked, transformers writes once, stacked, for us to pack
+        scratch = sum(size for key, size in sizes.items() if key not in stored)
+        packed = 0 if tier == "host" or read_seal(cached) else sum(sizes.values())
+        make_room(packed, scratch, cached)
         placement = _placement(skeleton, set(every), str(place))
-        model = _guard(
+        model, report = _guard(
             name,
             lambda: model_class(config).from_pretrained(
                 str(folder),
                 config=config,
                 device_map=placement,
-                offload_folder=offload,
+                offload_folder=str(offload),
                 dtype=kind,
                 experts_implementation="eager",
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that the report names them; `check_report` refuses them
             ),
         )
+        check_report(name, report)
         weights = {path: model.get_submodule(path)._hf_hook.weights_map for path in every}
         _bring_shared(model, every, place)
         remove_hook_from_module(model, recurse=True)  # accelerate's would load all experts of a layer
@@ -144,13 +165,12 @@ def load(
             layout,
             lambda done: progress(0.3 + 0.6 * done, "filling the slow tier"),
         )
-        cached = cache_folder() / f"{_fingerprint(folder, kind)}.experts"
         store: Store
         if tier == "host":
             store = HostStore(layout, layers, pinned=place.type != "cpu")
         else:
             if not is_complete(layout, cached):
-                write_file(layout, layers, cached)
+                write_file(layout, layers, cached, _short_name(name))
             store = DiskStore(layout, cached)
     del weights, layers
     gc.collect()
@@ -179,6 +199,7 @@ def load(
         device=place,
         dtype=kind,
         context=context,
+        folder=folder,
         recipe=recipe,
         notes=(*((why_dtype,) if why_dtype else ()), *_notes(reached)),
     )
@@ -259,22 +280,6 @@ def own(model: nn.Module) -> None:
             parameter.data = parameter.data.clone()
 
 
-def cache_folder() -> Path:
-    """Where packed experts are kept between runs: MOEVIZ_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("MOEVIZ_CACHE") or platformdirs.user_cache_dir("moeviz")) / "experts"
-
-
-def _scratch() -> Path:
-    folder = cache_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(
-            f"The slow tier cannot be written to {folder}: {error.strerror}. Set MOEVIZ_CACHE to another folder."
-        ) from None
-    return folder
-
-
 def use_threads(count: int) -> None:
     """Threads of torch on a CPU; and the reader thread need not wait 5 ms for the interpreter."""
     torch.set_num_threads(count)
@@ -349,7 +354,7 @@ def _config(name: str) -> tuple[Any, Path]:
         raise ModelError(why)
     folder = Path(name)
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         where = cached_file(name, "config.json")
         if not folder.is_dir():
             from huggingface_hub import snapshot_download
@@ -359,6 +364,8 @@ def _config(name: str) -> tuple[Any, Path]:
                 / "config.json"
             )
     except (OSError, ValueError) as error:
+        if needs_code(error):
+            raise no_code(name) from None
         first = str(error).strip().splitlines()[0]
         raise ModelError(
             f"{name} cannot be read as a model: {first} Choose a folder with a model, or a hub id that is reachable."
@@ -369,7 +376,7 @@ def _config(name: str) -> tuple[Any, Path]:
 def _tokenizer(name: object, folder: Path) -> Any:
     """Read first of all: a model without one can run no prompt, and nothing should have been packed by then."""
     try:
-        return AutoTokenizer.from_pretrained(str(folder))
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
@@ -395,6 +402,8 @@ def _guard(name: object, do: Callable[[], Any]) -> Any:
             ) from None
         raise ModelError(f"{name} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
     except Exception as error:
+        if needs_code(error):
+            raise no_code(name) from None
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"{name} cannot be loaded: {text}") from None
 
@@ -434,10 +443,17 @@ def _placement(module: nn.Module, experts: set[str], device: str, prefix: str = 
 def _layers_of(
     weights: list[Mapping[str, torch.Tensor]], layout: Layout, progress: Callable[[float], None]
 ) -> Iterator[Mapping[str, torch.Tensor]]:
-    """Stacked weights of one MoE layer after the other, through accelerate's maps: some architectures leave them in an offload folder,
-    some in the checkpoint, and the map knows where."""
+    """Stacked weights of one MoE layer after the other, through accelerate's maps: some architectures leave them in an
+    offload folder, some in the checkpoint, and the map knows where."""
     for number, one in enumerate(weights):
-        yield {name: one[name].to(layout.dtype) for name in layout.shapes}
+        tensors = {name: one[name].to(layout.dtype) for name in layout.shapes}
+        short = [n for n, shape in layout.shapes.items() if tensors[n].shape != (layout.experts, *shape)]
+        if short:
+            raise ModelError(
+                f"{named(f'MoE layer {number}, {name}' for name in short)}: the checkpoint holds another number of experts, or "
+                "experts of another size, than its configuration says. Save or download the checkpoint again."
+            )
+        yield tensors
         progress((number + 1) / len(weights))
 
 

@@ -93,7 +93,7 @@ def _generate(
 ) -> Iterator[PassRecord]:
     sampler = torch.Generator().manual_seed(options.seed)
     past = None  # the model makes its own cache in the first pass
-    last_only = _only_the_last_logits(loaded.model)
+    last_only = only_the_last_logits(loaded.model)
     ends = _ends(loaded) if options.stop_at_end else set()
     turn = options.max_new_tokens // 2  # where the script begins
     serving.start()
@@ -119,7 +119,7 @@ def _generate(
         serving.close()
 
 
-def _only_the_last_logits(model: nn.Module) -> dict[str, int]:
+def only_the_last_logits(model: nn.Module) -> dict[str, int]:
     """What asks a model for the logits of the last token alone, where its forward can be asked."""
     return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
 
@@ -207,7 +207,10 @@ class Serving:
     def start(self) -> None:
         """Takes the slots, plugs into the model."""
         loaded = self._loaded
-        self._link = HostLink(loaded.store) if self._on_host else DeviceLink(loaded.store, loaded.device)
+        if self._on_host:
+            self._link = HostLink(loaded.store, loaded.link)
+        else:
+            self._link = DeviceLink(loaded.store, loaded.device)
         self._slots = [
             list(slots_for(loaded.store, self.cache.slots, loaded.device)) for _ in range(self.cache.pools)
         ]
