@@ -1,4 +1,5 @@
-"""transformers alone: a model with all its experts in memory and no part of moeviz in it, to be compared with.
+"""transformers alone: a model with all its experts in memory and no part of moeviz in it, to be compared
+with.
 
 model = Alone("moeviz/demo_model", "float32")
 model.pass_ns("grouped_mm", "In the beginning", tokens=50)
@@ -33,7 +34,8 @@ class Alone:
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
     def pass_ns(self, backend: str, prompt: str, tokens: int) -> list[int]:
-        """Nanoseconds of each forward pass of a greedy generation of `tokens` tokens, the choice of its token included.
+        """Nanoseconds of each forward pass of a greedy generation of `tokens` tokens, the choice of its token
+        included.
 
         The first pass is that of the prompt.
         """
