@@ -322,7 +322,7 @@ def events_table(run: Run, step: int) -> pd.DataFrame:
 def _event(run: Run, event: int) -> dict[str, int | str]:
     own = run.accesses.event == event
     experts, outcome = run.accesses.expert[own], run.accesses.outcome[own]
-    loads = np.flatnonzero(run.loads.event == event)
+    loads = np.flatnonzero(run.loads.event == event).tolist()
     demanded = [load for load in loads if not run.loads.speculative[load]]
     guessed = [load for load in loads if run.loads.speculative[load]]
     return {

@@ -5,13 +5,13 @@ python -m moeviz bench engine
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from moeviz.cli.options import refusing, registered
+from moeviz.cli.options import F, Number, refusing, registered
 
 MOST = 1_000_000  # tokens of a made-up trace
 
@@ -27,7 +27,7 @@ def bench() -> None:
     """
 
 
-def rounds(most: int) -> Any:
+def rounds(most: int) -> Callable[[F], F]:
     """`--repeats`, `most` by default."""
     return click.option(
         "--repeats",
@@ -38,7 +38,7 @@ def rounds(most: int) -> Any:
     )
 
 
-def tokens(default: int, what: str, most: int = MOST) -> Any:
+def tokens(default: int, what: str, most: int = MOST) -> Callable[[F], F]:
     """`--tokens`."""
     return click.option(
         "--tokens", type=click.IntRange(2, most), default=default, show_default=True, help=what
@@ -126,7 +126,7 @@ def bench_fuzz(files: int, seed: int) -> None:
 @rounds(3)
 @click.option(
     "--seconds",
-    type=click.FloatRange(1, 3_600),
+    type=Number(1, 3_600),
     default=5.0,
     show_default=True,
     help="Watched in each round.",
@@ -137,6 +137,23 @@ def bench_board(repeats: int, seconds: float) -> None:
 
     with refusing():
         show(board(seconds, repeats))
+
+
+@bench.command("stage")
+@rounds(3)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(1, 3_600),
+    default=3.0,
+    show_default=True,
+    help="Played in each round.",
+)
+def bench_stage(repeats: int, seconds: float) -> None:
+    """Pictures per second of the stage while it plays, key to picture, file to first picture (needs Chromium)."""
+    from moeviz.bench.stage import stage
+
+    with refusing():
+        show(stage(seconds, repeats))
 
 
 def show(values: Mapping[str, Any]) -> None:

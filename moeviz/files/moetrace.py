@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import struct
 import tempfile
 from dataclasses import replace
@@ -94,10 +95,17 @@ def save(path: str | os.PathLike[str], trace: Trace, run: Run | None = None) -> 
 def load(path: str | os.PathLike[str]) -> tuple[Trace, Run | None]:
     """Trace and, if the file has one, recorded run. Raises TraceError or OSError."""
     path = Path(path)
-    size = path.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise TraceError(f"{path.name} has {size:,} bytes; a trace has at most {MAX_FILE_BYTES:,}.")
-    return from_bytes(path.read_bytes(), path.name)
+    return from_bytes(content_of(path), path.name)
+
+
+def content_of(path: Path) -> bytes:
+    """A file's bytes, looked at before they are read: a device would never end. Raises TraceError or OSError."""
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise TraceError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}; expected a trace file.")
+    if about.st_size > MAX_FILE_BYTES:
+        raise TraceError(f"{path.name} has {about.st_size:,} bytes; a trace has at most {MAX_FILE_BYTES:,}.")
+    return path.read_bytes()
 
 
 def from_bytes(content: bytes, name: str = "the file") -> tuple[Trace, Run | None]:
