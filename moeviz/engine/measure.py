@@ -6,7 +6,9 @@ for step in compare(load(), "In the beginning", [Settings(policy="lru"), Setting
 
 from __future__ import annotations
 
+import copy
 import gc
+import inspect
 import platform
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -136,17 +138,25 @@ def reference(loaded: Loaded, trace: Trace, stop: Callable[[], bool] = lambda: F
     """
     model: Any = type(loaded.model)
     model = model.from_pretrained(
-        str(loaded.folder), dtype=loaded.dtype, experts_implementation="eager", trust_remote_code=False
+        str(loaded.folder),
+        config=copy.deepcopy(loaded.model.config),  # of the text part, where the checkpoint holds more
+        dtype=loaded.dtype,
+        experts_implementation="eager",
+        trust_remote_code=False,
     )
     model = model.to(loaded.device).eval()
     own(model)
+    # as the run asks: other shapes may give other bits
+    last_only = (
+        {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    )
     past, found = None, []
     for tokens in trace.passes():
         if stop():
             return None
         ids = torch.tensor([trace.token_ids[tokens].tolist()], device=loaded.device)
         with torch.inference_mode():
-            output = model(input_ids=ids, past_key_values=past, use_cache=True, logits_to_keep=1)
+            output = model(input_ids=ids, past_key_values=past, use_cache=True, **last_only)
         past = output.past_key_values
         found.append(_checksum(output.logits))
     del model, output, past
