@@ -8,22 +8,31 @@ if event.kind == "settings":
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import streamlit as st
 
+from moeviz.charts.stage import run_part, stage_payload
 from moeviz.charts.stage.page import script, style
+from moeviz.core.run import Run
+from moeviz.core.trace import Trace
+from moeviz.numbers.explain import Explainer
 
 _HOST = """
 const stages = new WeakMap()
+const lately = new WeakMap() // what each stage's user did last; numbers grow, over reloads too
 
 export default function (component) {
-  const { data, parentElement, setStateValue, setTriggerValue } = component
+  const { data, parentElement, setStateValue } = component
   const emit = (event) => {
-    if (event.kind === "cursor") setStateValue("cursor", event)
-    else setTriggerValue("event", event)
+    if (event.kind === "cursor") return setStateValue("cursor", event)
+    // a state, not a trigger, which would be lost where the next run of the script breaks its own off
+    const events = lately.get(parentElement) ?? []
+    const at = Math.max(Date.now(), (events.at(-1)?.at ?? 0) + 1)
+    lately.set(parentElement, [...events, { ...event, at }].slice(-8))
+    setStateValue("events", lately.get(parentElement))
   }
   const host = { emit, future: data.future, below: data.below, presenter: data.presenter }
   let stage = stages.get(parentElement)
@@ -48,7 +57,7 @@ _mount = st.components.v2.component(
 
 @dataclass(frozen=True, slots=True)
 class StageEvent:
-    """What its user did last, and where the cursor stands.
+    """What its user did, and where the cursor stands. Each deed is told to one run of the script, in order.
 
     `kind`: "" nothing new; "settings": the menus of `board` ask for `changes` (fields of Settings);
     "choose": a key from 1 to 9, in `number`; "present": presenter mode is to be on or off, in `on`; or the id
@@ -89,9 +98,9 @@ def stage(
         "presenter": presenter,
         "below": below,
     }
-    result = _mount(data=data, key=key, on_cursor_change=_nothing, on_event_change=_nothing)
+    result = _mount(data=data, key=key, on_cursor_change=_nothing, on_events_change=_nothing)
     cursor = result.cursor if isinstance(result.cursor, Mapping) else {}
-    event = result.event if isinstance(result.event, Mapping) else {}
+    event = _unheard(result.events, f"{key} heard")
     selected = cursor.get("selected") or {}
     return StageEvent(
         kind=_text(event.get("kind")),
@@ -106,8 +115,40 @@ def stage(
     )
 
 
+def kept_payload(
+    trace: Trace, explainers: Sequence[Explainer], measured: Sequence[Run] = (), **others: Any
+) -> dict[str, Any]:
+    """`stage_payload` of the explainers' runs, which works out anew only what changed since the last time.
+
+    `others`: of `stage_payload`, such as bound, title, verdict, menus and actions. Raises StageError.
+    """
+    times = tuple(run.digest + str(run.times.pass_wall.sum()) for run in measured if run.times is not None)
+    runs = [one.run for one in explainers]
+    parts = [_part(one.run.digest, trace.digest, times, one, measured) for one in explainers]
+    return stage_payload(trace, runs, measured=measured, parts=parts, **others)
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _part(
+    run: str, trace: str, times: tuple[str, ...], _explainer: Explainer, _measured: Sequence[Run]
+) -> dict[str, Any]:
+    """One run's share of a payload, kept for all sessions by what the run, its trace and the times hold."""
+    return run_part(_explainer.run, _measured, _explainer)
+
+
 def _nothing() -> None:
     """Streamlit keeps a state only where somebody listens."""
+
+
+def _unheard(events: object, key: str) -> Mapping[str, Any]:
+    """The first of the events that no run of the script has been given yet."""
+    heard = st.session_state.get(key, 0)
+    for event in events if isinstance(events, list) else []:
+        number = _number(event.get("at")) if isinstance(event, Mapping) else None
+        if number is not None and number > heard:
+            st.session_state[key] = number
+            return dict(event)
+    return {}
 
 
 def _changes(value: object) -> dict[str, str | int]:

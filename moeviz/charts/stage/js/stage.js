@@ -89,6 +89,13 @@ class Stage extends Player {
     this.settle()
     this.drawLegend()
     this.layout()
+    this.describe()
+  }
+
+  // The pictures in words, for who does not see them.
+  describe() {
+    for (const board of this.boards) board.describe()
+    this.curves.describe()
   }
 
   drawLegend() {
@@ -219,8 +226,7 @@ class Stage extends Player {
           expert: this.selected.expert,
         },
       })
-      for (const board of this.boards) board.describe()
-      this.curves.describe()
+      this.describe()
       this.live.textContent = this.story.body.innerText.split("\n").slice(0, 3).join(" ")
     }, 250)
   }
