@@ -18,7 +18,7 @@ from moeviz.core import replay as core
 from moeviz.core.run import Run
 from moeviz.core.settings import SETTINGS, Settings, read
 from moeviz.core.trace import Trace
-from moeviz.errors import SettingsError, TraceError
+from moeviz.errors import SettingsError
 from moeviz.numbers import metrics
 from moeviz.numbers.curves import Curve
 from moeviz.numbers.curves import curve as curve_of
@@ -36,17 +36,15 @@ def imported(path: str | os.PathLike[str], *, experts: int = 0, format: str = ""
     `experts`: E, where the file does not say it, 0: infer it as the largest id + 1. `format`: empty, found by the content.
     """
     from moeviz.files import imports
-    from moeviz.files.moetrace import MAX_FILE_BYTES
+    from moeviz.files.moetrace import content_of
 
     file = Path(path)
-    size = file.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise TraceError(f"{file.name} has {size:,} bytes; a trace has at most {MAX_FILE_BYTES:,}.")
+    content = content_of(file)
     if format == "sglang" or (not format and file.suffix == ".pt"):
         from moeviz.engine.sglang import records  # torch's file format
 
         return imports.from_records(file.name, records(file), experts)
-    return imports.read(file.name, file.read_bytes(), format, experts)
+    return imports.read(file.name, content, format, experts)
 
 
 def load(path: str | os.PathLike[str], *, experts: int = 0, format: str = "") -> tuple[Trace, Run | None]:
@@ -94,8 +92,8 @@ def compare(
 
     rows = []
     for one in settings:
-        for count in slots or [None]:
-            chosen = settings_of(one, **others, **({} if count is None else {"slots": count}))
+        for at in [{"slots": count} for count in slots] or [{}]:
+            chosen = settings_of(one, **others, **at)
             found = metrics.summary(core.replay(trace, chosen))
             rows.append(
                 {

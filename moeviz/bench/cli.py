@@ -5,13 +5,13 @@ python -m moeviz bench engine
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from moeviz.cli.options import refusing, registered
+from moeviz.cli.options import F, Number, refusing, registered
 
 MOST = 1_000_000  # tokens of a made-up trace
 
@@ -27,7 +27,7 @@ def bench() -> None:
     """
 
 
-def rounds(most: int) -> Any:
+def rounds(most: int) -> Callable[[F], F]:
     """`--repeats`, `most` by default."""
     return click.option(
         "--repeats",
@@ -38,7 +38,7 @@ def rounds(most: int) -> Any:
     )
 
 
-def tokens(default: int, what: str, most: int = MOST) -> Any:
+def tokens(default: int, what: str, most: int = MOST) -> Callable[[F], F]:
     """`--tokens`."""
     return click.option(
         "--tokens", type=click.IntRange(2, most), default=default, show_default=True, help=what
@@ -57,6 +57,16 @@ def bench_engine(repeats: int, tokens: int) -> None:
 
     with refusing():
         show(engine(repeats, tokens))
+
+
+@bench.command("link")
+@tokens(100, "Tokens to generate on each link.", 1_000)
+def bench_link(tokens: int) -> None:
+    """How well a paced link keeps its time: a copy's time over the time asked for, median [5th to 95th percentile]."""
+    from moeviz.bench.pacing import pacing
+
+    with refusing():
+        show(pacing(tokens))
 
 
 @bench.command("loading")
@@ -116,7 +126,7 @@ def bench_fuzz(files: int, seed: int) -> None:
 @rounds(3)
 @click.option(
     "--seconds",
-    type=click.FloatRange(1, 3_600),
+    type=Number(1, 3_600),
     default=5.0,
     show_default=True,
     help="Watched in each round.",

@@ -27,7 +27,7 @@ def engine(repeats: int, tokens: int) -> dict[str, Any]:
         def once() -> float:
             _, run = measure.record(loaded, "And it came to pass", Settings("lru"), options)
             assert run.times is not None
-            return len(run.passes.phase[1:]) / (run.times.pass_wall[1:].sum() / 1e9)
+            return float(len(run.passes.phase[1:]) / (run.times.pass_wall[1:].sum() / 1e9))
 
         return once
 

@@ -31,6 +31,7 @@ def seeds() -> dict[str, bytes]:
     run = replay(trace, Settings(slots=3))
     array, packed, columns = io.BytesIO(), io.BytesIO(), io.BytesIO()
     np.save(array, trace.experts)
+    assert trace.weights is not None
     np.savez_compressed(packed, routed_experts=trace.experts, weights=trace.weights)
     frame = table(trace, run)
     frame.to_parquet(columns)

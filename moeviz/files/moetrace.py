@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import struct
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -80,7 +81,7 @@ def to_bytes(trace: Trace, run: Run | None = None) -> bytes:
             "experts": run.experts,
             "k": run.k,
             "expert_bytes": run.expert_bytes,
-            "tier": asdict(run.tier) if run.tier else None,
+            "tier": run.tier.to_dict() if run.tier else None,
             "output_ids": list(run.output_ids),
         }
     return bytes(save_safetensors(tensors, {"moetrace": json.dumps(header)}))
@@ -94,10 +95,17 @@ def save(path: str | os.PathLike[str], trace: Trace, run: Run | None = None) -> 
 def load(path: str | os.PathLike[str]) -> tuple[Trace, Run | None]:
     """Trace and, if the file has one, recorded run. Raises TraceError or OSError."""
     path = Path(path)
-    size = path.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise TraceError(f"{path.name} has {size:,} bytes; a trace has at most {MAX_FILE_BYTES:,}.")
-    return from_bytes(path.read_bytes(), path.name)
+    return from_bytes(content_of(path), path.name)
+
+
+def content_of(path: Path) -> bytes:
+    """A file's bytes, looked at before they are read: a device would never end. Raises TraceError or OSError."""
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise TraceError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}; expected a trace file.")
+    if about.st_size > MAX_FILE_BYTES:
+        raise TraceError(f"{path.name} has {about.st_size:,} bytes; a trace has at most {MAX_FILE_BYTES:,}.")
+    return path.read_bytes()
 
 
 def from_bytes(content: bytes, name: str = "the file") -> tuple[Trace, Run | None]:
@@ -228,7 +236,7 @@ def _run(columns: dict[str, NDArray[Any]], header: Any) -> Run:
             Settings.from_dict(header["settings"]),
             **numbers,
             expert_bytes=_sizes(header, "expert_bytes"),
-            tier=None if tier is None else _tier(tier),
+            tier=None if tier is None else Tier.from_dict(tier),
             output_ids=tuple(output_ids),
         )
     except SettingsError as error:
@@ -237,14 +245,6 @@ def _run(columns: dict[str, NDArray[Any]], header: Any) -> Run:
         raise RunError(f"the recorded run's {error}") from None
     except (KeyError, TypeError, AttributeError):
         raise RunError("the recorded run's header lacks a field or has one of a wrong type.") from None
-
-
-def _tier(values: dict[str, Any]) -> Tier:
-    tier = Tier(**values)
-    numbers = (tier.latency_ms, tier.gigabytes_per_second)
-    if not isinstance(tier.kind, str) or not all(isinstance(n, float) and 0 <= n < 1e12 for n in numbers):
-        raise TypeError
-    return tier
 
 
 def _header(content: bytes, name: str) -> dict[str, Any]:
