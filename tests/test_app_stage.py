@@ -28,7 +28,8 @@ from dataclasses import replace
 
 import streamlit as st
 
-from moeviz.app.stage import kept_payload, stage
+from moeviz.app.stage import stage
+from moeviz.charts.stage import stage_payload
 from moeviz.core.settings import Settings
 from moeviz.files import moetrace
 from moeviz.numbers.explain import Explainer
@@ -39,9 +40,11 @@ state.setdefault("boards", [Settings("lru", 4), Settings("lfu", 4)])
 state.setdefault("runs", 0)
 state.runs += 1
 trace = moetrace.sample("bible")
-payload = kept_payload(
+told = [Explainer(trace, one) for one in state.boards]
+payload = stage_payload(
     trace,
-    [Explainer(trace, one) for one in state.boards],
+    [one.run for one in told],
+    explainers=told,
     menus={"policy": [("lru", "LRU"), ("lfu", "LFU"), ("fifo", "FIFO")], "slots": [(4, "four"), (5, "five")]},
     actions=[{"id": "run", "label": "Run it live", "key": "r"}],
 )

@@ -523,6 +523,24 @@ def test_a_changed_run_keeps_the_cursor_and_what_is_selected(show: Open) -> None
     assert value(page, "[stage.selected.board, stage.selected.layer, stage.selected.expert]") == [1, 2, 5]
 
 
+def test_a_stage_that_is_mounted_anew_goes_on_where_it_was(show: Open, lesson: str) -> None:
+    page = show(lesson)
+    page.evaluate("window.moevizStage.seekTo({ step: 3 })")
+    page.evaluate("window.moevizStage.go(50)")
+    page.evaluate("window.moevizStage.select({ board: 0, layer: 2, expert: 5, kept: true })")
+    page.evaluate(
+        """() => {
+          const memory = window.moevizStage.memory(), payload = window.moevizStage.model.payload
+          window.moevizStage.close()
+          window.moevizStage = MoevizStage.mount(document.getElementById("stage"), payload)
+          window.moevizStage.recall(memory)
+          window.moevizStage.seekTo({ step: 3 }) // the host still says what it said before
+        }"""
+    )
+    at(page, 50)
+    assert value(page, "[stage.selected.board, stage.selected.layer, stage.selected.expert]") == [0, 2, 5]
+
+
 def test_a_closed_stage_leaves_the_keys_alone(show: Open, lesson: str) -> None:
     page = show(lesson)
     page.evaluate("window.moevizStage.close()")

@@ -8,24 +8,21 @@ if event.kind == "settings":
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import streamlit as st
 
-from moeviz.charts.stage import run_part, stage_payload
 from moeviz.charts.stage.page import script, style
-from moeviz.core.run import Run
-from moeviz.core.trace import Trace
-from moeviz.numbers.explain import Explainer
 
 _HOST = """
 const stages = new WeakMap()
 const lately = new WeakMap() // what each stage's user did last; numbers grow, over reloads too
+const memories = new Map() // by key: where a stage stood when Streamlit took it off the page
 
 export default function (component) {
-  const { data, parentElement, setStateValue } = component
+  const { data, key, parentElement, setStateValue } = component
   const emit = (event) => {
     if (event.kind === "cursor") return setStateValue("cursor", event)
     // a state, not a trigger, which would be lost where the next run of the script breaks its own off
@@ -39,12 +36,14 @@ export default function (component) {
   if (!stage) {
     stage = MoevizStage.mount(parentElement.querySelector(".stage-here"), data.payload, host)
     stages.set(parentElement, stage)
+    stage.recall(memories.get(key))
   } else {
     stage.update(data.payload, host)
     stage.layout() // the theme may have changed
   }
   stage.seekTo(data.seek)
   return () => {
+    memories.set(key, stage.memory())
     stage.close()
     stages.delete(parentElement)
   }
@@ -113,27 +112,6 @@ def stage(
         expert=_number(selected.get("expert")),
         selected_board=_number(selected.get("board")),
     )
-
-
-def kept_payload(
-    trace: Trace, explainers: Sequence[Explainer], measured: Sequence[Run] = (), **others: Any
-) -> dict[str, Any]:
-    """`stage_payload` of the explainers' runs, which works out anew only what changed since the last time.
-
-    `others`: of `stage_payload`, such as bound, title, verdict, menus and actions. Raises StageError.
-    """
-    times = tuple(run.digest + str(run.times.pass_wall.sum()) for run in measured if run.times is not None)
-    runs = [one.run for one in explainers]
-    parts = [_part(one.run.digest, trace.digest, times, one, measured) for one in explainers]
-    return stage_payload(trace, runs, measured=measured, parts=parts, **others)
-
-
-@st.cache_resource(max_entries=64, show_spinner=False)
-def _part(
-    run: str, trace: str, times: tuple[str, ...], _explainer: Explainer, _measured: Sequence[Run]
-) -> dict[str, Any]:
-    """One run's share of a payload, kept for all sessions by what the run, its trace and the times hold."""
-    return run_part(_explainer.run, _measured, _explainer)
 
 
 def _nothing() -> None:

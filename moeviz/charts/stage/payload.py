@@ -69,8 +69,8 @@ def stage_payload(
         found = len(run.passes.phase), run.layers, run.experts
         if found != shape:
             raise StageError(
-                f"a run of {found[0]} passes, {found[1]} layers and {found[2]} experts is none of this trace, "
-                f"which has {shape[0]}, {shape[1]} and {shape[2]}. Replay this trace."
+                f"a run of {found[0]} passes, {found[1]} layers and {found[2]} experts is none of this "
+                f"trace, which has {shape[0]}, {shape[1]} and {shape[2]}. Replay this trace."
             )
     if len(runs[0].accesses.event) > MAX_ACCESSES:
         raise StageError(

@@ -47,9 +47,10 @@ class Link {
       if (one.lane !== LINK) continue
       const x = left + one.start * full,
         w = (one.end - one.start) * full
-      const name = `${one.layer}·${one.expert}`
+      const names = [`layer ${one.layer}, expert ${one.expert}`, `expert ${one.expert}`, `${one.expert}`]
+      const name = names.find((text) => w > sheet.wide(text, this.size, 600) + 6)
       if (w > 3) sheet.line(x, top + lane + 5, x, top + 2 * lane + 5, "panel", 1)
-      if (w > sheet.wide(name, this.size, 600) + 4 && lane >= this.size * 0.9) {
+      if (name) {
         const colour = one.kind === DEMANDED ? "glyph" : "ink"
         sheet.text(name, x + w / 2, top + lane * 1.5 + 5 + this.size * 0.35, {
           size: this.size,

@@ -55,7 +55,10 @@ class Stage extends Player {
 
   // Takes a payload; what is at hand stays: cursor, selection, view and speed, as far as they still fit.
   update(payload, host) {
-    if (host) this.host = { ...this.host, ...host }
+    if (host) {
+      if ((host.presenter ?? false) !== (this.host.presenter ?? false)) this.presenter = host.presenter
+      this.host = { ...this.host, ...host }
+    }
     if (this.model?.payload === payload) return
     const about = (one) =>
       one && [one.id, one.title, one.verdict, one.actions, one.menus, one.runs.every((run) => run.story)]
@@ -270,6 +273,22 @@ class Stage extends Player {
     this.firstPicture ??= performance.now() // ms since the page was opened
     this.root.dataset.pass = this.pass
     this.root.dataset.pictures = this.pictures
+  }
+
+  // What a stage that is put elsewhere in the page, or shown again, goes on with.
+  memory() {
+    const { pass, layer, selected, speed, view, wished, playing } = this
+    return { trace: this.model.payload.trace, pass, layer, selected, speed, view, wished, playing }
+  }
+
+  recall(memory) {
+    if (memory?.trace !== this.model.payload.trace) return
+    const { pass, layer, selected, speed, view, wished } = memory
+    Object.assign(this, { layer, selected, speed, view, wished, pass: Math.min(pass, this.model.passes - 1) })
+    this.transport.take()
+    this.settle()
+    if (memory.playing) this.toggle()
+    this.layout()
   }
 
   close() {
