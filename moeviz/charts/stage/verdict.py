@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from moeviz.charts.stage.words import setting_name
+from moeviz.charts.stage.words import setting_names
 from moeviz.core.run import HIT, Run
 from moeviz.core.trace import Trace
 from moeviz.numbers.metrics import counts
@@ -22,7 +22,7 @@ MOST = 3  # subjects that one sentence can hold
 
 def hit_verdict(trace: Trace, runs: Sequence[Run], changes: Sequence[Change]) -> str:
     """Compares the hit ratios of the first two runs. Empty where there is one run, or two of one name."""
-    names = [setting_name(run.settings) for run in runs[:2]]
+    names = setting_names([run.settings for run in runs[:2]])
     if len(set(names)) < 2:
         return ""
     whole = hits_verdict(names[0], counts(runs[0]), names[1], counts(runs[1]))
