@@ -523,6 +523,18 @@ def test_a_changed_run_keeps_the_cursor_and_what_is_selected(show: Open) -> None
     assert value(page, "[stage.selected.board, stage.selected.layer, stage.selected.expert]") == [1, 2, 5]
 
 
+def test_a_notebook_shows_it_in_a_frame(browser: Browser) -> None:
+    trace = random_trace(5)
+    page = browser.new_page()
+    page.set_content(stage(trace, ["lru", "lfu"])._repr_html_())
+    frame = page.frame_locator("iframe")
+    expect(frame.locator(".moeviz-stage[data-pictures]")).to_be_visible()
+    frame.get_by_role("button", name="miss").click()
+    page.keyboard.press("Home")
+    expect(frame.locator(".moeviz-stage")).to_have_attribute("data-pass", "0")
+    page.close()
+
+
 def test_a_stage_that_is_mounted_anew_goes_on_where_it_was(show: Open, lesson: str) -> None:
     page = show(lesson)
     page.evaluate("window.moevizStage.seekTo({ step: 3 })")

@@ -86,6 +86,7 @@ PHRASES = {
     "ask": "Click an expert, a token or the curve to ask about it.",
     # the link
     "waits": "compute waits {ms} ms for {count}",
+    "waits short": "waits {ms} ms",
     "copies": "a copy on its way",
     "ahead": "{n} fetched ahead",
     "waits no": "nothing to wait for, {ms} ms in all",

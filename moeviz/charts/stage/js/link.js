@@ -81,8 +81,12 @@ class Link {
     const many = copies ? say(phrases["experts cross"], { n: copies }) : phrases.copies
     const count = copies === 1 ? phrases["expert crosses"] : many
     const waits = ms >= 0.005
-    const said = say(phrases[waits ? "waits" : "waits no"], { ms: digits(waits ? ms : clock.wall[pass]), count })
-    return ahead ? [`${said}, ${say(phrases.ahead, { n: ahead })}`, said] : [said]
+    const said = say(phrases[waits ? "waits" : "waits no"], {
+      ms: digits(waits ? ms : clock.wall[pass]),
+      count,
+    })
+    const all = ahead ? [`${said}, ${say(phrases.ahead, { n: ahead })}`, said] : [said]
+    return waits ? [...all, say(phrases["waits short"], { ms: digits(ms) })] : all
   }
 
   hatch(x, y, w) {

@@ -252,7 +252,9 @@ class Stage extends Player {
     const close = element("button", "", "Close")
     close.type = "button"
     close.onclick = () => this.help()
-    this.helpBox.replaceChildren(element("h2", "", "Keys"), list, close)
+    const signs = element("div", "legend")
+    signs.append(...[...this.legend.children].map((sign) => sign.cloneNode(true)))
+    this.helpBox.replaceChildren(element("h2", "", "Keys and signs"), signs, list, close)
     close.focus()
   }
 
