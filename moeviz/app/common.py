@@ -67,6 +67,8 @@ def waiting(job: Job) -> bool:
             f"{place} other run{'s' if place > 1 else ''} before yours; it starts by itself.",
             icon=":material/hourglass:",
         )
+    if job.silent:
+        st.warning(job.message, icon=":material/heart_broken:")
     return bool(place)
 
 
@@ -93,7 +95,7 @@ def traces() -> dict[str, tuple[Trace, Run | None]]:
         found["the latest run of Live"] = captured
     compare: Job | None = st.session_state.get("compare_job")
     if compare is not None and compare.finished and compare.trace is not None:
-        found["the latest comparison"] = compare.trace, compare.resident
+        found["the latest comparison"] = compare.trace, compare.recorded
     found |= st.session_state.get("opened", {})  # uploads of this session; others do not see them
     for kept in library.names():
         path = library.path(kept)

@@ -59,6 +59,16 @@ def bench_engine(repeats: int, tokens: int) -> None:
         show(engine(repeats, tokens))
 
 
+@bench.command("link")
+@tokens(100, "Tokens to generate on each link.", 1_000)
+def bench_link(tokens: int) -> None:
+    """How well a paced link keeps its time: a copy's time over the time asked for, median [5th to 95th percentile]."""
+    from moeviz.bench.pacing import pacing
+
+    with refusing():
+        show(pacing(tokens))
+
+
 @bench.command("loading")
 def bench_loading() -> None:
     """Peak memory of loading a model of 600 MB, against what has to be in memory."""
@@ -127,6 +137,23 @@ def bench_board(repeats: int, seconds: float) -> None:
 
     with refusing():
         show(board(seconds, repeats))
+
+
+@bench.command("stage")
+@rounds(3)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(1, 3_600),
+    default=3.0,
+    show_default=True,
+    help="Played in each round.",
+)
+def bench_stage(repeats: int, seconds: float) -> None:
+    """Pictures per second of the stage while it plays, key to picture, file to first picture (needs Chromium)."""
+    from moeviz.bench.stage import stage
+
+    with refusing():
+        show(stage(seconds, repeats))
 
 
 def show(values: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import click
 
 from moeviz.core import settings as known
+from moeviz.core.machines import LINKS
 from moeviz.core.settings import DEFAULTS, KINDS, SETTINGS, Settings
 from moeviz.errors import MoevizError
 
@@ -147,6 +148,11 @@ def model_options(command: F) -> F:
                 default="disk",
                 show_default=True,
                 help="The slow tier, where all experts live.",
+            ),
+            click.option(
+                "--link",
+                default="",
+                help=f"Pace every copy to a slower link: {', '.join(LINKS)}, or GB/s, or GB/s,ms.",
             ),
             click.option(
                 "--device",

@@ -68,10 +68,9 @@ def stage_payload(
     for run in (*runs, *([bound] if bound else [])):
         found = len(run.passes.phase), run.layers, run.experts
         if found != shape:
-            passes, layers, experts = found
             raise StageError(
-                f"a run of {passes} passes, {layers} layers and {experts} experts is not one of this trace, which "
-                f"has {shape[0]}, {shape[1]} and {shape[2]}. Replay this trace."
+                f"a run of {found[0]} passes, {found[1]} layers and {found[2]} experts is none of this trace, "
+                f"which has {shape[0]}, {shape[1]} and {shape[2]}. Replay this trace."
             )
     if len(runs[0].accesses.event) > MAX_ACCESSES:
         raise StageError(
@@ -144,7 +143,7 @@ def _per_event(run: Run, rows: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def _domains(trace: Trace) -> dict[str, Any] | None:
-    """The domain whose use of the experts each token's is nearest to. None where the domains are not known."""
+    """The domain that the experts of each token are nearest to. None where the domains are not known."""
     domains = known_domains(trace)
     if not domains:
         return None

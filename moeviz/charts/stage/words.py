@@ -10,9 +10,9 @@ from moeviz.core.settings import Settings
 
 POLICY_NAMES = {
     "lru": "LRU",
-    "lfu": "LFU, counts kept",
-    "lfu-resident": "LFU, counts lost",
-    "lfu-aged": "LFU, aged",
+    "lfu": "LFU (counts kept)",
+    "lfu-resident": "LFU (counts lost)",
+    "lfu-aged": "LFU (aged)",
     "lfru": "LFRU",
     "fifo": "FIFO",
     "random": "random",

@@ -177,7 +177,7 @@ class Curves {
         x,
       })
     }
-    if (this.plot < 420) for (const one of labels) one.text = one.text.replace(/,[^%]*? (\d+%)/, " $1")
+    if (this.plot < 420) for (const one of labels) one.text = one.text.replace(/ \(.*\)|, [^%]*(?= \d)/, "")
     const row = size * 1.25
     labels.sort((a, b) => a.at - b.at)
     const widest = Math.max(...labels.map((one) => sheet.wide(one.text, size, 700)))

@@ -1,5 +1,6 @@
 // The stage: puts the parts together, lays them out, and tells its host what its user did.
-// host: { emit(event), future: false hides the curves after the cursor, presenter: true, below: px to leave free }
+// host: { emit(event), future: false hides the curves after the cursor, presenter: true, below: px to leave
+// free }
 
 class Stage extends Player {
   constructor(root, payload, host = {}) {
@@ -57,8 +58,8 @@ class Stage extends Player {
     if (host) this.host = { ...this.host, ...host }
     if (this.model?.payload === payload) return
     const about = (one) =>
-      one && JSON.stringify([one.id, one.title, one.verdict, one.actions, one.menus, one.runs.every((run) => run.story)])
-    if (about(this.model?.payload) === about(payload)) return
+      one && [one.id, one.title, one.verdict, one.actions, one.menus, one.runs.every((run) => run.story)]
+    if (JSON.stringify(about(this.model?.payload)) === JSON.stringify(about(payload))) return
     const same = this.model?.payload.trace === payload.trace
     this.model = new Model(payload)
     if (!same) {
@@ -260,6 +261,7 @@ class Stage extends Player {
       this.story.draw()
     }
     this.pictures++
+    this.firstPicture ??= performance.now() // ms since the page was opened
     this.root.dataset.pass = this.pass
     this.root.dataset.pictures = this.pictures
   }
