@@ -85,7 +85,7 @@ def import_(source: Path, kind: str, experts: int, out: Path) -> None:
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @settings_options
-@click.option("--format", "kind", cls=Listing, names=_exporters, required=True, help="{names}.")
+@click.option("--format", "kind", cls=Listing, names=_exporters, required=True, help="One of {names}.")
 @click.option(
     "--recorded",
     is_flag=True,
