@@ -347,7 +347,7 @@ def seeds() -> dict[str, bytes]:
     from moeviz.core.replay import replay
     from moeviz.core.settings import Settings
     from moeviz.files import moetrace
-    from moeviz.files.exports import table
+    from moeviz.files.exporters.tables import table
 
     trace = made_up(12, layers=3, experts=8, k=2)
     run = replay(trace, Settings(slots=3))
@@ -416,7 +416,7 @@ def fuzz(files: int, seed: int = 0) -> dict[str, Any]:
 
     from moeviz.core.replay import replay
     from moeviz.core.settings import Settings
-    from moeviz.files.imports import read
+    from moeviz.files.importers import read
 
     found: dict[str, Any] = {}
     for kind, content in seeds().items():

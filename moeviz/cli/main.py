@@ -29,8 +29,10 @@ from moeviz.errors import (
     SettingsError,
     TraceError,
 )
-from moeviz.files import exports, imports, moetrace
-from moeviz.files.moetrace import MAX_FILE_BYTES, write_atomically
+from moeviz.files import exporters, importers, moecounts, moetrace
+from moeviz.files.guarded import open_file
+from moeviz.files.importers import Counted, Options
+from moeviz.files.moetrace import write_atomically
 from moeviz.numbers import metrics, routing
 from moeviz.numbers.curves import bounds
 
@@ -398,46 +400,62 @@ def replay(file: Path, as_json: bool, **others: Any) -> None:
     "--format",
     "kind",
     default="",
-    help=f"One of {', '.join(imports.FORMATS)}, sglang; found by the content if left out.",
+    help=f"One of {', '.join(importers.format_names())}, or path.py:name of your own; found by the content if left out.",
 )
 @click.option(
     "--experts",
-    type=click.IntRange(0),
+    type=int,
     default=0,
     help="Experts of each layer, where the source does not say how many.",
 )
 @click.option(
+    "--prompt-tokens",
+    type=int,
+    default=-1,
+    help="Tokens of each request that are its prompt, where the source does not say.",
+)
+@click.option("--axes", default="", help="Axes of an array, for example layer,token,k; found out if left out.")
+@click.option("--top-k", type=int, default=0, help="Experts that a token uses, where the source holds all routers' numbers.")
+@click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
     required=True,
-    help="The .moetrace file to write.",
+    help="The .moetrace file to write, or the .moecounts where the source only counts.",
 )
-def import_(source: Path, kind: str, experts: int, out: Path) -> None:
-    """Turn the trace of another tool into a .moetrace file.
+def import_(source: Path, kind: str, experts: int, prompt_tokens: int, axes: str, top_k: int, out: Path) -> None:
+    """Turn the trace of another tool into a .moetrace file, or its counts into a .moecounts file.
 
-    Takes vLLM's routed experts (.npy, .npz), a per_token dump of SGLang's expert distribution recorder (.pt, read without running
-    anything in it), JSON lines of routes, MoE-PolicyLang's recordings (JSON lines, parquet), MoE-Beyond's CSV, and a plain table
-    (CSV or parquet) of token, layer, rank, expert and perhaps weight. What was left out or had to be assumed is reported.
+    What a file is shows in its content; .gz and .zst are unpacked. Nothing in it is run, and it is read in a process of its own with
+    limits on memory and time. What was left out or had to be assumed is reported, and kept in the trace. Counts (which token used which
+    expert is not said) serve as calibration of the policy static and of warm starts.
 
     \b
-    Example:
+    Examples:
       python -m moeviz import routed.npy --experts 32 --out routed.moetrace
+      python -m moeviz import recorded.pt --out recorded.moetrace
+      python -m moeviz import counts.csv --experts 64 --out popular.moecounts
     """
     with refusing():
-        if source.stat().st_size > MAX_FILE_BYTES:
-            raise TraceError(
-                f"{source.name} has {source.stat().st_size:,} bytes; a trace has at most {MAX_FILE_BYTES:,}."
-            )
-        if kind == "sglang" or source.suffix == ".pt":
-            from moeviz.engine.sglang import records
-
-            found = imports.from_records(source.name, records(source), experts)
+        found = open_file(source, Options(experts, prompt_tokens, axes, top_k), kind)
+        for line in found.report:
+            click.echo(f"note       {line}")
+        if isinstance(found, Counted):
+            if out.suffix != moecounts.SUFFIX:
+                raise TraceError(
+                    f"{source.name} holds counts, not a trace ({found.format}): which token used which expert is not said, so no "
+                    f"cache can be replayed. Give --out {out.with_suffix(moecounts.SUFFIX).name} to keep them as calibration."
+                )
+            write_atomically(out, moecounts.to_bytes(found.counts))
+            shape = f"{found.counts.layers} MoE layers of {found.counts.num_experts} experts"
         else:
-            found = imports.read(source.name, source.read_bytes(), kind, experts)
-        found.trace.save(out, found.run)
-    for line in found.report:
-        click.echo(f"note       {line}")
-    shape = f"{found.trace.tokens:,} tokens, {found.trace.layers} MoE layers of {found.trace.num_experts} experts, {found.trace.k} per token"
+            if out.suffix == moecounts.SUFFIX:
+                raise TraceError(f"{source.name} holds a trace. Give --out {out.with_suffix('.moetrace').name}.")
+            trace = found.trace
+            trace.save(out, found.run)
+            requests = f" of {len(trace.sequences())} requests" if trace.sequence is not None else ""
+            shape = (
+                f"{trace.tokens:,} tokens{requests}, {trace.layers} MoE layers of {trace.num_experts} experts, {trace.k} per token"
+            )
     click.echo(f"saved      {out}: {found.format}, {shape}")
 
 
@@ -448,9 +466,9 @@ def import_(source: Path, kind: str, experts: int, out: Path) -> None:
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(list(exports.FORMATS)),
+    type=click.Choice(list(exporters.EXPORTERS)),
     required=True,
-    help="; ".join(f"{name}: {one.what}" for name, one in exports.FORMATS.items()),
+    help="; ".join(f"{name}: {one.what}" for name, one in exporters.EXPORTERS.items()),
 )
 @click.option(
     "--recorded",
@@ -475,7 +493,7 @@ def export(file: Path, kind: str, recorded: bool, out: Path, **others: Any) -> N
             raise TraceError(f"{file.name} holds no recorded run. Leave out --recorded to export a replay.")
         result = own if recorded and own is not None else replay_trace(trace, settings)
         beside = Path(os.path.relpath(file, out.parent)) if kind == "notebook" else file
-        write_atomically(out, exports.content(kind, trace, result, own, beside.as_posix()))
+        write_atomically(out, exporters.content(kind, trace, result, own, beside.as_posix()))
     click.echo(f"saved      {out}: {result.settings.label}, {'measured' if result.measured else 'replayed'}")
 
 

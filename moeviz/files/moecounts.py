@@ -24,6 +24,7 @@ from safetensors.numpy import save as save_safetensors
 
 from moeviz.core.trace import MAX_EXPERTS, MAX_LAYERS
 from moeviz.errors import TraceError
+from moeviz.files.reading import read_regular
 
 FORMAT = "moecounts"
 VERSION = 1
@@ -119,7 +120,4 @@ def header_of(content: bytes) -> dict[str, Any] | None:
 
 def load(path: str | os.PathLike[str]) -> Counts:
     """Raises TraceError or OSError."""
-    path = Path(path)
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise TraceError(f"{path.name} has more than {MAX_FILE_BYTES:,} bytes; counts have less.")
-    return from_bytes(path.read_bytes(), path.name)
+    return from_bytes(read_regular(path, MAX_FILE_BYTES), Path(path).name)

@@ -30,6 +30,7 @@ from moeviz.core.settings import ITSELF, Settings
 from moeviz.core.trace import OPTIONAL, TENSORS, Trace
 from moeviz.errors import RunError, SettingsError, TraceError
 from moeviz.files.believe import check_run
+from moeviz.files.reading import read_regular
 
 _T = TypeVar("_T", int, str)
 
@@ -93,11 +94,7 @@ def save(path: str | os.PathLike[str], trace: Trace, run: Run | None = None) -> 
 
 def load(path: str | os.PathLike[str]) -> tuple[Trace, Run | None]:
     """Trace and, if the file has one, recorded run. Raises TraceError or OSError."""
-    path = Path(path)
-    size = path.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise TraceError(f"{path.name} has {size:,} bytes; a trace has at most {MAX_FILE_BYTES:,}.")
-    return from_bytes(path.read_bytes(), path.name)
+    return from_bytes(read_regular(path, MAX_FILE_BYTES), Path(path).name)
 
 
 def from_bytes(content: bytes, name: str = "the file") -> tuple[Trace, Run | None]:
@@ -249,6 +246,11 @@ def _tier(values: dict[str, Any]) -> Tier:
 
 def _header(content: bytes, name: str) -> dict[str, Any]:
     """The JSON header, read from the safetensors metadata without touching a tensor."""
+    if b'"moecounts"' in content[: 2**16] and content[8:9] == b"{":
+        raise TraceError(
+            f"{name} holds counts without order (.moecounts): no cache can be replayed on them. Give it as "
+            "calibration of the policy static or of the warm start calibrated."
+        )
     if len(content) < 8:
         raise TraceError(f"{name} has {len(content)} bytes and is no trace; expected a .moetrace file.")
     (size,) = struct.unpack("<Q", content[:8])

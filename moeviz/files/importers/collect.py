@@ -285,7 +285,7 @@ class Calls:
     def __init__(self, source: Source) -> None:
         self._source, self._routes = source, Routes(source)
         self._pass: dict[int, list[tuple[list[int], list[float] | None]]] = {}
-        self._place, self._number, self._tokens, self._several = "", 0, 0, False
+        self._place, self._number, self._tokens, self._last = "", 0, 0, -1
 
     def add(
         self, place: str, layer: int, rows: Sequence[Sequence[int]], weights: Sequence[list[float]] | None = None
@@ -293,14 +293,17 @@ class Calls:
         """One call: what each of its tokens chose. Raises TraceError."""
         if layer in self._pass:
             self._end()
-        self._place = place
+        self._place, self._last = place, layer
         self._pass[layer] = [
             (list(row), None if weights is None else weights[number]) for number, row in enumerate(rows)
         ]
 
-    def more(self, layer: int, ids: list[int]) -> None:
-        """One more token of the last call."""
-        self._pass[layer].append((ids, None))
+    def row(self, place: str, layer: int, ids: list[int], weights: list[float] | None) -> None:
+        """One token of a log that has a row for each: rows of one layer that follow each other are one call. Raises TraceError."""
+        if layer == self._last and layer in self._pass:
+            self._pass[layer].append((ids, weights))
+        else:
+            self.add(place, layer, [ids], None if weights is None else [weights])
 
     def _end(self) -> None:
         tokens = max((len(rows) for rows in self._pass.values()), default=0)
@@ -313,6 +316,11 @@ class Calls:
 
     def routed(self, **others: Any) -> Routed:
         """All of it. Raises TraceError."""
+        if self._number == 0 and len(self._pass) == 1:  # one layer only: no call can be told from the next
+            ((layer, rows),) = self._pass.items()
+            for ids, weights in rows:
+                self._pass = {layer: [(ids, weights)]}
+                self._end()
         self._end()
         return self._routes.routed(**others)
 

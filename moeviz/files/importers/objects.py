@@ -121,7 +121,7 @@ def read_rows(
         if own is None and softmax and isinstance(row.get(softmax), list):
             own = weight_list(source, row[softmax], ids, len(row[softmax]), place, softmax)
         if "token" not in found:
-            calls.add(place, layer, [ids], None if own is None else [own])
+            calls.row(place, layer, ids, own)
             ordered += 1
             continue
         text = row.get(found.get("text", ""))

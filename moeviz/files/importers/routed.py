@@ -65,6 +65,8 @@ def check_shape(source: Source, tokens: int, layers: int, k: int, weights: bool)
 def _trace(source: Source, options: Options, routed: Routed, report: list[str]) -> Trace:
     ids, weights = routed.ids, routed.weights
     check_shape(source, *ids.shape, weights is not None)
+    if routed.texts is not None:
+        source.afford(6 * sum(map(len, routed.texts)), "its texts")  # as JSON escapes them, at worst
     ids = _mark_unrouted(ids, report)
     ids, weights = _pack(ids, weights)
     rows = _routed_rows(ids, routed.sequence, report)

@@ -22,7 +22,7 @@ MORE = 256 * 2**20  # bytes that reading may take beside the file
 UNPACKED = 128 * 2**20  # bytes that compressed content may unpack to
 LONGEST_LINE = 32 * 2**20
 PLACE = 8  # bytes at the peak for each [token, layer, k] place of a trace without weights
-WEIGHED = 16  # and with them
+WEIGHED = 20  # and with them
 
 _NOT_NEWLINE = re.compile(rb"[^\n]+")
 _COST = ((b"{", 200), (b"[", 72), (b",", 40), (b'"', 28))  # bytes of Python's objects for each mark of JSON

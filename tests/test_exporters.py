@@ -20,8 +20,11 @@ from conftest import random_trace
 from moeviz.cli.main import main
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
-from moeviz.files import exports
-from moeviz.files.imports import read
+from moeviz.files import exporters
+from moeviz.files.exporters import tables
+from moeviz.files.exporters.oracle_general import oracle_general
+from moeviz.files.exporters.perfetto import perfetto
+from moeviz.files.importers import read
 from moeviz.files.moetrace import SAMPLES
 from moeviz.files.moetrace import load as load_file
 from moeviz.numbers import cost, metrics
@@ -33,10 +36,10 @@ COSTS = cost.Costs(0.2, 3.0, 0.1, 1.0, 0.0)
 def test_a_table_comes_back_as_the_same_choices(kind: str) -> None:
     trace = random_trace(2, prompt=1)
     run = replay(trace, Settings(slots=3))
-    table = exports.table(trace, run)
+    table = tables.table(trace, run)
     buffer = io.BytesIO()
     table.to_csv(buffer, index=False) if kind == "csv" else table.to_parquet(buffer)
-    again = read("back", buffer.getvalue(), experts=8).trace
+    again = read("back", buffer.getvalue()).trace
     assert (again.experts == trace.experts).all()
     assert again.weights == pytest.approx(trace.weights)
     assert (table["outcome"] == "miss").sum() == (run.accesses.outcome == 2).sum()
@@ -48,7 +51,7 @@ def test_a_table_comes_back_as_the_same_choices(kind: str) -> None:
 
 def test_formulas_are_disarmed() -> None:
     table = pd.DataFrame({"text": ["=1+1", "-x", "@a", "+1", "\tx", "plain", "a=b"], "number": [-1.5] * 7})
-    safe = exports.formula_safe(table)
+    safe = tables.formula_safe(table)
     assert safe["text"].tolist() == ["'=1+1", "'-x", "'@a", "'+1", "'\tx", "plain", "a=b"]
     assert safe["number"].tolist() == [-1.5] * 7
 
@@ -81,17 +84,17 @@ def check_chrome(content: str) -> list[dict[str, Any]]:
 def test_a_modelled_timeline_keeps_the_rules(prefetch: str) -> None:
     trace = random_trace(3, tokens=25)
     run = replay(trace, Settings(slots=4, prefetch=prefetch))
-    events = check_chrome(exports.perfetto(trace, run, COSTS))
+    events = check_chrome(perfetto(trace, run, COSTS))
     assert any(event["ph"] == "s" for event in events) == (prefetch != "none")
     assert sum(event["name"] == "token" for event in events) == len(trace.passes())
     with pytest.raises(ValueError, match="give costs"):
-        exports.perfetto(trace, run)
+        perfetto(trace, run)
 
 
 def test_a_measured_timeline_keeps_the_rules() -> None:
     trace, run = load_file(SAMPLES / "bible.moetrace")
     assert run is not None
-    check_chrome(exports.perfetto(trace, run))
+    check_chrome(perfetto(trace, run))
 
 
 @pytest.mark.parametrize("policy", ["lru", "belady"])
@@ -100,7 +103,7 @@ def test_libcachesim_reads_the_requests_and_hits_as_often(policy: str, tmp_path:
     libcachesim = pytest.importorskip("libcachesim", reason="its wheels are for Linux")
     trace = random_trace(5, tokens=120, layers=4, experts=6, k=1, prompt=1)
     run = replay(trace, Settings(policy, 7, "model"))
-    (tmp_path / "requests.oracleGeneral.bin").write_bytes(exports.content("oracle-general", trace, run))
+    (tmp_path / "requests.oracleGeneral.bin").write_bytes(exporters.content("oracle-general", trace, run))
     reader = libcachesim.TraceReader(
         str(tmp_path / "requests.oracleGeneral.bin"), libcachesim.TraceType.ORACLE_GENERAL_TRACE
     )
@@ -116,7 +119,7 @@ def test_libcachesim_reads_the_requests_and_hits_as_often(policy: str, tmp_path:
 
 def test_the_next_request_is_named_by_its_number() -> None:
     run = replay(random_trace(1, tokens=20), Settings(slots=4))
-    packed = exports.oracle_general(run)
+    packed = oracle_general(run)
     assert len(packed) == 24 * len(run.accesses.event)
     requests = list(struct.iter_unpack("<IQIq", packed))
     for number, (time, expert, size, following) in enumerate(requests):
@@ -146,10 +149,10 @@ def test_the_notebook_computes_the_same_numbers_from_the_file(
     trace.save(tmp_path / "it's mine.moetrace", own)
     monkeypatch.chdir(tmp_path)
     run = replay(trace, settings)
-    space = run_cells(exports.content("notebook", trace, run, own, "it's mine.moetrace").decode())
+    space = run_cells(exporters.content("notebook", trace, run, own, "it's mine.moetrace").decode())
     assert space["run"].same_decisions(run)
     assert space["now"]["hits"] == (run.accesses.outcome == 0).sum()
-    other = exports.content(
+    other = exporters.content(
         "notebook", trace, replay(trace, Settings(slots=5)), own, "it's mine.moetrace"
     ).decode()
     with pytest.raises(AssertionError, match="now, but"):
@@ -160,14 +163,14 @@ def test_the_notebook_of_a_recorded_run_is_the_recorded_run(monkeypatch: pytest.
     monkeypatch.chdir(SAMPLES)
     trace, own = load_file(SAMPLES / "change-of-subject.moetrace")
     assert own is not None
-    space = run_cells(exports.content("notebook", trace, own, own, "change-of-subject.moetrace").decode())
+    space = run_cells(exporters.content("notebook", trace, own, own, "change-of-subject.moetrace").decode())
     assert space["numbers"]["tokens_per_second"] > 0
 
 
 def test_the_report_says_what_the_replay_says_and_asks_nobody() -> None:
     trace, _ = load_file(SAMPLES / "bible.moetrace")
     run = replay(trace, Settings("lfu", 3))
-    page = exports.content("report", trace, run).decode()
+    page = exporters.content("report", trace, run).decode()
     head, _, rest = page.partition("<script>")
     assert "default-src 'none'" in head
     body = rest.partition("</script>")[2]
@@ -193,12 +196,12 @@ def test_a_report_of_a_hostile_trace_holds_only_text() -> None:
     )
     run = replay(trace, Settings(slots=3))
     run = replace(run, settings=replace(run.settings, policy="static", calibration=evil))
-    page = exports.content("report", trace, run).decode()
+    page = exporters.content("report", trace, run).decode()
     assert "<script>window" not in page
     assert "<img" not in page.partition("</script>")[2]
 
 
-@pytest.mark.parametrize("kind", exports.FORMATS)
+@pytest.mark.parametrize("kind", exporters.EXPORTERS)
 @pytest.mark.parametrize("recorded", [True, False])
 def test_the_command_writes_each_format(kind: str, recorded: bool, tmp_path: Path) -> None:
     arguments = [
