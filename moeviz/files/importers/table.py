@@ -37,9 +37,9 @@ def sniff(source: Source) -> int:
     """Parquet, or text with a delimiter in its first line that is no comment."""
     if source.content[:4] == MAGIC:
         return 1
-    if b"\0" in source.content[:4096] or source.head[:1] in (b"{", b"["):
-        return 0
     line = next((one for one in source.head.split(b"\n") if not one.startswith(b"#")), b"")
+    if b"\0" in line or source.head[:1] in (b"{", b"["):
+        return 0
     return int(any(mark.encode() in line for mark in DELIMITERS))
 
 
@@ -95,10 +95,9 @@ def _wide(source: Source, options: Options, table: Table, found: dict[str, str],
 def _own(source: Source, table: Table) -> Found:
     """What `moeviz export` wrote, place by place: nothing is assumed and nothing left out but the run and the guesses."""
     ints = ("token", "forward_pass", "layer", "layer_index", "rank", "expert", "num_experts")
-    more = [name for name in ("sequence", "token_id", "expert_bytes", "link_bytes") if name in table.names]
-    wanted = {**dict.fromkeys((*ints, *more), "int"), "phase": "text", "text": "text"}
-    if "weight" in table.names:
-        wanted["weight"] = "float"
+    wanted = {**dict.fromkeys(ints, "int"), "phase": "text", "text": "text"}
+    more = {"sequence": "int", "token_id": "float", "expert_bytes": "float", "link_bytes": "float", "weight": "float"}
+    wanted |= {name: kind for name, kind in more.items() if name in table.names}  # float: beyond 31 bits
     c = table.columns(wanted)
     tokens, layers, k = (int(c[name].max()) + 1 for name in ("token", "layer", "rank"))
     check_shape(source, tokens, layers, k, "weight" in c)

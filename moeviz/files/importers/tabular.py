@@ -148,7 +148,7 @@ def open_table(source: Source) -> Table:
         comments.append(line[1:].strip())
     else:
         raise source.error("is no table: it has no head.")
-    if len(line) > MOST_HEADER or b"\0" in source.content[:4096]:
+    if len(line) > MOST_HEADER or "\0" in line:
         raise source.error(f"is no table that can be read: its head is longer than {MOST_HEADER:,} bytes, or binary.")
     delimiter = max(DELIMITERS, key=line.count)
     rows = _csv(source, delimiter, number)
