@@ -29,14 +29,3 @@ def test_rounds_start_one_further_each_time() -> None:
 def test_recording_costs_are_a_ratio() -> None:
     found = bench.engine(repeats=1, tokens=4)
     assert found["time with / without"]["median"] > 0
-
-
-def test_two_thousand_mutated_files_of_every_format_are_accepted_whole_or_refused() -> None:
-    found = bench.fuzz(2_000)
-    for name, value in found.items():
-        if "slowest" in name:
-            assert value <= 1_000, name  # the limit that the upload promises, tracing included
-        if "memory" in name:
-            assert value <= 256, name
-        if "accepted" in name:
-            assert 0 < value < 2_000, name

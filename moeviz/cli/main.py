@@ -696,7 +696,9 @@ def bench_pages(tokens: int, repeats: int) -> None:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the mutations.")
 def bench_fuzz(files: int, seed: int) -> None:
     """Mutated files through the importer: accepted whole or refused, how slow and how large at worst."""
-    show(moeviz.bench.timings.fuzz(files, seed))
+    from moeviz.bench.fuzz import fuzz
+
+    show(fuzz(files, seed))
 
 
 @bench.command("board")
