@@ -1,4 +1,6 @@
-"""A recorded run is believed only where it is what its own replay gives: every way of lying that we could think of."""
+"""A recorded run is believed only where it is what its own replay gives: every way of lying that we could
+think of.
+"""
 
 from __future__ import annotations
 
@@ -57,15 +59,31 @@ LIES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a hit that was a miss": ({"accesses.outcome": at(HIT, 2)}, {}, "outcome contradicts the trace"),
     "all hits": ({"accesses.outcome": lambda a: a * 0}, {}, "outcome contradicts"),
     "another expert": ({"accesses.expert": at(0, 7)}, {}, "accesses.expert"),
-    "an expert beyond the last": ({"accesses.expert": at(0, 8)}, {}, "accesses.expert holds a number outside 0 to 7"),
+    "an expert beyond the last": (
+        {"accesses.expert": at(0, 8)},
+        {},
+        "accesses.expert holds a number outside 0 to 7",
+    ),
     "an access of another event": ({"accesses.event": at(5, 0)}, {}, "accesses.event"),
     "events of one pass": ({"events.forward_pass": lambda a: a * 0}, {}, "events.forward_pass contradicts"),
     "layers in another order": ({"events.layer": swap(3, 4)}, {}, "events.layer"),
     "a slot beyond the last": ({"loads.slot": at(0, 4)}, {}, "loads.slot holds a number outside 0 to 3"),
     "a slot that is taken": ({"loads.slot": at(1, int(RUN.loads.slot[0]))}, {}, "loads.slot"),
-    "another victim": ({"loads.victim_expert": at(VICTIM, (RUN.loads.victim_expert[VICTIM] + 1) % 8)}, {}, "victim_expert"),
-    "nobody left": ({"loads.victim_expert": at(VICTIM, -1), "loads.victim_layer": at(VICTIM, -1)}, {}, "victim_"),
-    "a victim of another layer": ({"loads.victim_layer": at(VICTIM, 7 - RUN.loads.victim_layer[VICTIM])}, {}, "victim_layer"),
+    "another victim": (
+        {"loads.victim_expert": at(VICTIM, (RUN.loads.victim_expert[VICTIM] + 1) % 8)},
+        {},
+        "victim_expert",
+    ),
+    "nobody left": (
+        {"loads.victim_expert": at(VICTIM, -1), "loads.victim_layer": at(VICTIM, -1)},
+        {},
+        "victim_",
+    ),
+    "a victim of another layer": (
+        {"loads.victim_layer": at(VICTIM, 7 - RUN.loads.victim_layer[VICTIM])},
+        {},
+        "victim_layer",
+    ),
     "a guess that was a demand": ({"loads.speculative": at(GUESS, False)}, {}, "loads.speculative"),
     "a guess used or not": ({"loads.used": at(GUESS, not RUN.loads.used[GUESS])}, {}, "loads.used"),
     "an earlier load": ({"loads.event": at(40, 0)}, {}, "loads.event"),
@@ -78,10 +96,18 @@ LIES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "start",
     ),
     "a late hit of who was never copied": ({"accesses.outcome": at(0, 1)}, {}, "outcome"),
-    "a stall below 0": ({"times.event_stall": at(2, -5)}, {}, "times.event_stall holds a time that cannot be"),
+    "a stall below 0": (
+        {"times.event_stall": at(2, -5)},
+        {},
+        "times.event_stall holds a time that cannot be",
+    ),
     "a copy that ends first": ({"times.load_end": at(2, 0)}, {}, "load_end is before load_start"),
     "a copy without an end": ({"times.load_start": at(GUESS, -1)}, {}, "began and did not end"),
-    "a demand never copied": ({"times.load_start": at(DEMANDED, -1), "times.load_end": at(DEMANDED, -1)}, {}, "never copied"),
+    "a demand never copied": (
+        {"times.load_start": at(DEMANDED, -1), "times.load_end": at(DEMANDED, -1)},
+        {},
+        "never copied",
+    ),
     "events that go back": ({"times.event_start": swap(3, 60)}, {}, "event_start goes down"),
     "a time beyond all times": ({"times.pass_wall": at(0, 2**62)}, {}, "times.pass_wall"),
     "fewer times": ({"times.pass_wall": lambda a: a[:-1]}, {}, "times.pass_wall has not"),
@@ -92,7 +118,11 @@ LIES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "no pre-fetching": ({}, {"settings": {"prefetch": "none"}}, "contradicts|rows"),
     "another model's shape": ({}, {"experts": 16}, "another shape"),
     "larger experts": ({}, {"expert_bytes": 10**400}, "expert_bytes"),
-    "slightly larger experts": ({}, {"expert_bytes": 1_179_649}, "experts have 1179649 bytes, the trace's 1179648"),
+    "slightly larger experts": (
+        {},
+        {"expert_bytes": 1_179_649},
+        "experts have 1179649 bytes, the trace's 1179648",
+    ),
     "a faster tier than light": ({}, {"tier": {"latency_ms": float("inf")}}, "wrong type"),
     "other words": ({}, {"output_ids": [1, 2, 3]}, "output_ids are not the tokens"),
 }
@@ -129,7 +159,9 @@ def test_half_a_character_is_refused() -> None:
     (size,) = struct.unpack("<Q", CONTENT[:8])
     own = json.loads(json.loads(CONTENT[8 : 8 + size])["__metadata__"]["moetrace"])
     for name in ("model", "prompt"):
-        content = bytes(save_safetensors(load_safetensors(CONTENT), {"moetrace": json.dumps(own | {name: "\udfffx"})}))
+        content = bytes(
+            save_safetensors(load_safetensors(CONTENT), {"moetrace": json.dumps(own | {name: "\udfffx"})})
+        )
         with pytest.raises(TraceError, match="lone surrogate"):
             from_bytes(content)
 

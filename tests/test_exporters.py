@@ -36,12 +36,33 @@ from moeviz.numbers import cost, metrics
 COSTS = cost.Costs(0.2, 3.0, 0.1, 1.0, 0.0)
 
 
-TEXTS = ("a", " b", "=1+1", "'=x", "''", '"', "\n", "\r\n,", "\x00", "1", " 2", "", "é🙂", "-", "@", "\u2028", "None", "nan")
+TEXTS = (
+    "a",
+    " b",
+    "=1+1",
+    "'=x",
+    "''",
+    '"',
+    "\n",
+    "\r\n,",
+    "\x00",
+    "1",
+    " 2",
+    "",
+    "é🙂",
+    "-",
+    "@",
+    "\u2028",
+    "None",
+    "nan",
+)
 
 
 @st.composite
 def any_trace(draw: st.DrawFn) -> Trace:
-    """Version 2 in all its freedom: ragged, several requests, without weights, without ids, with guesses or without."""
+    """Version 2 in all its freedom: ragged, several requests, without weights, without ids, with guesses or
+    without.
+    """
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     tokens, layers, k, experts = (int(rng.integers(1, most)) for most in (9, 4, 4, 9))
     experts += k
@@ -84,7 +105,9 @@ IN_LINES = (*IN_TABLES, "guess", "guess_probability")
 @given(trace=any_trace())
 @settings(deadline=None)
 def test_what_goes_out_comes_back(kind: str, trace: Trace) -> None:
-    """Tables hold no guesses, and of the header only what replays need; lines and the trace file hold everything."""
+    """Tables hold no guesses, and of the header only what replays need; lines and the trace file hold
+    everything.
+    """
     run = replay(trace, Settings(slots=trace.k))
     content = to_bytes(trace, run) if kind == "moetrace" else exporters.content(kind, trace, run)
     again = read("back", content).trace
@@ -169,7 +192,9 @@ def test_a_measured_timeline_keeps_the_rules() -> None:
 
 @pytest.mark.parametrize("policy", ["lru", "belady"])
 def test_libcachesim_reads_the_requests_and_hits_as_often(policy: str, tmp_path: Path) -> None:
-    """With one expert a token nothing is pinned beside it, and in scope model there is one cache: then both tools simulate the same."""
+    """With one expert a token nothing is pinned beside it, and in scope model there is one cache: then both
+    tools simulate the same.
+    """
     libcachesim = pytest.importorskip("libcachesim", reason="its wheels are for Linux")
     trace = random_trace(5, tokens=120, layers=4, experts=6, k=1, prompt=1)
     run = replay(trace, Settings(policy, 7, "model"))
@@ -209,9 +234,7 @@ def run_cells(content: str) -> dict[str, Any]:
     return space
 
 
-@pytest.mark.parametrize(
-    "chosen", [Settings("lfu", 3, prefetch="next-gate"), Settings(baseline="on-demand")]
-)
+@pytest.mark.parametrize("chosen", [Settings("lfu", 3, prefetch="next-gate"), Settings(baseline="on-demand")])
 def test_the_notebook_computes_the_same_numbers_from_the_file(
     chosen: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,6 @@
-"""Two thousand mutated files of all formats in every run of the tests; `bench fuzz` does as many as one likes."""
+"""Two thousand mutated files of all formats in every run of the tests; `bench fuzz` does as many as one
+likes.
+"""
 
 from __future__ import annotations
 

@@ -62,7 +62,9 @@ def lines(*values: object) -> bytes:
 
 
 def each(**names: str) -> list[dict[str, object]]:
-    """An object for each token and layer of IDS; names: its keys for token, layer and experts, and constant others."""
+    """An object for each token and layer of IDS; names: its keys for token, layer and experts, and constant
+    others.
+    """
     return [
         {names["token"]: token, names["layer"]: layer, names["experts"]: ids}
         for token, layers in enumerate(IDS.tolist())
@@ -88,7 +90,11 @@ def policylang(scores: object = (0.75, 0.25)) -> bytes:
 
 
 def policylang_parquet(*names: str) -> bytes:
-    rows = [(t, layer, ids, [0.75, 0.25]) for t, layers in enumerate(IDS.tolist()) for layer, ids in enumerate(layers)]
+    rows = [
+        (t, layer, ids, [0.75, 0.25])
+        for t, layers in enumerate(IDS.tolist())
+        for layer, ids in enumerate(layers)
+    ]
     return parquet(pd.DataFrame(rows, columns=list(names)))
 
 
@@ -99,7 +105,13 @@ def routes(weights: bool = True) -> bytes:
 
 
 def moe_cache_lab() -> bytes:
-    head = {"record_type": "metadata", "format": "moe-cache-lab", "format_version": 1, "model_id": "m", "num_experts": 8}
+    head = {
+        "record_type": "metadata",
+        "format": "moe-cache-lab",
+        "format_version": 1,
+        "model_id": "m",
+        "num_experts": 8,
+    }
     rows = each(token="token_position", layer="layer", experts="selected_experts")
     more = {"record_type": "routing_selection", "selected_probabilities": [0.7, 0.2]}
     return lines(
@@ -115,7 +127,8 @@ def moe_sim() -> bytes:
     rows = each(token="token_position", layer="layer_id", experts="expert_ids")
     return lines(
         *(
-            row | {"request_id": "a", "phase": "prefill" if n < 9 else "decode", "step_id": max(n // 3 - 2, 0)}
+            row
+            | {"request_id": "a", "phase": "prefill" if n < 9 else "decode", "step_id": max(n // 3 - 2, 0)}
             for n, row in enumerate(rows)
         )
     )
@@ -144,13 +157,19 @@ def rtrace() -> bytes:
 
 
 def nunspark() -> bytes:
-    rows = [{"t": 3 * t + layer, "layer": layer, "fired": ids} for t, one in enumerate(IDS.tolist()) for layer, ids in enumerate(one)]
+    rows = [
+        {"t": 3 * t + layer, "layer": layer, "fired": ids}
+        for t, one in enumerate(IDS.tolist())
+        for layer, ids in enumerate(one)
+    ]
     union = [{"t": 0, "layer": layer, "fired": [0, 1, 2, 3], "batch_tokens": 9} for layer in range(3)]
     return lines(*union, *(row | {"batch_tokens": 1} for row in rows))
 
 
 def moe_l2() -> bytes:
-    rows = [f"EXPERT|L{layer}|T{t}: {ids}" for t, one in enumerate(IDS.tolist()) for layer, ids in enumerate(one)]
+    rows = [
+        f"EXPERT|L{layer}|T{t}: {ids}" for t, one in enumerate(IDS.tolist()) for layer, ids in enumerate(one)
+    ]
     return ("loading the model\n" + "\n".join(rows) + "\ndone").encode()
 
 
@@ -163,15 +182,24 @@ def selection_log() -> bytes:
 
 def fingerprint() -> bytes:
     data = [
-        {f"token_{t}": {f"layer_{n}": {"selected_experts": ids, "selected_probs": [0.7, 0.3]} for n, ids in enumerate(one)}}
+        {
+            f"token_{t}": {
+                f"layer_{n}": {"selected_experts": ids, "selected_probs": [0.7, 0.3]}
+                for n, ids in enumerate(one)
+            }
+        }
         for t, one in enumerate(IDS.tolist())
     ]
-    return json.dumps({"router_data": data, "full_text": "a prompt and more", "generated_only": " and more"}).encode()
+    return json.dumps(
+        {"router_data": data, "full_text": "a prompt and more", "generated_only": " and more"}
+    ).encode()
 
 
 def moe_beyond() -> bytes:
     head = "Layer ID,Batch Number,Token,Activated Expert IDs"
-    rows = [f'{layer},{t},"the","{ids}"' for t, one in enumerate(IDS.tolist()) for layer, ids in enumerate(one)]
+    rows = [
+        f'{layer},{t},"the","{ids}"' for t, one in enumerate(IDS.tolist()) for layer, ids in enumerate(one)
+    ]
     return "\n".join([head, *rows]).encode()
 
 
@@ -204,32 +232,60 @@ def sglang() -> bytes:
 
 def sglang_answer() -> bytes:
     packed = base64.b64encode(IDS.astype("<i4").tobytes()).decode()
-    return json.dumps({"meta_info": {"prompt_tokens": 4, "completion_tokens": 9, "routed_experts": packed}}).encode()
+    return json.dumps(
+        {"meta_info": {"prompt_tokens": 4, "completion_tokens": 9, "routed_experts": packed}}
+    ).encode()
 
 
-FORMATS: dict[str, tuple[str, Callable[[], bytes], Options]] = {  # what it is -> format, a file of IDS, options
+FORMATS: dict[
+    str, tuple[str, Callable[[], bytes], Options]
+] = {  # what it is -> format, a file of IDS, options
     "npy": ("vllm", lambda: npy(IDS), EIGHT),
     "npy uint8": ("vllm", lambda: npy(IDS.astype(np.uint8)), EIGHT),
     "npy big-endian, Fortran": ("vllm", lambda: npy(np.asfortranarray(IDS.astype(">i4"))), EIGHT),
     "npy layer first": ("vllm", lambda: npy(IDS.transpose(1, 0, 2)), Options(8, axes="layer,token,k")),
     "npz": ("vllm", lambda: npz(routed_experts=IDS, weights=np.ones(IDS.shape, np.float16)), EIGHT),
-    "npz prompt and rest": ("vllm", lambda: npz(prompt_routed_experts=IDS[:4], routed_experts=IDS[4:]), EIGHT),
+    "npz prompt and rest": (
+        "vllm",
+        lambda: npz(prompt_routed_experts=IDS[:4], routed_experts=IDS[4:]),
+        EIGHT,
+    ),
     "torch tensor": ("torch", lambda: torch_file(__import__("torch").from_numpy(IDS)), EIGHT),
     "sglang": ("sglang", sglang, EIGHT),
     "sglang answer": ("answers", sglang_answer, EIGHT),
-    "vllm answer": ("answers", lambda: json.dumps({"choices": [{"routed_experts": IDS.tolist()}]}).encode(), EIGHT),
-    "atlas": ("atlas", lambda: lines({"num_experts": 8}, {"id": 1, "routing": IDS.tolist(), "prompt_tokens": 4}), EIGHT),
+    "vllm answer": (
+        "answers",
+        lambda: json.dumps({"choices": [{"routed_experts": IDS.tolist()}]}).encode(),
+        EIGHT,
+    ),
+    "atlas": (
+        "atlas",
+        lambda: lines({"num_experts": 8}, {"id": 1, "routing": IDS.tolist(), "prompt_tokens": 4}),
+        EIGHT,
+    ),
     "csv": ("table", lambda: long_table().to_csv(index=False).encode(), EIGHT),
-    "csv in any order": ("table", lambda: long_table(False).sample(frac=1, random_state=0).to_csv(index=False).encode(), EIGHT),
+    "csv in any order": (
+        "table",
+        lambda: long_table(False).sample(frac=1, random_state=0).to_csv(index=False).encode(),
+        EIGHT,
+    ),
     "csv semicolons": ("table", lambda: long_table().to_csv(index=False, sep=";").encode(), EIGHT),
-    "csv capitals": ("table", lambda: long_table().rename(columns=str.upper).to_csv(index=False).encode(), EIGHT),
+    "csv capitals": (
+        "table",
+        lambda: long_table().rename(columns=str.upper).to_csv(index=False).encode(),
+        EIGHT,
+    ),
     "csv no rank": ("table", lambda: long_table().drop(columns="rank").to_csv(index=False).encode(), EIGHT),
     "csv wide": ("table", lambda: wide_table().to_csv(index=False).encode(), EIGHT),
     "parquet": ("table", lambda: parquet(long_table()), EIGHT),
     "routes": ("routes", routes, Options()),
     "routes without weights": ("routes", lambda: routes(False), Options()),
     "routes as rows": ("routes", lambda: long_table().to_json(orient="records").encode(), EIGHT),
-    "lattice": ("routes", lambda: lines(*each(token="token_idx", layer="layer_idx", experts="selected_ids")), EIGHT),
+    "lattice": (
+        "routes",
+        lambda: lines(*each(token="token_idx", layer="layer_idx", experts="selected_ids")),
+        EIGHT,
+    ),
     "moe-sim": ("routes", moe_sim, EIGHT),
     "moe-cache-lab": ("moe-cache-lab", moe_cache_lab, Options()),
     "policylang": ("policylang", policylang, Options()),
@@ -252,7 +308,9 @@ FORMATS: dict[str, tuple[str, Callable[[], bytes], Options]] = {  # what it is -
     "gz": ("routes", lambda: gzip.compress(routes()), Options()),
 }
 PROMPT = {  # how many of the tokens are the prompt, where the format says it
-    **dict.fromkeys(("npz prompt and rest", "sglang answer", "atlas", "mbolt", "selection log", "route trace"), 4),
+    **dict.fromkeys(
+        ("npz prompt and rest", "sglang answer", "atlas", "mbolt", "selection log", "route trace"), 4
+    ),
     **dict.fromkeys(("moe-sim", "moe-cache-lab"), 3),
     "sglang": 9,
 }
@@ -339,7 +397,9 @@ def test_a_shape_that_cannot_be_known_is_asked_for() -> None:
         read("answer.json", json.dumps(answer).encode())
     ids = np.array([[[0, 1], [2, 3]], [[4, 5], [6, 7]]], "<i4")  # may be one layer of four
     packed = base64.b64encode(ids.tobytes()).decode()
-    content = json.dumps({"meta_info": {"prompt_tokens": 1, "completion_tokens": 2, "routed_experts": packed}}).encode()
+    content = json.dumps(
+        {"meta_info": {"prompt_tokens": 1, "completion_tokens": 2, "routed_experts": packed}}
+    ).encode()
     with pytest.raises(TraceError, match="2 layers of 2 or 1 layers of 4. Give --top-k"):
         read("answer.json", content)
     assert read("answer.json", content, Options(top_k=2)).trace.experts.tolist() == ids.tolist()
@@ -389,12 +449,24 @@ def test_sglangs_physical_ids_become_logical() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("a08b_sglang_per_pass.pt", "per_pass mode.*Record with --expert-distribution-recorder-mode per_token"),
+        (
+            "a08b_sglang_per_pass.pt",
+            "per_pass mode.*Record with --expert-distribution-recorder-mode per_token",
+        ),
         ("a08c_sglang_empty.pt", "empty recording"),
-        ("a13_object_array.npy", "object array.*with -1 in unused places, or an array for each request with np.savez"),
+        (
+            "a13_object_array.npy",
+            "object array.*with -1 in unused places, or an array for each request with np.savez",
+        ),
         ("a17_router_logits.npy", "router logits are.*Give --top-k N"),
-        ("hostile/beyond-float.csv", "row 1: an entry of Activated Expert IDs is '1.2'; expected a whole number"),
-        ("hostile/beyond-text.csv", "row 1: Activated Expert IDs is 'no experts: error 404 at 17'; expected a list"),
+        (
+            "hostile/beyond-float.csv",
+            "row 1: an entry of Activated Expert IDs is '1.2'; expected a whole number",
+        ),
+        (
+            "hostile/beyond-text.csv",
+            "row 1: Activated Expert IDs is 'no experts: error 404 at 17'; expected a list",
+        ),
         ("hostile/beyond-long-digits.csv", "row 1: Activated Expert IDs holds a number of 5,000 digits"),
         ("hostile/bomb-strings.parquet", "has the columns token, t; expected token, layer"),
         ("hostile/npz-dup-member.npz", "holds the member 'experts.npy' twice"),
@@ -505,7 +577,9 @@ def test_what_only_may_be_a_dummy_is_kept_and_named() -> None:
 
 
 def test_sentinels_are_unused_places() -> None:
-    """-1 in an unsigned type is its largest number; some kernels write the number of experts where there is none."""
+    """-1 in an unsigned type is its largest number; some kernels write the number of experts where there is
+    none.
+    """
     for dtype, sentinel in (("uint16", 65_535), ("uint8", 255), ("int32", 8)):
         ids, expected = IDS.astype(dtype), IDS.copy()
         ids[4, 1], ids[7] = sentinel, sentinel
@@ -542,7 +616,10 @@ def test_masks_ids_and_headers_beside_an_array_are_used_and_the_rest_is_named() 
     mask = np.ones(12, bool)
     mask[:3] = False
     header = np.array(json.dumps({"model": "m", "n_experts": 8, "license": "x"}))
-    found = read("a.npz", npz(experts=IDS, attention_mask=mask, token_ids=np.arange(12), header=header, hidden=np.ones(3)))
+    found = read(
+        "a.npz",
+        npz(experts=IDS, attention_mask=mask, token_ids=np.arange(12), header=header, hidden=np.ones(3)),
+    )
     assert (found.trace.experts == IDS[3:]).all()
     assert found.trace.token_ids is not None
     assert found.trace.token_ids.tolist() == list(range(3, 12))
@@ -566,7 +643,10 @@ def test_what_is_not_used_is_named() -> None:
     [
         (lambda: npy(np.where(IDS == 0, 8, IDS)), "chose expert 8, but --experts says 8"),
         (lambda: npy(np.full((4, 3, 2), -1)), "holds no routes: every place is -1"),
-        (lambda: npy(np.stack([IDS[..., 0], IDS[..., 0]], -1) + 1), "names one expert twice for token 0 in layer 0"),
+        (
+            lambda: npy(np.stack([IDS[..., 0], IDS[..., 0]], -1) + 1),
+            "names one expert twice for token 0 in layer 0",
+        ),
         (lambda: npy(np.full((2, 2, 2, 2), 1)), "4 dimensions.*--axes sequence,token,layer,k"),
         (lambda: npy(IDS)[:-3], "the array is cut short"),
         (lambda: npz(other=IDS[0], another=np.ones(3)), "holds no array routed_experts"),
@@ -576,7 +656,10 @@ def test_what_is_not_used_is_named() -> None:
         (lambda: b"token,layer,rank,expert\n", "has no rows"),
         (lambda: b"token,layer,rank,expert\n0,0,0,x\n", "row 1: expert is 'x'; expected a whole number"),
         (lambda: b"token,layer,rank,expert\n0,0,0,1\n0,0,1,-3\n", "row 2: expert is -3"),
-        (lambda: b"token,layer,rank,expert\n0,0,0,1\n0,0,0,2\n", "row 2 has rank 0 of token 0 in layer 0 again"),
+        (
+            lambda: b"token,layer,rank,expert\n0,0,0,1\n0,0,0,2\n",
+            "row 2 has rank 0 of token 0 in layer 0 again",
+        ),
         (lambda: b'{"model": "m"}\n{"token_idx": 0}', "line 2 lacks layer and experts"),
         (lambda: b'{"model": "m"}', "holds no routes"),
         (lambda: lines({"token_idx": 0, "layer": 0, "topk_ids": [1.5]}), "an entry of topk_ids is '1.5'"),
@@ -588,11 +671,20 @@ def test_what_is_not_used_is_named() -> None:
             lambda: routes() + lines({"req_id": "r0", "token_idx": 0, "layer": 0, "topk_ids": [1, 2]}),
             "token 0 more than once in layer 0",
         ),
-        (lambda: parquet(pd.DataFrame({"t": [0], "l": [0], "e": ["no list"]})), "e holds .*string; expected lists"),
+        (
+            lambda: parquet(pd.DataFrame({"t": [0], "l": [0], "e": ["no list"]})),
+            "e holds .*string; expected lists",
+        ),
         (lambda: b"PAR1" + b"x" * 50, "only a part of a parquet file"),
-        (lambda: b"nothing at all", "none of the formats that are read: it looks like text that begins with 'nothing"),
+        (
+            lambda: b"nothing at all",
+            "none of the formats that are read: it looks like text that begins with 'nothing",
+        ),
         (lambda: b"\x89PNG\r\n\x1a\n" + bytes(40), "it looks like a PNG image"),
-        (lambda: b"\x80\x04\x95" + bytes(40), "it looks like a Python pickle, which is not read because reading it runs"),
+        (
+            lambda: b"\x80\x04\x95" + bytes(40),
+            "it looks like a Python pickle, which is not read because reading it runs",
+        ),
         (lambda: json.dumps({"a": 1, "b": [2]}).encode(), "no object in it names a layer and its experts"),
         (lambda: lines({"layer": 0, "fired": [1, 2, 3], "batch_tokens": 7}), "7|1 calls of several tokens"),
         (lambda: rtrace(), "does not say how many of its 8 experts a token uses. Give --top-k"),
@@ -642,7 +734,11 @@ def bomb_broadcast_tensor() -> bytes:
 
 def bomb_dictionary() -> bytes:
     """A text of 1 MB that a dictionary repeats in every row, in a column that is wanted."""
-    return parquet(pd.DataFrame({"token": range(400), "layer": 0, "rank": 0, "expert": 1, "text": ["x" * 1_000_000] * 400}))
+    return parquet(
+        pd.DataFrame(
+            {"token": range(400), "layer": 0, "rank": 0, "expert": 1, "text": ["x" * 1_000_000] * 400}
+        )
+    )
 
 
 BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
@@ -652,7 +748,10 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "dictionary": (bomb_dictionary, "its texts would take"),
     "gz": (bomb_gz, "unpacks to more than 128 MiB"),
     "tensor": (bomb_broadcast_tensor, "expected up to|would take"),
-    "columns": (lambda: ",".join(f"c{n}" for n in range(1_000_000)).encode() + b"\n", "its head is longer|columns"),
+    "columns": (
+        lambda: ",".join(f"c{n}" for n in range(1_000_000)).encode() + b"\n",
+        "its head is longer|columns",
+    ),
     "newlines": (lambda: b"\n" * 10**8, "is empty"),
     "lines of a table": (lambda: b"token,layer,rank,expert" + b"\n" * 10**8, "lines"),
     "nesting": (lambda: b'{"layer": ' + b"[" * 100_000, "nested|not JSON|no routes|looks like"),
@@ -694,7 +793,10 @@ def test_a_users_own_format(tmp_path: Path) -> None:
     )
     found = read("x.bin", bytes([1, 2, 3, 4]), format=f"{path}:mine-test")
     assert found.trace.experts.tolist() == [[[1, 2]], [[3, 4]]]
-    for text, words in ((f"{path}:other", "registers no importer 'other'"), ("nope", "format 'nope' is not known")):
+    for text, words in (
+        (f"{path}:other", "registers no importer 'other'"),
+        ("nope", "format 'nope' is not known"),
+    ):
         with pytest.raises(TraceError, match=words):
             load_importer(text)
 
@@ -713,7 +815,11 @@ def test_mutated_files_are_valid_or_refused(kind: str, seed: int) -> None:
     for _ in range(rng.integers(1, 8)):
         content[rng.integers(len(content))] = rng.integers(256)
     try:
-        found = open_content("file", bytes(content[: rng.integers(1, len(content) + 1)] if rng.random() < 0.2 else content), options)
+        found = open_content(
+            "file",
+            bytes(content[: rng.integers(1, len(content) + 1)] if rng.random() < 0.2 else content),
+            options,
+        )
     except TraceError as error:
         assert "cannot be read: " not in str(error) or "Error" not in str(error), "a reader stumbled"
         return

@@ -58,7 +58,13 @@ def test_what_cannot_be_counts_is_refused(array: np.ndarray, words: str) -> None
 
 def test_a_file_that_is_damaged_is_refused(tmp_path: Path) -> None:
     content = to_bytes(GOOD)
-    for wrong in (content[:-1], content[:40], b"", content.replace(b"counts", b"countz"), content.replace(b"F64", b"I64")):
+    for wrong in (
+        content[:-1],
+        content[:40],
+        b"",
+        content.replace(b"counts", b"countz"),
+        content.replace(b"F64", b"I64"),
+    ):
         with pytest.raises(TraceError, match="is not a .moecounts file|counts is int64"):
             from_bytes(wrong, "x.moecounts")
     with pytest.raises(TraceError, match="is a folder"):
@@ -84,4 +90,4 @@ def test_import_makes_them_where_a_source_only_counts(tmp_path: Path) -> None:
     assert refused.exit_code == 2
     assert "holds counts, not a trace (table)" in refused.stderr
     assert "--out out.moecounts" in refused.stderr
-    assert moecounts.SUFFIX == out.suffix
+    assert out.suffix == moecounts.SUFFIX

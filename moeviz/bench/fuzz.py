@@ -1,7 +1,9 @@
-"""Mutated files of every format through the importers: accepted whole or refused by TraceError, within memory and time.
+"""Mutated files of every format through the importers: accepted whole or refused by TraceError, within memory
+and time.
 
-The mutations know the formats: lines lose fields or get numbers that like to break things, members of a zip are changed inside and packed
-again, headers of arrays and trace files say something else; and any byte of any file may change.
+The mutations know the formats: lines lose fields or get numbers that like to break things, members of a zip
+are changed inside and packed again, headers of arrays and trace files say something else; and any byte of any
+file may change.
 
     python -m moeviz bench fuzz --files 2000
 """
@@ -50,32 +52,63 @@ def seeds() -> dict[str, bytes]:
         "npy": _npy(ids),
         "npz": _npz(routed_experts=ids, weights=trace.weights),
         "npz requests": _npz(a=ids[:5], b=ids[5:]),
-        "torch": torch_zip({"records": [_record(ids)], "last_physical_to_logical_map": np.tile(np.arange(8), (3, 1))}),
+        "torch": torch_zip(
+            {"records": [_record(ids)], "last_physical_to_logical_map": np.tile(np.arange(8), (3, 1))}
+        ),
         "torch counts": torch_zip({"rank": 0, "logical_count": np.ones((2, 3, 8), np.int64)}),
         "route trace": _route_trace(ids),
         "mbolt": _mbolt(ids),
         "rtrace": _rtrace(ids),
         "answers": _answers(ids),
-        "atlas": _lines([{"id": "a", "routing": ids.tolist(), "tokens": list("abcdefghijkl"), "prompt_tokens": 4}]),
+        "atlas": _lines(
+            [{"id": "a", "routing": ids.tolist(), "tokens": list("abcdefghijkl"), "prompt_tokens": 4}]
+        ),
         "fingerprints": _fingerprints(ids),
-        "routes": _lines([{"num_experts": 8}, *({**row, "req_id": "r", "topk_weights": [0.7, 0.3]} for row in rows)]),
+        "routes": _lines(
+            [{"num_experts": 8}, *({**row, "req_id": "r", "topk_weights": [0.7, 0.3]} for row in rows)]
+        ),
         "routes, array": json.dumps(rows).encode(),
-        "policylang": _lines([{"num_experts": 8}, *({"p": 0, "t": t, "l": n, "e": e, "s": [0.7, 0.3], "ph": "decode"} for t, n, e in _each(ids))]),
-        "moe-cache-lab": _lines(
+        "policylang": _lines(
             [
-                {"record_type": "metadata", "num_experts": 8},
+                {"num_experts": 8},
                 *(
-                    {"record_type": "routing_selection", "phase": "prompt", "layer": n, "token_position": t, "selected_experts": e}
+                    {"p": 0, "t": t, "l": n, "e": e, "s": [0.7, 0.3], "ph": "decode"}
                     for t, n, e in _each(ids)
                 ),
             ]
         ),
-        "nunspark": _lines([{"t": 3 * t + n, "layer": n, "fired": e, "batch_tokens": 1} for t, n, e in _each(ids)]),
+        "moe-cache-lab": _lines(
+            [
+                {"record_type": "metadata", "num_experts": 8},
+                *(
+                    {
+                        "record_type": "routing_selection",
+                        "phase": "prompt",
+                        "layer": n,
+                        "token_position": t,
+                        "selected_experts": e,
+                    }
+                    for t, n, e in _each(ids)
+                ),
+            ]
+        ),
+        "nunspark": _lines(
+            [{"t": 3 * t + n, "layer": n, "fired": e, "batch_tokens": 1} for t, n, e in _each(ids)]
+        ),
         "moe-l2": "\n".join(f"EXPERT|L{n}|T{t}: {e}" for t, n, e in _each(ids)).encode(),
-        "moe-beyond": ("Layer ID,Batch Number,Token,Activated Expert IDs\n" + "\n".join(f'{n},{t},"t","{e}"' for t, n, e in _each(ids))).encode(),
-        "selection log": ("layer_id,expert_ids\n" + "\n".join(f"{n},{e[0]} {e[1]}" for _, n, e in _each(ids))).encode(),
-        "wide table": ("token;layer;expert_0;expert_1\n" + "\n".join(f"{t};{n};{e[0]};{e[1]}" for t, n, e in _each(ids))).encode(),
-        "llama.cpp profile": "\n".join(f"blk.{n}.ffn_gate_exps.weight,{e[0]},{t + 1}" for t, n, e in _each(ids[:1])).encode(),
+        "moe-beyond": (
+            "Layer ID,Batch Number,Token,Activated Expert IDs\n"
+            + "\n".join(f'{n},{t},"t","{e}"' for t, n, e in _each(ids))
+        ).encode(),
+        "selection log": (
+            "layer_id,expert_ids\n" + "\n".join(f"{n},{e[0]} {e[1]}" for _, n, e in _each(ids))
+        ).encode(),
+        "wide table": (
+            "token;layer;expert_0;expert_1\n" + "\n".join(f"{t};{n};{e[0]};{e[1]}" for t, n, e in _each(ids))
+        ).encode(),
+        "llama.cpp profile": "\n".join(
+            f"blk.{n}.ffn_gate_exps.weight,{e[0]},{t + 1}" for t, n, e in _each(ids[:1])
+        ).encode(),
         "counts": b"layer_id,expert_id,count\n3,0,24\n3,1,39\n4,0,13\n",
     }
     for kind in ("csv", "parquet", "jsonl"):
@@ -118,18 +151,32 @@ def _parquet(ids: Any) -> bytes:
     import pyarrow.parquet
 
     rows = _each(ids)
-    columns = {"token_idx": [t for t, _, _ in rows], "layer_idx": [n for _, n, _ in rows], "selected_experts": [e for _, _, e in rows]}
+    columns = {
+        "token_idx": [t for t, _, _ in rows],
+        "layer_idx": [n for _, n, _ in rows],
+        "selected_experts": [e for _, _, e in rows],
+    }
     file = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.table(columns), file)
     return file.getvalue()
 
 
 def _record(ids: Any) -> dict[str, Any]:
-    return {"forward_pass_id": 1, "forward_mode": 1, "input_ids": list(range(12)), "topk_ids_of_layer": ids.transpose(1, 0, 2).astype(np.int32)}
+    return {
+        "forward_pass_id": 1,
+        "forward_mode": 1,
+        "input_ids": list(range(12)),
+        "topk_ids_of_layer": ids.transpose(1, 0, 2).astype(np.int32),
+    }
 
 
 def _route_trace(ids: Any) -> bytes:
-    lines = ["# route_trace v1", "# model=m n_expert=8", "# layer=0 expert_bytes=7", "turn,phase,step,layer,slot,expert,weight,residency"]
+    lines = [
+        "# route_trace v1",
+        "# model=m n_expert=8",
+        "# layer=0 expert_bytes=7",
+        "turn,phase,step,layer,slot,expert,weight,residency",
+    ]
     lines += [f"0,1,{t},{n},{rank},{one},0.5,0" for t, n, e in _each(ids) for rank, one in enumerate(e)]
     return "\n".join(lines).encode()
 
@@ -141,16 +188,25 @@ def _mbolt(ids: Any) -> bytes:
 
 def _rtrace(ids: Any) -> bytes:
     softmax = np.linspace(0.3, 0.01, 8).astype("<f4").tobytes()
-    return b"RTRACE01" + struct.pack("<ii", 8, 0) + b"".join(struct.pack("<ii", t, n) + softmax for t, n, _ in _each(ids))
+    return (
+        b"RTRACE01"
+        + struct.pack("<ii", 8, 0)
+        + b"".join(struct.pack("<ii", t, n) + softmax for t, n, _ in _each(ids))
+    )
 
 
 def _answers(ids: Any) -> bytes:
     packed = base64.b64encode(ids.astype("<i4").tobytes()).decode()
-    return json.dumps({"meta_info": {"prompt_tokens": 4, "completion_tokens": 9, "routed_experts": packed}}).encode()
+    return json.dumps(
+        {"meta_info": {"prompt_tokens": 4, "completion_tokens": 9, "routed_experts": packed}}
+    ).encode()
 
 
 def _fingerprints(ids: Any) -> bytes:
-    data = [{f"token_{t}": {f"layer_{n}": {"selected_experts": e} for n, e in enumerate(own)}} for t, own in enumerate(ids.tolist())]
+    data = [
+        {f"token_{t}": {f"layer_{n}": {"selected_experts": e} for n, e in enumerate(own)}}
+        for t, own in enumerate(ids.tolist())
+    ]
     return json.dumps({"router_data": data, "full_text": "ab", "generated_only": "b"}).encode()
 
 
@@ -203,8 +259,11 @@ def torch_zip(content: Any) -> bytes:
     pickler = _Pickler(file)
     pickler.dump(content)
     own = __name__.encode()
-    pickled = file.getvalue().replace(b"c" + own + b"\n_rebuild_tensor_v2\n", b"ctorch._utils\n_rebuild_tensor_v2\n")
-    # a storage class is named, not made: GLOBAL, memo, its name, memo, TUPLE1, memo, REDUCE, memo becomes GLOBAL
+    pickled = file.getvalue().replace(
+        b"c" + own + b"\n_rebuild_tensor_v2\n", b"ctorch._utils\n_rebuild_tensor_v2\n"
+    )
+    # a storage class is named, not made: GLOBAL, memo, its name, memo, TUPLE1, memo, REDUCE, memo becomes
+    # GLOBAL
     pickled = re.sub(
         rb"(?:c" + re.escape(own) + rb"\n_stands_for\nq.|h.)X.\x00\x00\x00(\w+Storage)q.\x85q.R(q.)",
         lambda found: b"ctorch\n" + found[1] + b"\n" + found[2],
@@ -233,8 +292,16 @@ def _in_structure(content: bytes, rng: Any) -> bytes:
     if content[:2] == b"PK":
         return _or_same(content, lambda: _in_zip(content, rng))
     if content[:6] == b"\x93NUMPY" and len(content) > 128:
-        shape = "(" + ", ".join(str(rng.choice([0, 1, 2, 3, 12, 2**20, 2**40])) for _ in range(int(rng.integers(5)))) + ")"
-        return content[:10] + re.sub(rb"\([\d, ]*\)", shape.encode(), content[10:128]).ljust(118)[:118] + content[128:]
+        shape = (
+            "("
+            + ", ".join(str(rng.choice([0, 1, 2, 3, 12, 2**20, 2**40])) for _ in range(int(rng.integers(5))))
+            + ")"
+        )
+        return (
+            content[:10]
+            + re.sub(rb"\([\d, ]*\)", shape.encode(), content[10:128]).ljust(118)[:118]
+            + content[128:]
+        )
     if content[8:9] == b"{" and len(content) > 16:
         return _or_same(content, lambda: _in_header(content, rng))
     if content[:1] in b"{[":
@@ -267,7 +334,10 @@ def _in_zip(content: bytes, rng: Any) -> bytes:
         case _:
             members[at] = (name, mutated(own, rng))
     packed = io.BytesIO()
-    with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(packed, "w", int(rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))) as archive:
+    with (
+        warnings.catch_warnings(action="ignore"),
+        zipfile.ZipFile(packed, "w", int(rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))) as archive,
+    ):
         for member, data in members:
             archive.writestr(member, data)  # of a name that stands twice zipfile warns
     return packed.getvalue()
@@ -339,7 +409,9 @@ def _in_cells(content: bytes, rng: Any) -> bytes:
 
 
 def _in_bytes(content: bytes, rng: Any) -> bytes:
-    """A few bytes changed, pieces repeated, taken out, swapped for numbers that like to break things, or cut short."""
+    """A few bytes changed, pieces repeated, taken out, swapped for numbers that like to break things, or cut
+    short.
+    """
     data = bytearray(content)
     at = int(rng.integers(len(data))) if data else 0
     match int(rng.integers(6)):
@@ -361,10 +433,11 @@ def _in_bytes(content: bytes, rng: Any) -> bytes:
 
 
 def fuzz(files: int, seed: int = 0) -> dict[str, Any]:
-    """`files` mutations of a file of every format: how many were accepted, and the slowest and the largest of them.
+    """`files` mutations of a file of every format: how many were accepted, and the slowest and the largest of
+    them.
 
-    Raises what an importer raises beside TraceError, with the seed and number that make it happen again; a refusal that only the
-    importers' last guard could word counts as "stumbled".
+    Raises what an importer raises beside TraceError, with the seed and number that make it happen again; a
+    refusal that only the importers' last guard could word counts as "stumbled".
     """
     from moeviz.core.replay import replay
     from moeviz.core.settings import Settings

@@ -1,6 +1,8 @@
-"""Whether a recorded run can be believed: it has to fit its trace, agree with itself, and be what its own replay gives.
+"""Whether a recorded run can be believed: it has to fit its trace, agree with itself, and be what its own
+replay gives.
 
-Nothing that a file names is opened: a run that was calibrated is replayed where its calibration is a bundled sample.
+Nothing that a file names is opened: a run that was calibrated is replayed where its calibration is a bundled
+sample.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from moeviz.errors import MoevizError, RunError, SettingsError
 
 
 def check_run(trace: Trace, run: Run, find: Callable[[str], Trace]) -> None:
-    """Raises RunError where the run cannot be one of this trace; `find` gives the trace of a calibration's name."""
+    """Raises RunError where the run cannot be one of this trace; `find` gives the trace of a calibration's
+    name.
+    """
     if (run.layers, run.experts, run.k) != (trace.layers, trace.num_experts, trace.k):
         raise RunError("the recorded run is of another shape (layers, experts, k) than the trace.")
     if run.expert_bytes != trace.expert_bytes:
@@ -107,7 +111,8 @@ def _check_decisions(run: Run, again: Run) -> None:
         differs = np.flatnonzero(own != column)
         if differs.size:
             raise RunError(
-                f"run.{name} contradicts the trace in row {differs[0]}: {own[differs[0]]}, but a replay of its "
+                f"run.{name} contradicts the trace in row {differs[0]}: {own[differs[0]]}, but a replay of "
+                f"its "
                 f"settings gives {column[differs[0]]}."
             )
 
@@ -143,7 +148,9 @@ def _check_times(trace: Trace, run: Run) -> None:
 def _check_late(run: Run) -> None:
     """A hit is late where its copy was still under way: a copy that an earlier event began."""
     brought: dict[tuple[int, int], int] = {}
-    loads = iter(zip(run.loads.event.tolist(), run.loads.layer.tolist(), run.loads.expert.tolist(), strict=True))
+    loads = iter(
+        zip(run.loads.event.tolist(), run.loads.layer.tolist(), run.loads.expert.tolist(), strict=True)
+    )
     load = next(loads, None)
     for row in np.flatnonzero(run.accesses.outcome == LATE).tolist():
         event, expert = int(run.accesses.event[row]), int(run.accesses.expert[row])
@@ -151,4 +158,6 @@ def _check_late(run: Run) -> None:
             brought[load[1:]] = load[0]
             load = next(loads, None)
         if (int(run.events.layer[event]), expert) not in brought:
-            raise RunError(f"run.accesses.outcome has a late hit in row {row}, but nothing was copying that expert.")
+            raise RunError(
+                f"run.accesses.outcome has a late hit in row {row}, but nothing was copying that expert."
+            )

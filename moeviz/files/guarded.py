@@ -1,9 +1,11 @@
-"""Reads a file of whatever format in a process of its own, with limits on memory and time, which can only hand back a checked trace.
+"""Reads a file of whatever format in a process of its own, with limits on memory and time, which can only
+hand back a checked trace.
 
-A file that makes a library run away brings down that process and nothing else: what comes back is a trace, which is checked once more
-here, or counts, or one sentence. The child loads numpy, safetensors and what the format needs (about 0.3 s on a busy core). Limits: 256
-MiB beside the file and what is loaded, and 5 s of processor time, more for files over 16 MiB; `resource` sets them on Linux and macOS
-(which does not enforce the one on memory), and the readers' own bounds hold everywhere.
+A file that makes a library run away brings down that process and nothing else: what comes back is a trace,
+which is checked once more here, or counts, or one sentence. The child loads numpy, safetensors and what the
+format needs (about 0.3 s on a busy core). Limits: 256 MiB beside the file and what is loaded, and 5 s of
+processor time, more for files over 16 MiB; `resource` sets them on Linux and macOS (which does not enforce
+the one on memory), and the readers' own bounds hold everywhere.
 
     found = open_guarded("routes.jsonl", content, Options(experts=32))
     found = open_file("routes.jsonl")
@@ -33,12 +35,14 @@ SLACK = 24 * 2**20  # address space of allocators and late imports
 ROOT = Path(__file__).parents[2]
 
 
-def open_file(path: str | os.PathLike[str], options: Options = Options(), format: str = "") -> Found:  # noqa: B008
+# noqa: B008
+def open_file(path: str | os.PathLike[str], options: Options = Options(), format: str = "") -> Found:
     """A regular file. Raises TraceError or OSError."""
     return open_guarded(Path(path).name, read_regular(path, MAX_FILE_BYTES), options, format)
 
 
-def open_guarded(name: str, content: bytes, options: Options = Options(), format: str = "") -> Found:  # noqa: B008
+# noqa: B008
+def open_guarded(name: str, content: bytes, options: Options = Options(), format: str = "") -> Found:
     """A file's content as a trace or as counts. Raises TraceError."""
     if ".py:" in format:
         path, _, own = format.rpartition(":")
@@ -62,7 +66,9 @@ def open_guarded(name: str, content: bytes, options: Options = Options(), format
     try:
         answer, _ = process.communicate(json.dumps(asked).encode() + b"\n" + content, timeout=60 + 10 * limit)
     except subprocess.TimeoutExpired:
-        raise TraceError(f"{name} took longer than {60 + 10 * limit:.0f} s to be read, and was given up.") from None
+        raise TraceError(
+            f"{name} took longer than {60 + 10 * limit:.0f} s to be read, and was given up."
+        ) from None
     finally:
         process.kill()
         process.wait()
@@ -78,9 +84,12 @@ def _answer(name: str, content: bytes, answer: bytes, code: int, limit: float) -
     head, newline, rest = answer.partition(b"\n")
     if not newline:
         if -code == getattr(signal, "SIGXCPU", 0) or -code == getattr(signal, "SIGKILL", 0):
-            raise TraceError(f"{name} took more than {limit:.0f} s of processor time to be read, and was given up.")
+            raise TraceError(
+                f"{name} took more than {limit:.0f} s of processor time to be read, and was given up."
+            )
         raise TraceError(
-            f"{name} cannot be read: the process that read it ended with {code}, most likely because it asked for more than "
+            f"{name} cannot be read: the process that read it ended with {code}, most likely because it "
+            f"asked for more than "
             f"{MORE >> 20} MiB beside the file."
         )
     said = json.loads(head)
@@ -145,7 +154,9 @@ def _limit(size: int) -> None:
         return
     most = pages * resource.getpagesize() + MORE + SLACK
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    resource.setrlimit(
+        resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard)
+    )
 
 
 if __name__ == "__main__":

@@ -27,7 +27,9 @@ def folder() -> Path:
 
 
 def safe_name(text: str) -> str:
-    """A file name without its ending, whatever was uploaded: no folders, no control characters, nothing hidden. Raises TraceError."""
+    """A file name without its ending, whatever was uploaded: no folders, no control characters, nothing
+    hidden. Raises TraceError.
+    """
     plain = unicodedata.normalize("NFC", text).replace("\\", "/").rpartition("/")[2].removesuffix(SUFFIX)
     plain = re.sub(r"[^\w .,()+=@#-]", "_", plain).strip(" .")[:LONGEST].strip(" .")
     if not plain or plain.upper() in ("CON", "PRN", "AUX", "NUL"):
@@ -48,7 +50,9 @@ def names() -> list[str]:
 
 
 def keep(name: str, content: bytes) -> str:
-    """Writes a trace; gives the name that it got. A name that is taken is numbered. Raises TraceError or OSError."""
+    """Writes a trace; gives the name that it got. A name that is taken is numbered. Raises TraceError or
+    OSError.
+    """
     wanted = safe_name(name)
     chosen, number = wanted, 2
     while path(chosen).exists():
@@ -89,7 +93,8 @@ def named_trace(name: str) -> Trace | Counts:
         return moetrace.sample(name)
     if not Path(name).is_file():
         raise SettingsError(
-            f"calibration {name!r} is no trace file and no sample. Give a .moetrace or .moecounts file, or one of "
+            f"calibration {name!r} is no trace file and no sample. Give a .moetrace or .moecounts file, or "
+            f"one of "
             f"{', '.join(moetrace.sample_names())}."
         )
     try:

@@ -1,7 +1,8 @@
 """Counts without order, `*.moecounts`: how often each expert of each layer was used, and nothing of when.
 
-Many tools publish only these. They calibrate (`static`, the warm start `calibrated`, plans); no cache can be replayed on them. The file
-is a safetensors file with the tensor `counts`, float64 [L, E], and a JSON header in its metadata, as a `.moetrace` has.
+Many tools publish only these. They calibrate (`static`, the warm start `calibrated`, plans); no cache can be
+replayed on them. The file is a safetensors file with the tensor `counts`, float64 [L, E], and a JSON header
+in its metadata, as a `.moetrace` has.
 
     save("popular.moecounts", counts)
     replay(trace, Settings("static", 4, calibration="popular.moecounts"))
@@ -45,11 +46,14 @@ class Counts:
         """Raises TraceError."""
         array = self.counts
         if array.ndim != 2 or array.dtype != np.float64:
-            raise TraceError(f"counts is {array.dtype} with {array.ndim} dimensions; expected float64 [layer, expert].")
+            raise TraceError(
+                f"counts is {array.dtype} with {array.ndim} dimensions; expected float64 [layer, expert]."
+            )
         layers, experts = array.shape
         if not (1 <= layers <= MAX_LAYERS and 1 <= experts <= MAX_EXPERTS):
             raise TraceError(
-                f"counts has {layers:,} layers of {experts:,} experts; expected up to {MAX_LAYERS} of {MAX_EXPERTS:,}."
+                f"counts has {layers:,} layers of {experts:,} experts; expected up to {MAX_LAYERS} of "
+                f"{MAX_EXPERTS:,}."
             )
         if not np.isfinite(array).all() or (array < 0).any():
             raise TraceError("counts holds a number that is not 0 or more.")

@@ -1,8 +1,9 @@
 """The trace file `*.moetrace`: a safetensors file with a JSON header in its metadata.
 
-Nothing in it runs when it is read, and the format checks every size. Tensors are those of `moeviz.core.trace.TENSORS` (those that are
-unknown are absent) and, where a recorded run travels along, the columns of `moeviz.core.run.COLUMNS` under `run.`. Version 2 is written;
-version 1, whose columns had other names, is read. Readers check everything, name what is wrong, and repair nothing.
+Nothing in it runs when it is read, and the format checks every size. Tensors are those of
+`moeviz.core.trace.TENSORS` (those that are unknown are absent) and, where a recorded run travels along, the
+columns of `moeviz.core.run.COLUMNS` under `run.`. Version 2 is written; version 1, whose columns had other
+names, is read. Readers check everything, name what is wrong, and repair nothing.
 
     trace, run = load("sample_traces/bible.moetrace")
     save("again.moetrace", trace, run)
@@ -116,7 +117,8 @@ def from_bytes(content: bytes, name: str = "the file") -> tuple[Trace, Run | Non
     unknown = sorted(own.keys() - TENSORS.keys())
     if unknown:
         raise TraceError(
-            f"{name} holds {', '.join(unknown)!r}, which version {header['version']} of the format does not know."
+            f"{name} holds {', '.join(unknown)!r}, which version {header['version']} of the format does not "
+            f"know."
         )
     try:
         trace = Trace(
@@ -213,7 +215,8 @@ def _run(columns: dict[str, NDArray[Any]], header: Any) -> Run:
     for name, column in columns.items():
         if column.ndim != 1 or column.dtype != COLUMNS[name]:
             raise RunError(
-                f"run.{name} is {column.dtype} with {column.ndim} dimensions; expected {COLUMNS[name]} with 1."
+                f"run.{name} is {column.dtype} with {column.ndim} dimensions; expected {COLUMNS[name]} with "
+                f"1."
             )
     try:
         tier, output_ids = header["tier"], header["output_ids"]

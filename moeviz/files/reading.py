@@ -10,7 +10,9 @@ from moeviz.errors import TraceError
 
 
 def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
-    """The content. Raises TraceError where this is a device, a pipe or a folder, or larger than `most` bytes; OSError otherwise."""
+    """The content. Raises TraceError where this is a device, a pipe or a folder, or larger than `most` bytes;
+    OSError otherwise.
+    """
     path = Path(path)
     about = path.stat()
     if not stat.S_ISREG(about.st_mode):

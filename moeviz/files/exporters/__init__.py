@@ -1,6 +1,7 @@
-"""Writes traces and runs for other tools: tables, lines, a timeline for Perfetto, requests for libCacheSim, a report and a notebook.
+"""Writes traces and runs for other tools: tables, lines, a timeline for Perfetto, requests for libCacheSim, a
+report and a notebook.
 
-    content("csv", trace, run)
+content("csv", trace, run)
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ __all__ = ["EXPORTERS", "Export", "Exporter", "content", "exporter"]
 
 
 def content(kind: str, trace: Trace, run: Run, own: Run | None = None, name: str = "trace.moetrace") -> bytes:
-    """The file of one of EXPORTERS. `own`, a measured run of the trace, gives the times of a replay's timeline; `name` is the trace's file.
+    """The file of one of EXPORTERS. `own`, a measured run of the trace, gives the times of a replay's
+    timeline; `name` is the trace's file.
 
     Raises ExportError.
     """

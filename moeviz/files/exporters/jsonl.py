@@ -1,6 +1,7 @@
 """JSON lines of routes: all that a trace file holds but the run, in names that other tools read.
 
-A header, then a line for each token and MoE layer. `moeviz import` gives the same trace again, guesses included.
+A header, then a line for each token and MoE layer. `moeviz import` gives the same trace again, guesses
+included.
 """
 
 from __future__ import annotations

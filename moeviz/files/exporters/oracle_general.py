@@ -23,11 +23,13 @@ def write(export: Export) -> bytes:
 
 
 def oracle_general(run: Run) -> bytes:
-    """Every access as a request of libCacheSim's binary format oracleGeneral (libCacheSim 0.3): little-endian, packed, 24 bytes each.
+    """Every access as a request of libCacheSim's binary format oracleGeneral (libCacheSim 0.3):
+    little-endian, packed, 24 bytes each.
 
-    timestamp is the forward pass, obj_id = layer x E + expert, obj_size the bytes of one expert (1 where the trace does not say),
-    next_access_vtime the number of the next request for the same expert, -1 where none comes. The pinning of an event's experts is lost,
-    and all layers share one cache there, so hit ratios come close to scope model here, and are not the same.
+    timestamp is the forward pass, obj_id = layer x E + expert, obj_size the bytes of one expert (1 where the
+    trace does not say), next_access_vtime the number of the next request for the same expert, -1 where none
+    comes. The pinning of an event's experts is lost, and all layers share one cache there, so hit ratios come
+    close to scope model here, and are not the same.
     """
     requests = np.zeros(len(run.accesses.event), _REQUEST)
     requests["timestamp"] = run.events.forward_pass[run.accesses.event]

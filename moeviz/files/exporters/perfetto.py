@@ -22,16 +22,19 @@ def write(export: Export) -> bytes:
         return perfetto(export.trace, export.run).encode()
     if export.own is None or not export.own.measured:
         raise ExportError(
-            "This trace holds no measured run to take times from. Export another format, or a trace that holds one."
+            "This trace holds no measured run to take times from. Export another format, or a trace that "
+            "holds one."
         )
     return perfetto(export.trace, export.run, cost.fit(export.own)).encode()
 
 
 def perfetto(trace: Trace, run: Run, costs: Costs | None = None) -> str:
-    """Chrome's trace event format (JSON object form), which Perfetto opens: tracks for tokens, compute and link, in microseconds.
+    """Chrome's trace event format (JSON object form), which Perfetto opens: tracks for tokens, compute and
+    link, in microseconds.
 
-    Slices nest; hits and misses are arguments of an event's slice; a flow leads from each useful pre-fetch to the event that used it.
-    A measured run is drawn with its own times, a replay with a model's `costs`. Raises ExportError where a replay has none.
+    Slices nest; hits and misses are arguments of an event's slice; a flow leads from each useful pre-fetch to
+    the event that used it. A measured run is drawn with its own times, a replay with a model's `costs`.
+    Raises ExportError where a replay has none.
     """
     if not run.measured and costs is None:
         raise ExportError("a replay has no times: give costs to model them.")

@@ -1,11 +1,12 @@
-"""The formats that a trace and what a cache did on it can be written in; a file of this folder each, found by name.
+"""The formats that a trace and what a cache did on it can be written in; a file of this folder each, found by
+name.
 
-    from moeviz.files.exporters.registry import Export, exporter
+from moeviz.files.exporters.registry import Export, exporter
 
-    @exporter("mine", ".mine", "for my tool")
-    def write(export: Export) -> bytes:
-        "Read by my tool 1.0."
-        return bytes(export.run.accesses.expert)
+@exporter("mine", ".mine", "for my tool")
+def write(export: Export) -> bytes:
+    "Read by my tool 1.0."
+    return bytes(export.run.accesses.expert)
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ EXPORTERS: dict[str, Exporter] = {}
 
 
 def exporter(name: str, suffix: str, what: str) -> Callable[[Write], Write]:
-    """Registers the writer of a format; it raises ExportError where this trace or run cannot be written so."""
+    """Registers the writer of a format; it raises ExportError where this trace or run cannot be written
+    so.
+    """
 
     def register(write: Write) -> Write:
         EXPORTERS[name] = Exporter(suffix, what, write)

@@ -1,7 +1,8 @@
 """Tables: a row for each place of each token, with what the cache made of it, as CSV and as parquet.
 
-`moeviz import` reads them back to the same trace, but for guesses and what only a header holds (prompt, seed, notes). Texts are CSV's
-danger: those that a spreadsheet would take for a formula get an apostrophe in front, which the importer takes off again.
+`moeviz import` reads them back to the same trace, but for guesses and what only a header holds (prompt, seed,
+notes). Texts are CSV's danger: those that a spreadsheet would take for a formula get an apostrophe in front,
+which the importer takes off again.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ def write_parquet(export: Export) -> bytes:
 
 
 def table(trace: Trace, run: Run) -> pd.DataFrame:
-    """A row per place: the token and what is known of it, layer, rank, expert (-1: unused), weight, outcome, and who was evicted at its
-    event ("layer/expert", spaces between). Tokens of one forward pass share outcomes: the event's. Columns of what is unknown are missing.
+    """A row per place: the token and what is known of it, layer, rank, expert (-1: unused), weight, outcome,
+    and who was evicted at its event ("layer/expert", spaces between). Tokens of one forward pass share
+    outcomes: the event's. Columns of what is unknown are missing.
     """
     import pandas as pd  # it takes its time
 
@@ -71,12 +73,16 @@ def table(trace: Trace, run: Run) -> pd.DataFrame:
 def _what_happened(trace: Trace, run: Run, token: Any, layer: Any, expert: Any) -> tuple[Any, list[str]]:
     """Outcome of each place, and the experts that were evicted at its event."""
     events = len(run.events.layer)
-    number = np.full(len(run.passes.phase) * trace.layers, events, np.int64)  # of the event of a pass and layer
+    number = np.full(
+        len(run.passes.phase) * trace.layers, events, np.int64
+    )  # of the event of a pass and layer
     number[run.events.forward_pass.astype(np.int64) * trace.layers + run.events.layer] = np.arange(events)
     lengths = [part.stop - part.start for part in trace.passes()]
     event = number[np.repeat(np.arange(len(lengths)), lengths)[token] * trace.layers + layer]
     outcome = np.full((events + 1) * trace.num_experts, _NONE, np.uint8)
-    outcome[run.accesses.event.astype(np.int64) * trace.num_experts + run.accesses.expert] = run.accesses.outcome
+    outcome[run.accesses.event.astype(np.int64) * trace.num_experts + run.accesses.expert] = (
+        run.accesses.outcome
+    )
     evicted: dict[int, list[str]] = {}
     out = run.loads.victim_expert >= 0
     for at, from_layer, victim in zip(
@@ -91,6 +97,8 @@ def _what_happened(trace: Trace, run: Run, token: Any, layer: Any, expert: Any) 
 
 
 def formula_safe(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with an apostrophe before texts that a spreadsheet would take for a formula (CWE-1236), or that begin with one."""
+    """The table with an apostrophe before texts that a spreadsheet would take for a formula (CWE-1236), or
+    that begin with one.
+    """
     begins = ("=", "+", "-", "@", "\t", "\r", "'")
     return table.map(lambda cell: "'" + cell if isinstance(cell, str) and cell.startswith(begins) else cell)

@@ -1,10 +1,11 @@
-"""Reads the traces of any tool. Nothing in a file is run; sizes are bounded before they unfold; every refusal is a TraceError.
+"""Reads the traces of any tool. Nothing in a file is run; sizes are bounded before they unfold; every refusal
+is a TraceError.
 
     read("routed.npy", content, Options(experts=32)).trace
     open_content("counts.csv", content)         # an Imported trace, or Counted where there is no order
 
-A format is a file in this folder with a function under `@importer`; its docstring says whose it is and which version was read.
-`moeviz.files.guarded` reads in a process of its own, with limits on memory and time.
+A format is a file in this folder with a function under `@importer`; its docstring says whose it is and which
+version was read. `moeviz.files.guarded` reads in a process of its own, with limits on memory and time.
 """
 
 from __future__ import annotations
@@ -33,8 +34,18 @@ for _module in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.
     importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
-    *("IMPORTERS", "Counted", "Found", "Imported", "Importer", "Options", "Source"),
-    *("format_names", "importer", "load_importer", "open_content", "read"),
+    "IMPORTERS",
+    "Counted",
+    "Found",
+    "Imported",
+    "Importer",
+    "Options",
+    "Source",
+    "format_names",
+    "importer",
+    "load_importer",
+    "open_content",
+    "read",
 ]
 
 
@@ -48,14 +59,19 @@ def read(name: str, content: bytes, options: Options = Options(), format: str = 
     found = open_content(name, content, options, format)
     if isinstance(found, Counted):
         raise TraceError(
-            f"{name} holds counts, not a trace ({found.format}): which token used which expert is not said, so no cache can be "
-            "replayed. `moeviz import` makes a .moecounts of it, which the policy static and warm starts take as calibration."
+            f"{name} holds counts, not a trace ({found.format}): which token used which expert is not said, "
+            f"so no cache can be "
+            "replayed. `moeviz import` makes a .moecounts of it, which the policy static and warm starts "
+            "take as calibration."
         )
     return found
 
 
-def open_content(name: str, content: bytes, options: Options = Options(), format: str = "") -> Found:  # noqa: B008
-    """A file's content as a trace or as counts. `name` is for messages; `format`: empty, it is found by the content. Raises TraceError."""
+# noqa: B008
+def open_content(name: str, content: bytes, options: Options = Options(), format: str = "") -> Found:
+    """A file's content as a trace or as counts. `name` is for messages; `format`: empty, it is found by the
+    content. Raises TraceError.
+    """
     if len(content) > MAX_FILE_BYTES:
         raise TraceError(f"{name} has {len(content):,} bytes; at most {MAX_FILE_BYTES:,} are read.")
     if not content.strip():
@@ -69,7 +85,8 @@ def _open(source: Source, options: Options, format: str) -> Found:
     if not kind:
         raise TraceError(
             f"{source.name} is none of the formats that are read: {looks_like(source)} "
-            f"Read are {'; '.join(sorted(one.what for one in IMPORTERS.values()))}; any of them as .gz or .zst."
+            f"Read are {'; '.join(sorted(one.what for one in IMPORTERS.values()))}; any of them as .gz or "
+            f".zst."
         )
     found = IMPORTERS[kind].read(source, options)
     if isinstance(found, Imported) and found.trace.notes != (notes := tuple(found.report)):
@@ -85,14 +102,19 @@ def _format_of(source: Source) -> str:
 
 
 def _guard(name: str, work: Callable[[], Found]) -> Found:
-    """Whatever a file makes a library stumble over leaves as one sentence. The readers check what they can name; this is the rest."""
+    """Whatever a file makes a library stumble over leaves as one sentence. The readers check what they can
+    name; this is the rest.
+    """
     try:
         return work()
     except MoevizError:
         raise
     except MemoryError:
-        raise TraceError(f"{name} needs more memory than reading a file may take ({MORE >> 20} MiB beside it).") from None
+        raise TraceError(
+            f"{name} needs more memory than reading a file may take ({MORE >> 20} MiB beside it)."
+        ) from None
     except Exception as error:
         raise TraceError(
-            f"{name} cannot be read: {type(error).__name__}: {str(error).strip().splitlines()[0][:100] if str(error).strip() else ''}."
+            f"{name} cannot be read: {type(error).__name__}: "
+            f"{str(error).strip().splitlines()[0][:100] if str(error).strip() else ''}."
         ) from None

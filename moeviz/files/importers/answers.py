@@ -1,8 +1,10 @@
-"""Answers of inference servers that return routed experts, as JSON: one answer, a list of them, or a line each.
+"""Answers of inference servers that return routed experts, as JSON: one answer, a list of them, or a line
+each.
 
-SGLang 0.5 (`/generate` with return_routed_experts): `meta_info.routed_experts`, base64 of int32 [tokens, layers, k] without its shape;
-the last sampled token is not computed, so tokens = prompt_tokens + completion_tokens - 1. vLLM 0.21 to 0.23 (chat and completions):
-`routed_experts` of each choice as nested lists, or base64 of an .npy; `prompt_routed_experts` beside them are the prompt's.
+SGLang 0.5 (`/generate` with return_routed_experts): `meta_info.routed_experts`, base64 of int32 [tokens,
+layers, k] without its shape; the last sampled token is not computed, so tokens = prompt_tokens +
+completion_tokens - 1. vLLM 0.21 to 0.23 (chat and completions): `routed_experts` of each choice as nested
+lists, or base64 of an .npy; `prompt_routed_experts` beside them are the prompt's.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from moeviz.files.importers.collect import UNKNOWN, Routes, expert_list
 from moeviz.files.importers.numpy_files import MAGIC, read_npy
 from moeviz.files.importers.objects import json_lines
 from moeviz.files.importers.registry import Found, Options, importer
-from moeviz.files.importers.routed import finish, narrow
+from moeviz.files.importers.routed import check_shape, finish, narrow
 from moeviz.files.importers.source import Source
 
 NAME = "answers"
@@ -48,7 +50,11 @@ def sniff(source: Source) -> int:
     start = source.content[: 2**20]
     if source.head[:1] not in (b"{", b"[") or not any(key in source.content for key in KEYS):
         return 0
-    return 3 * (b'"meta_info"' in source.content or b'"choices"' in start or b'"prompt_routed_experts"' in source.content)
+    return 3 * (
+        b'"meta_info"' in source.content
+        or b'"choices"' in start
+        or b'"prompt_routed_experts"' in source.content
+    )
 
 
 @importer(NAME, "answers of SGLang and vLLM with routed experts (JSON)", sniff)
@@ -88,7 +94,9 @@ def _answers(source: Source) -> Iterator[_Answer]:
             if "routed_experts" in own or before is not None:
                 found = True
                 count = completion if len(choices or []) == 1 else UNKNOWN
-                yield _Answer(place, f"{place}, choice {number}", own.get("routed_experts"), before, prompt, count)
+                yield _Answer(
+                    place, f"{place}, choice {number}", own.get("routed_experts"), before, prompt, count
+                )
         if not found:
             raise source.error(f"{place} holds no routed_experts; its keys are {', '.join(row)[:80]}.")
 
@@ -114,7 +122,15 @@ def _add(source: Source, options: Options, routes: Routes, answer: _Answer, repo
         phase = UNKNOWN if prompt == UNKNOWN else PREFILL if number < prompt else DECODE
         for layer, chosen in enumerate(layers):
             place = f"{answer.place}, token {number}"
-            routes.add(place, answer.name, number, layer, expert_list(source, chosen, place, "experts"), None, phase=phase)
+            routes.add(
+                place,
+                answer.name,
+                number,
+                layer,
+                expert_list(source, chosen, place, "experts"),
+                None,
+                phase=phase,
+            )
 
 
 def _rows(
@@ -125,18 +141,28 @@ def _rows(
         if not value:
             return []
         if depth(value) != 3 or not all(isinstance(row, list) for row in value):
-            raise source.error(f"{answer.place}: routed_experts is nested {depth(value)} deep; expected [token][layer][k].")
+            raise source.error(
+                f"{answer.place}: routed_experts is nested {depth(value)} deep; expected [token][layer][k]."
+            )
         return value
     if not isinstance(value, str):
-        raise source.error(f"{answer.place}: routed_experts is {str(value)[:40]!r}; expected lists or base64.")
+        raise source.error(
+            f"{answer.place}: routed_experts is {str(value)[:40]!r}; expected lists or base64."
+        )
     try:
         content = base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError) as error:
         raise source.error(f"{answer.place}: routed_experts is not base64: {str(error)[:60]}.") from None
-    array = read_npy(source, content) if content.startswith(MAGIC) else _shaped(source, options, answer, content, report, alone)
+    array = (
+        read_npy(source, content)
+        if content.startswith(MAGIC)
+        else _shaped(source, options, answer, content, report, alone)
+    )
     if array.ndim != 3 or array.dtype.kind not in "iu":
-        raise source.error(f"{answer.place}: routed_experts is {array.dtype} {array.shape}; expected [token, layer, k].")
-    source.places(*array.shape, weights=True)
+        raise source.error(
+            f"{answer.place}: routed_experts is {array.dtype} {array.shape}; expected [token, layer, k]."
+        )
+    check_shape(source, array.shape, True)
     rows: list[list[list[int]]] = narrow(source, array).tolist()
     return rows
 
@@ -144,7 +170,9 @@ def _rows(
 def _shaped(
     source: Source, options: Options, answer: _Answer, content: bytes, report: list[str], alone: bool
 ) -> NDArray[np.int32]:
-    """int32 without a shape: tokens from the usage, k from `--top-k` or worked out: a token never has one expert twice."""
+    """int32 without a shape: tokens from the usage, k from `--top-k` or worked out: a token never has one
+    expert twice.
+    """
     if not content or len(content) % 4:
         raise source.error(f"{answer.place}: routed_experts has {len(content):,} bytes; expected int32.")
     flat = np.frombuffer(content, "<i4")
@@ -152,29 +180,43 @@ def _shaped(
     prompt, completion = answer.prompt_tokens, answer.completion_tokens
     if UNKNOWN in (prompt, completion) or not alone:
         raise source.error(
-            f"{answer.place}: the shape of routed_experts cannot be known without prompt_tokens and completion_tokens. "
+            f"{answer.place}: the shape of routed_experts cannot be known without prompt_tokens and "
+            f"completion_tokens. "
             "Save the whole answer, or the decoded array as .npy."
         )
-    tokens = next((n for n in (prompt + completion - 1, prompt + completion) if n > 0 and len(flat) % n == 0), 0)
+    tokens = next(
+        (n for n in (prompt + completion - 1, prompt + completion) if n > 0 and len(flat) % n == 0), 0
+    )
     if not tokens:
         raise source.error(
-            f"{answer.place}: {len(flat):,} numbers do not fit {prompt:,} + {completion:,} tokens of the same layers and experts."
+            f"{answer.place}: {len(flat):,} numbers do not fit {prompt:,} + {completion:,} tokens of the "
+            f"same layers and experts."
         )
     width = len(flat) // tokens
     k = options.top_k
     if k and width % k:
-        raise source.error(f"{answer.place}: --top-k is {k}, but each of {tokens:,} tokens has {width:,} numbers.")
+        raise source.error(
+            f"{answer.place}: --top-k is {k}, but each of {tokens:,} tokens has {width:,} numbers."
+        )
     if not k:
-        fit = [n for n in range(2, min(MAX_K, width) + 1) if width % n == 0 and _distinct(flat.reshape(-1, n))]
+        fit = [
+            n for n in range(2, min(MAX_K, width) + 1) if width % n == 0 and _distinct(flat.reshape(-1, n))
+        ]
         k = max(fit, default=1)
         most = int(flat.max()) + 1
         if any(_chance(tokens * width // k, k, n, most) > SURE for n in fit if n < k):
             raise source.error(
-                f"{answer.place}: {width:,} numbers a token may be {' or '.join(f'{width // n} layers of {n}' for n in fit)}. {advice}"
+                f"{answer.place}: {width:,} numbers a token may be "
+                f"{' or '.join(f'{width // n} layers of {n}' for n in fit)}. {advice}"
             )
-        report.append(f"the shape was worked out: {tokens:,} tokens x {width // k} layers x {k} experts (--top-k sets it)")
+        report.append(
+            f"the shape was worked out: {tokens:,} tokens x {width // k} layers x {k} experts (--top-k sets "
+            f"it)"
+        )
     if width // k > MAX_LAYERS:
-        raise source.error(f"{answer.place}: {width // k:,} layers of {k}; expected up to {MAX_LAYERS}. {advice}")
+        raise source.error(
+            f"{answer.place}: {width // k:,} layers of {k}; expected up to {MAX_LAYERS}. {advice}"
+        )
     return flat.reshape(tokens, width // k, k)
 
 
@@ -184,11 +226,11 @@ def _distinct(rows: NDArray[np.int32]) -> bool:
 
 
 def _chance(rows: int, k: int, smaller: int, experts: int) -> float:
-    """How likely rows of k distinct ids are where each is really k / smaller layers that choose on their own."""
+    """How likely rows of k distinct ids are where each is really k / smaller layers that choose on their
+    own.
+    """
     each = 1.0
     for taken in range(smaller, k, smaller):
         for one in range(smaller):
             each *= max(experts - taken - one, 0) / max(experts - one, 1)
     return float(each**rows)
-
-

@@ -1,7 +1,8 @@
 """Arrays of routed experts, whatever file they stand in: which array is what, and which axis.
 
-Knows numpy arrays by name, no file. Integer [token, layer, k] is what most engines give; where the second axis is longer than any model
-is deep it must be [layer, token, k]; anything else is said with `--axes`. Two axes are counts, [layer, expert].
+Knows numpy arrays by name, no file. Integer [token, layer, k] is what most engines give; where the second
+axis is longer than any model is deep it must be [layer, token, k]; anything else is said with `--axes`. Two
+axes are counts, [layer, expert].
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def from_arrays(source: Source, options: Options, arrays: Mapping[str, Array], f
             ids,
             format,
             [
-                "two axes were taken for counts, [layer, expert]; --axes token,layer reads them as routes of one expert",
+                "two axes were taken for counts, [layer, expert]; --axes token,layer reads them as routes of "
+                "one expert",
                 *unused([name for name in arrays if name != found["experts"]], "arrays"),
             ],
         )
@@ -74,7 +76,9 @@ def _called(name: str) -> str:
 
 
 def _axes(source: Source, options: Options, ids: Array, report: list[str]) -> tuple[int, ...]:
-    """Positions of ([sequence,] token, layer, k) among the array's axes; k is missing where each token has one expert."""
+    """Positions of ([sequence,] token, layer, k) among the array's axes; k is missing where each token has
+    one expert.
+    """
     shape = ids.shape
     if options.axes:
         named = options.axes.split(",")
@@ -91,10 +95,13 @@ def _axes(source: Source, options: Options, ids: Array, report: list[str]) -> tu
         )
     order = tuple(named.index(axis) for axis in ("sequence", "token", "layer", "k") if axis in named)
     sizes = dict(zip(named, shape, strict=True))
-    report.append(f"the axes are taken as {','.join(named)}: {sizes['token']:,} tokens x {sizes['layer']:,} layers")
+    report.append(
+        f"the axes are taken as {','.join(named)}: {sizes['token']:,} tokens x {sizes['layer']:,} layers"
+    )
     if not options.axes and sizes["layer"] > sizes["token"] and named[0] == "token" and sizes["layer"] > 8:
         report.append(
-            f"{sizes['layer']:,} layers of {sizes['token']:,} tokens are unlikely: if the first axis is the layer, "
+            f"{sizes['layer']:,} layers of {sizes['token']:,} tokens are unlikely: if the first axis is the "
+            f"layer, "
             "give --axes layer,token,k"
         )
     return order
@@ -124,7 +131,8 @@ def _choices(
     if ids.dtype.kind == "f" and not _whole_numbers(ids):
         if not options.top_k:
             raise source.error(
-                f"{_called(name)} holds {ids.dtype} that are no whole numbers, as router logits are: {ids.shape}. "
+                f"{_called(name)} holds {ids.dtype} that are no whole numbers, as router logits are: "
+                f"{ids.shape}. "
                 "Give --top-k N to read the N highest of each as the chosen experts, or save the chosen ids."
             )
         return _top_k(source, options.top_k, ids, report)
@@ -133,7 +141,7 @@ def _choices(
     if ids.dtype.kind == "f":
         report.append(f"ids stand as {ids.dtype}, all of them whole numbers")
     weights = _weights(source, arrays, found, axes, ids.shape)
-    check_shape(source, *ids.shape, weights is not None)
+    check_shape(source, ids.shape, weights is not None)
     return _marked(source, ids, options.experts, report), weights, 0
 
 
@@ -153,7 +161,7 @@ def _top_k(
     tokens, layers, experts = logits.shape
     if not 1 <= k <= min(experts, MAX_K) or experts > MAX_EXPERTS:
         raise source.error(f"--top-k is {k}, but the array has {experts:,} numbers for each token and layer.")
-    check_shape(source, tokens, layers, k, True)
+    check_shape(source, (tokens, layers, k), True)
     ids = np.empty((tokens, layers, k), np.int16)
     weights = np.empty(ids.shape, np.float32)
     rows = max(_CHUNK // (layers * experts), 1)
@@ -167,7 +175,8 @@ def _top_k(
         ids[start : start + rows] = order
         weights[start : start + rows] = np.take_along_axis(part, order, 2)
     report.append(
-        f"the numbers are taken for router logits: the {k} highest of {experts} are the choice, their softmax the weights"
+        f"the numbers are taken for router logits: the {k} highest of {experts} are the choice, their "
+        f"softmax the weights"
     )
     return ids, weights, experts
 
@@ -186,15 +195,15 @@ def _weights(
         raise source.error(f"weights hold {weights.dtype}; expected floating point numbers.")
     if weights.ndim != len(axes) or _turned(weights, axes).shape != shape:
         raise source.error(f"weights has shape {weights.shape}; expected {shape}, as the experts have.")
-    check_shape(source, shape[0], shape[1], shape[2], True)
+    check_shape(source, shape, True)
     return _turned(weights, axes).astype(np.float32)
 
 
 def _marked(source: Source, ids: Array, experts: int, report: list[str]) -> NDArray[np.int16]:
     """The ids with sentinels of unused places as -1.
 
-    Two are in use: -1 in an unsigned type, which is its largest number, and the number of experts, one past the last id. A number that
-    could be an expert counts only where a whole event holds nothing else.
+    Two are in use: -1 in an unsigned type, which is its largest number, and the number of experts, one past
+    the last id. A number that could be an expert counts only where a whole event holds nothing else.
     """
     largest = int(np.iinfo(ids.dtype).max) if ids.dtype.kind == "u" else 0
     for sentinel in sorted({largest, experts} - {0}):
@@ -205,7 +214,8 @@ def _marked(source: Source, ids: Array, experts: int, report: list[str]) -> NDAr
             mask &= mask.all(2, keepdims=True) & (ids.shape[2] > 1 or 0 < experts <= sentinel)
         if mask.any():
             report.append(
-                f"{int(mask.any((1, 2)).sum()):,} tokens hold the id {sentinel}, which stands for an unused place"
+                f"{int(mask.any((1, 2)).sum()):,} tokens hold the id {sentinel}, which stands for an unused "
+                f"place"
             )
             rest = ids[~mask]
             narrow(source, rest)
@@ -235,14 +245,18 @@ def _describe(
             routed.sequence = values
     for name, array in arrays.items():
         key = plain(name)
-        if array.dtype.kind == "U" and array.shape == (tokens,) and key in ("tokens", "text", "texts", "token"):
+        if (
+            array.dtype.kind == "U"
+            and array.shape == (tokens,)
+            and key in ("tokens", "text", "texts", "token")
+        ):
             routed.texts = [str(text) for text in array.tolist()]
             used.add(name)
         elif key in ("tokens", "token") and array.shape == (tokens,) and array.dtype.kind in "iu":
             routed.token_ids = array.astype(np.int64)
             used.add(name)
         elif key in ("layer_indices", "layer_ids", "layers") and array.shape == (routed.ids.shape[1],):
-            if array.dtype.kind in "iu" and array.size and 0 <= array.min() and array.max() < MAX_TOKENS:
+            if array.dtype.kind in "iu" and array.size and array.min() >= 0 and array.max() < MAX_TOKENS:
                 routed.layers = [int(one) for one in array]
                 used.add(name)
         elif array.ndim == 0 and key in ("num_experts", "n_experts", "num_local_experts"):
@@ -289,12 +303,18 @@ def _prompt_and_rest(
     names = [prompt] if rest is None else [prompt, rest]
     for name in names:
         if arrays[name].ndim != 3 or arrays[name].dtype.kind not in "iu":
-            raise source.error(f"{_called(name)} is {arrays[name].dtype} {arrays[name].shape}; expected [token, layer, k].")
+            raise source.error(
+                f"{_called(name)} is {arrays[name].dtype} {arrays[name].shape}; expected [token, layer, k]."
+            )
         if arrays[name].shape[1:] != arrays[prompt].shape[1:]:
-            raise source.error(f"{_called(name)} has shape {arrays[name].shape}; {prompt} has {arrays[prompt].shape}.")
+            raise source.error(
+                f"{_called(name)} has shape {arrays[name].shape}; {prompt} has {arrays[prompt].shape}."
+            )
     report: list[str] = []
-    check_shape(source, sum(len(arrays[name]) for name in names), *arrays[prompt].shape[1:], False)
-    ids = np.concatenate([_marked(source, arrays[name], options.experts, report) for name in names if arrays[name].size])
+    check_shape(source, (sum(len(arrays[name]) for name in names), *arrays[prompt].shape[1:]), False)
+    ids = np.concatenate(
+        [_marked(source, arrays[name], options.experts, report) for name in names if arrays[name].size]
+    )
     first = len(arrays[prompt])
     routed = Routed(ids, phase=(np.arange(len(ids)) >= first).astype(np.uint8), report=report)
     report += unused([name for name in arrays if name not in names], "arrays")
@@ -308,10 +328,11 @@ def _requests(source: Source, options: Options, arrays: Mapping[str, Array], for
     if not own or len(shapes) > 1:
         seen = ", ".join(f"{name} {a.dtype} {a.shape}" for name, a in list(arrays.items())[:6])
         raise source.error(
-            f"holds no array routed_experts or experts, nor integer [token, layer, k] of one shape a request; it holds {seen[:200]}."
+            f"holds no array routed_experts or experts, nor integer [token, layer, k] of one shape a "
+            f"request; it holds {seen[:200]}."
         )
     report: list[str] = []
-    check_shape(source, sum(len(a) for a in own.values()), *next(iter(shapes)), False)
+    check_shape(source, (sum(len(a) for a in own.values()), *next(iter(shapes))), False)
     ids = np.concatenate([_marked(source, a, options.experts, report) for a in own.values()])
     sequence = np.repeat(np.arange(len(own)), [len(a) for a in own.values()])
     if len(own) > 1:
@@ -326,4 +347,3 @@ def _summed(source: Source, array: Array, name: str) -> Array:
         raise source.error(f"{_called(name)} holds {array.dtype}; expected numbers.")
     source.afford(array[0].size * 8 if array.ndim == 3 and len(array) else 0, "the counts")
     return array.sum(0, dtype=np.float64) if array.ndim == 3 else array
-

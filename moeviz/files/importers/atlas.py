@@ -1,7 +1,8 @@
-"""Atlases: JSON lines with a whole trace in each, nested lists [token][layer][k] under one of the usual names.
+"""Atlases: JSON lines with a whole trace in each, nested lists [token][layer][k] under one of the usual
+names.
 
-Each line is a request; beside the lists it may have weights of the same shape, token ids, texts, a phase for each token and
-prompt_tokens.
+Each line is a request; beside the lists it may have weights of the same shape, token ids, texts, a phase for
+each token and prompt_tokens.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def lists_of(row: dict[str, Any]) -> str:
     """The key of a whole trace in an object; empty where there is none."""
     own = meanings(row, "").get("experts", "")
     keys = [own] if own else []
-    return next((key for key in [*keys, *(key for key in row if plain(key) in _LISTS)] if depth(row[key]) == 3), "")
+    return next(
+        (key for key in [*keys, *(key for key in row if plain(key) in _LISTS)] if depth(row[key]) == 3), ""
+    )
 
 
 def sniff(source: Source) -> int:
@@ -56,7 +59,9 @@ def read(source: Source, options: Options) -> Found:
         if key:
             left.update(dict.fromkeys(add_trace(source, routes, said, place, row, key, place)))
         elif len(routes):
-            raise source.error(f"{place} holds no lists [token][layer][k]; its keys are {', '.join(row)[:80]}.")
+            raise source.error(
+                f"{place} holds no lists [token][layer][k]; its keys are {', '.join(row)[:80]}."
+            )
         else:
             _header(said, about(row, f"{source.name}: {place}"))
     routed = routes.routed(experts=said.experts, model=said.model)
@@ -77,7 +82,9 @@ def add_trace(
     lists = row[key]
     found = meanings(row, f"{source.name}: {place}")
     weights = row.get(found.get("weights", ""))
-    weights = weights if depth(weights) == 3 and len(weights) == len(lists) else None
+    weights = (
+        weights if isinstance(weights, list) and depth(weights) == 3 and len(weights) == len(lists) else None
+    )
     named = str(row.get(found.get("request", ""), request))
     used = {key, found.get("request", "")} | ({found["weights"]} if weights else set())
     of_tokens = {name: row[name] for name in row if plain(name) in _OF_TOKENS and isinstance(row[name], list)}
@@ -112,5 +119,9 @@ def add_trace(
                 given = weight_list(source, own[layer], ids, said.experts, where, found["weights"])
             routes.add(where, named, number, layer, ids, given, **about_it)
     rest = about({name: value for name, value in row.items() if name not in used}, f"{source.name}: {place}")
-    said.experts, said.model, said.prompt = rest.experts or said.experts, rest.model or said.model, rest.prompt
+    said.experts, said.model, said.prompt = (
+        rest.experts or said.experts,
+        rest.model or said.model,
+        rest.prompt,
+    )
     yield from rest.unused

@@ -1,8 +1,9 @@
 """BigMoeOnEdge's route trace v1 (`bmoe-cli --route-trace`): CSV with a preamble of # lines.
 
-The preamble has the model, n_expert and n_expert_used, and for each layer the bytes of an expert. Rows: turn, phase (0 prefill, 1 decode),
-step (the token's place in the context), layer, slot (the rank), expert, weight (nan: unknown), residency, expert_bytes (read by this
-row), perhaps dropped. In prefill the last layer routes only the last token, and that is right. A turn is a request.
+The preamble has the model, n_expert and n_expert_used, and for each layer the bytes of an expert. Rows: turn,
+phase (0 prefill, 1 decode), step (the token's place in the context), layer, slot (the rank), expert, weight
+(nan: unknown), residency, expert_bytes (read by this row), perhaps dropped. In prefill the last layer routes
+only the last token, and that is right. A turn is a request.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ def read(source: Source, options: Options) -> Found:
     table = read_table(source)
     missing = [name for name in ("step", "layer", "slot", "expert") if name not in table.names]
     if missing:
-        raise source.error(f"is a route trace without {', '.join(missing)}; its columns are {', '.join(table.names)[:80]}.")
+        raise source.error(
+            f"is a route trace without {', '.join(missing)}; its columns are {', '.join(table.names)[:80]}."
+        )
     model, experts, sizes = "", 0, {}
     for line in table.comments:
         pairs = dict(_PAIR.findall(line))
@@ -60,10 +63,14 @@ def read(source: Source, options: Options) -> Found:
     report = []
     if "residency" in columns:
         there = int(np.count_nonzero(columns["residency"]))
-        report.append(f"residency of its own cache: {there:,} of {len(columns['residency']):,} routings; moeviz replays its own")
+        report.append(
+            f"residency of its own cache: {there:,} of {len(columns['residency']):,} routings; moeviz "
+            f"replays its own"
+        )
     if "dropped" in columns and np.any(columns["dropped"]):
         report.append(
-            f"{int(np.count_nonzero(columns['dropped'])):,} routings were dropped by its policy; they are kept, as the router chose them"
+            f"{int(np.count_nonzero(columns['dropped'])):,} routings were dropped by its policy; they are "
+            f"kept, as the router chose them"
         )
     left = [name for name in table.names if name not in columns and name != "expert_bytes"]
     renamed = {meaning: columns[name] for name, meaning in own.items()}

@@ -1,6 +1,7 @@
 """Collects routes that stand one by one, in JSON lines, rows or text, and lays them out as [token, layer, k].
 
-A route is what one token chose in one layer. Where a request counts its tokens from the begin again, a new forward pass has begun.
+A route is what one token chose in one layer. Where a request counts its tokens from the begin again, a new
+forward pass has begun.
 
     routes = Routes(source)
     routes.add("line 2", "r1", token=0, layer=3, ids=[4, 7], weights=[0.6, 0.4])
@@ -47,7 +48,9 @@ def expert_list(source: Source, value: object, place: str, what: str) -> list[in
 def weight_list(
     source: Source, value: object, ids: Sequence[int], experts: int, place: str, what: str
 ) -> list[float] | None:
-    """A weight for each id; None where there is none. Numbers of all E experts are read for the chosen ones. Raises TraceError."""
+    """A weight for each id; None where there is none. Numbers of all E experts are read for the chosen ones.
+    Raises TraceError.
+    """
     if value is None:
         return None
     if not isinstance(value, list) or not all(type(one) in (int, float) for one in value):
@@ -70,7 +73,8 @@ class _Request:
     __slots__ = ("first", "number", "passes", "tokens")
 
     def __init__(self, number: int) -> None:
-        self.number, self.passes, self.first = number, 0, UNKNOWN
+        self.number, self.passes = number, 0
+        self.first = (UNKNOWN, UNKNOWN)
         self.tokens: dict[tuple[int, int], int] = {}
 
 
@@ -108,14 +112,18 @@ class Routes:
         token_id: int = UNKNOWN,
         text: str | None = None,
     ) -> None:
-        """`place` is for messages. Raises TraceError where a token has a layer twice or is said two things of."""
+        """`place` is for messages. Raises TraceError where a token has a layer twice or is said two things
+        of.
+        """
         row = self._row(place, request, token, layer, step)
         self._seen[row] |= 1 << layer
         for name, value in (("phase", phase), ("id", token_id)):
             if value != UNKNOWN:
                 known = self._about[name]
                 if known[row] not in (UNKNOWN, value):
-                    raise self.source.error(f"{place}: token {token} has another {name} than in an earlier row.")
+                    raise self.source.error(
+                        f"{place}: token {token} has another {name} than in an earlier row."
+                    )
                 known[row] = value
                 self._said.add(name)
         if text is not None:
@@ -215,7 +223,9 @@ class Routes:
         return phase.astype(np.uint8)
 
     def _check_restarts(self, about: dict[str, NDArray[np.int64]]) -> None:
-        """A pass that a restart began has the layers of the first, or it is no pass but a route that stands twice."""
+        """A pass that a restart began has the layers of the first, or it is no pass but a route that stands
+        twice.
+        """
         layers: dict[tuple[int, int], int] = {}
         for row, key in enumerate(zip(about["request"].tolist(), about["pass"].tolist(), strict=True)):
             layers[key] = layers.get(key, 0) | self._seen[row]
@@ -224,14 +234,18 @@ class Routes:
                 token = int(about["number"][(about["pass"] == number) & (about["request"] == request)][0])
                 layer = (found & -found).bit_length() - 1
                 raise self.source.error(
-                    f"has token {token} more than once in layer {layer}, but not in all layers; expected each "
-                    "route once, or tokens that are counted from the begin again with all layers in each pass."
+                    f"has token {token} more than once in layer {layer}, but not in all layers; expected "
+                    f"each "
+                    "route once, or tokens that are counted from the begin again with all layers in each "
+                    "pass."
                 )
 
     def _without_profile(
         self, about: dict[str, NDArray[np.int64]], order: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
-        """False for the tokens of a first pass that are all routed alike, as an engine's profile run is. [T]"""
+        """False for the tokens of a first pass that are all routed alike, as an engine's profile run is.
+        [T]
+        """
         keep = np.ones(len(order), np.bool_)
         first = (about["pass"] == 0) & (about["request"] == 0)
         if first.sum() < 4 or not about["pass"].any():
@@ -244,7 +258,8 @@ class Routes:
             if chosen.setdefault(self._layer[route], list(own)) != list(own):
                 return keep
         self.report.append(
-            f"the first pass was left out: its {int(first.sum()):,} tokens are all routed alike, as in a profile run"
+            f"the first pass was left out: its {int(first.sum()):,} tokens are all routed alike, as in a "
+            f"profile run"
         )
         keep[first[order]] = False
         return keep
@@ -259,9 +274,11 @@ def scatter(
     weight: NDArray[np.float32] | None,
     shape: tuple[int, int],
 ) -> tuple[NDArray[np.int16], NDArray[np.float32] | None]:
-    """[T, L, k] of N routes: each of a token (-1: left out) and a layer, with `count` of the M experts, in order. Raises TraceError."""
+    """[T, L, k] of N routes: each of a token (-1: left out) and a layer, with `count` of the M experts, in
+    order. Raises TraceError.
+    """
     k = max(int(count.max(initial=0)), 1)
-    check_shape(source, *shape, k, weight is not None)
+    check_shape(source, (*shape, k), weight is not None)
     route = np.repeat(np.arange(len(count)), count)
     rank = np.arange(len(expert)) - np.repeat(np.cumsum(count.astype(np.int64)) - count, count)
     kept = token[route] >= 0
@@ -276,10 +293,11 @@ def scatter(
 
 
 class Calls:
-    """Routes of tools that log each call of a layer with all its tokens, and count neither passes nor requests.
+    """Routes of tools that log each call of a layer with all its tokens, and count neither passes nor
+    requests.
 
-    A pass ends where a layer comes again. A layer with fewer tokens than the others of its pass has the last ones: llama.cpp computes
-    only those in the last layer whose output is wanted.
+    A pass ends where a layer comes again. A layer with fewer tokens than the others of its pass has the last
+    ones: llama.cpp computes only those in the last layer whose output is wanted.
     """
 
     def __init__(self, source: Source) -> None:
@@ -288,7 +306,11 @@ class Calls:
         self._place, self._number, self._tokens, self._last = "", 0, 0, -1
 
     def add(
-        self, place: str, layer: int, rows: Sequence[Sequence[int]], weights: Sequence[list[float]] | None = None
+        self,
+        place: str,
+        layer: int,
+        rows: Sequence[Sequence[int]],
+        weights: Sequence[list[float]] | None = None,
     ) -> None:
         """One call: what each of its tokens chose. Raises TraceError."""
         if layer in self._pass:
@@ -299,7 +321,9 @@ class Calls:
         ]
 
     def row(self, place: str, layer: int, ids: list[int], weights: list[float] | None) -> None:
-        """One token of a log that has a row for each: rows of one layer that follow each other are one call. Raises TraceError."""
+        """One token of a log that has a row for each: rows of one layer that follow each other are one call.
+        Raises TraceError.
+        """
         if layer == self._last and layer in self._pass:
             self._pass[layer].append((ids, weights))
         else:

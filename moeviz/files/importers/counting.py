@@ -1,4 +1,6 @@
-"""Counts without order, from whatever array or rows: made into a `Counts`, with a line that says what they are not."""
+"""Counts without order, from whatever array or rows: made into a `Counts`, with a line that says what they
+are not.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +47,14 @@ def counted_rows(
         raise source.error(f"counts expert {most - 1}, but there are {experts}.")
     lines = [ONLY_COUNTS, *report]
     if not experts:
-        lines.append(f"how many experts a layer has is not said; taken for {most}, the largest id and one (--experts sets it)")
+        lines.append(
+            f"how many experts a layer has is not said; taken for {most}, the largest id and one (--experts "
+            f"sets it)"
+        )
     if not 1 <= len(layers) <= MAX_LAYERS or (experts or most) > MAX_EXPERTS:
-        raise source.error(f"counts {len(layers)} layers of {most} experts; expected up to {MAX_LAYERS} of {MAX_EXPERTS}.")
+        raise source.error(
+            f"counts {len(layers)} layers of {most} experts; expected up to {MAX_LAYERS} of {MAX_EXPERTS}."
+        )
     array = np.zeros((len(layers), experts or most))
     at = {layer: number for number, layer in enumerate(layers)}
     for (layer, expert), uses in rows.items():

@@ -1,7 +1,8 @@
-"""GPT-OSS expert fingerprints (AmanPriyanshu/GPT-OSS-MoE-ExpertFingerprinting at 72b368f): one JSON document a conversation.
+"""GPT-OSS expert fingerprints (AmanPriyanshu/GPT-OSS-MoE-ExpertFingerprinting at 72b368f): one JSON document
+a conversation.
 
-`router_data` is a list of `{"token_N": {"layer_L": {"selected_experts": [...], "selected_probs": [...]}}}`, beside `full_text` and
-`generated_only`. The tokens are those that were generated.
+`router_data` is a list of `{"token_N": {"layer_L": {"selected_experts": [...], "selected_probs": [...]}}}`,
+beside `full_text` and `generated_only`. The tokens are those that were generated.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ _NUMBERED = re.compile(r"(?:token|layer)_(\d{1,9})")
 _USED = ("router_data", "full_text", "generated_only")
 
 
-@importer(NAME, "GPT-OSS expert fingerprints (JSON)", lambda source: 3 * (source.head[:1] == b"{" and b'"router_data"' in source.content))
+@importer(
+    NAME,
+    "GPT-OSS expert fingerprints (JSON)",
+    lambda source: 3 * (source.head[:1] == b"{" and b'"router_data"' in source.content),
+)
 def read(source: Source, options: Options) -> Found:
     """Raises TraceError."""
     document = source.document()

@@ -32,7 +32,10 @@ def looks_like(source: Source) -> str:
             return words
     content = source.content
     if content[:1] == b"\x80" and content[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return "it looks like a Python pickle, which is not read because reading it runs code; save arrays with np.savez or torch.save."
+        return (
+            "it looks like a Python pickle, which is not read because reading it runs code; save arrays "
+            "with np.savez or torch.save."
+        )
     if content[257:262] == b"ustar":
         return "it looks like a tar archive; unpack it first."
     if source.head[:1] in (b"{", b"["):

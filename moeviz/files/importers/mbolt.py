@@ -1,7 +1,7 @@
 """mbolt's expert trace (MBLT, a patched llama.cpp): little-endian int32.
 
-`0x544C424D, 1, n_expert`, then for each call of a layer `layer, k, n_tokens, ids[n_tokens * k]`. Passes are not marked: one ends where a
-layer comes again. In prefill the last layer has only the last token.
+`0x544C424D, 1, n_expert`, then for each call of a layer `layer, k, n_tokens, ids[n_tokens * k]`. Passes are
+not marked: one ends where a layer comes again. In prefill the last layer has only the last token.
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ MAGIC = b"MBLT"
 def read(source: Source, options: Options) -> Found:
     """Raises TraceError."""
     if len(source.content) % 4 or len(source.content) < 12:
-        raise source.error(f"has {len(source.content):,} bytes; expected whole numbers of 4 bytes, 3 of them a head.")
+        raise source.error(
+            f"has {len(source.content):,} bytes; expected whole numbers of 4 bytes, 3 of them a head."
+        )
     numbers = np.frombuffer(source.content, "<i4")
     version, experts = int(numbers[1]), int(numbers[2])
     if version != 1 or not 1 <= experts <= MAX_EXPERTS:
-        raise source.error(f"has version {version} and {experts} experts; expected version 1 and 1 to {MAX_EXPERTS} experts.")
+        raise source.error(
+            f"has version {version} and {experts} experts; expected version 1 and 1 to {MAX_EXPERTS} experts."
+        )
     calls = Calls(source)
     at = 3
     while at < len(numbers):

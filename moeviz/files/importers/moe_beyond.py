@@ -1,6 +1,8 @@
-"""MoE-Beyond's CSV (its released data set): Layer ID, Batch Number, Token, Activated Expert IDs, a row for each token and layer.
+"""MoE-Beyond's CSV (its released data set): Layer ID, Batch Number, Token, Activated Expert IDs, a row for
+each token and layer.
 
-Tokens are numbered by their batch and their place in it, in the order of the file; whether a batch is a prompt or a step is not said.
+Tokens are numbered by their batch and their place in it, in the order of the file; whether a batch is a
+prompt or a step is not said.
 """
 
 from __future__ import annotations

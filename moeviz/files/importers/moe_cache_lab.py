@@ -1,6 +1,8 @@
-"""moe-cache-lab 1: JSON lines of `record_type` metadata (format, model_id, num_experts, experts_per_token), then routing_selection.
+"""moe-cache-lab 1: JSON lines of `record_type` metadata (format, model_id, num_experts, experts_per_token),
+then routing_selection.
 
-A selection has phase ("prompt" or "generation"), layer, token_position, token_id, selected_experts, selected_probabilities.
+A selection has phase ("prompt" or "generation"), layer, token_position, token_id, selected_experts,
+selected_probabilities.
 """
 
 from __future__ import annotations
@@ -14,7 +16,11 @@ NAME = "moe-cache-lab"
 
 def sniff(source: Source) -> int:
     """By its record types."""
-    kinds = {one.get("record_type") for one in source.peek() if isinstance(one, dict) and isinstance(one.get("record_type"), str)}
+    kinds = {
+        one.get("record_type")
+        for one in source.peek()
+        if isinstance(one, dict) and isinstance(one.get("record_type"), str)
+    }
     return 3 * bool(kinds & {"metadata", "routing_selection"})
 
 

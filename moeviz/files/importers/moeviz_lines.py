@@ -1,6 +1,8 @@
-"""moeviz's own JSON lines, as `moeviz export --format jsonl` writes them: a header, then a line for each token and layer.
+"""moeviz's own JSON lines, as `moeviz export --format jsonl` writes them: a header, then a line for each
+token and layer.
 
-The names are those that other tools read (req_id, token_idx, layer, topk_ids, topk_weights); the header has all else that a trace file has.
+The names are those that other tools read (req_id, token_idx, layer, topk_ids, topk_weights); the header has
+all else that a trace file has.
 """
 
 from __future__ import annotations
@@ -31,9 +33,8 @@ def read(source: Source, options: Options) -> Found:
     if head.get("format") != FORMAT or head.get("version") != VERSION:
         raise source.error(f"{place} is no header of version {VERSION}.")
     try:
-        shape = tuple(whole(source, head.get(name), place, name) for name in ("tokens", "layers", "k"))
-        tokens, layers, k = shape
-        check_shape(source, tokens, layers, k, True)
+        tokens, layers, k = (whole(source, head.get(name), place, name) for name in ("tokens", "layers", "k"))
+        check_shape(source, (tokens, layers, k), True)
         trace = _trace(source, head, rows, (tokens, layers, k))
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise source.error(f"lacks a field, or one is of a wrong type: {str(error)[:60]}.") from None
@@ -44,7 +45,7 @@ def read(source: Source, options: Options) -> Found:
 
 
 def _trace(source: Source, head: dict[str, Any], rows: Any, shape: tuple[int, int, int]) -> Trace:
-    tokens, layers, k = shape
+    tokens, layers, _ = shape
     ids = np.full(shape, -1, np.int64)
     weights = np.zeros(shape, np.float32) if head["weights"] else None
     guess_shape = tuple(whole(source, one, "the header", "guesses", 0, 4_096) for one in head["guesses"])
@@ -61,11 +62,15 @@ def _trace(source: Source, head: dict[str, Any], rows: Any, shape: tuple[int, in
     for number, (place, row) in enumerate(rows):
         token, layer = divmod(number, layers)
         if token >= tokens or (row["token_idx"], row["layer"]) != (token, layer):
-            raise source.error(f"{place} is token {row['token_idx']}, layer {row['layer']}; expected {token}, {layer}.")
+            raise source.error(
+                f"{place} is token {row['token_idx']}, layer {row['layer']}; expected {token}, {layer}."
+            )
         own = expert_list(source, row["topk_ids"], place, "topk_ids")
         ids[token, layer, : len(own)] = own
         if weights is not None:
-            weights[token, layer, : len(own)] = weight_list(source, row["topk_weights"], own, 0, place, "topk_weights")
+            weights[token, layer, : len(own)] = weight_list(
+                source, row["topk_weights"], own, 0, place, "topk_weights"
+            )
         if guess.size:
             guess[token, layer] = np.array(row["guess"], np.int64).reshape(guess_shape)
         if probability is not None and probability.size:
@@ -76,15 +81,22 @@ def _trace(source: Source, head: dict[str, Any], rows: Any, shape: tuple[int, in
             for name in ("forward_pass", "token_id", "req_id"):
                 about[name][token] = whole(source, row.get(name, 0), place, name, -(2**31))
     if number + 1 != tokens * layers:
-        raise source.error(f"has {number + 1:,} routes; its header says {tokens:,} tokens x {layers:,} layers.")
+        raise source.error(
+            f"has {number + 1:,} routes; its header says {tokens:,} tokens x {layers:,} layers."
+        )
     if int(about["req_id"].max()) >= 2**15:
         raise source.error("numbers more requests than a trace can have.")
-    expert_bytes, link_bytes = (tuple(one) if isinstance(one := head[name], list) else one for name in ("expert_bytes", "link_bytes"))
+    expert_bytes, link_bytes = (
+        tuple(one) if isinstance(one := head[name], list) else one for name in ("expert_bytes", "link_bytes")
+    )
     for name, size in (("expert_bytes", expert_bytes), ("link_bytes", link_bytes)):
         if not all(type(one) is int for one in (size if isinstance(size, tuple) else (size,))):
             raise source.error(f"the header's {name} is no whole number.")
     recorded, notes = head["recorded"], head["notes"]
-    if not all(isinstance(one, str) for one in [*recorded.values(), *notes, head["model"], head["revision"], head["prompt"]]):
+    if not all(
+        isinstance(one, str)
+        for one in [*recorded.values(), *notes, head["model"], head["revision"], head["prompt"]]
+    ):
         raise source.error("the header holds something else than text where text belongs.")
     return Trace(
         experts=narrow(source, ids),
@@ -97,7 +109,9 @@ def _trace(source: Source, head: dict[str, Any], rows: Any, shape: tuple[int, in
         texts=tuple(texts),
         model=head["model"],
         revision=head["revision"],
-        layer_indices=tuple(whole(source, one, "the header", "layer_indices") for one in head["layer_indices"]),
+        layer_indices=tuple(
+            whole(source, one, "the header", "layer_indices") for one in head["layer_indices"]
+        ),
         expert_bytes=expert_bytes,
         link_bytes=link_bytes,
         prompt=head["prompt"],

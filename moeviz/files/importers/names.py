@@ -1,8 +1,9 @@
 """The names that tools give to the same things: one table, for JSON keys, columns and arrays alike.
 
-Names are compared in lower case, with spaces and hyphens as underscores; a row's names stand in the order in which they are preferred.
-Two depend on what else is there: `token_id` is the vocabulary's id where another column numbers the tokens, and their number otherwise;
-`token` is the token's text where another column numbers them.
+Names are compared in lower case, with spaces and hyphens as underscores; a row's names stand in the order in
+which they are preferred. Two depend on what else is there: `token_id` is the vocabulary's id where another
+column numbers the tokens, and their number otherwise; `token` is the token's text where another column
+numbers them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,15 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "layer": ("layer", "layer_id", "layer_idx", "layer_index", "layer_number", "moe_layer", "block", "l"),
     "experts": (
         *("experts", "expert_ids", "expert_idx", "expert_indices", "selected_experts", "selected_ids"),
-        *("topk_ids", "top_k_ids", "topk_experts", "top_k_experts", "topk_indices", "top_k_index", "topk_idx"),
+        *(
+            "topk_ids",
+            "top_k_ids",
+            "topk_experts",
+            "top_k_experts",
+            "topk_indices",
+            "top_k_index",
+            "topk_idx",
+        ),
         *("routed_experts", "router_indices", "activated_experts", "activated_expert_ids", "active_experts"),
         *("chosen_experts", "fired", "e"),
     ),
@@ -67,8 +76,8 @@ def plain(name: object) -> str:
 def meanings(names: Iterable[object], where: str) -> dict[str, str]:
     """Which of a file's names has which meaning: {"token": "token_idx", ...}; what has none is left out.
 
-    Of several names with one meaning the one that stands first in its row of the table counts. Raises TraceError where a name stands
-    twice; `where` is for its message.
+    Of several names with one meaning the one that stands first in its row of the table counts. Raises
+    TraceError where a name stands twice; `where` is for its message.
     """
     known: dict[str, str] = {}
     for name in names:
@@ -111,7 +120,9 @@ _ABOUT = {
     **dict.fromkeys(ALIASES["num_experts"], "experts"),
     **dict.fromkeys(ALIASES["model"], "model"),
     **dict.fromkeys(("prompt", "prompt_text"), "prompt"),
-    **dict.fromkeys(("top_k", "topk", "k", "num_experts_per_tok", "experts_per_token", "n_expert_used"), "top_k"),
+    **dict.fromkeys(
+        ("top_k", "topk", "k", "num_experts_per_tok", "experts_per_token", "n_expert_used"), "top_k"
+    ),
 }
 
 
@@ -129,7 +140,9 @@ def about(header: Mapping[str, Any], where: str) -> About:
         if meaning in ("experts", "top_k"):
             most = MAX_EXPERTS if meaning == "experts" else MAX_K
             if type(value) is not int or not 0 <= value <= most:
-                raise TraceError(f"{where}: {key} is {str(value)[:40]!r}; expected a whole number up to {most}.")
+                raise TraceError(
+                    f"{where}: {key} is {str(value)[:40]!r}; expected a whole number up to {most}."
+                )
             setattr(found, meaning, value)
         elif meaning in ("model", "prompt") and isinstance(value, str):
             setattr(found, meaning, value)

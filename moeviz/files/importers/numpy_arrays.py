@@ -1,7 +1,8 @@
 """Arrays that numpy saved (`.npy`, `.npz`), as vLLM's routed experts are: integer [token, layer, k].
 
-vLLM 0.21 to 0.23 returns `routed_experts` and `prompt_routed_experts` with a request (`--enable-return-routed-experts`); people save them
-with np.save and np.savez, one array a request or with `weights` beside them.
+vLLM 0.21 to 0.23 returns `routed_experts` and `prompt_routed_experts` with a request
+(`--enable-return-routed-experts`); people save them with np.save and np.savez, one array a request or with
+`weights` beside them.
 """
 
 from __future__ import annotations

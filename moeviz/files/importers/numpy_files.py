@@ -1,4 +1,6 @@
-"""numpy's own files, read without its loader: the header is matched, not evaluated, and sizes are judged before bytes are unpacked."""
+"""numpy's own files, read without its loader: the header is matched, not evaluated, and sizes are judged
+before bytes are unpacked.
+"""
 
 from __future__ import annotations
 
@@ -32,18 +34,23 @@ def read_npy(source: Source, content: bytes | memoryview, name: str = "") -> NDA
     data = memoryview(content)
     if bytes(data[:6]) != MAGIC or len(data) < 12:
         raise source.error(f"{where} is not an array that numpy saved.")
-    size, begin = (struct.unpack("<H", data[8:10])[0], 10) if data[6] == 1 else (struct.unpack("<I", data[8:12])[0], 12)
+    size, begin = (
+        (struct.unpack("<H", data[8:10])[0], 10) if data[6] == 1 else (struct.unpack("<I", data[8:12])[0], 12)
+    )
     if size > 65_536 or begin + size > len(data):
         raise source.error(f"{where} is cut short, or its header is longer than any that numpy writes.")
     header = bytes(data[begin : begin + size])
     if b"'|O'" in header or b"'O'" in header:
         raise source.error(
             f"{where} is an object array, which only running a pickle could read. "
-            "Save integers [token, layer, k] with -1 in unused places, or an array for each request with np.savez."
+            "Save integers [token, layer, k] with -1 in unused places, or an array for each request with "
+            "np.savez."
         )
     found = _HEADER.fullmatch(header)
     if found is None:
-        raise source.error(f"{where} has a header that numpy does not write for plain numbers: {header[:80]!r}.")
+        raise source.error(
+            f"{where} has a header that numpy does not write for plain numbers: {header[:80]!r}."
+        )
     try:
         dtype = np.dtype(found[1].decode())
         shape = tuple(int(part) for part in found[3].split(b",") if part.strip())
@@ -51,6 +58,8 @@ def read_npy(source: Source, content: bytes | memoryview, name: str = "") -> NDA
         raise source.error(f"{where} has a type or shape that cannot be: {header[:80]!r}.") from None
     if dtype.kind not in "biufUS" or dtype.itemsize == 0 or len(shape) > 8:
         raise source.error(f"{where} holds {dtype} {shape}; expected numbers or text.")
+    if math.prod(one for one in shape if one) * dtype.itemsize >= 2**62:
+        raise source.error(f"{where} has the shape {str(shape)[:60]}, which no array can have.")
     count = math.prod(shape)
     if count * dtype.itemsize > len(data) - begin - size:
         raise source.error(f"{where} is cut short: {shape} {dtype} need {count * dtype.itemsize:,} bytes.")
@@ -67,13 +76,24 @@ def open_zip(source: Source) -> dict[str, zipfile.ZipInfo]:
     directory = struct.unpack("<I", content[end + 12 : end + 16])[0]
     if content[max(0, end - 20) : end].startswith(b"PK\x06\x07"):  # zip64, which torch always writes
         record = content[max(0, end - 76) : end - 20]
-        directory = struct.unpack("<Q", record[40:48])[0] if record[:4] == b"PK\x06\x06" and len(record) == 56 else 2**64
+        directory = (
+            struct.unpack("<Q", record[40:48])[0]
+            if record[:4] == b"PK\x06\x06" and len(record) == 56
+            else 2**64
+        )
     if directory > MOST_DIRECTORY:
         raise source.error(f"its list of members is longer than {MOST_DIRECTORY:,} bytes.")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError, struct.error, OSError) as error:
+    except (
+        zipfile.BadZipFile,
+        ValueError,
+        OverflowError,
+        NotImplementedError,
+        struct.error,
+        OSError,
+    ) as error:
         raise source.error(f"is not a zip file that can be read: {str(error)[:80]}.") from None
     if len(members) > MOST_MEMBERS:
         raise source.error(f"holds {len(members):,} members; at most {MOST_MEMBERS:,} are read.")
@@ -94,9 +114,13 @@ def read_member(source: Source, member: zipfile.ZipInfo) -> bytes:
         *(zipfile.BadZipFile, zlib.error, ValueError, NotImplementedError, RuntimeError),
         *(struct.error, OSError, EOFError),
     ) as error:
-        raise source.error(f"the member {member.filename[:40]!r} cannot be unpacked: {str(error)[:80]}.") from None
+        raise source.error(
+            f"the member {member.filename[:40]!r} cannot be unpacked: {str(error)[:80]}."
+        ) from None
     if len(content) != member.file_size:
-        raise source.error(f"the member {member.filename[:40]!r} has not the {member.file_size:,} bytes it declares.")
+        raise source.error(
+            f"the member {member.filename[:40]!r} has not the {member.file_size:,} bytes it declares."
+        )
     return content
 
 

@@ -1,7 +1,8 @@
-"""nunspark's JSON lines: `{"t": 17, "layer": 3, "fired": [4, 7], "batch_tokens": 1}`, a line for each call of a layer.
+"""nunspark's JSON lines: `{"t": 17, "layer": 3, "fired": [4, 7], "batch_tokens": 1}`, a line for each call of
+a layer.
 
-`t` counts calls. Where batch_tokens is more than 1, `fired` is the union over a batch, which does not say what a token used: such calls
-are left out and counted.
+`t` counts calls. Where batch_tokens is more than 1, `fired` is the union over a batch, which does not say
+what a token used: such calls are left out and counted.
 """
 
 from __future__ import annotations
@@ -39,12 +40,15 @@ def read(source: Source, options: Options) -> Found:
         calls.add(place, layer_number(source, row["layer"], place), [ids])
     if not count:
         raise source.error(
-            f"holds {unions:,} calls of several tokens each: `fired` is their union, which does not say what a token used. "
+            f"holds {unions:,} calls of several tokens each: `fired` is their union, which does not say what "
+            f"a token used. "
             "Record decode, one token at a time."
         )
     routed = calls.routed()
     routed.report.append("tokens are not numbered: one ends where a layer comes again")
     if unions:
-        routed.report.append(f"{unions:,} calls of several tokens were left out: `fired` is their union, not a token's choice")
+        routed.report.append(
+            f"{unions:,} calls of several tokens were left out: `fired` is their union, not a token's choice"
+        )
     routed.report += unused(left, "keys")
     return finish(source, options, routed, NAME)

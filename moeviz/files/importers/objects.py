@@ -1,4 +1,5 @@
-"""Routes that stand as objects, one for each token and layer: JSON lines, JSON arrays, rows of a table with lists.
+"""Routes that stand as objects, one for each token and layer: JSON lines, JSON arrays, rows of a table with
+lists.
 
 Shared by the formats that differ in names only (`names.ALIASES`). Knows no file.
 """
@@ -45,7 +46,9 @@ def _object(source: Source, value: Any, place: str) -> dict[str, Any]:
 
 
 def header_and_rows(source: Source, rows: Iterator[Row]) -> tuple[About, Iterator[Row], list[str]]:
-    """What the lines about the model say, and the lines that are routes; the third is filled with the kinds of those left out."""
+    """What the lines about the model say, and the lines that are routes; the third is filled with the kinds
+    of those left out.
+    """
     said = About()
     others: list[str] = []
 
@@ -58,7 +61,9 @@ def header_and_rows(source: Source, rows: Iterator[Row]) -> tuple[About, Iterato
                 seen = True
                 yield place, row
             elif kind in HEADERS or (not seen and "layer" not in found and "token" not in found):
-                own = about({key: value for key, value in row.items() if key not in KINDS}, f"{source.name}: {place}")
+                own = about(
+                    {key: value for key, value in row.items() if key not in KINDS}, f"{source.name}: {place}"
+                )
                 said.experts, said.model = own.experts or said.experts, own.model or said.model
                 said.prompt, said.top_k = own.prompt or said.prompt, own.top_k or said.top_k
                 said.unused += own.unused
@@ -66,7 +71,9 @@ def header_and_rows(source: Source, rows: Iterator[Row]) -> tuple[About, Iterato
                 others.append(kind)
             else:
                 missing = [name for name in ("layer", "experts") if name not in found]
-                raise source.error(f"{place} lacks {' and '.join(missing)}; its keys are {', '.join(row)[:80]}.")
+                raise source.error(
+                    f"{place} lacks {' and '.join(missing)}; its keys are {', '.join(row)[:80]}."
+                )
 
     return said, routes(), others
 
@@ -85,8 +92,9 @@ def read_rows(
 ) -> Found:
     """A trace of routes as objects. Raises TraceError.
 
-    `softmax` names a key with numbers of all experts that stand in where a row has no weights; `extra` is shown every row's request and
-    row; `used` names keys that the caller uses or knows to say nothing; `recorded` goes into the trace, as it is when all rows are read.
+    `softmax` names a key with numbers of all experts that stand in where a row has no weights; `extra` is
+    shown every row's request and row; `used` names keys that the caller uses or knows to say nothing;
+    `recorded` goes into the trace, as it is when all rows are read.
     """
     routes, calls = Routes(source), Calls(source)
     keys: dict[tuple[str, ...], dict[str, str]] = {}

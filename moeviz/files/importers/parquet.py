@@ -1,8 +1,10 @@
-"""Parquet, bounded before anything unfolds: the footer, then the header of every page of the columns that are wanted.
+"""Parquet, bounded before anything unfolds: the footer, then the header of every page of the columns that are
+wanted.
 
-A page header says how many bytes the page unpacks to and how many values it holds; the decoder makes no more than that. They are read
-here (Thrift's compact protocol) and summed; encodings that make a value from the one before it are refused. pyarrow reads without
-threads: with them its reader was seen to crash under a memory tracer.
+A page header says how many bytes the page unpacks to and how many values it holds; the decoder makes no more
+than that. They are read here (Thrift's compact protocol) and summed; encodings that make a value from the one
+before it are refused. pyarrow reads without threads: with them its reader was seen to crash under a memory
+tracer.
 """
 
 from __future__ import annotations
@@ -36,40 +38,47 @@ def open_parquet(source: Source) -> Any:
         raise source.error("is only a part of a parquet file, or damaged: it does not end as one does.")
     (footer,) = struct.unpack("<I", content[-8:-4])
     if footer > min(MOST_FOOTER, len(content) - 12):
-        raise source.error(f"its footer has {footer:,} bytes; expected at most {MOST_FOOTER:,}, and all of them there.")
+        raise source.error(
+            f"its footer has {footer:,} bytes; expected at most {MOST_FOOTER:,}, and all of them there."
+        )
     try:
         file = pyarrow.parquet.ParquetFile(
             io.BytesIO(content),
             thrift_string_size_limit=MOST_FOOTER,
             thrift_container_size_limit=MOST_FOOTER // 4,
         )
-        meta = file.metadata
+        meta, _ = file.metadata, names_of(file)
     except (pyarrow.ArrowException, OSError, ValueError, MemoryError) as error:
         raise source.error(f"is not a parquet file that can be read: {str(error)[:80]}.") from None
     if meta.num_columns > MOST_COLUMNS or meta.num_row_groups > MOST_GROUPS or meta.num_rows > MOST_ROWS:
         raise source.error(
-            f"has {meta.num_rows:,} rows of {meta.num_columns:,} columns; up to {MOST_ROWS:,} of {MOST_COLUMNS:,} are read."
+            f"has {meta.num_rows:,} rows of {meta.num_columns:,} columns; up to {MOST_ROWS:,} of "
+            f"{MOST_COLUMNS:,} are read."
         )
     return file
 
 
 def read_columns(source: Source, file: Any, wanted: Mapping[str, str]) -> dict[str, list[Any]]:
-    """Columns as pieces, arrays or lists: `wanted` maps a column to int, float, text or list. Raises TraceError."""
+    """Columns as pieces, arrays or lists: `wanted` maps a column to int, float, text or list. Raises
+    TraceError.
+    """
     import pyarrow
     import pyarrow.parquet
 
-    _check_pages(source, file, set(wanted))
     texts = [name for name, kind in wanted.items() if kind == "text"]
     found: dict[str, list[Any]] = {name: [] for name in wanted}
     rows = 0
     try:
+        _check_pages(source, file, set(wanted))
         reader = pyarrow.parquet.ParquetFile(io.BytesIO(source.content), read_dictionary=texts)
         for batch in reader.iter_batches(BATCH, columns=list(wanted), use_threads=False):
             rows += batch.num_rows
             if rows > MOST_ROWS:
                 raise source.error(f"has more than {MOST_ROWS:,} rows.")
             for name, kind in wanted.items():
-                found[name].append(_piece(source, batch.column(batch.schema.get_field_index(name)), name, kind, rows))
+                found[name].append(
+                    _piece(source, batch.column(batch.schema.get_field_index(name)), name, kind, rows)
+                )
     except (pyarrow.ArrowException, OSError, ValueError, KeyError, MemoryError, IndexError) as error:
         if isinstance(error, type(source.error(""))):
             raise
@@ -94,12 +103,16 @@ def _piece(source: Source, column: Any, name: str, kind: str, rows: int) -> Any:
             return [known[at] for at in column.indices.to_pylist()]
         return [str(one) for one in column.to_pylist()]
     if not (types.is_integer(type_) or types.is_floating(type_)):
-        raise source.error(f"{name} holds {type_}; expected {'whole numbers' if kind == 'int' else 'numbers'}.")
+        raise source.error(
+            f"{name} holds {type_}; expected {'whole numbers' if kind == 'int' else 'numbers'}."
+        )
     return column.to_numpy(zero_copy_only=False)
 
 
 def _check_pages(source: Source, file: Any, wanted: set[str]) -> None:
-    """Raises TraceError where the pages of these columns would unfold to more than the room, or in a way that cannot be bounded."""
+    """Raises TraceError where the pages of these columns would unfold to more than the room, or in a way that
+    cannot be bounded.
+    """
     size = values = 0
     meta = file.metadata
     for group in range(meta.num_row_groups):
@@ -112,7 +125,9 @@ def _check_pages(source: Source, file: Any, wanted: set[str]) -> None:
                 start = column.dictionary_page_offset
             for unpacked, count, encoding in _pages(source, start, column.total_compressed_size):
                 if encoding == _GROWING:
-                    raise source.error(f"{column.path_in_schema} is encoded as DELTA_BYTE_ARRAY, which is not read.")
+                    raise source.error(
+                        f"{column.path_in_schema} is encoded as DELTA_BYTE_ARRAY, which is not read."
+                    )
                 size += unpacked
                 values += count
                 source.afford(size, f"its pages up to column {column.path_in_schema}")
@@ -133,7 +148,9 @@ def _pages(source: Source, start: int, length: int) -> Iterator[tuple[int, int, 
         if not isinstance(unpacked, int) or not isinstance(packed, int) or unpacked < 0 or packed < 0:
             raise source.error("the header of a page is damaged.")
         start += packed
-        page = next((header[field] for field in (5, 7, 8) if isinstance(header.get(field), dict)), {})
+        page: dict[int, Any] = next(
+            (header[field] for field in (5, 7, 8) if isinstance(header.get(field), dict)), {}
+        )
         count, encoding = page.get(1, 0), page.get(4 if 8 in header else 2, 0)
         if not isinstance(count, int) or count < 0:
             raise source.error("the header of a page is damaged.")

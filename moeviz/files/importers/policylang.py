@@ -1,9 +1,11 @@
-"""What MoE-PolicyLang's TraceRecording saves (1.0 to 1.15, `integrations/trace_recorder.py`): JSON lines or parquet.
+"""What MoE-PolicyLang's TraceRecording saves (1.0 to 1.15, `integrations/trace_recorder.py`): JSON lines or
+parquet.
 
-JSON: a header (model_name, num_layers, num_experts, top_k, num_entries, records_full_softmax), then a line for each token and layer with
-p, t, l (prompt, token, layer), e (experts), s (their scores) and perhaps sm (all experts' softmax), ti (token id), ph (phase), lg and dm
-(language and domain), lg_l (logits), tl (loss), kv (shard). Parquet has prompt_id, token_idx, layer_idx, selected_experts, router_scores,
-and so on; older files have router_softmax only.
+JSON: a header (model_name, num_layers, num_experts, top_k, num_entries, records_full_softmax), then a line
+for each token and layer with p, t, l (prompt, token, layer), e (experts), s (their scores) and perhaps sm
+(all experts' softmax), ti (token id), ph (phase), lg and dm (language and domain), lg_l (logits), tl (loss),
+kv (shard). Parquet has prompt_id, token_idx, layer_idx, selected_experts, router_scores, and so on; older
+files have router_softmax only.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@
         "Made by my recorder 1.0."
         return finish(source, options, Routed(ids), "mine")
 
-`sniff` says how sure it is that a file is of its format: 0 not, 1 could be, 2 is. `read` gives an `Imported` trace, or `Counted` where
-the file only counts, and raises TraceError and nothing else.
+`sniff` says how sure it is that a file is of its format: 0 not, 1 could be, 2 is. `read` gives an `Imported`
+trace, or `Counted` where the file only counts, and raises TraceError and nothing else.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Options:
             named = self.axes.split(",")
             if len(set(named)) < len(named) or not {"token", "layer"} <= set(named) <= set(AXES):
                 raise TraceError(
-                    f"--axes is {self.axes[:60]!r}; name each axis once, for example token,layer,k or layer,token,k."
+                    f"--axes is {self.axes[:60]!r}; name each axis once, for example token,layer,k or "
+                    f"layer,token,k."
                 )
 
 
@@ -105,16 +106,21 @@ def load_importer(text: str) -> str:
     if not colon or not path.endswith(".py"):
         if text not in IMPORTERS:
             raise TraceError(
-                f"format {text[:40]!r} is not known. Choose one of {', '.join(sorted(IMPORTERS))}, or path.py:name."
+                f"format {text[:40]!r} is not known. Choose one of {', '.join(sorted(IMPORTERS))}, or "
+                f"path.py:name."
             )
         return text
     spec = importlib.util.spec_from_file_location(f"moeviz_importer_{Path(path).stem}", path)
     if spec is None or spec.loader is None or not Path(path).is_file():
-        raise TraceError(f"{path} is no Python file. Give path.py:name, with the name that @importer registers.")
+        raise TraceError(
+            f"{path} is no Python file. Give path.py:name, with the name that @importer registers."
+        )
     try:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
     except Exception as error:  # a user's file can raise anything
         raise TraceError(f"{path} cannot be run: {type(error).__name__}: {error}") from None
     if name not in IMPORTERS:
-        raise TraceError(f"{path} registers no importer {name!r}. Put @importer({name!r}, ...) over its reader.")
+        raise TraceError(
+            f"{path} registers no importer {name!r}. Put @importer({name!r}, ...) over its reader."
+        )
     return name

@@ -1,19 +1,31 @@
-"""From what a file says to a checked trace: places that are not used, layers and rows without routes, phases and passes.
+"""From what a file says to a checked trace: places that are not used, layers and rows without routes, phases
+and passes.
 
-An importer fills a `Routed` with what its file holds, in the order of requests and of the tokens in them, and `finish` does the rest
-the same way for all formats. What the file does not say is assumed here, and every assumption is a line of the report.
+An importer fills a `Routed` with what its file holds, in the order of requests and of the tokens in them, and
+`finish` does the rest the same way for all formats. What the file does not say is assumed here, and every
+assumption is a line of the report.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moeviz.core.run import ExpertBytes
-from moeviz.core.trace import DECODE, MAX_EXPERTS, MAX_K, MAX_LAYERS, MAX_SEQUENCES, MAX_TOKENS, PREFILL, Trace
+from moeviz.core.trace import (
+    DECODE,
+    MAX_EXPERTS,
+    MAX_K,
+    MAX_LAYERS,
+    MAX_SEQUENCES,
+    MAX_TOKENS,
+    PREFILL,
+    Trace,
+)
 from moeviz.errors import TraceError
 from moeviz.files.importers.registry import Imported, Options
 from moeviz.files.importers.source import Source
@@ -29,7 +41,9 @@ class Routed:
     weights: NDArray[np.float32] | None = None  # [T, L, k]
     layers: Sequence[int] = ()  # numbers of the layers in the model; () where the file has none
     phase: NDArray[np.uint8] | None = None  # [T]
-    forward_pass: Ints | None = None  # [T] whatever numbers; neighbours of one request with one number are one pass
+    forward_pass: Ints | None = (
+        None  # [T] whatever numbers; neighbours of one request with one number are one pass
+    )
     sequence: Ints | None = None  # [T] whatever numbers
     token_ids: Ints | None = None  # [T]
     texts: Sequence[str] | None = None  # [T]
@@ -52,8 +66,11 @@ def finish(source: Source, options: Options, routed: Routed, format: str) -> Imp
     return Imported(trace, None, format, report)
 
 
-def check_shape(source: Source, tokens: int, layers: int, k: int, weights: bool) -> None:
-    """Raises TraceError where no trace can have this shape, before anything of that size is made."""
+def check_shape(source: Source, shape: Sequence[int], weights: bool) -> None:
+    """[token, layer, k]. Raises TraceError where no trace can have this shape, before anything of that size
+    is made.
+    """
+    tokens, layers, k = shape
     if tokens > MAX_TOKENS or layers > MAX_LAYERS or k > MAX_K or 0 in (tokens, layers, k):
         raise source.error(
             f"holds {tokens:,} tokens x {layers:,} layers x {k:,} experts per token; "
@@ -64,13 +81,13 @@ def check_shape(source: Source, tokens: int, layers: int, k: int, weights: bool)
 
 def _trace(source: Source, options: Options, routed: Routed, report: list[str]) -> Trace:
     ids, weights = routed.ids, routed.weights
-    check_shape(source, *ids.shape, weights is not None)
+    check_shape(source, ids.shape, weights is not None)
     if routed.texts is not None:
         source.afford(6 * sum(map(len, routed.texts)), "its texts")  # as JSON escapes them, at worst
     ids = _mark_unrouted(ids, report)
     ids, weights = _pack(ids, weights)
     rows = _routed_rows(ids, routed.sequence, report)
-    layers = (ids >= 0).any((0, 2))
+    layers: NDArray[np.bool_] = np.any(ids >= 0, axis=(0, 2))
     width = max(int((ids >= 0).sum(2).max()), 1)
     if not layers.any() or not rows.any():
         raise source.error("holds no routes: every place is -1, or every id is 0.")
@@ -103,7 +120,9 @@ def _trace(source: Source, options: Options, routed: Routed, report: list[str]) 
         forward_pass=forward_pass,
         guess=np.full((*ids.shape[:2], 0, 0), -1, np.int16),
         num_experts=experts,
-        texts=("",) * len(tokens) if routed.texts is None else tuple(routed.texts[token] for token in tokens),
+        texts=("",) * len(tokens)
+        if routed.texts is None
+        else tuple(routed.texts[token] for token in tokens.tolist()),
         model=routed.model or source.name,
         layer_indices=indices,
         expert_bytes=_sizes(routed.expert_bytes, indices, report),
@@ -115,7 +134,9 @@ def _trace(source: Source, options: Options, routed: Routed, report: list[str]) 
 
 
 def _mark_unrouted(ids: NDArray[np.int16], report: list[str]) -> NDArray[np.int16]:
-    """-1 for events whose places all hold 0, and for tokens whose places hold one id in all layers: nothing was routed there."""
+    """-1 for events whose places all hold 0, and for tokens whose places hold one id in all layers: nothing
+    was routed there.
+    """
     if ids.shape[2] == 1:
         return ids
     equal = (ids == ids[:, :, :1]).all(2) & (ids[:, :, 0] >= 0)
@@ -147,7 +168,7 @@ def _pack(
 
 def _routed_rows(ids: NDArray[np.int16], sequence: Ints | None, report: list[str]) -> NDArray[np.bool_]:
     """False for the rows at the end of each request that were never routed. [T]"""
-    has = (ids >= 0).any((1, 2))
+    has: NDArray[np.bool_] = np.any(ids >= 0, axis=(1, 2))
     keep = np.ones(len(ids), np.bool_)
     if sequence is None:
         ends = np.array([len(ids)])
@@ -161,7 +182,9 @@ def _routed_rows(ids: NDArray[np.int16], sequence: Ints | None, report: list[str
     if not keep.all():
         report.append(f"{int((~keep).sum()):,} rows at the end that were never routed were dropped")
     if not has[keep].all():
-        report.append(f"{int((~has[keep]).sum()):,} tokens use no expert in any layer; they are kept, without events")
+        report.append(
+            f"{int((~has[keep]).sum()):,} tokens use no expert in any layer; they are kept, without events"
+        )
     return keep
 
 
@@ -186,10 +209,13 @@ def _experts(ids: NDArray[np.int16], said: int, asked: bool, report: list[str]) 
     if said and most >= said:
         token, layer, _ = np.argwhere(ids >= said)[0]
         whose = "--experts says" if asked else "the file says"
-        raise TraceError(f"token {token} in layer {layer} chose expert {ids[ids >= said][0]}, but {whose} {said}.")
+        raise TraceError(
+            f"token {token} in layer {layer} chose expert {ids[ids >= said][0]}, but {whose} {said}."
+        )
     if not said:
         report.append(
-            f"how many experts a layer has is not said; taken for {most + 1}, the largest id and one (--experts sets it)"
+            f"how many experts a layer has is not said; taken for {most + 1}, the largest id and one "
+            f"(--experts sets it)"
         )
     return said or most + 1
 
@@ -223,7 +249,9 @@ def _passes(
         place = np.arange(tokens) - np.repeat(first, np.diff(np.append(first, tokens)))
         phase = (place >= options.prompt_tokens).astype(np.uint8)
         step = None
-        report.append(f"the first {options.prompt_tokens:,} tokens of each request are its prompt, as was asked")
+        report.append(
+            f"the first {options.prompt_tokens:,} tokens of each request are its prompt, as was asked"
+        )
     if step is not None:
         new |= np.diff(step, prepend=step[:1] - 1) != 0
         number = np.cumsum(new) - 1
@@ -231,12 +259,14 @@ def _passes(
             several = np.bincount(number) > 1
             phase = np.where(several[number], PREFILL, DECODE).astype(np.uint8)
             report.append(
-                "phases are not said: forward passes of several tokens are taken for prefill, those of one for decode"
+                "phases are not said: forward passes of several tokens are taken for prefill, those of one "
+                "for decode"
             )
         return phase, number.astype(np.int32)
     if phase is None:
         report.append(
-            "phases are not said: every token is taken for a forward pass of its own, in decode (--prompt-tokens sets it)"
+            "phases are not said: every token is taken for a forward pass of its own, in decode "
+            "(--prompt-tokens sets it)"
         )
         return np.full(tokens, DECODE, np.uint8), np.arange(tokens, dtype=np.int32)
     new |= (phase == DECODE) | (np.diff(phase, prepend=phase[:1]) != 0)
@@ -259,7 +289,7 @@ def _check_ids(token_ids: Ints) -> None:
         raise TraceError("a token id is beyond 32 bits.")
 
 
-def narrow(source: Source, ids: NDArray[np.integer], what: str = "ids") -> NDArray[np.int16]:  # type: ignore[type-arg]
+def narrow(source: Source, ids: NDArray[Any], what: str = "ids") -> NDArray[np.int16]:
     """Ids as int16, once their range is known to fit. Raises TraceError."""
     if ids.size and (int(ids.min()) < -1 or int(ids.max()) >= MAX_EXPERTS):
         bad = ids.min() if ids.min() < -1 else ids.max()

@@ -1,8 +1,9 @@
 """Routes as JSON lines, or as one JSON array: an object for each token and layer, in whatever names.
 
-The common form of what people log from vLLM and transformers: a first line about the model, perhaps, then `req_id, token_idx, layer,
-topk_ids`, perhaps `topk_weights`. Read likewise: moe-sim's lines (request_id, phase, step_id, token_position, layer_id, expert_ids) and
-lattice's (layer_idx, token_idx, selected_ids, gate_weights). Where token_idx begins again under one request, a new pass has begun.
+The common form of what people log from vLLM and transformers: a first line about the model, perhaps, then
+`req_id, token_idx, layer, topk_ids`, perhaps `topk_weights`. Read likewise: moe-sim's lines (request_id,
+phase, step_id, token_position, layer_id, expert_ids) and lattice's (layer_idx, token_idx, selected_ids,
+gate_weights). Where token_idx begins again under one request, a new pass has begun.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""fitz-tec's RTRACE01: 8 bytes of magic, int32 n_experts, int32 0, then records int32 token, int32 layer, float32 softmax[n_experts].
+"""fitz-tec's RTRACE01: 8 bytes of magic, int32 n_experts, int32 0, then records int32 token, int32 layer,
+float32 softmax[n_experts].
 
-How many experts a token uses is not in the file: `--top-k` says it, and the highest of each softmax are the choice.
+How many experts a token uses is not in the file: `--top-k` says it, and the highest of each softmax are the
+choice.
 """
 
 from __future__ import annotations
@@ -28,16 +30,27 @@ def read(source: Source, options: Options) -> Found:
         raise source.error(f"has {experts} experts; expected 1 to {MAX_EXPERTS}.")
     record = np.dtype([("token", "<i4"), ("layer", "<i4"), ("softmax", "<f4", (experts,))])
     if (len(content) - 16) % record.itemsize or len(content) == 16:
-        raise source.error(f"has {len(content) - 16:,} bytes of records; expected a multiple of {record.itemsize:,}, and some.")
+        raise source.error(
+            f"has {len(content) - 16:,} bytes of records; expected a multiple of {record.itemsize:,}, and "
+            f"some."
+        )
     k = options.top_k
     if not 1 <= k <= min(experts, MAX_K):
-        raise source.error(f"does not say how many of its {experts} experts a token uses. Give --top-k, 1 to {min(experts, MAX_K)}.")
+        raise source.error(
+            f"does not say how many of its {experts} experts a token uses. Give --top-k, 1 to "
+            f"{min(experts, MAX_K)}."
+        )
     records = np.frombuffer(content, record, -1, 16)
     tokens, token = np.unique(records["token"], return_inverse=True)
     layers, layer = np.unique(records["layer"], return_inverse=True)
-    if int(tokens[0]) < 0 or int(layers[0]) < 0 or int(layers[-1]) >= 4 * MAX_LAYERS or len(tokens) > MAX_TOKENS:
+    if (
+        int(tokens[0]) < 0
+        or int(layers[0]) < 0
+        or int(layers[-1]) >= 4 * MAX_LAYERS
+        or len(tokens) > MAX_TOKENS
+    ):
         raise source.error("numbers a token or a layer below 0, or more of them than can be.")
-    check_shape(source, len(tokens), len(layers), k, True)
+    check_shape(source, (len(tokens), len(layers), k), True)
     event = token.astype(np.int64) * len(layers) + layer
     if len(np.unique(event)) < len(event):
         raise source.error("has a token more than once in a layer; one request at a time is read.")

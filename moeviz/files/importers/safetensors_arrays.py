@@ -1,4 +1,6 @@
-"""Plain safetensors with arrays of routes or of counts, as people save them from a notebook; no tool's own format."""
+"""Plain safetensors with arrays of routes or of counts, as people save them from a notebook; no tool's own
+format.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +45,7 @@ def read(source: Source, options: Options) -> Found:
     if any(name.endswith((".weight", ".bias")) for name in arrays):
         names = ", ".join(list(arrays)[:4])
         raise source.error(
-            f"holds a model's weights ({names}), no trace. Run the model and record it: python -m moeviz run FOLDER."
+            f"holds a model's weights ({names}), no trace. Run the model and record it: python -m moeviz run "
+            f"FOLDER."
         )
     return from_arrays(source, options, arrays, NAME)

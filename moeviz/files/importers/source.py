@@ -1,7 +1,8 @@
 """A file's content and the room that reading it may take: bounds are judged before anything unfolds.
 
-Whatever a file declares, reading it takes at most `MORE` bytes beside the file itself. Compressed content is unpacked in pieces up to
-`UNPACKED` bytes, JSON is parsed once its brackets and commas have been counted, and arrays are made once their shape is known to fit.
+Whatever a file declares, reading it takes at most `MORE` bytes beside the file itself. Compressed content is
+unpacked in pieces up to `UNPACKED` bytes, JSON is parsed once its brackets and commas have been counted, and
+arrays are made once their shape is known to fit.
 
     source = unpacked(Source("routes.jsonl.gz", content))
     for number, line in source.lines(): ...
@@ -43,7 +44,8 @@ class Source:
         """Raises TraceError where `what` would take more than the room."""
         if size > self.room:
             raise self.error(
-                f"{what} would take {size >> 20:,} MiB; reading a file may take {self.room >> 20:,} MiB beside it."
+                f"{what} would take {size >> 20:,} MiB; reading a file may take {self.room >> 20:,} MiB "
+                f"beside it."
             )
 
     def places(self, tokens: int, layers: int, k: int, weights: bool) -> None:
@@ -168,5 +170,6 @@ def _unzstd(source: Source) -> bytes:
 def _check_unpacked(source: Source, size: int) -> None:
     if size > UNPACKED:
         raise source.error(
-            f"unpacks to more than {UNPACKED >> 20} MiB. Unpack it first: a file that is not packed may have more."
+            f"unpacks to more than {UNPACKED >> 20} MiB. Unpack it first: a file that is not packed may have "
+            f"more."
         )

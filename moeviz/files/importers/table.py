@@ -1,8 +1,10 @@
-"""A plain table, CSV or parquet, in whatever names: no tool's own format, and what most people make of theirs.
+"""A plain table, CSV or parquet, in whatever names: no tool's own format, and what most people make of
+theirs.
 
-Long: token, layer, rank, expert, perhaps weight, phase, forward_pass, sequence, token_id, text. With lists: token, layer, experts. Wide:
-token, layer, expert_0, expert_1, ... Logs of llama.cpp that people patch in have layer_id, expert_ids only, a row for each token of a call.
-Counts: layer, expert, count (SGLang's CSV). A table that moeviz exported is read back to the very same trace.
+Long: token, layer, rank, expert, perhaps weight, phase, forward_pass, sequence, token_id, text. With lists:
+token, layer, experts. Wide: token, layer, expert_0, expert_1, ... Logs of llama.cpp that people patch in have
+layer_id, expert_ids only, a row for each token of a call. Counts: layer, expert, count (SGLang's CSV). A
+table that moeviz exported is read back to the very same trace.
 """
 
 from __future__ import annotations
@@ -63,8 +65,10 @@ def read(source: Source, options: Options) -> Found:
     if "layer" in found and (wide := wide_columns(table.names, "expert")):
         return _wide(source, options, table, found, wide)
     raise source.error(
-        f"has the columns {', '.join(name[:40] for name in table.names[:8])}; expected token, layer, rank, expert[, weight], or "
-        "token, layer, experts (a list), or layer, expert, count. The documentation of importers lists all names that are known."
+        f"has the columns {', '.join(name[:40] for name in table.names[:8])}; expected token, layer, rank, "
+        f"expert[, weight], or "
+        "token, layer, experts (a list), or layer, expert, count. The documentation of importers lists all "
+        "names that are known."
     )
 
 
@@ -72,7 +76,9 @@ def _wide(source: Source, options: Options, table: Table, found: dict[str, str],
     """Columns expert_0, expert_1, ... as lists."""
     weights = wide_columns(table.names, "weight")
     weights = weights if len(weights) == len(wide) else []
-    wanted = {name: KINDS[meaning] for meaning, name in found.items() if meaning in KINDS and name not in weights}
+    wanted = {
+        name: KINDS[meaning] for meaning, name in found.items() if meaning in KINDS and name not in weights
+    }
     wanted |= dict.fromkeys(wide, "int") | dict.fromkeys(weights, "float")
     columns = table.columns(wanted)
     values = {n: c.tolist() if isinstance(c, np.ndarray) else c for n, c in columns.items()}
@@ -93,24 +99,34 @@ def _wide(source: Source, options: Options, table: Table, found: dict[str, str],
 
 
 def _own(source: Source, table: Table) -> Found:
-    """What `moeviz export` wrote, place by place: nothing is assumed and nothing left out but the run and the guesses."""
+    """What `moeviz export` wrote, place by place: nothing is assumed and nothing left out but the run and the
+    guesses.
+    """
     ints = ("token", "forward_pass", "layer", "layer_index", "rank", "expert", "num_experts")
     wanted = {**dict.fromkeys(ints, "int"), "phase": "text", "text": "text"}
-    more = {"sequence": "int", "token_id": "float", "expert_bytes": "float", "link_bytes": "float", "weight": "float"}
+    more = {
+        "sequence": "int",
+        "token_id": "float",
+        "expert_bytes": "float",
+        "link_bytes": "float",
+        "weight": "float",
+    }
     wanted |= {name: kind for name, kind in more.items() if name in table.names}  # float: beyond 31 bits
     c = table.columns(wanted)
     tokens, layers, k = (int(c[name].max()) + 1 for name in ("token", "layer", "rank"))
-    check_shape(source, tokens, layers, k, "weight" in c)
+    check_shape(source, (tokens, layers, k), "weight" in c)
     place = (c["token"] * layers + c["layer"]) * k + c["rank"]
     if len(place) != tokens * layers * k or (place != np.arange(len(place))).any():
-        raise source.error("is a table of moeviz with rows added, missing or moved; expected every place once, in order.")
+        raise source.error(
+            "is a table of moeviz with rows added, missing or moved; expected every place once, in order."
+        )
     shape = (tokens, layers, k)
     first = slice(None, None, layers * k)  # of each token
     depth = c["layer_index"][: layers * k : k]
     phases = {"prefill": 0, "decode": 1}
     if not set(c["phase"]) <= phases.keys() or int(c["num_experts"].max()) != int(c["num_experts"].min()):
         raise source.error("is a table of moeviz in which phase or num_experts were changed.")
-    sizes = {}
+    sizes: dict[str, Any] = {}
     for name in ("expert_bytes", "link_bytes"):
         if name in c:
             own = tuple(int(one) for one in c[name][: layers * k : k])
@@ -138,4 +154,6 @@ def _own(source: Source, table: Table) -> Found:
     except TraceError as error:
         raise source.error(str(error)) from None
     left = [name for name in table.names if name not in wanted and plain(name) not in ("outcome", "evicted")]
-    return Imported(trace, None, NAME, ["a table of moeviz: guesses and the run are not in it", *unused(left, "columns")])
+    return Imported(
+        trace, None, NAME, ["a table of moeviz: guesses and the run are not in it", *unused(left, "columns")]
+    )

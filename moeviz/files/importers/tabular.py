@@ -1,7 +1,8 @@
 """Tables: CSV with commas, semicolons, tabs or bars, and parquet; and what their columns say of routes.
 
-A table is long (a row for each choice: token, layer, rank, expert, weight), has lists (a row for each token and layer), is wide (columns
-expert_0, expert_1, ...), or counts (layer, expert, count). Only the columns that mean something (`names.ALIASES`) are read, in pieces.
+A table is long (a row for each choice: token, layer, rank, expert, weight), has lists (a row for each token
+and layer), is wide (columns expert_0, expert_1, ...), or counts (layer, expert, count). Only the columns that
+mean something (`names.ALIASES`) are read, in pieces.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from moeviz.files.importers.registry import Found, Options
 from moeviz.files.importers.routed import Routed, finish
 from moeviz.files.importers.source import Source
 
-MOST_HEADER, MOST_CELL = 65_536, 8_192  # bytes of the first row, characters of a cell that is a number or a list
+MOST_HEADER, MOST_CELL = (
+    65_536,
+    8_192,
+)  # bytes of the first row, characters of a cell that is a number or a list
 MOST_ROWS = 8 * MAX_TOKENS
 PIECE = 32_768  # rows
 LONGEST_NUMBER = 40  # characters
@@ -58,7 +62,9 @@ class Table:
     file: Any = None  # pyarrow's, of a parquet file
 
     def columns(self, wanted: Mapping[str, str]) -> dict[str, Any]:
-        """`wanted` maps a column to int, float, text or list: an array of int64 or float64, or a list. Raises TraceError."""
+        """`wanted` maps a column to int, float, text or list: an array of int64 or float64, or a list. Raises
+        TraceError.
+        """
         if self.file is not None:
             pieces = parquet.read_columns(self.source, self.file, wanted)
         else:
@@ -87,7 +93,8 @@ class Table:
 
     def _csv_rows(self) -> Iterator[list[list[str]]]:
         """Pieces of rows, each of as many cells as the head has."""
-        width, rows, done = len(self.names), [], 0
+        width, done = len(self.names), 0
+        rows: list[list[str]] = []
         for row in _csv(self.source, self.delimiter, self.first_line):
             if len(row) != width:
                 raise self.source.error(
@@ -149,7 +156,9 @@ def open_table(source: Source) -> Table:
     else:
         raise source.error("is no table: it has no head.")
     if len(line) > MOST_HEADER or "\0" in line:
-        raise source.error(f"is no table that can be read: its head is longer than {MOST_HEADER:,} bytes, or binary.")
+        raise source.error(
+            f"is no table that can be read: its head is longer than {MOST_HEADER:,} bytes, or binary."
+        )
     delimiter = max(DELIMITERS, key=line.count)
     rows = _csv(source, delimiter, number)
     names = [name.strip() for name in next(rows)]
@@ -174,7 +183,9 @@ def _cells(source: Source, cells: list[str], name: str, kind: str, done: int, sa
         return [same.setdefault(cell, cell) for cell in cells]
     if max(map(len, cells)) > MOST_CELL:
         at = next(number for number, cell in enumerate(cells) if len(cell) > MOST_CELL)
-        raise source.error(f"row {done + at + 1}: {name} has {len(cells[at]):,} characters; expected a number or a list.")
+        raise source.error(
+            f"row {done + at + 1}: {name} has {len(cells[at]):,} characters; expected a number or a list."
+        )
     if kind == "list":
         return [_numbers_of(source, cell, name, done + number) for number, cell in enumerate(cells, 1)]
     convert: Any = int if kind == "int" else float
@@ -189,8 +200,11 @@ def _cells(source: Source, cells: list[str], name: str, kind: str, done: int, sa
             value = float(cell)
         except ValueError:
             value = float("nan") if kind == "float" and not cell.strip() else float("inf")
-        if "_" in cell or not cell.isascii() or (value in (float("inf"), float("-inf"))) or (
-            kind == "int" and not value.is_integer()
+        if (
+            "_" in cell
+            or not cell.isascii()
+            or (value in (float("inf"), float("-inf")))
+            or (kind == "int" and not value.is_integer())
         ):
             what = "a whole number" if kind == "int" else "a number"
             raise source.error(f"row {done + number}: {name} is {cell[:40]!r}; expected {what}.")
@@ -204,7 +218,9 @@ def _numbers_of(source: Source, cell: str, name: str, row: int) -> list[int] | l
     if _NUMBERS.fullmatch(cell):
         texts = re.findall(_NUMBER, cell)
         if (longest := max(map(len, texts))) > LONGEST_NUMBER:
-            raise source.error(f"row {row}: {name} holds a number of {longest:,} digits; expected numbers of a few.")
+            raise source.error(
+                f"row {row}: {name} holds a number of {longest:,} digits; expected numbers of a few."
+            )
         return [float(one) for one in texts]
     raise source.error(f"row {row}: {name} is {cell[:40]!r}; expected a list of numbers, as 5 7 or [5, 7].")
 
@@ -213,7 +229,14 @@ def list_rows(table: Table) -> Iterator[Row]:
     """The rows of a table with lists, as objects. Raises TraceError."""
     found = meanings(table.names, table.source.name)
     wanted = {name: KINDS[meaning] for meaning, name in found.items() if meaning in KINDS}
-    extra = {"router_softmax": "list", "sm": "list", "domain_tag": "text", "language_tag": "text", "dm": "text", "lg": "text"}
+    extra = {
+        "router_softmax": "list",
+        "sm": "list",
+        "domain_tag": "text",
+        "language_tag": "text",
+        "dm": "text",
+        "lg": "text",
+    }
     wanted |= {name: kind for name, kind in extra.items() if name in table.names}
     columns = table.columns(wanted)
     values = {n: c.tolist() if isinstance(c, np.ndarray) else c for n, c in columns.items()}
@@ -228,9 +251,14 @@ def is_long(names: Any) -> bool:
 
 
 def wide_columns(names: Sequence[str], what: str) -> list[str]:
-    """Columns expert_0, expert_1, ... or weight_0, ... in their order; none where they do not count from 0 or 1."""
+    """Columns expert_0, expert_1, ... or weight_0, ... in their order; none where they do not count from 0 or
+    1.
+    """
     numbered = {int(m[1]): name for name in names if (m := _WIDE[what].fullmatch(plain(name)))}
-    if not numbered or sorted(numbered) not in (list(range(len(numbered))), list(range(1, len(numbered) + 1))):
+    if not numbered or sorted(numbered) not in (
+        list(range(len(numbered))),
+        list(range(1, len(numbered) + 1)),
+    ):
         return []
     return [numbered[number] for number in sorted(numbered)]
 
@@ -240,7 +268,9 @@ def _whole_column(source: Source, values: Any, name: str) -> NDArray[np.int64]:
     if isinstance(values, list):
         bad = next((n for n, one in enumerate(values) if type(one) not in (int, float)), None)
         if bad is not None:
-            raise source.error(f"row {bad + 1}: {name} is {str(values[bad])[:40]!r}; expected a whole number.")
+            raise source.error(
+                f"row {bad + 1}: {name} is {str(values[bad])[:40]!r}; expected a whole number."
+            )
         try:
             values = np.array(values, np.float64 if any(type(one) is float for one in values) else np.int64)
         except OverflowError:
@@ -272,7 +302,9 @@ def _float_column(source: Source, values: Any, name: str) -> NDArray[np.float64]
     return np.asarray(values, np.float64)
 
 
-def _first(source: Source, name: str, row: NDArray[np.int64], values: NDArray[np.int64], tokens: int) -> NDArray[np.int64]:
+def _first(
+    source: Source, name: str, row: NDArray[np.int64], values: NDArray[np.int64], tokens: int
+) -> NDArray[np.int64]:
     """One value for each token, the same in all of its rows. Raises TraceError."""
     found = np.full(tokens, -1, np.int64)
     found[row] = values
@@ -291,11 +323,13 @@ def from_columns(
     report: Sequence[str] = (),
     **others: Any,
 ) -> Found:
-    """A trace of a long table, or counts. `left` names columns that were not read, `others` are fields of Routed. Raises TraceError."""
+    """A trace of a long table, or counts. `left` names columns that were not read, `others` are fields of
+    Routed. Raises TraceError.
+    """
     found = meanings(columns, source.name)
     values = {meaning: columns[name] for meaning, name in found.items()}
     lines = [*report, *unused([*left, *(name for name in columns if name not in found.values())], "columns")]
-    ints = {
+    ints: dict[str, NDArray[np.int64]] = {
         meaning: _whole_column(source, values[meaning], found[meaning])
         for meaning in ("token", "layer", "rank", "expert", "step", "token_id")
         if meaning in values
@@ -303,19 +337,25 @@ def from_columns(
     for meaning, most in (("layer", 4 * MAX_LAYERS), ("expert", MAX_EXPERTS - 1), ("rank", MAX_K - 1)):
         if meaning in ints and (ints[meaning] > most).any():
             at = int(np.argmax(ints[meaning] > most))
-            raise source.error(f"row {at + 1}: {found[meaning]} is {ints[meaning][at]}; expected at most {most}.")
+            raise source.error(
+                f"row {at + 1}: {found[meaning]} is {ints[meaning][at]}; expected at most {most}."
+            )
     for meaning in ("token", "layer", "rank"):
         if meaning in ints and (ints[meaning] < 0).any():
             at = int(np.argmax(ints[meaning] < 0))
             raise source.error(f"row {at + 1}: {found[meaning]} is -1; expected 0 or more.")
     if "token" not in ints:
         if "count" not in values:
-            raise source.error(f"has no column that numbers the tokens; its columns are {', '.join(columns)[:120]}.")
+            raise source.error(
+                f"has no column that numbers the tokens; its columns are {', '.join(columns)[:120]}."
+            )
         uses = _float_column(source, values["count"], found["count"])
         if (ints["expert"] < 0).any() or (ints["layer"] < 0).any():
             raise source.error("counts a layer or an expert of the number -1.")
         rows: dict[tuple[int, int], float] = {}
-        for layer, expert, count in zip(ints["layer"].tolist(), ints["expert"].tolist(), uses.tolist(), strict=True):
+        for layer, expert, count in zip(
+            ints["layer"].tolist(), ints["expert"].tolist(), uses.tolist(), strict=True
+        ):
             if (layer, expert) in rows:
                 raise source.error(f"counts expert {expert} of layer {layer} twice.")
             rows[layer, expert] = count
@@ -337,7 +377,9 @@ def _long(
     request = np.zeros(count, np.int64)
     if "request" in values:
         numbers: dict[str, int] = {}
-        request = np.array([numbers.setdefault(str(one), len(numbers)) for one in values["request"]], np.int64)
+        request = np.array(
+            [numbers.setdefault(str(one), len(numbers)) for one in values["request"]], np.int64
+        )
     step = ints.get("step", np.zeros(count, np.int64))
     order = np.lexsort((ints["token"], step, request))
     keys = [request[order], step[order], ints["token"][order]]
@@ -359,23 +401,27 @@ def _long(
             report.append(f"weights are left out: {int(np.isnan(weight).sum()):,} rows have none")
             weight = None
     if "rank" in ints:
-        rank = ints["rank"]
+        rank: NDArray[Any] = ints["rank"]
     else:
         rank = np.arange(count) if weight is None else -weight
-        report.append(f"no column says the rank: choices are ranked by {'row' if weight is None else 'weight'}")
+        report.append(
+            f"no column says the rank: choices are ranked by {'row' if weight is None else 'weight'}"
+        )
     by = np.lexsort((rank, layer, row))
     event = row[by] * len(layers) + layer[by]
     begins = np.flatnonzero(np.diff(event, prepend=-1))
     if "rank" in ints and (np.diff(rank[by])[np.diff(event) == 0] == 0).any():
         at = int(by[1:][(np.diff(event) == 0) & (np.diff(rank[by]) == 0)][0])
         raise source.error(
-            f"row {at + 1} has rank {ints['rank'][at]} of token {ints['token'][at]} in layer {ints['layer'][at]} again."
+            f"row {at + 1} has rank {ints['rank'][at]} of token {ints['token'][at]} in layer "
+            f"{ints['layer'][at]} again."
         )
     sizes = np.diff(np.append(begins, count))
     if int(sizes.max()) > MAX_K:
         at = int(by[begins[int(np.argmax(sizes))]])
         raise source.error(
-            f"token {ints['token'][at]} in layer {ints['layer'][at]} has {int(sizes.max())} experts; at most {MAX_K} are read."
+            f"token {ints['token'][at]} in layer {ints['layer'][at]} has {int(sizes.max())} experts; at most "
+            f"{MAX_K} are read."
         )
     ids, weights = scatter(
         source,
@@ -401,4 +447,3 @@ def _long(
         texts: list[Any] = [values["text"][at] for at in begin.tolist()]
         routed.texts = [str(one) for one in texts]
     return finish(source, options, routed, format)
-

@@ -1,9 +1,11 @@
-"""`.pt`, torch's own file: a bare tensor, a dict of tensors, or what SGLang's expert distribution recorder dumped.
+"""`.pt`, torch's own file: a bare tensor, a dict of tensors, or what SGLang's expert distribution recorder
+dumped.
 
-SGLang 0.5 (`eplb/expert_distribution.py`): in mode `per_token` a dict with `records`, each with forward_pass_id, forward_mode (1 extend,
-2 decode, 3 mixed), input_ids and topk_ids_of_layer [layer, token, k], physical ids where last_physical_to_logical_map says so; in mode
-`stat` a dict with logical_count [step, layer, expert], which is also what ktransformers places experts by; mode `per_pass` holds the
-counts of each pass.
+SGLang 0.5 (`eplb/expert_distribution.py`): in mode `per_token` a dict with `records`, each with
+forward_pass_id, forward_mode (1 extend, 2 decode, 3 mixed), input_ids and topk_ids_of_layer [layer, token,
+k], physical ids where last_physical_to_logical_map says so; in mode `stat` a dict with logical_count [step,
+layer, expert], which is also what ktransformers places experts by; mode `per_pass` holds the counts of each
+pass.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ def read(source: Source, options: Options) -> Found:
         arrays = {f"request {number}": file.array(one) for number, one in enumerate(content)}
         return from_arrays(source, options, arrays, NAME)
     if not isinstance(content, dict) or not content:
-        raise source.error(f"holds a {type(content).__name__}; expected a tensor, a dict of tensors, or SGLang's records.")
+        raise source.error(
+            f"holds a {type(content).__name__}; expected a tensor, a dict of tensors, or SGLang's records."
+        )
     if "records" in content:
         return _sglang(source, options, file, content)
     if "logical_count" in content:
@@ -55,9 +59,12 @@ def read(source: Source, options: Options) -> Found:
         raise source.error(f"holds a dict with {keys}: no tensor, and no records of SGLang's recorder.")
     if any(key.endswith((".weight", ".bias")) for key in tensors):
         raise source.error(
-            f"holds a model's weights ({keys}), no trace. Run the model and record it: python -m moeviz run FOLDER."
+            f"holds a model's weights ({keys}), no trace. Run the model and record it: python -m moeviz run "
+            f"FOLDER."
         )
-    source.afford(sum(8 * int(np.prod(one.shape, dtype=np.float64)) for one in tensors.values()), "its tensors")
+    source.afford(
+        sum(8 * int(np.prod(one.shape, dtype=np.float64)) for one in tensors.values()), "its tensors"
+    )
     found = from_arrays(source, options, {key: file.array(one) for key, one in tensors.items()}, NAME)
     found.report.extend(unused([key for key in content if str(key) not in tensors], "keys"))
     return found
@@ -81,7 +88,8 @@ def _sglang(source: Source, options: Options, file: TorchFile, content: dict[Any
     if not any("topk_ids_of_layer" in record for record in records):
         what = "per_pass" if any("global_physical_count" in record for record in records) else "other"
         raise source.error(
-            f"was recorded in {what} mode: it counts each forward pass and does not say which token used which expert. "
+            f"was recorded in {what} mode: it counts each forward pass and does not say which token used "
+            f"which expert. "
             "Record with --expert-distribution-recorder-mode per_token."
         )
     passes = sorted(records, key=lambda one: _number(source, one.get("forward_pass_id"), "forward_pass_id"))
@@ -98,7 +106,9 @@ def _sglang(source: Source, options: Options, file: TorchFile, content: dict[Any
         layers, count, k = tensor.shape
         tokens += count
         if tokens > MAX_TOKENS or layers > MAX_LAYERS or k > MAX_K:
-            raise source.error(f"records {tokens:,} tokens x {layers:,} layers x {k}; expected up to {MAX_TOKENS:,} tokens.")
+            raise source.error(
+                f"records {tokens:,} tokens x {layers:,} layers x {k}; expected up to {MAX_TOKENS:,} tokens."
+            )
         source.places(tokens, layers, k, False)
         if count == 0:
             continue
@@ -112,11 +122,13 @@ def _sglang(source: Source, options: Options, file: TorchFile, content: dict[Any
         raise source.error("is an empty recording: no forward pass had a token.")
     if len({one.shape[1:] for one in chosen}) > 1:
         raise source.error("its forward passes have different numbers of layers or experts per token.")
-    check_shape(source, sum(lengths), *chosen[0].shape[1:], False)
+    check_shape(source, (sum(lengths), *chosen[0].shape[1:]), False)
     all_ids = np.concatenate(chosen)
     experts = 0
     if "last_physical_to_logical_map" in content:
-        mapping = file.array(_tensor(source, content["last_physical_to_logical_map"], "last_physical_to_logical_map"))
+        mapping = file.array(
+            _tensor(source, content["last_physical_to_logical_map"], "last_physical_to_logical_map")
+        )
         all_ids, experts = _logical(source, all_ids, mapping, report)
     step = np.repeat(np.arange(len(lengths)), lengths)
     routed = Routed(all_ids, forward_pass=step, experts=experts, report=report)
@@ -128,7 +140,9 @@ def _sglang(source: Source, options: Options, file: TorchFile, content: dict[Any
         routed.token_ids = np.array(ids, np.int64) if all(0 <= one < 2**31 for one in ids) else None
     else:
         report.append("input_ids do not stand beside every token; token ids are left out")
-    if max(lengths) > 1 and (routed.phase is None or (routed.phase == DECODE)[step == int(np.argmax(lengths))].any()):
+    if max(lengths) > 1 and (
+        routed.phase is None or (routed.phase == DECODE)[step == int(np.argmax(lengths))].any()
+    ):
         report.append("passes decode several requests at once; whose token is whose is not said")
     report += unused(sorted({str(key) for one in passes for key in one} - _USED), "keys of the records")
     others = [key for key in content if key not in ("records", "last_physical_to_logical_map")]
@@ -140,17 +154,26 @@ def _logical(
     source: Source, ids: NDArray[np.int16], mapping: NDArray[Any], report: list[str]
 ) -> tuple[NDArray[np.int16], int]:
     """Physical ids as logical ones, and how many logical experts there are. mapping: [layer, physical]"""
-    if mapping.ndim != 2 or mapping.dtype.kind not in "iu" or mapping.shape[0] != ids.shape[1] or not mapping.size:
+    if (
+        mapping.ndim != 2
+        or mapping.dtype.kind not in "iu"
+        or mapping.shape[0] != ids.shape[1]
+        or not mapping.size
+    ):
         raise source.error(
-            f"last_physical_to_logical_map is {mapping.dtype} {mapping.shape}; expected a row for each of {ids.shape[1]} layers."
+            f"last_physical_to_logical_map is {mapping.dtype} {mapping.shape}; expected a row for each of "
+            f"{ids.shape[1]} layers."
         )
     if int(mapping.min()) < 0 or int(mapping.max()) >= MAX_EXPERTS or int(ids.max()) >= mapping.shape[1]:
-        raise source.error("last_physical_to_logical_map does not name a logical expert for every physical one.")
+        raise source.error(
+            "last_physical_to_logical_map does not name a logical expert for every physical one."
+        )
     experts = int(mapping.max()) + 1
     if (mapping == np.arange(mapping.shape[1])).all():
         return ids, experts
     report.append(
-        f"{mapping.shape[1]} physical ids a layer were mapped to {experts} logical experts, by the last map of the recording"
+        f"{mapping.shape[1]} physical ids a layer were mapped to {experts} logical experts, by the last map "
+        f"of the recording"
     )
     layer = np.arange(ids.shape[1])[None, :, None]
     mapped = np.where(ids >= 0, mapping[layer, np.maximum(ids, 0)], -1).astype(np.int16)

@@ -1,7 +1,9 @@
-"""torch's files, read without torch: its pickle is interpreted by a machine that knows tensors, containers, numbers and text only.
+"""torch's files, read without torch: its pickle is interpreted by a machine that knows tensors, containers,
+numbers and text only.
 
-Nothing that the pickle names is imported or called. `torch._utils._rebuild_tensor_v2` and `collections.OrderedDict` are recognised by
-their names and stand for a tensor and a dict; any other name refuses the file.
+Nothing that the pickle names is imported or called. `torch._utils._rebuild_tensor_v2` and
+`collections.OrderedDict` are recognised by their names and stand for a tensor and a dict; any other name
+refuses the file.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import math
 import pickletools
 import zipfile
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,7 +85,9 @@ class TorchFile:
             raise self._source.error(f"lacks the member {name[:40]!r}.")
         self._source.afford(member.file_size, f"the member {name[:40]!r}")
         if name == "data.pkl" and member.file_size > MOST_PICKLE:
-            raise self._source.error(f"its pickle has {member.file_size:,} bytes; at most {MOST_PICKLE:,} are read.")
+            raise self._source.error(
+                f"its pickle has {member.file_size:,} bytes; at most {MOST_PICKLE:,} are read."
+            )
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise self._source.error(f"the member {name[:40]!r} is packed in a way that torch does not use.")
         return read_member(self._source, member)
@@ -92,11 +96,15 @@ class TorchFile:
         """The numbers of a tensor. Raises TraceError where they are not all there."""
         storage, shape, stride = tensor.storage, tensor.shape, tensor.stride
         kind = np.dtype("<u2" if storage.dtype == "bfloat16" else storage.dtype)
-        last = tensor.offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True) if size)
+        last = tensor.offset + sum(
+            (size - 1) * step for size, step in zip(shape, stride, strict=True) if size
+        )
         size = math.prod(shape)
-        if min((tensor.offset, *shape, *stride), default=0) < 0 or last >= storage.count or len(shape) > 8:
-            if size:
-                raise self._source.error(f"a tensor {shape} reaches beyond its storage of {storage.count:,} numbers.")
+        beyond = min((tensor.offset, *shape, *stride), default=0) < 0 or last >= storage.count
+        if size and (beyond or len(shape) > 8):
+            raise self._source.error(
+                f"a tensor {shape} reaches beyond its storage of {storage.count:,} numbers."
+            )
         self._source.afford(size * max(kind.itemsize, 4), f"a tensor {shape}")
         if size == 0:
             return np.zeros(shape, kind)
@@ -114,7 +122,15 @@ class TorchFile:
         """What the pickle builds, of plain things only."""
         try:
             return self._run(content)
-        except (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        except (
+            ValueError,
+            IndexError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+            OverflowError,
+        ) as error:
             if isinstance(error, type(self._source.error(""))):
                 raise
             raise self._source.error(f"its pickle is damaged: {str(error)[:80]}.") from None
@@ -124,8 +140,8 @@ class TorchFile:
         marks: list[int] = []
         memo: dict[int, Any] = {}
         spent = 0
-        for opcode, argument, _ in pickletools.genops(io.BytesIO(content)):
-            name = opcode.name
+        for opcode, given, _ in pickletools.genops(io.BytesIO(content)):
+            name, argument = opcode.name, cast(Any, given)
             spent += _CONTAINER if name in ("EMPTY_DICT", "EMPTY_LIST", "REDUCE", "MARK") else _OTHER
             if spent > self._source.room:
                 self._source.afford(spent, "what its pickle builds")
@@ -189,21 +205,29 @@ class TorchFile:
                     arguments = stack.pop()
                     stack.append(self._made(stack.pop(), arguments))
                 case _:
-                    raise self._source.error(f"its pickle asks for {name}, which plain tensors, lists and dicts do not need.")
+                    raise self._source.error(
+                        f"its pickle asks for {name}, which plain tensors, lists and dicts do not need."
+                    )
         raise self._source.error("its pickle has no end.")
 
     def _named(self, name: str) -> _Name:
         module, _, attribute = name.partition(" ")
         if name not in (_REBUILD, _DICT) and not (module == "torch" and attribute in _STORAGES):
             raise self._source.error(
-                f"its pickle names {name.replace(' ', '.')[:60]}, which is code; nothing of it was run. Only tensors, "
+                f"its pickle names {name.replace(' ', '.')[:60]}, which is code; nothing of it was run. Only "
+                f"tensors, "
                 "lists, dicts, numbers and text are read."
             )
         return _Name(name)
 
     def _storage(self, given: Any) -> _Storage:
         kind, name, key, _, count = given
-        if kind != "storage" or not isinstance(name, _Name) or type(count) is not int or not str(key).isalnum():
+        if (
+            kind != "storage"
+            or not isinstance(name, _Name)
+            or type(count) is not int
+            or not str(key).isalnum()
+        ):
             raise self._source.error("its pickle names a storage that torch does not write.")
         return _Storage(_STORAGES[name.name.partition(" ")[2]], str(key), count)
 
