@@ -7,6 +7,7 @@ import time
 import pandas as pd
 import streamlit as st
 
+from moeviz import words
 from moeviz.app import common, controls
 from moeviz.charts import figures as charts
 from moeviz.core.replay import replay
@@ -84,7 +85,7 @@ def progress(job: Job) -> None:
     if job.trace is None:
         st.progress(
             0.0,
-            f"Getting the model ready: {job.message or 'recording the trace, with every expert resident'}",
+            f"Getting the model ready: {job.message or 'recording the trace'}",
         )
     else:
         spent = time.monotonic() - job.began
@@ -99,14 +100,18 @@ def progress(job: Job) -> None:
 def results(job: Job) -> None:
     if job.state == "failed":
         st.error(job.message, icon=":material/error:")
-    trace, resident = job.trace, job.resident
+    for note in job.notes:
+        st.caption(common.plain(note))
+    trace, recorded = job.trace, job.recorded
     by_settings = [[run for number, run in job.runs if number == n] for n in range(len(job.settings))]
     measured = [(settings, runs) for settings, runs in zip(job.settings, by_settings, strict=True) if runs]
-    if trace is None or resident is None or not measured:
+    if trace is None or recorded is None or not measured:
         if job.state == "stopped":
             st.info("Stopped before every setting was measured once.")
         return
-    same_tokens = all(run.output_ids == resident.output_ids for _, runs in measured for run in runs)
+    same_tokens = job.lossless is not False and all(
+        run.output_ids == recorded.output_ids for _, runs in measured for run in runs
+    )
     equal = all(
         run.same_decisions(again)
         for settings, runs in measured
@@ -119,7 +124,12 @@ def results(job: Job) -> None:
             same_tokens,
             "same tokens in every run",
             "TOKENS DIFFER",
-            "The generated tokens are those of the run with all experts resident.",
+            "The generated tokens are the same in every run. "
+            + {
+                True: "So are the logits, bit for bit those of transformers' own model with every expert in memory.",
+                False: "The logits are NOT those of transformers' own model with every expert in memory.",
+                None: "They were not held against transformers' own model.",
+            }[job.lossless],
         )
         _verdict(
             equal,
@@ -134,8 +144,8 @@ def results(job: Job) -> None:
     if job.facts and tier:
         st.caption(
             f"{job.facts.name}, {job.facts.dtype} on {job.facts.device} ({job.facts.versions['machine']}, {job.facts.versions['threads']} "
-            f"thread). {common.tier_in_words(tier)} "
-            f"{len(resident.output_ids)} tokens, temperature {job.temperature}, seed {job.seed}; {job.repeats} repeats, interleaved; "
+            f"thread). {words.tier(tier)} "
+            f"{len(recorded.output_ids)} tokens, temperature {job.temperature}, seed {job.seed}; {job.repeats} repeats, interleaved; "
             "medians over repeats, whiskers from the least to the most; speed, stack and hit ratio of decode alone."
         )
     with st.expander("The same comparison without the browser"):
@@ -145,11 +155,12 @@ def results(job: Job) -> None:
 def charts_and_table(measured: list[tuple[Settings, list[Run]]]) -> None:
     labels = [settings.label for settings, _ in measured]
     rows = [metrics.repeated(runs) for _, runs in measured]
-    timed = [n for n, row in enumerate(rows) if row["tokens_per_second"]]
+    times = [row.median.times for row in rows]
+    timed = [n for n, one in enumerate(times) if one and one.tokens_per_second]
     if timed:
         names = [labels[n] for n in timed]
-        speeds = [rows[n]["tokens_per_second"] for n in timed]
-        spreads = [rows[n]["spread"]["tokens_per_second"] for n in timed]
+        speeds = [times[n].tokens_per_second for n in timed]
+        spreads = [(rows[n].least.tokens_per_second, rows[n].most.tokens_per_second) for n in timed]
         stacks = [stack for n in timed if (stack := metrics.median_stack(measured[n][1]))]
         moved = [metrics.bytes_moved(measured[n][1][0]) for n in timed]
         tokens = [len(measured[n][1][0].output_ids) for n in timed]
@@ -157,7 +168,7 @@ def charts_and_table(measured: list[tuple[Settings, list[Run]]]) -> None:
         for column, title, figure in (
             (left, "Tokens per second", charts.speeds(names, speeds, spreads)),
             (right, "Where the time of a token goes", charts.stacks(names, stacks)),
-            (left, "Hit ratio", charts.hit_ratios(names, [rows[n]["decode"]["hit_ratio"] for n in timed])),
+            (left, "Hit ratio", charts.hit_ratios(names, [rows[n].median.decode.hit_ratio for n in timed])),
             (right, "What went over the link", charts.traffic(names, moved, tokens)),
         ):
             column.subheader(title)
@@ -167,18 +178,18 @@ def charts_and_table(measured: list[tuple[Settings, list[Run]]]) -> None:
     table = pd.DataFrame(
         {
             "settings": labels,
-            "tokens/s": [row["tokens_per_second"] for row in rows],
-            "least": [(row["spread"]["tokens_per_second"] or [None])[0] for row in rows],
-            "most": [(row["spread"]["tokens_per_second"] or [None])[-1] for row in rows],
-            "hit ratio": [row["decode"]["hit_ratio"] for row in rows],
-            "stall ms/token": [row["stall_ms_per_token"] for row in rows],
-            "TTFT ms": [row["ttft_ms"] for row in rows],
-            "TPOT ms": [row["tpot_ms_median"] for row in rows],
-            "TPOT p95 ms": [row["tpot_ms_p95"] for row in rows],
-            "MB on demand": [row["bytes_demand"] / 1e6 for row in rows],
-            "MB guessed, useful": [row["bytes_prefetch_useful"] / 1e6 for row in rows],
-            "MB guessed, wasted": [row["bytes_prefetch_wasted"] / 1e6 for row in rows],
-            "fast tier MB": [row["fast_tier_bytes"] / 1e6 for row in rows],
+            "tokens/s": [one and one.tokens_per_second for one in times],
+            "least": [row.least and row.least.tokens_per_second for row in rows],
+            "most": [row.most and row.most.tokens_per_second for row in rows],
+            "hit ratio": [row.median.decode.hit_ratio for row in rows],
+            "stall ms/token": [one and one.stall_ms_per_token for one in times],
+            "TTFT ms": [one and one.ttft_ms for one in times],
+            "TPOT ms": [one and one.tpot_ms_median for one in times],
+            "TPOT p95 ms": [one and one.tpot_ms_p95 for one in times],
+            "MB on demand": [row.median.moved.demand / 1e6 for row in rows],
+            "MB guessed, useful": [row.median.moved.prefetch_useful / 1e6 for row in rows],
+            "MB guessed, wasted": [row.median.moved.prefetch_wasted / 1e6 for row in rows],
+            "fast tier MB": [row.median.fast_tier_bytes / 1e6 for row in rows],
         }
     )
     numbers = {name: st.column_config.NumberColumn(format="%.1f") for name in table.columns[1:]}

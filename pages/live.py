@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from moeviz import words
 from moeviz.app import common, components, controls
 from moeviz.charts import board
 from moeviz.core.replay import replay
@@ -126,28 +127,26 @@ def finished(run_id: str, trace: Trace, run: Run, at: int = 0) -> None:
     machine = trace.recorded.get("machine", "a machine that the trace does not name")
     st.caption(
         common.plain(
-            f"{trace.model} on {machine}. {common.tier_in_words(run.tier)} {run.settings.label}; seed {trace.seed}."
+            f"{trace.model} on {machine}. {words.tier(run.tier)} {run.settings.label}; seed {trace.seed}."
         )
     )
     with st.expander(f"Pass {step + 1}: who was needed, who came, who left ({run.settings.label})"):
-        st.dataframe(metrics.events_table(run, step), hide_index=True)
+        st.dataframe(words.events_table(run, step), hide_index=True)
 
 
 def meters(run: Run) -> None:
     numbers = metrics.summary(run)
-    counted = numbers["decode"] if numbers["decode"]["accesses"] else numbers["prefill"]
     stack = metrics.stack(run)
     total = stack.compute + stack.stall + stack.other if stack else 0
-    moved = numbers["bytes_demand"] + numbers["bytes_prefetch_useful"] + numbers["bytes_prefetch_wasted"]
     with st.container(horizontal=True):
         st.metric(
             "Hit ratio",
-            f"{counted['hit_ratio']:.1%}",
+            words.percent(numbers.main.hit_ratio),
             border=True,
             width=164,
             help="Hits / accesses while tokens are generated. Late hits, still on their way when needed, are not counted.",
         )
-        speed = numbers["tokens_per_second"]
+        speed = numbers.times and numbers.times.tokens_per_second
         st.metric("Tokens per second", f"{speed:.1f}" if speed else "–", border=True, width=164)
         st.metric(
             "Stall share",
@@ -158,10 +157,10 @@ def meters(run: Run) -> None:
         )
         st.metric(
             "Moved by the link",
-            common.megabytes(moved),
+            words.size(numbers.moved.total),
             border=True,
             width=164,
-            help=f"One expert is {common.megabytes(run.mean_bytes)}; the slots hold {common.megabytes(run.fast_tier_bytes)}.",
+            help=f"One expert is {words.size(run.mean_bytes)}; the slots hold {words.size(run.fast_tier_bytes)}.",
         )
 
 

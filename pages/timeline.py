@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from moeviz import words
 from moeviz.app import common, components, controls
 from moeviz.charts import board
 from moeviz.charts import figures as charts
@@ -198,8 +199,8 @@ if slot_states.size:
         "replayed",
     )
 st.caption(
-    f"Replayed under {settings.label}: {counted.hit_ratio or 0:.1%} of decode's {counted.accesses:,} accesses hit. Misses of the whole run: {kinds.cold} cold, "
-    f"{kinds.capacity} capacity, {kinds.collision} collision, {kinds.pollution} pollution. Residency is read before each event."
+    f"Replayed under {settings.label}: decode, {words.counted(counted)}. Misses of the whole run: "
+    f"{words.misses(kinds)}. Residency is read before each event."
 )
 with st.expander("Export this replay", icon=":material/ios_share:"):
     common.exporter(name, trace, lambda: run, own, "timeline")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from moeviz import words
 from moeviz.app import common, controls
 from moeviz.charts import figures as charts
 from moeviz.core.policies import POLICIES
@@ -150,7 +151,7 @@ def page() -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         scope = st.segmented_control(
             "Scope",
-            SCOPES,
+            list(SCOPES),
             default="layer",
             required=True,
             key="scope",
@@ -197,7 +198,7 @@ def page() -> None:
     with st.container(horizontal=True):
         st.metric(
             "Memory of the slots",
-            common.megabytes(at * groups * expert_bytes) if expert_bytes else "unknown",
+            words.size(at * groups * expert_bytes) if expert_bytes else "unknown",
             border=True,
             width=210,
             help="Slots x bytes of one expert; the trace says how large that is.",

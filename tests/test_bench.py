@@ -6,26 +6,28 @@ from pathlib import Path
 
 import pytest
 
-from moeviz.bench import timings as bench
+from moeviz.bench.engine import engine
+from moeviz.bench.loading import loading
+from moeviz.bench.rounds import interleaved, spread
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux's high-water mark")
 def test_loading_holds_no_more_than_dense_part_slots_and_one_layer() -> None:
-    found = bench.loading()
+    found = loading()
     assert found["peak / (dense part + slots + one layer)"] <= 1.15
     assert found["slots, MB"] < found["peak, MB"] < found["all experts, MB"]
 
 
 def test_rounds_start_one_further_each_time() -> None:
     order: list[str] = []
-    found = bench.interleaved(
+    found = interleaved(
         {name: (lambda name=name: order.append(name) or float(len(order))) for name in "abc"}, 2
     )  # type: ignore[misc]
     assert order == ["a", "b", "c", "b", "c", "a"]
     assert found == {"a": [1, 6], "b": [2, 4], "c": [3, 5]}
-    assert bench.spread(found["a"]) == {"median": 3.5, "least": 1, "most": 6}
+    assert spread(found["a"]) == {"median": 3.5, "least": 1, "most": 6}
 
 
 def test_recording_costs_are_a_ratio() -> None:
-    found = bench.engine(repeats=1, tokens=4)
+    found = engine(repeats=1, tokens=4)
     assert found["time with / without"]["median"] > 0

@@ -146,6 +146,7 @@ def test_replay_reports_in_words(trace: Path) -> None:
         (["run", "--prompt", "x", "--max-new-tokens", "9999"], "The prompt is too long"),
         (["run", "--prompt", "x", "--slots", "1"], "too few"),
         (["run", "--prompt", "x", "--device", "abacus"], "device 'abacus' is not available"),
+        (["run", "--prompt", "x", "--link", "tape"], "link 'tape' is not known. Choose one of SD card"),
         (["run", "--prompt", "x", "--out", "nowhere/x.moetrace"], "folder nowhere for --out does not exist"),
         (["run", "no/such/model", "--prompt", "x"], "cannot be read as a model"),
         (["run", "tests", "--prompt", "x"], "has no config.json"),
@@ -169,7 +170,70 @@ def test_what_cannot_be_done_is_one_message_and_exit_code_2(
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["compare"], ["replay"], ["import"], ["bench"]])
+def test_the_seed_of_a_comparison_reaches_the_policy_random() -> None:
+    many = as_json(
+        "compare",
+        "--prompt",
+        "And it",
+        "--max-new-tokens",
+        "2",
+        "--past-end",
+        "--repeats",
+        "1",
+        "--baselines",
+        "",
+        "--seed",
+        "5",
+        "--setting",
+        "policy=random,slots=3",
+        "--setting",
+        "policy=random,slots=3,seed=7",
+    )
+    assert [row["settings"]["seed"] for row in many["results"]] == [5, 7]
+
+
+def test_a_paced_link_is_named_wherever_the_run_goes(tmp_path: Path) -> None:
+    out = tmp_path / "paced.moetrace"
+    words = ["--prompt", "And it", "--max-new-tokens", "2", "--tier", "host", "--link", "sata ssd"]
+    result = run("run", *words, "--out", out)
+    assert result.exit_code == 0
+    assert "link paced to SATA SSD (0.55 GB/s, 0.15 ms)" in result.output
+    again = as_json("run", *words)
+    assert again["tier"]["pace"]["name"] == "SATA SSD"
+    recorded = load_file(out)[1]
+    assert recorded is not None
+    assert recorded.tier is not None
+    assert recorded.tier.pace is not None
+    assert recorded.tier.pace.gigabytes_per_second == 0.55
+
+
+def test_where_not_every_expert_fits_the_run_is_kept_and_says_what_it_could_not_verify(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from moeviz.engine import memory
+
+    monkeypatch.setattr(memory, "left", lambda device: 50_000_000)  # all experts of the model: 75 MB
+    out = tmp_path / "a.moetrace"
+    words = ["--prompt", "And it", "--max-new-tokens", "2", "--past-end"]
+    result = run("run", *words, "--policy", "belady", "--out", out)
+    assert result.exit_code == 0
+    assert "not verified: transformers' own model with every expert in memory needs 0." in result.output
+    assert load_file(out)[1] is not None
+    assert as_json("run", *words)["lossless"] is None
+
+    many = run("compare", *words, "--setting", "policy=belady", "--repeats", "1", "--json")
+    assert many.exit_code == 0
+    rows = json.loads(many.stdout)["results"]
+    assert [row["label"] for row in rows] == ["belady, 4 slots", "on-demand", "whole-layer"]
+    assert all(row["lossless"] is None and row["equals_replay"] for row in rows)
+    assert "'resident' is left out: it needs" in many.stderr
+    assert "not verified" in many.stderr
+    refused = run("run", *words, "--slots", "8")
+    assert refused.exit_code == 2
+    assert "Choose fewer slots" in refused.stderr
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["compare"], ["replay"], ["import"], ["bench"], ["cache"]])
 def test_help_teaches(command: list[str]) -> None:
     result = run(*command, "--help")
     assert result.exit_code == 0

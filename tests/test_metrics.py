@@ -6,9 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import make_trace, random_trace, told
-from hypothesis import given
-from hypothesis import strategies as st
+from conftest import make_trace, random_trace
 
 from moeviz.core.replay import replay
 from moeviz.core.run import LATE, Run, Times
@@ -87,30 +85,24 @@ def test_the_stack_adds_up_to_the_time_per_token() -> None:
 
 def test_summary_of_a_measured_run() -> None:
     run = timed(replay(random_trace(2), Settings(slots=3)))
-    values = metrics.summary(run)
-    assert values["tokens_per_second"] == pytest.approx(100)
-    assert values["ttft_ms"] == values["tpot_ms_median"] == values["tpot_ms_p95"] == pytest.approx(10)
+    times = metrics.summary(run).times
+    assert times is not None
+    assert times.tokens_per_second == pytest.approx(100)
+    assert times.ttft_ms == times.tpot_ms_median == times.tpot_ms_p95 == pytest.approx(10)
     loads = (run.passes.phase[run.events.forward_pass[run.loads.event]] == 1).sum()
-    assert values["transfer_ms_per_token"] == pytest.approx(0.3 * loads / (run.passes.phase == 1).sum())
+    assert times.transfer_ms_per_token == pytest.approx(0.3 * loads / (run.passes.phase == 1).sum())
 
 
 def test_repeats_give_medians_and_spread() -> None:
     run = replay(random_trace(2), Settings(slots=3))
-    values = metrics.repeated([timed(run, wall=wall) for wall in (20_000_000, 10_000_000, 40_000_000)])
-    assert values["tokens_per_second"] == pytest.approx(50)
-    assert values["spread"]["tokens_per_second"] == pytest.approx([25, 100])
+    found = metrics.repeated([timed(run, wall=wall) for wall in (20_000_000, 10_000_000, 40_000_000)])
+    assert found.median.times is not None
+    assert found.median.times.tokens_per_second == pytest.approx(50)
+    assert found.least is not None
+    assert found.least.tokens_per_second == pytest.approx(25)
+    assert found.most is not None
+    assert found.most.tokens_per_second == pytest.approx(100)
     assert metrics.median_stack(
         [timed(run, wall=wall) for wall in (20_000_000, 10_000_000, 40_000_000)]
     ) == metrics.stack(timed(run, wall=20_000_000))
-    assert metrics.repeated([run])["tokens_per_second"] is None
-
-
-@given(seed=st.integers(0, 500), step=st.integers(0, 10))
-def test_the_events_table_tells_every_access_and_load(seed: int, step: int) -> None:
-    run = replay(random_trace(seed, tokens=16), Settings(slots=3, prefetch="next-gate"))
-    table = metrics.events_table(run, step)
-    events = told(run)[step]
-    assert table["MoE layer"].tolist() == [0, 1, 2]
-    for row, event in zip(table.to_dict("records"), events, strict=True):
-        assert row["hit"] == ", ".join(map(str, event.hits))
-        assert len(row["loaded (over whom)"].split(", ")) >= len(event.misses)
+    assert metrics.repeated([run]).median.times is None

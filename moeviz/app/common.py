@@ -15,7 +15,7 @@ import streamlit as st
 
 from moeviz.charts.board import Frame, frames
 from moeviz.core.replay import replay
-from moeviz.core.run import Run, Tier
+from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.engine.client import Client, Job, Owner
@@ -67,6 +67,8 @@ def waiting(job: Job) -> bool:
             f"{place} other run{'s' if place > 1 else ''} before yours; it starts by itself.",
             icon=":material/hourglass:",
         )
+    if job.silent:
+        st.warning(job.message, icon=":material/heart_broken:")
     return bool(place)
 
 
@@ -93,7 +95,7 @@ def traces() -> dict[str, tuple[Trace, Run | None]]:
         found["the latest run of Live"] = captured
     compare: Job | None = st.session_state.get("compare_job")
     if compare is not None and compare.finished and compare.trace is not None:
-        found["the latest comparison"] = compare.trace, compare.resident
+        found["the latest comparison"] = compare.trace, compare.recorded
     found |= st.session_state.get("opened", {})  # uploads of this session; others do not see them
     for kept in library.names():
         path = library.path(kept)
@@ -244,21 +246,3 @@ def pictures(run: Run) -> list[Frame]:
 
 def sample_names() -> list[str]:
     return sorted(path.stem for path in SAMPLES.glob("*.moetrace"))
-
-
-def tier_in_words(tier: Tier | None) -> str:
-    """The slow tier as it was measured."""
-    if tier is None:
-        return ""
-    past = (
-        "past the page cache"
-        if tier.page_cache_bypassed
-        else "not past the page cache"
-        if tier.kind == "disk"
-        else "in RAM"
-    )
-    return f"Slow tier {tier.kind}, {past}: {tier.latency_ms:.2f} ms per expert, {tier.gigabytes_per_second:.2f} GB/s."
-
-
-def megabytes(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB" if count >= 1e7 else f"{count / 1e6:,.1f} MB"

@@ -11,7 +11,7 @@ import streamlit as st
 from moeviz.app import common
 from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
-from moeviz.core.settings import SCOPES, WARM, Settings
+from moeviz.core.settings import DEFAULTS, SCOPES, SETTINGS, WARM, Settings
 from moeviz.engine.client import Job, ModelSpec
 from moeviz.errors import SettingsError
 
@@ -91,7 +91,7 @@ def settings_controls(name: str, first: Settings, *, sampled: int = 0) -> Settin
         first.slots,
         key=f"slots{name}",
         width=130,
-        help="Experts that fit in the fast tier. The bundled model has 8 layers of 8 experts and uses 2 of each layer at a time.",
+        help=f"{SETTINGS['slots'].help}. The bundled model has 8 layers of 8 experts and uses 2 of each layer at a time.",
         **columns,
     )
     prefetch = st.selectbox(
@@ -106,40 +106,40 @@ def settings_controls(name: str, first: Settings, *, sampled: int = 0) -> Settin
     with st.popover("More", icon=":material/more_horiz:"):
         st.segmented_control(
             "Scope",
-            SCOPES,
+            list(SCOPES),
             default=first.scope,
             required=True,
             key=f"scope{name}",
             **columns,
-            help="layer: each MoE layer owns its slots. model: one pool for all layers.",
+            help="\n".join(f"- **{n}**: {what}" for n, what in SCOPES.items()),
         )
         lookahead = st.number_input(
             "Lookahead",
             1,
             8,
-            1,
+            DEFAULTS["lookahead"],
             key=f"lookahead{name}",
-            help="How many MoE layers ahead a guess is made.",
+            help=SETTINGS["lookahead"].help,
             **columns,
         )
         width = st.number_input(
             "Width",
             0,
             512,
-            0,
+            DEFAULTS["width"],
             key=f"width{name}",
-            help="Experts guessed; 0: as many as the router chooses.",
+            help=SETTINGS["width"].help,
             **columns,
         )
         threshold = st.number_input(
             "Threshold",
             0.0,
             1.0,
-            0.0,
+            DEFAULTS["threshold"],
             0.1,
             key=f"threshold{name}",
             **columns,
-            help="next-gate: guess until the probabilities reach this, instead of a width; 0: no.",
+            help=SETTINGS["threshold"].help,
         )
         warm = st.selectbox(
             "Warm start",
@@ -153,15 +153,15 @@ def settings_controls(name: str, first: Settings, *, sampled: int = 0) -> Settin
             common.sample_names(),
             key=f"calibration{name}",
             accept_new_options=True,
-            help="For the policy static and the warm start calibrated: a sample, or the path of a .moetrace file.",
+            help=SETTINGS["calibration"].help,
         )
         half_life = st.number_input(
             "Half-life in tokens",
             1,
             100_000,
-            64,
+            DEFAULTS["half_life"],
             key=f"halflife{name}",
-            help="Of the policy lfu-aged.",
+            help=SETTINGS["half_life"].help,
             **columns,
         )
     try:
@@ -280,5 +280,6 @@ def command(name: str, job: Job, *own: str) -> str:
             "--device",
             job.model.device,
             *(["--then", job.then] if job.then else []),
+            *(["--link", job.model.link] if job.model.link else []),
         ]
     )

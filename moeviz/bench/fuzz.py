@@ -5,6 +5,9 @@ The mutations know the formats: lines lose fields or get numbers that like to br
 are changed inside and packed again, headers of arrays and trace files say something else; and any byte of any
 file may change.
 
+It stands here and not under tests/ because `python -m moeviz bench fuzz` runs as many files as one likes, on an installation
+without the tests too; `tests/test_fuzz.py` runs a fixed number of them.
+
     python -m moeviz bench fuzz --files 2000
 """
 
@@ -26,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from moeviz.bench.made_up import made_up
 from moeviz.errors import TraceError
 
 NASTY = (
@@ -37,7 +41,6 @@ NASTY = (
 
 def seeds() -> dict[str, bytes]:
     """A small valid file of every format that an upload may have."""
-    from moeviz.bench.timings import made_up
     from moeviz.core.replay import replay
     from moeviz.core.settings import Settings
     from moeviz.files import exporters, moecounts, moetrace

@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moeviz.core.machines import Machine
 from moeviz.core.settings import Settings
 
 HIT, LATE, MISS = 0, 1, 2  # outcome of an access: resident and loaded; still in flight when demanded; neither
@@ -40,6 +41,39 @@ class Tier:
     latency_ms: float  # one expert, nothing else under way
     gigabytes_per_second: float  # many experts, one after the other
     page_cache_bypassed: bool  # False for host
+    pace: Machine | None = None  # what copies were slowed down to; the figures above are the paced ones
+    keeps_pace: bool = True  # False: this tier itself is slower than the link that was asked for
+
+    @property
+    def pace_in_words(self) -> str:
+        """For badges and captions; empty where the link was as fast as it goes."""
+        if self.pace is None:
+            return ""
+        return f"link paced to {self.pace.label}" + (
+            "" if self.keeps_pace else ", which this tier does not reach"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; what is of the pace only where there is one."""
+        left_out = () if self.pace else ("pace", "keeps_pace")
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Tier:
+        """Raises TypeError where a field is missing, unknown or of another type."""
+        pace = values.get("pace")
+        tier = cls(**{**values, "pace": Machine(**pace) if pace is not None else None})
+        numbers = [getattr(one, name) for one in (tier, tier.pace or tier) for name in _FIGURES]
+        if not all(isinstance(number, float) and 0 <= number < 1e12 for number in numbers):
+            raise TypeError
+        if not all(isinstance(text, str) for text in (tier.kind, tier.pace.name if tier.pace else "")):
+            raise TypeError
+        if not isinstance(tier.keeps_pace, bool):
+            raise TypeError
+        return tier
+
+
+_FIGURES = ("latency_ms", "gigabytes_per_second")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -167,6 +201,32 @@ class Run:
     @property
     def measured(self) -> bool:
         return self.times is not None
+
+    @property
+    def hit_ratio(self) -> float:
+        """Hits / accesses of decode, or of the whole run where nothing was decoded; late hits are not counted."""
+        decode = self.passes.phase[self.events.forward_pass[self.accesses.event]] == 1
+        outcome = self.accesses.outcome[decode] if decode.any() else self.accesses.outcome
+        return float((outcome == HIT).mean())
+
+    @property
+    def misses(self) -> int:
+        """Accesses whose expert was not there, of the whole run."""
+        return int((self.accesses.outcome == MISS).sum())
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Of decode; None where the run was not measured or nothing was decoded."""
+        decode = self.passes.phase == 1
+        if self.times is None or not decode.any():
+            return None
+        return float(1e9 / self.times.pass_wall[decode].mean())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from moeviz.charts import inline
+
+        return inline.run(self)
 
     @property
     def layer_bytes(self) -> NDArray[np.int64]:

@@ -1,19 +1,26 @@
 """What a cache is told to do: policy, slots, scope, pre-fetching. Frozen, checked once.
 
-Knows neither models nor traces; whether the slots are enough for a model is checked against its shape by `Settings.check`.
+A field carries its default, its range and its help. The command line's options, the page's form and `Settings.parse` are made from
+them, so a new setting is one line here. Knows neither models nor traces; whether the slots are enough for a model is checked against
+its shape by `Settings.check`.
 
     Settings(policy="lfu", slots=4, prefetch="next-gate").label      # 'lfu, 4 slots, next-gate'
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Collection
+from dataclasses import Field, asdict, dataclass, field, fields
+from typing import Any
 
 from moeviz.core.policies import NEEDS_CALIBRATION, POLICIES, load_policy
 from moeviz.core.predictors import PREDICTORS
-from moeviz.errors import PolicyError, SettingsError
+from moeviz.errors import MoevizError, SettingsError
 
-SCOPES = ("layer", "model")
+SCOPES = {
+    "layer": "each MoE layer owns its slots",
+    "model": "one pool for all layers",
+}
 WARM = {
     "cold": "nothing is resident when the run begins",
     "first": "the first experts by id, as mixtral-offloading does",
@@ -27,6 +34,30 @@ BASELINES = {
     "on-demand": "nothing is kept between events: every needed expert is copied every time",
     "whole-layer": "every expert of the layer is copied each time, as module-level offloading does",
 }
+MOST = 2**31 - 1  # of a whole number that counts slots, layers or tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a field of `Settings` is for people, and which values it takes."""
+
+    help: str
+    least: float | None = None  # of a number
+    most: float | None = None
+    known: Collection[str] | None = None  # names that may be given; None: any text
+    empty: bool = False  # whether an empty text may be given as well
+    read: Callable[[str], Any] | None = (
+        None  # makes the value of what a user typed; None: the field's type does
+    )
+
+    @property
+    def choices(self) -> str:
+        """The help, and the names that may be given."""
+        return f"{self.help}: {', '.join(self.known)}." if self.known is not None else f"{self.help}."
+
+
+def _setting(default: Any, help: str, **more: Any) -> Any:
+    return field(default=default, metadata={"setting": Setting(help, **more)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,35 +73,26 @@ class Room:
 class Settings:
     """How experts are cached and pre-fetched in one run."""
 
-    policy: str = "lru"  # a name of POLICIES
-    slots: int = 4  # experts per MoE layer (scope layer) or in all (scope model)
-    scope: str = "layer"
-    prefetch: str = "none"  # a name of PREDICTORS
-    lookahead: int = 1  # a guess made at MoE layer l is for layer l + lookahead
-    width: int = 0  # experts guessed; 0: as many as the router chooses (k)
-    threshold: float = 0.0  # next-gate guesses until the probabilities reach it, instead of `width`; 0: no
-    warm: str = "cold"  # a name of WARM: what is resident when the run begins
-    calibration: str = (
-        ""  # a trace file, a sample's name, or ITSELF; for `static` and the warm start `calibrated`
+    policy: str = _setting("lru", "Who leaves, or path.py:name", known=POLICIES, read=load_policy)
+    slots: int = _setting(4, "Experts that fit in the fast tier, per MoE layer or in all", least=1, most=MOST)
+    scope: str = _setting("layer", "Whose slots they are, each MoE layer's or the model's", known=SCOPES)
+    prefetch: str = _setting("none", "How to guess what a later layer needs", known=PREDICTORS)
+    lookahead: int = _setting(1, "How many MoE layers ahead a guess is made", least=1, most=MOST)
+    width: int = _setting(0, "Experts guessed; 0: as many as the router chooses", least=0, most=MOST)
+    threshold: float = _setting(
+        0.0, "next-gate: guess until the probabilities reach this; 0: guess the width", least=0, most=1
     )
-    half_life: int = 64  # tokens; of the policy `lfu-aged`
-    seed: int = 0  # of the policy `random`
-    baseline: str = ""  # a name of BASELINES; then the fields above do not apply
+    warm: str = _setting("cold", "What is resident at the start", known=WARM)
+    calibration: str = _setting("", "Trace file or sample for policy static and for a calibrated start")
+    half_life: int = _setting(
+        64, "Tokens after which a use counts half, for policy lfu-aged", least=1, most=MOST
+    )
+    seed: int = _setting(0, "Seed of policy random", least=0, most=2**63 - 1)
+    baseline: str = _setting("", "Instead of a cache", known=BASELINES, empty=True)
 
     def __post_init__(self) -> None:
-        _one_of("policy", self.policy, POLICIES)
-        _one_of("scope", self.scope, SCOPES)
-        _one_of("prefetch", self.prefetch, PREDICTORS)
-        _one_of("warm", self.warm, WARM)
-        if self.baseline:
-            _one_of("baseline", self.baseline, BASELINES)
-        for name, least in (("slots", 1), ("lookahead", 1), ("width", 0), ("half_life", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise SettingsError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
-
-        if not isinstance(self.threshold, float) or not 0 <= self.threshold <= 1:
-            raise SettingsError(f"threshold is {self.threshold!r}; it must be a number from 0 to 1.")
+        for name in SETTINGS:
+            check(name, getattr(self, name))
 
     @property
     def needs_calibration(self) -> bool:
@@ -142,29 +164,20 @@ class Settings:
         return ", ".join(parts)
 
     @classmethod
-    def parse(cls, text: str) -> Settings:
-        """From what a user typed, `policy=lru,slots=4,prefetch=next-gate`; unnamed fields keep their defaults.
+    def parse(cls, text: str, **defaults: Any) -> Settings:
+        """From what a user typed, `policy=lru,slots=4,prefetch=next-gate`; unnamed fields keep their defaults, or those given.
 
-        A policy `path.py:name` is loaded from its file. Raises SettingsError for an unknown field or value.
+        A policy `path.py:name` is loaded from its file. Raises SettingsError or PolicyError for an unknown field or value.
         """
-        values: dict[str, str | int | float] = {}
+        values = dict(defaults)
         for item in filter(None, (part.strip() for part in text.split(","))):
             name, equals, value = item.partition("=")
-            kinds = {field.name: field.type for field in fields(cls)}
-            if not equals or name not in kinds:
+            if not equals or name not in SETTINGS:
                 raise SettingsError(
-                    f"{item!r} is not a setting. Write name=value with a name of {', '.join(kinds)}."
+                    f"{item!r} is not a setting. Write name=value with a name of {', '.join(SETTINGS)}."
                 )
-            kind, words = {"int": (int, "a whole number"), "float": (float, "a number")}.get(
-                str(kinds[name]), (str, "")
-            )
-            try:
-                values[name] = load_policy(value) if name == "policy" else kind(value)
-            except PolicyError as error:
-                raise SettingsError(str(error)) from None
-            except ValueError:
-                raise SettingsError(f"{name} is {value!r}; it must be {words}.") from None
-        return cls(**values)  # type: ignore[arg-type]
+            values[name] = read(name, value)
+        return cls(**values)
 
     def to_dict(self) -> dict[str, str | int | float]:
         return asdict(self)
@@ -172,14 +185,70 @@ class Settings:
     @classmethod
     def from_dict(cls, values: dict[str, object]) -> Settings:
         """Raises SettingsError for an unknown name or a wrong type."""
-        known = {field.name: field.type for field in fields(cls)}
         for name, value in values.items():
-            kind = {"int": int, "str": str, "float": float}.get(str(known.get(name)))
-            if kind is None or type(value) is not kind:
-                raise SettingsError(f"settings hold {name}={value!r}, which this version does not know.")
+            if name not in SETTINGS or type(value) is not KINDS[name]:
+                raise SettingsError(
+                    f"settings hold {name}={value!r}, which this version does not know. "
+                    f"It knows {', '.join(f'{known} ({kind.__name__})' for known, kind in KINDS.items())}."
+                )
         return cls(**values)  # type: ignore[arg-type]
 
 
-def _one_of(name: str, value: str, known: object) -> None:
-    if value not in known:  # type: ignore[operator]
-        raise SettingsError(f"{name} {value!r} is not known. Choose one of {', '.join(known)}.")  # type: ignore[arg-type]
+def _described(one: Field[Any]) -> Setting:
+    setting = one.metadata["setting"]
+    assert isinstance(setting, Setting)
+    return setting
+
+
+SETTINGS: dict[str, Setting] = {one.name: _described(one) for one in fields(Settings)}
+KINDS: dict[str, type] = {
+    one.name: {"int": int, "float": float, "str": str}[str(one.type)] for one in fields(Settings)
+}
+DEFAULTS: dict[str, Any] = {one.name: one.default for one in fields(Settings)}
+
+
+def check(name: str, value: object) -> None:
+    """Raises SettingsError where a field cannot have this value."""
+    setting, kind = SETTINGS[name], KINDS[name]
+    if kind is str:
+        if setting.known is not None and value not in setting.known and not (setting.empty and value == ""):
+            raise SettingsError(
+                f"{name} {_short(value)} is not known. Choose one of {', '.join(setting.known)}."
+            )
+        return
+    least, most = setting.least, setting.most
+    low = least is not None and isinstance(value, int | float) and not value >= least
+    high = most is not None and isinstance(value, int | float) and not value <= most
+    if type(value) is not kind or low or high:
+        raise SettingsError(f"{name} is {_short(value)}; it must be {_numbers(kind, least, most, high)}.")
+
+
+def read(name: str, text: str) -> Any:
+    """The value of a field from what a user typed. Raises SettingsError, or PolicyError of a policy's file."""
+    setting, kind = SETTINGS[name], KINDS[name]
+    try:
+        value = (setting.read or kind)(text)
+    except MoevizError:
+        raise
+    except ValueError:
+        numbers = _numbers(kind, setting.least, setting.most)
+        raise SettingsError(f"{name} is {_short(text)}; it must be {numbers}.") from None
+    check(name, value)
+    return value
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _numbers(kind: type, least: float | None, most: float | None, high: bool = False) -> str:
+    """The numbers that a field takes, in words; an end that nobody reaches is named where it was passed."""
+    what = "a whole number" if kind is int else "a number"
+    if least is None:
+        return what
+    return (
+        f"{what} of at least {least}"
+        if most is None or (most >= MOST and not high)
+        else f"{what} from {least} to {most}"
+    )

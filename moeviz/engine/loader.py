@@ -10,13 +10,11 @@ import hashlib
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import torch
 import transformers
 from accelerate.hooks import remove_hook_from_module
@@ -24,8 +22,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import cached_file
 
+from moeviz.core.machines import Machine
 from moeviz.core.oracle import BUNDLED_NAME
 from moeviz.core.run import Tier
+from moeviz.engine.cachefolder import SUFFIX, cache_folder, filling, make_room, read_seal
+from moeviz.engine.checkpoint import check_files, check_report, named, needs_code, no_code
 from moeviz.engine.store import DiskStore, HostStore, Layout, Store, is_complete, measure, write_file
 from moeviz.errors import ModelError, StoreError
 
@@ -64,6 +65,8 @@ class Loaded:
     device: torch.device
     dtype: torch.dtype
     context: int  # tokens that fit
+    folder: Path  # the checkpoint
+    link: Machine | None = None  # what every copy is slowed down to; None: as fast as it goes
 
 
 def load(
@@ -85,7 +88,7 @@ def load(
     config, folder = _config(str(name))
     kind = _dtype(dtype, config, place)
     with torch.device("meta"):
-        skeleton = _guard(name, lambda: AutoModelForCausalLM.from_config(config))
+        skeleton = _guard(name, lambda: AutoModelForCausalLM.from_config(config, trust_remote_code=False))
     names = [path for path, module in skeleton.named_modules() if is_experts(module)]
     if not names:
         raise ModelError(
@@ -97,21 +100,38 @@ def load(
     layout = Layout(
         len(names), experts, kind, {key: tuple(value.shape[1:]) for key, value in parameters.items()}
     )
-    cached = cache_folder() / f"{_fingerprint(folder, kind)}.experts"
+    cached = cache_folder() / f"{_fingerprint(folder, kind)}{SUFFIX}"
+    stored = check_files(folder)
+    sizes = {
+        f"{path}.{key}": p.numel() * kind.itemsize
+        for path in names
+        for key, p in skeleton.get_submodule(path).named_parameters()
+    }
+
+    def waiting() -> None:
+        progress(0.1, "another process is filling the slow tier with this model")
 
     progress(0.1, "reading the dense part")
-    with tempfile.TemporaryDirectory(prefix="moeviz-", dir=_scratch()) as offload:
+    with filling(cached, waiting) as offload:
+        # what the checkpoint does not hold stacked, transformers writes once, stacked, for us to pack
+        scratch = sum(size for key, size in sizes.items() if key not in stored)
+        packed = 0 if tier == "host" or read_seal(cached) else sum(sizes.values())
+        make_room(packed, scratch, cached)
         placement = _placement(skeleton, set(names), str(place))
-        model = _guard(
+        model, report = _guard(
             name,
             lambda: AutoModelForCausalLM.from_pretrained(
                 str(folder),
                 device_map=placement,
-                offload_folder=offload,
+                offload_folder=str(offload),
                 dtype=kind,
                 experts_implementation="eager",
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that the report names them; `check_report` refuses them
             ),
         )
+        check_report(name, report)
         layers = _layers_of(
             model, names, kind, lambda done: progress(0.3 + 0.6 * done, "filling the slow tier")
         )
@@ -120,14 +140,14 @@ def load(
             store = HostStore(layout, layers, pinned=place.type != "cpu")
         else:
             if not is_complete(layout, cached):
-                write_file(layout, layers, cached)
+                write_file(layout, layers, cached, _short_name(name))
             store = DiskStore(layout, cached)
     remove_hook_from_module(model, recurse=True)  # accelerate's would load all experts of a layer
     model.eval().requires_grad_(False)
     own(model)
     gc.collect()
     progress(0.95, "measuring the slow tier")
-    tokenizer = _guard(name, lambda: AutoTokenizer.from_pretrained(str(folder)))
+    tokenizer = _guard(name, lambda: AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False))
     moe_layers = tuple(_moe_layer(model, path) for path in names)
     context = int(getattr(config.get_text_config(), "max_position_embeddings", None) or 1_000_000)
     loaded = Loaded(
@@ -143,6 +163,7 @@ def load(
         device=place,
         dtype=kind,
         context=context,
+        folder=folder,
     )
     progress(1.0, "ready")
     return loaded
@@ -157,22 +178,6 @@ def own(model: nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.device.type == "cpu":
             parameter.data = parameter.data.clone()
-
-
-def cache_folder() -> Path:
-    """Where packed experts are kept between runs: MOEVIZ_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("MOEVIZ_CACHE") or platformdirs.user_cache_dir("moeviz")) / "experts"
-
-
-def _scratch() -> Path:
-    folder = cache_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(
-            f"The slow tier cannot be written to {folder}: {error.strerror}. Set MOEVIZ_CACHE to another folder."
-        ) from None
-    return folder
 
 
 def use_threads(count: int) -> None:
@@ -217,7 +222,7 @@ def _config(name: str) -> tuple[Any, Path]:
             f"The folder {name} has no config.json, so it is no model. Choose a folder that save_pretrained wrote."
         )
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         where = cached_file(name, "config.json")
         if not folder.is_dir():
             from huggingface_hub import snapshot_download
@@ -227,6 +232,8 @@ def _config(name: str) -> tuple[Any, Path]:
                 / "config.json"
             )
     except (OSError, ValueError) as error:
+        if needs_code(error):
+            raise no_code(name) from None
         first = str(error).strip().splitlines()[0]
         raise ModelError(
             f"{name} cannot be read as a model: {first} Choose a folder with a model, or a hub id that is reachable."
@@ -247,6 +254,8 @@ def _guard(name: object, do: Callable[[], Any]) -> Any:
             ) from None
         raise ModelError(f"{name} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
     except Exception as error:
+        if needs_code(error):
+            raise no_code(name) from None
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"{name} cannot be loaded: {text}") from None
 
@@ -309,7 +318,14 @@ def _layers_of(
     for number, path in enumerate(names):
         module = model.get_submodule(path)
         weights = module._hf_hook.weights_map
-        yield {name: weights[name].to(dtype) for name, _ in module.named_parameters()}
+        tensors = {name: weights[name].to(dtype) for name, _ in module.named_parameters()}
+        short = [name for name, asked in module.named_parameters() if tensors[name].shape != asked.shape]
+        if short:
+            raise ModelError(
+                f"{named(f'{path}.{name}' for name in short)}: the checkpoint holds another number of experts, or experts "
+                "of another size, than its configuration says. Save or download the checkpoint again."
+            )
+        yield tensors
         progress((number + 1) / len(names))
 
 

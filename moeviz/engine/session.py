@@ -202,7 +202,10 @@ class Serving:
     def start(self) -> None:
         """Takes the slots, plugs into the model."""
         loaded = self._loaded
-        self._link = HostLink(loaded.store) if self._on_host else DeviceLink(loaded.store, loaded.device)
+        if self._on_host:
+            self._link = HostLink(loaded.store, loaded.link)
+        else:
+            self._link = DeviceLink(loaded.store, loaded.device)
         self._slots = [
             slots_for(loaded.store, self.cache.slots, loaded.device) for _ in range(self.cache.pools)
         ]

@@ -15,7 +15,7 @@ import json
 import os
 import struct
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -82,7 +82,7 @@ def to_bytes(trace: Trace, run: Run | None = None) -> bytes:
             "experts": run.experts,
             "k": run.k,
             "expert_bytes": run.expert_bytes,
-            "tier": asdict(run.tier) if run.tier else None,
+            "tier": run.tier.to_dict() if run.tier else None,
             "output_ids": list(run.output_ids),
         }
     return bytes(save_safetensors(tensors, {"moetrace": json.dumps(header)}))
@@ -228,7 +228,7 @@ def _run(columns: dict[str, NDArray[Any]], header: Any) -> Run:
             Settings.from_dict(header["settings"]),
             **numbers,
             expert_bytes=_sizes(header, "expert_bytes"),
-            tier=None if tier is None else _tier(tier),
+            tier=None if tier is None else Tier.from_dict(tier),
             output_ids=tuple(output_ids),
         )
     except SettingsError as error:
@@ -237,14 +237,6 @@ def _run(columns: dict[str, NDArray[Any]], header: Any) -> Run:
         raise RunError(f"the recorded run's {error}") from None
     except (KeyError, TypeError, AttributeError):
         raise RunError("the recorded run's header lacks a field or has one of a wrong type.") from None
-
-
-def _tier(values: dict[str, Any]) -> Tier:
-    tier = Tier(**values)
-    numbers = (tier.latency_ms, tier.gigabytes_per_second)
-    if not isinstance(tier.kind, str) or not all(isinstance(n, float) and 0 <= n < 1e12 for n in numbers):
-        raise TypeError
-    return tier
 
 
 def _header(content: bytes, name: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from moeviz import words
 from moeviz.charts import board
 from moeviz.charts import figures as charts
 from moeviz.core.run import HIT, Run
@@ -66,7 +67,7 @@ def report(trace: Trace, run: Run) -> str:
 def _sections(trace: Trace, run: Run) -> Iterator[str]:
     kind = "measured" if run.measured else "replayed"
     yield f"<h1>What did the cache do?</h1><p>{_text(run.settings.label)} on a trace of {_text(trace.model or 'an unknown model')}.</p>"
-    yield _table(facts(trace, run))
+    yield _table(words.trace(trace))
     yield f"<h2>Numbers{_kind(kind)}</h2>" + _table(numbers(trace, run))
     passes = np.arange(len(run.passes.phase))
     yield _chart(
@@ -112,65 +113,9 @@ def _sections(trace: Trace, run: Run) -> Iterator[str]:
     yield _as_text(trace, run)
 
 
-def facts(trace: Trace, run: Run) -> list[tuple[str, str]]:
-    """What the trace says of itself."""
-    rows = [
-        ("Model", trace.model or "unknown"),
-        ("Shape", f"{trace.layers} MoE layers of {trace.num_experts} experts, {trace.k} for each token"),
-        ("Tokens", f"{trace.tokens:,} in {len(run.passes.phase):,} forward passes"),
-        (
-            "Recorded",
-            f"{trace.recorded.get('time', 'unknown when')}, on {trace.recorded.get('machine', 'a machine that is not named')}",
-        ),
-    ]
-    return [*rows, ("Prompt", trace.prompt[:1_000])] if trace.prompt else rows
-
-
 def numbers(trace: Trace, run: Run) -> list[tuple[str, str]]:
     """The numbers that people ask for first."""
-    found = metrics.summary(run)
-    phase = "decode" if found["decode"]["accesses"] else "prefill"
-    counted, kinds, ledger = found[phase], found["miss_kinds"], found["prefetch_ledger"]
-    bound = bounds(trace, run.settings, None)["belady_hit_ratio"]
-    rows = [
-        (
-            f"Hit ratio of {phase}",
-            f"{counted['hit_ratio']:.1%}: {counted['hits']:,} of {counted['accesses']:,} accesses",
-        )
-    ]
-    if bound is not None:
-        rows.append(
-            ("Bound (replayed)", f"{bound:.1%} by belady, which knows the future, without pre-fetching")
-        )
-    rows += [
-        ("Misses of the whole run", ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())),
-        ("Evictions", f"{found['evictions']:,}"),
-    ]
-    if ledger["issued"]:
-        rows.append(
-            (
-                "Pre-fetches",
-                f"{ledger['issued']:,} issued: {ledger['useful']:,} useful, {ledger['wasted']:,} wasted",
-            )
-        )
-    if run.mean_bytes:
-        moved = found["bytes_demand"] + found["bytes_prefetch_useful"] + found["bytes_prefetch_wasted"]
-        rows.append(
-            (
-                "Moved over the link",
-                f"{moved / 1e6:,.1f} MB, {found['bytes_per_token'] / 1e6:,.2f} MB a token",
-            )
-        )
-        rows.append(("Memory of the slots", f"{run.fast_tier_bytes / 1e6:,.1f} MB"))
-    if found["tokens_per_second"]:
-        rows.append(
-            (
-                "Speed",
-                f"{found['tokens_per_second']:.1f} tokens per second, the first after {found['ttft_ms']:.0f} ms",
-            )
-        )
-        rows.append(("Stall", f"{found['stall_ms_per_token']:.2f} ms a token"))
-    return rows
+    return words.numbers(metrics.summary(run), bounds(trace, run.settings, None)["belady_hit_ratio"])
 
 
 def _curves(trace: Trace, settings: Settings) -> str:

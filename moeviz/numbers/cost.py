@@ -17,31 +17,11 @@ from itertools import pairwise
 
 import numpy as np
 
+from moeviz.core.machines import MACHINES as MACHINES
+from moeviz.core.machines import Machine as Machine
 from moeviz.core.run import MISS, Run
 from moeviz.core.trace import DECODE
 from moeviz.numbers import metrics
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """A slow tier. A copy of n bytes takes latency + n / bandwidth."""
-
-    name: str
-    latency_ms: float
-    gigabytes_per_second: float
-    nominal: bool = True  # figures of the standard or the maker, not measured
-
-    def copy_ms(self, expert_bytes: int) -> float:
-        return self.latency_ms + expert_bytes / (self.gigabytes_per_second * 1e6)
-
-
-MACHINES = (  # one direction of the bus; a drive's sequential reads
-    Machine("PCIe 3 x16, host memory", 0.01, 15.8),
-    Machine("PCIe 4 x16, host memory", 0.01, 31.5),
-    Machine("PCIe 5 x16, host memory", 0.01, 63.0),
-    Machine("NVMe SSD (PCIe 4 x4)", 0.08, 7.0),
-    Machine("SATA SSD", 0.15, 0.55),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,3 +293,11 @@ def break_even(slots: int, experts: int, layers: int, k: int) -> float:
     Against on-demand any hit pays, as long as nothing is pre-fetched in vain.
     """
     return max(0.0, (slots * layers - k) / (experts * layers)) if slots < experts else 1.0
+
+
+def modelled_passes(run: Run, costs: Costs) -> Iterable[tuple[float, list[Segment]]]:
+    """(wall in ms, what compute and link do) of every forward pass, by the model; the run's own times are not looked at."""
+    lanes: list[Segment] = []
+    for _, wall in _passes(run, costs, np.ones(len(run.passes.phase), bool), lanes):
+        yield wall, lanes.copy()
+        lanes.clear()

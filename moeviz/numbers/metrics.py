@@ -1,19 +1,19 @@
 """Numbers of a Run, each with its formula. Times are there only where the run was measured.
 
-summary(replay(trace, Settings()))["hit_ratio"]
+Numbers only: `moeviz.words` says them to people, `moeviz.numbers.output` to programs.
+
+    summary(replay(trace, Settings())).decode.hit_ratio
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from moeviz.core.run import HIT, LATE, MISS, Run
+from moeviz.core.run import HIT, LATE, MISS, Run, Tier
 from moeviz.core.trace import DECODE, PREFILL
 
 
@@ -64,7 +64,7 @@ class MissKinds:
 
 
 def miss_kinds(run: Run) -> MissKinds:
-    """Of every miss the kind; pollution comes before collision where both would do. For baselines without a cache all are capacity or cold."""
+    """Classifies each miss. Where both fit, pollution wins over collision; a baseline without a cache has cold and capacity only."""
     kinds = miss_kind_of_access(run)
     return MissKinds(*(int((kinds == kind).sum()) for kind in range(1, 5)))
 
@@ -174,45 +174,9 @@ class Moved:
     prefetch_useful: int
     prefetch_wasted: int
 
-
-def events_table(run: Run, step: int) -> pd.DataFrame:
-    """What happened in one forward pass, a row per event, in words for people. Raises IndexError."""
-    if not 0 <= step < len(run.passes.phase):
-        raise IndexError(step)
-    rows = []
-    for event in np.flatnonzero(run.events.forward_pass == step):
-        own = run.accesses.event == event
-        experts, outcome = run.accesses.expert[own], run.accesses.outcome[own]
-        loads = [
-            (
-                int(run.loads.layer[load]),
-                int(run.loads.expert[load]),
-                int(run.loads.victim_expert[load]),
-                load,
-            )
-            for load in np.flatnonzero(run.loads.event == event)
-        ]
-        guessed = [bool(run.loads.speculative[load]) for *_, load in loads]
-        rows.append(
-            {
-                "MoE layer": int(run.events.layer[event]),
-                **{
-                    name: ", ".join(map(str, experts[outcome == kind]))
-                    for name, kind in (("hit", HIT), ("late", LATE), ("missed", MISS))
-                },
-                "loaded (over whom)": ", ".join(
-                    f"{expert} over {victim}" if victim >= 0 else f"{expert} into a free slot"
-                    for (_, expert, victim, _), guess in zip(loads, guessed, strict=True)
-                    if not guess
-                ),
-                "prefetched": ", ".join(
-                    f"{expert} for layer {layer}" + (f" over {victim}" if victim >= 0 else "")
-                    for (layer, expert, victim, _), guess in zip(loads, guessed, strict=True)
-                    if guess
-                ),
-            }
-        )
-    return pd.DataFrame(rows)
+    @property
+    def total(self) -> int:
+        return self.demand + self.prefetch_useful + self.prefetch_wasted
 
 
 def bytes_moved(run: Run) -> Moved:
@@ -287,83 +251,138 @@ def bandwidth_bound_ms(run: Run, unavoidable_misses: int) -> float | None:
     return max(parts.compute + parts.other, link)
 
 
-def summary(run: Run) -> dict[str, Any]:
-    """The run in the words of `python -m moeviz ... --json`; times are None where it was not measured."""
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """What a timer said of a run. A number is None where the run has no pass that it could be of."""
+
+    tokens_per_second: float | None  # of decode
+    ttft_ms: float  # time to first token
+    tpot_ms_median: float | None  # time per output token
+    tpot_ms_p95: float | None
+    stall_ms_per_token: float | None
+    compute_ms_per_token: float | None
+    transfer_ms_per_token: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The numbers of one run, or of repeats of it."""
+
+    whole: Counts
+    prefill: Counts
+    decode: Counts
+    evictions: int
+    moved: Moved
+    bytes_per_token: float
+    fast_tier_bytes: int
+    tier: Tier | None  # the slow tier as it was measured; None for a replay
+    miss_kinds: MissKinds
+    cache_as_predictor: CacheAsPredictor | None
+    ledger: Ledger
+    times: Timed | None  # None where the run was not measured
+    overlap: float | None
+    achieved_gigabytes_per_second: float | None
+
+    @property
+    def phase(self) -> str:
+        """The phase that numbers are of where one is asked for: decode, or prefill where nothing was decoded."""
+        return "decode" if self.decode.accesses else "prefill"
+
+    @property
+    def main(self) -> Counts:
+        """Counts of that phase."""
+        return self.decode if self.decode.accesses else self.prefill
+
+
+def summary(run: Run) -> Summary:
+    """All numbers of a run."""
     moved = bytes_moved(run)
-    values: dict[str, Any] = {
-        **_counted(counts(run)),
-        "prefill": _counted(counts(run, PREFILL)),
-        "decode": _counted(counts(run, DECODE)),
-        "evictions": int((run.loads.victim_expert >= 0).sum()),
-        "bytes_demand": moved.demand,
-        "bytes_prefetch_useful": moved.prefetch_useful,
-        "bytes_prefetch_wasted": moved.prefetch_wasted,
-        "fast_tier_bytes": run.fast_tier_bytes,
-        "tier": asdict(run.tier) if run.tier else None,
-        "miss_kinds": asdict(miss_kinds(run)),
-        "cache_as_predictor": asdict(found) if (found := cache_as_predictor(run)) else None,
-        "prefetch_ledger": asdict(ledger(run)),
-        "bytes_per_token": (moved.demand + moved.prefetch_useful + moved.prefetch_wasted)
-        / max(int(run.passes.tokens.sum()), 1),
-        "overlap": overlap(run),
-        "achieved_gigabytes_per_second": achieved_gigabytes_per_second(run),
-    }
+    return Summary(
+        whole=counts(run),
+        prefill=counts(run, PREFILL),
+        decode=counts(run, DECODE),
+        evictions=int((run.loads.victim_expert >= 0).sum()),
+        moved=moved,
+        bytes_per_token=moved.total / max(int(run.passes.tokens.sum()), 1),
+        fast_tier_bytes=run.fast_tier_bytes,
+        tier=run.tier,
+        miss_kinds=miss_kinds(run),
+        cache_as_predictor=cache_as_predictor(run),
+        ledger=ledger(run),
+        times=timed(run),
+        overlap=overlap(run),
+        achieved_gigabytes_per_second=achieved_gigabytes_per_second(run),
+    )
+
+
+def timed(run: Run) -> Timed | None:
+    """None where the run was not measured."""
+    if run.times is None:
+        return None
+    decode_ms = run.times.pass_wall[run.passes.phase == DECODE] / 1e6
     parts = stack(run)
-    decode_ms = np.empty(0)
-    ttft = None
-    if run.times is not None:
-        decode_ms = run.times.pass_wall[run.passes.phase == DECODE] / 1e6
-        ttft = float(run.times.pass_wall[run.passes.phase == PREFILL].sum() / 1e6)
     known = decode_ms.size > 0
-    return values | {
-        "tokens_per_second": float(1e3 / decode_ms.mean()) if known else None,
-        "ttft_ms": ttft,
-        "tpot_ms_median": float(np.median(decode_ms)) if known else None,
-        "tpot_ms_p95": float(np.percentile(decode_ms, 95)) if known else None,
-        "stall_ms_per_token": parts.stall if parts else None,
-        "compute_ms_per_token": parts.compute if parts else None,
-        "transfer_ms_per_token": transfer_ms_per_token(run),
+    return Timed(
+        tokens_per_second=float(1e3 / decode_ms.mean()) if known else None,
+        ttft_ms=float(run.times.pass_wall[run.passes.phase == PREFILL].sum() / 1e6),
+        tpot_ms_median=float(np.median(decode_ms)) if known else None,
+        tpot_ms_p95=float(np.percentile(decode_ms, 95)) if known else None,
+        stall_ms_per_token=parts.stall if parts else None,
+        compute_ms_per_token=parts.compute if parts else None,
+        transfer_ms_per_token=transfer_ms_per_token(run),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """Repeats of the same Settings: their median, and the times of each."""
+
+    median: Summary
+    each: tuple[Timed, ...]  # none where nothing was measured
+
+    @property
+    def least(self) -> Timed | None:
+        """The least of each time."""
+        return _of_times(self.each, min)
+
+    @property
+    def most(self) -> Timed | None:
+        """The most of each time."""
+        return _of_times(self.each, max)
+
+
+def repeated(runs: Sequence[Run]) -> Repeated:
+    """What a timer does not touch is the same in every repeat; late hits, and hits with them, are a median like times."""
+    found = [summary(run) for run in runs]
+    each = tuple(one.times for one in found if one.times is not None)
+    median = replace(
+        found[0],
+        whole=_median_counts([one.whole for one in found]),
+        prefill=_median_counts([one.prefill for one in found]),
+        decode=_median_counts([one.decode for one in found]),
+        times=_of_times(each, lambda values: float(np.median(values))),
+    )
+    return Repeated(median, each)
+
+
+def _median_counts(each: Sequence[Counts]) -> Counts:
+    late = [one.late_hits for one in each if one.late_hits is not None]
+    return replace(
+        each[0],
+        hits=int(np.median([one.hits for one in each])),
+        late_hits=int(np.median(late)) if late else None,
+    )
+
+
+def _of_times(each: Sequence[Timed], of: Callable[[list[float]], float]) -> Timed | None:
+    """One of several: `of` the values of each field that are known."""
+    if not each:
+        return None
+    found = {
+        one.name: [value for times in each if (value := getattr(times, one.name)) is not None]
+        for one in fields(Timed)
     }
-
-
-def _counted(c: Counts) -> dict[str, Any]:
-    return asdict(c) | {"hit_ratio": c.hit_ratio}
-
-
-TIMED = (
-    "tokens_per_second",
-    "ttft_ms",
-    "tpot_ms_median",
-    "tpot_ms_p95",
-    "stall_ms_per_token",
-    "transfer_ms_per_token",
-    "compute_ms_per_token",
-)
-
-
-def repeated(runs: Sequence[Run]) -> dict[str, Any]:
-    """Summary of repeats of the same Settings: medians of what was timed, and `spread`, the least and the most of each.
-
-    What a timer does not touch is the same in every repeat; late hits are, like times, a median.
-    """
-    each = [summary(run) for run in runs]
-    values = dict(each[0])
-    values["spread"] = {}
-    for name in TIMED:
-        known = [one[name] for one in each if one[name] is not None]
-        values[name] = float(np.median(known)) if known else None
-        values["spread"][name] = [min(known), max(known)] if known else None
-    for place in ("", "prefill", "decode"):
-        parts = [one[place] if place else one for one in each]
-        target = values
-        if place:
-            target = values[place] = dict(values[place])
-        for name in ("hits", "late_hits"):
-            target[name] = (
-                int(np.median([part[name] for part in parts])) if parts[0][name] is not None else None
-            )
-        target["hit_ratio"] = target["hits"] / target["accesses"] if target["accesses"] else None
-    return values
+    return Timed(**{name: of(values) if values else None for name, values in found.items()})  # type: ignore[arg-type]
 
 
 def median_run(runs: Sequence[Run]) -> Run:

@@ -1,0 +1,164 @@
+"""`bench`: times moeviz itself, as ratios within one run.
+
+python -m moeviz bench engine
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from moeviz.cli.options import F, Number, refusing, registered
+
+MOST = 1_000_000  # tokens of a made-up trace
+
+
+@registered
+@click.group()
+def bench() -> None:
+    """Times moeviz itself: ratios within one run, with median, least and most.
+
+    \b
+    Example:
+      python -m moeviz bench engine
+    """
+
+
+def rounds(most: int) -> Callable[[F], F]:
+    """`--repeats`, `most` by default."""
+    return click.option(
+        "--repeats",
+        type=click.IntRange(1, 10_000),
+        default=most,
+        show_default=True,
+        help="Rounds, interleaved.",
+    )
+
+
+def tokens(default: int, what: str, most: int = MOST) -> Callable[[F], F]:
+    """`--tokens`."""
+    return click.option(
+        "--tokens", type=click.IntRange(2, most), default=default, show_default=True, help=what
+    )
+
+
+MADE_UP = "Tokens of a made-up trace of 24 layers, top-4 of 32 experts."
+
+
+@bench.command("engine")
+@rounds(5)
+@tokens(100, "Tokens to generate in each round.", 1_000)
+def bench_engine(repeats: int, tokens: int) -> None:
+    """What recording the routers' guesses costs the bundled model."""
+    from moeviz.bench.engine import engine
+
+    with refusing():
+        show(engine(repeats, tokens))
+
+
+@bench.command("link")
+@tokens(100, "Tokens to generate on each link.", 1_000)
+def bench_link(tokens: int) -> None:
+    """How well a paced link keeps its time: a copy's time over the time asked for, median [5th to 95th percentile]."""
+    from moeviz.bench.pacing import pacing
+
+    with refusing():
+        show(pacing(tokens))
+
+
+@bench.command("loading")
+def bench_loading() -> None:
+    """Peak memory of loading a model of 600 MB, against what has to be in memory."""
+    from moeviz.bench.loading import loading
+
+    with refusing():
+        show(loading())
+
+
+@bench.command("replay")
+@rounds(5)
+@tokens(511, MADE_UP)
+@click.option(
+    "--trace", "file", type=click.Path(path_type=Path), help="A .moetrace file instead of the made-up trace."
+)
+def bench_replay(repeats: int, tokens: int, file: Path | None) -> None:
+    """Every policy at every slot count, one replay, and cachetools on the same accesses."""
+    from moeviz.bench.replay import replaying
+    from moeviz.core.trace import Trace
+
+    with refusing():
+        show(replaying(repeats, tokens, Trace.load(file) if file else None))
+
+
+@bench.command("pages")
+@tokens(100_000, MADE_UP)
+@rounds(3)
+def bench_pages(tokens: int, repeats: int) -> None:
+    """Seconds that each Explore page takes to be made, on the samples and on a long trace."""
+    from moeviz.bench.pages import pages
+
+    with refusing():
+        show(pages(tokens, repeats))
+
+
+@bench.command("fuzz")
+@click.option(
+    "--files",
+    type=click.IntRange(1),
+    default=2_000,
+    show_default=True,
+    help="Mutated files of each format.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the mutations."
+)
+def bench_fuzz(files: int, seed: int) -> None:
+    """Mutated files through the importer: accepted whole or refused, how slow and how large at worst."""
+    from moeviz.bench.fuzz import fuzz
+
+    show(fuzz(files, seed))
+
+
+@bench.command("board")
+@rounds(3)
+@click.option(
+    "--seconds",
+    type=Number(1, 3_600),
+    default=5.0,
+    show_default=True,
+    help="Watched in each round.",
+)
+def bench_board(repeats: int, seconds: float) -> None:
+    """Pictures per second of the board while a model generates (needs Chromium)."""
+    from moeviz.bench.board import board
+
+    with refusing():
+        show(board(seconds, repeats))
+
+
+@bench.command("stage")
+@rounds(3)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(1, 3_600),
+    default=3.0,
+    show_default=True,
+    help="Played in each round.",
+)
+def bench_stage(repeats: int, seconds: float) -> None:
+    """Pictures per second of the stage while it plays, key to picture, file to first picture (needs Chromium)."""
+    from moeviz.bench.stage import stage
+
+    with refusing():
+        show(stage(seconds, repeats))
+
+
+def show(values: Mapping[str, Any]) -> None:
+    """A line a number; spreads as median [least to most]."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            value = f"{value['median']:.4g} [{value['least']:.4g} to {value['most']:.4g}]"
+        click.echo(f"{name:52} {value if isinstance(value, str) else format(value, '.4g')}")

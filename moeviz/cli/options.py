@@ -1,0 +1,302 @@
+"""What the commands share: options, one way to refuse, one way to write a file, one way to be interrupted.
+
+Options of `Settings` are made from its fields, so that a new setting is an option of every command without a line here.
+Loads neither numpy nor torch: `--help` needs none of them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import signal
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from moeviz.core import settings as known
+from moeviz.core.machines import LINKS
+from moeviz.core.settings import DEFAULTS, KINDS, SETTINGS, Settings
+from moeviz.errors import MoevizError
+
+F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C", bound=click.Command)
+
+COMMANDS: dict[str, click.Command] = {}  # by name; filled by the files that define them
+
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu", "npu", "mtia", "hpu")  # kinds that torch can compute on
+MOST_THREADS = 1_024
+MOST_TOKENS = 10_000_000  # more than any model takes; the model's own limit is said once it is loaded
+INTERRUPTED = 130  # the exit code of a program that SIGINT ended
+
+
+def registered(command: C) -> C:
+    """Makes a command one of `python -m moeviz`."""
+    assert command.name is not None
+    COMMANDS[command.name] = command
+    return command
+
+
+class Refused(click.ClickException):
+    """One message on standard error, exit code 2."""
+
+    exit_code = 2
+
+
+class Number(click.FloatRange):
+    """A number in a range; not "nan", which is in every range that click checks, nor infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = float(super().convert(value, param, ctx))
+        if not math.isfinite(found):
+            self.fail(f"{found} is not a finite number.", param, ctx)
+        return found
+
+
+class Device(click.ParamType[str]):
+    """A kind of device that torch can compute on, perhaps with a number."""
+
+    name = "device"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if re.fullmatch(rf"({'|'.join(DEVICES)})(:\d{{1,3}})?", value) is None:
+            raise Refused(
+                f"device {value[:40]!r} is not available here. Choose one of {', '.join(DEVICES)}, or cuda:1."
+            )
+        return value
+
+
+class Listing(click.Option):
+    """An option whose help names what a registry holds; the registry is loaded when the help is shown."""
+
+    def __init__(self, *arguments: Any, names: Callable[[], Iterable[str]], **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._names = names
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        record = super().get_help_record(ctx)
+        return record and (record[0], record[1].replace("{names}", ", ".join(self._names())))
+
+
+class Value(click.ParamType[Any]):
+    """A value of a field of Settings, read and checked by it, so that page and command line refuse it in the same words."""
+
+    def __init__(self, field: str) -> None:
+        self.field = field
+        self.name = {int: "integer", float: "number", str: "text"}[KINDS[field]]
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return known.read(self.field, value)
+        except MoevizError as error:
+            raise Refused(str(error)) from None
+
+
+def setting_option(name: str, help: str = "") -> Callable[[F], F]:
+    """The option of one field of Settings; `help` where it says more here than there."""
+    default = DEFAULTS[name]
+    return click.option(
+        f"--{name.replace('_', '-')}",
+        type=Value(name),
+        default=default,
+        show_default=default != "",
+        help=help or SETTINGS[name].choices,
+    )
+
+
+def settings_options(command: F) -> F:
+    """Options of every command that takes one Settings: all its fields."""
+    for name in reversed(SETTINGS):
+        command = setting_option(name)(command)
+    return command
+
+
+def settings_of(options: dict[str, Any]) -> Settings:
+    """Settings of the flags. Raises SettingsError."""
+    return Settings(**{name: options[name] for name in SETTINGS if name in options})
+
+
+def model_options(command: F) -> F:
+    """Options of every command that runs a model; the seed is that of Settings, used for the sampling too."""
+    for option in reversed(
+        (
+            click.argument("model", required=False, default=""),
+            click.option("--prompt", required=True, help="Text for the model to go on from."),
+            click.option(
+                "--max-new-tokens",
+                type=click.IntRange(1, MOST_TOKENS),
+                default=64,
+                show_default=True,
+                help="Tokens to generate.",
+            ),
+            click.option(
+                "--temperature",
+                type=Number(0, 100),
+                default=0.7,
+                show_default=True,
+                help="How freely a token is drawn; 0: always the likeliest.",
+            ),
+            click.option(
+                "--tier",
+                type=click.Choice(["disk", "host"]),
+                default="disk",
+                show_default=True,
+                help="The slow tier, where all experts live.",
+            ),
+            click.option(
+                "--link",
+                default="",
+                help=f"Pace every copy to a slower link: {', '.join(LINKS)}, or GB/s, or GB/s,ms.",
+            ),
+            click.option(
+                "--device",
+                type=Device(),
+                default="auto",
+                show_default=True,
+                help="The fast tier: auto, cpu, cuda, ...",
+            ),
+            click.option(
+                "--dtype",
+                type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+                default="auto",
+                show_default=True,
+                help="Type of the weights; auto: float32 on a CPU, else the checkpoint's.",
+            ),
+            click.option(
+                "--threads",
+                type=click.IntRange(1, MOST_THREADS),
+                default=1,
+                show_default=True,
+                help="Threads of torch on a CPU.",
+            ),
+            click.option(
+                "--then", default="", help="A change of subject: halfway this text is fed, token by token."
+            ),
+            click.option("--past-end", is_flag=True, help="Go on when the model ends its text."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def json_option(command: F) -> F:
+    return click.option(
+        "--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs."
+    )(command)
+
+
+def out_option(help: str, *, required: bool = False, resumed: bool = False) -> Callable[[F], F]:
+    """`--out` and, unless the command goes on with a file that is there, `--force`. One rule for every command."""
+
+    def check(ctx: click.Context, param: click.Parameter, value: str | None) -> Path | None:
+        if value is None:
+            return None
+        return writable(Path(value), overwrite=resumed or ctx.meta.get("moeviz.force", False))
+
+    def force(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        ctx.meta["moeviz.force"] = value
+
+    def add(command: F) -> F:
+        command = click.option("--out", callback=check, required=required, metavar="FILE", help=help)(command)
+        if resumed:
+            return command
+        return click.option(
+            "--force",
+            is_flag=True,
+            is_eager=True,  # before --out, which asks for it
+            expose_value=False,
+            callback=force,
+            help="Write over a file that is there already.",
+        )(command)
+
+    return add
+
+
+def writable(path: Path, *, overwrite: bool) -> Path:
+    """A path where a file may be written. Raises Refused, before any work is done."""
+    folder = path.parent
+    try:
+        if not folder.is_dir():
+            raise Refused(f"The folder {folder} for --out does not exist. Make it, or choose another.")
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise Refused(f"{path} is a link to nothing. Choose another name for --out.") from None
+        return path
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise Refused(f"--out {str(path)[:80]!r} cannot be a file: {reason}. Choose another name.") from None
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+        raise Refused(f"{path} is {what}. Choose the name of a file for --out.")
+    if not overwrite:
+        raise Refused(
+            f"{path} is there already. Add --force to write over it, or choose another name for --out."
+        )
+    return path
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns a write that fails into one message that names the file, its folder and the way out."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Refused(
+            f"{path} cannot be written in the folder {path.parent.resolve()}: {error.strerror or error}. "
+            "Make room there, or choose a --out in another folder."
+        ) from None
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Turns what a user can mend into one message and exit code 2; everything else is a fault of moeviz and stays one."""
+    try:
+        yield
+    except MoevizError as error:
+        raise Refused(str(error)) from None
+    except BrokenPipeError:
+        raise  # whoever read the output has left: not a fault of any file
+    except OSError as error:
+        raise Refused(f"{error.filename or 'The file'}: {error.strerror or error}.") from None
+
+
+class Stopping:
+    """True once SIGINT has come: the work ends at its next step, and what there is can be kept. A second one ends at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self) -> bool:
+        return self.asked
+
+    def _ask(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __enter__(self) -> Stopping:
+        self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+
+def keeps(sentence: str) -> None:
+    """Says what an interruption from here on leaves behind, and where."""
+    click.get_current_context().find_root().meta["moeviz.kept"] = sentence
+
+
+def progress_line(text: str, last: bool) -> None:
+    """One line of a terminal that is written over; nothing where standard error is no terminal."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\033[K{text}", nl=last, err=True)

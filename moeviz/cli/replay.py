@@ -1,0 +1,57 @@
+"""`replay`: what a cache would have done on a trace, without the model.
+
+python -m moeviz replay sample_traces/change-of-subject.moetrace --policy lfu --slots 3
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from moeviz.cli.options import json_option, refusing, registered, settings_of, settings_options
+
+
+@registered
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@settings_options
+@json_option
+def replay(file: Path, as_json: bool, **others: Any) -> None:
+    """What would a cache have done? Replays a .moetrace FILE under any settings, without the model.
+
+    The router's choices do not depend on the cache, so hits, misses and evictions are exactly those of a live run. Times are not:
+    they are null here.
+
+    \b
+    Example:
+      python -m moeviz replay sample_traces/change-of-subject.moetrace --policy lfu --slots 3
+    """
+    from moeviz.core.replay import replay as replay_trace
+    from moeviz.core.trace import DECODE
+    from moeviz.files import moetrace
+    from moeviz.numbers import metrics, output, routing
+    from moeviz.numbers.curves import bounds
+
+    with refusing():
+        settings = settings_of(others)
+        trace, recorded = moetrace.load(file)
+        result = replay_trace(trace, settings)
+        bound = bounds(trace, settings, recorded)
+    found = metrics.summary(result)
+    if as_json:
+        ids: list[int] = []
+        if recorded:
+            ids = list(recorded.output_ids)
+        elif trace.token_ids is not None:
+            ids = trace.token_ids[trace.phase == DECODE].tolist()
+        values = output.one_run(trace.model, settings, ids, "".join(trace.texts), found, None)
+        values["bounds"] = bound
+        values["routing"] = routing.summary(trace, settings.prefetch, settings.width, settings.threshold)
+        click.echo(json.dumps(values))
+        return
+    from moeviz import words
+
+    click.echo(words.report(settings, found, bound=bound["belady_hit_ratio"]))

@@ -1,0 +1,207 @@
+"""`sweep`: many traces under many settings, one table.
+
+python -m moeviz sweep sample_traces --policies all --out table.parquet
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from moeviz.cli.options import (
+    Refused,
+    keeps,
+    out_option,
+    refusing,
+    registered,
+    setting_option,
+    writing,
+)
+from moeviz.core.policies import POLICIES, load_policy
+from moeviz.core.predictors import PREDICTORS
+from moeviz.core.settings import SCOPES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_SLOTS = 1_000_000  # more experts than any model has; a range is written out, so it has an end
+SHOWN = 6  # slot counts in the table that is printed
+
+
+@registered
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--policies",
+    default="lru,lfu,belady",
+    show_default=True,
+    help=f"Policies, with commas: path.py:name, all, or some of {', '.join(POLICIES)}.",
+)
+@click.option(
+    "--slots",
+    default="all",
+    show_default=True,
+    help="Slots per layer, or in all: counts and ranges, 2,4,8 or 2-8; or all.",
+)
+@click.option(
+    "--scope",
+    type=click.Choice([*SCOPES, "both"]),
+    default="layer",
+    show_default=True,
+    help="Whose slots they are, each MoE layer's or the model's.",
+)
+@click.option(
+    "--prefetch",
+    default="none",
+    show_default=True,
+    help=f"Predictors, with commas; all, or some of {', '.join(PREDICTORS)}.",
+)
+@setting_option("lookahead")
+@setting_option("width")
+@click.option("--jobs", type=click.IntRange(1, 1_024), help="Local processes; left out: one for each core.")
+@click.option(
+    "--dask",
+    "address",
+    default="",
+    help="Instead: the scheduler of a Dask cluster whose workers see the files under the same paths.",
+)
+@out_option("The table to write or to go on with (parquet).", required=True, resumed=True)
+def sweep(
+    files: tuple[Path, ...],
+    policies: str,
+    slots: str,
+    scope: str,
+    prefetch: str,
+    lookahead: int,
+    width: int,
+    jobs: int | None,
+    address: str,
+    out: Path,
+) -> None:
+    """Replay many traces under many settings into one table, a row per trace x settings.
+
+    FILES are .moetrace files, or folders of them. A sweep that was cut off goes on where it was when the same command is given
+    again; more files or policies are added to the table. A file that is no trace is reported and skipped. static is calibrated on
+    the trace itself.
+
+    \b
+    Example:
+      python -m moeviz sweep sample_traces --policies all --prefetch none,next-gate --out table.parquet
+    """
+    counts = _counts(slots)
+    from moeviz import sweeps
+
+    with refusing():
+        plan = sweeps.Plan(
+            tuple(POLICIES) if policies == "all" else tuple(map(load_policy, _names(policies))),
+            tuple(SCOPES) if scope == "both" else (scope,),
+            tuple(PREDICTORS) if prefetch == "all" else _names(prefetch),
+            lookahead,
+            width,
+            counts,
+        )
+        found = [
+            one for file in files for one in (sorted(file.glob("*.moetrace")) if file.is_dir() else [file])
+        ]
+        keeps(f"{sweeps.journal_of(out)} holds the rows so far; the same command goes on from there.")
+        with Progress() as progress, writing(out), sweeps.executor(jobs, address) as executor:
+            table = sweeps.sweep(found, plan, out, executor, progress.say, progress)
+    _print(table)
+    for line in sweeps.verdict(table):
+        click.echo(line)
+    click.echo(f"saved      {out}: {len(table):,} rows of {table['digest'].nunique():,} traces")
+
+
+class Progress:
+    """Settings replayed and the time left: a bar in a terminal, else a line for every tenth."""
+
+    def __enter__(self) -> Progress:
+        self._began = time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = (
+                MofNCompleteColumn(),
+                TextColumn("settings replayed"),
+                BarColumn(),
+                TimeRemainingColumn(),
+            )
+            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task("", total=None)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, done: int, of: int) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=of)
+        elif done * 10 // of > (done - 1) * 10 // of:
+            from moeviz import words
+
+            spent = time.monotonic() - self._began
+            left = f", about {words.seconds_left(spent / done * (of - done))} left" if done < of else ""
+            self.say(f"{done:,} of {of:,} settings replayed{left}")
+
+    def say(self, line: str) -> None:
+        """A line of its own, above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(line, markup=False, highlight=False)
+        else:
+            click.echo(line, err=True)
+
+
+def _print(table: pd.DataFrame) -> None:
+    """Hit ratios over all traces at some of the slot counts, a row for every way to cache."""
+    from moeviz import sweeps, words
+    from moeviz.cli.tables import table as printed
+
+    found = sweeps.means(table)
+    if not found:
+        return
+    first = found[0].slots
+    shown = sorted({first[round(n * (len(first) - 1) / max(SHOWN - 1, 1))] for n in range(SHOWN)})
+    printed(
+        ("hit ratio over all traces", *(f"{slots:,} slots" for slots in shown)),
+        [
+            (
+                one.name,
+                *(
+                    words.percent(dict(zip(one.slots, one.hit_ratio, strict=True)).get(slots))
+                    for slots in shown
+                ),
+            )
+            for one in found
+        ],
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """2,4,8 or 2-8 as numbers; all: none named. Raises Refused."""
+    if text == "all":
+        return ()
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        last = last or first
+        if not all(one.isascii() and one.isdecimal() and len(one) <= 12 for one in (first, last)):
+            raise Refused(f"--slots {text[:60]!r} is no list of counts. Write all, 2,4,8 or 2-8.")
+        if int(last) < int(first):
+            raise Refused(f"--slots {text[:60]!r} is no list of counts: {first}-{last} goes down. Write 2-8.")
+        if int(last) > MOST_SLOTS:
+            raise Refused(f"--slots {text[:60]!r}: no model has so many experts.")
+        found |= set(range(int(first), int(last) + 1))
+    return tuple(sorted(found))

@@ -1,0 +1,435 @@
+"""Numbers, settings and results in words, once, for pages, reports, the command line and alt texts; and the glossary.
+
+Knows numbers and settings, neither figures nor widgets nor terminals. Texts are plain: whoever shows them escapes them.
+
+    verdict("lru", repeated(runs_of_lru), "lfu", repeated(runs_of_lfu))
+    # 'lfu hits 4.0 points more than lru; speed: no difference outside the spread.'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from moeviz.core.run import HIT, LATE, MISS, Run, Tier
+from moeviz.core.settings import BASELINES, SCOPES, Settings
+from moeviz.core.trace import Trace
+from moeviz.numbers import metrics
+from moeviz.numbers import routing as numbers_of_routing
+from moeviz.numbers.differences import Interval, Pair, speed_ratio
+from moeviz.numbers.metrics import Counts, MissKinds, Moved, Repeated, Summary, Timed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+UNKNOWN = "–"  # where there is no number
+SAME = 5e-4  # hit ratios that differ by less are shown as equal
+
+GLOSSARY = {
+    # the model
+    "MoE layer": "A layer that holds many experts and a router, and uses only a few of the experts for each token.",
+    "expert": "One of a MoE layer's small networks; a token passes through the few that its router chooses.",
+    "router": "The part of a MoE layer that chooses, from what it knows of a token, which experts compute it.",
+    "top-k": "How many experts a router chooses for each token.",
+    "router weight": "How strongly a router wants an expert; the results of the chosen ones are mixed by it.",
+    "token": "A piece of text, about a short word, that a model reads or writes in one step.",
+    "forward pass": "One run through all layers: the whole prompt at first, then one token each time.",
+    "prefill": "The first forward pass, which reads the whole prompt at once.",
+    "decode": "The forward passes after the prompt, each of which writes one token.",
+    # the tiers
+    "fast tier": "Where experts are computed: an accelerator's memory, or RAM on a machine without one.",
+    "slow tier": "Where all experts live: a disk, or the host's RAM; an expert has to be copied before it computes.",
+    "link": "The way from the slow tier to the fast one; it copies one expert at a time.",
+    "slot": "Room for one expert in the fast tier.",
+    "expert cache": "The slots, and the policy that decides who leaves when another expert needs one.",
+    "resident": "In a slot of the fast tier. As a baseline: every expert is, from the start.",
+    "scope": "Whose the slots are: each MoE layer has its own (layer), or all layers share one pool (model).",
+    "warm start": "What is resident when a run begins; a cold cache begins empty.",
+    "baseline": "A way without a cache of one's own choice, to compare with.",
+    "on-demand": "The baseline that keeps nothing: every needed expert is copied every time.",
+    "whole-layer": "The baseline that copies every expert of a layer each time the layer is reached.",
+    # what happens
+    "access": "One expert that one MoE layer needs in one forward pass.",
+    "event": "One MoE layer in one forward pass, with all the experts that its tokens need there.",
+    "hit": "An access whose expert was resident and loaded.",
+    "late hit": "An access whose expert was still on its way when it was needed.",
+    "miss": "An access whose expert was not in the fast tier: it has to be copied while compute waits.",
+    "hit ratio": "Hits as a part of all accesses.",
+    "eviction": "An expert loses its slot to another.",
+    "victim": "The expert that an eviction drops.",
+    "cold": "Kind of miss: the expert had never been loaded before.",
+    "capacity": "Kind of miss: the expert was evicted in an earlier forward pass.",
+    "collision": "Kind of miss: the expert was evicted earlier in the same forward pass that needs it.",
+    "pollution": "Kind of miss: the expert was evicted by a pre-fetch that nobody used.",
+    "regret": "An eviction is regretted where another expert that could have left was needed later than the victim.",
+    "policy": "The rule that says which resident expert leaves: each gets a score, and the lowest leaves.",
+    "score": "The number that a policy gives a resident expert; the lowest leaves.",
+    "half-life": "Tokens after which a use counts half, for the policy lfu-aged.",
+    "calibration": "Counting on an earlier trace how often each expert is used, for policies that have to know it.",
+    "bound": "What no policy can beat at these slots: belady's hits, which takes knowledge of the future.",
+    "belady": "The policy that knows the future and drops the expert that is needed again last.",
+    # pre-fetching
+    "pre-fetch": "Copying an expert before it is needed, because it was guessed.",
+    "lookahead": "How many MoE layers ahead a guess is made.",
+    "width": "How many experts are guessed at a time.",
+    "threshold": "The probability that the guessed experts have to reach together.",
+    "precision": "The part of the guessed experts that were needed.",
+    "recall": "The part of the needed experts that were guessed.",
+    "useful": "A pre-fetch whose expert was needed before it was evicted.",
+    "wasted": "A pre-fetch whose expert was evicted, or left over, without being needed.",
+    # time
+    "stall": "Time that compute waits for a copy.",
+    "overlap": "The part of the copying that compute did not wait for: 1 - stall / transfer time.",
+    "TTFT": "Time to first token: from the prompt to the first token that is written.",
+    "TPOT": "Time per output token, once the first has been written.",
+    "spread": "From the least to the most of the repeats of one measurement.",
+    "measured": "Timed while the model ran.",
+    "replayed": "What a cache would have done on a recorded trace: exact decisions, no times.",
+    "modelled": "Computed by a cost model that was fitted on a measured run; not timed.",
+    "recorded": "What the routers chose; it is the same for every cache.",
+    "lossless": "The logits are those of transformers' own model with every expert in memory, bit for bit.",
+    # things
+    "trace": "What the routers chose for each token of a text, in a file; any cache can be replayed on it.",
+    "run": "What a cache did on a trace, and how long it took where that was measured.",
+    "knee": "The number of slots beyond which each further slot brings less than the average one.",
+    "break-even": "The hit ratio above which a cache beats keeping some layers resident in the same memory.",
+    "reuse": "The part of a token's experts that the token before it used in the same layer.",
+    "entropy": "How evenly a layer's experts are used: 1 is even, 0 means that one expert gets every choice.",
+}
+
+
+# numbers
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share of 1: 0.727 is 72.7%."""
+    return UNKNOWN if share is None else f"{share:.{digits}%}"
+
+
+def points(difference: float) -> str:
+    """A difference of two shares: 0.04 is 4.0 points."""
+    return f"{abs(difference) * 100:.1f} points"
+
+
+def size(count: float) -> str:
+    """Bytes that a file has or a link moves, in powers of 1,000."""
+    for unit, one in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= one:
+            return f"{count / one:,.0f} {unit}" if count >= 10 * one else f"{count / one:,.1f} {unit}"
+    return f"{count:,.0f} bytes"
+
+
+def memory(count: float) -> str:
+    """Bytes of memory, in powers of 1,024, as a budget is given."""
+    for unit, one in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= one:
+            return f"{count / one:,.0f} {unit}" if count >= 10 * one else f"{count / one:,.1f} {unit}"
+    return f"{count:,.0f} bytes"
+
+
+def milliseconds(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:,.0f} ms" if value >= 100 else f"{value:.1f} ms"
+
+
+def seconds_left(seconds: float) -> str:
+    """About how long something still takes."""
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def per_second(times: Timed | None) -> str:
+    """Tokens per second of decode."""
+    speed = times.tokens_per_second if times else None
+    return UNKNOWN if speed is None else f"{speed:.1f} tokens/s"
+
+
+def counted(found: Counts) -> str:
+    """How many accesses hit."""
+    late = f", {found.late_hits:,} came late" if found.late_hits else ""
+    return f"{percent(found.hit_ratio)} of {found.accesses:,} accesses hit{late}, {found.misses:,} missed"
+
+
+def misses(kinds: MissKinds) -> str:
+    """Why experts were not there, the kinds that occurred first named."""
+    return f"{kinds.cold:,} cold, {kinds.capacity:,} capacity, {kinds.collision:,} collision, {kinds.pollution:,} pollution"
+
+
+def moved(found: Moved) -> str:
+    """What went over the link."""
+    guessed = found.prefetch_useful or found.prefetch_wasted
+    parts = f", guesses {size(found.prefetch_useful)} useful and {size(found.prefetch_wasted)} wasted"
+    return f"on demand {size(found.demand)}" + (parts if guessed else "")
+
+
+def tier(found: Tier | None) -> str:
+    """The slow tier as it was measured; empty where there was none."""
+    if found is None:
+        return ""
+    bypassed = "past the page cache" if found.page_cache_bypassed else "not past the page cache"
+    past = "in RAM" if found.kind == "host" else bypassed
+    return (
+        f"Slow tier {found.kind}, {past}: {found.latency_ms:.2f} ms per expert, "
+        f"{found.gigabytes_per_second:.2f} GB/s{'; ' if found.pace else ''}{found.pace_in_words}."
+    )
+
+
+# settings
+
+
+def settings(found: Settings) -> str:
+    """What a cache was told, as a sentence for someone who has not met the names."""
+    if found.baseline:
+        return f"{found.baseline}: {BASELINES[found.baseline]}."
+    whose = "in each MoE layer" if found.scope == "layer" else "for all layers together"
+    parts = [f"{found.policy} with {found.slots:,} slots {whose} ({SCOPES[found.scope]})"]
+    if found.prefetch != "none":
+        many = f"{found.width} experts" if found.width else "as many experts as the router chooses"
+        if found.threshold and found.prefetch == "next-gate":
+            many = f"experts until their probabilities reach {found.threshold:g}"
+        ahead = "1 layer" if found.lookahead == 1 else f"{found.lookahead} layers"
+        parts.append(f"{found.prefetch} guesses {many}, {ahead} ahead")
+    if found.warm != "cold":
+        parts.append(f"warm start: {found.warm}")
+    return "; ".join(parts) + "."
+
+
+# results
+
+
+def verdict(first: str, a: Repeated, second: str, b: Repeated) -> str:
+    """Which of two measured settings hits more and which is faster, with what the repeats allow to say."""
+    return f"{hits_verdict(first, a.median.main, second, b.median.main)}; {speed_verdict(second, a, b)}."
+
+
+def hits_verdict(first: str, a: Counts, second: str, b: Counts) -> str:
+    """Which of two hits more. Hits are exact: a cache makes the same decisions every time."""
+    difference = (b.hit_ratio or 0.0) - (a.hit_ratio or 0.0)
+    if abs(difference) < SAME:
+        return f"{first} and {second} hit alike ({percent(a.hit_ratio)})"
+    winner, loser = (second, first) if difference > 0 else (first, second)
+    return f"{winner} hits {points(difference)} more than {loser}"
+
+
+def speed_verdict(second: str, a: Repeated, b: Repeated) -> str:
+    """Whether the second is faster than the first."""
+    found = speed_ratio(a, b)
+    if found is None:
+        return "speed: not measured"
+    if found.low is None or found.high is None:
+        return "speed: measured once, so that there is no spread to judge by"
+    if found.low <= 1 <= found.high:
+        return "speed: no difference outside the spread"
+    change = f"{abs(found.middle - 1):.0%} {'faster' if found.middle > 1 else 'slower'}"
+    return f"speed: {second} is {change} ({_from_to(found)} of the other's speed)"
+
+
+def _from_to(found: Interval) -> str:
+    return f"{found.low:.2f} to {found.high:.2f}"
+
+
+def comparison_verdict(measured: Sequence[tuple[Settings, Repeated]]) -> str:
+    """The sentence under a comparison: the cache that hits most, against the first other one."""
+    caches = [(one, found) for one, found in measured if not one.baseline]
+    if not caches:
+        return "No cache was compared, only baselines."
+    best, found = max(caches, key=lambda pair: pair[1].median.main.hit_ratio or 0.0)
+    others = [(one, other) for one, other in caches if one is not best]
+    if not others:
+        return f"{best.label}: {counted(found.median.main)}."
+    return verdict(others[0][0].label, others[0][1], best.label, found)
+
+
+def best_value(measured: Sequence[tuple[Settings, Repeated]]) -> str:
+    """The cache that gains most speed over copying on demand, for each byte of fast memory; empty where that is not known."""
+    timed = [
+        (one, found.median.times.tokens_per_second, found.median.fast_tier_bytes)
+        for one, found in measured
+        if found.median.times and found.median.times.tokens_per_second
+    ]
+    floor = next((speed for one, speed, _ in timed if one.baseline == "on-demand"), None)
+    gains = [
+        ((speed - floor) / held, one, held)
+        for one, speed, held in timed
+        if floor is not None and held and not one.baseline
+    ]
+    if not gains:
+        return ""
+    gain, best, held = max(gains, key=lambda one: one[0])
+    if gain <= 0:
+        return "Best value for memory: none; copying on demand is as fast."
+    return (
+        f"Best value for memory: {best.label}, {gain * 1e8:.1f} tokens/s more than on demand for each 100 MB "
+        f"of its {size(held)} of fast memory."
+    )
+
+
+def numbers(found: Summary, bound: float | None = None) -> list[tuple[str, str]]:
+    """The numbers that people ask for first, (name, text) each. `bound`: belady's hit ratio, None where it is not known."""
+    rows = [(f"Hit ratio of {found.phase}", counted(found.main))]
+    if found.phase == "decode" and found.prefill.accesses:
+        rows.append(("Hit ratio of prefill", counted(found.prefill)))
+    if bound is not None:
+        rows.append(
+            ("Bound (replayed)", f"{percent(bound)} by belady, which knows the future, without pre-fetching")
+        )
+    rows += [("Misses of the whole run", misses(found.miss_kinds)), ("Evictions", f"{found.evictions:,}")]
+    if found.ledger.issued:
+        issued = (
+            f"{found.ledger.issued:,} issued: {found.ledger.useful:,} useful, {found.ledger.wasted:,} wasted"
+        )
+        rows.append(("Pre-fetches", issued))
+    if found.fast_tier_bytes:
+        rows.append(("Moved over the link", f"{moved(found.moved)}; {size(found.bytes_per_token)} a token"))
+        rows.append(("Memory of the slots", size(found.fast_tier_bytes)))
+    if found.times and found.times.tokens_per_second:
+        first = f"the first after {milliseconds(found.times.ttft_ms)}"
+        each = f"then {milliseconds(found.times.tpot_ms_median)} each (p95 {milliseconds(found.times.tpot_ms_p95)})"
+        rows.append(("Speed", f"{per_second(found.times)}, {first}, {each}"))
+        parts = (
+            f"experts compute {milliseconds(found.times.compute_ms_per_token)}, "
+            f"stall {milliseconds(found.times.stall_ms_per_token)}, "
+            f"link busy {milliseconds(found.times.transfer_ms_per_token)}"
+        )
+        rows.append(("Time of a token", parts))
+    if found.tier:
+        rows.append(("Slow tier", tier(found.tier).removeprefix("Slow tier ").removesuffix(".")))
+    return rows
+
+
+def lines(rows: Sequence[tuple[str, str]]) -> str:
+    """Rows of (name, text) for a terminal."""
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join(f"{name:{width}}  {text}" for name, text in rows)
+
+
+def lossless(same: bool | None) -> str:
+    """Whether the logits are those of transformers' own model; empty where nobody compared."""
+    if same is None:
+        return ""
+    return f"{'those' if same else 'NOT those'} of transformers' own model with every expert in memory, bit for bit"
+
+
+def events_table(run: Run, step: int) -> pd.DataFrame:
+    """What happened in one forward pass, a row per event. Raises IndexError."""
+    import pandas as pd
+
+    if not 0 <= step < len(run.passes.phase):
+        raise IndexError(step)
+    return pd.DataFrame([_event(run, int(at)) for at in np.flatnonzero(run.events.forward_pass == step)])
+
+
+def _event(run: Run, event: int) -> dict[str, int | str]:
+    own = run.accesses.event == event
+    experts, outcome = run.accesses.expert[own], run.accesses.outcome[own]
+    loads = np.flatnonzero(run.loads.event == event).tolist()
+    demanded = [load for load in loads if not run.loads.speculative[load]]
+    guessed = [load for load in loads if run.loads.speculative[load]]
+    return {
+        "MoE layer": int(run.events.layer[event]),
+        **{
+            name: ", ".join(map(str, experts[outcome == kind]))
+            for name, kind in (("hit", HIT), ("late", LATE), ("missed", MISS))
+        },
+        "loaded (over whom)": ", ".join(
+            f"{run.loads.expert[load]} {_over(run, load) or 'into a free slot'}" for load in demanded
+        ),
+        "prefetched": ", ".join(
+            f"{run.loads.expert[load]} for layer {run.loads.layer[load]} {_over(run, load)}".rstrip()
+            for load in guessed
+        ),
+    }
+
+
+def _over(run: Run, load: int) -> str:
+    victim = run.loads.victim_expert[load]
+    return f"over {victim}" if victim >= 0 else ""
+
+
+def report(settings: Settings, found: Summary, same: bool | None = None, bound: float | None = None) -> str:
+    """A run for a terminal, a line a number."""
+    rows = [("Settings", settings.label), *numbers(found, bound)]
+    if same is not None:
+        rows.append(("Logits", lossless(same)))
+    return lines(rows)
+
+
+def trace(found: Trace) -> list[tuple[str, str]]:
+    """What a trace says of itself, (name, text) each."""
+    lengths = [tokens.stop - tokens.start for tokens in found.passes()]
+    requests = len(found.sequences())
+    several = f" of {requests:,} requests" if requests > 1 else ""
+    machine = found.recorded.get("machine", "a machine that is not named")
+    rows = [
+        ("Model", found.model or "unknown"),
+        ("Shape", f"{found.layers} MoE layers of {found.num_experts} experts, {found.k} for each token"),
+        (
+            "Tokens",
+            f"{found.tokens:,}{several} in {len(lengths):,} forward passes, the longest of {max(lengths):,}",
+        ),
+        ("Expert", size(found.mean_bytes) if found.mean_bytes else "of unknown size"),
+        ("Recorded", f"{found.recorded.get('time', 'unknown when')}, on {machine}"),
+    ]
+    rows += [("Note", note) for note in found.notes]
+    return [*rows, ("Prompt", found.prompt[:1_000])] if found.prompt else rows
+
+
+def routing(found: Trace) -> list[tuple[str, str]]:
+    """How a trace's routers choose, (name, text) each."""
+    use = numbers_of_routing.usage(found)
+    again = numbers_of_routing.reuse(found)
+    quarter = float(numbers_of_routing.top_share(use).mean())
+    rows = [
+        (
+            "Busiest quarter",
+            f"the busiest quarter of a layer's experts gets {percent(quarter)} of the choices",
+        )
+    ]
+    if not np.isnan(again).all():
+        share, chance = percent(float(np.nanmean(again))), percent(found.k / found.num_experts)
+        rows.append(
+            ("Reuse", f"{share} of a token's experts were used by the token before (by chance {chance})")
+        )
+    if found.lookaheads:
+        rows.append(("Guesses", f"the routers', for up to {found.lookaheads} layers ahead"))
+    return rows
+
+
+def choices(a: Trace, b: Trace) -> tuple[str, str]:
+    """Whether the routers of two traces chose alike: the same word twice, or what each chose first that the other did not."""
+    if a.experts.shape[1:] != b.experts.shape[1:]:
+        return "of another model", "of another shape"
+    tokens = min(a.tokens, b.tokens)
+    other = np.argwhere((a.experts[:tokens] != b.experts[:tokens]).any(2))
+    if not other.size:
+        return (
+            ("the same", "the same")
+            if a.tokens == b.tokens
+            else (f"{a.tokens:,} tokens", f"{b.tokens:,} tokens")
+        )
+    token, layer = (int(number) for number in other[0])
+    return tuple(  # type: ignore[return-value]
+        f"first other one: token {token}, layer {layer}: {', '.join(map(str, one.experts[token, layer]))}"
+        for one in (a, b)
+    )
+
+
+def difference(name: str, pair: Pair) -> tuple[str, str, str]:
+    """A number of two runs and what lies between them: first, second, difference."""
+    change = pair.second - pair.first
+    if name.startswith("bytes_") or name.endswith("_bytes"):
+        first, second, between = size(pair.first), size(pair.second), size(abs(change))
+    elif "ratio" in name or name in ("overlap", "cache_as_predictor.precision", "cache_as_predictor.recall"):
+        first, second, between = percent(pair.first), percent(pair.second), points(change)
+    else:
+        first, second, between = (f"{value:,.4g}" for value in (pair.first, pair.second, abs(change)))
+        if float(change).is_integer():
+            first, second, between = (f"{value:,.0f}" for value in (pair.first, pair.second, abs(change)))
+    share = f" ({change / pair.first:+.1%})" if pair.first else ""
+    return first, second, f"{'+' if change > 0 else '-'}{between}{share}"
+
+
+def about(run: Run) -> list[tuple[str, str]]:
+    """A run in its most asked numbers, for a notebook's cell or a file's listing."""
+    found = metrics.summary(run)
+    return [("Settings", run.settings.label), *numbers(found)]

@@ -1,0 +1,114 @@
+"""Words for people: the sentences say what the numbers are, and claim nothing beyond them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from conftest import random_trace, told
+from hypothesis import given
+from hypothesis import strategies as st
+from test_metrics import timed
+
+from moeviz import words
+from moeviz.core.replay import replay
+from moeviz.core.run import Tier
+from moeviz.core.settings import Settings
+from moeviz.numbers import metrics
+from moeviz.numbers.metrics import Counts
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (words.size(0), "0 bytes"),
+        (words.size(999), "999 bytes"),
+        (words.size(1_230_000), "1.2 MB"),
+        (words.size(38_400_000_000), "38 GB"),
+        (words.memory(3 * 2**30), "3.0 GiB"),
+        (words.percent(None), "–"),
+        (words.percent(0.7271), "72.7%"),
+        (words.points(-0.04), "4.0 points"),
+        (words.milliseconds(0.25), "0.2 ms"),
+        (words.seconds_left(300), "5 min"),
+        (words.tier(None), ""),
+        (
+            words.tier(Tier("disk", 0.9, 0.87, True)),
+            "Slow tier disk, past the page cache: 0.90 ms per expert, 0.87 GB/s.",
+        ),
+        (words.counted(Counts(10, 5, 2, 3)), "50.0% of 10 accesses hit, 2 came late, 3 missed"),
+    ],
+)
+def test_numbers_in_words(text: str, shown: str) -> None:
+    assert text == shown
+
+
+def test_a_verdict_says_points_and_claims_speed_only_outside_the_spread() -> None:
+    run = replay(random_trace(1, tokens=60), Settings("lru", 3))
+    other = replay(random_trace(1, tokens=60), Settings("belady", 3))
+    more = words.percent(
+        (metrics.counts(other, 1).hit_ratio or 0) - (metrics.counts(run, 1).hit_ratio or 0)
+    ).removesuffix("%")
+    slow = metrics.repeated([timed(run, wall=wall) for wall in (10_000_000, 12_000_000, 11_000_000)])
+    same = metrics.repeated([timed(other, wall=wall) for wall in (11_000_000, 11_500_000, 11_000_000)])
+    fast = metrics.repeated([timed(other, wall=wall) for wall in (5_000_000, 6_000_000, 5_500_000)])
+    assert words.verdict("lru", slow, "belady", same) == (
+        f"belady hits {more} points more than lru; speed: no difference outside the spread."
+    )
+    assert "speed: belady is 100% faster (2.00 to 2.00" in words.verdict("lru", slow, "belady", fast)
+    once = metrics.repeated([timed(run)])
+    assert "measured once" in words.verdict("lru", once, "lru again", once)
+    assert "lru and lru again hit alike" in words.verdict("lru", once, "lru again", once)
+    assert "speed: not measured" in words.verdict(
+        "a", metrics.repeated([run]), "b", metrics.repeated([other])
+    )
+
+
+def test_the_best_value_is_speed_gained_for_memory() -> None:
+    trace = random_trace(1, tokens=60)
+
+    def measured(settings: Settings, wall: int) -> tuple[Settings, metrics.Repeated]:
+        run = timed(replay(trace, settings), wall=wall)
+        return settings, metrics.repeated([replace(run, expert_bytes=1_000_000)])
+
+    demand = measured(Settings(baseline="on-demand"), 40_000_000)
+    few = measured(Settings("lru", 3), 20_000_000)
+    many = measured(Settings("lru", 8), 18_000_000)
+    assert "Best value for memory: lru, 3 slots, 277.8 tokens/s more" in words.best_value([demand, many, few])
+    assert words.best_value([few, many]) == ""  # nothing to gain over
+    assert "none" in words.best_value([demand, measured(Settings("lru", 3), 50_000_000)])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words_"),
+    [
+        (Settings("lfu", 3), "lfu with 3 slots in each MoE layer"),
+        (Settings(slots=24, scope="model"), "one pool for all layers"),
+        (Settings(baseline="resident"), "every expert in the fast tier from the start"),
+        (
+            Settings(prefetch="next-gate", lookahead=2, threshold=0.5),
+            "until their probabilities reach 0.5, 2 layers",
+        ),
+        (Settings(warm="first"), "warm start: first"),
+    ],
+)
+def test_settings_in_words(settings: Settings, words_: str) -> None:
+    assert words_ in words.settings(settings)
+
+
+def test_the_glossary_is_one_sentence_a_term() -> None:
+    for term, sentence in words.GLOSSARY.items():
+        assert sentence[0].isupper(), term
+        assert sentence.endswith("."), term
+        assert len(sentence) <= 160, term
+
+
+@given(seed=st.integers(0, 500), step=st.integers(0, 10))
+def test_the_events_table_tells_every_access_and_load(seed: int, step: int) -> None:
+    run = replay(random_trace(seed, tokens=16), Settings(slots=3, prefetch="next-gate"))
+    table = words.events_table(run, step)
+    events = told(run)[step]
+    assert table["MoE layer"].tolist() == [0, 1, 2]
+    for row, event in zip(table.to_dict("records"), events, strict=True):
+        assert row["hit"] == ", ".join(map(str, event.hits))
+        assert len(row["loaded (over whom)"].split(", ")) >= len(event.misses)
