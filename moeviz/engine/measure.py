@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import inspect
 import platform
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +30,7 @@ from moeviz.engine import store
 from moeviz.engine.loader import Loaded, own
 from moeviz.engine.memory import lacking, resident_bytes, slot_bytes
 from moeviz.engine.records import ModelFacts, PassRecord, recording
-from moeviz.engine.session import Options, generate
+from moeviz.engine.session import Options, generate, only_the_last_logits
 from moeviz.errors import ModelError
 
 RESIDENT = Settings(baseline="resident")
@@ -58,7 +57,8 @@ def facts(loaded: Loaded) -> ModelFacts:
             "python": platform.python_version(),
             "machine": _machine(loaded.device),
             "threads": str(torch.get_num_threads()),
-        },
+        }
+        | ({"notes": "; ".join(loaded.notes)} if loaded.notes else {}),
     )
 
 
@@ -153,17 +153,14 @@ def reference(loaded: Loaded, trace: Trace, stop: Callable[[], bool] = lambda: F
     )
     model = model.to(loaded.device).eval()
     own(model)
-    # as the run asks: other shapes may give other bits
-    last_only = (
-        {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    )
+    # the logits are asked for as the run asks: other shapes may give other bits
     past, found = None, []
     for tokens in trace.passes():
         if stop():
             return None
         ids = torch.tensor([trace.token_ids[tokens].tolist()], device=loaded.device)
         with torch.inference_mode():
-            output = model(input_ids=ids, past_key_values=past, use_cache=True, **last_only)
+            output = model(input_ids=ids, past_key_values=past, use_cache=True, **only_the_last_logits(model))
         past = output.past_key_values
         found.append(_checksum(output.logits))
     del model, output, past
