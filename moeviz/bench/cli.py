@@ -149,10 +149,11 @@ def bench_board(repeats: int, seconds: float) -> None:
 )
 def bench_soak(sessions: int, pause: float, runs: int) -> None:
     """A classroom: seconds to a page, what sessions and runs leave behind (needs Chromium)."""
-    from moeviz.bench.soak import soak
+    from moeviz.bench import soak
 
     with refusing():
-        show(soak(sessions, pause, runs))
+        show(soak.visits(sessions, pause))
+        show(soak.runs(runs))
 
 
 def show(values: Mapping[str, Any]) -> None:

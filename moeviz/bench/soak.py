@@ -56,13 +56,18 @@ class Held:
         return cls(process.memory_info().rss / 2**20, handles, process.num_threads())
 
 
-def soak(sessions: int, pause: float, runs: int, seed: int = 0) -> dict[str, Any]:
-    """`sessions` people who each open every page, `pause` seconds apart; then `runs` runs in one session.
+def visits(sessions: int, pause: float, seed: int = 0) -> dict[str, Any]:
+    """So many people who each open every page, about `pause` seconds apart, and leave.
 
     A page is done when its title stands there and no script runs. Raises MoevizError where there is no
     Chromium.
     """
-    return asyncio.run(_visits(sessions, pause, seed)) | asyncio.run(_runs(runs))
+    return asyncio.run(_visits(sessions, pause, seed))
+
+
+def runs(count: int) -> dict[str, Any]:
+    """So many runs of the bundled model in one session. Raises MoevizError where there is no Chromium."""
+    return asyncio.run(_runs(count))
 
 
 async def _visits(sessions: int, pause: float, seed: int) -> dict[str, Any]:
@@ -122,29 +127,29 @@ async def _timed(page: Page, do: Any) -> float:
     return time.perf_counter() - start
 
 
-async def _runs(runs: int) -> dict[str, Any]:
-    """What server and worker hold after a tenth of the runs and after all of them."""
-    early = max(1, runs // 10)
+async def _runs(count: int) -> dict[str, Any]:
+    """What server and worker hold after a tenth of the runs and after all."""
+    early = max(1, count // 10)
     held: list[tuple[Held, Held]] = []
     with _server() as (server, address):
         async with _browser() as browser:
             page = await browser.new_page(viewport={"width": 1440, "height": 900})
             page.set_default_timeout(LONGEST)
             await _timed(page, lambda: page.goto(f"{address}/?tokens=8"))
-            for number in range(runs):
+            for number in range(count):
                 await page.get_by_role("button", name="Run").click()
                 await page.get_by_role("button", name="Stop").wait_for()
                 await page.get_by_role("button", name="Run").wait_for()
-                if number + 1 in (early, runs):
+                if number + 1 in (early, count):
                     worker = server.children(recursive=True)[0]
                     held.append((Held.by(server), Held.by(worker)))
     found: dict[str, Any] = {}
     for name, first, last in zip(("server", "worker"), held[0], held[-1], strict=True):
         found |= {
             f"{name} after {early} runs, MiB": first.mib,
-            f"{name} after {runs} runs, MiB": last.mib,
-            f"{name}: handles after {early} and after {runs}": f"{first.handles} and {last.handles}",
-            f"{name}: threads after {early} and after {runs}": f"{first.threads} and {last.threads}",
+            f"{name} after {count} runs, MiB": last.mib,
+            f"{name}: handles after {early} and after {count}": f"{first.handles} and {last.handles}",
+            f"{name}: threads after {early} and after {count}": f"{first.threads} and {last.threads}",
         }
     return found
 
