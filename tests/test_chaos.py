@@ -171,7 +171,7 @@ def test_commands_survive_what_happens_to_them(commands: list[Command], tmp_path
 
 
 def disturb(process: subprocess.Popen[str], what: str, after: float) -> list[psutil.Process]:
-    """Does it to a command that has run for `after` seconds; gives the processes that it had started by then."""
+    """Does it to a command that has run for `after` seconds; gives the processes that this had started."""
     try:
         process.wait(after)
     except subprocess.TimeoutExpired:

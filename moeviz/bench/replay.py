@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from moeviz.bench.made_up import made_up
@@ -43,19 +44,17 @@ def replaying(repeats: int, tokens: int, trace: Trace | None = None) -> dict[str
 
     def oracle() -> None:
         for stream in streams:  # one expert at a time: no event rule, so its hits are not ours
-            cache = cachetools.LRUCache(slots)
+            cache: cachetools.LRUCache[int, bool] = cachetools.LRUCache(slots)
             for expert in stream:
                 if expert in cache:
                     cache[expert]
                 else:
                     cache[expert] = True
 
-    work = {
+    work: dict[str, Callable[[], object]] = {
         f"ms, {len(POLICIES)} policies x {known.num_experts - known.k + 1} slot counts": everything,
         **{
-            f"ms, hits of {policy} at {slots} slots": lambda policy=policy: curve(
-                known, Settings(policy, slots), [slots]
-            )
+            f"ms, hits of {policy} at {slots} slots": partial(curve, known, Settings(policy, slots), [slots])
             for policy in ("lru", "lfu", "lfu-resident")
         },
         f"ms, lru at {slots} slots event by event": lambda: replay(known, Settings("lru", slots)),

@@ -10,11 +10,15 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from moeviz.core.cache import Load
-from moeviz.engine.store import HostStore, Store, aligned
+from moeviz.core.machines import Machine
+from moeviz.engine.store import HostStore, Store, aligned, least_ns
+
+_SPIN_NS = 120_000  # a sleep of the system ends up to so much too late; the rest is waited for awake
 
 
 @dataclass(slots=True, eq=False)
@@ -24,16 +28,17 @@ class Ticket:
     load: Load
     slot: torch.Tensor  # uint8 [record_bytes]
     state: str = "queued"  # queued, copying, done, dropped
-    start: object = None  # clock stamps
-    end: object = None
+    start: Any = None  # clock stamps
+    end: Any = None
     after: object = None  # accelerator: the compute that must be over before the slot is overwritten
 
 
 class HostLink:
-    """Copies by a reader thread into host memory."""
+    """Copies by a reader thread into host memory. On a paced link (`pace`) a copy takes at least as long as on that machine."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, pace: Machine | None = None) -> None:
         self.store = store
+        self._least_ns = least_ns(pace, store.layout)
         self._demand: deque[Ticket] = deque()
         self._speculative: deque[Ticket] = deque()
         self._changed = threading.Condition()
@@ -134,7 +139,10 @@ class HostLink:
     def _copy(self, ticket: Ticket) -> None:
         ticket.start = time.perf_counter_ns()
         self.store.read(ticket.load.layer, ticket.load.expert, ticket.slot)
+        if self._least_ns:
+            wait_until(ticket.start + self._least_ns)
         ticket.end = time.perf_counter_ns()
+        self.store.check(ticket.load.layer, ticket.load.expert, ticket.slot)
 
     def _compute_so_far(self) -> object:
         return None
@@ -169,6 +177,7 @@ class DeviceLink(HostLink):
         else:
             assert self._staging is not None
             self.store.read(layer, expert, self._staging)
+            self.store.check(layer, expert, self._staging)
             source = self._staging
         ticket.start = torch.Event(self._device, enable_timing=True)
         ticket.end = torch.Event(self._device, enable_timing=True)
@@ -189,6 +198,14 @@ class DeviceLink(HostLink):
         event = torch.Event(self._device)
         event.record(torch.accelerator.current_stream(self._device))
         return event
+
+
+def wait_until(due_ns: int) -> None:
+    """Returns when `time.perf_counter_ns` has reached `due_ns`: asleep, and awake for the last moment, about 40 microseconds."""
+    while (left := due_ns - time.perf_counter_ns()) > _SPIN_NS:
+        time.sleep((left - _SPIN_NS) / 1e9)
+    while time.perf_counter_ns() < due_ns:
+        pass  # even a sleep of no length takes 70 microseconds on Linux
 
 
 def slots_for(link_store: Store, slots: int, device: torch.device) -> torch.Tensor:

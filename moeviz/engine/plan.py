@@ -12,29 +12,18 @@ a run can be set against it.
 from __future__ import annotations
 
 import json
-import mmap
-import os
-import shutil
-import subprocess
-import tempfile
-import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
-
-import numpy as np
-import platformdirs
-import psutil
 
 from moeviz import words
 from moeviz.core.machines import Machine, find
 from moeviz.core.oracle import BUNDLED_NAME
 from moeviz.core.run import Run
 from moeviz.core.trace import Trace
-from moeviz.errors import StoreError
+from moeviz.engine import tiers
+from moeviz.engine.cachefolder import cache_folder
 from moeviz.files import headers, library
 from moeviz.files.moetrace import write_atomically
 from moeviz.numbers import metrics
@@ -45,8 +34,6 @@ from moeviz.numbers.sizes import ModelSize, checkpoint_dtype, sizes
 BUNDLED = Path(__file__).parent.parent / "demo_model"
 MEASURE = "measure"  # --link measure: this disk
 _MOST_KEPT = 200  # plans
-_MOST_WRITTEN = 256 * 2**20  # bytes, to measure a disk
-_BLOCK = 4_096  # of O_DIRECT: offset, length and memory
 
 
 def make(
@@ -163,13 +150,9 @@ def _speed(band: plans.Band | None) -> str:
 
 
 def this_machine(fast: int | None = None) -> Memory:
-    """What is free here. fast: bytes of an accelerator, or of RAM to be given to the model, where the user
-    says so.
-    """
-    host = min(int(psutil.virtual_memory().available), _container())
-    where = _existing(cache_folder())
-    disk = shutil.disk_usage(where).free
-    accelerator = accelerator_memory()
+    """What is free here. fast: bytes of an accelerator, or of RAM for the model, where the user says so."""
+    host, accelerator = tiers.host_free(), tiers.accelerator_free()
+    disk, where = tiers.disk_free(cache_folder())
     if fast is not None:
         what = "as --fast says" + ("" if accelerator else "; taken for RAM of this machine")
         return Memory(fast, what, accelerator is None, host, disk, str(where))
@@ -178,99 +161,10 @@ def this_machine(fast: int | None = None) -> Memory:
     return Memory(host, "RAM that is free on this machine", True, host, disk, str(where))
 
 
-def accelerator_memory() -> int | None:
-    """Free bytes of the first accelerator that its driver tells of without torch; None where there is none,
-    or none that is known.
-    """
-    with suppress(OSError, ValueError, IndexError, subprocess.SubprocessError):
-        asked = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
-        said = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout
-        return int(said.splitlines()[0]) * 2**20
-    for card in sorted(Path("/sys/class/drm").glob("card*/device")):  # amdgpu
-        with suppress(OSError, ValueError):
-            total, used = (int((card / f"mem_info_vram_{kind}").read_text()) for kind in ("total", "used"))
-            return total - used
-    return None
-
-
-def cache_folder() -> Path:
-    """Where packed experts are kept between runs: MOEVIZ_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("MOEVIZ_CACHE") or platformdirs.user_cache_dir("moeviz")) / "experts"
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that there is."""
-    return next((one for one in (folder, *folder.parents) if one.is_dir()), Path("/"))
-
-
-def _container() -> int:
-    """What a control group of Linux leaves; no bound where there is none."""
-    try:
-        most, now = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
-    except (OSError, ValueError):  # another system, or "max": no bound
-        return 1 << 62
-    return most - now
-
-
-def measure_disk(expert_bytes: int, folder: Path) -> Machine:
-    """Reads records of one expert's size back from `folder`, past the page cache where the system allows.
-    Raises StoreError.
-
-    Writes at most 256 MiB there, and removes them.
-    """
-    record = max(-(-expert_bytes // _BLOCK) * _BLOCK, _BLOCK)
-    count = max(2, min(64, _MOST_WRITTEN // record))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix="measure-", suffix=".part") as file:
-            piece = np.random.default_rng(0).bytes(record)  # a disk may press zeros together
-            for _ in range(count):
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-            return _timed(file.name, record, count)
-    except OSError as error:
-        raise StoreError(
-            f"The disk cannot be measured in {folder}: {error.strerror}. Set MOEVIZ_CACHE to another folder, "
-            "or give --link a name or figures."
-        ) from None
-
-
-def _timed(path: str, record: int, count: int) -> Machine:
-    direct = getattr(os, "O_DIRECT", 0)
-    try:
-        handle = os.open(path, os.O_RDONLY | direct)
-    except OSError:  # a file system that refuses it
-        handle, direct = os.open(path, os.O_RDONLY), 0
-    with mmap.mmap(-1, record) as memory:
-
-        def took(size: int) -> float:
-            """Median seconds of reading so many bytes of each record."""
-            times = []
-            for at in range(count):
-                if not direct and hasattr(os, "posix_fadvise"):
-                    os.posix_fadvise(handle, at * record, size, os.POSIX_FADV_DONTNEED)
-                with memoryview(memory)[:size] as view:
-                    start = time.perf_counter()
-                    os.preadv(handle, [view], at * record)
-                    times.append(time.perf_counter() - start)
-            return median(times)
-
-        try:
-            one, whole = took(_BLOCK), took(record)
-        finally:
-            os.close(handle)
-    rest = max(record - _BLOCK, 1)
-    past = "past the page cache" if direct else "perhaps from the page cache"
-    return Machine(
-        f"this disk, measured {past}", one * 1e3, rest / 1e9 / max(whole - one, 1e-9), nominal=False
-    )
-
-
 def _link(text: str, size: ModelSize, own: Run | None) -> Machine | None:
     """The link that a user named; left out: that of the recorded run of this model."""
     if text == MEASURE:
-        return measure_disk(max(layer.moved for layer in size.layers), cache_folder())
+        return tiers.measure_disk(max(layer.moved for layer in size.layers), cache_folder())
     if text or own is None or own.tier is None or not own.tier.gigabytes_per_second:
         return find(text)
     tier = own.tier
@@ -297,22 +191,11 @@ def _compute(
             return Compute(before.compute_ms, "as the last run of this model measured it")
         if not memory.fast_is_host:
             return None
-        speed = memory_speed()
+        speed = tiers.memory_speed()
         source = f"measured in RAM at {speed:.1f} GB/s"
     else:
         speed, source = fast_speed, f"at {fast_speed:g} GB/s"
     return Compute(size.active / speed / 1e6, f"the least: its weights are read once, {source}")
-
-
-def memory_speed() -> float:
-    """GB/s at which one thread reads RAM."""
-    held = np.ones(16 * 2**20, np.float32)
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        held.sum()
-        times.append(time.perf_counter() - start)
-    return held.nbytes / 1e9 / min(times)
 
 
 # how far off the last plan was
