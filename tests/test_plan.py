@@ -179,7 +179,7 @@ def test_a_recorded_run_of_the_model_brings_link_and_compute() -> None:
     sample = Path(__file__).parent.parent / "sample_traces" / "bible.moetrace"
     found = as_json("--trace", sample, "--slots", "4", "--dtype", "float32")
     assert "as the trace's run measured it" in found["link"]["name"]
-    assert found["compute"]["source"] == "as the trace's run measured it"
+    assert found["compute"]["source"] == "as the trace's run measured it on AMD EPYC"
 
 
 def test_a_checkpoint_of_an_accelerator_is_planned_in_its_own_dtype(
@@ -224,6 +224,7 @@ def test_the_next_plan_says_how_far_off_the_last_one_was(data: Path) -> None:
     found = plan("m", SIZE, RAM, context=10, slots=[3], trace=trace, link=LINK, compute=Compute(1.0, "said"))
     assert engine.last("m") is None
     engine.remember(found)
+    engine.remember(plan("m", SIZE, RAM, context=10, slots=[3]))  # without a trace: it takes nothing back
     engine.settle(trace, measured)
     ran = engine.last("m")
     assert ran is not None
@@ -255,7 +256,9 @@ def test_what_was_not_planned_is_not_compared(data: Path) -> None:
     assert "nothing had been planned for it" in engine.off_by(ran)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"m": 3}', '{"m": {"ran": {"slots": 1}}}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"m": 3}', '{"m": {"ran": {"slots": 1}}}', "[" * 100_000, '{"m": {"expected": 3}}']
+)
 def test_a_damaged_store_holds_nothing_and_is_written_anew(content: str, data: Path) -> None:
     data.mkdir()
     (data / "plans.json").write_text(content)
@@ -268,5 +271,5 @@ def test_the_last_run_tells_what_compute_takes() -> None:
     trace = replace(random_trace(1), model="moeviz demo model", expert_bytes=1_179_648)
     engine.settle(trace, timed(replay(trace, Settings("lru", 4))))
     found = as_json("--dtype", "float32")
-    assert found["compute"]["source"] == "as the last run of this model measured it"
+    assert found["compute"]["source"] == "as the last run of this model measured it here"
     assert found["last_run"]["slots"] == 4

@@ -60,6 +60,7 @@ def make(
     kind = dtype if dtype != "auto" else "float32" if memory.fast_is_host else checkpoint_dtype(read.config)
     size = sizes(read, kind)
     own = run if trace is not None and (trace.model, trace.mean_bytes) == (name, size.mean_bytes) else None
+    machine = trace.recorded.get("machine", "a machine that it does not name") if trace is not None else ""
     return plans.plan(
         name,
         size,
@@ -68,7 +69,7 @@ def make(
         slots=slots,
         trace=trace,
         link=_link(link, size, own),
-        compute=_compute(name, size, memory, own, fast_speed),
+        compute=_compute(name, size, memory, own, machine, fast_speed),
     )
 
 
@@ -177,18 +178,17 @@ def _link(text: str, size: ModelSize, own: Run | None) -> Machine | None:
 
 
 def _compute(
-    name: str, size: ModelSize, memory: Memory, own: Run | None, fast_speed: float | None
+    name: str, size: ModelSize, memory: Memory, own: Run | None, machine: str, fast_speed: float | None
 ) -> Compute | None:
     """What a token takes without copies: as this model's last run had it, else at least what reading its
     weights takes.
     """
     if fast_speed is None:
-        parts = metrics.stack(own) if own is not None else None
-        if parts is not None:
-            return Compute(parts.compute + parts.other, "as the trace's run measured it")
         before = last(name)
         if before is not None and before.compute_ms is not None and before.expert_bytes == size.mean_bytes:
-            return Compute(before.compute_ms, "as the last run of this model measured it")
+            return Compute(before.compute_ms, "as the last run of this model measured it here")
+        if own is not None and (parts := metrics.stack(own)) is not None:
+            return Compute(parts.compute + parts.other, f"as the trace's run measured it on {machine}")
         if not memory.fast_is_host:
             return None
         speed = tiers.memory_speed()
@@ -217,16 +217,16 @@ class Ran:
 
 
 def remember(plan: Plan) -> None:
-    """Keeps what a plan expects, for `settle`. Raises OSError."""
+    """Keeps what a plan expects of each policy and slot count, for `settle`. Raises OSError."""
     kept = _kept()
     about = kept.pop(plan.model, {})  # the newest stand last
-    about["expected"] = [
-        [plan.size.mean_bytes, row.slots, one.policy, one.hit_ratio, *_ends(one.band)]
+    expected = {
+        f"{plan.size.mean_bytes} {row.slots} {one.policy}": [one.hit_ratio, *_ends(one.band)]
         for row in plan.rows
         for one in row.expected
         if one.policy != plans.EVEN
-    ]
-    _keep({**kept, plan.model: about})
+    }
+    _keep({**kept, plan.model: {**about, "expected": _table(about.get("expected")) | expected}})
 
 
 def settle(trace: Trace, run: Run) -> None:
@@ -249,9 +249,10 @@ def settle(trace: Trace, run: Run) -> None:
     )
     kept = _kept()
     about = kept.pop(trace.model, {})
-    for row in about.get("expected", []):
-        if row[:3] == [run.mean_bytes, settings.slots, settings.policy]:
-            ran = replace(ran, planned_hit_ratio=row[3], planned_least=row[4], planned_most=row[5])
+    planned = _table(about.get("expected")).get(f"{run.mean_bytes} {settings.slots} {settings.policy}")
+    if isinstance(planned, list) and len(planned) == 3:
+        hit_ratio, least, most = planned
+        ran = replace(ran, planned_hit_ratio=hit_ratio, planned_least=least, planned_most=most)
     _keep({**kept, trace.model: {**about, "ran": asdict(ran)}})
 
 
@@ -292,14 +293,14 @@ def _store() -> Path:
 def _kept() -> dict[str, dict[str, Any]]:
     """What is kept of each model. A file that cannot be read holds nothing: it is written anew."""
     try:
-        found = json.loads(_store().read_bytes())
+        found = _table(json.loads(_store().read_bytes()))
     except (OSError, ValueError, RecursionError):
-        found = None
-    return {
-        name: about
-        for name, about in (found if isinstance(found, dict) else {}).items()
-        if isinstance(about, dict)
-    }
+        return {}
+    return {name: about for name, about in found.items() if isinstance(about, dict)}
+
+
+def _table(found: Any) -> dict[str, Any]:
+    return found if isinstance(found, dict) else {}
 
 
 def _keep(kept: dict[str, dict[str, Any]]) -> None:
