@@ -125,6 +125,10 @@ REFUSED = {
     f"compare --prompt x --repeats {SEEDS}": "not in the range",
     "compare --prompt x --threads 1000000": "not in the range",
     f"compare --prompt x --seed {SEEDS}": "seed is",
+    f"{RUN} --link tape": "link 'tape' is not known. Choose one of SD card",
+    f"{RUN} --link nan": "link 'nan' is not known",
+    f"{RUN} --link -1": "link '-1' is not known",
+    "compare --prompt x --link 0,0,0": "link '0,0,0' is not known",
     # files in and out
     f"import {T} --format tape --out {OUT}": "format 'tape' is not known. Choose one of moetrace",
     f"import routed.npy --experts -1 --out {OUT}": "not in the range",
@@ -161,6 +165,10 @@ REFUSED = {
     f"sweep text.moetrace --jobs 1 --out {OUT}": "None of the files is a trace",
     f"sweep gone --jobs 1 --out {OUT}": "None of the files is a trace",
     f"sweep {T} --jobs 1 --out text.moetrace": "is there and is no table of a sweep",
+    # the folder of packed experts
+    "cache limit nonsense": "The size 'nonsense' is not known. Write for example 50GB",
+    f"cache limit {SEEDS}TB": "is not known",
+    "cache clean nothing-of-that-name": "Nothing in",
     # what there is
     "nonsense": "No such command 'nonsense'",
     "bench nonsense": "No such command 'nonsense'",
