@@ -37,21 +37,19 @@ for (const one of document.querySelectorAll("script[type='application/json']")) 
 """
 _STYLE = """
 :root { color-scheme: light; }
-body { font: 17px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color:
-#1a1a1a; background: #fff; } h1 { font-size: 1.9rem; } h2 { font-size: 1.35rem; margin: 2.2rem 0 0; }
+body { font: 17px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; background: #fff; }
+h1 { font-size: 1.9rem; } h2 { font-size: 1.35rem; margin: 2.2rem 0 0; }
 table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid #ddd; padding: .3rem .9rem .3rem 0; text-align: left; vertical-align: top;
-overflow-wrap: anywhere; } .kind { font-size: .8rem; background: #eee; border-radius: .6rem; padding: .1rem
-.6rem; margin-left: .6rem; font-weight: 400; vertical-align: middle; } .table { max-height: 24rem; overflow:
-auto; } .text { white-space: pre-wrap; overflow-wrap: anywhere; }
+th, td { border-bottom: 1px solid #ddd; padding: .3rem .9rem .3rem 0; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
+.kind { font-size: .8rem; background: #eee; border-radius: .6rem; padding: .1rem .6rem; margin-left: .6rem; font-weight: 400; vertical-align: middle; }
+.table { max-height: 24rem; overflow: auto; }
+.text { white-space: pre-wrap; overflow-wrap: anywhere; }
 .text span { border-bottom: 3px solid; }
 """
 
 
 def report(trace: Trace, run: Run) -> str:
-    """HTML with Plotly inside it. Everything that comes from the trace is escaped, and the page's policy lets
-    only its own two scripts run.
-    """
+    """HTML with Plotly inside it. Everything that comes from the trace is escaped, and the page's policy lets only its own two scripts run."""
     parts = "".join(_sections(trace, run))
     plotly = get_plotlyjs()
     allowed = " ".join(
@@ -168,8 +166,7 @@ def _as_text(trace: Trace, run: Run) -> str:
     rest = f"<p>{trace.tokens - shown:,} more tokens are not shown.</p>" if trace.tokens > shown else ""
     return (
         f"<h2>Which tokens found their experts?{_kind('measured' if run.measured else 'replayed')}</h2>"
-        "<p>Underlined green where more than two thirds of a forward pass's accesses hit, orange where more "
-        "than a third, red below; "
+        "<p>Underlined green where more than two thirds of a forward pass's accesses hit, orange where more than a third, red below; "
         f'point at a token for the count.</p><p class="text">{"".join(spans)}</p>{rest}'
     )
 

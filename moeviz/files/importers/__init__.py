@@ -81,9 +81,8 @@ def _open(source: Source, options: Options, format: str) -> Found:
     kind = load_importer(format) if format else _format_of(source)
     if not kind:
         raise TraceError(
-            f"{source.name} is none of the formats that are read: {looks_like(source)} "
-            f"Read are {'; '.join(sorted(one.what for one in IMPORTERS.values()))}; any of them as .gz or "
-            f".zst."
+            f"{source.name} is none of the formats that are read: {looks_like(source)} Read are "
+            f"{', '.join(format_names())} (`import --help` says more), each also as .gz or .zst."
         )
     found = IMPORTERS[kind].read(source, options)
     if isinstance(found, Imported) and found.trace.notes != (notes := tuple(found.report)):
