@@ -37,7 +37,7 @@ BAD_FILES = {  # name -> what is said of it
     "gone.moetrace": "gone.moetrace: No such file",
     "folder": "is a folder; expected a trace file",
     "empty.moetrace": "has 0 bytes|empty",
-    "text.moetrace": "not a .moetrace file",
+    "text.moetrace": "not a .moetrace file|none of the formats that are read",
     "/dev/zero": "no regular file; expected a trace file",
 }
 WRITES = (  # commands that write a file, "PLACE" for its place
