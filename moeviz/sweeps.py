@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -206,21 +207,34 @@ def executor(jobs: int | None, address: str = "") -> Iterator[Executor]:
         finally:
             pool.shutdown()
         return
-    from distributed import Client  # asks the network; most sweeps are local
+    _knock(address)
+    from distributed import Client  # most sweeps are local
 
     try:
         client = Client(address, timeout=10, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
-        raise SweepError(
-            f"No Dask scheduler answers at {address[:80]}: {str(error) or type(error).__name__}. "
-            "Start one with `dask scheduler`."
-        ) from None
+        reason = str(error) or type(error).__name__
+        raise SweepError(f"What listens at {address[:80]} is no Dask scheduler: {reason}.") from None
     with client, client.get_executor(retries=2) as cluster:
         try:
             yield cluster
         except BaseException:
             cluster.shutdown(wait=False)  # which takes back what has not begun
             raise
+
+
+def _knock(address: str) -> None:
+    """Raises SweepError where nobody listens: Dask's client would go on trying, also while the program ends."""
+    where = address.rpartition("://")[2]
+    host, _, port = where.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, ValueError, OverflowError) as error:
+        reason = str(error) if host and port.isdecimal() else "it is no address"
+        raise SweepError(
+            f"No Dask scheduler answers at {address[:80]}: {reason}. Start one with `dask scheduler`, and give "
+            "the address that it prints, as tcp://127.0.0.1:8786."
+        ) from None
 
 
 def _end_with_parent() -> None:
