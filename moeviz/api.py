@@ -27,29 +27,34 @@ from moeviz.numbers.explain import Explainer
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moeviz.files.imports import Imported
+    from moeviz.files.importers import Imported
 
 
-def imported(path: str | os.PathLike[str], *, experts: int = 0, format: str = "") -> Imported:
+def imported(
+    path: str | os.PathLike[str],
+    *,
+    experts: int = 0,
+    axes: str = "",
+    prompt_tokens: int = -1,
+    top_k: int = 0,
+    format: str = "",
+) -> Imported:
     """The trace of a file that any importer reads, with what was left out or had to be assumed. Raises TraceError, OSError.
 
-    `experts`: E, where the file does not say it, 0: infer it as the largest id + 1. `format`: empty, found by the content.
+    What the file does not say: `experts`, E (0: the largest id + 1); `axes` of an array, such as "layer,token,k"; `prompt_tokens` of
+    each request; `top_k` where all experts' numbers are there. `format`: empty, found by the content; a user's file as path.py:name.
     """
-    from moeviz.files import imports
-    from moeviz.files.moetrace import content_of
+    from moeviz.files import importers
+    from moeviz.files.moetrace import MAX_FILE_BYTES
+    from moeviz.files.reading import read_regular
 
-    file = Path(path)
-    content = content_of(file)
-    if format == "sglang" or (not format and file.suffix == ".pt"):
-        from moeviz.engine.sglang import records  # torch's file format
-
-        return imports.from_records(file.name, records(file), experts)
-    return imports.read(file.name, content, format, experts)
+    options = importers.Options(experts, prompt_tokens, axes, top_k)
+    return importers.read(Path(path).name, read_regular(path, MAX_FILE_BYTES), options, format)
 
 
-def load(path: str | os.PathLike[str], *, experts: int = 0, format: str = "") -> tuple[Trace, Run | None]:
-    """Trace and, where the file holds one, recorded run, of any format that the importers read. Raises TraceError, OSError."""
-    found = imported(path, experts=experts, format=format)
+def load(path: str | os.PathLike[str], **options: Any) -> tuple[Trace, Run | None]:
+    """Trace and, where the file holds one, recorded run, of any format; options as of `imported`. Raises TraceError, OSError."""
+    found = imported(path, **options)
     return found.trace, found.run
 
 

@@ -160,7 +160,7 @@ def test_replay_reports_in_words(trace: Path) -> None:
         (["run", "--prompt", "x", "--device", "abacus"], "device 'abacus' is not available"),
         (["run", "--prompt", "x", "--link", "tape"], "link 'tape' is not known. Choose one of SD card"),
         (["run", "--prompt", "x", "--out", "nowhere/x.moetrace"], "folder nowhere for --out does not exist"),
-        (["run", "no/such/model", "--prompt", "x"], "cannot be read as a model"),
+        (["run", "no/such/model", "--prompt", "x"], "There is no folder no/such/model"),
         (["run", "tests", "--prompt", "x"], "has no config.json"),
         (
             ["run", "--prompt", "x", "--future", "TRACE", "--policy", "belady", "--max-new-tokens", "2"],

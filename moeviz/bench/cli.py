@@ -5,6 +5,7 @@ python -m moeviz bench engine
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,12 +52,18 @@ MADE_UP = "Tokens of a made-up trace of 24 layers, top-4 of 32 experts."
 @bench.command("engine")
 @rounds(5)
 @tokens(100, "Tokens to generate in each round.", 1_000)
-def bench_engine(repeats: int, tokens: int) -> None:
-    """What recording the routers' guesses costs the bundled model."""
+@click.option("--model", default="", help="Folder of a model; the bundled one if it is left out.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
+def bench_engine(repeats: int, tokens: int, model: str, as_json: bool) -> None:
+    """Decoding beside transformers with all experts in memory, in float32 and bfloat16, on one thread."""
     from moeviz.bench.engine import engine
 
     with refusing():
-        show(engine(repeats, tokens))
+        found = engine(repeats, tokens, model)
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        show(found)
 
 
 @bench.command("link")

@@ -73,7 +73,7 @@ def _counts(text: str) -> list[int]:
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
     default="auto",
     show_default=True,
-    help="Type of the weights; auto: float32 on a CPU, else the checkpoint's.",
+    help="Type of the weights; auto: the checkpoint's; on a CPU the faster of it and float32.",
 )
 @json_option
 def plan(

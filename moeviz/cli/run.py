@@ -75,7 +75,7 @@ def run(
     with refusing():
         settings = settings_of(others)
         known = _future(future)
-        loaded, options = prepare(model, others)
+        loaded, options = prepare(model, others, [settings])
         from moeviz.engine import measure
         from moeviz.engine.session import generate
 
@@ -174,7 +174,7 @@ def compare(
         chosen += [Settings(baseline=name.strip()) for name in baselines.split(",") if name.strip()]
         if not chosen:
             raise Refused("There is nothing to measure. Give a --setting, or name --baselines.")
-        loaded, options = prepare(model, others)
+        loaded, options = prepare(model, others, chosen)
         from moeviz.core.replay import replay
         from moeviz.engine import measure
 
@@ -248,8 +248,11 @@ def _left(began: float, share: float) -> str:
     return "" if share in (0, 1) else f", about {words.seconds_left(spent / share - spent)} left"
 
 
-def prepare(model: str, others: dict[str, Any]) -> tuple[Loaded, Options]:
-    """Loaded model and generation options of the shared flags. Raises ModelError or StoreError."""
+def prepare(model: str, others: dict[str, Any], settings: list[Settings]) -> tuple[Loaded, Options]:
+    """Loaded model and generation options of the shared flags. Raises ModelError or StoreError.
+
+    `settings` are checked against the model as soon as its size is known: SettingsError before anything is packed.
+    """
     from moeviz.engine.loader import BUNDLED, load, use_threads
     from moeviz.engine.measure import paced
     from moeviz.engine.session import Options
@@ -267,11 +270,16 @@ def prepare(model: str, others: dict[str, Any]) -> tuple[Loaded, Options]:
     def progress(share: float, what: str) -> None:
         progress_line(f"{share:4.0%} {what}", share == 1)
 
+    def check(layers: int, experts: int, k: int) -> None:
+        for one in settings:
+            one.check(layers, experts, k)
+
     loaded = load(
         model or BUNDLED,
         tier=others["tier"],
         device=others["device"],
         dtype=others["dtype"],
         progress=progress,
+        check=check,
     )
     return paced(loaded, others["link"]), options

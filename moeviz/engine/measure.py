@@ -6,6 +6,7 @@ for step in compare(load(), "In the beginning", [Settings(policy="lru"), Setting
 
 from __future__ import annotations
 
+import copy
 import gc
 import platform
 import zlib
@@ -28,7 +29,7 @@ from moeviz.engine import store
 from moeviz.engine.loader import Loaded, own
 from moeviz.engine.memory import lacking, resident_bytes, slot_bytes
 from moeviz.engine.records import ModelFacts, PassRecord, recording
-from moeviz.engine.session import Options, generate
+from moeviz.engine.session import Options, generate, only_the_last_logits
 from moeviz.errors import ModelError
 
 RESIDENT = Settings(baseline="resident")
@@ -55,7 +56,8 @@ def facts(loaded: Loaded) -> ModelFacts:
             "python": platform.python_version(),
             "machine": _machine(loaded.device),
             "threads": str(torch.get_num_threads()),
-        },
+        }
+        | ({"notes": "; ".join(loaded.notes)} if loaded.notes else {}),
     )
 
 
@@ -136,7 +138,11 @@ def reference(loaded: Loaded, trace: Trace, stop: Callable[[], bool] = lambda: F
     """
     model: Any = type(loaded.model)
     model = model.from_pretrained(
-        str(loaded.folder), dtype=loaded.dtype, experts_implementation="eager", trust_remote_code=False
+        str(loaded.folder),
+        config=copy.deepcopy(loaded.model.config),
+        dtype=loaded.dtype,
+        experts_implementation="eager",
+        trust_remote_code=False,
     )
     model = model.to(loaded.device).eval()
     own(model)
@@ -146,7 +152,7 @@ def reference(loaded: Loaded, trace: Trace, stop: Callable[[], bool] = lambda: F
             return None
         ids = torch.tensor([trace.token_ids[tokens].tolist()], device=loaded.device)
         with torch.inference_mode():
-            output = model(input_ids=ids, past_key_values=past, use_cache=True, logits_to_keep=1)
+            output = model(input_ids=ids, past_key_values=past, use_cache=True, **only_the_last_logits(model))
         past = output.past_key_values
         found.append(_checksum(output.logits))
     del model, output, past

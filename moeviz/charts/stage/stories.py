@@ -27,7 +27,7 @@ def stories_of(explainer: Explainer) -> dict[str, Any] | None:
     Per eviction: `load` the load that took the slot, `why` a number into `words`, `belady` the cell (layer x
     E + expert) that the bound would have dropped, `regret` in forward passes (0 none, -1: the bound's choice
     is never needed again); then `counts` residents, each with its cell, status, a number into `words` for its
-    score (0: the policy has no words for a single one), and the score as a share of the largest one there.
+    score (0: the policy has no words for a single one), and a length for its score's bar.
     """
     run = explainer.run
     evictions = int((run.loads.victim_expert >= 0).sum())
@@ -42,9 +42,8 @@ def stories_of(explainer: Explainer) -> dict[str, Any] | None:
         step, layer = int(run.events.forward_pass[event]), int(run.events.layer[event])
         for eviction in explainer.evictions(step, layer):
             shown = _shown(eviction)
-            top = max((abs(one.score) for one in shown if np.isfinite(one.score)), default=0.0) or 1.0
-            for one in shown:
-                share = min(abs(one.score) / top, 1.0) if np.isfinite(one.score) else 1.0
+            shares = _shares([one.score for one in shown])
+            for one, share in zip(shown, shares, strict=True):
                 ago = "" if one.last_use is None else _ago(one.last_use)
                 text = _measured(measure, one.score, ago) if measure else ""
                 cell = one.layer * run.experts + one.expert
@@ -65,6 +64,16 @@ def stories_of(explainer: Explainer) -> dict[str, Any] | None:
         "share": packed(share),
         "words": words.table,
     }
+
+
+def _shares(scores: list[float]) -> list[float]:
+    """Lengths of bars, 0 to 1: from 0 to the highest score, or from the lowest where all are far above 0."""
+    finite = [score for score in scores if np.isfinite(score)]
+    least, most = (min(finite), max(finite)) if finite else (0.0, 0.0)
+    floor = 0.0 if 0 <= least < most / 2 else least
+    if most == floor:
+        return [1.0 if np.isfinite(score) else 0.0 for score in scores]
+    return [(score - floor) / (most - floor) if np.isfinite(score) else 0.0 for score in scores]
 
 
 def _shown(eviction: Eviction) -> list[Any]:
