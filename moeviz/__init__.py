@@ -7,7 +7,8 @@
     mv.compare(trace, ["lru", "lfu"], slots=[2, 4, 6])          # a DataFrame
     trace, run = mv.run("", "In the beginning", policy="lfu")   # the real engine, with the bundled model
 
-Importing this loads neither numpy nor torch nor pandas; a name loads what it needs when it is first asked for.
+Importing this loads neither numpy nor torch nor pandas; a name loads what it needs when it is first asked
+for.
 """
 
 from importlib import import_module

@@ -20,11 +20,13 @@ DTYPES = ("float32", "bfloat16")
 
 
 def engine(repeats: int, tokens: int, name: str = "") -> dict[str, Any]:
-    """How fast the engine decodes beside transformers with all experts in memory, on one thread, in both dtypes.
+    """How fast the engine decodes beside transformers with all experts in memory, on one thread, in both
+    dtypes.
 
-    `name` is the folder of a model, empty the bundled one. Gives tokens per second of transformers with each of its experts backends, of
-    the engine with every expert in a slot (with and without recording the routers' guesses), and with half the slots and the host tier;
-    and the engine's ratios to the fastest backend, round by round.
+    `name` is the folder of a model, empty the bundled one. Gives tokens per second of transformers with each
+    of its experts backends, of the engine with every expert in a slot (with and without recording the
+    routers' guesses), and with half the slots and the host tier; and the engine's ratios to the fastest
+    backend, round by round.
     """
     import torch
 
@@ -84,7 +86,9 @@ def _served(loaded: Loaded, tokens: int) -> dict[str, Callable[[], float]]:
 
 
 def _alone(folder: str, dtype: str, tokens: int) -> dict[str, Callable[[], float]]:
-    """Tokens per second by the median decode pass of transformers with all experts in memory, by experts backend."""
+    """Tokens per second by the median decode pass of transformers with all experts in memory, by experts
+    backend.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
