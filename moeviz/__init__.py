@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from moeviz.core.trace import Trace as Trace
     from moeviz.engine.capture import capture as capture
     from moeviz.errors import MoevizError as MoevizError
+    from moeviz.files.exporters.registry import exporter as exporter
+    from moeviz.files.importers.registry import importer as importer
 
 WHERE = {  # name -> the module that has it
     "MoevizError": "moeviz.errors",
@@ -41,6 +43,8 @@ WHERE = {  # name -> the module that has it
     "compare": "moeviz.api",
     "curve": "moeviz.api",
     "explain": "moeviz.api",
+    "exporter": "moeviz.files.exporters.registry",
+    "importer": "moeviz.files.importers.registry",
     "load": "moeviz.api",
     "policy": "moeviz.core.policies",
     "predictor": "moeviz.core.predictors",

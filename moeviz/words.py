@@ -443,5 +443,10 @@ def difference(name: str, pair: Pair) -> tuple[str, str, str]:
 
 def about(run: Run) -> list[tuple[str, str]]:
     """A run in its most asked numbers, for a notebook's cell or a file's listing."""
-    found = metrics.summary(run)
-    return [("Settings", run.settings.label), *numbers(found)]
+    said = settings(run.settings)
+    return [("Settings", run.settings.label), ("In words", said), *numbers(metrics.summary(run))]
+
+
+def glossary(terms: Sequence[str]) -> list[tuple[str, str]]:
+    """Terms and what they mean, in the order given. Raises KeyError where one is not in the glossary."""
+    return [(term, GLOSSARY[term]) for term in terms]
