@@ -66,7 +66,7 @@ def test_counts_come_back_as_counts() -> None:
 
 
 def test_a_refusal_is_the_importers_own_sentence() -> None:
-    with pytest.raises(TraceError, match="^x: 'token' stands twice"):
+    with pytest.raises(TraceError, match=r"^x: 'token' stands twice"):
         open_guarded("x", (CASES / "hostile" / "table-dup-col.csv").read_bytes())
     with pytest.raises(TraceError, match="would take"):
         open_guarded("bomb.npz", BOMBS["npz"][0]())

@@ -30,7 +30,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(HOUSE) for room in rooms}
 FILES = sorted([*(ROOT / "moeviz").rglob("*.py"), *(ROOT / "pages").glob("*.py"), ROOT / "app.py"])
 ONLY_IN = {  # library -> the rooms that may import it
     "streamlit": {"moeviz.app", "pages", "app"},
-    "torch": {"moeviz.engine", "moeviz.demo_model"},
+    "torch": {"moeviz.engine", "moeviz.demo_model", "moeviz.bench"},
     "transformers": {"moeviz.engine", "moeviz.demo_model", "moeviz.bench"},
     "accelerate": {"moeviz.engine"},
 }

@@ -148,6 +148,33 @@ def bench_board(repeats: int, seconds: float) -> None:
         show(board(seconds, repeats))
 
 
+@bench.command("soak")
+@click.option(
+    "--sessions",
+    type=click.IntRange(1, 200),
+    default=20,
+    show_default=True,
+    help="Browsers at the same time.",
+)
+@click.option(
+    "--pause",
+    type=click.FloatRange(0, 600),
+    default=10.0,
+    show_default=True,
+    help="Seconds that each looks at a page.",
+)
+@click.option(
+    "--runs", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Then, in one session."
+)
+def bench_soak(sessions: int, pause: float, runs: int) -> None:
+    """A classroom: seconds to a page, what sessions and runs leave behind (needs Chromium)."""
+    from moeviz.bench import soak
+
+    with refusing():
+        show(soak.visits(sessions, pause))
+        show(soak.runs(runs))
+
+
 @bench.command("stage")
 @rounds(3)
 @click.option(

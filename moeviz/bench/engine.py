@@ -94,9 +94,11 @@ def _alone(folder: str, dtype: str, tokens: int) -> dict[str, Callable[[], float
 
     from moeviz.engine.loader import own
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), trust_remote_code=False
+    ).eval()
     own(model)
-    prompt = AutoTokenizer.from_pretrained(folder)(PROMPT)["input_ids"]
+    prompt = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)(PROMPT)["input_ids"]
 
     def speed(backend: str) -> Callable[[], float]:
         def once() -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,7 @@ def run(
         known = _future(future)
         loaded, options = prepare(model, others, [settings])
         from moeviz.engine import measure
+        from moeviz.engine.plan import settle
         from moeviz.engine.session import generate
 
         measure.fitting(loaded, [] if settings.baseline else [settings])
@@ -94,6 +96,8 @@ def run(
             keeps(f"{out} holds the {len(result.output_ids)} tokens that were captured.")
         if stop():
             raise KeyboardInterrupt
+        with suppress(OSError):  # what a later plan may want to know is no reason for a run to fail
+            settle(trace, result)
         lossless, why = None, measure.not_verifiable(loaded) if verify else ""
         if verify and not why:
             lossless = measure.reference(loaded, trace) == logits

@@ -161,7 +161,7 @@ def load(
         check(layout.layers, layout.experts, reached[0].k)
         recipe = _recipe(name, reached[0], layout, place)
         layers = _layers_of(
-            [weights[paths[id(one.experts)]] for one in reached],
+            {path: weights[path] for path in (paths[id(one.experts)] for one in reached)},
             layout,
             lambda done: progress(0.3 + 0.6 * done, "filling the slow tier"),
         )
@@ -441,16 +441,16 @@ def _placement(module: nn.Module, experts: set[str], device: str, prefix: str = 
 
 
 def _layers_of(
-    weights: list[Mapping[str, torch.Tensor]], layout: Layout, progress: Callable[[float], None]
+    weights: Mapping[str, Mapping[str, torch.Tensor]], layout: Layout, progress: Callable[[float], None]
 ) -> Iterator[Mapping[str, torch.Tensor]]:
     """Stacked weights of one MoE layer after the other, through accelerate's maps: some architectures leave them in an
-    offload folder, some in the checkpoint, and the map knows where."""
-    for number, one in enumerate(weights):
+    offload folder, some in the checkpoint, and the map knows where. weights: of the path of a layer's experts."""
+    for number, (path, one) in enumerate(weights.items()):
         tensors = {name: one[name].to(layout.dtype) for name in layout.shapes}
         short = [n for n, shape in layout.shapes.items() if tensors[n].shape != (layout.experts, *shape)]
         if short:
             raise ModelError(
-                f"{named(f'MoE layer {number}, {name}' for name in short)}: the checkpoint holds another number of experts, or "
+                f"{named(f'{path}.{name}' for name in short)}: the checkpoint holds another number of experts, or "
                 "experts of another size, than its configuration says. Save or download the checkpoint again."
             )
         yield tensors

@@ -35,13 +35,11 @@ SLACK = 24 * 2**20  # address space of allocators and late imports
 ROOT = Path(__file__).parents[2]
 
 
-# noqa: B008
 def open_file(path: str | os.PathLike[str], options: Options = Options(), format: str = "") -> Found:
     """A regular file. Raises TraceError or OSError."""
     return open_guarded(Path(path).name, read_regular(path, MAX_FILE_BYTES), options, format)
 
 
-# noqa: B008
 def open_guarded(name: str, content: bytes, options: Options = Options(), format: str = "") -> Found:
     """A file's content as a trace or as counts. Raises TraceError."""
     if ".py:" in format:

@@ -54,7 +54,7 @@ def format_names() -> list[str]:
     return sorted(IMPORTERS)
 
 
-def read(name: str, content: bytes, options: Options = Options(), format: str = "") -> Imported:  # noqa: B008
+def read(name: str, content: bytes, options: Options = Options(), format: str = "") -> Imported:
     """A file's content as a trace. Raises TraceError, also where the file only counts."""
     found = open_content(name, content, options, format)
     if isinstance(found, Counted):
@@ -67,7 +67,6 @@ def read(name: str, content: bytes, options: Options = Options(), format: str = 
     return found
 
 
-# noqa: B008
 def open_content(name: str, content: bytes, options: Options = Options(), format: str = "") -> Found:
     """A file's content as a trace or as counts. `name` is for messages; `format`: empty, it is found by the
     content. Raises TraceError.
