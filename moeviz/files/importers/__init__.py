@@ -52,11 +52,6 @@ __all__ = [
 ]
 
 
-def format_names() -> list[str]:
-    """Names for `--format`."""
-    return sorted(IMPORTERS)
-
-
 def read(name: str, content: bytes, options: Options = AS_SAID, format: str = "") -> Imported:
     """A file's content as a trace. Raises TraceError, also where the file only counts."""
     found = open_content(name, content, options, format)
