@@ -91,7 +91,7 @@ def test_live_runs_and_checks_itself() -> None:
         ({"slots": 9}, "9 slots are more than the 8 experts"),
         ({"tokens": 99_999}, "The prompt is too long"),
         ({"prompt": "  "}, "The prompt is empty"),
-        ({"model": "no/such/model"}, "cannot be read as a model"),
+        ({"model": "no/such/model"}, "There is no folder no/such/model"),
     ],
 )
 def test_live_refuses_with_one_message(changes: dict[str, Any], words: str) -> None:

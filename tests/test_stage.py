@@ -206,9 +206,18 @@ def test_the_verdict_is_the_difference_of_hit_ratios() -> None:
     whole, before, after = points(0, 10_000), points(0, change), points(change, 10_000)
     assert before < 0 < after
     assert hit_verdict(trace, runs, changes) == (
-        f"LRU hits {whole:.1f} points more than LFU (counts kept): in German LFU (counts kept) leads by "
+        f"LRU hits {whole:.1f} points more than LFU (counts kept): in German LFU leads by "
         f"{-before:.1f} points, in Python LRU leads by {after:.1f} points."
     )
+
+
+def test_boards_of_one_policy_are_told_apart() -> None:
+    trace = random_trace(3)
+    settings = [Settings("lfu", 3), Settings("lfu", 4, prefetch="oracle"), Settings("lru", 3)]
+    runs = [replay(trace, one) for one in settings]
+    names = [part["name"] for part in stage_payload(trace, runs)["runs"]]
+    assert names == ["LFU (counts kept, 3 slots, no pre-fetch)", "LFU (counts kept, 4 slots, oracle)", "LRU"]
+    assert hit_verdict(trace, runs, []).startswith(names[1])
 
 
 def test_equal_runs_make_no_winner() -> None:

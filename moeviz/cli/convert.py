@@ -97,7 +97,7 @@ def import_(
         if isinstance(found, Counted):
             if out.suffix != moecounts.SUFFIX:
                 raise TraceError(
-                    f"{source.name} holds counts, not a trace ({found.format}): which token used which expert "
+                    f"{source.name} holds counts, not a trace ({found.format}): which token used which "
                     "is not said, so no cache can be replayed. "
                     f"Give --out {out.with_suffix(moecounts.SUFFIX).name} to keep them as calibration."
                 )
@@ -124,7 +124,7 @@ def import_(
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @settings_options
-@click.option("--format", "kind", cls=Listing, names=_exporters, required=True, help="{names}.")
+@click.option("--format", "kind", cls=Listing, names=_exporters, required=True, help="One of {names}.")
 @click.option(
     "--recorded",
     is_flag=True,
@@ -140,7 +140,7 @@ def export(file: Path, kind: str, recorded: bool, policies: str, out: Path, **ot
     \b
     Examples:
       python -m moeviz export sample_traces/bible.moetrace --recorded --format perfetto --out bible.json
-      python -m moeviz export sample_traces/bible.moetrace --policy lfu --slots 3 --format report --out bible.html
+      python -m moeviz export sample_traces/bible.moetrace --policy lfu --format report --out bible.html
       python -m moeviz export sample_traces/change-of-subject.moetrace --format stage --out lesson.html
     """
     from moeviz.core.policies import load_policy

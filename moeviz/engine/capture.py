@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from moeviz.core.trace import DECODE, PREFILL, Trace
-from moeviz.engine.loader import is_experts
+from moeviz.engine.experts import stacked
+from moeviz.engine.probe import is_experts
 from moeviz.errors import ModelError
 
 _NUMBER = re.compile(r"\.(\d+)\.")
@@ -165,7 +166,7 @@ class Captured:
         """What a module beside the experts gave; the first that has a number for each expert is the
         router's.
         """
-        experts = len(next(self.modules[number].parameters()))
+        experts = _experts_of(self.modules[number])
         for one in output if isinstance(output, (tuple, list)) else (output,):
             if isinstance(one, torch.Tensor) and one.is_floating_point() and one.shape[-1] == experts:
                 self._logits[number] = one.detach().reshape(-1, experts)
@@ -226,9 +227,11 @@ class Captured:
         known = bool((ids >= 0).all())
         sequence = np.array([number for one in passes for number in one.sequence])
         counts = [len(one.place) for one in passes]
-        weights = [sum(p.numel() * p.element_size() for p in module.parameters()) for module in self.modules]
-        experts = len(next(self.modules[0].parameters()))
-        sizes = tuple(size // experts for size in weights)
+        experts = _experts_of(self.modules[0])
+        sizes = tuple(
+            sum(p.numel() * p.element_size() for p in stacked(module).values()) // experts
+            for module in self.modules
+        )
         prompt = passes[0].ids if known else []
         first = [
             token
@@ -279,6 +282,10 @@ class Captured:
             ids[:, number, :width] = np.take_along_axis(own, order, 1)[one.place]
             strength[:, number, :width] = np.take_along_axis(given, order, 1)[one.place]
         return ids, strength
+
+
+def _experts_of(module: nn.Module) -> int:
+    return len(next(iter(stacked(module).values())))
 
 
 @contextmanager

@@ -169,7 +169,8 @@ class Curves {
     }
     if (this.bound) {
       const value = this.bound.recent[furthest]
-      const name = stage.model.payload.phrases.bound
+      const guessed = stage.boards.some(({ run }) => run.about.prefetch !== "none")
+      const name = stage.model.payload.phrases[guessed ? "bound without" : "bound"]
       labels.push({
         text: `${name} ${percent(value)}`,
         at: this.y(Math.max(value, this.floor)),
