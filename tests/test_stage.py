@@ -165,6 +165,15 @@ def test_times_are_measured_modelled_or_absent_and_say_which() -> None:
     assert stage_payload(trace, [lru])["runs"][0]["times"] is None
 
 
+def test_times_that_arrive_make_another_payload() -> None:
+    trace, recorded = moetrace.load(sample_file(SUBJECT))
+    assert recorded is not None
+    run = replay(trace, Settings("lru", 4))
+    bare, timed = stage_payload(trace, [run]), stage_payload(trace, [run], measured=[recorded])
+    assert bare["id"] != timed["id"]
+    assert bare["id"] == stage_payload(trace, [run], verdict="something else")["id"]
+
+
 def test_a_kept_part_stands_for_its_run() -> None:
     trace = random_trace(2)
     runs = [replay(trace, Settings(name, 3)) for name in ("lru", "lfu")]
