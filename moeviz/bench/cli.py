@@ -69,7 +69,9 @@ def bench_engine(repeats: int, tokens: int, model: str, as_json: bool) -> None:
 @bench.command("link")
 @tokens(100, "Tokens to generate on each link.", 1_000)
 def bench_link(tokens: int) -> None:
-    """How well a paced link keeps its time: a copy's time over the time asked for, median [5th to 95th percentile]."""
+    """How well a paced link keeps its time: a copy's time over the time asked for, median [5th to 95th
+    percentile].
+    """
     from moeviz.bench.pacing import pacing
 
     with refusing():
@@ -146,6 +148,33 @@ def bench_board(repeats: int, seconds: float) -> None:
         show(board(seconds, repeats))
 
 
+@bench.command("soak")
+@click.option(
+    "--sessions",
+    type=click.IntRange(1, 200),
+    default=20,
+    show_default=True,
+    help="Browsers at the same time.",
+)
+@click.option(
+    "--pause",
+    type=click.FloatRange(0, 600),
+    default=10.0,
+    show_default=True,
+    help="Seconds that each looks at a page.",
+)
+@click.option(
+    "--runs", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Then, in one session."
+)
+def bench_soak(sessions: int, pause: float, runs: int) -> None:
+    """A classroom: seconds to a page, what sessions and runs leave behind (needs Chromium)."""
+    from moeviz.bench import soak
+
+    with refusing():
+        show(soak.visits(sessions, pause))
+        show(soak.runs(runs))
+
+
 @bench.command("stage")
 @rounds(3)
 @click.option(
@@ -156,7 +185,9 @@ def bench_board(repeats: int, seconds: float) -> None:
     help="Played in each round.",
 )
 def bench_stage(repeats: int, seconds: float) -> None:
-    """Pictures per second of the stage while it plays, key to picture, file to first picture (needs Chromium)."""
+    """Pictures per second of the stage while it plays, key to picture, file to first picture (needs
+    Chromium).
+    """
     from moeviz.bench.stage import stage
 
     with refusing():
