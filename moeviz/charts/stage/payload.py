@@ -30,16 +30,13 @@ from moeviz.charts.stage.words import (
 )
 from moeviz.core.run import HIT, LATE, MISS, Run
 from moeviz.core.trace import Trace
+from moeviz.errors import StageError
 from moeviz.numbers import routing
 from moeviz.numbers.explain import Explainer
 from moeviz.numbers.subject import Change, known_domains, subject_changes
 
 VERSION = 1
 MAX_ACCESSES = 6_000_000  # of the trace; each is a byte or two for the browser to fetch and to keep
-
-
-class StageError(ValueError):
-    """A stage that cannot be made; the message says why and what would do."""
 
 
 def stage_payload(
