@@ -22,7 +22,7 @@ from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.engine.client import Job, ModelSpec
-from moeviz.files import exports
+from moeviz.files import exporters
 
 ROOT = Path(__file__).parent.parent
 WAIT = 120  # seconds a script may take on a slow machine
@@ -165,7 +165,7 @@ def test_a_live_run_becomes_the_current_trace_and_checks_itself() -> None:
         ({"settings": [Settings(slots=1)]}, "1 slots are too few: a token needs 2"),
         ({"max_new_tokens": 99_999}, "The prompt is too long"),
         ({"prompt": "  "}, "The prompt is empty"),
-        ({"model": ModelSpec("no/such/model")}, "cannot be read as a model"),
+        ({"model": ModelSpec("no/such/model")}, "There is no folder no/such/model"),
     ],
 )
 def test_a_run_that_cannot_be_is_one_message(changes: dict[str, Any], words: str) -> None:
@@ -450,7 +450,7 @@ def test_the_library_exports_every_format(
     )
     app = opened("library", trace="sample: bible")
     app.button_group(key="export_of").set_value(of).run()
-    for kind, one in exports.FORMATS.items():
+    for kind, one in exporters.EXPORTERS.items():
         app.selectbox(key="format-library").select(kind).run()
         assert not app.exception
         assert len(made["bible" + one.suffix]) > 1_000

@@ -10,8 +10,10 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moeviz.core.policies import NEEDS_FUTURE
 from moeviz.core.predictors import BY_FUTURE
@@ -70,6 +72,14 @@ def strongest(experts: Sequence[Sequence[int]], weights: Sequence[Sequence[float
     return dict(sorted(need.items(), key=lambda item: -item[1]))
 
 
+class Uses(Protocol):
+    """Counts without order, as `moeviz.files.moecounts` reads them."""
+
+    @property
+    def counts(self) -> NDArray[np.float64]:
+        """[L, E]"""
+
+
 @dataclass(frozen=True, slots=True)
 class Knowledge:
     """Nothing, unless settings ask for more."""
@@ -83,11 +93,11 @@ def needs_future(settings: Settings) -> bool:
 
 
 def knowledge(
-    settings: Settings, trace: Trace | None, find: Callable[[str], Trace] | None = None
+    settings: Settings, trace: Trace | None, find: Callable[[str], Trace | Uses] | None = None
 ) -> Knowledge:
     """What a run under `settings` has to know; `trace` is the one replayed, or the future of a live run, None where there is none.
 
-    `find` gives the trace of a calibration's name (default: `moeviz.files.library.named_trace`). Raises SettingsError where something is missing.
+    `find` gives the trace or the counts of a calibration's name (default: `moeviz.files.library.named_trace`). Raises SettingsError where something is missing.
     """
     counts = future = None
     if settings.needs_calibration and settings.calibration:
@@ -107,13 +117,16 @@ def knowledge(
     return Knowledge(counts, future)
 
 
-def usage(trace: Trace) -> list[list[int]]:
-    """How many tokens chose each expert. [layer][expert]"""
+def usage(trace: Trace | Uses) -> list[list[int]]:
+    """How many tokens chose each expert, as a trace shows or as counts without order say. [layer][expert]"""
+    if not isinstance(trace, Trace):
+        counts: list[list[int]] = trace.counts.tolist()
+        return counts
     layers = trace.experts.transpose(1, 0, 2).reshape(trace.layers, -1)
     return [np.bincount(row[row >= 0], minlength=trace.num_experts).tolist() for row in layers]
 
 
-def _named(name: str) -> Trace:
+def _named(name: str) -> Trace | Uses:
     from moeviz.files import library
 
     return library.named_trace(name)

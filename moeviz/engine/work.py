@@ -42,13 +42,13 @@ class Worker:
     def do(self, job: dict[str, Any]) -> None:
         """One job; every error becomes one message."""
         try:
-            loaded = self._load(job["model"])
-            self._send({"event": "loaded", "facts": asdict(measure.facts(loaded))})
-            options = Options(**job["options"])
             settings = [
                 Settings.from_dict({**values, "policy": load_policy(values["policy"])})
                 for values in job["settings"]
             ]
+            loaded = self._load(job["model"], settings)
+            self._send({"event": "loaded", "facts": asdict(measure.facts(loaded))})
+            options = Options(**job["options"])
             if job["kind"] == "watch":
                 self._watch(loaded, job["prompt"], settings[0], options)
             else:
@@ -107,7 +107,11 @@ class Worker:
             lossless = all(one == expected for one in logits)
         self._send({"event": "verified", "lossless": lossless, "notes": left_out})
 
-    def _load(self, spec: dict[str, Any]) -> Loaded:
+    def _load(self, spec: dict[str, Any], settings: list[Settings]) -> Loaded:
+        def check(layers: int, experts: int, k: int) -> None:
+            for one in settings:
+                one.check(layers, experts, k)
+
         pace = machines.find(spec["link"])  # what cannot be read is said before anything is loaded
         wanted = {name: value for name, value in spec.items() if name != "link"}
         if self._loaded is None or wanted != self._spec:
@@ -118,6 +122,7 @@ class Worker:
                 device=spec["device"],
                 dtype=spec["dtype"],
                 progress=self._progress,
+                check=check,
             )
             self._spec = wanted
         if self._loaded.link != pace:
