@@ -237,7 +237,10 @@ PAGES = {
     "Prefetch": ".js-plotly-plot",
     "What if": ".js-plotly-plot",
 }
-CONTROLS = "[data-testid=stMain] :is(select, textarea, [role=combobox], [role=radiogroup], [role=slider], input[type=number], .stButton button, .stMenuButton button)"
+CONTROLS = (
+    "[data-testid=stMain] :is(select, textarea, [role=combobox], [role=radiogroup], [role=slider], "
+    "input[type=number], .stButton button, .stMenuButton button)"
+)
 
 
 @pytest.mark.parametrize("size", [(1440, 900), (1280, 720)])
@@ -255,7 +258,8 @@ def test_the_first_screen_holds_the_question_the_picture_and_five_controls(
     assert box is not None
     assert box["y"] < 0.55 * size[1]
     assert box["y"] + box["height"] <= size[1] + 12
-    ours = "element => element.getRootNode() === document && !element.closest('.st-key-bar')"  # not the stage's own
+    # not the stage's own, which are part of the picture
+    ours = "element => element.getRootNode() === document && !element.closest('.st-key-bar')"
     shown = [one for one in page.locator(CONTROLS).all() if one.is_visible() and one.evaluate(ours)]
     assert len(shown) <= 5
 
@@ -337,7 +341,8 @@ def test_a_file_dropped_anywhere_in_the_library_is_the_current_trace(page: Page)
           const bytes = Uint8Array.from(atob(content), one => one.charCodeAt(0))
           const dataTransfer = new DataTransfer()
           dataTransfer.items.add(new File([bytes], "dropped.moetrace"))
-          document.querySelector("h1").dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }))
+          const drop = new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true })
+          document.querySelector("h1").dispatchEvent(drop)
         }""",
         content,
     )

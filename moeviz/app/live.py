@@ -21,7 +21,7 @@ def running() -> Job | None:
 
 
 def just_ended() -> str | None:
-    """The name of the trace of a live run that ended since a page last asked, whichever page or tab that was."""
+    """The name of the trace of a live run that ended since a page of any tab last asked."""
     own = jobs.desk()
     job = own.unshown
     if job is None or not job.finished:

@@ -24,7 +24,7 @@ from moeviz.files.moetrace import MAX_FILE_BYTES
 LIMITS = (
     f"Up to {MAX_FILE_BYTES >> 20} MiB, {MAX_TOKENS:,} tokens, {MAX_LAYERS} layers, {MAX_EXPERTS:,} experts, "
     f"{MAX_K} per token. Nothing in a file is run, and each is read in a "
-    "process of its own, with limits on memory and time. What you open stays in this browser until you keep it."
+    "process of its own, with limits on memory and time. What you open stays in this browser until it is kept."
 )
 FORMATS = (
     f"Read are {'; '.join(sorted(one.what for one in IMPORTERS.values()))}. Any of them as .gz or .zst. "
@@ -62,8 +62,8 @@ def _opened(file: str, content: bytes, experts: int) -> list[tuple[str, str]]:
         found = open_guarded(file, content, Options(experts=experts))
         if isinstance(found, Counted):
             raise TraceError(
-                f"{file} holds counts, not a trace ({found.format}): which token used which expert is not said. "
-                "Make a .moecounts of it with python -m moeviz import, and give that as calibration."
+                f"{file} holds counts, not a trace ({found.format}): which token used which expert is not "
+                "said. Make a .moecounts of it with python -m moeviz import, and give that as calibration."
             )
         base = library.safe_name(file)
         traces.open_(base, found.trace, found.run)
