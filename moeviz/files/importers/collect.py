@@ -235,9 +235,8 @@ class Routes:
                 layer = (found & -found).bit_length() - 1
                 raise self.source.error(
                     f"has token {token} more than once in layer {layer}, but not in all layers; expected "
-                    f"each "
-                    "route once, or tokens that are counted from the begin again with all layers in each "
-                    "pass."
+                    "each route once, or tokens that are counted from the begin again with all layers in "
+                    "each pass."
                 )
 
     def _without_profile(
@@ -259,7 +258,7 @@ class Routes:
                 return keep
         self.report.append(
             f"the first pass was left out: its {int(first.sum()):,} tokens are all routed alike, as in a "
-            f"profile run"
+            "profile run"
         )
         keep[first[order]] = False
         return keep

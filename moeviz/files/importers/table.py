@@ -66,9 +66,8 @@ def read(source: Source, options: Options) -> Found:
         return _wide(source, options, table, found, wide)
     raise source.error(
         f"has the columns {', '.join(name[:40] for name in table.names[:8])}; expected token, layer, rank, "
-        f"expert[, weight], or "
-        "token, layer, experts (a list), or layer, expert, count. The documentation of importers lists all "
-        "names that are known."
+        "expert[, weight], or token, layer, experts (a list), or layer, expert, count. The documentation "
+        "of importers lists all names that are known."
     )
 
 

@@ -420,8 +420,8 @@ def _long(
     if int(sizes.max()) > MAX_K:
         at = int(by[begins[int(np.argmax(sizes))]])
         raise source.error(
-            f"token {ints['token'][at]} in layer {ints['layer'][at]} has {int(sizes.max())} experts; at most "
-            f"{MAX_K} are read."
+            f"token {ints['token'][at]} in layer {ints['layer'][at]} has {int(sizes.max())} experts; at "
+            f"most {MAX_K} are read."
         )
     ids, weights = scatter(
         source,
