@@ -51,7 +51,7 @@ def weight_list(
     """A weight for each id; None where there is none. Numbers of all E experts are read for the chosen ones.
     Raises TraceError.
     """
-    if value is None:
+    if value is None or (value == [] and ids):
         return None
     if not isinstance(value, list) or not all(type(one) in (int, float) for one in value):
         raise source.error(f"{place}: {what} must be a list of numbers.")
