@@ -189,7 +189,7 @@ def bench_soak(sessions: int, pause: float, runs: int) -> None:
 @rounds(3)
 @click.option(
     "--seconds",
-    type=click.FloatRange(1, 3_600),
+    type=Number(1, 3_600),
     default=3.0,
     show_default=True,
     help="Played in each round.",

@@ -159,7 +159,7 @@ def export(file: Path, kind: str, recorded: bool, policies: str, out: Path, **ot
         if kind == "stage":
             from moeviz.charts.stage import stage
 
-            chosen = [load_policy(name) for name in policies.split(",")]
+            chosen = [load_policy(name.strip()) for name in policies.split(",") if name.strip()]
             page = stage(trace, [replace(settings, policy=name) for name in chosen], recorded=own)
             with writing(out):
                 moetrace.write_atomically(out, page.html.encode())
