@@ -113,6 +113,16 @@ def bench_pages(tokens: int, repeats: int) -> None:
         show(pages(tokens, repeats))
 
 
+@bench.command("capture")
+@rounds(9)
+@tokens(100, "Tokens to generate in each round.", 1_000)
+def bench_capture(repeats: int, tokens: int) -> None:
+    """What moeviz.capture costs the code that runs a model."""
+    from moeviz.bench.capturing import capturing
+
+    show(capturing(repeats, tokens))
+
+
 @bench.command("fuzz")
 @click.option(
     "--files",
