@@ -278,3 +278,22 @@ def test_a_comparison_is_held_against_transformers_own_model(client: Client) -> 
     finish(client.submit(job))
     assert job.lossless is True
     assert job.notes == []
+
+
+def test_a_job_is_stopped_while_its_model_is_loaded_and_leaves_nothing_half_written(
+    client: Client, tiny_model: Callable[[str], Path]
+) -> None:
+    class Hasty(Job):
+        def receive(self, message: dict[str, Any]) -> None:
+            super().receive(message)
+            if message["event"] == "loading":
+                client.stop(self)
+
+    spec = ModelSpec(str(tiny_model("olmoe")), device="cpu")
+    job = finish(client.submit(Hasty("watch", "x", [Settings()], spec, max_new_tokens=3)))
+    assert job.state == "stopped"
+    assert job.recording() is None
+    done = finish(client.submit(watch(model=spec)))
+    assert done.state == "done", done.message
+    left = {path.suffix for path in (Path(os.environ["MOEVIZ_CACHE"]) / "experts").iterdir()}
+    assert left <= {".experts", ".lock"}

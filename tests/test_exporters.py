@@ -19,6 +19,7 @@ from conftest import random_trace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moeviz import words
 from moeviz.cli.main import main
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
@@ -276,6 +277,7 @@ def test_the_report_says_what_the_replay_says_and_asks_nobody() -> None:
     curves = {line["name"]: line for line in figures[-1]["data"]}
     assert set(curves) == {"lfu", "lru", "belady: the bound"}
     assert "more tokens" not in body
+    assert html.escape(words.GLOSSARY["collision"]) in body
 
 
 def test_a_report_of_a_hostile_trace_holds_only_text() -> None:
@@ -309,13 +311,14 @@ def test_the_command_writes_each_format(kind: str, recorded: bool, tmp_path: Pat
     ]
     result = CliRunner().invoke(main, arguments + ["--recorded"] * recorded)
     assert result.exit_code == 0, result.output
-    assert ("measured" if recorded else "lfu, 4 slots, replayed") in result.output
+    said = "measured" if recorded else "lfu, 4 slots, replayed"
+    assert ("lru, lfu, replayed" if kind == "stage" else said) in result.output
     assert (tmp_path / "out").stat().st_size > 1_000
 
 
 def test_what_cannot_be_exported_is_one_message(tmp_path: Path) -> None:
     random_trace(0).save(tmp_path / "plain.moetrace")
-    for extra, words in (
+    for extra, said in (
         (["--recorded"], "holds no recorded run"),
         ([], "holds no measured run to take times from"),
     ):
@@ -330,4 +333,4 @@ def test_what_cannot_be_exported_is_one_message(tmp_path: Path) -> None:
         ]
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 2
-        assert words in result.stderr
+        assert said in result.stderr

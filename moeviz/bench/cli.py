@@ -69,7 +69,9 @@ def bench_engine(repeats: int, tokens: int, model: str, as_json: bool) -> None:
 @bench.command("link")
 @tokens(100, "Tokens to generate on each link.", 1_000)
 def bench_link(tokens: int) -> None:
-    """How well a paced link keeps its time: a copy's time over the time asked for, median [5th to 95th percentile]."""
+    """How well a paced link keeps its time: a copy's time over the time asked for, median [5th to 95th
+    percentile].
+    """
     from moeviz.bench.pacing import pacing
 
     with refusing():
@@ -183,7 +185,9 @@ def bench_soak(sessions: int, pause: float, runs: int) -> None:
     help="Played in each round.",
 )
 def bench_stage(repeats: int, seconds: float) -> None:
-    """Pictures per second of the stage while it plays, key to picture, file to first picture (needs Chromium)."""
+    """Pictures per second of the stage while it plays, key to picture, file to first picture (needs
+    Chromium).
+    """
     from moeviz.bench.stage import stage
 
     with refusing():

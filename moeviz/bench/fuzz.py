@@ -5,8 +5,8 @@ The mutations know the formats: lines lose fields or get numbers that like to br
 are changed inside and packed again, headers of arrays and trace files say something else; and any byte of any
 file may change.
 
-It stands here and not under tests/ because `python -m moeviz bench fuzz` runs as many files as one likes, on an installation
-without the tests too; `tests/test_fuzz.py` runs a fixed number of them.
+It stands here and not under tests/ because `python -m moeviz bench fuzz` runs as many files as one likes, on
+an installation without the tests too; `tests/test_fuzz.py` runs a fixed number of them.
 
     python -m moeviz bench fuzz --files 2000
 """
@@ -32,7 +32,7 @@ import numpy as np
 from moeviz.bench.made_up import made_up
 from moeviz.errors import TraceError
 
-NASTY = (
+NASTY: tuple[Any, ...] = (
     *(-1, 0, 1, 2**31 - 1, 2**31, 2**63 - 1, 2**64, 10**30, 10**400, -(2**63), 1.5, 1e308, -0.0),
     *(float("nan"), float("inf"), True, None, "", "x", "\ud7ff", "\x00", "=1+1", "9" * 5_000),
     *([], [[]], {}, [1, 2], [[1, 2], [3]], {"a": 1}, ["1"], [None], [True, False]),

@@ -11,7 +11,9 @@ from moeviz.core.trace import Trace
 
 
 def made_up(tokens: int, layers: int = 24, experts: int = 32, k: int = 4, seed: int = 0) -> Trace:
-    """A trace of skewed routing that repeats itself with noise: half of a token's experts are those of one of the last tokens."""
+    """A trace of skewed routing that repeats itself with noise: half of a token's experts are those of one of
+    the last tokens.
+    """
     rng = np.random.default_rng(seed)
     skew = np.log(rng.dirichlet(np.full(experts, 0.5), layers) + 1e-4)
     noise = rng.gumbel(size=(tokens, layers, experts)).astype(np.float32)

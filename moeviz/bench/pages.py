@@ -34,7 +34,9 @@ for page in ("activations", "timeline", "prefetch", "what_if"):
 
 
 def pages(tokens: int, repeats: int) -> dict[str, Any]:
-    """Seconds from a click to a page that is made (the browser's drawing comes on top), with nothing of the trace kept from before."""
+    """Seconds from a click to a page that is made (the browser's drawing comes on top), with nothing of the
+    trace kept from before.
+    """
     found: dict[str, list[float]] = {}
     for _ in range(repeats):
         command = [sys.executable, "-c", _PAGES, str(tokens)]

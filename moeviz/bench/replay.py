@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def replaying(repeats: int, tokens: int, trace: Trace | None = None) -> dict[str, Any]:
-    """Milliseconds for all policies at all slot counts, for one policy at one, for the event-by-event replay, and for cachetools."""
+    """Milliseconds for all policies at all slot counts, for one policy at one, for the event-by-event replay,
+    and for cachetools.
+    """
     import cachetools
 
     from moeviz.core.policies import POLICIES

@@ -1,4 +1,5 @@
-"""`python -m moeviz cache`: the packed experts that are kept between runs, what they take, and how much they may."""
+"""`python -m moeviz cache`: the packed experts that are kept between runs, what they take, and how much they
+may."""
 
 from __future__ import annotations
 
@@ -58,7 +59,8 @@ def list_() -> None:
 @cache.command()
 @click.argument("names", nargs=-1)
 def clean(names: tuple[str, ...]) -> None:
-    """Delete all packed experts, or those that NAMES say: beginnings of what `list` shows first, or names of models.
+    """Delete all packed experts, or those that NAMES say: beginnings of what `list` shows first, or names of
+    models.
 
     A later run packs them again. A run that is under way goes on.
 

@@ -97,7 +97,7 @@ def import_(
         if isinstance(found, Counted):
             if out.suffix != moecounts.SUFFIX:
                 raise TraceError(
-                    f"{source.name} holds counts, not a trace ({found.format}): which token used which expert "
+                    f"{source.name} holds counts, not a trace ({found.format}): which token used which "
                     "is not said, so no cache can be replayed. "
                     f"Give --out {out.with_suffix(moecounts.SUFFIX).name} to keep them as calibration."
                 )
@@ -140,7 +140,7 @@ def export(file: Path, kind: str, recorded: bool, policies: str, out: Path, **ot
     \b
     Examples:
       python -m moeviz export sample_traces/bible.moetrace --recorded --format perfetto --out bible.json
-      python -m moeviz export sample_traces/bible.moetrace --policy lfu --slots 3 --format report --out bible.html
+      python -m moeviz export sample_traces/bible.moetrace --policy lfu --format report --out bible.html
       python -m moeviz export sample_traces/change-of-subject.moetrace --format stage --out lesson.html
     """
     from moeviz.core.policies import load_policy
@@ -150,7 +150,9 @@ def export(file: Path, kind: str, recorded: bool, policies: str, out: Path, **ot
     with refusing():
         settings = settings_of(others)
         if kind not in exporters.EXPORTERS:
-            raise ExportError(f"format {kind!r} is not known. Choose one of {', '.join(exporters.EXPORTERS)}.")
+            raise ExportError(
+                f"format {kind!r} is not known. Choose one of {', '.join(exporters.EXPORTERS)}."
+            )
         trace, own = moetrace.load(file)
         if recorded and own is None:
             raise TraceError(f"{file.name} holds no recorded run. Leave out --recorded to export a replay.")

@@ -1,6 +1,7 @@
 """Runs for people and programs: one recorded run, or several Settings measured side by side.
 
-for step in compare(load(), "In the beginning", [Settings(policy="lru"), Settings(policy="lfu")], repeats=3, options=Options()):
+for step in compare(load(), "In the beginning", [Settings(policy="lru"), Settings(policy="lfu")], repeats=3,
+options=Options()):
     ...
 """
 
@@ -91,7 +92,8 @@ def look_ahead(
 
 
 def recording_settings(settings: Sequence[Settings]) -> Settings:
-    """How to record a trace for these settings in no more memory than one of them takes: lru, in its slots."""
+    """How to record a trace for these settings in no more memory than one of them takes: lru, in its
+    slots."""
     for one in settings:
         if not one.baseline:
             return Settings(slots=one.slots, scope=one.scope)
@@ -99,20 +101,23 @@ def recording_settings(settings: Sequence[Settings]) -> Settings:
 
 
 def paced(loaded: Loaded, link: str) -> Loaded:
-    """The same model behind a link that is paced to `link`, as `machines.find` takes it. Raises SettingsError or ModelError."""
+    """The same model behind a link that is paced to `link`, as `machines.find` takes it. Raises
+    SettingsError or ModelError."""
     pace = machines.find(link)
     if pace == loaded.link:
         return loaded
     if pace is not None and loaded.device.type != "cpu":
         raise ModelError(
-            f"A paced link copies into host memory, but the fast tier is {loaded.device}. Choose device cpu, or no link."
+            f"A paced link copies into host memory, but the fast tier is {loaded.device}. Choose device cpu, "
+            "or no link."
         )
     return replace(loaded, link=pace, tier=store.measure(loaded.store, pace))
 
 
 @contextmanager
 def logits_seen(loaded: Loaded) -> Iterator[Logits]:
-    """Within the block, a checksum of the last token's logits of every forward pass is appended to the list that it gives."""
+    """Within the block, a checksum of the last token's logits of every forward pass is appended to the list
+    that it gives."""
     seen: Logits = []
 
     def see(module: object, args: object, output: Any) -> None:
@@ -132,20 +137,23 @@ def not_verifiable(loaded: Loaded) -> str:
 
 
 def reference(loaded: Loaded, trace: Trace, stop: Callable[[], bool] = lambda: False) -> Logits | None:
-    """What transformers itself gives for the tokens of a trace: the checkpoint by `from_pretrained`, all in memory, eager experts.
+    """What transformers itself gives for the tokens of a trace: the checkpoint by `from_pretrained`, all in
+    memory, eager experts.
 
-    A run is lossless where `logits_seen` saw the same. None where `stop` said so. Ask `not_verifiable` before.
+    A run is lossless where `logits_seen` saw the same. None where `stop` said so. Ask `not_verifiable`
+    before.
     """
     model: Any = type(loaded.model)
     model = model.from_pretrained(
         str(loaded.folder),
-        config=copy.deepcopy(loaded.model.config),
+        config=copy.deepcopy(loaded.model.config),  # of the text part, where the checkpoint holds more
         dtype=loaded.dtype,
         experts_implementation="eager",
         trust_remote_code=False,
     )
     model = model.to(loaded.device).eval()
     own(model)
+    # the logits are asked for as the run asks: other shapes may give other bits
     past, found = None, []
     for tokens in trace.passes():
         if stop():
@@ -161,7 +169,8 @@ def reference(loaded: Loaded, trace: Trace, stop: Callable[[], bool] = lambda: F
 
 
 def fitting(loaded: Loaded, settings: Sequence[Settings]) -> tuple[list[Settings], list[str]]:
-    """Settings that fit in the fast tier, and a sentence for every baseline that is left out because it does not.
+    """Settings that fit in the fast tier, and a sentence for every baseline that is left out because it does
+    not.
 
     Raises ModelError where settings that are no baseline do not fit.
     """
@@ -192,11 +201,15 @@ def compare(
     options: Options,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[float, int, Trace | None, Run]]:
-    """Measures every Settings `repeats` times, interleaved: all once, all again, each round starting one further.
+    """Measures every Settings `repeats` times, interleaved: all once, all again, each round starting one
+    further.
 
-    First a run under lru records the trace and warms up; it is yielded as number -1 and is no measurement. Then measured runs, which
-    record no guesses beyond what they use; those that have to know the future are given the trace. Yields (share done, number of the
-    Settings, trace or None, run); nothing more once `stop` says so. What does not fit is for `fitting` to say before.
+    First a run under lru records the trace and warms up; it is yielded as number -1 and is no measurement.
+    Then measured runs, which
+    record no guesses beyond what they use; those that have to know the future are given the trace. Yields
+    (share done, number of the
+    Settings, trace or None, run); nothing more once `stop` says so. What does not fit is for `fitting` to
+    say before.
     """
     for one in settings:  # before anything runs
         one.check(len(loaded.layers), loaded.experts, loaded.k)

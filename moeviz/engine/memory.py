@@ -1,4 +1,5 @@
-"""What fits: bytes that a device has left against bytes that a run, or transformers' own resident model, would take."""
+"""What fits: bytes that a device has left against bytes that a run, or transformers' own resident model,
+would take."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ _SPARE = 1.1  # what else a process takes while it holds so many bytes
 
 
 def left(device: torch.device) -> int:
-    """Bytes that can still be taken: free memory of an accelerator; of a CPU what the system and its container leave."""
+    """Bytes that can still be taken: free memory of an accelerator; of a CPU what the system and its
+    container leave."""
     if device.type != "cpu":
         return int(torch.accelerator.get_memory_info(device)[0])
     return host_free()

@@ -28,6 +28,33 @@ from moeviz.numbers.curves import bounds, curve, knee
 
 MOST_EVENTS = 60_000  # of a trace whose curves over all slot counts are drawn
 MOST_TEXT = 2_000  # tokens shown
+TERMS = (  # that the page uses and explains at its end
+    *(
+        "MoE layer",
+        "expert",
+        "router",
+        "forward pass",
+        "prefill",
+        "decode",
+        "slot",
+        "access",
+        "hit",
+        "late hit",
+    ),
+    *(
+        "miss",
+        "hit ratio",
+        "cold",
+        "capacity",
+        "collision",
+        "pollution",
+        "eviction",
+        "policy",
+        "bound",
+        "belady",
+    ),
+    *("pre-fetch", "useful", "wasted", "stall", "measured", "replayed", "recorded"),
+)
 _CONFIG = '{"displaylogo":false,"responsive":true,"showSendToCloud":false,"plotlyServerURL":""}'
 _DRAW = f"""
 for (const one of document.querySelectorAll("script[type='application/json']")) {{
@@ -111,6 +138,7 @@ def _sections(trace: Trace, run: Run) -> Iterator[str]:
     else:
         yield f"<p>Curves over all slot counts are left out: the trace has more than {MOST_EVENTS:,} events.</p>"
     yield _as_text(trace, run)
+    yield "<h2>What the words mean</h2>" + _table(words.glossary(TERMS))
 
 
 def numbers(trace: Trace, run: Run) -> list[tuple[str, str]]:
