@@ -8,8 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from moeviz.app import common, controls
-from moeviz.core.oracle import named_trace
-from moeviz.core.replay import check_guesses, replay
+from moeviz.core.replay import check_trace, replay
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import DECODE, MAX_EXPERTS, MAX_K, MAX_LAYERS, MAX_TOKENS, Trace
@@ -167,9 +166,9 @@ def export(name: str, trace: Trace, own: Run | None) -> None:
         settings = chosen
         try:
             settings.check(trace.layers, trace.num_experts, trace.k)
-            check_guesses(trace, settings)
+            check_trace(trace, settings)
             if settings.needs_calibration:
-                named_trace(settings.calibration)
+                library.named_trace(settings.calibration)
         except SettingsError as error:
             st.error(common.plain(str(error)))
             return
