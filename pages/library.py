@@ -165,7 +165,7 @@ def export(name: str, trace: Trace, own: Run | None) -> None:
             return
         settings = chosen
         try:
-            settings.check(trace.layers, trace.num_experts, trace.k)
+            settings.check(trace.layers, trace.num_experts, trace.k, trace.expert_bytes)
             check_trace(trace, settings)
             if settings.needs_calibration:
                 library.named_trace(settings.calibration)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -14,6 +15,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from moeviz.core.run import MISS, Run
 from moeviz.core.trace import Trace
+
+hypothesis.settings.register_profile("moeviz", deadline=None)  # a slow spell of the machine is no failure
+hypothesis.settings.load_profile("moeviz")
 
 
 @pytest.fixture(autouse=True, scope="session")

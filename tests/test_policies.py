@@ -156,13 +156,12 @@ def test_random_depends_on_its_seed_alone() -> None:
 
 def test_random_is_uniform() -> None:
     """Each of four residents leaves about equally often."""
-    uses = [Use(0, expert) for expert in range(4)]
 
-    def leaves(clock: int) -> int:
-        now = Moment(seed=0, layers=1, half_life=64, next_use=lambda layer, expert: 0.0, touches=clock)
-        return min(range(4), key=lambda expert: POLICIES["random"](uses[expert], now))
+    def leaves(touches: int) -> int:
+        now = Moment(seed=0, layers=1, half_life=64, touches=touches)
+        return min(range(4), key=lambda expert: POLICIES["random"].score(Use(0, expert, key=expert), now))
 
-    assert np.bincount([leaves(clock) for clock in range(4_000)]).min() > 850
+    assert np.bincount([leaves(touches) for touches in range(4_000)]).min() > 850
 
 
 def test_lfu_aged_forgets() -> None:

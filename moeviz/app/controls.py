@@ -16,12 +16,12 @@ from moeviz.engine.client import Job, ModelSpec
 from moeviz.errors import SettingsError
 
 POLICY_HELP = "Who leaves when an expert needs a slot:\n" + "\n".join(
-    f"- **{name}** {score.__doc__}" for name, score in POLICIES.items()
+    f"- **{name}** {one.text}" for name, one in POLICIES.items()
 )
 
 
 PREFETCH_HELP = "Guess what the next layer needs and copy it early:\n" + "\n".join(
-    f"- **{name}** {(make.__doc__ or '').splitlines()[0]}" for name, make in PREDICTORS.items()
+    f"- **{name}** {one.text.splitlines()[0]}" for name, one in PREDICTORS.items()
 )
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 import transformers
 
-from moeviz.core.oracle import needs_future
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
@@ -71,7 +70,7 @@ def look_ahead(
     stop: Callable[[], bool] = lambda: False,
 ) -> Trace | None:
     """A trace of the run to come, recorded with every expert resident, for settings that have to know the future; else None."""
-    if not needs_future(settings):
+    if not settings.needs_future:
         return None
     return record(loaded, prompt, RESIDENT, replace(options, guesses=False), stop)[0]
 
@@ -98,7 +97,7 @@ def compare(
     nothing more once `stop` says so.
     """
     for one in settings:  # before anything runs
-        one.check(len(loaded.layers), loaded.experts, loaded.k)
+        one.check(len(loaded.layers), loaded.experts, loaded.k, loaded.store.layout.expert_bytes)
     total = 1 + repeats * len(settings)
     trace, resident = record(loaded, prompt, RESIDENT, options, stop)
     yield 1 / total, -1, trace, resident

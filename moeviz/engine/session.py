@@ -22,7 +22,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from moeviz.core.cache import NOBODY, ExpertCache, Load
 from moeviz.core.oracle import knowledge
-from moeviz.core.predictors import BY_ROUTERS, RouterGuess
+from moeviz.core.predictors import RouterGuess
 from moeviz.core.settings import Settings
 from moeviz.core.trace import DECODE, PREFILL, Trace
 from moeviz.engine.experts import forward_for, on_slot
@@ -184,7 +184,7 @@ class Serving:
         self._settings = settings
         self._lookaheads = _lookaheads(settings, options, count)
         self._width = min(loaded.experts, max(2 * loaded.k, self.cache.width, GUESSES))
-        by_routers = settings.prefetch in BY_ROUTERS and not settings.baseline
+        by_routers = settings.by_routers
         if by_routers and any(layer.router is None for layer in loaded.layers):
             raise SettingsError(
                 "prefetch 'next-gate' needs the layers' routers, which were not found in this model. Choose another."
@@ -424,7 +424,7 @@ class Serving:
 def _lookaheads(settings: Settings, options: Options, layers: int) -> list[int]:
     """How far ahead routers are asked."""
     ahead = set(range(1, LOOKAHEADS + 1)) if options.guesses else set()
-    if settings.prefetch in BY_ROUTERS and not settings.baseline:
+    if settings.by_routers:
         ahead.add(settings.lookahead)
     return sorted(d for d in ahead if d < layers)
 

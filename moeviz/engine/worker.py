@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from moeviz.core.oracle import needs_future
 from moeviz.core.policies import load_policy
+from moeviz.core.predictors import load_predictor
 from moeviz.core.settings import Settings
 from moeviz.engine import measure
 from moeviz.engine.loader import Loaded, load, use_threads
@@ -43,11 +43,17 @@ class Worker:
             self._send({"event": "loaded", "facts": asdict(measure.facts(loaded))})
             options = Options(**job["options"])
             settings = [
-                Settings.from_dict({**values, "policy": load_policy(values["policy"])})
+                Settings.from_dict(
+                    {
+                        **values,
+                        "policy": load_policy(values["policy"]),
+                        "prefetch": load_predictor(values["prefetch"]),
+                    }
+                )
                 for values in job["settings"]
             ]
             if job["kind"] == "watch":
-                if needs_future(settings[0]):
+                if settings[0].needs_future:
                     self._send(
                         {
                             "event": "loading",

@@ -1,0 +1,353 @@
+"""Pools of slots: who is resident, who is admitted and who leaves. The one place where the event rule is carried out.
+
+A pool is a row of slots that serves one MoE layer (scope layer) or all of them (scope model). The live cache serves one event at a time
+(`serve`); a replay without pre-fetching serves an event of every pool at once (`serve_rows`), and a curve those of every slot count too,
+as so many more pools. Both choose the lowest scores by the same function of the same columns, and a test holds them to the same victims.
+Experts are named by their place: pool x (experts of a pool) + number in it.
+
+    pools = Pools(POLICIES["lru"], Moment(0, 1, 64), layers=1, experts=4, limits=[2], own=True)
+    pools.serve(0, np.array([3, 1]), Touch(clock=np.array([4.0, 3.0])), clock=0)      # ([-1, -1], [(0, 0, -1), (1, 1, -1)])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeviz.core.policies import CONSTANT, LOADED, MAX_EXPERTS, TOUCHED, Moment, Policy, Touch, Use
+from moeviz.errors import PolicyError
+
+Ints = NDArray[np.intp]
+Floats = NDArray[np.float64]
+FEW = 1_024  # scores up to which sorting them all is quicker than looking for the lowest one by one
+LARGEST = np.finfo(np.float64).max
+
+
+def in_waves(
+    members: Sequence[int], resident: Container[int], limit: int, everyone: Iterable[int] = ()
+) -> list[list[int]]:
+    """Experts of one event that are served together, strongest first in each wave.
+
+    members: strongest first. Where they are more than `limit`, residents come first, then the others by id. `everyone`: experts to copy
+    whether they are needed or not.
+    """
+    if len(members) <= limit and not everyone:
+        return [list(members)]
+    strength = {member: rank for rank, member in enumerate(members)}
+    order = sorted(member for member in members if member in resident)
+    order += sorted(other for other in everyone or members if other not in resident)
+    return [
+        sorted(order[start : start + limit], key=lambda member: strength.get(member, len(members)))
+        for start in range(0, len(order), limit)
+    ]
+
+
+class _Taken:
+    """The columns that a policy reads, of the experts that are resident."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise PolicyError(
+            f"the policy reads use.{name} at some moments and not at others. Let it read the same columns each time."
+        )
+
+
+class Pools:
+    """`limits`: slots of every pool. `own`: every layer has a pool of its own; several times as many limits are several slot counts.
+
+    `calibrated`, `first_use`: [layers x experts] accesses in a calibration trace, and the number of the event that needs an expert first.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        now: Moment,
+        layers: int,
+        experts: int,
+        limits: Sequence[int],
+        own: bool,
+        calibrated: Floats | None = None,
+        first_use: Floats | None = None,
+    ) -> None:
+        self.policy, self.now = policy, now
+        self.limits: Ints = np.array(limits, np.intp)
+        self.rows, self.most = len(self.limits), int(self.limits.max())
+        self.width = experts if own else layers * experts  # experts of a pool
+        copies = self.rows * self.width // (layers * experts)
+        size = self.rows * self.width
+        self.slot_of: Ints = np.full(size, -1, np.intp)  # by place; -1: not resident
+        self.holder: Ints = np.zeros((self.rows, self.most), np.intp)  # place of who is in a slot
+        self.filled: Ints = np.zeros(self.rows, np.intp)  # slots taken, the first ones
+        self.level: Floats = np.zeros(self.rows)  # highest score of anyone evicted; kept where it is read
+        self.watch: Callable[[int, int, int], None] | None = None  # told row, place, victim's place
+        self._holders = [self.holder[row, :limit] for row, limit in enumerate(limits)]
+        self._beyond = np.arange(self.most) >= self.limits[:, None]  # slots that a row does not have
+        self._even = not self._beyond.any()
+
+        reads = policy.reads
+        kept = reads | {"last_touch"} | ({"touch_token"} if "aged" in reads else set())
+        place = np.tile(np.arange(layers * experts), copies)
+        given = {
+            "layer": place // experts,
+            "expert": place % experts,
+            "key": place // experts * MAX_EXPERTS + place % experts,
+            "calibrated": 0.0 if calibrated is None else np.tile(calibrated, copies),
+            "next_use": np.inf if first_use is None else np.tile(first_use, copies),
+        }
+        start = Use(**given)
+        self.columns: dict[str, Floats] = {
+            field.name: np.array(np.broadcast_to(getattr(start, field.name), size), np.float64)
+            for field in fields(Use)
+            if field.name in kept | CONSTANT
+        }
+        self.use = Use(**{field.name: self.columns.get(field.name, np.empty(0)) for field in fields(Use)})
+        self._touched = [(self.columns[name], rule) for name, rule in TOUCHED.items() if name in kept]
+        self._loaded = [(self.columns[name], rule) for name, rule in LOADED.items() if name in kept]
+        self._reading = [(name, self.columns[name]) for name in sorted(reads)]
+        self._leveled = "level" in reads
+        self._taken: Any = _Taken()
+
+    # columns
+
+    def touch(self, at: Any, touch: Touch) -> None:
+        """Experts were used. at: places, distinct."""
+        for column, rule in self._touched:
+            column[at] = rule(self.use, at, touch)
+
+    def load(self, at: Any, clock: Any) -> None:
+        """Experts came into slots."""
+        for column, rule in self._loaded:
+            column[at] = rule(clock)
+
+    def scores(self, places: Ints) -> Floats:
+        """The policy's scores of experts now, in an array of its own; never infinite above."""
+        taken = self._taken
+        for name, column in self._reading:
+            setattr(taken, name, column.take(places))
+        found: Any = self.policy.score(taken, self.now)
+        if type(found) is not np.ndarray or found.dtype != np.float64 or found.shape != places.shape:
+            found = np.array(np.broadcast_to(found, places.shape), np.float64)
+        if self.policy.guarded:
+            found = np.nan_to_num(found, nan=-np.inf, posinf=LARGEST, neginf=-np.inf)
+        return found  # type: ignore[no-any-return]
+
+    def residents(self, row: int) -> Ints:
+        """Places of who is in a pool, by slot."""
+        return self.holder[row, : self.filled[row]]
+
+    def fill(self, chosen: Ints) -> list[tuple[int, int]]:
+        """Before a run: gives experts free slots while there are any, the first as if used last, all before
+        the clock's zero. (place, slot) of who got one."""
+        placed = []
+        for place in chosen.tolist():
+            row = place // self.width
+            slot = int(self.filled[row])
+            if slot < self.limits[row]:
+                self._place(row, place, slot)
+                self.filled[row] += 1
+                placed.append((place, slot))
+        for clock, (place, _) in enumerate(reversed(placed), -len(placed)):
+            self.load(place, clock)
+            self.columns["last_touch"][place] = clock
+        return placed
+
+    # one event of one pool
+
+    def serve(
+        self, row: int, at: Ints, touch: Touch, clock: int, held: Iterable[int] = ()
+    ) -> tuple[list[int], list[tuple[int, int, int]]]:
+        """Serves experts that are needed together: none of them leaves for another, misses come in their order, then all are touched.
+
+        at: their places, strongest first, no more than the pool has slots. `clock`: ticks before the event. `held`: slots of residents
+        that stay if any other can leave. Returns the slots that they had before (-1: a miss), and the loads as (index in `at`, slot,
+        place of the victim or -1).
+        """
+        found: list[int] = self.slot_of[at].tolist()
+        loads: list[tuple[int, int, int]] = []
+        if min(found) < 0:
+            loads = self._fill(row, at.tolist(), found, clock, held)
+        if self._leveled:
+            touch.level = self.level[row]
+        self.touch(at, touch)
+        return found, loads
+
+    def serve_together(
+        self, row: int, at: Ints, weight: Floats, next_use: Floats, held: Iterable[int] = ()
+    ) -> tuple[list[int], list[tuple[int, int, int]]]:
+        """`serve` at the moment's clock, which then goes on. weight, next_use: of each member."""
+        now, size = self.now, len(at)
+        counts = np.arange(size, 0, -1)
+        touch = Touch(
+            now.clock + size + counts,
+            now.touches + counts,
+            weight,
+            next_use,
+            now.forward_pass,
+            now.tokens,
+            now.half_life,
+        )
+        found = self.serve(row, at, touch, int(now.clock), held)
+        now.clock += 2 * size
+        now.touches += size
+        return found
+
+    def _fill(
+        self, row: int, places: list[int], found: list[int], clock: int, held: Iterable[int]
+    ) -> list[tuple[int, int, int]]:
+        loads = []
+        filled, limit = int(self.filled[row]), int(self.limits[row])
+        taken = [slot for slot in found if slot >= 0]
+        scores: Floats | None = None
+        for rank, place in enumerate(places):
+            if found[rank] >= 0:
+                continue
+            victim = -1
+            if filled < limit:
+                slot = filled
+                filled += 1
+                taken.append(slot)
+            else:
+                if scores is None:
+                    scores = self._allowed(row, taken, held)
+                slot = self._lowest(row, scores)
+                if slot < 0:  # every other is held by a guess: demand comes first
+                    scores = self._allowed(row, taken, ())
+                    slot = self._lowest(row, scores)
+                victim = self._evict(row, place, slot, float(scores[slot]))
+                scores[slot] = np.inf
+                taken.append(slot)
+            self._place(row, place, slot)
+            self.load(place, clock + rank + 1)
+            loads.append((rank, slot, victim))
+        self.filled[row] = filled
+        return loads
+
+    def admit(self, row: int, place: int, clock: int, held: Iterable[int]) -> tuple[int, int] | None:
+        """Gives an expert that was guessed a slot: a free one, or the lowest of those not held. (slot, victim's place or -1) or None."""
+        slot, victim = int(self.filled[row]), -1
+        if slot < self.limits[row]:
+            self.filled[row] += 1
+        else:
+            scores = self._allowed(row, held)
+            slot = self._lowest(row, scores)
+            if slot < 0:
+                return None
+            victim = self._evict(row, place, slot, float(scores[slot]))
+        self._place(row, place, slot)
+        self.load(place, clock)
+        self.columns["last_touch"][place] = clock
+        return slot, victim
+
+    def clear(self, row: int) -> None:
+        """Nothing stays."""
+        self.slot_of[self.holder[row, : self.filled[row]]] = -1
+        self.filled[row] = 0
+
+    def _place(self, row: int, place: int, slot: int) -> None:
+        self.holder[row, slot] = place
+        self.slot_of[place] = slot
+
+    def _evict(self, row: int, place: int, slot: int, score: float) -> int:
+        victim = int(self.holder[row, slot])
+        if self.watch is not None:
+            self.watch(row, place, victim)
+        self.slot_of[victim] = -1
+        if self._leveled:
+            self.level[row] = max(self.level[row], score)
+        return victim
+
+    def _allowed(self, row: int, *stay: Iterable[int]) -> Floats:
+        """Scores of a full pool by slot, infinite where the resident has to stay."""
+        scores = self.scores(self._holders[row])
+        for slots in stay:
+            for slot in slots:
+                scores[slot] = np.inf
+        return scores
+
+    def _lowest(self, row: int, scores: Floats) -> int:
+        """Slot of the lowest score; of equal ones the least recently used. -1 where all have to stay."""
+        slot = int(scores.argmin())
+        low = scores[slot]
+        if low == np.inf:
+            return -1
+        if not self.policy.distinct:
+            same = (scores == low).nonzero()[0]
+            if len(same) > 1:
+                return int(same[self.use.last_touch[self._holders[row][same]].argmin()])
+        return slot
+
+    # an event of many pools at once
+
+    def serve_rows(self, at: Ints, row: Ints, touch: Touch, clock: Floats) -> tuple[Ints, Ints, Ints, Ints]:
+        """Serves one event of each of several pools, as `serve` does. `clock`: of each member's load, if it has to be loaded.
+
+        at, row: [copies, member], the members of one pool after the other, strongest first. `clock` and the columns of `touch` are
+        [member]. Returns the slots that they had before [copies, member], and of each load the index in `at`, flat, the slot and the
+        victim's place (-1: a free slot).
+        """
+        before: Ints = self.slot_of[at]
+        gone = (before.ravel() < 0).nonzero()[0]
+        if not len(gone):
+            slots = victims = gone
+        else:
+            own, place = row.ravel()[gone], at.ravel()[gone]
+            slots, victims = self._fill_rows(own, row, before)
+            self.holder[own, slots] = place
+            self.slot_of[place] = slots
+            if self._loaded:
+                self.load(place, clock[gone % len(clock)])
+        if self._leveled:
+            touch.level = self.level[row]
+        self.touch(at, touch)
+        return before, gone, slots, victims
+
+    def _fill_rows(self, own: Ints, row: Ints, before: Ints) -> tuple[Ints, Ints]:
+        """Slots for the misses of several pools, and who leaves them. own: [miss]; row, before: [copies, member]"""
+        count = np.bincount(own, minlength=self.rows)
+        rank = np.arange(len(own)) - (count.cumsum() - count)[own]  # among the misses of the pool
+        free = self.limits - self.filled
+        most = int((count - free).max())
+        slots: Ints = self.filled[own] + rank
+        victims: Ints = np.full(len(own), -1, np.intp)
+        if most > 0:
+            scores = self.scores(self.holder)
+            inside = before >= 0
+            scores[row[inside], before[inside]] = np.inf
+            if not self._even:
+                scores[self._beyond] = np.inf
+            if free.any():
+                scores[np.arange(self.most) >= self.filled[:, None]] = np.inf
+            lowest = self._lowest_of_rows(scores, count - free)
+            late = (rank >= free[own]).nonzero()[0]
+            which = own[late]
+            slots[late] = lowest[which, rank[late] - free[which]]
+            victims[late] = self.holder[which, slots[late]]
+            self.slot_of[victims[late]] = -1
+            if self._leveled:
+                np.maximum.at(self.level, which, scores[which, slots[late]])
+        self.filled += np.minimum(count, free)
+        return slots, victims
+
+    def _lowest_of_rows(self, scores: Floats, short: Ints) -> Ints:
+        """Slots of the `short` lowest scores of each row, lowest first, as `_lowest` finds them. [row, most that are short]"""
+        most = int(short.max())
+        distinct = self.policy.distinct
+        if most > 1 and scores.size <= FEW and not distinct:
+            return np.asarray(np.lexsort((self.use.last_touch.take(self.holder), scores), axis=1)[:, :most])
+        found = np.zeros((self.rows, most), np.intp)
+        some = (short > 0).nonzero()[0]
+        part = scores[some]
+        last = scores if distinct else self.use.last_touch.take(self.holder[some])
+        for number in range(most):
+            if number:
+                more = short[some] > number
+                some, part = some[more], part[more]
+                last = last if distinct else last[more]
+            lowest = part if distinct else np.where(part == part.min(1, keepdims=True), last, np.inf)
+            slots = lowest.argmin(1)
+            found[some, number] = slots
+            part[np.arange(len(some)), slots] = np.inf
+        return found
