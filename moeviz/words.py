@@ -15,8 +15,10 @@ import numpy as np
 
 from moeviz.core.run import HIT, LATE, MISS, Run, Tier
 from moeviz.core.settings import BASELINES, SCOPES, Settings
+from moeviz.core.trace import Trace
 from moeviz.numbers import metrics
-from moeviz.numbers.differences import Interval, speed_ratio
+from moeviz.numbers import routing as numbers_of_routing
+from moeviz.numbers.differences import Interval, Pair, speed_ratio
 from moeviz.numbers.metrics import Counts, MissKinds, Moved, Repeated, Summary, Timed
 
 if TYPE_CHECKING:
@@ -350,6 +352,81 @@ def report(settings: Settings, found: Summary, same: bool | None = None, bound: 
     if same is not None:
         rows.append(("Tokens", lossless(same)))
     return lines(rows)
+
+
+def trace(found: Trace) -> list[tuple[str, str]]:
+    """What a trace says of itself, (name, text) each."""
+    lengths = [tokens.stop - tokens.start for tokens in found.passes()]
+    requests = len(found.sequences())
+    several = f" of {requests:,} requests" if requests > 1 else ""
+    machine = found.recorded.get("machine", "a machine that is not named")
+    rows = [
+        ("Model", found.model or "unknown"),
+        ("Shape", f"{found.layers} MoE layers of {found.num_experts} experts, {found.k} for each token"),
+        (
+            "Tokens",
+            f"{found.tokens:,}{several} in {len(lengths):,} forward passes, the longest of {max(lengths):,}",
+        ),
+        ("Expert", size(found.mean_bytes) if found.mean_bytes else "of unknown size"),
+        ("Recorded", f"{found.recorded.get('time', 'unknown when')}, on {machine}"),
+    ]
+    rows += [("Note", note) for note in found.notes]
+    return [*rows, ("Prompt", found.prompt[:1_000])] if found.prompt else rows
+
+
+def routing(found: Trace) -> list[tuple[str, str]]:
+    """How a trace's routers choose, (name, text) each."""
+    use = numbers_of_routing.usage(found)
+    again = numbers_of_routing.reuse(found)
+    quarter = float(numbers_of_routing.top_share(use).mean())
+    rows = [
+        (
+            "Busiest quarter",
+            f"the busiest quarter of a layer's experts gets {percent(quarter)} of the choices",
+        )
+    ]
+    if not np.isnan(again).all():
+        share, chance = percent(float(np.nanmean(again))), percent(found.k / found.num_experts)
+        rows.append(
+            ("Reuse", f"{share} of a token's experts were used by the token before (by chance {chance})")
+        )
+    if found.lookaheads:
+        rows.append(("Guesses", f"the routers', for up to {found.lookaheads} layers ahead"))
+    return rows
+
+
+def choices(a: Trace, b: Trace) -> tuple[str, str]:
+    """Whether the routers of two traces chose alike: the same word twice, or what each chose first that the other did not."""
+    if a.experts.shape[1:] != b.experts.shape[1:]:
+        return "of another model", "of another shape"
+    tokens = min(a.tokens, b.tokens)
+    other = np.argwhere((a.experts[:tokens] != b.experts[:tokens]).any(2))
+    if not other.size:
+        return (
+            ("the same", "the same")
+            if a.tokens == b.tokens
+            else (f"{a.tokens:,} tokens", f"{b.tokens:,} tokens")
+        )
+    token, layer = (int(number) for number in other[0])
+    return tuple(  # type: ignore[return-value]
+        f"first other one: token {token}, layer {layer}: {', '.join(map(str, one.experts[token, layer]))}"
+        for one in (a, b)
+    )
+
+
+def difference(name: str, pair: Pair) -> tuple[str, str, str]:
+    """A number of two runs and what lies between them: first, second, difference."""
+    change = pair.second - pair.first
+    if name.startswith("bytes_") or name.endswith("_bytes"):
+        first, second, between = size(pair.first), size(pair.second), size(abs(change))
+    elif "ratio" in name or name in ("overlap", "cache_as_predictor.precision", "cache_as_predictor.recall"):
+        first, second, between = percent(pair.first), percent(pair.second), points(change)
+    else:
+        first, second, between = (f"{value:,.4g}" for value in (pair.first, pair.second, abs(change)))
+        if float(change).is_integer():
+            first, second, between = (f"{value:,.0f}" for value in (pair.first, pair.second, abs(change)))
+    share = f" ({change / pair.first:+.1%})" if pair.first else ""
+    return first, second, f"{'+' if change > 0 else '-'}{between}{share}"
 
 
 def about(run: Run) -> list[tuple[str, str]]:

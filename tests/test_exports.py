@@ -161,7 +161,7 @@ def test_the_notebook_of_a_recorded_run_is_the_recorded_run(monkeypatch: pytest.
     trace, own = load_file(SAMPLES / "change-of-subject.moetrace")
     assert own is not None
     space = run_cells(exports.content("notebook", trace, own, own, "change-of-subject.moetrace").decode())
-    assert space["numbers"]["tokens_per_second"] > 0
+    assert space["run"].tokens_per_second > 0
 
 
 def test_the_report_says_what_the_replay_says_and_asks_nobody() -> None:

@@ -17,7 +17,7 @@ HOUSE = [  # from the ground up; a file may import from its own room and from th
     {"moeviz.charts"},
     {"moeviz.files"},
     {"moeviz.engine"},
-    {"moeviz.sweep"},
+    {"moeviz.sweeps"},
     {"moeviz"},  # the library's names
     {"moeviz.demo_model", "moeviz.bench"},
     {"moeviz.cli"},
@@ -38,6 +38,8 @@ ONLY_IN = {  # library -> the rooms that may import it
 UPWARDS = {  # imported only when it is asked for by name, so that the core alone still loads nothing above it
     ("moeviz.core.trace", "moeviz.files.moetrace"): "Trace.save and Trace.load",
     ("moeviz.core.oracle", "moeviz.files.library"): "the trace that a calibration names",
+    ("moeviz.core.trace", "moeviz.charts.inline"): "what a notebook shows of a trace",
+    ("moeviz.core.run", "moeviz.charts.inline"): "what a notebook shows of a run",
 }
 
 

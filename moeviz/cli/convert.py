@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,20 +66,10 @@ def import_(source: Path, kind: str, experts: int, out: Path) -> None:
     Example:
       python -m moeviz import routed.npy --experts 32 --out routed.moetrace
     """
-    from moeviz.files import imports
-    from moeviz.files.moetrace import MAX_FILE_BYTES
+    from moeviz import api
 
     with refusing():
-        if source.stat().st_size > MAX_FILE_BYTES:
-            raise TraceError(
-                f"{source.name} has {source.stat().st_size:,} bytes; a trace has at most {MAX_FILE_BYTES:,}."
-            )
-        if kind == "sglang" or source.suffix == ".pt":
-            from moeviz.engine.sglang import records
-
-            found = imports.from_records(source.name, records(source), experts)
-        else:
-            found = imports.read(source.name, source.read_bytes(), kind, experts)
+        found = api.imported(source, experts=experts, format=kind)
         with writing(out):
             found.trace.save(out, found.run)
     for line in found.report:
@@ -100,8 +91,9 @@ def import_(source: Path, kind: str, experts: int, out: Path) -> None:
     is_flag=True,
     help="The run recorded in FILE with its measured times, instead of a replay under the settings given.",
 )
+@click.option("--policies", default="lru,lfu", show_default=True, help="Of a stage: a board for each.")
 @out_option("The file to write.", required=True)
-def export(file: Path, kind: str, recorded: bool, out: Path, **others: Any) -> None:
+def export(file: Path, kind: str, recorded: bool, policies: str, out: Path, **others: Any) -> None:
     """Write a trace and what a cache did on it for other tools, or for people.
 
     A report is one page that any browser opens offline.
@@ -110,8 +102,10 @@ def export(file: Path, kind: str, recorded: bool, out: Path, **others: Any) -> N
     Examples:
       python -m moeviz export sample_traces/bible.moetrace --recorded --format perfetto --out bible.json
       python -m moeviz export sample_traces/bible.moetrace --policy lfu --slots 3 --format report --out bible.html
+      python -m moeviz export sample_traces/change-of-subject.moetrace --format stage --out lesson.html
     """
-    from moeviz.core.replay import replay
+    from moeviz.core.policies import load_policy
+    from moeviz.core.replay import replay as replayed
     from moeviz.files import exports, moetrace
 
     with refusing():
@@ -121,7 +115,16 @@ def export(file: Path, kind: str, recorded: bool, out: Path, **others: Any) -> N
         trace, own = moetrace.load(file)
         if recorded and own is None:
             raise TraceError(f"{file.name} holds no recorded run. Leave out --recorded to export a replay.")
-        result = own if recorded and own is not None else replay(trace, settings)
+        if kind == "stage":
+            from moeviz.charts.stage import stage
+
+            chosen = [load_policy(name) for name in policies.split(",")]
+            page = stage(trace, [replace(settings, policy=name) for name in chosen], recorded=own)
+            with writing(out):
+                moetrace.write_atomically(out, page.html.encode())
+            click.echo(f"saved      {out}: {', '.join(chosen)}, replayed")
+            return
+        result = own if recorded and own is not None else replayed(trace, settings)
         beside = Path(os.path.relpath(file, out.parent)) if kind == "notebook" else file
         content = exports.content(kind, trace, result, own, beside.as_posix())
         with writing(out):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -245,9 +244,10 @@ def prepare(model: str, others: dict[str, Any]) -> tuple[Loaded, Options]:
         not others["past_end"],
         others["then"],
     )
-    progress: Callable[[float, str], None] = lambda share, what: progress_line(
-        f"{share:4.0%} {what}", share == 1
-    )  # noqa: E731
+
+    def progress(share: float, what: str) -> None:
+        progress_line(f"{share:4.0%} {what}", share == 1)
+
     loaded = load(
         model or BUNDLED,
         tier=others["tier"],

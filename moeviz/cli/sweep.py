@@ -93,7 +93,7 @@ def sweep(
       python -m moeviz sweep sample_traces --policies all --prefetch none,next-gate --out table.parquet
     """
     counts = _counts(slots)
-    from moeviz import sweep as sweeps
+    from moeviz import sweeps
 
     with refusing():
         plan = sweeps.Plan(
@@ -162,8 +162,7 @@ class Progress:
 
 def _print(table: pd.DataFrame) -> None:
     """Hit ratios over all traces at some of the slot counts, a row for every way to cache."""
-    from moeviz import sweep as sweeps
-    from moeviz import words
+    from moeviz import sweeps, words
     from moeviz.cli.tables import table as printed
 
     found = sweeps.means(table)

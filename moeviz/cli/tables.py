@@ -1,22 +1,23 @@
-"""Tables for a terminal, drawn with rich; loaded only by commands that end in one."""
+"""Tables for a terminal, drawn with rich, which is loaded when the first one is."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-from moeviz import words
-from moeviz.core.settings import Settings
-from moeviz.numbers.metrics import Repeated
+if TYPE_CHECKING:
+    from moeviz.core.settings import Settings
+    from moeviz.numbers.metrics import Repeated
 
 WIDTH = 120  # where the output is no terminal
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
     """Prints rows; every column but the first to the right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console(soft_wrap=False, highlight=False, markup=False)
     if not console.is_terminal:
         console.width = WIDTH
@@ -30,6 +31,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
 
 def comparison(measured: Sequence[tuple[Settings, Repeated]], checks: Sequence[tuple[bool, bool]]) -> None:
     """What was measured, a row per settings. checks: whether tokens are the resident run's, decisions the replay's."""
+    from moeviz import words
+
     rows = []
     for (one, found), (same, equal) in zip(measured, checks, strict=True):
         median, least, most = found.median, found.least, found.most

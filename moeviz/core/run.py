@@ -169,6 +169,32 @@ class Run:
         return self.times is not None
 
     @property
+    def hit_ratio(self) -> float:
+        """Hits / accesses of decode, or of the whole run where nothing was decoded; late hits are not counted."""
+        decode = self.passes.phase[self.events.forward_pass[self.accesses.event]] == 1
+        outcome = self.accesses.outcome[decode] if decode.any() else self.accesses.outcome
+        return float((outcome == HIT).mean())
+
+    @property
+    def misses(self) -> int:
+        """Accesses whose expert was not there, of the whole run."""
+        return int((self.accesses.outcome == MISS).sum())
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Of decode; None where the run was not measured or nothing was decoded."""
+        decode = self.passes.phase == 1
+        if self.times is None or not decode.any():
+            return None
+        return float(1e9 / self.times.pass_wall[decode].mean())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from moeviz.charts import inline
+
+        return inline.run(self)
+
+    @property
     def layer_bytes(self) -> NDArray[np.int64]:
         """Bytes of one expert of each MoE layer, 0 where unknown. [L]"""
         return layer_bytes(self.expert_bytes, self.layers)

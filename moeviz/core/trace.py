@@ -219,6 +219,12 @@ class Trace:
             return None
         return replace(self, **self._parts(tokens), texts=tuple(self.texts[token] for token in tokens))
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from moeviz.charts import inline
+
+        return inline.trace(self)
+
     def save(self, path: str | os.PathLike[str], run: Run | None = None) -> None:
         """Writes a trace file, with a recorded run beside the trace if one is given. Raises OSError."""
         from moeviz.files import moetrace

@@ -36,6 +36,7 @@ FORMATS = {
         ".oracleGeneral.bin", "requests for libCacheSim, which pins nothing: its hits are no event's hits"
     ),
     "report": Format(".html", "a page with charts that any browser opens, offline"),
+    "stage": Format(".html", "policies side by side, played token by token in any browser, offline"),
     "notebook": Format(".ipynb", "a Jupyter notebook that computes the numbers anew"),
 }
 _OUTCOMES = np.array(["hit", "late hit", "miss"])
@@ -70,6 +71,10 @@ def content(kind: str, trace: Trace, run: Run, own: Run | None = None, name: str
             from moeviz.files.report import report  # plotly takes its time
 
             return report(trace, run).encode()
+        case "stage":
+            from moeviz.charts.stage import stage
+
+            return stage(trace, [run.settings], recorded=own).html.encode()
         case "notebook":
             from moeviz.files.notebook import notebook
 

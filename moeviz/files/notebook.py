@@ -1,6 +1,8 @@
 """A run as a Jupyter notebook that loads the trace, computes the same numbers anew and says whether they are the same.
 
-Path("numbers.ipynb").write_text(notebook(trace, run, "mine.moetrace"))
+Text from outside stands in its cells as quoted strings only.
+
+    Path("numbers.ipynb").write_text(notebook(trace, run, "mine.moetrace"))
 """
 
 from __future__ import annotations
@@ -15,79 +17,86 @@ from moeviz.core.trace import Trace
 from moeviz.numbers import metrics
 from moeviz.numbers.curves import bounds
 
+_INTRODUCTION = """# What did the cache do?
+
+Every number and curve below is computed from the trace by `moeviz`, which has to be installed where this runs: start
+Jupyter in a checkout of it, or put the checkout on `PYTHONPATH`. The trace file has to lie where `FILE` says."""
+
+_CHECK = """now = {
+    **{name: getattr(numbers.whole, name) for name in ("accesses", "hits", "misses")},
+    "evictions": numbers.evictions,
+    "prefill hits": numbers.prefill.hits,
+    "decode hits": numbers.decode.hits,
+    **{kind: getattr(numbers.miss_kinds, kind) for kind in ("cold", "capacity", "collision", "pollution")},
+}
+assert now == shown, f"{now} now, but {shown} then"
+now"""
+
+_BOUND = """bound = mv.curve(trace, "belady", [SETTINGS.slots], scope=SETTINGS.scope, warm=SETTINGS.warm,
+                 calibration=SETTINGS.calibration).hit_ratio[0]
+assert bound == BOUND, f"{bound} now, but {BOUND} then"
+f"{run.hit_ratio:.1%} hit; {bound:.1%} would with knowledge of the future" """
+
+_CURVES = """curves = [mv.curve(trace, policy) for policy in ("lru", "lfu", "belady")]
+pd.DataFrame({one.settings.policy: one.hit_ratio for one in curves}, index=pd.Index(curves[0].slots, name="slots"))"""
+
+_WHY = """explainer = mv.explain(trace, SETTINGS)
+found = explainer.next_event("regret", 0, 0)
+[eviction.sentence for eviction in explainer.evictions(*found)] if found else "There is none." """
+
 
 def notebook(trace: Trace, run: Run, file: str) -> str:
-    """Notebook (nbformat 4) as JSON. `file`: the trace's path as the notebook's reader has it. Text from outside stands in its cells as quoted strings only."""
-    settings = run.settings.to_dict()
-    took = (
-        "trace, run = load(FILE)"
-        if run.measured
-        else "trace, recorded = load(FILE)\nrun = replay(trace, SETTINGS)"
-    )
-    own = (
-        f"load_policy({run.settings.policy!r})\n"
-        if run.settings.policy.rpartition(":")[0].endswith(".py")
-        else ""
+    """Notebook (nbformat 4) as JSON. `file`: the trace's path as the notebook's reader has it."""
+    settings = run.settings
+    own = ""
+    if settings.policy.rpartition(":")[0].endswith(".py"):
+        own = f"from moeviz.core.policies import load_policy\n\nload_policy({settings.policy!r})\n"
+    bound = bounds(trace, settings, None)["belady_hit_ratio"]
+    took = "run = recorded" if run.measured else "run = mv.replay(trace, SETTINGS)"
+    kind = (
+        "The run recorded in the file, as it was measured." if run.measured else "A replay under `SETTINGS`."
     )
     cells = [
-        _text(
-            "# What did the cache do?\n\nEvery number and figure below is computed from the trace by `moeviz`, which has to be installed where this "
-            "runs: start Jupyter in a checkout of it, or put the checkout on `PYTHONPATH`. The trace file has to lie where `FILE` says."
-        ),
+        _text(_INTRODUCTION),
         _code(
-            "import pandas as pd\n\nfrom moeviz.charts import figures as charts\nfrom moeviz.numbers import metrics, routing\nfrom moeviz.numbers.curves import bounds, curve, knee\n"
-            "from moeviz.numbers.explain import Explainer\nfrom moeviz.core.policies import load_policy\nfrom moeviz.core.replay import replay\nfrom moeviz.core.settings import Settings\n"
-            f"from moeviz.files.moetrace import load\n\n{own}FILE = {file!r}\nSETTINGS = Settings(**{settings!r})"
+            f"import pandas as pd\n\nimport moeviz as mv\n\n{own}FILE = {file!r}\n"
+            f"SETTINGS = mv.Settings(**{settings.to_dict()!r})"
         ),
-        _text(
-            "## The numbers\n\n"
-            + (
-                "The run recorded in the file, as it was measured."
-                if run.measured
-                else "A replay under `SETTINGS`."
-            )
-        ),
-        _code(
-            f"{took}\nnumbers = metrics.summary(run)\npd.json_normalize(numbers).T.rename(columns={{0: 'value'}})"
-        ),
+        _code("trace, recorded = mv.load(FILE)\ntrace"),
+        _text(f"## The numbers\n\n{kind}"),
+        _code(f"{took}\nrun"),
         _text("Are they the numbers that were shown where this notebook was made?"),
-        _code(
-            f"shown = {_shown(trace, run)!r}\nnow = {{\n    **{{name: numbers[name] for name in ('accesses', 'hits', 'misses', 'evictions')}},\n"
-            "    **{f'{phase} hits': numbers[phase]['hits'] for phase in ('prefill', 'decode')},\n    **numbers['miss_kinds'],\n"
-            "    **bounds(trace, SETTINGS, None),\n}\nassert now == shown, f'{now} now, but {shown} then'\nnow"
-        ),
-        _text("## Does the cache get better as it goes?"),
-        _code("charts.hit_ratio_over_time([(run.settings.label, run)])"),
-        _text("## Which experts did the tokens choose?"),
-        _code("charts.heat(routing.usage(trace).T, 'expert', 'tokens')"),
-        _text("## How many slots are enough?"),
-        _code(
-            "policies = ('lru', 'lfu', 'belady')\ncurves = [curve(trace, Settings(policy, trace.k)) for policy in policies]\n"
-            "charts.slot_curves(curves, policies, SETTINGS.slots, knee(curves[0]))"
-        ),
+        _code(f"numbers = mv.summary(run)\nshown = {_shown(run)!r}\n{_CHECK}"),
     ]
-    if not run.settings.baseline:
+    if bound is not None:
         cells += [
-            _text(
-                "## Why did an expert leave?\n\nThe first eviction that was regretted: the victim came back before another that could have left."
-            ),
-            _code(
-                "explainer = Explainer(trace, SETTINGS)\nfound = explainer.next_event('regret', 0, 0)\n"
-                "[eviction.sentence for eviction in explainer.evictions(*found)] if found else 'There is none.'"
-            ),
+            _text("## How much better could any policy be?\n\nWithout pre-fetching, at these slots."),
+            _code(f"BOUND = {bound!r}\n{_BOUND}".rstrip()),
         ]
+    cells += [_text("## How many slots are enough?"), _code(_CURVES)]
+    if not settings.baseline:
+        why = (
+            "The first eviction that was regretted: the victim came back before another that could have left."
+        )
+        cells += [_text(f"## Why did an expert leave?\n\n{why}"), _code(_WHY.rstrip())]
     return str(
         writes(v4.new_notebook(cells=_numbered(cells), metadata={"language_info": {"name": "python"}}))
     )
 
 
-def _shown(trace: Trace, run: Run) -> dict[str, Any]:
-    numbers = metrics.summary(run)
+def _shown(run: Run) -> dict[str, Any]:
+    found = metrics.summary(run)
     shown = {
-        **{name: numbers[name] for name in ("accesses", "hits", "misses", "evictions")},
-        **{f"{phase} hits": numbers[phase]["hits"] for phase in ("prefill", "decode")},
-        **numbers["miss_kinds"],
-        **bounds(trace, run.settings, None),
+        "accesses": found.whole.accesses,
+        "hits": found.whole.hits,
+        "misses": found.whole.misses,
+        "evictions": found.evictions,
+        "prefill hits": found.prefill.hits,
+        "decode hits": found.decode.hits,
+        "cold": found.miss_kinds.cold,
+        "capacity": found.miss_kinds.capacity,
+        "collision": found.miss_kinds.collision,
+        "pollution": found.miss_kinds.pollution,
     }
     return dict(json.loads(json.dumps(shown)))
 

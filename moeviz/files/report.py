@@ -67,7 +67,7 @@ def report(trace: Trace, run: Run) -> str:
 def _sections(trace: Trace, run: Run) -> Iterator[str]:
     kind = "measured" if run.measured else "replayed"
     yield f"<h1>What did the cache do?</h1><p>{_text(run.settings.label)} on a trace of {_text(trace.model or 'an unknown model')}.</p>"
-    yield _table(facts(trace, run))
+    yield _table(words.trace(trace))
     yield f"<h2>Numbers{_kind(kind)}</h2>" + _table(numbers(trace, run))
     passes = np.arange(len(run.passes.phase))
     yield _chart(
@@ -111,20 +111,6 @@ def _sections(trace: Trace, run: Run) -> Iterator[str]:
     else:
         yield f"<p>Curves over all slot counts are left out: the trace has more than {MOST_EVENTS:,} events.</p>"
     yield _as_text(trace, run)
-
-
-def facts(trace: Trace, run: Run) -> list[tuple[str, str]]:
-    """What the trace says of itself."""
-    rows = [
-        ("Model", trace.model or "unknown"),
-        ("Shape", f"{trace.layers} MoE layers of {trace.num_experts} experts, {trace.k} for each token"),
-        ("Tokens", f"{trace.tokens:,} in {len(run.passes.phase):,} forward passes"),
-        (
-            "Recorded",
-            f"{trace.recorded.get('time', 'unknown when')}, on {trace.recorded.get('machine', 'a machine that is not named')}",
-        ),
-    ]
-    return [*rows, ("Prompt", trace.prompt[:1_000])] if trace.prompt else rows
 
 
 def numbers(trace: Trace, run: Run) -> list[tuple[str, str]]:

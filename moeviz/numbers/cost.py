@@ -313,3 +313,11 @@ def break_even(slots: int, experts: int, layers: int, k: int) -> float:
     Against on-demand any hit pays, as long as nothing is pre-fetched in vain.
     """
     return max(0.0, (slots * layers - k) / (experts * layers)) if slots < experts else 1.0
+
+
+def modelled_passes(run: Run, costs: Costs) -> Iterable[tuple[float, list[Segment]]]:
+    """(wall in ms, what compute and link do) of every forward pass, by the model; the run's own times are not looked at."""
+    lanes: list[Segment] = []
+    for _, wall in _passes(run, costs, np.ones(len(run.passes.phase), bool), lanes):
+        yield wall, lanes.copy()
+        lanes.clear()

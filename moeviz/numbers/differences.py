@@ -1,16 +1,19 @@
-"""Differences between repeats of two settings, with an interval, so that nobody reads noise as a result.
+"""Differences: between two runs, number by number, and between repeats of two settings, with an interval.
 
 speed_ratio(repeated(runs_of_lru), repeated(runs_of_lfu)).low > 1       # lfu is faster, outside the spread
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from moeviz.numbers.metrics import Repeated
+from moeviz.core.run import Run
+from moeviz.numbers import output
+from moeviz.numbers.metrics import Repeated, summary
 
 DRAWS = 2_000  # of the bootstrap
 
@@ -46,3 +49,31 @@ def speed_ratio(a: Repeated, b: Repeated) -> Interval | None:
         if one.tokens_per_second and other.tokens_per_second
     ]
     return bootstrap([second / first for first, second in pairs]) if pairs else None
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One number of two runs."""
+
+    first: float
+    second: float
+
+    @property
+    def changed(self) -> bool:
+        return self.first != self.second
+
+
+def between(first: Run, second: Run) -> dict[str, Pair]:
+    """Every number that `--json` gives of a run, where both runs have it; those of a phase are named `decode.hit_ratio`."""
+    a, b = (_flat(output.summary(summary(run))) for run in (first, second))
+    return {name: Pair(a[name], b[name]) for name in a if name in b}
+
+
+def _flat(values: Mapping[str, Any], place: str = "") -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{place}{name}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found[place + name] = float(value)
+    return found

@@ -10,6 +10,7 @@ from typing import Any
 
 from moeviz.core.run import Tier
 from moeviz.core.settings import Settings
+from moeviz.core.trace import Trace
 from moeviz.numbers.metrics import Counts, Repeated, Summary, Timed
 
 TIMED = tuple(one.name for one in fields(Timed))
@@ -34,6 +35,24 @@ def summary(found: Summary) -> dict[str, Any]:
         "overlap": found.overlap,
         "achieved_gigabytes_per_second": found.achieved_gigabytes_per_second,
         **_times(found.times),
+    }
+
+
+def trace(found: Trace) -> dict[str, Any]:
+    """What a trace says of itself."""
+    return {
+        "model": found.model,
+        "tokens": found.tokens,
+        "forward_passes": len(found.passes()),
+        "sequences": len(found.sequences()),
+        "layers": found.layers,
+        "experts": found.num_experts,
+        "k": found.k,
+        "expert_bytes": found.mean_bytes,
+        "prompt": found.prompt,
+        "text": "".join(found.texts),
+        "recorded": found.recorded,
+        "notes": list(found.notes),
     }
 
 

@@ -22,7 +22,7 @@ from moeviz.core.settings import ITSELF, Settings
 from moeviz.core.trace import Trace
 from moeviz.errors import SweepError
 from moeviz.numbers import metrics
-from moeviz.sweep import Plan, executor, sweep
+from moeviz.sweeps import Plan, executor, sweep
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,179 @@
+"""What `import moeviz as mv` gives: the verbs of the library, each one call.
+
+Settings may be given as a `Settings`, or as the name of a policy (of a user's file too, `path.py:name`) with the other fields by name.
+
+    trace, run = load("sample_traces/bible.moetrace")
+    replay(trace, "lfu", slots=4).hit_ratio
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moeviz.core import replay as core
+from moeviz.core.run import Run
+from moeviz.core.settings import SETTINGS, Settings, read
+from moeviz.core.trace import Trace
+from moeviz.errors import SettingsError, TraceError
+from moeviz.numbers import metrics
+from moeviz.numbers.curves import Curve
+from moeviz.numbers.curves import curve as curve_of
+from moeviz.numbers.explain import Explainer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from moeviz.files.imports import Imported
+
+
+def imported(path: str | os.PathLike[str], *, experts: int = 0, format: str = "") -> Imported:
+    """The trace of a file that any importer reads, with what was left out or had to be assumed. Raises TraceError, OSError.
+
+    `experts`: E, where the file does not say it, 0: infer it as the largest id + 1. `format`: empty, found by the content.
+    """
+    from moeviz.files import imports
+    from moeviz.files.moetrace import MAX_FILE_BYTES
+
+    file = Path(path)
+    size = file.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise TraceError(f"{file.name} has {size:,} bytes; a trace has at most {MAX_FILE_BYTES:,}.")
+    if format == "sglang" or (not format and file.suffix == ".pt"):
+        from moeviz.engine.sglang import records  # torch's file format
+
+        return imports.from_records(file.name, records(file), experts)
+    return imports.read(file.name, file.read_bytes(), format, experts)
+
+
+def load(path: str | os.PathLike[str], *, experts: int = 0, format: str = "") -> tuple[Trace, Run | None]:
+    """Trace and, where the file holds one, recorded run, of any format that the importers read. Raises TraceError, OSError."""
+    found = imported(path, experts=experts, format=format)
+    return found.trace, found.run
+
+
+def settings_of(settings: str | Settings, **others: Any) -> Settings:
+    """A Settings as it is, a policy's name, or `policy=lru,slots=4` as the command line takes it; `others` are fields by name.
+
+    Raises SettingsError, or PolicyError of a policy's file.
+    """
+    if unknown := [name for name in others if name not in SETTINGS]:
+        raise SettingsError(f"{unknown[0]!r} is not a setting. Choose from {', '.join(SETTINGS)}.")
+    if isinstance(settings, Settings):
+        return replace(settings, **others)
+    if "=" in settings:
+        return Settings.parse(settings, **others)
+    return Settings(policy=read("policy", settings), **others)
+
+
+def replay(trace: Trace, settings: str | Settings = "lru", **others: Any) -> Run:
+    """What a cache would have done on a trace: `replay(trace, "lfu", slots=4, prefetch="next-gate")`. Raises SettingsError."""
+    return core.replay(trace, settings_of(settings, **others))
+
+
+def summary(run: Run) -> metrics.Summary:
+    """All numbers of a run, typed: `summary(run).decode.hit_ratio`, `.miss_kinds.cold`, `.times.tokens_per_second`."""
+    return metrics.summary(run)
+
+
+def compare(
+    trace: Trace,
+    settings: Sequence[str | Settings] = ("lru", "lfu", "belady"),
+    slots: Sequence[int] = (),
+    **others: Any,
+) -> pd.DataFrame:
+    """Replays every settings at every number of slots (default: its own), a row each. Raises SettingsError.
+
+    Columns: policy, slots, settings (the label), hit_ratio (of decode, or of prefill where nothing was decoded), accesses, hits,
+    misses, evictions, bytes_moved and fast_tier_bytes.
+    """
+    import pandas as pd
+
+    rows = []
+    for one in settings:
+        for count in slots or [None]:
+            chosen = settings_of(one, **others, **({} if count is None else {"slots": count}))
+            found = metrics.summary(core.replay(trace, chosen))
+            rows.append(
+                {
+                    "policy": chosen.baseline or chosen.policy,
+                    "slots": chosen.slots,
+                    "settings": chosen.label,
+                    "hit_ratio": found.main.hit_ratio,
+                    "accesses": found.main.accesses,
+                    "hits": found.main.hits,
+                    "misses": found.main.misses,
+                    "evictions": found.evictions,
+                    "bytes_moved": found.moved.total,
+                    "fast_tier_bytes": found.fast_tier_bytes,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def curve(
+    trace: Trace, settings: str | Settings = "lru", slots: Sequence[int] | None = None, **others: Any
+) -> Curve:
+    """Hit ratio over slot counts, without pre-fetching; default: every count from one token's need to all experts."""
+    return curve_of(trace, settings_of(settings, **({"slots": trace.k} | others)), slots)
+
+
+def explain(trace: Trace, settings: str | Settings = "lru", **others: Any) -> Explainer:
+    """A replay that can say of every eviction why: `explain(trace, "lfu", slots=4).evictions(step=9, layer=3)[0].sentence`."""
+    return Explainer(trace, settings_of(settings, **others))
+
+
+def sweep(
+    files: Iterable[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    jobs: int | None = None,
+    dask: str = "",
+    **plan: Any,
+) -> pd.DataFrame:
+    """Many trace files under many settings, a row each, written to `out` (parquet) and given.
+
+    `plan`: fields of `moeviz.sweeps.Plan`, such as policies=("lru", "lfu"). Worker processes are started anew and run the calling
+    script's file, so a script calls this under `if __name__ == "__main__":`. Raises SweepError, OSError.
+    """
+    from moeviz import sweeps
+
+    with sweeps.executor(jobs, dask) as executor:
+        return sweeps.sweep([Path(file) for file in files], sweeps.Plan(**plan), Path(out), executor)
+
+
+def run(
+    model: str | os.PathLike[str],
+    prompt: str,
+    policy: str | Settings = "lru",
+    *,
+    tier: str = "disk",
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int = 1,
+    **others: Any,
+) -> tuple[Trace, Run]:
+    """Generates with the real engine, and gives the routers' choices and what the cache did, timed.
+
+    `model`: a folder that save_pretrained wrote or a hub id, empty for the bundled model. `others`: fields of Settings (slots,
+    prefetch, ...) and of `moeviz.engine.session.Options` (max_new_tokens, temperature, ...); a seed is both's.
+    Raises ModelError, StoreError, SettingsError.
+    """
+    from moeviz.engine import measure
+    from moeviz.engine.loader import BUNDLED, load, use_threads
+    from moeviz.engine.session import Options
+
+    own = {one.name for one in fields(Options)}
+    chosen = settings_of(
+        policy, **{name: value for name, value in others.items() if name not in own - {"seed"}}
+    )
+    options = Options(**{name: value for name, value in others.items() if name in own})
+    use_threads(threads)
+    loaded = load(model or BUNDLED, tier=tier, device=device, dtype=dtype)
+    try:
+        future = measure.look_ahead(loaded, prompt, chosen, options)
+        return measure.record(loaded, prompt, chosen, options, future=future)
+    finally:
+        loaded.store.close()

@@ -1,0 +1,132 @@
+"""The stage as a component of the app: the same JavaScript as the notebook's and the file's, with Streamlit
+as its host.
+
+event = stage(stage_payload(trace, runs), key="stage")
+if event.kind == "settings":
+    mine[event.board] = replace(mine[event.board], **event.changes)      # replay these, and run again
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import streamlit as st
+
+from moeviz.charts.stage.page import script, style
+
+_HOST = """
+const stages = new WeakMap()
+
+export default function (component) {
+  const { data, parentElement, setStateValue, setTriggerValue } = component
+  const emit = (event) => {
+    if (event.kind === "cursor") setStateValue("cursor", event)
+    else setTriggerValue("event", event)
+  }
+  const host = { emit, future: data.future, below: data.below, presenter: data.presenter }
+  let stage = stages.get(parentElement)
+  if (!stage) {
+    stage = MoevizStage.mount(parentElement.querySelector(".stage-here"), data.payload, host)
+    stages.set(parentElement, stage)
+  } else {
+    stage.update(data.payload, host)
+    stage.layout() // the theme may have changed
+  }
+  stage.seekTo(data.seek)
+  return () => {
+    stage.close()
+    stages.delete(parentElement)
+  }
+}
+"""
+_mount = st.components.v2.component(
+    "moeviz_stage", html='<div class="stage-here">\n</div>', css=style(), js=script() + _HOST
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StageEvent:
+    """What its user did last, and where the cursor stands.
+
+    `kind`: "" nothing new; "settings": the menus of `board` ask for `changes` (fields of Settings);
+    "choose": a key from 1 to 9, in `number`; "present": presenter mode is to be on or off, in `on`; or the id
+    of one of the payload's actions. `step` is a forward pass, `layer` and `expert` what is selected on
+    `selected_board`; None where nothing is.
+    """
+
+    kind: str = ""
+    board: int = 0
+    changes: Mapping[str, str | int] = field(default_factory=dict)
+    number: int = 0
+    on: bool = False
+    step: int | None = None
+    layer: int | None = None
+    expert: int | None = None
+    selected_board: int | None = None
+
+
+def stage(
+    payload: Mapping[str, Any],
+    key: str,
+    *,
+    seek: Mapping[str, int] | None = None,
+    future: bool = True,
+    presenter: bool = False,
+    below: int = 12,
+) -> StageEvent:
+    """Draws the stage, as high as the window has room below its top, less `below` px, and returns what its
+    user did.
+
+    `seek` takes the cursor to "step", and the selection to "board", "layer" and "expert" where it has them,
+    when it differs from the seek of the run before. `future`: False hides the curves after the cursor.
+    """
+    data = {
+        "payload": dict(payload),
+        "seek": dict(seek) if seek else None,
+        "future": future,
+        "presenter": presenter,
+        "below": below,
+    }
+    result = _mount(data=data, key=key, on_cursor_change=_nothing, on_event_change=_nothing)
+    cursor = result.cursor if isinstance(result.cursor, Mapping) else {}
+    event = result.event if isinstance(result.event, Mapping) else {}
+    selected = cursor.get("selected") or {}
+    return StageEvent(
+        kind=_text(event.get("kind")),
+        board=_number(event.get("board")) or 0,
+        changes=_changes(event.get("changes")),
+        number=_number(event.get("number")) or 0,
+        on=event.get("on") is True,
+        step=_number(event.get("pass", cursor.get("pass"))),
+        layer=_number(selected.get("layer")),
+        expert=_number(selected.get("expert")),
+        selected_board=_number(selected.get("board")),
+    )
+
+
+def _nothing() -> None:
+    """Streamlit keeps a state only where somebody listens."""
+
+
+def _changes(value: object) -> dict[str, str | int]:
+    """Only what the menus can ask for: texts and whole numbers for the three settings that they show."""
+    if not isinstance(value, Mapping):
+        return {}
+    known = {name: value[name] for name in ("policy", "slots", "prefetch") if name in value}
+    return {
+        name: setting if isinstance(setting, str) else _number(setting) or 0
+        for name, setting in known.items()
+    }
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _number(value: object) -> int | None:
+    """The browser's numbers are whole where they count something; anything else counts as nothing."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        return None
+    return int(value)

@@ -1,0 +1,277 @@
+// The stage: puts the parts together, lays them out, and tells its host what its user did.
+// host: { emit(event), future: false hides the curves after the cursor, presenter: true, below: px to leave free }
+
+class Stage extends Player {
+  constructor(root, payload, host = {}) {
+    super()
+    this.root = element("div", "moeviz-stage")
+    root.append(this.root)
+    this.outer = root
+    this.host = host
+    this.pass = 0
+    this.layer = null // in slow motion: the layer that is looked at
+    this.selected = null // { board, layer, expert, kept }
+    this.playing = false
+    this.apart = false // each board at its own time
+    this.speed = "4"
+    this.view = null // { x, y, zoom }; null shows all
+    this.presenter = Boolean(host.presenter) || root.dataset?.presenter !== undefined
+    this.motion = matchMedia("(prefers-reduced-motion: reduce)")
+    this.pictures = 0
+    this.build()
+    this.update(payload)
+    this.closers = [listen(this)]
+    this.watch()
+    this.tick = this.tick.bind(this)
+    this.request = requestAnimationFrame(this.tick)
+  }
+
+  get still() {
+    return this.motion.matches
+  }
+
+  build() {
+    this.title = element("h1", "title")
+    this.verdict = element("p", "verdict")
+    this.strip = new Strip(this)
+    this.boards = []
+    this.pair = element("div", "pair")
+    this.legend = element("div", "legend")
+    this.curves = new Curves(this)
+    this.story = new Story(this)
+    this.transport = new Transport(this)
+    this.live = element("div", "live")
+    this.live.setAttribute("aria-live", "polite")
+    this.helpBox = element("div", "help")
+    this.helpBox.hidden = true
+    this.side = this.story.root
+    const main = element("div", "main")
+    main.append(this.strip.root, this.pair, this.legend, this.curves.root)
+    const head = element("header")
+    head.append(this.title, this.verdict)
+    this.root.append(head, main, this.side, this.transport.root, this.live, this.helpBox)
+  }
+
+  // Takes a payload; what is at hand stays: cursor, selection, view and speed, as far as they still fit.
+  update(payload, host) {
+    if (host) this.host = { ...this.host, ...host }
+    if (this.model?.payload === payload) return
+    const about = (one) =>
+      one && JSON.stringify([one.id, one.title, one.verdict, one.actions, one.menus, one.runs.every((run) => run.story)])
+    if (about(this.model?.payload) === about(payload)) return
+    const same = this.model?.payload.trace === payload.trace
+    this.model = new Model(payload)
+    if (!same) {
+      this.pass = payload.at ?? Math.min(this.model.passes - 1, this.model.promptEnd)
+      this.layer = this.selected = this.view = null
+    }
+    this.pass = clamp(this.pass, 0, this.model.passes - 1)
+    this.title.textContent = payload.title
+    this.verdict.textContent = payload.verdict
+    this.show(this.model.runs.slice(0, 2))
+  }
+
+  // Puts runs on the boards.
+  show(runs) {
+    while (this.boards.length > runs.length) this.boards.pop().root.remove()
+    while (this.boards.length < runs.length) {
+      const board = new Board(this, this.boards.length)
+      this.boards.push(board)
+      this.sizes?.observe(board.canvas)
+      this.pair.append(board.root)
+    }
+    runs.forEach((run, i) => this.boards[i].take(run))
+    this.differing = runs.length > 1 ? differences(runs[0], runs[1]) : new Float64Array(0)
+    this.root.classList.toggle("single", runs.length < 2)
+    this.curves.take()
+    this.transport.take()
+    this.settle()
+    this.drawLegend()
+    this.layout()
+  }
+
+  drawLegend() {
+    const { legend } = this.model.payload
+    const any = (test) => this.boards.some((board) => test(board.run))
+    const shown = {
+      resident: true,
+      hit: true,
+      late: any((run) => run.late.some((n) => n)),
+      miss: true,
+      prefetched: any((run) => run.guess),
+      differs: this.boards.length > 1,
+    }
+    const items = Object.entries(legend).filter(([name]) => shown[name])
+    this.legend.replaceChildren(
+      ...items.map(([name, text]) => {
+        const item = element("span")
+        item.append(element("i", name), text)
+        return item
+      }),
+    )
+  }
+
+  watch() {
+    const again = () => {
+      if (this.width === this.outer.clientWidth && this.tall === window.innerHeight) return
+      this.layout()
+    }
+    const observer = new ResizeObserver(again)
+    observer.observe(this.outer.host ?? this.outer)
+    this.sizes = new ResizeObserver(() => (this.resized = true)) // of canvases, whatever pushed them
+    for (const canvas of this.root.querySelectorAll("canvas")) this.sizes.observe(canvas)
+    window.addEventListener("resize", again)
+    const dark = matchMedia("(prefers-color-scheme: dark)")
+    const theme = () => this.layout()
+    dark.addEventListener("change", theme)
+    this.closers.push(
+      () => observer.disconnect(),
+      () => this.sizes.disconnect(),
+      () => window.removeEventListener("resize", again),
+    )
+    this.closers.push(() => dark.removeEventListener("change", theme))
+  }
+
+  layout() {
+    this.width = this.outer.clientWidth
+    this.tall = window.innerHeight
+    const wide = this.root.clientWidth
+    const kind = wide < 640 ? "phone" : wide < 960 ? "narrow" : "wide"
+    const classes = this.root.classList
+    for (const name of ["phone", "narrow", "wide"]) classes.toggle(name, name === kind)
+    classes.toggle("presenter", this.presenter)
+    classes.toggle("titled", Boolean(this.model.payload.title || this.model.payload.verdict))
+    const size = this.presenter
+      ? clamp(22 * Math.min(wide / 1890, this.tall / 1080), 15, 44)
+      : this.tall < 800 || kind === "phone"
+        ? 13
+        : 14
+    this.root.style.setProperty("--size", `${size.toFixed(1)}px`)
+    const room = this.tall - this.fromTop() - (this.host.below ?? 12)
+    this.root.style.setProperty("--height", kind === "wide" ? `${Math.max(room, 440)}px` : "auto")
+    classes.toggle("low", kind === "wide" && room < 640)
+    this.setColours()
+    this.theme = themeOf(this.root)
+    this.transport.fit()
+    this.lines = this.presenter || (kind === "wide" && room < 760) ? 2 : 3
+    this.refit()
+    this.draw()
+  }
+
+  // Every canvas takes the size that the layout gave it.
+  refit() {
+    this.resized = false
+    this.strip.fit(this.theme, this.lines)
+    for (const board of this.boards) board.fit(this.theme)
+    this.curves.fit(this.theme)
+    this.dirty = true
+  }
+
+  // Where the stage begins when nothing is scrolled, px below the window's top.
+  fromTop() {
+    let top = this.root.getBoundingClientRect().top
+    for (let up = this.root; up; up = up.parentNode ?? up.host) top += up.scrollTop ?? 0
+    return top
+  }
+
+  // Dark or light as the host's background is.
+  setColours() {
+    this.root.classList.remove("dark")
+    const probe = document.createElement("canvas").getContext("2d")
+    probe.fillStyle = getComputedStyle(this.root).backgroundColor
+    probe.fillRect(0, 0, 1, 1)
+    const [r, g, b] = probe.getImageData(0, 0, 1, 1).data
+    this.root.classList.toggle("dark", 0.299 * r + 0.587 * g + 0.114 * b < 128)
+  }
+
+  choose(board, name, value) {
+    if (name === "run") {
+      const runs = this.boards.map((one) => one.run)
+      runs[board.number] = this.model.runs[Number(value)]
+      this.stop()
+      this.show(runs)
+      return
+    }
+    this.emit({
+      kind: "settings",
+      board: board.number,
+      changes: { [name]: name === "slots" ? Number(value) : value },
+    })
+  }
+
+  emit(event) {
+    this.host.emit?.({ ...event, pass: this.pass })
+  }
+
+  // Tells the host and who listens where the cursor stands, once a key that is held down is let go.
+  tell() {
+    this.dirty = true
+    clearTimeout(this.later)
+    this.later = setTimeout(() => {
+      if (this.playing) return
+      this.emit({
+        kind: "cursor",
+        layer: this.layer,
+        selected: this.selected && {
+          board: this.selected.board,
+          layer: this.selected.layer,
+          expert: this.selected.expert,
+        },
+      })
+      for (const board of this.boards) board.describe()
+      this.curves.describe()
+      this.live.textContent = this.story.body.innerText.split("\n").slice(0, 3).join(" ")
+    }, 250)
+  }
+
+  present() {
+    this.presenter = !this.presenter
+    this.layout()
+    this.emit({ kind: "present", on: this.presenter })
+  }
+
+  help() {
+    this.helpBox.hidden = !this.helpBox.hidden
+    if (this.helpBox.hidden) return
+    const list = element("dl")
+    const own = this.model.payload.actions
+      .filter((one) => one.key)
+      .map((one) => [one.key.toUpperCase(), one.label])
+    for (const [key, what] of [...this.model.payload.keys, ...own])
+      list.append(element("dt", "", key), element("dd", "", what))
+    const close = element("button", "", "Close")
+    close.type = "button"
+    close.onclick = () => this.help()
+    this.helpBox.replaceChildren(element("h2", "", "Keys"), list, close)
+    close.focus()
+  }
+
+  draw() {
+    this.dirty = false
+    this.strip.draw()
+    for (const board of this.boards) board.draw()
+    this.curves.draw()
+    this.transport.draw()
+    const tenths = this.apart && Math.floor(this.time / 100)
+    const state = JSON.stringify([this.playing, this.selected, this.pass, this.layer, tenths])
+    if (this.told !== state || this.toldOf !== this.model) {
+      this.told = state
+      this.toldOf = this.model
+      this.story.draw()
+    }
+    this.pictures++
+    this.root.dataset.pass = this.pass
+    this.root.dataset.pictures = this.pictures
+  }
+
+  close() {
+    cancelAnimationFrame(this.request)
+    clearTimeout(this.later)
+    for (const close of this.closers) close()
+    this.root.remove()
+  }
+}
+
+function mount(root, payload, host) {
+  return new Stage(root, payload, host)
+}

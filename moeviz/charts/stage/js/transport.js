@@ -1,0 +1,158 @@
+// Buttons and menus: play, step, jump, the speed; and on each board its policy, its slots and its pre-fetch.
+
+const SPEEDS = [
+  ["1", "1 token a second"],
+  ["4", "4 tokens a second"],
+  ["16", "16 tokens a second"],
+  ["times", "as measured"],
+]
+const JUMPS = [
+  ["miss", "miss"],
+  ["eviction", "eviction"],
+  ["difference", "difference"],
+  ["regret", "regretted"],
+]
+
+class Transport {
+  constructor(stage) {
+    this.stage = stage
+    this.root = element("div", "transport")
+    this.root.setAttribute("role", "group")
+    this.root.setAttribute("aria-label", "play and step")
+    const play = this.group()
+    this.button(play, "back", "◀", "one token back (←)", () => stage.step(-1))
+    this.play = this.button(play, "play", "Play", "play or pause (Space)", () => stage.toggle())
+    this.button(play, "on", "▶", "one token on (→)", () => stage.step(1))
+    this.where = element("span", "where")
+    this.root.append(this.where)
+    const layers = this.group("slow")
+    this.button(layers, "", "‹", "one layer back (,)", () => stage.stepLayer(-1))
+    this.layer = element("span", "layer", "layer")
+    layers.append(this.layer)
+    this.button(layers, "", "›", "one layer on (.)", () => stage.stepLayer(1))
+    const jumps = this.group("jumps")
+    jumps.append(element("span", "label", "next"))
+    this.jumps = {}
+    for (const [kind, name] of JUMPS) {
+      this.jumps[kind] = this.button(
+        jumps,
+        "",
+        name,
+        `next ${kind === "regret" ? "regretted eviction" : kind} (${kind[0] === "r" ? "g" : kind[0]})`,
+        () => stage.jump(kind, 1),
+      )
+    }
+    const speed = this.group("speed")
+    this.speed = this.select(speed, "speed", SPEEDS, (value) => stage.setSpeed(value))
+    this.actions = this.group("actions")
+    this.help = this.button(this.group("more"), "", "?", "keys and signs (?)", () => stage.help())
+  }
+
+  group(name = "") {
+    const made = element("div", `group ${name}`)
+    this.root.append(made)
+    return made
+  }
+
+  button(parent, name, text, label, act) {
+    const made = element("button", name, text)
+    made.type = "button"
+    made.title = label
+    if (text.length < 3) made.setAttribute("aria-label", label)
+    made.onclick = act
+    made.onpointerdown = (event) => event.preventDefault() // a mouse leaves the keys to the stage
+    parent.append(made)
+    return made
+  }
+
+  select(parent, label, items, act) {
+    const made = element("select")
+    made.setAttribute("aria-label", label)
+    for (const [value, text] of items) {
+      const option = element("option", "", text)
+      option.value = value
+      made.append(option)
+    }
+    made.onchange = () => {
+      this.narrow(made)
+      act(made.value)
+      made.blur()
+    }
+    parent.append(made)
+    return made
+  }
+
+  // As wide as what is chosen, not as the longest choice.
+  narrow(select) {
+    const style = getComputedStyle(select)
+    const measure = (this.measure ??= element("canvas").getContext("2d"))
+    measure.font = `${style.fontWeight} ${style.fontSize} ${style.fontFamily}`
+    const text = select.selectedOptions[0]?.textContent ?? ""
+    select.style.width = `${Math.ceil(measure.measureText(text).width + parseFloat(style.fontSize) * 1.7)}px`
+  }
+
+  take() {
+    const { stage } = this
+    const { payload } = stage.model
+    this.actions.replaceChildren()
+    for (const action of payload.actions) {
+      const made = this.button(this.actions, "", action.label, action.label, () =>
+        stage.emit({ kind: action.id }),
+      )
+      if (action.key) made.append(element("kbd", "", action.key.toUpperCase()))
+    }
+    const timed = stage.boards.every((board) => board.run.clock.wall)
+    const last = this.speed.lastElementChild
+    last.disabled = !timed
+    last.textContent = stage.boards.some((board) => board.run.clock.source === "modelled")
+      ? "as modelled"
+      : "as measured"
+    last.title = timed ? "each board at its own speed: the faster runs ahead" : payload.phrases["no times"]
+    this.jumps.difference.hidden = stage.boards.length < 2
+    this.jumps.regret.hidden = stage.boards.every((board) => !board.run.story)
+    this.speed.value = stage.speed
+  }
+
+  // The three menus of a board. Without the host's choices, the policies that the page was made with.
+  menus(board) {
+    const { payload } = this.stage.model
+    const about = board.run.about
+    board.name.replaceChildren()
+    board.menus.replaceChildren()
+    const own = payload.menus
+    const choose = (name) => (value) => this.stage.choose(board, name, value)
+    const policies = own.policy ?? payload.runs.map((run, i) => [i, run.name])
+    if (policies.length > 2 || own.policy) {
+      const value = own.policy ? about.policy : payload.runs.indexOf(about)
+      this.select(board.name, "policy", policies, choose(own.policy ? "policy" : "run")).value = String(value)
+    } else board.name.textContent = about.name
+    const fixed = {
+      slots: `${about.slots} slots${about.scope === "model" ? " in all" : ""}`,
+      prefetch: about.prefetchName,
+    }
+    for (const name of ["slots", "prefetch"]) {
+      if (about.baseline) continue
+      if (own[name]) {
+        const items = own[name].some(([value]) => String(value) === String(about[name]))
+          ? own[name]
+          : [[about[name], fixed[name]], ...own[name]]
+        this.select(board.menus, name, items, choose(name)).value = String(about[name])
+      } else board.menus.append(element("span", "", fixed[name]))
+    }
+  }
+
+  fit() {
+    for (const select of this.stage.root.querySelectorAll("select")) this.narrow(select)
+  }
+
+  draw() {
+    const { stage } = this
+    const { model } = stage
+    const text = stage.playing ? "Pause" : "Play"
+    if (this.play.textContent !== text) this.play.textContent = text
+    this.play.setAttribute("aria-pressed", String(stage.playing))
+    const name = model.nameOf(stage.pass)
+    this.where.textContent = stage.pass < model.promptEnd ? name : `${name} of ${model.passes - 1}`
+    this.layer.textContent = stage.layer === null ? "layer" : `layer ${stage.layer}`
+  }
+}

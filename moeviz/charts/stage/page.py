@@ -1,0 +1,141 @@
+"""The stage as one HTML page that needs no network, and as the output of a notebook's cell.
+
+stage(trace, ["lru", "lfu"]).save("lesson.html")
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from moeviz.charts.stage.payload import stage_payload
+from moeviz.charts.stage.verdict import hit_verdict
+from moeviz.core.replay import replay
+from moeviz.core.run import Run
+from moeviz.core.settings import Settings
+from moeviz.core.trace import Trace
+from moeviz.numbers.explain import Explainer
+from moeviz.numbers.subject import subject_changes
+
+HERE = Path(__file__).parent
+PARTS = (  # concatenated in this order into one scope; none of them imports another
+    "decode",
+    "model",
+    "walk",
+    "facts",
+    "times",
+    "sheet",
+    "strip",
+    "grid",
+    "cells",
+    "board",
+    "link",
+    "curves",
+    "story",
+    "transport",
+    "keys",
+    "cursor",
+    "play",
+    "stage",
+)
+_MOUNT = """
+const said = JSON.parse(document.getElementById("payload").textContent)
+const stage = MoevizStage.mount(document.getElementById("stage"), said)
+window.moevizStage = stage
+"""
+
+
+@cache
+def script() -> str:
+    """The stage's JavaScript: one constant `MoevizStage` with `mount(element, payload, host)`."""
+    parts = "\n".join((HERE / "js" / f"{name}.js").read_text(encoding="utf-8") for name in PARTS)
+    return f'const MoevizStage = (() => {{\n"use strict"\n{parts}\nreturn {{ mount }}\n}})()\n'
+
+
+@cache
+def style() -> str:
+    """The stage's style sheet."""
+    return (HERE / "stage.css").read_text(encoding="utf-8")
+
+
+def stage_html(payload: Mapping[str, Any], presenter: bool = False) -> str:
+    """A whole page that works from a file: nothing in it may reach the network, and only this script may run."""
+    code, look = script() + _MOUNT, style()
+    allowed = (
+        "default-src 'none'; base-uri 'none'; form-action 'none'; "
+        f"script-src 'sha256-{_hash(code)}'; style-src 'sha256-{_hash(look)}'"
+    )
+    data = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    name = html.escape(str(payload.get("title") or "moeviz stage"))
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{allowed}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<title>{name}</title>\n<style>{look}</style>\n</head>\n<body class="moeviz-page">\n'
+        f'<main id="stage"{" data-presenter" if presenter else ""}></main>\n'
+        f'<script type="application/json" id="payload">{data}</script>\n'
+        f"<script>{code}</script>\n</body>\n</html>\n"
+    )
+
+
+def _hash(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class StagePage:
+    """A stage that is ready: the last value of a notebook's cell shows it, `save` writes it as one file."""
+
+    html: str
+
+    def save(self, path: str | Path) -> None:
+        """Writes the page. Raises OSError."""
+        Path(path).write_text(self.html, encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        """A frame of its own, so that neither the notebook's styles nor its keys meet the stage's."""
+        return (
+            f'<iframe srcdoc="{html.escape(self.html)}" sandbox="allow-scripts" title="moeviz stage" '
+            'style="width: 100%; height: 720px; border: 0"></iframe>'
+        )
+
+
+def stage(
+    trace: Trace,
+    policies: Sequence[str | Settings] = ("lru", "lfu"),
+    slots: int | None = None,
+    *,
+    recorded: Run | None = None,
+    title: str = "Which cache suits this text?",
+    presenter: bool = False,
+) -> StagePage:
+    """Replays a trace under each policy, or under whole Settings, and shows the first two side by side.
+
+    `slots`: of policies that are given by name; left out, a third of a layer's experts, at least k + 1.
+    `recorded`: a measured run of the trace, for times. Raises SettingsError where settings do not fit the
+    trace.
+    """
+    usual = slots or min(max(round(trace.num_experts / 3), trace.k + 1), trace.num_experts)
+    settings = [one if isinstance(one, Settings) else Settings(one, usual) for one in policies]
+    explainers = [Explainer(trace, one) for one in settings]
+    bound = replay(trace, replace(settings[0], policy="belady", baseline="", prefetch="none"))
+    runs = [one.run for one in explainers]
+    changes = subject_changes(trace)
+    payload = stage_payload(
+        trace,
+        runs,
+        bound=bound,
+        measured=[recorded] if recorded is not None and recorded.measured else [],
+        explainers=explainers,
+        changes=changes,
+        title=title,
+        verdict=hit_verdict(trace, runs, changes),
+    )
+    return StagePage(stage_html(payload, presenter))

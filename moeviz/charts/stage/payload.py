@@ -1,0 +1,196 @@
+"""What the stage shows, packed for the browser: one trace, and one or more runs of it.
+
+The browser derives the boards itself, by walking through who was needed and who was loaded; so 20,000 tokens
+of the bundled model are a few megabytes, and a sample with two runs a few hundred kilobytes.
+
+    runs = [replay(trace, Settings("lru")), replay(trace, Settings("lfu"))]
+    payload = stage_payload(trace, runs, bound=replay(trace, Settings("belady")))
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeviz.charts.stage.packing import packed, pairs_of_bits
+from moeviz.charts.stage.stories import stories_of
+from moeviz.charts.stage.times import times_of
+from moeviz.charts.stage.words import KEYS, LEGEND, PHRASES, prefetch_name, setting_name
+from moeviz.core.run import HIT, LATE, MISS, Run
+from moeviz.core.trace import Trace
+from moeviz.numbers import routing
+from moeviz.numbers.explain import Explainer
+from moeviz.numbers.subject import Change, known_domains, subject_changes
+
+VERSION = 1
+MAX_ACCESSES = 6_000_000  # of the trace; each is a byte or two for the browser to fetch and to keep
+
+
+class StageError(ValueError):
+    """A stage that cannot be made; the message says why and what would do."""
+
+
+def stage_payload(
+    trace: Trace,
+    runs: Sequence[Run],
+    *,
+    bound: Run | None = None,
+    measured: Sequence[Run] = (),
+    explainers: Sequence[Explainer | None] = (),
+    parts: Sequence[Mapping[str, Any] | None] = (),
+    changes: Sequence[Change] | None = None,
+    title: str = "",
+    verdict: str = "",
+    menus: Mapping[str, Sequence[tuple[str | int, str]]] | None = None,
+    actions: Sequence[Mapping[str, str]] = (),
+) -> dict[str, Any]:
+    """Everything that the stage's JavaScript needs, as values that JSON can hold.
+
+    `runs`: runs of this trace under the settings of the boards; the first two are shown. `bound`: the run
+    whose curve is drawn in grey. `measured`: measured runs of this trace; a run with their settings takes
+    their times, others are modelled from the first. `explainers`: for each run the one that tells why victims
+    left; left out, the stories tell what is in the trace alone. `parts`: for each run what `run_part` gave
+    for it, where that was kept: most of the work, since a changed setting changes one run. `changes`: where
+    the subject changes; left out, they are found where the trace is the bundled model's. `menus`: for
+    "policy", "slots" and "prefetch" the values that a board may be set to, with their labels; left out, only
+    the given runs can be chosen. `actions`: buttons of the host, each with "id", "label" and "key".
+
+    Raises StageError where a run is not one of this trace, where there is none, or where the trace is too
+    long.
+    """
+    if not runs:
+        raise StageError("the stage needs at least one run. Replay the trace under a policy first.")
+    shape = len(trace.passes()), trace.layers, trace.num_experts
+    for run in (*runs, *([bound] if bound else [])):
+        found = len(run.passes.phase), run.layers, run.experts
+        if found != shape:
+            passes, layers, experts = found
+            raise StageError(
+                f"a run of {passes} passes, {layers} layers and {experts} experts is not one of this trace, which "
+                f"has {shape[0]}, {shape[1]} and {shape[2]}. Replay this trace."
+            )
+    if len(runs[0].accesses.event) > MAX_ACCESSES:
+        raise StageError(
+            f"the trace has {len(runs[0].accesses.event):,} accesses; the stage holds {MAX_ACCESSES:,}. "
+            "Choose a window of the trace."
+        )
+    passes = trace.passes()
+    if changes is None:
+        changes = subject_changes(trace)
+    pass_of = np.repeat(np.arange(len(passes)), [part.stop - part.start for part in passes])
+    told = [*explainers, *[None] * (len(runs) - len(explainers))]
+    kept = [*parts, *[None] * (len(runs) - len(parts))]
+    return {
+        "version": VERSION,
+        "id": _digest(trace, runs, bound),
+        "trace": trace.digest,
+        "title": title,
+        "verdict": verdict,
+        "model": trace.model,
+        "shape": {
+            "layers": trace.layers,
+            "experts": trace.num_experts,
+            "k": trace.k,
+            "passes": len(passes),
+            "tokens": trace.tokens,
+        },
+        "texts": list(trace.texts),
+        "counts": packed(np.array([part.stop - part.start for part in passes])),
+        "phase": packed(runs[0].passes.phase),
+        "needs": {
+            "counts": packed(_per_event(runs[0], runs[0].accesses.event)),
+            "experts": packed(runs[0].accesses.expert),
+        },
+        "runs": [
+            dict(part) if part is not None else run_part(run, measured, explainer)
+            for run, explainer, part in zip(runs, told, kept, strict=True)
+        ],
+        "bound": None
+        if bound is None
+        else {"hits": packed(_hits(bound)), "name": setting_name(bound.settings)},
+        "domains": _domains(trace),
+        "changes": [
+            {"pass": int(pass_of[one.token]), "before": one.before, "after": one.after} for one in changes
+        ],
+        "menus": {name: [list(item) for item in items] for name, items in (menus or {}).items()},
+        "actions": [dict(action) for action in actions],
+        "phrases": PHRASES,
+        "keys": KEYS,
+        "legend": LEGEND,
+    }
+
+
+def _digest(trace: Trace, runs: Sequence[Run], bound: Run | None) -> str:
+    found = hashlib.blake2b(trace.digest.encode(), digest_size=12)
+    for run in (*runs, *([bound] if bound else [])):
+        found.update(run.digest.encode())
+    return found.hexdigest()
+
+
+def _hits(run: Run) -> NDArray[np.int64]:
+    """Hits of each forward pass. [F]"""
+    passes = run.events.forward_pass[run.accesses.event]
+    return np.bincount(passes[run.accesses.outcome == HIT], minlength=len(run.passes.phase))
+
+
+def _per_event(run: Run, rows: NDArray[Any]) -> NDArray[np.int64]:
+    """How many rows belong to each MoE layer of each pass; events that need nobody have none. [F x L]"""
+    number = run.events.forward_pass.astype(np.int64) * run.layers + run.events.layer
+    return np.bincount(number[rows], minlength=len(run.passes.phase) * run.layers)
+
+
+def _domains(trace: Trace) -> dict[str, Any] | None:
+    """The domain whose use of the experts each token's is nearest to. None where the domains are not known."""
+    domains = known_domains(trace)
+    if not domains:
+        return None
+    nearest = routing.likeness(trace, domains).argmax(0)
+    return {"names": [name.capitalize() for name in domains], "nearest": packed(nearest)}
+
+
+def run_part(run: Run, measured: Sequence[Run] = (), explainer: Explainer | None = None) -> dict[str, Any]:
+    """What `stage_payload` says of one run. The explainer has to be of the run's own settings."""
+    loads, settings = run.loads, run.settings
+    own = run.events.layer[loads.event]
+    victims = loads.victim_layer >= 0
+    elsewhere = bool((loads.layer != own).any() or (loads.victim_layer != own)[victims].any())
+    whole = int(run.layer_bytes.sum()) * run.experts
+    return {
+        "id": run.digest,
+        "name": setting_name(settings),
+        "label": settings.label,
+        "policy": settings.policy,
+        "slots": settings.slots,
+        "scope": settings.scope,
+        "prefetch": settings.prefetch,
+        "prefetchName": prefetch_name(settings.prefetch),
+        "baseline": settings.baseline,
+        "keeps": settings.baseline in ("", "resident"),
+        "memory": [run.fast_tier_bytes, whole] if whole else None,
+        "outcome": pairs_of_bits(_outcome(run)),
+        "loads": {
+            "counts": packed(_per_event(run, loads.event)),
+            "expert": packed(loads.expert),
+            "victim": packed(loads.victim_expert),
+            "layer": packed(loads.layer) if elsewhere else None,
+            "victimLayer": packed(loads.victim_layer) if elsewhere else None,
+            "guess": packed(loads.speculative + 2 * loads.used.astype(np.uint8))
+            if loads.speculative.any()
+            else None,
+        },
+        "start": {"layer": packed(run.start.layer), "expert": packed(run.start.expert)},
+        "times": times_of(run, measured),
+        "story": None if explainer is None else stories_of(explainer),
+    }
+
+
+def _outcome(run: Run) -> NDArray[np.uint8]:
+    """0 hit, 1 late hit, 2 miss, whatever numbers the run uses. [M]"""
+    found = np.zeros(len(run.accesses.outcome), np.uint8)
+    found[run.accesses.outcome == LATE] = 1
+    found[run.accesses.outcome == MISS] = 2
+    return found

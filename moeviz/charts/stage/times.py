@@ -1,0 +1,86 @@
+"""How long each forward pass takes under a run, and what compute and link do in it, packed for the browser.
+
+A measured run brings its own times. Others are modelled by costs that were fitted on a measured run, and say
+so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from moeviz.charts.stage.packing import packed
+from moeviz.charts.stage.words import setting_name
+from moeviz.core.run import Run
+from moeviz.numbers.cost import Segment, fit, measured_lanes, modelled_passes
+
+MAX_EVENTS = 24_000  # with more, walking through every pass takes longer than a visitor should wait
+_STEPS = 65_535  # a segment's ends are kept as shares of its pass
+LANES = ("compute", "link")
+KINDS = ("expert", "stall", "other", "demand", "guess used", "guess wasted")
+
+
+def times_of(run: Run, measured: Sequence[Run]) -> dict[str, Any] | None:
+    """The times of a run: its own, those of a measured run that made the same decisions, or modelled ones;
+    None where there are none.
+
+    `source` is "measured" or "modelled", `of` the settings on which modelled times rest. `wall`: ms of each
+    forward pass, [F].
+    Where the trace is longer than MAX_EVENTS events, what happens within a pass is left out.
+    """
+    own = next((one for one in (run, *measured) if one.measured and _same(one, run)), None)
+    if own is not None and own.times is not None:
+        wall = own.times.pass_wall / 1e6
+        lanes = [measured_lanes(own, step) for step in range(len(wall))] if _fits(own) else []
+        return {"source": "measured", "of": setting_name(own.settings), **_packed(wall, lanes)}
+    fitted = next((one for one in measured if _decoded(one)), None)
+    if fitted is None or run.settings.baseline or not _fits(run):
+        return None
+    modelled = list(modelled_passes(run, fit(fitted)))
+    wall = np.array([spent for spent, _ in modelled])
+    return {
+        "source": "modelled",
+        "of": setting_name(fitted.settings),
+        **_packed(wall, [lanes for _, lanes in modelled]),
+    }
+
+
+def _same(measured: Run, run: Run) -> bool:
+    """A measured run stands for a replay where it made the same decisions."""
+    return measured is run or (
+        replace(measured.settings, seed=0) == replace(run.settings, seed=0) and measured.same_decisions(run)
+    )
+
+
+def _decoded(run: Run) -> bool:
+    return run.measured and bool((run.passes.phase == 1).any())
+
+
+def _fits(run: Run) -> bool:
+    return len(run.events.forward_pass) <= MAX_EVENTS
+
+
+def _packed(wall: np.ndarray[Any, Any], lanes: Sequence[Sequence[Segment]]) -> dict[str, Any]:
+    """Segments of all passes one after the other, their ends as shares of the pass."""
+    found: dict[str, Any] = {"wall": packed(np.asarray(wall, np.float32)), "lanes": None}
+    if lanes:
+        flat = [segment for segments in lanes for segment in segments]
+        counts = np.array([len(segments) for segments in lanes])
+        span = np.repeat([max((s.end for s in segments), default=1.0) or 1.0 for segments in lanes], counts)
+
+        def share(ends: list[float]) -> dict[str, str]:
+            return packed(np.rint(np.clip(np.array(ends) / span, 0, 1) * _STEPS).astype(np.int64))
+
+        found["lanes"] = {
+            "counts": packed(counts),
+            "lane": packed(np.array([LANES.index(s.lane) for s in flat], np.int64)),
+            "kind": packed(np.array([KINDS.index(s.kind) for s in flat], np.int64)),
+            "start": share([s.start for s in flat]),
+            "end": share([s.end for s in flat]),
+            "layer": packed(np.array([s.layer for s in flat], np.int64)),
+            "expert": packed(np.array([s.expert for s in flat], np.int64)),
+        }
+    return found

@@ -1,0 +1,145 @@
+"""The stage's sentences. The browser fills in names and numbers; it has no words of its own.
+
+`{...}` are filled by the browser. Sentences about why an expert left come from the policy's own words
+(moeviz.numbers.explain).
+"""
+
+from __future__ import annotations
+
+from moeviz.core.settings import Settings
+
+POLICY_NAMES = {
+    "lru": "LRU",
+    "lfu": "LFU, counts kept",
+    "lfu-resident": "LFU, counts lost",
+    "lfu-aged": "LFU, aged",
+    "lfru": "LFRU",
+    "fifo": "FIFO",
+    "random": "random",
+    "score-ema": "router weight",
+    "least-stale": "least stale",
+    "layer-distance": "layer distance",
+    "static": "static",
+    "belady": "Belady",
+}
+
+PHRASES = {
+    # what happened to the selected expert
+    "hit": "Expert {expert} was needed and was there.",
+    "late": "Expert {expert} was needed while its copy was still on the way.",
+    "miss": "Expert {expert} was needed and was not there.",
+    "resident": "Expert {expert} is there, but not needed now.",
+    "prefetched": "Expert {expert} was fetched ahead and has not been needed yet.",
+    "empty": "Expert {expert} is in the slow tier and not needed now.",
+    "cold": "It has never been loaded before.",
+    "left before": "It was here until {when}, then it left for expert {other}.",
+    "left in pass": "It left for expert {other} earlier in this very token.",
+    "came": "It came at {when}.",
+    "from the start": "It was there when the run began.",
+    "kept nothing": "Nothing is kept between events here: each needed expert is copied every time.",
+    "left for it": "Expert {victim} left for it: {why}.",
+    "left for guess": "Expert {victim} left for it, for a guess: {why}.",
+    "victim is": "It leaves here for expert {newcomer}: {why}.",
+    "free slot": "It took a free slot; nobody left.",
+    "last use": "last needed {when}",
+    "first use": "not needed before",
+    "next use": "next needed {when}",
+    "no next use": "never needed again",
+    "of layer": "{expert} of layer {layer}",
+    # the bound's choice
+    "belady agrees": "Belady would have dropped the same one: no regret.",
+    "belady": "Belady, who knows the future, would have dropped expert {expert}.",
+    "regret": "Expert {victim} comes back {count} sooner: a regretted choice.",
+    "regret same": "Expert {victim} comes back within the same token: a regretted choice.",
+    "regret never": "Expert {expert} is never needed again, expert {victim} is: a regretted choice.",
+    "untold": "This trace has too many evictions to tell each one's scores.",
+    "other there": "Under {name} it was there.",
+    "other late": "Under {name} it was on the way.",
+    "other not": "Under {name} it was not there either.",
+    "who was there": "who was there",
+    "leaves": "leaves",
+    "could leave": "",
+    "belady's": "Belady's choice",
+    "needed now": "stays, needed now",
+    "held by a guess": "stays, held by a guess",
+    "more there": "and {count} more",
+    # time
+    "this token": "in this token",
+    "ago": "{count} ago",
+    "in": "in {count}",
+    "token": "1 token",
+    "tokens": "{n} tokens",
+    "at prompt": "the prompt",
+    "at token": "token {n}",
+    # the token as a whole
+    "at pass": "pass {n}",
+    "at prompt pass": "prompt, pass {n}",
+    "at once": "{name}, {n} tokens at once",
+    "lead": "{name} leads by {points} points so far.",
+    "no lead": "So far both hit equally often.",
+    "board line": "{name}: {hits} of {needs} there, {misses} had to come.",
+    "board line all": "{name}: all {needs} were there.",
+    "same": "Both find the same experts there.",
+    "ask": "Click an expert, a token or the curve to ask about it.",
+    # the link
+    "waits": "compute waits {ms} ms for {count}",
+    "waits no": "nothing to wait for, {ms} ms in all",
+    "expert crosses": "1 expert",
+    "experts cross": "{n} experts",
+    "no times": "not to scale: this run has no times",
+    "measured": "measured",
+    "modelled short": "modelled",
+    "modelled": "modelled from the run of {name}",
+    # the band and the curves
+    "domain": "told from its experts alone, the text is {name}",
+    "density": "the whole text: darker where more was missing",
+    "part": "tokens {a} to {b} of {n}",
+    "last": "hits, last {n} tokens",
+    "so far": "so far",
+    "bound": "Belady, the bound",
+    "prompt": "prompt",
+    # sizes
+    "pooled": "{n} a cell, the worst of them; + zooms, drag moves.",
+    "zoomed": "Layers {a} to {b}, experts {c} to {d}. 0 shows all, drag moves.",
+    "race": "{time} s of {all} s, shown {factor} times {way}",
+    "slower": "slower",
+    "faster": "faster",
+    "first done": "{name} is through first.",
+}
+
+KEYS = [
+    ["Space", "play, pause"],
+    ["← →", "one token back, on"],
+    ["↑ ↓", "the expert above, below"],
+    [", .", "one layer back, on: slow motion"],
+    ["n  e  d  g", "next miss, eviction, difference, regretted eviction (with Shift: the one before)"],
+    ["b", "the other board"],
+    ["Home End", "first, last token"],
+    ["+ - 0", "zoom the boards in, out, all"],
+    ["Esc", "leave slow motion, let go of the selection"],
+    ["p", "presenter mode"],
+]
+
+LEGEND = {
+    "resident": "there",
+    "hit": "needed, there",
+    "late": "needed, on the way",
+    "miss": "needed, not there",
+    "prefetched": "fetched ahead",
+    "differs": "the boards differ",
+}
+
+
+def policy_name(name: str) -> str:
+    """What a policy is called on the stage; of a user's own file the part after the colon."""
+    return POLICY_NAMES.get(name, name.rpartition(":")[2])
+
+
+def setting_name(settings: Settings) -> str:
+    """The name of a board: its policy's, or the baseline's."""
+    return settings.baseline or policy_name(settings.policy)
+
+
+def prefetch_name(name: str) -> str:
+    """What a predictor is called in the board's menu."""
+    return "no pre-fetch" if name == "none" else f"pre-fetch: {name}"
