@@ -260,10 +260,10 @@ def test_explore_pages_refuse_settings_that_do_not_fit_the_trace() -> None:
 
 def test_a_long_trace_is_explored_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
-    from moeviz.bench.made_up import made_up
+    from moeviz.core.synthetic import synthetic
 
     app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=WAIT).run()
-    app.session_state["opened"] = {"long": (made_up(600), None)}
+    app.session_state["opened"] = {"long": (synthetic(600), None)}
     app.session_state["trace"] = "long"
     app.switch_page("pages/timeline.py").run()
     assert not app.exception

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from moeviz.bench.made_up import made_up
+from moeviz.core.synthetic import synthetic
 from moeviz.errors import TraceError
 
 
@@ -27,7 +27,7 @@ def seeds() -> dict[str, bytes]:
     from moeviz.files import moetrace
     from moeviz.files.exports import table
 
-    trace = made_up(12, layers=3, experts=8, k=2)
+    trace = synthetic(12, layers=3, experts=8, k=2)
     run = replay(trace, Settings(slots=3))
     array, packed, columns = io.BytesIO(), io.BytesIO(), io.BytesIO()
     np.save(array, trace.experts)

@@ -251,6 +251,39 @@ def lfru(use: Use, now: Moment) -> Column:
     return use.touches / (now.touches - use.touch_number + 1)
 
 
+@policy(
+    "lru-2",
+    says="of all that could leave its use before the last lies furthest back, or there was none",
+    stack=True,
+)
+def lru_2(use: Use, now: Moment) -> Column:
+    """The use before the last counts, so that being used once does not keep an expert: the clock of the last but one touch. LRU-K with
+    K = 2 (O'Neil, O'Neil, Weikum, SIGMOD 1993), its history kept when an expert leaves; the arrival of a pre-fetch counts as a use."""
+    return use.touch_before
+
+
+@policy(
+    "lfuda",
+    says="uses since it was last loaded and the level of the pool at its last came to {score:.0f}, the least of all that could leave",
+)
+def lfuda(use: Use, now: Moment) -> Column:
+    """LFU with dynamic aging: touches since the last load + the highest score of anyone evicted before the last touch, so that what comes
+    new can compete with old favourites. Arlitt, Cherkasova, Dilley, Friedrich, Jin 2000; Squid's cache_replacement_policy."""
+    return use.touches_resident + use.level
+
+
+@policy(
+    "weighted-lfu",
+    says="the router's weights for it added up to {score:.3f}, the least of all that could leave",
+    needs={"weights"},
+    stack=True,
+)
+def weighted_lfu(use: Use, now: Moment) -> Column:
+    """Least wanted leaves: the router weights it was chosen with, summed, so that a strong choice counts more than a weak one. HybriMoE
+    (arXiv 2504.05897) caches by router scores, averaged over time; the plain sum is ours."""
+    return use.weight
+
+
 @policy("fifo", says="loaded before any other that could leave")
 def fifo(use: Use, now: Moment) -> Column:
     """First in, first out: the clock of the load."""

@@ -84,8 +84,6 @@ class Pools:
         self.level: Floats = np.zeros(self.rows)  # highest score of anyone evicted; kept where it is read
         self.watch: Callable[[int, int, int], None] | None = None  # told row, place, victim's place
         self._holders = [self.holder[row, :limit] for row, limit in enumerate(limits)]
-        self._beyond = np.arange(self.most) >= self.limits[:, None]  # slots that a row does not have
-        self._even = not self._beyond.any()
 
         reads = policy.reads
         kept = reads | {"last_touch"} | ({"touch_token"} if "aged" in reads else set())
@@ -109,6 +107,7 @@ class Pools:
         self._reading = [(name, self.columns[name]) for name in sorted(reads)]
         self._leveled = "level" in reads
         self._taken: Any = _Taken()
+        self._full = False  # every pool is as large as the largest, and no slot is free
 
     # columns
 
@@ -127,11 +126,14 @@ class Pools:
         taken = self._taken
         for name, column in self._reading:
             setattr(taken, name, column.take(places))
-        found: Any = self.policy.score(taken, self.now)
+        if self.policy.guarded:
+            with np.errstate(all="ignore"):
+                found: Any = self.policy.score(taken, self.now)
+                found = np.nan_to_num(found, nan=-np.inf, posinf=LARGEST, neginf=-np.inf)
+        else:
+            found = self.policy.score(taken, self.now)
         if type(found) is not np.ndarray or found.dtype != np.float64 or found.shape != places.shape:
             found = np.array(np.broadcast_to(found, places.shape), np.float64)
-        if self.policy.guarded:
-            found = np.nan_to_num(found, nan=-np.inf, posinf=LARGEST, neginf=-np.inf)
         return found  # type: ignore[no-any-return]
 
     def residents(self, row: int) -> Ints:
@@ -308,46 +310,77 @@ class Pools:
         """Slots for the misses of several pools, and who leaves them. own: [miss]; row, before: [copies, member]"""
         count = np.bincount(own, minlength=self.rows)
         rank = np.arange(len(own)) - (count.cumsum() - count)[own]  # among the misses of the pool
+        if self._full:
+            slots = self._lowest_of_rows(count, row, before)[own, rank]
+            victims: Ints = self.holder[own, slots]
+            self._leave(own, victims)
+            return slots, victims
         free = self.limits - self.filled
-        most = int((count - free).max())
-        slots: Ints = self.filled[own] + rank
-        victims: Ints = np.full(len(own), -1, np.intp)
-        if most > 0:
-            scores = self.scores(self.holder)
-            inside = before >= 0
-            scores[row[inside], before[inside]] = np.inf
-            if not self._even:
-                scores[self._beyond] = np.inf
-            if free.any():
-                scores[np.arange(self.most) >= self.filled[:, None]] = np.inf
-            lowest = self._lowest_of_rows(scores, count - free)
+        short = count - free
+        slots = self.filled[own] + rank
+        victims = np.full(len(own), -1, np.intp)
+        if short.max() > 0:
             late = (rank >= free[own]).nonzero()[0]
             which = own[late]
-            slots[late] = lowest[which, rank[late] - free[which]]
+            slots[late] = self._lowest_of_rows(short, row, before)[which, rank[late] - free[which]]
             victims[late] = self.holder[which, slots[late]]
-            self.slot_of[victims[late]] = -1
-            if self._leveled:
-                np.maximum.at(self.level, which, scores[which, slots[late]])
+            self._leave(which, victims[late])
         self.filled += np.minimum(count, free)
+        self._full = bool((self.filled == self.most).all())
         return slots, victims
 
-    def _lowest_of_rows(self, scores: Floats, short: Ints) -> Ints:
-        """Slots of the `short` lowest scores of each row, lowest first, as `_lowest` finds them. [row, most that are short]"""
+    def _leave(self, rows: Ints, victims: Ints) -> None:
+        if self._leveled:
+            taken = np.zeros((self.rows, 1), np.intp)
+            for row, victim in zip(rows.tolist(), victims.tolist(), strict=True):
+                taken[row] = victim
+                self.level[row] = max(self.level[row], self.scores(taken)[row, 0])
+        self.slot_of[victims] = -1
+
+    def _scores_of_rows(self, some: Ints, row: Ints, before: Ints) -> tuple[Floats, Ints]:
+        """Scores and residents of some pools [pool, slot]; infinite where somebody stays or there is no slot."""
+        inside = before >= 0
+        kept, slots = row[inside], before[inside]
+        if len(some) == self.rows:
+            scores, holder = self.scores(self.holder), self.holder
+        elif self.policy.steady:  # nothing of the moment is read, so that other pools need no scores
+            holder = self.holder[some]
+            scores = self.scores(holder)
+            number = np.full(self.rows, -1)
+            number[some] = np.arange(len(some))
+            kept = number[kept]
+            kept, slots = kept[kept >= 0], slots[kept >= 0]
+        else:
+            holder = self.holder[some]
+            whole = self.scores(self.holder)
+            whole[kept, slots] = np.inf
+            scores = whole[some]
+            kept = slots = slots[:0]
+        if not self._full:
+            scores[np.arange(self.most) >= self.filled[some][:, None]] = np.inf
+        scores.reshape(-1)[kept * self.most + slots] = np.inf
+        return scores, holder
+
+    def _lowest_of_rows(self, short: Ints, row: Ints, before: Ints) -> Ints:
+        """Slots of the `short` lowest scores of each pool, lowest first, as `_lowest` finds them. [pool, most that are short]"""
         most = int(short.max())
+        some = (short > 0).nonzero()[0]
+        scores, holder = self._scores_of_rows(some, row, before)
+        found = np.empty((self.rows, most), np.intp)
         distinct = self.policy.distinct
         if most > 1 and scores.size <= FEW and not distinct:
-            return np.asarray(np.lexsort((self.use.last_touch.take(self.holder), scores), axis=1)[:, :most])
-        found = np.zeros((self.rows, most), np.intp)
-        some = (short > 0).nonzero()[0]
-        part = scores[some]
-        last = scores if distinct else self.use.last_touch.take(self.holder[some])
+            found[some] = np.lexsort((self.use.last_touch.take(holder), scores), axis=1)[:, :most]
+            return found
+        last = scores if distinct else self.use.last_touch.take(holder)
         for number in range(most):
             if number:
                 more = short[some] > number
-                some, part = some[more], part[more]
+                some, scores = some[more], scores[more]
                 last = last if distinct else last[more]
-            lowest = part if distinct else np.where(part == part.min(1, keepdims=True), last, np.inf)
-            slots = lowest.argmin(1)
+            each = np.arange(len(some))
+            slots = scores.argmin(1)
+            if not distinct:
+                slots = np.where(scores == scores[each, slots][:, None], last, np.inf).argmin(1)
             found[some, number] = slots
-            part[np.arange(len(some)), slots] = np.inf
+            scores[each, slots] = np.inf
         return found

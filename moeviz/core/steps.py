@@ -114,7 +114,7 @@ class Steps:
     def members(self, pools: Pools | None = None) -> Iterator[tuple[Index, Ints, Ints]]:
         """Accesses that are served together, their places and pools, in order. `pools`: is told the moment of each."""
         rows = self._layers if self._own else 1
-        layers, touches = np.arange(rows)[:, None], np.zeros(rows)
+        layers, touches = np.arange(rows)[:, None], np.empty(rows)
         for step, index, _ in self._groups():
             if pools is not None:
                 self._tell(pools, step, index, layers, touches, 1)
@@ -193,7 +193,7 @@ class Steps:
         shift = np.arange(copies)[:, None]
         steady, now = pools.policy.steady, pools.now
         layers = np.tile(np.arange(self._layers), copies)[:, None]
-        touches = np.zeros(rows)
+        touches = np.empty(rows)
         touch = Touch(0.0, half_life=now.half_life)
         least = int(pools.limits.min())
         for step, index, largest in self._groups():
@@ -215,11 +215,12 @@ class Steps:
     def _tell(
         self, pools: Pools, step: int, index: Index, layers: Ints, touches: NDArray[np.float64], copies: int
     ) -> None:
-        """The moment before accesses are served. `touches`: of each pool, of the event before."""
+        """The moment before accesses are served. `touches`: room for those of each pool."""
         now = pools.now
         now.forward_pass, now.tokens = step, self._tokens[step]
         if self._own:
             now.layer = layers
+            touches.fill(len(self._place))  # of pools that are not served: no less than any number of theirs
             touches[self._row[index]] = self._base[index]
             now.touches = np.tile(touches, copies)[:, None]
         else:

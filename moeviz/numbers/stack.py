@@ -108,17 +108,15 @@ def hits_of_one_pool(steps: Steps, pools: Pools, slots: int) -> NDArray[np.int64
 
     Every access's rank is known beforehand, so that a heap finds who leaves without asking for a score.
     """
-    ranks = steps.ranks(pools).tolist()
+    ranks = steps.ranks(pools)
     resident: dict[int, int] = {}  # place -> rank
     whose: dict[int, int] = {}  # rank -> place
     heap: list[int] = []
     hit = np.zeros(steps.accesses, bool)
     for index, place, _ in steps.members():
-        assert isinstance(index, slice)
-        members, own = place.tolist(), ranks[index]
-        for at, (member, rank) in enumerate(zip(members, own, strict=True), index.start):
-            if member in resident:
-                hit[at] = True
+        members, own = place.tolist(), ranks[index].tolist()
+        hit[index] = [member in resident for member in members]
+        for member, rank in zip(members, own, strict=True):
             resident[member] = rank
             whose[rank] = member
         while len(resident) > slots:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from moeviz.charts.stage.packing import packed
-from moeviz.numbers.explain import SAYS, Eviction, Explainer
+from moeviz.core.policies import POLICIES
+from moeviz.numbers.explain import Eviction, Explainer
 
 MAX_RESIDENTS = 150_000  # of all evictions together; beyond that the page would grow past what a mail carries
 SHOWN = (
@@ -37,7 +38,7 @@ def stories_of(explainer: Explainer) -> dict[str, Any] | None:
     words = _Words()
     rows: list[tuple[int, int, int, int, int]] = []
     there: list[tuple[int, int, int, float]] = []
-    measure = SAYS.get(run.settings.policy, "its score was {score:.4g},").rpartition(",")[0]
+    measure = POLICIES[run.settings.policy].says.rpartition(",")[0]
     for event in np.unique(run.loads.event[run.loads.victim_expert >= 0]).tolist():
         step, layer = int(run.events.forward_pass[event]), int(run.events.layer[event])
         for eviction in explainer.evictions(step, layer):
