@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from moeviz.core.policies import POLICIES, load_policy, policy
 from moeviz.core.replay import replay
 from moeviz.core.run import HIT
 from moeviz.core.settings import WARM, Settings
+from moeviz.core.trace import Trace
+from moeviz.errors import SettingsError
 from moeviz.numbers.curves import bounds, curve, slot_counts
 
 
@@ -125,3 +128,59 @@ def test_slot_counts() -> None:
     assert slot_counts(trace, "layer") == [2, 3, 4, 5, 6, 7, 8]
     counts = slot_counts(trace, "model", most=5)
     assert (counts[0], counts[-1], len(counts)) == (6, 24, 5)
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 10_000), name=st.sampled_from(["lru", "lfu", "lfu-resident", "belady"]))
+def test_a_budget_holds_as_many_experts_as_their_sizes_allow(seed: int, name: str) -> None:
+    """Against a simulation in plain Python: who leaves, leaves until who comes has room."""
+    trace = replace(ragged_trace(seed), expert_bytes=tuple(range(3, 3 + ragged_trace(seed).layers)))
+    sizes = trace.layer_bytes.tolist()
+    largest = max(trace.k, int(np.diff(trace.events().first).max()))  # so that no event comes in waves
+    budget = largest * max(sizes) + seed % 7
+    wanted = Settings(name, scope="model")
+    assert curve(trace, wanted, budgets=[budget]).hits.sum() == by_bytes(trace, name, budget)
+
+
+def by_bytes(trace: Trace, name: str, budget: int) -> int:
+    sizes = trace.layer_bytes.tolist()
+    needs = [(layer, experts) for _, layer, experts, _ in trace.events()]
+    resident: set[tuple[int, int]] = set()
+    touched: dict[tuple[int, int], int] = {}
+    count: dict[tuple[int, int], int] = {}
+    since: dict[tuple[int, int], int] = {}
+    hits = 0
+    for at, (layer, experts) in enumerate(needs):
+        keys = [(layer, expert) for expert in experts]
+
+        def later(key: tuple[int, int], at: int = at) -> int:
+            return next((n for n in range(at + 1, len(needs)) if key[0] == needs[n][0] and key[1] in needs[n][1]), 10**9)
+
+        score = {
+            "lru": lambda key: touched[key],
+            "lfu": lambda key: count[key],
+            "lfu-resident": lambda key: since[key],
+            "belady": lambda key, later=later: -later(key),
+        }[name]
+        hits += sum(key in resident for key in keys)
+        for key in keys:
+            if key in resident:
+                continue
+            while sum(sizes[one[0]] for one in resident) + sizes[layer] > budget:
+                resident.remove(min(resident - set(keys), key=lambda one: (score(one), touched[one])))
+            resident.add(key)
+            since[key] = 0
+        for key in reversed(keys):
+            touched[key] = len(touched) and max(touched.values()) + 1
+            count[key] = count.get(key, 0) + 1
+            since[key] += 1
+    return hits
+
+
+def test_a_budget_over_sizes_that_differ_has_a_curve_and_no_run() -> None:
+    trace = replace(make_trace([[[0], [1]]] * 3), expert_bytes=(100, 200))
+    assert curve(trace, Settings(scope="model"), budgets=[200, 300]).hits[:, 1].tolist() == [0, 4]
+    with pytest.raises(SettingsError, match="differ in size"):
+        replay(trace, Settings(scope="model", budget=300))
+    assert replay(trace, Settings(budget=800)).room.limits == (4, 2)
+    assert bounds(trace, Settings(scope="model", budget=300), None)["belady_hit_ratio"] is None

@@ -116,7 +116,7 @@ def test_a_predictor_of_ones_own(tmp_path: Path) -> None:
         assert not PREDICTORS[name].needs
     finally:
         del PREDICTORS[name]
-    with pytest.raises(PolicyError, match="registers no predictor 'other'. It registers: same-again"):
+    with pytest.raises(PolicyError, match=r"registers no predictor 'other'\. It registers: same-again"):
         load_predictor(f"{path}:other")
 
 

@@ -102,8 +102,6 @@ def replaying(repeats: int, tokens: int, trace: Trace | None = None) -> dict[str
 
 def _live(policy: str) -> float:
     """Microseconds that a live event of `K` experts takes in the pool of 48 x 128 experts: outcomes, victims, touches."""
-    import numpy as np
-
     from moeviz.core.cache import start
     from moeviz.core.oracle import knowledge
     from moeviz.core.settings import ITSELF, Settings
@@ -111,9 +109,9 @@ def _live(policy: str) -> float:
     wanted = Settings(policy, 1_024, "model", calibration=ITSELF)
     trace = synthetic(EVENTS // LAYERS, LAYERS, EXPERTS, K, skew=0.3, reuse=0.3)
     pools = start(trace, wanted, knowledge(wanted, trace), [wanted.room(LAYERS, EXPERTS, K)])
-    weight, never = np.linspace(0.9, 0.1, K), np.full(K, np.inf)
+    weight, never = [0.1] * K, [float("inf")] * K
     begun = time.perf_counter()
     for _, layer, experts, _ in trace.events():
         pools.now.layer = layer
-        pools.serve_together(0, np.array(experts) + layer * EXPERTS, weight, never)
+        pools.serve_together(0, [layer * EXPERTS + expert for expert in experts], weight, never)
     return 1e6 * (time.perf_counter() - begun) / EVENTS

@@ -22,12 +22,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moeviz.core.oracle import Floats, Knowledge, strongest
 from moeviz.core.policies import POLICIES, Moment
 from moeviz.core.pools import Pools, in_waves
 from moeviz.core.predictors import PREDICTORS, Context, RouterGuess
-from moeviz.core.run import HIT, MISS, ExpertBytes, Recorder
+from moeviz.core.run import HIT, MISS, ExpertBytes, Recorder, layer_bytes
 from moeviz.core.settings import Room, Settings
 from moeviz.core.trace import Trace
 from moeviz.errors import SettingsError
@@ -71,7 +72,7 @@ class Wave:
 def start(trace: Trace, settings: Settings, known: Knowledge, rooms: Sequence[Room]) -> Pools:
     """The pools of each room, one room after the other, as they are when a run of the trace begins."""
     first_use = known.future.next_uses()[1] if known.future else None
-    return _pools(settings, trace.layers, trace.num_experts, known, rooms, first_use)[0]
+    return _pools(settings, trace.layers, trace.num_experts, known, rooms, first_use, trace.layer_bytes)[0]
 
 
 def _pools(
@@ -81,6 +82,7 @@ def _pools(
     known: Knowledge,
     rooms: Sequence[Room],
     first_use: Floats | None,
+    sizes: NDArray[np.int64],
 ) -> tuple[Pools, list[tuple[int, int]]]:
     """Pools, filled as the settings say, and the place and slot of who is resident from the start."""
     pools = Pools(
@@ -92,6 +94,8 @@ def _pools(
         rooms[0].pools == layers,
         known.calibrated,
         first_use,
+        np.repeat(sizes, experts) if rooms[0].bytes else None,
+        rooms[0].bytes,
     )
     everyone = np.arange(layers * experts).reshape(layers, experts).T.ravel()
     match settings.baseline or settings.warm:
@@ -127,6 +131,11 @@ class ExpertCache:
         self.layers, self.experts = layers, experts
         self.width = settings.width or k
         room = settings.room(layers, experts, k, expert_bytes)
+        if room.bytes:
+            raise SettingsError(
+                "experts of different layers differ in size, and in scope model one load may then cost several experts their place, "
+                "which a run has no room for. Choose scope layer or slots; hit ratios of such a budget are had by a curve."
+            )
         self.pools, self.slots, self._keeps = room.pools, room.slots, room.keeps
         self.limits = room.limits
         self._own_pools = self.pools == layers
@@ -136,7 +145,9 @@ class ExpertCache:
         first_use: Floats | None = None
         if known.future is not None:
             self._following, first_use = known.future.next_uses()
-        self.room, placed = _pools(settings, layers, experts, known, [room], first_use)
+        self.room, placed = _pools(
+            settings, layers, experts, known, [room], first_use, layer_bytes(expert_bytes, layers)
+        )
         self.now = self.room.now
         self.initial = [(*self._key(place), slot) for place, slot in placed]  # who is resident from the start
         self._predictor = PREDICTORS["none" if settings.baseline else settings.prefetch](
@@ -241,15 +252,15 @@ class ExpertCache:
             self.room.clear(pool)
 
         waves, outcomes = [], dict.fromkeys(need, MISS)
-        loads = []
+        loads: list[Load] = []
         for members in self._waves(layer, need):
             self._pinned = [layer * self.experts + expert for expert in members]
             found, came = self.room.serve_together(
                 pool,
-                np.array(self._pinned),
-                np.array([need.get(expert, 0.0) for expert in members]),
-                np.array([later.get(expert, np.inf) for expert in members]),
-                self._held_slots(layer),
+                self._pinned,
+                [need.get(expert, 0.0) for expert in members],
+                [later.get(expert, np.inf) for expert in members],
+                self._held_slots(layer) if self._held else (),
             )
             wave = Wave()
             slots = dict(zip(members, found, strict=True))
@@ -300,8 +311,11 @@ class ExpertCache:
         """Experts that are served together, strongest first in each wave; need: strongest first."""
         if self.settings.one_by_one:
             return [[expert] for expert in need]
+        limit = self.limits[self.pool(layer)]
+        if len(need) <= limit and not self._whole:
+            return [list(need)]
         everyone = range(self.experts) if self._whole else ()
-        return in_waves(list(need), set(self.residents(layer)), self.limits[self.pool(layer)], everyone)
+        return in_waves(list(need), set(self.residents(layer)), limit, everyone)
 
     def speculate(self, layer: int, routers: RouterGuess | None = None) -> list[Load]:
         """After the event of `layer`: pre-fetches for layer + lookahead. `routers`: next-gate's guesses for it.

@@ -56,7 +56,8 @@ class _Taken:
 
 
 class Pools:
-    """`limits`: slots of every pool. `own`: every layer has a pool of its own; several times as many limits are several slot counts.
+    """`limits`: slots of every pool. `sizes`, `room`: [layers x experts] bytes of each expert, and of what one shared pool may hold, where
+    sizes differ; a load may then cost several their place, and slots are no more than numbers. `own`: every layer has a pool of its own; several times as many limits are several slot counts.
 
     `calibrated`, `first_use`: [layers x experts] accesses in a calibration trace, and the number of the event that needs an expert first.
     """
@@ -71,6 +72,8 @@ class Pools:
         own: bool,
         calibrated: Floats | None = None,
         first_use: Floats | None = None,
+        sizes: NDArray[np.int64] | None = None,
+        room: int = 0,
     ) -> None:
         self.policy, self.now = policy, now
         self.limits: Ints = np.array(limits, np.intp)
@@ -83,6 +86,8 @@ class Pools:
         self.filled: Ints = np.zeros(self.rows, np.intp)  # slots taken, the first ones
         self.level: Floats = np.zeros(self.rows)  # highest score of anyone evicted; kept where it is read
         self.watch: Callable[[int, int, int], None] | None = None  # told row, place, victim's place
+        self._sizes = None if sizes is None else sizes.tolist()
+        self._room = room  # bytes that are left
         self._holders = [self.holder[row, :limit] for row, limit in enumerate(limits)]
 
         reads = policy.reads
@@ -105,6 +110,7 @@ class Pools:
         self._touched = [(self.columns[name], rule) for name, rule in TOUCHED.items() if name in kept]
         self._loaded = [(self.columns[name], rule) for name, rule in LOADED.items() if name in kept]
         self._reading = [(name, self.columns[name]) for name in sorted(reads)]
+        self._kept = kept
         self._leveled = "level" in reads
         self._taken: Any = _Taken()
         self._full = False  # every pool is as large as the largest, and no slot is free
@@ -136,6 +142,13 @@ class Pools:
             found = np.array(np.broadcast_to(found, places.shape), np.float64)
         return found  # type: ignore[no-any-return]
 
+    def limit(self, row: int, place: int) -> int:
+        """How many experts like this one a pool can hold at once."""
+        if self._sizes is None:
+            return int(self.limits[row])
+        held = sum(self._sizes[one] for one in self.residents(row).tolist())
+        return int((self._room + held) // self._sizes[place])
+
     def residents(self, row: int) -> Ints:
         """Places of who is in a pool, by slot."""
         return self.holder[row, : self.filled[row]]
@@ -147,7 +160,8 @@ class Pools:
         for place in chosen.tolist():
             row = place // self.width
             slot = int(self.filled[row])
-            if slot < self.limits[row]:
+            if slot < self.limits[row] and (self._sizes is None or self._sizes[place] <= self._room):
+                self._take_room(place)
                 self._place(row, place, slot)
                 self.filled[row] += 1
                 placed.append((place, slot))
@@ -177,21 +191,26 @@ class Pools:
         return found, loads
 
     def serve_together(
-        self, row: int, at: Ints, weight: Floats, next_use: Floats, held: Iterable[int] = ()
+        self,
+        row: int,
+        places: Sequence[int],
+        weight: Sequence[float],
+        next_use: Sequence[float],
+        held: Iterable[int] = (),
     ) -> tuple[list[int], list[tuple[int, int, int]]]:
-        """`serve` at the moment's clock, which then goes on. weight, next_use: of each member."""
-        now, size = self.now, len(at)
-        counts = np.arange(size, 0, -1)
+        """`serve` at the moment's clock, which then goes on. places, weight, next_use: of each member."""
+        now, size, kept = self.now, len(places), self._kept
+        counts = np.arange(size, 0, -1.0)
         touch = Touch(
-            now.clock + size + counts,
-            now.touches + counts,
-            weight,
-            next_use,
-            now.forward_pass,
-            now.tokens,
-            now.half_life,
+            counts + (now.clock + size), forward_pass=now.forward_pass, tokens=now.tokens, half_life=now.half_life
         )
-        found = self.serve(row, at, touch, int(now.clock), held)
+        if "touch_number" in kept:
+            touch.number = counts + now.touches
+        if "average" in kept or "weight" in kept:
+            touch.weight = np.array(weight)
+        if "next_use" in kept:
+            touch.next_use = np.array(next_use)
+        found = self.serve(row, np.array(places), touch, now.clock, held)
         now.clock += 2 * size
         now.touches += size
         return found
@@ -207,6 +226,8 @@ class Pools:
             if found[rank] >= 0:
                 continue
             victim = -1
+            if self._sizes is not None:
+                filled = self._fit(row, place, filled, places)
             if filled < limit:
                 slot = filled
                 filled += 1
@@ -226,6 +247,27 @@ class Pools:
             loads.append((rank, slot, victim))
         self.filled[row] = filled
         return loads
+
+    def _fit(self, row: int, place: int, filled: int, stay: list[int]) -> int:
+        """Evicts until an expert's bytes are free; others move up into the slots that are left. The number of residents then."""
+        assert self._sizes is not None
+        while self._sizes[place] > self._room:
+            scores = self.scores(self.holder[row, :filled])
+            for one in stay:
+                if self.slot_of[one] >= 0:
+                    scores[self.slot_of[one]] = np.inf
+            slot = self._lowest(row, scores)
+            victim = self._evict(row, place, slot, float(scores[slot]))
+            self._room += self._sizes[victim]
+            filled -= 1
+            if slot < filled:
+                self._place(row, int(self.holder[row, filled]), slot)
+        self._take_room(place)
+        return filled
+
+    def _take_room(self, place: int) -> None:
+        if self._sizes is not None:
+            self._room -= self._sizes[place]
 
     def admit(self, row: int, place: int, clock: int, held: Iterable[int]) -> tuple[int, int] | None:
         """Gives an expert that was guessed a slot: a free one, or the lowest of those not held. (slot, victim's place or -1) or None."""

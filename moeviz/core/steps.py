@@ -150,7 +150,8 @@ class Steps:
 
     def _one_pool(self, pools: Pools) -> Served:
         """One pool for all layers: event by event."""
-        needs, now, limit = self._needs, pools.now, int(pools.limits[0])
+        needs, now = self._needs, pools.now
+        limits = [pools.limit(0, layer * self._experts) for layer in range(self._layers)]
         place, clock, number = self._place, self._touch_clock, self._touch_number
         weight, following = self._weight, self._next
         touch = Touch(0.0, half_life=now.half_life)
@@ -168,7 +169,7 @@ class Steps:
             now.layer, now.forward_pass = layers[event], passes[event]
             now.tokens = tokens[now.forward_pass]
             now.touches, now.clock = begin, 2 * begin
-            if end - begin > limit:
+            if end - begin > limits[layers[event]]:
                 _, apart, gone, slots, victims = self._apart(pools, event, 1)
                 slot += apart[0].tolist()
                 load += (gone + begin).tolist()
@@ -271,10 +272,12 @@ class Steps:
             resident = {place for place in number if pools.slot_of[place] >= 0}
             now.touches, now.clock = begin, 2 * begin
             loads = []
-            for wave in in_waves(list(number), resident, int(pools.limits[row])):
+            for wave in in_waves(list(number), resident, pools.limit(row, int(places[0]))):
                 ranks = [number[place] for place in wave]
                 at = np.array(ranks) + begin
-                found, came = pools.serve_together(row, np.array(wave), self._weight[at], self._next[at])
+                found, came = pools.serve_together(
+                    row, wave, self._weight[at].tolist(), self._next[at].tolist()
+                )
                 before[copy, ranks] = found
                 loads += [(ranks[rank], slot, victim) for rank, slot, victim in came]
         gone, slots, victims = np.array(loads, np.intp).reshape(-1, 3).T

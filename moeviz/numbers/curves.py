@@ -33,6 +33,7 @@ class Curve:
     slots: NDArray[np.int64]  # [n] per layer, or in all
     hits: NDArray[np.int64]  # [n, phase] prefill and decode
     accesses: NDArray[np.int64]  # [phase]
+    budgets: NDArray[np.int64] | None = None  # [n] bytes, where the curve is over budgets
 
     @property
     def hit_ratio(self) -> NDArray[np.float64]:
@@ -54,8 +55,20 @@ def curve(
     settings: Settings,
     slots: Sequence[int] | None = None,
     find: Callable[[str], Trace] | None = None,
+    budgets: Sequence[int] | None = None,
 ) -> Curve:
-    """Hits at each slot count (default: `slot_counts`). Raises SettingsError as `replay` does."""
+    """Hits at each slot count (default: `slot_counts`), or at each budget in bytes. Raises SettingsError as `replay` does.
+
+    Where layers' experts differ in size, a budget in scope model holds as many as fit, each with its own size: who leaves, leaves until
+    who comes has room.
+    """
+    if budgets is not None:
+        within = [replace(settings, prefetch="none", budget=int(budget)) for budget in budgets]
+        for one in within:
+            one.check(trace.layers, trace.num_experts, trace.k, trace.expert_bytes)
+        rooms = [one.room(trace.layers, trace.num_experts, trace.k, trace.expert_bytes) for one in within]
+        hits, accesses = _hits(trace, within[0], rooms, find)
+        return Curve(settings, np.array([room.slots for room in rooms]), hits, accesses, np.array(budgets))
     counts = np.array(slots if slots is not None else slot_counts(trace, settings.scope), np.int64)
     plain = [replace(settings, prefetch="none", budget=0, slots=int(count)) for count in counts]
     for one in plain:
@@ -79,7 +92,7 @@ def _hits(
     fits = [
         at
         for at, room in enumerate(rooms)
-        if policy.stack and settings.warm == "cold" and steps.largest <= room.slots == min(room.limits)
+        if policy.stack and settings.warm == "cold" and not room.bytes and steps.largest <= room.slots == min(room.limits)
     ]
     if len(fits) > 1:
         depth = stack.depths(steps, start(trace, settings, known, rooms[:1]))
@@ -89,7 +102,11 @@ def _hits(
         found[at] = stack.hits_of_one_pool(steps, start(trace, settings, known, rooms[:1]), rooms[at].slots)
     else:
         fits = []
-    if apart := [at for at in range(len(rooms)) if at not in fits]:
+    apart = [at for at in range(len(rooms)) if at not in fits]
+    if rooms[0].bytes:  # bytes are counted for one pool at a time
+        for at in apart:
+            found[at] = steps.hits(start(trace, settings, known, [rooms[at]]))[0]
+    elif apart:
         found[apart] = steps.hits(start(trace, settings, known, [rooms[at] for at in apart]))
     return found, np.bincount(steps.phase, minlength=2)
 

@@ -183,12 +183,12 @@ def _guesses(trace: Trace, name: str, d: int, width: int, threshold: float) -> t
         for layer in range(trace.layers):
             rows = [row[layer] for row in experts[tokens]]
             need = {expert for row in rows for expert in row if expert >= 0}
+            made = pending.pop(layer, None)
             if not need:  # no event, and no guess is made at it
-                pending.pop(layer, None)
                 continue
-            if decode and layer in pending:
-                found[layer] += len(need & set(pending[layer]))
-                guessed[layer] += len(pending[layer])
+            if decode and made is not None:
+                found[layer] += len(need & set(made))
+                guessed[layer] += len(made)
                 needed[layer] += len(need)
             predictor.observe(layer, rows)
             target = layer + d
