@@ -107,6 +107,14 @@ class Steps:
         return 1 if self._single else int(np.diff(self._first).max())
 
     @property
+    def even(self) -> int:
+        """Experts of every event, where every pass has an event of every pool and all are served at once; else 0."""
+        rows = self._layers if self._own else 1
+        served = len(self._tokens) * (1 if self._own else self._layers)
+        most = int(np.diff(self._first).max())
+        return most if not self._single and len(self._place) == served * rows * most else 0
+
+    @property
     def phase(self) -> NDArray[np.uint8]:
         """PREFILL or DECODE of every access. [M]"""
         return self._phase
@@ -240,17 +248,17 @@ class Steps:
                 yield int(needs.forward_pass[event]), slice(begin, end), end - begin
                 begin = end
             return
-        at = np.searchsorted(needs.forward_pass, np.arange(len(self._tokens) + 1))
-        for step in range(len(self._tokens)):
-            events = slice(at[step], at[step + 1])
-            if events.start == events.stop:
-                continue
-            begin, end = int(self._first[events.start]), int(self._first[events.stop])
+        at = needs.forward_pass.searchsorted(np.arange(len(self._tokens) + 1))
+        bounds = self._first[at].tolist()
+        steps = np.flatnonzero(np.diff(at))  # passes without events are none
+        most = np.maximum.reduceat(largest, at[steps]).tolist()
+        for step, largest_here in zip(steps.tolist(), most, strict=True):
+            begin, end = bounds[step], bounds[step + 1]
             if not self._single:
-                yield step, slice(begin, end), int(largest[events].max())
+                yield step, slice(begin, end), largest_here
                 continue
             rank = np.arange(begin, end) - self._first[self._event[begin:end]]
-            for number in range(int(largest[events].max())):
+            for number in range(largest_here):
                 yield step, begin + (rank == number).nonzero()[0], 1
 
     def _apart(self, pools: Pools, event: int, copies: int) -> tuple[Index, Ints, Ints, Ints, Ints]:

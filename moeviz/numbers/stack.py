@@ -39,14 +39,15 @@ def _steady(steps: Steps, ranks: Ints, pools: Pools, found: Ints) -> None:
     never = -1 - np.arange(pools.rows * pools.width)  # of who was not used yet, below all others
     stack = never.reshape(pools.rows, pools.width).copy()
     last = never.copy()  # rank by place
+    even = steps.even
     for index, place, row in steps.members():
         own = last[place]
         depth = (stack[row] == own[:, None]).argmax(1)
         stack[row, depth] = HOLE
         found[index] = np.where(own < 0, pools.width, depth)
         last[place] = ranks[index]
-        _rise(stack, row)
-        _name(stack, row, ranks[index])
+        _rise(stack, row, even)
+        _name(stack, row, ranks[index], even)
 
 
 def _moving(steps: Steps, pools: Pools, found: Ints) -> None:
@@ -55,42 +56,58 @@ def _moving(steps: Steps, pools: Pools, found: Ints) -> None:
     base = np.arange(pools.rows)[:, None] * pools.width
     seen = np.zeros(pools.rows * pools.width, bool)
     rank = np.empty_like(stack)
+    even, everyone = steps.even, False
     ascending = np.broadcast_to(np.arange(pools.width), stack.shape)
     for index, place, row in steps.members(pools):
         depth = (stack[row] == place[:, None]).argmax(1)
         found[index] = np.where(seen[place], depth, pools.width)
-        scores = np.where(seen.take(stack), pools.scores(stack), -np.inf)
+        scores = pools.scores(stack)
+        if not everyone:
+            known = seen.take(stack)
+            everyone = bool(known.all())
+            scores[~known] = -np.inf
         order = np.lexsort((pools.use.last_touch.take(stack), scores), axis=1)
         order += base
         rank.ravel()[order] = ascending
         rank[row, depth] = HOLE
-        _rise(rank, row)
+        _rise(rank, row, even)
         np.minimum(rank, pools.width - 1, out=rank)
         rank += base
         stack = stack.take(order.take(rank))
-        _name(stack, row, place)
+        _name(stack, row, place, even)
         seen[place] = True
         pools.touch(place, steps.touch_of(index))
 
 
-def _rise(stack: NDArray[np.int64], row: Ints) -> None:
+def _rise(stack: NDArray[np.int64], row: Ints, even: int) -> None:
     """Whoever was taken out comes to the top; at every depth the lowest so far falls on, until it fills a hole.
 
-    stack: [pool, depth] ranks; row: the pool of each hole.
+    stack: [pool, depth] ranks; row: the pool of each hole; even: holes of every pool where all have as many, else 0.
     """
+    if even:
+        stack[:] = _risen(stack.T, even).T
+        return
     holes = np.bincount(row, minlength=len(stack))
-    least = int(holes.min())
-    for number in range(int(holes.max())):
-        part = stack if number < least else stack[holes > number]
-        fallen = np.minimum.accumulate(part, 1)
-        np.maximum(part[:, 1:], fallen[:, :-1], out=part[:, 1:])
-        part[:, 0] = TOP
-        if number >= least:
-            stack[holes > number] = part
+    for count in np.unique(holes[holes > 0]):
+        some = holes == count
+        stack[some] = _risen(stack[some].T, int(count)).T
 
 
-def _name(stack: NDArray[np.int64], row: Ints, names: Ints) -> None:
+def _risen(stack: NDArray[np.int64], holes: int) -> NDArray[np.int64]:
+    """stack: [depth, pool], so that what is beside each other in memory moves alike"""
+    stack = stack.copy()
+    for _ in range(holes):
+        fallen = np.minimum.accumulate(stack, 0)
+        np.maximum(stack[1:], fallen[:-1], out=stack[1:])
+        stack[0] = TOP
+    return stack
+
+
+def _name(stack: NDArray[np.int64], row: Ints, names: Ints, even: int) -> None:
     """Gives the top of each stack to who is needed now. row: ascending."""
+    if even:
+        stack[:, :even] = names.reshape(len(stack), even)
+        return
     begins = row.searchsorted(row)
     stack[row, np.arange(len(row)) - begins] = names
 
