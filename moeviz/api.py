@@ -18,7 +18,7 @@ from moeviz.core import replay as core
 from moeviz.core.run import Run
 from moeviz.core.settings import SETTINGS, Settings, read
 from moeviz.core.trace import Trace
-from moeviz.errors import SettingsError, TraceError
+from moeviz.errors import SettingsError
 from moeviz.numbers import metrics
 from moeviz.numbers.curves import Curve
 from moeviz.numbers.curves import curve as curve_of
@@ -27,31 +27,34 @@ from moeviz.numbers.explain import Explainer
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moeviz.files.imports import Imported
+    from moeviz.files.importers import Imported
 
 
-def imported(path: str | os.PathLike[str], *, experts: int = 0, format: str = "") -> Imported:
+def imported(
+    path: str | os.PathLike[str],
+    *,
+    experts: int = 0,
+    axes: str = "",
+    prompt_tokens: int = -1,
+    top_k: int = 0,
+    format: str = "",
+) -> Imported:
     """The trace of a file that any importer reads, with what was left out or had to be assumed. Raises TraceError, OSError.
 
-    `experts`: E, where the file does not say it, 0: infer it as the largest id + 1. `format`: empty, found by the content.
+    What the file does not say: `experts`, E (0: the largest id + 1); `axes` of an array, such as "layer,token,k"; `prompt_tokens` of
+    each request; `top_k` where all experts' numbers are there. `format`: empty, found by the content; a user's file as path.py:name.
     """
-    from moeviz.files import imports
+    from moeviz.files import importers
     from moeviz.files.moetrace import MAX_FILE_BYTES
+    from moeviz.files.reading import read_regular
 
-    file = Path(path)
-    size = file.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise TraceError(f"{file.name} has {size:,} bytes; a trace has at most {MAX_FILE_BYTES:,}.")
-    if format == "sglang" or (not format and file.suffix == ".pt"):
-        from moeviz.engine.sglang import records  # torch's file format
-
-        return imports.from_records(file.name, records(file), experts)
-    return imports.read(file.name, file.read_bytes(), format, experts)
+    options = importers.Options(experts, prompt_tokens, axes, top_k)
+    return importers.read(Path(path).name, read_regular(path, MAX_FILE_BYTES), options, format)
 
 
-def load(path: str | os.PathLike[str], *, experts: int = 0, format: str = "") -> tuple[Trace, Run | None]:
-    """Trace and, where the file holds one, recorded run, of any format that the importers read. Raises TraceError, OSError."""
-    found = imported(path, experts=experts, format=format)
+def load(path: str | os.PathLike[str], **options: Any) -> tuple[Trace, Run | None]:
+    """Trace and, where the file holds one, recorded run, of any format; options as of `imported`. Raises TraceError, OSError."""
+    found = imported(path, **options)
     return found.trace, found.run
 
 
@@ -94,8 +97,8 @@ def compare(
 
     rows = []
     for one in settings:
-        for count in slots or [None]:
-            chosen = settings_of(one, **others, **({} if count is None else {"slots": count}))
+        for at in [{"slots": count} for count in slots] or [{}]:
+            chosen = settings_of(one, **others, **at)
             found = metrics.summary(core.replay(trace, chosen))
             rows.append(
                 {

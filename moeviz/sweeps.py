@@ -28,7 +28,7 @@ import pandas as pd
 
 from moeviz import words
 from moeviz.core.policies import POLICIES, load_policy
-from moeviz.core.predictors import PREDICTORS
+from moeviz.core.predictors import PREDICTORS, load_predictor
 from moeviz.core.replay import replay
 from moeviz.core.settings import ITSELF, SCOPES, Settings
 from moeviz.core.trace import DECODE, PREFILL, Trace
@@ -127,6 +127,7 @@ class Plan:
 def work(path: str, settings: Settings, counts: Sequence[int]) -> list[Row]:
     """The rows of one trace and one settings at several slot counts. Raises MoevizError or OSError. Runs in any process."""
     load_policy(settings.policy)  # of a user's file: this process may not know it yet
+    load_predictor(settings.prefetch)
     file = Path(path)
     trace = _loaded(path, file.stat().st_mtime_ns)
     about = {
@@ -216,7 +217,11 @@ def executor(jobs: int | None, address: str = "") -> Iterator[Executor]:
             "Start one with `dask scheduler`."
         ) from None
     with client, client.get_executor(retries=2) as cluster:
-        yield cluster
+        try:
+            yield cluster
+        except BaseException:
+            cluster.shutdown(wait=False)  # which takes back what has not begun
+            raise
 
 
 def _end_with_parent() -> None:
@@ -361,26 +366,21 @@ def _worked_through(
         executor.submit(work, path, settings, counts): (path, settings) for path, settings, counts in tasks
     }
     lost = _losses()
-    try:
-        for number, future in enumerate(as_completed(running), start=1):
-            path, settings = running[future]
-            try:
-                found = future.result()
-            except (MoevizError, OSError) as error:
-                report(f"skipped {settings.label} on {path}: {error}")
-            except lost:
-                raise SweepError(
-                    "A worker died, perhaps for want of memory. The same command goes on from here; "
-                    "give it fewer --jobs."
-                ) from None
-            else:
-                rows += found
-                journal.write(json.dumps(found).encode() + b"\n")
-                journal.flush()
-            progress(number, len(tasks))
-    finally:
-        for future in running:
-            future.cancel()
+    for number, future in enumerate(as_completed(running), start=1):
+        path, settings = running[future]
+        try:
+            found = future.result()
+        except (MoevizError, OSError) as error:
+            report(f"skipped {settings.label} on {path}: {error}")
+        except lost:
+            raise SweepError(
+                "A worker died, perhaps for want of memory. The same command goes on from here; give it fewer --jobs."
+            ) from None
+        else:
+            rows += found
+            journal.write(json.dumps(found).encode() + b"\n")
+            journal.flush()
+        progress(number, len(tasks))
     return rows
 
 
@@ -443,9 +443,9 @@ def means(table: pd.DataFrame) -> list[Means]:
     """Every way to cache in a table, the one that hits most first; only slot counts that every trace has are counted."""
     several = [name for name in ("scope", "prefetch") if table[name].nunique() > 1]
     found = []
-    for values, part in table.groupby(["policy", "scope", "prefetch"]):
-        policy, *more = dict(zip(("policy", "scope", "prefetch"), values, strict=True)).items()
-        name = ", ".join([policy[1], *(value for key, value in more if key in several)])
+    for (policy, scope, prefetch), part in table.groupby(["policy", "scope", "prefetch"]):
+        more = {"scope": str(scope), "prefetch": str(prefetch)}
+        name = ", ".join([str(policy), *(more[key] for key in several)])
         counts = part.groupby("slots")["digest"].nunique()
         shared = part[part["slots"].isin(counts.index[counts == part["digest"].nunique()])]
         if shared.empty:
@@ -462,7 +462,7 @@ def means(table: pd.DataFrame) -> list[Means]:
                     str(digest): float(ratio)
                     for digest, ratio in shared.groupby("digest")["hit_ratio"].mean().items()
                 },
-                tuple(int(slots) for slots in at.groups),
+                tuple(at["slots"].first().astype(int).tolist()),
                 tuple((hits[:, phase] / accesses[:, phase]).tolist()),
                 tuple(at["memory"].mean().tolist()),
             )

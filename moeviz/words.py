@@ -89,7 +89,7 @@ GLOSSARY = {
     "replayed": "What a cache would have done on a recorded trace: exact decisions, no times.",
     "modelled": "Computed by a cost model that was fitted on a measured run; not timed.",
     "recorded": "What the routers chose; it is the same for every cache.",
-    "lossless": "The logits are those of the same model without offloading, bit for bit.",
+    "lossless": "The logits are those of transformers' own model with every expert in memory, bit for bit.",
     # things
     "trace": "What the routers chose for each token of a text, in a file; any cache can be replayed on it.",
     "run": "What a cache did on a trace, and how long it took where that was measured.",
@@ -170,7 +170,7 @@ def tier(found: Tier | None) -> str:
     past = "in RAM" if found.kind == "host" else bypassed
     return (
         f"Slow tier {found.kind}, {past}: {found.latency_ms:.2f} ms per expert, "
-        f"{found.gigabytes_per_second:.2f} GB/s."
+        f"{found.gigabytes_per_second:.2f} GB/s{'; ' if found.pace else ''}{found.pace_in_words}."
     )
 
 
@@ -304,10 +304,10 @@ def lines(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def lossless(same: bool | None) -> str:
-    """Whether the tokens are those of the run with every expert resident; empty where nobody compared."""
+    """Whether the logits are those of transformers' own model; empty where nobody compared."""
     if same is None:
         return ""
-    return f"{'the same as' if same else 'NOT those of'} the run with every expert resident"
+    return f"{'those' if same else 'NOT those'} of transformers' own model with every expert in memory, bit for bit"
 
 
 def events_table(run: Run, step: int) -> pd.DataFrame:
@@ -322,7 +322,7 @@ def events_table(run: Run, step: int) -> pd.DataFrame:
 def _event(run: Run, event: int) -> dict[str, int | str]:
     own = run.accesses.event == event
     experts, outcome = run.accesses.expert[own], run.accesses.outcome[own]
-    loads = np.flatnonzero(run.loads.event == event)
+    loads = np.flatnonzero(run.loads.event == event).tolist()
     demanded = [load for load in loads if not run.loads.speculative[load]]
     guessed = [load for load in loads if run.loads.speculative[load]]
     return {
@@ -350,7 +350,7 @@ def report(settings: Settings, found: Summary, same: bool | None = None, bound: 
     """A run for a terminal, a line a number."""
     rows = [("Settings", settings.label), *numbers(found, bound)]
     if same is not None:
-        rows.append(("Tokens", lossless(same)))
+        rows.append(("Logits", lossless(same)))
     return lines(rows)
 
 

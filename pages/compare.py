@@ -85,7 +85,7 @@ def progress(job: Job) -> None:
     if job.trace is None:
         st.progress(
             0.0,
-            f"Getting the model ready: {job.message or 'recording the trace, with every expert resident'}",
+            f"Getting the model ready: {job.message or 'recording the trace'}",
         )
     else:
         spent = time.monotonic() - job.began
@@ -100,14 +100,18 @@ def progress(job: Job) -> None:
 def results(job: Job) -> None:
     if job.state == "failed":
         st.error(job.message, icon=":material/error:")
-    trace, resident = job.trace, job.resident
+    for note in job.notes:
+        st.caption(common.plain(note))
+    trace, recorded = job.trace, job.recorded
     by_settings = [[run for number, run in job.runs if number == n] for n in range(len(job.settings))]
     measured = [(settings, runs) for settings, runs in zip(job.settings, by_settings, strict=True) if runs]
-    if trace is None or resident is None or not measured:
+    if trace is None or recorded is None or not measured:
         if job.state == "stopped":
             st.info("Stopped before every setting was measured once.")
         return
-    same_tokens = all(run.output_ids == resident.output_ids for _, runs in measured for run in runs)
+    same_tokens = job.lossless is not False and all(
+        run.output_ids == recorded.output_ids for _, runs in measured for run in runs
+    )
     equal = all(
         run.same_decisions(again)
         for settings, runs in measured
@@ -120,7 +124,12 @@ def results(job: Job) -> None:
             same_tokens,
             "same tokens in every run",
             "TOKENS DIFFER",
-            "The generated tokens are those of the run with all experts resident.",
+            "The generated tokens are the same in every run. "
+            + {
+                True: "So are the logits, bit for bit those of transformers' own model with every expert in memory.",
+                False: "The logits are NOT those of transformers' own model with every expert in memory.",
+                None: "They were not held against transformers' own model.",
+            }[job.lossless],
         )
         _verdict(
             equal,
@@ -136,7 +145,7 @@ def results(job: Job) -> None:
         st.caption(
             f"{job.facts.name}, {job.facts.dtype} on {job.facts.device} ({job.facts.versions['machine']}, {job.facts.versions['threads']} "
             f"thread). {words.tier(tier)} "
-            f"{len(resident.output_ids)} tokens, temperature {job.temperature}, seed {job.seed}; {job.repeats} repeats, interleaved; "
+            f"{len(recorded.output_ids)} tokens, temperature {job.temperature}, seed {job.seed}; {job.repeats} repeats, interleaved; "
             "medians over repeats, whiskers from the least to the most; speed, stack and hit ratio of decode alone."
         )
     with st.expander("The same comparison without the browser"):

@@ -13,7 +13,9 @@ from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import DECODE, MAX_EXPERTS, MAX_K, MAX_LAYERS, MAX_TOKENS, Trace
 from moeviz.errors import SettingsError, TraceError
-from moeviz.files import imports, library, moetrace
+from moeviz.files import library, moetrace
+from moeviz.files.guarded import open_guarded
+from moeviz.files.importers import IMPORTERS, Counted, Options
 from moeviz.files.moetrace import MAX_FILE_BYTES
 
 state = st.session_state
@@ -45,8 +47,8 @@ def upload() -> None:
             "Open traces",
             accept_multiple_files=True,
             max_upload_size=MAX_FILE_BYTES >> 20,
-            help="moeviz's .moetrace; vLLM's routed experts (.npy, .npz); routes and MoE-PolicyLang's recordings (JSON lines, parquet); "
-            "MoE-Beyond's CSV; a table of token, layer, rank, expert and perhaps weight (CSV, parquet). What a file is shows in its content.",
+            help=f"Read are {'; '.join(sorted(one.what for one in IMPORTERS.values()))}. Any of them as .gz or .zst. "
+            "What a file is shows in its content.",
         )
         experts = st.number_input(
             "Experts per layer, where the file does not say",
@@ -57,7 +59,7 @@ def upload() -> None:
         )
         st.caption(
             f"Up to {MAX_FILE_BYTES >> 20} MiB, {MAX_TOKENS:,} tokens, {MAX_LAYERS} layers, {MAX_EXPERTS:,} experts, {MAX_K} per token. Nothing in a "
-            "file is run. What you open stays in this browser's session until you keep it in the library."
+            "file is run, and each is read in a process of its own, with limits on memory and time. What you open stays in this browser's session until you keep it in the library."
         )
         sent = st.form_submit_button("Open", type="primary")
     if not sent:
@@ -67,7 +69,9 @@ def upload() -> None:
         try:
             if (
                 sum(
-                    trace.experts.nbytes + trace.weights.nbytes + trace.guess.nbytes
+                    trace.experts.nbytes
+                    + trace.guess.nbytes
+                    + (0 if trace.weights is None else trace.weights.nbytes)
                     for trace, _ in opened.values()
                 )
                 > ROOM
@@ -75,8 +79,13 @@ def upload() -> None:
                 raise TraceError(
                     f"{file.name}: this session holds too much already. Delete a trace below first."
                 )
-            found = imports.read(file.name, file.getvalue(), experts=experts)
+            found = open_guarded(file.name, file.getvalue(), Options(experts=experts))
             base = library.safe_name(file.name)
+            if isinstance(found, Counted):
+                raise TraceError(
+                    f"{file.name} holds counts, not a trace ({found.format}): which token used which expert is not said. "
+                    "Make a .moecounts of it with python -m moeviz import, and give that as calibration."
+                )
         except TraceError as error:
             st.error(common.plain(str(error)))
             continue
@@ -200,6 +209,11 @@ found = common.traces()
 st.dataframe(pd.DataFrame([about(name, trace, run) for name, (trace, run) in found.items()]), hide_index=True)
 for name in library.names():
     if f"library: {name}" not in found:
-        st.warning(common.plain(f"{name} in the library is not a trace that can be read."))
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.warning(
+                common.plain(f"{name} in the library cannot be read: {library.fault(name)}"), width="stretch"
+            )
+            if st.button("Delete", icon=":material/delete:", key=f"delete-{name}"):
+                changed(lambda name=name: library.delete(name))
 chosen = st.selectbox("Trace", list(found), key="library_trace")
 one(chosen, found)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -20,7 +23,10 @@ def client() -> Iterator[Client]:
     client.kill()
 
 
-def finish(job: Job) -> Job:
+_Job = TypeVar("_Job", bound=Job)
+
+
+def finish(job: _Job) -> _Job:
     """Waits for the job's own signal that it is over."""
     assert job.over.wait(timeout=120)
     return job
@@ -64,10 +70,10 @@ def test_a_comparison_brings_its_trace_and_every_run(client: Client) -> None:
     finish(client.submit(job))
     assert job.state == "done"
     assert job.trace is not None
-    assert job.resident is not None
+    assert job.recorded is not None
     assert sorted(number for number, _ in job.runs) == [0, 0, 1, 1, 2, 2]
     for number, run in job.runs:
-        assert run.output_ids == job.resident.output_ids
+        assert run.output_ids == job.recorded.output_ids
         assert replay(job.trace, job.settings[number]).same_decisions(run)
 
 
@@ -78,7 +84,7 @@ def test_a_comparison_brings_its_trace_and_every_run(client: Client) -> None:
         (watch(tokens=99_999), "prompt is too long"),
         (watch(settings=Settings(slots=1)), "1 slots are too few"),
         (watch(settings=Settings("static")), "needs a calibration trace"),
-        (watch(model=ModelSpec("no/such/model")), "cannot be read as a model"),
+        (watch(model=ModelSpec("no/such/model")), "There is no folder no/such/model"),
         (watch(model=ModelSpec(device="abacus")), "device 'abacus' is not available"),
     ],
 )
@@ -143,3 +149,151 @@ def test_a_killed_worker_ends_the_run_with_a_message_keeps_what_came_and_is_repl
     assert captured is not None
     assert replay(captured[0], Settings()).same_decisions(captured[1])
     assert finish(client.submit(watch())).state == "done"
+
+
+class Prodding(Job):
+    """Calls `prod` once, when the first pass has come; keeps every message that a page could have shown."""
+
+    def __init__(self, *args: Any, **fields: Any) -> None:
+        self.said: list[str] = []
+        self.prod: Callable[[], None] = lambda: None
+        super().__init__(*args, **fields)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        if name == "message":
+            self.said.append(str(value))
+
+    def receive(self, message: dict[str, Any]) -> None:
+        super().receive(message)
+        if message["event"] == "pass" and len(self.passes) == 1:
+            self.prod()
+
+
+def endless() -> Prodding:
+    return Prodding("watch", "And it", [Settings()], max_new_tokens=1_500, stop_at_end=False)
+
+
+def halt(client: Client) -> None:
+    """The worker hangs, as in a driver: it neither runs nor ends."""
+    assert client.pid is not None
+    os.kill(client.pid, signal.SIGSTOP)
+
+
+unix = pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP")
+
+
+@unix
+def test_a_hung_worker_is_told_and_ended_and_the_queue_goes_on(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from moeviz.engine import client as module
+
+    finish(client.submit(watch()))  # it has started
+    halt(client)
+    prompt = "And it came to pass " * 50_000  # more than a pipe holds
+    with monkeypatch.context() as patience:
+        patience.setattr(module, "SILENCE", 1.0)
+        patience.setattr(module, "PATIENCE", 2.0)
+        job = finish(client.submit(Prodding("watch", prompt, [Settings()])))
+    assert job.state == "failed"
+    assert any("has given no sign of life" in said and "Stop ends it" in said for said in job.said)
+    assert "gave no sign of life" in job.message
+    assert finish(client.submit(watch())).state == "done"
+
+
+@unix
+def test_stop_ends_a_worker_that_does_not_react_and_the_queue_goes_on(client: Client) -> None:
+    job = endless()
+    job.prod = lambda: (halt(client), client.stop(job))[0]
+    next_one = watch()
+    client.submit(job)
+    client.submit(next_one)
+    assert finish(job).state == "stopped"
+    assert "did not react to Stop" in job.message
+    assert job.recording() is not None
+    assert finish(next_one).state == "done"
+
+
+@unix
+def test_a_worker_that_fell_silent_between_jobs_is_replaced_by_the_next(client: Client) -> None:
+    finish(client.submit(watch()))
+    before = client.pid
+    assert client._worker is not None
+    halt(client)
+    client._worker.heard -= 60.0
+    assert finish(client.submit(watch())).state == "done"
+    assert client.pid != before
+
+
+def test_a_worker_that_is_killed_while_it_fills_the_slow_tier_leaves_nothing_half_written(
+    tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOEVIZ_CACHE", str(tmp_path))
+    own = Client()
+
+    class Fatal(Job):
+        def receive(self, message: dict[str, Any]) -> None:
+            super().receive(message)
+            if "filling" in message.get("what", ""):
+                own.kill()
+
+    spec = ModelSpec(str(tiny_model("mixtral")), device="cpu")
+    job = finish(own.submit(Fatal("watch", "x", [Settings()], spec, max_new_tokens=3)))
+    assert job.state == "failed"
+    assert "worker process ended" in job.message
+    # what a kill at the worst moment would leave, whenever this one came
+    (tmp_path / "experts" / f"{'0' * 24}.part").write_bytes(b"half")
+    assert finish(own.submit(watch(model=spec))).state == "done"
+    own.kill()
+    left = {path.suffix for path in (tmp_path / "experts").iterdir()}
+    assert left == {".experts", ".lock"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_the_worker_has_no_standard_input(client: Client) -> None:
+    finish(client.submit(watch()))
+    assert os.readlink(f"/proc/{client.pid}/fd/0") == os.devnull
+
+
+def test_a_link_is_changed_without_loading_the_model_again(client: Client) -> None:
+    first = finish(client.submit(watch(model=ModelSpec(tier="host", link="SD card"))))
+    assert first.facts is not None
+    assert first.facts.tier.pace is not None
+    assert first.facts.tier.pace.name == "SD card"
+    captured = first.recording()
+    assert captured is not None
+    assert captured[1].tier == first.facts.tier
+    again = Prodding("watch", "x", [Settings()], ModelSpec(tier="host"), max_new_tokens=2)
+    finish(client.submit(again))
+    assert again.facts is not None
+    assert again.facts.tier.pace is None
+    assert not any("reading" in said or "filling" in said for said in again.said)
+    refused = finish(client.submit(watch(model=ModelSpec(link="tape"))))
+    assert "link 'tape' is not known" in refused.message
+
+
+def test_a_comparison_is_held_against_transformers_own_model(client: Client) -> None:
+    job = Job("compare", "And it", [Settings("lru", 3)], max_new_tokens=4, repeats=1)
+    finish(client.submit(job))
+    assert job.lossless is True
+    assert job.notes == []
+
+
+def test_a_job_is_stopped_while_its_model_is_loaded_and_leaves_nothing_half_written(
+    client: Client, tiny_model: Callable[[str], Path]
+) -> None:
+    class Hasty(Job):
+        def receive(self, message: dict[str, Any]) -> None:
+            super().receive(message)
+            if message["event"] == "loading":
+                client.stop(self)
+
+    spec = ModelSpec(str(tiny_model("olmoe")), device="cpu")
+    job = finish(client.submit(Hasty("watch", "x", [Settings()], spec, max_new_tokens=3)))
+    assert job.state == "stopped"
+    assert job.recording() is None
+    done = finish(client.submit(watch(model=spec)))
+    assert done.state == "done", done.message
+    left = {path.suffix for path in (Path(os.environ["MOEVIZ_CACHE"]) / "experts").iterdir()}
+    assert left <= {".experts", ".lock"}

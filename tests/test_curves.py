@@ -154,7 +154,10 @@ def by_bytes(trace: Trace, name: str, budget: int) -> int:
         keys = [(layer, expert) for expert in experts]
 
         def later(key: tuple[int, int], at: int = at) -> int:
-            return next((n for n in range(at + 1, len(needs)) if key[0] == needs[n][0] and key[1] in needs[n][1]), 10**9)
+            return next(
+                (n for n in range(at + 1, len(needs)) if key[0] == needs[n][0] and key[1] in needs[n][1]),
+                10**9,
+            )
 
         score = {
             "lru": lambda key: touched[key],

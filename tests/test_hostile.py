@@ -14,7 +14,7 @@ from test_browser import pytestmark as pytestmark
 
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
-from moeviz.files import exports
+from moeviz.files import exporters
 from moeviz.files.moetrace import load as load_file
 
 EVIL = (
@@ -104,7 +104,7 @@ def test_it_stays_text(page: Page, evil_file: Path) -> None:  # noqa: F811
 def test_a_report_stays_text(page: Page, evil_file: Path, tmp_path: Path) -> None:  # noqa: F811
     trace, run = load_file(evil_file)
     assert run is not None
-    (tmp_path / "report.html").write_bytes(exports.content("report", trace, run))
+    (tmp_path / "report.html").write_bytes(exporters.content("report", trace, run))
     report = page.context.new_page()
     asked: list[str] = []
     report.on("request", lambda request: asked.append(request.url))

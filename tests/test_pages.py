@@ -15,7 +15,7 @@ from streamlit.testing.v1 import AppTest
 
 from moeviz.core.settings import Settings
 from moeviz.engine.client import Job
-from moeviz.files import exports
+from moeviz.files import exporters
 
 ROOT = Path(__file__).parent.parent
 WAIT = 60  # seconds a script may take on a slow machine
@@ -91,7 +91,7 @@ def test_live_runs_and_checks_itself() -> None:
         ({"slots": 9}, "9 slots are more than the 8 experts"),
         ({"tokens": 99_999}, "The prompt is too long"),
         ({"prompt": "  "}, "The prompt is empty"),
-        ({"model": "no/such/model"}, "cannot be read as a model"),
+        ({"model": "no/such/model"}, "There is no folder no/such/model"),
     ],
 )
 def test_live_refuses_with_one_message(changes: dict[str, Any], words: str) -> None:
@@ -327,7 +327,7 @@ def test_the_library_exports_every_format(
     app = opened("library")
     app.selectbox(key="library_trace").select("sample: bible").run()
     app.button_group(key="export_of").set_value(of).run()
-    for kind, one in exports.FORMATS.items():
+    for kind, one in exporters.EXPORTERS.items():
         app.selectbox(key="format-library").select(kind).run()
         assert not app.exception
         assert len(made["bible" + one.suffix]) > 1_000

@@ -124,7 +124,10 @@ def test_any_trace_has_its_numbers(seed: int) -> None:
     for layer in range(trace.layers):
         both = routing.together(trace, layer, layer)
         assert (np.diag(both) == (use[layer] > 0)).all()
-        assert sum(len(routing.tokens_of(trace, layer, one)[0]) for one in range(trace.num_experts)) == use[layer].sum()
+        assert (
+            sum(len(routing.tokens_of(trace, layer, one)[0]) for one in range(trace.num_experts))
+            == use[layer].sum()
+        )
     alike = routing.likeness(trace, {"itself": use})
     assert ((alike >= 0) & (alike <= 1 + 1e-6)).all()
     for name in PREDICTORS:

@@ -20,8 +20,8 @@ from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.engine.client import Client, Job, Owner
 from moeviz.errors import TraceError
-from moeviz.files import exports, library, moetrace
-from moeviz.files.exports import formula_safe
+from moeviz.files import exporters, library, moetrace
+from moeviz.files.exporters.tables import formula_safe
 from moeviz.files.moetrace import SAMPLES
 from moeviz.numbers.explain import Explainer
 
@@ -67,6 +67,8 @@ def waiting(job: Job) -> bool:
             f"{place} other run{'s' if place > 1 else ''} before yours; it starts by itself.",
             icon=":material/hourglass:",
         )
+    if job.silent:
+        st.warning(job.message, icon=":material/heart_broken:")
     return bool(place)
 
 
@@ -93,7 +95,7 @@ def traces() -> dict[str, tuple[Trace, Run | None]]:
         found["the latest run of Live"] = captured
     compare: Job | None = st.session_state.get("compare_job")
     if compare is not None and compare.finished and compare.trace is not None:
-        found["the latest comparison"] = compare.trace, compare.resident
+        found["the latest comparison"] = compare.trace, compare.recorded
     found |= st.session_state.get("opened", {})  # uploads of this session; others do not see them
     for kept in library.names():
         path = library.path(kept)
@@ -168,14 +170,14 @@ def download(
 
 def exporter(name: str, trace: Trace, run: Callable[[], Run], own: Run | None, key: str) -> None:
     """A format and its download. `run` gives the run to write, when it is asked for; `own`, a measured run of the trace, gives times."""
-    kinds = [kind for kind in exports.FORMATS if kind != "perfetto" or (own is not None and own.measured)]
+    kinds = [kind for kind in exporters.EXPORTERS if kind != "perfetto" or (own is not None and own.measured)]
     file = library.safe_name(name.partition(": ")[2] or name)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         kind = st.selectbox("Format", kinds, key=f"format-{key}", width=220)
-        suffix, what = exports.FORMATS[kind].suffix, exports.FORMATS[kind].what
+        suffix, what = exporters.EXPORTERS[kind].suffix, exporters.EXPORTERS[kind].what
         download(
             "Export",
-            lambda: exports.content(kind, trace, run(), own, f"{file}.moetrace"),
+            lambda: exporters.content(kind, trace, run(), own, f"{file}.moetrace"),
             file + suffix,
             key=f"export-{key}",
             icon="ios_share",

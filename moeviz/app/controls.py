@@ -280,5 +280,6 @@ def command(name: str, job: Job, *own: str) -> str:
             "--device",
             job.model.device,
             *(["--then", job.then] if job.then else []),
+            *(["--link", job.model.link] if job.model.link else []),
         ]
     )

@@ -86,7 +86,7 @@ def loading() -> dict[str, float]:
                 num_local_experts=8,
                 num_experts_per_tok=2,
             )
-            model = transformers.AutoModelForCausalLM.from_config(config)
+            model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
             model.save_pretrained(Path(folder) / name)
             words = Tokenizer(models.WordLevel({"hello": 0, "?": 1}, unk_token="?"))
             transformers.PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(Path(folder) / name)

@@ -58,7 +58,7 @@ def replaying(repeats: int, tokens: int, trace: Trace | None = None) -> dict[str
 
     def others() -> None:
         for stream in streams:  # one expert at a time: no event rule, so its hits are not ours
-            cache = cachetools.LRUCache(slots)
+            cache: cachetools.LRUCache[int, bool] = cachetools.LRUCache(slots)
             for expert in stream:
                 if expert in cache:
                     cache[expert]

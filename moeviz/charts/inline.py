@@ -82,8 +82,10 @@ def _svg(
             f'<line x1="{LEFT}" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}" stroke="#bbbbbb" stroke-width=".5"/>'
         )
         parts.append(f'<text x="{LEFT - 4}" y="{y + 4:.1f}" text-anchor="end">{share:.0%}</text>')
-    for (name, y), (color, dash) in zip(lines, _LINES, strict=False):
-        points = " ".join(f"{a:.1f},{_down(float(b), low, high):.1f}" for a, b in zip(across, y, strict=True))
+    for (name, shares), (color, dash) in zip(lines, _LINES, strict=False):
+        points = " ".join(
+            f"{a:.1f},{_down(float(b), low, high):.1f}" for a, b in zip(across, shares, strict=True)
+        )
         parts.append(
             f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2" '
             f'stroke-dasharray="{dash}"><title>{html.escape(name)}</title></polyline>'

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import click
 
 from moeviz.core import settings as known
+from moeviz.core.machines import LINKS
 from moeviz.core.settings import DEFAULTS, KINDS, SETTINGS, Settings
 from moeviz.errors import MoevizError
 
@@ -56,7 +57,7 @@ class Number(click.FloatRange):
         return found
 
 
-class Device(click.ParamType):
+class Device(click.ParamType[str]):
     """A kind of device that torch can compute on, perhaps with a number."""
 
     name = "device"
@@ -81,21 +82,31 @@ class Listing(click.Option):
         return record and (record[0], record[1].replace("{names}", ", ".join(self._names())))
 
 
-def _number(kind: type, least: float | None, most: float | None) -> click.ParamType:
-    if kind is float:
-        return Number(least, most)
-    return click.IntRange(None if least is None else int(least), None if most is None else int(most))
+class Value(click.ParamType[Any]):
+    """A value of a field of Settings, read and checked by it, so that page and command line refuse it in the same words."""
+
+    def __init__(self, field: str) -> None:
+        self.field = field
+        self.name = {int: "integer", float: "number", str: "text"}[KINDS[field]]
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return known.read(self.field, value)
+        except MoevizError as error:
+            raise Refused(str(error)) from None
 
 
 def setting_option(name: str, help: str = "") -> Callable[[F], F]:
     """The option of one field of Settings; `help` where it says more here than there."""
-    setting, kind = SETTINGS[name], KINDS[name]
+    default = DEFAULTS[name]
     return click.option(
         f"--{name.replace('_', '-')}",
-        type=str if kind is str else _number(kind, setting.least, None if kind is int else setting.most),
-        default=DEFAULTS[name],
-        show_default=bool(DEFAULTS[name]) or kind is int,
-        help=help or setting.choices,
+        type=Value(name),
+        default=default,
+        show_default=default != "",
+        help=help or SETTINGS[name].choices,
     )
 
 
@@ -107,12 +118,8 @@ def settings_options(command: F) -> F:
 
 
 def settings_of(options: dict[str, Any]) -> Settings:
-    """Settings of the flags. Raises SettingsError or PolicyError."""
-    return Settings(**{name: _read(name, options[name]) for name in SETTINGS if name in options})
-
-
-def _read(name: str, value: Any) -> Any:
-    return known.read(name, value) if isinstance(value, str) else value
+    """Settings of the flags. Raises SettingsError."""
+    return Settings(**{name: options[name] for name in SETTINGS if name in options})
 
 
 def model_options(command: F) -> F:
@@ -143,6 +150,11 @@ def model_options(command: F) -> F:
                 help="The slow tier, where all experts live.",
             ),
             click.option(
+                "--link",
+                default="",
+                help=f"Pace every copy to a slower link: {', '.join(LINKS)}, or GB/s, or GB/s,ms.",
+            ),
+            click.option(
                 "--device",
                 type=Device(),
                 default="auto",
@@ -154,7 +166,7 @@ def model_options(command: F) -> F:
                 type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
                 default="auto",
                 show_default=True,
-                help="Type of the weights; auto: float32 on a CPU, else the checkpoint's.",
+                help="Type of the weights; auto: the checkpoint's; on a CPU the faster of it and float32.",
             ),
             click.option(
                 "--threads",
@@ -185,14 +197,22 @@ def out_option(help: str, *, required: bool = False, resumed: bool = False) -> C
     def check(ctx: click.Context, param: click.Parameter, value: str | None) -> Path | None:
         if value is None:
             return None
-        return writable(Path(value), overwrite=resumed or bool(ctx.params.get("force")))
+        return writable(Path(value), overwrite=resumed or ctx.meta.get("moeviz.force", False))
+
+    def force(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        ctx.meta["moeviz.force"] = value
 
     def add(command: F) -> F:
         command = click.option("--out", callback=check, required=required, metavar="FILE", help=help)(command)
         if resumed:
             return command
         return click.option(
-            "--force", is_flag=True, is_eager=True, help="Write over a file that is there already."
+            "--force",
+            is_flag=True,
+            is_eager=True,  # before --out, which asks for it
+            expose_value=False,
+            callback=force,
+            help="Write over a file that is there already.",
         )(command)
 
     return add

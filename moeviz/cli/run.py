@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from moeviz.cli.options import (
     settings_options,
     writing,
 )
+from moeviz.core import machines
 from moeviz.core.settings import BASELINES, Settings
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
     "--verify/--no-verify",
     default=True,
     show_default=True,
-    help="Run again with every expert resident and compare the tokens (needs room for all experts).",
+    help="Hold the logits against transformers' own model with every expert in memory, where that fits.",
 )
 @json_option
 def run(
@@ -74,12 +76,15 @@ def run(
     with refusing():
         settings = settings_of(others)
         known = _future(future)
-        loaded, options = prepare(model, others)
+        loaded, options = prepare(model, others, [settings])
         from moeviz.engine import measure
+        from moeviz.engine.plan import settle
         from moeviz.engine.session import generate
 
-        with Stopping() as stop:
+        measure.fitting(loaded, [] if settings.baseline else [settings])
+        with Stopping() as stop, measure.logits_seen(loaded) as logits:
             known = known or measure.look_ahead(loaded, prompt, settings, options, stop)
+            logits.clear()  # of a run that looked ahead
             records = list(generate(loaded, prompt, settings, options, stop, known)) if not stop() else []
             if not records:
                 raise KeyboardInterrupt
@@ -90,10 +95,11 @@ def run(
             keeps(f"{out} holds the {len(result.output_ids)} tokens that were captured.")
         if stop():
             raise KeyboardInterrupt
-        lossless = None
-        if verify:
-            _, resident = measure.record(loaded, prompt, measure.RESIDENT, options)
-            lossless = resident.output_ids == result.output_ids
+        with suppress(OSError):  # what a later plan may want to know is no reason for a run to fail
+            settle(trace, result)
+        lossless, why = None, measure.not_verifiable(loaded) if verify else ""
+        if verify and not why:
+            lossless = measure.reference(loaded, trace) == logits
 
     from moeviz import words
     from moeviz.numbers import metrics, output
@@ -103,9 +109,13 @@ def run(
     if as_json:
         ids = list(result.output_ids)
         click.echo(json.dumps(output.one_run(loaded.name, settings, ids, text, numbers, lossless)))
+        if why:
+            click.echo(why, err=True)
         return
     click.echo(prompt + text + "\n")
     click.echo(words.report(settings, numbers, lossless))
+    if why:
+        click.echo(f"Logits {why}")
     if out is not None:
         click.echo(f"saved      {out}")
 
@@ -154,8 +164,8 @@ def compare(
 ) -> None:
     """Measure several settings and baselines on one prompt, interleaved and repeated.
 
-    Every run is checked twice: its tokens against those of the run with all experts resident, and its hits, misses and evictions
-    against a replay of the trace.
+    Every run is checked twice: its logits against those of transformers' own model with every expert in memory, where that fits, and
+    its hits, misses and evictions against a replay of the trace. A baseline that does not fit in memory is left out.
 
     \b
     Example:
@@ -168,42 +178,53 @@ def compare(
         chosen += [Settings(baseline=name.strip()) for name in baselines.split(",") if name.strip()]
         if not chosen:
             raise Refused("There is nothing to measure. Give a --setting, or name --baselines.")
-        loaded, options = prepare(model, others)
+        loaded, options = prepare(model, others, chosen)
         from moeviz.core.replay import replay
         from moeviz.engine import measure
 
-        runs: list[list[Run]] = [[] for _ in chosen]
-        trace, resident = None, None
+        chosen, left_out = measure.fitting(loaded, chosen)
+        runs: dict[int, list[Run]] = {
+            number: [] for number in range(-1, len(chosen))
+        }  # -1: the recording run
+        logits: dict[int, list[measure.Logits]] = {number: [] for number in runs}
+        trace = None
         began = time.monotonic()
-        for share, number, recorded, result in measure.compare(loaded, prompt, chosen, repeats, options):
-            if number < 0:
-                trace, resident = recorded, result
-            else:
+        with measure.logits_seen(loaded) as seen:
+            for share, number, recorded, result in measure.compare(loaded, prompt, chosen, repeats, options):
+                trace = recorded or trace
                 runs[number].append(result)
-            progress_line(f"{share:4.0%} of the runs{_left(began, share)}", share == 1)
+                logits[number].append(seen.copy())
+                seen.clear()
+                progress_line(f"{share:4.0%} of the runs{_left(began, share)}", share == 1)
         assert trace is not None
-        assert resident is not None
+        why = measure.not_verifiable(loaded)
+        expected = None if why else measure.reference(loaded, trace)
+        ((recording,), *measured_runs) = runs.values()
         replays = [replay(trace, settings) for settings in chosen]
 
     from moeviz.numbers import metrics, output
 
-    repeated = [metrics.repeated(several) for several in runs]
+    repeated = [metrics.repeated(several) for several in measured_runs]
     rows = [
         output.compared(
             settings,
             len(several[0].output_ids),
             found,
-            all(one.output_ids == resident.output_ids for one in several),
+            None if expected is None else all(one == expected for one in logits[number]),
             all(one.same_decisions(again) for one in several),
         )
-        for settings, several, found, again in zip(chosen, runs, repeated, replays, strict=True)
+        for number, (settings, several, found, again) in enumerate(
+            zip(chosen, measured_runs, repeated, replays, strict=True)
+        )
     ]
+    for sentence in filter(None, [*left_out, why]):
+        click.echo(sentence, err=True)
     if as_json:
         values = {
             "model": loaded.name,
             "prompt": prompt,
-            "text": loaded.tokenizer.decode(resident.output_ids),
-            "token_ids": list(resident.output_ids),
+            "text": loaded.tokenizer.decode(recording.output_ids),
+            "token_ids": list(recording.output_ids),
             "repeats": repeats,
             "results": rows,
         }
@@ -231,11 +252,17 @@ def _left(began: float, share: float) -> str:
     return "" if share in (0, 1) else f", about {words.seconds_left(spent / share - spent)} left"
 
 
-def prepare(model: str, others: dict[str, Any]) -> tuple[Loaded, Options]:
-    """Loaded model and generation options of the shared flags. Raises ModelError or StoreError."""
+def prepare(model: str, others: dict[str, Any], settings: list[Settings]) -> tuple[Loaded, Options]:
+    """Loaded model and generation options of the shared flags. Raises ModelError or StoreError.
+
+    `settings` are checked against the model as soon as its size is known: SettingsError before anything
+    is packed.
+    """
     from moeviz.engine.loader import BUNDLED, load, use_threads
+    from moeviz.engine.measure import paced
     from moeviz.engine.session import Options
 
+    machines.find(others["link"])  # what cannot be read is said before anything is loaded
     use_threads(others["threads"])
     options = Options(
         others["max_new_tokens"],
@@ -248,11 +275,16 @@ def prepare(model: str, others: dict[str, Any]) -> tuple[Loaded, Options]:
     def progress(share: float, what: str) -> None:
         progress_line(f"{share:4.0%} {what}", share == 1)
 
+    def check(layers: int, experts: int, k: int) -> None:
+        for one in settings:
+            one.check(layers, experts, k)
+
     loaded = load(
         model or BUNDLED,
         tier=others["tier"],
         device=others["device"],
         dtype=others["dtype"],
         progress=progress,
+        check=check,
     )
-    return loaded, options
+    return paced(loaded, others["link"]), options

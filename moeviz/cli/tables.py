@@ -29,8 +29,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
     console.print(shown)
 
 
-def comparison(measured: Sequence[tuple[Settings, Repeated]], checks: Sequence[tuple[bool, bool]]) -> None:
-    """What was measured, a row per settings. checks: whether tokens are the resident run's, decisions the replay's."""
+def comparison(
+    measured: Sequence[tuple[Settings, Repeated]], checks: Sequence[tuple[bool | None, bool]]
+) -> None:
+    """What was measured, a row per settings. checks: whether logits are transformers' own (None: not verified), decisions the replay's."""
     from moeviz import words
 
     rows = []
@@ -47,8 +49,8 @@ def comparison(measured: Sequence[tuple[Settings, Repeated]], checks: Sequence[t
                 words.percent(median.decode.hit_ratio),
                 words.size(median.moved.total),
                 words.size(median.fast_tier_bytes),
-                "same" if same else "DIFFER",
+                {True: "same", False: "DIFFER", None: "-"}[same],
                 "equal" if equal else "DIFFERS",
             )
         )
-    table(("settings", "tokens/s", "stall", "hit ratio", "moved", "memory", "tokens", "replay"), rows)
+    table(("settings", "tokens/s", "stall", "hit ratio", "moved", "memory", "logits", "replay"), rows)

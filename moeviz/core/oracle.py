@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,7 @@ class Future:
     def __init__(self, trace: Trace, one_by_one: bool = False) -> None:
         needs = trace.events()
         self.layers, self._experts = trace.layers, trace.num_experts
+        self.shape = (trace.layers, trace.num_experts)
         self._needs = needs
         self._numbers = needs.forward_pass.astype(np.int64) * trace.layers + needs.layer  # [N] ascending
         self._event = needs.access_event  # [M]
@@ -105,11 +107,19 @@ def strongest(experts: Sequence[Sequence[int]], weights: Sequence[Sequence[float
     return dict(sorted(need.items(), key=lambda item: -item[1]))
 
 
+class Uses(Protocol):
+    """Counts without order, as `moeviz.files.moecounts` reads them."""
+
+    @property
+    def counts(self) -> NDArray[np.float64]:
+        """[L, E]"""
+
+
 @dataclass(frozen=True, slots=True)
 class Knowledge:
     """Nothing, unless settings ask for more."""
 
-    calibration: NDArray[np.int64] | None = None  # [L, E] accesses in the calibration trace
+    calibration: NDArray[np.number] | None = None  # [L, E] accesses in the calibration trace
     future: Future | None = None
 
     @property
@@ -118,7 +128,13 @@ class Knowledge:
         return None if self.calibration is None else self.calibration.ravel().astype(np.float64)
 
     def check(self, layers: int, experts: int) -> None:
-        """Raises SettingsError where the calibration is of a model of another shape."""
+        """Raises SettingsError where the calibration or the future is of a model of another shape."""
+        if self.future is not None and self.future.shape != (layers, experts):
+            others, of = self.future.shape
+            raise SettingsError(
+                f"the run departs from the trace given as its future: that is of {others} MoE layers of {of} experts, not {layers} of "
+                f"{experts}. Give a trace of the same prompt, seed and temperature, as long as the run."
+            )
         if self.calibration is not None and self.calibration.shape != (layers, experts):
             others, of = self.calibration.shape
             raise SettingsError(
@@ -128,11 +144,11 @@ class Knowledge:
 
 
 def knowledge(
-    settings: Settings, trace: Trace | None, find: Callable[[str], Trace] | None = None
+    settings: Settings, trace: Trace | None, find: Callable[[str], Trace | Uses] | None = None
 ) -> Knowledge:
     """What a run under `settings` has to know; `trace` is the one replayed, or the future of a live run, None where there is none.
 
-    `find` gives the trace of a calibration's name (default: `moeviz.files.library.named_trace`). Raises SettingsError where something is missing.
+    `find` gives the trace or the counts of a calibration's name (default: `moeviz.files.library.named_trace`). Raises SettingsError where something is missing.
     """
     counts = future = None
     if settings.needs_calibration and settings.calibration:
@@ -152,13 +168,15 @@ def knowledge(
     return Knowledge(counts, future)
 
 
-def usage(trace: Trace) -> NDArray[np.int64]:
-    """How many tokens chose each expert. [L, E]"""
+def usage(trace: Trace | Uses) -> NDArray[np.number]:
+    """How many tokens chose each expert, as a trace shows or as counts without order say. [L, E]"""
+    if not isinstance(trace, Trace):
+        return np.asarray(trace.counts)
     layers = trace.experts.transpose(1, 0, 2).reshape(trace.layers, -1)
     return np.array([np.bincount(row[row >= 0], minlength=trace.num_experts) for row in layers])
 
 
-def _named(name: str) -> Trace:
+def _named(name: str) -> Trace | Uses:
     from moeviz.files import library
 
     return library.named_trace(name)

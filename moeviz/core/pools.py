@@ -202,7 +202,10 @@ class Pools:
         now, size, kept = self.now, len(places), self._kept
         counts = np.arange(size, 0, -1.0)
         touch = Touch(
-            counts + (now.clock + size), forward_pass=now.forward_pass, tokens=now.tokens, half_life=now.half_life
+            counts + (now.clock + size),
+            forward_pass=now.forward_pass,
+            tokens=now.tokens,
+            half_life=now.half_life,
         )
         if "touch_number" in kept:
             touch.number = counts + now.touches

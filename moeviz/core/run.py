@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moeviz.core.machines import Machine
 from moeviz.core.settings import Room, Settings
 
 HIT, LATE, MISS = 0, 1, 2  # outcome of an access: resident and loaded; still in flight when demanded; neither
@@ -40,6 +41,39 @@ class Tier:
     latency_ms: float  # one expert, nothing else under way
     gigabytes_per_second: float  # many experts, one after the other
     page_cache_bypassed: bool  # False for host
+    pace: Machine | None = None  # what copies were slowed down to; the figures above are the paced ones
+    keeps_pace: bool = True  # False: this tier itself is slower than the link that was asked for
+
+    @property
+    def pace_in_words(self) -> str:
+        """For badges and captions; empty where the link was as fast as it goes."""
+        if self.pace is None:
+            return ""
+        return f"link paced to {self.pace.label}" + (
+            "" if self.keeps_pace else ", which this tier does not reach"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; what is of the pace only where there is one."""
+        left_out = () if self.pace else ("pace", "keeps_pace")
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Tier:
+        """Raises TypeError where a field is missing, unknown or of another type."""
+        pace = values.get("pace")
+        tier = cls(**{**values, "pace": Machine(**pace) if pace is not None else None})
+        numbers = [getattr(one, name) for one in (tier, tier.pace or tier) for name in _FIGURES]
+        if not all(isinstance(number, float) and 0 <= number < 1e12 for number in numbers):
+            raise TypeError
+        if not all(isinstance(text, str) for text in (tier.kind, tier.pace.name if tier.pace else "")):
+            raise TypeError
+        if not isinstance(tier.keeps_pace, bool):
+            raise TypeError
+        return tier
+
+
+_FIGURES = ("latency_ms", "gigabytes_per_second")
 
 
 @dataclass(frozen=True, eq=False, slots=True)

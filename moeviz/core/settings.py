@@ -73,7 +73,10 @@ def byte_count(text: str) -> int:
     found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([a-z]*)\s*", text.lower())
     if found is None or found[2] not in UNITS:
         raise ValueError(text)
-    return round(float(found[1]) * UNITS[found[2]])
+    value = float(found[1]) * UNITS[found[2]]
+    if value >= 2**63:
+        raise ValueError(text)
+    return round(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,24 +128,17 @@ class Settings:
         "How experts of an event are served: pinned (together), one-by-one, or batch:N (N decode tokens at a time)",
     )
     budget: int = _setting(
-        0, "Bytes for experts in all, for example 3GiB, instead of slots; 0: slots", least=0, read=byte_count
+        0,
+        "Bytes for experts in all, for example 3GiB, instead of slots; 0: slots",
+        least=0,
+        most=2**63 - 1,
+        read=byte_count,
     )
     baseline: str = _setting("", "Instead of a cache", known=BASELINES, empty=True)
 
     def __post_init__(self) -> None:
-        for name, setting in SETTINGS.items():
-            value = getattr(self, name)
-            kind = KINDS[name]
-            if kind is str:
-                if setting.known is not None and not (setting.empty and not value):
-                    _one_of(name, value, setting.known)
-                continue
-            least, most = setting.least, setting.most
-            if type(value) is not kind:
-                raise SettingsError(f"{name} is {value!r}; it must be {_numbers(kind, least, most)}.")
-            if (least is not None and not value >= least) or (most is not None and not value <= most):
-                raise SettingsError(f"{name} is {value!r}; it must be {_numbers(kind, least, most)}.")
-
+        for name in SETTINGS:
+            check(name, getattr(self, name))
         if not re.fullmatch("pinned|one-by-one|batch:[1-9][0-9]{0,6}", self.rule):
             raise SettingsError(
                 f"rule {self.rule!r} is not known. Choose pinned, one-by-one or batch:N with a number N, for example batch:4."
@@ -265,7 +261,9 @@ class Settings:
         room = _in_words(self.budget) if self.budget else f"{self.slots} slots"
         parts = [name, room + (" in all" if self.scope == "model" else "")]
         if self.prefetch != "none":
-            parts.append(self.prefetch + (f" +{self.lookahead}" if self.lookahead > 1 else ""))
+            parts.append(
+                self.prefetch.rpartition("/")[2] + (f" +{self.lookahead}" if self.lookahead > 1 else "")
+            )
             if self.threshold and self.prefetch == "next-gate":
                 parts.append(f"to {self.threshold:g}")
             elif self.width:
@@ -322,25 +320,51 @@ KINDS: dict[str, type] = {
 DEFAULTS: dict[str, Any] = {one.name: one.default for one in fields(Settings)}
 
 
+def check(name: str, value: object) -> None:
+    """Raises SettingsError where a field cannot have this value."""
+    setting, kind = SETTINGS[name], KINDS[name]
+    if kind is str:
+        if setting.known is not None and value not in setting.known and not (setting.empty and value == ""):
+            raise SettingsError(
+                f"{name} {_short(value)} is not known. Choose one of {', '.join(setting.known)}."
+            )
+        return
+    least, most = setting.least, setting.most
+    low = least is not None and isinstance(value, int | float) and not value >= least
+    high = most is not None and isinstance(value, int | float) and not value <= most
+    if type(value) is not kind or low or high:
+        raise SettingsError(f"{name} is {_short(value)}; it must be {_numbers(kind, least, most, high)}.")
+
+
 def read(name: str, text: str) -> Any:
     """The value of a field from what a user typed. Raises SettingsError, or PolicyError of a policy's file."""
     setting, kind = SETTINGS[name], KINDS[name]
     try:
-        return (setting.read or kind)(text)
+        value = (setting.read or kind)(text)
     except MoevizError:
         raise
     except ValueError:
-        raise SettingsError(
-            f"{name} is {text[:40]!r}; it must be {_numbers(kind, setting.least, setting.most)}."
-        ) from None
+        numbers = _numbers(kind, setting.least, setting.most)
+        raise SettingsError(f"{name} is {_short(text)}; it must be {numbers}.") from None
+    check(name, value)
+    return value
 
 
-def _numbers(kind: type, least: float | None, most: float | None) -> str:
-    """The numbers that a field takes, in words."""
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _numbers(kind: type, least: float | None, most: float | None, high: bool = False) -> str:
+    """The numbers that a field takes, in words; an end that nobody reaches is named where it was passed."""
     what = "a whole number" if kind is int else "a number"
     if least is None:
         return what
-    return f"{what} of at least {least}" if most is None or most >= MOST else f"{what} from {least} to {most}"
+    return (
+        f"{what} of at least {least}"
+        if most is None or (most >= MOST and not high)
+        else f"{what} from {least} to {most}"
+    )
 
 
 def _by_layer(expert_bytes: int | tuple[int, ...], layers: int) -> tuple[int, ...]:
@@ -353,8 +377,3 @@ def _in_words(count: int) -> str:
         if count >= UNITS[unit.lower()]:
             return f"{count / UNITS[unit.lower()]:.4g} {unit}"
     return f"{count} bytes"
-
-
-def _one_of(name: str, value: object, known: Collection[str]) -> None:
-    if value not in known:
-        raise SettingsError(f"{name} {value!r} is not known. Choose one of {', '.join(known)}.")

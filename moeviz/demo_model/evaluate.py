@@ -48,9 +48,9 @@ def histogram(chosen: NDArray[np.int64]) -> NDArray[np.float64]:
 def evaluate() -> dict[str, Domain]:
     """Raises data.MissingText where the packages that hold the texts are not installed."""
     documents = data.load(held_out=True)
-    tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=False)
     model = AutoModelForCausalLM.from_pretrained(
-        FOLDER, dtype=torch.float32, experts_implementation="eager"
+        FOLDER, dtype=torch.float32, experts_implementation="eager", trust_remote_code=False
     ).eval()
     chosen: list[torch.Tensor] = []
     for layer in model.model.layers:

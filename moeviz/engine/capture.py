@@ -17,7 +17,8 @@ import transformers
 from torch import nn
 
 from moeviz.core.trace import DECODE, PREFILL, Trace
-from moeviz.engine.loader import is_experts
+from moeviz.engine.experts import stacked
+from moeviz.engine.probe import is_experts
 from moeviz.errors import ModelError
 
 
@@ -33,6 +34,7 @@ class Captured:
         ] = []  # [pass][layer] experts and weights, [token, k] each
         self._open: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._now: list[int] = []
+        self._reached: list[int] = []  # numbers of the modules that text reaches, in that order
 
     def begin_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)
@@ -40,7 +42,8 @@ class Captured:
             raise ModelError("capture needs input_ids [1, tokens]; the model was called without them.")
         if len(ids) != 1:
             raise ModelError(
-                f"capture records one sequence at a time; the model was called with a batch of {len(ids)}. Run them one by one."
+                f"capture records one sequence at a time; the model was called with a batch of {len(ids)}. "
+                "Run them one by one."
             )
         self._now, self._open = ids[0].tolist(), {}
 
@@ -50,11 +53,13 @@ class Captured:
         self._open[number] = np.take_along_axis(ids, order, 1), np.take_along_axis(strength, order, 1)
 
     def end_pass(self, *_: Any) -> None:
-        if len(self._open) == len(self.modules) and all(
+        if not self._ids:
+            self._reached = list(self._open)
+        if list(self._open) == self._reached and all(
             len(ids) == len(self._now) for ids, _ in self._open.values()
         ):
             self._ids.append(self._now)
-            self._chosen.append([self._open[number] for number in range(len(self.modules))])
+            self._chosen.append(list(self._open.values()))
 
     def trace(self) -> Trace:
         """What was captured so far. Raises ModelError where that is nothing."""
@@ -67,21 +72,22 @@ class Captured:
         ]
         token_ids = [token for ids in self._ids for token in ids]
         phase = [PREFILL if number == 0 or length > 1 else DECODE for number, length in enumerate(lengths)]
-        experts = next(self.modules[0].parameters())
+        module = self.modules[self._reached[0]]
+        weights = stacked(module).values()
+        count = len(next(iter(weights)))
         return Trace(
             experts=parts[0].astype(np.int16),
             weights=parts[1].astype(np.float32),
             token_ids=np.array(token_ids, np.int32),
             phase=np.repeat(np.array(phase, np.uint8), lengths),
             forward_pass=np.repeat(np.arange(len(lengths), dtype=np.int32), lengths),
-            guess=np.full((len(token_ids), len(self.modules), 0, 0), -1, np.int16),
-            num_experts=len(experts),
+            guess=np.full((len(token_ids), len(self._reached), 0, 0), -1, np.int16),
+            num_experts=count,
             texts=tuple(
                 self._tokenizer.decode([token]) if self._tokenizer else f"{token} " for token in token_ids
             ),
             model=str(getattr(self._model, "name_or_path", "") or type(self._model).__name__),
-            expert_bytes=sum(p.numel() * p.element_size() for p in self.modules[0].parameters())
-            // len(experts),
+            expert_bytes=sum(p.numel() * p.element_size() for p in weights) // count,
             prompt=self._tokenizer.decode(self._ids[0]) if self._tokenizer else "",
             recorded={"torch": torch.__version__, "transformers": transformers.__version__},
         )
@@ -91,12 +97,14 @@ class Captured:
 def capture(model: nn.Module, tokenizer: Any = None) -> Iterator[Captured]:
     """Within the block every forward pass of `model` is recorded; `tokenizer` gives the tokens their text.
 
-    Raises ModelError where the model is no MoE that transformers' experts interface serves, or is called with a batch.
+    Raises ModelError where the model is no MoE that transformers' experts interface serves, or is called with
+    a batch.
     """
     captured = Captured(model, tokenizer)
     if not captured.modules:
         raise ModelError(
-            f"{type(model).__name__} has no experts that transformers {transformers.__version__} serves through its experts interface."
+            f"{type(model).__name__} has no experts that transformers {transformers.__version__} serves "
+            "through its experts interface."
         )
     hooks = [
         model.register_forward_pre_hook(captured.begin_pass, with_kwargs=True),

@@ -1,6 +1,8 @@
-"""The app's side of the worker process: jobs that run one after the other, and what they captured so far. Imports no torch.
+"""The app's side of the worker process: jobs that run one after the other, and what they captured so far.
+Imports no torch.
 
-A worker that dies ends its job with a message; what the job captured stays, and the next job starts a new worker.
+A worker that dies ends its job with a message; what the job captured stays, and the next job starts a new
+worker.
 
     job = Client().submit(Job("watch", "In the beginning", [Settings()]))
     while not job.finished: ...
@@ -10,26 +12,26 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
+from queue import Empty
 from typing import Any
 
 from moeviz.core.run import Recorder, Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
+from moeviz.engine.pipe import WAKE, WorkerProcess
 from moeviz.engine.records import ModelFacts, PassRecord, recording
 from moeviz.files.moetrace import from_bytes
 
-_ROOT = Path(__file__).parent.parent.parent
 GRACE = 5.0  # seconds in which a browser session whose connection broke can come back
+SILENCE = 15.0  # seconds without a sign of life that are told; the worker gives one every half second
+PATIENCE = 60.0  # seconds of silence after which the worker is ended: there may be nobody to press Stop
+STOP = 2.0  # seconds in which a worker has to react to Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class ModelSpec:
     tier: str = "disk"
     device: str = "auto"
     dtype: str = "auto"
+    link: str = ""  # what every copy is slowed down to: a name, GB/s, or GB/s,ms; empty: as fast as it goes
 
 
 @dataclass(eq=False)
@@ -62,7 +65,12 @@ class Job:
     facts: ModelFacts | None = None
     passes: list[PassRecord] = field(default_factory=list)
     trace: Trace | None = None  # compare: of the recording run
-    resident: Run | None = None
+    recorded: Run | None = None  # compare: the recording run, which is no measurement
+    lossless: bool | None = (
+        None  # compare: every run gave the logits of transformers' own resident model; None: not verified
+    )
+    notes: list[str] = field(default_factory=list)  # compare: what was left out or not verified, and why
+    silent: bool = False  # the worker has given no sign of life for SILENCE seconds
     runs: list[tuple[int, Run]] = field(
         default_factory=list
     )  # compare: (number of the Settings, measured run)
@@ -93,7 +101,8 @@ class Job:
         return found
 
     def so_far(self) -> tuple[Run, list[str]]:
-        """The Run of a watch as far as it has come, and the text that entered each forward pass. Needs at least one pass."""
+        """The Run of a watch as far as it has come, and the text that entered each forward pass. Needs at
+        least one pass."""
         assert self.facts is not None
         with self._growing:
             if self._recorder is None:
@@ -118,9 +127,11 @@ class Job:
                 assert run is not None
                 self.share = message["share"]
                 if message["number"] < 0:
-                    self.trace, self.resident = trace, run
+                    self.trace, self.recorded = trace, run
                 else:
                     self.runs.append((message["number"], run))
+            case "verified":
+                self.lossless, self.notes = message["lossless"], message["notes"]
             case "end":
                 self.state = "stopped" if message["stopped"] else "done"
             case "error":
@@ -145,7 +156,8 @@ class Job:
 
 
 class Owner:
-    """The unfinished jobs of one browser session. They are stopped when it ends, so that others' turn comes."""
+    """The unfinished jobs of one browser session. They are stopped when it ends, so that others' turn
+    comes."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -172,7 +184,8 @@ class Client:
         self._current: Job | None = None
         self._leaving: dict[Job, threading.Timer] = {}
         self._changed = threading.Condition()
-        self._process: subprocess.Popen[str] | None = None
+        self._worker: WorkerProcess | None = None
+        self._stop_by = 0.0  # time.monotonic() until which the current job has to stop; 0: nobody asked
         threading.Thread(target=self._work, name="moeviz-client", daemon=True).start()
 
     def submit(self, job: Job) -> Job:
@@ -189,15 +202,18 @@ class Client:
             return self._jobs.index(job) + (self._current is not None)
 
     def stop(self, job: Job) -> None:
-        """Ends a job within one token; what it captured stays."""
+        """Ends a job within one token, or with its worker after STOP seconds; what it captured stays."""
         with self._changed:
             self._leaving.pop(job, None)
             if job in self._jobs:
                 self._jobs.remove(job)
                 job.state = "stopped"
                 job.over.set()
-            elif job is self._current:
-                self._send({"kind": "stop"})
+            elif job is self._current and not self._stop_by:
+                self._stop_by = time.monotonic() + STOP
+                if self._worker is not None:
+                    self._worker.send({"kind": "stop"})
+                    self._worker.news.put(WAKE)
 
     def stop_later(self, job: Job, seconds: float = GRACE) -> None:
         """Stops a job whose owner left, unless `keep` is called before."""
@@ -216,57 +232,95 @@ class Client:
 
     def kill(self) -> None:
         """Ends the worker process at once; its job fails with a message."""
-        if self._process is not None:
-            self._process.kill()
+        if self._worker is not None:
+            self._worker.process.kill()
 
     @property
     def pid(self) -> int | None:
         """Of the worker process, if one was started."""
-        return self._process.pid if self._process else None
+        return self._worker.process.pid if self._worker else None
 
     def _work(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._jobs)
                 job = self._jobs.popleft()
-                self._current = job
+                self._current, self._stop_by = job, 0.0
                 job.state, job.began = "running", time.monotonic()
             try:
                 self._run(job)
             except Exception as error:  # this thread serves every later job too
                 job.state, job.message = "failed", f"The worker's answer could not be read: {error}"
-                self.kill()
+                self._end()
             with self._changed:
                 self._current = None
             job.over.set()
 
     def _run(self, job: Job) -> None:
-        if self._process is None or self._process.poll() is not None:
+        worker = self._worker
+        if worker is not None and time.monotonic() - worker.heard >= SILENCE:
+            self._end()  # it hangs since the last job
+        if worker is None or worker.process.poll() is not None:
             job.message = "starting the worker"
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "moeviz.engine.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                encoding="utf-8",
-                cwd=_ROOT,
-            )
-        self._send(job.to_json())
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            job.receive(json.loads(line))
-            if job.finished:
+            worker = WorkerProcess()
+        with self._changed:  # a Stop comes after the job, or before its worker is known
+            self._worker = worker
+            if self._stop_by:
+                job.state = "stopped"
                 return
-        code = self._process.wait()
+            worker.send(job.to_json())
+        worker.heard = time.monotonic()
+        said = ""  # what the job said before the worker fell silent
+        while not job.finished:
+            now = time.monotonic()
+            silence = now - worker.heard
+            if self._stop_by and now >= self._stop_by:
+                self._end()
+                job.message = "The worker did not react to Stop and was ended; the next run starts a new one."
+                job.state = "stopped"
+                return
+            if silence >= PATIENCE:
+                self._end()
+                job.message = (
+                    f"The worker process gave no sign of life for {PATIENCE:.0f} s and was ended. "
+                    "What was captured is kept; the next run starts a new worker."
+                )
+                job.state = "failed"
+                return
+            if silence >= SILENCE and not job.silent:
+                said, job.silent = job.message, True
+                job.message = (
+                    f"The worker process has given no sign of life for {SILENCE:.0f} s: it hangs, or the machine "
+                    f"is out of memory. Stop ends it; without Stop it is ended after {PATIENCE:.0f} s."
+                )
+            elif silence < SILENCE and job.silent:
+                job.message, job.silent = said, False
+            until = worker.heard + (PATIENCE if job.silent else SILENCE)
+            if job.silent:
+                until = min(until, now + 1.0)  # a sign of life alone wakes nobody
+            if self._stop_by:
+                until = min(until, self._stop_by)
+            try:
+                line = worker.news.get(timeout=max(0.0, until - now))
+            except Empty:
+                continue
+            if line is None:
+                self._ended(job, worker)
+            elif line != WAKE:
+                job.receive(json.loads(line))
+
+    def _ended(self, job: Job, worker: WorkerProcess) -> None:
+        """The pipe is closed: the worker process is gone, or as good as gone."""
+        code = worker.process.wait()
         why = "it was killed, perhaps for want of memory" if code < 0 else f"exit code {code}"
-        job.state = "failed"
         job.message = (
             f"The worker process ended ({why}). What was captured is kept; the next run starts a new worker."
         )
+        job.state = "failed"
 
-    def _send(self, message: dict[str, Any]) -> None:
-        if self._process is None or self._process.stdin is None:
-            return
-        with suppress(OSError):  # where the worker died, reading its answers says so
-            self._process.stdin.write(json.dumps(message) + "\n")
-            self._process.stdin.flush()
+    def _end(self) -> None:
+        """Ends the worker process and waits for its end, so that its locks and memory are free for the
+        next."""
+        if self._worker is not None:
+            self._worker.process.kill()
+            self._worker.process.wait()

@@ -1,7 +1,9 @@
-"""The link: copies experts from the slow tier into slots, beside compute. Demand beats speculation in its queue.
+"""The link: copies experts from the slow tier into slots, beside compute. Demand beats speculation in its
+queue.
 
-One thread copies one expert at a time, so copies never overtake each other within a slot. Decides nothing: who goes where is the
-cache's business. `HostLink` fills slots in host memory; `DeviceLink` fills an accelerator's through a stream of its own.
+One thread copies one expert at a time, so copies never overtake each other within a slot. Decides nothing:
+who goes where is the cache's business. `HostLink` fills slots in host memory; `DeviceLink` fills an
+accelerator's through a stream of its own.
 """
 
 from __future__ import annotations
@@ -10,11 +12,15 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from moeviz.core.cache import Load
-from moeviz.engine.store import HostStore, Store, aligned
+from moeviz.core.machines import Machine
+from moeviz.engine.store import HostStore, Store, aligned, least_ns
+
+_SPIN_NS = 120_000  # a sleep of the system ends up to so much too late; the rest is waited for awake
 
 
 @dataclass(slots=True, eq=False)
@@ -24,16 +30,18 @@ class Ticket:
     load: Load
     slot: torch.Tensor  # uint8 [record_bytes]
     state: str = "queued"  # queued, copying, done, dropped
-    start: object = None  # clock stamps
-    end: object = None
+    start: Any = None  # clock stamps
+    end: Any = None
     after: object = None  # accelerator: the compute that must be over before the slot is overwritten
 
 
 class HostLink:
-    """Copies by a reader thread into host memory."""
+    """Copies by a reader thread into host memory. On a paced link (`pace`) a copy takes at least as long as
+    on that machine."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, pace: Machine | None = None) -> None:
         self.store = store
+        self._least_ns = least_ns(pace, store.layout)
         self._demand: deque[Ticket] = deque()
         self._speculative: deque[Ticket] = deque()
         self._changed = threading.Condition()
@@ -44,7 +52,8 @@ class HostLink:
         self._thread.start()
 
     def submit(self, load: Load, slot: torch.Tensor) -> Ticket:
-        """Queues a copy. A copy to the same slot that has not begun is dropped: its expert has been evicted."""
+        """Queues a copy. A copy to the same slot that has not begun is dropped: its expert has been
+        evicted."""
         ticket = Ticket(load, slot, after=self._compute_so_far())
         with self._changed:
             old = self._current.get(slot.data_ptr())
@@ -134,16 +143,21 @@ class HostLink:
     def _copy(self, ticket: Ticket) -> None:
         ticket.start = time.perf_counter_ns()
         self.store.read(ticket.load.layer, ticket.load.expert, ticket.slot)
+        if self._least_ns:
+            wait_until(ticket.start + self._least_ns)
         ticket.end = time.perf_counter_ns()
+        self.store.check(ticket.load.layer, ticket.load.expert, ticket.slot)
 
     def _compute_so_far(self) -> object:
         return None
 
 
 class DeviceLink(HostLink):
-    """Copies into an accelerator's memory on a stream of its own, with timing events that are read after the run.
+    """Copies into an accelerator's memory on a stream of its own, with timing events that are read after the
+    run.
 
-    From the host tier a copy goes straight out of pinned memory; from disk it passes through one pinned buffer.
+    From the host tier a copy goes straight out of pinned memory; from disk it passes through one pinned
+    buffer.
     """
 
     def __init__(self, store: Store, device: torch.device) -> None:
@@ -169,6 +183,7 @@ class DeviceLink(HostLink):
         else:
             assert self._staging is not None
             self.store.read(layer, expert, self._staging)
+            self.store.check(layer, expert, self._staging)
             source = self._staging
         ticket.start = torch.Event(self._device, enable_timing=True)
         ticket.end = torch.Event(self._device, enable_timing=True)
@@ -182,13 +197,23 @@ class DeviceLink(HostLink):
         return ticket.state == "done" and ticket.end.query()
 
     def _settle(self, ticket: Ticket) -> None:
-        # Blocks this thread only: one copy at a time, so that demand can pass what is still queued, and the buffer is free again.
+        # Blocks this thread only: one copy at a time, so that demand can pass what is still queued, and the
+        # buffer is free again.
         ticket.end.synchronize()
 
     def _compute_so_far(self) -> object:
         event = torch.Event(self._device)
         event.record(torch.accelerator.current_stream(self._device))
         return event
+
+
+def wait_until(due_ns: int) -> None:
+    """Returns when `time.perf_counter_ns` has reached `due_ns`: asleep, and awake for the last moment, about
+    40 microseconds."""
+    while (left := due_ns - time.perf_counter_ns()) > _SPIN_NS:
+        time.sleep((left - _SPIN_NS) / 1e9)
+    while time.perf_counter_ns() < due_ns:
+        pass  # even a sleep of no length takes 70 microseconds on Linux
 
 
 def slots_for(link_store: Store, slots: int, device: torch.device) -> torch.Tensor:

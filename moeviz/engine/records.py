@@ -43,7 +43,11 @@ class ModelFacts:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ModelFacts:
         return cls(
-            **{**values, "tier": Tier(**values["tier"]), "layer_indices": tuple(values["layer_indices"])}
+            **{
+                **values,
+                "tier": Tier.from_dict(values["tier"]),
+                "layer_indices": tuple(values["layer_indices"]),
+            }
         )
 
 

@@ -1,6 +1,8 @@
-"""The slow tier: every expert of a model as one record of bytes, in a file read past the page cache or in host memory.
+"""The slow tier: every expert of a model as one record of bytes, in a file read past the page cache or in
+host memory.
 
-A record holds one expert's tensors one after the other and is padded to 4,096 bytes, so that a miss is one aligned read straight into
+A record holds one expert's tensors one after the other and is padded to 4,096 bytes, so that a miss is one
+aligned read straight into
 its slot. Knows neither slots nor policies. The slow tier is read-only: an eviction copies nothing back.
 """
 
@@ -8,16 +10,20 @@ from __future__ import annotations
 
 import mmap
 import os
-import shutil
 import time
+import zlib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
+import numpy as np
 import torch
 
+from moeviz.core.machines import Machine
 from moeviz.core.run import Tier
+from moeviz.engine.cachefolder import part_of, read_seal, seal
 from moeviz.errors import StoreError
 
 ALIGNMENT = 4_096  # of O_DIRECT: offset, length and memory
@@ -53,6 +59,21 @@ class Layout:
         end = self.offsets[last] + _count(shape) * self.dtype.itemsize
         return -(-end // ALIGNMENT) * ALIGNMENT
 
+    @property
+    def bytes(self) -> int:
+        """All records."""
+        return self.layers * self.experts * self.record_bytes
+
+    def about(self) -> dict[str, Any]:
+        """What a file's seal says of its records."""
+        return {
+            "layers": self.layers,
+            "experts": self.experts,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "record_bytes": self.record_bytes,
+        }
+
     def views(self, record: torch.Tensor) -> dict[str, torch.Tensor]:
         """The tensors of an expert inside its record. record: uint8 [record_bytes]"""
         return {
@@ -76,6 +97,10 @@ class Store(Protocol):
     def read(self, layer: int, expert: int, record: torch.Tensor) -> None:
         """Copies one expert's record into `record`, uint8 [record_bytes] in host memory."""
 
+    def check(self, layer: int, expert: int, record: torch.Tensor) -> None:
+        """Raises StoreError where `record`, just read, is not what was written. Apart from `read`, whose
+        time is measured."""
+
     def close(self) -> None: ...
 
 
@@ -96,6 +121,9 @@ class HostStore:
     def read(self, layer: int, expert: int, record: torch.Tensor) -> None:
         record.copy_(self.records[layer, expert])
 
+    def check(self, layer: int, expert: int, record: torch.Tensor) -> None:
+        """Nothing: this process itself has just filled this memory."""
+
     def close(self) -> None:
         self.records = torch.empty(0, dtype=torch.uint8)
 
@@ -103,7 +131,8 @@ class HostStore:
 class DiskStore:
     """All experts in one file that is read past the page cache: O_DIRECT on Linux, F_NOCACHE on macOS.
 
-    Where the file system or the system refuses, reads are buffered, their pages are dropped where the system lets us, and
+    The file may be older than this process: each record's checksum is compared when the record is first
+    read. Where the file system or the system refuses, reads are buffered, their pages are dropped where the system lets us, and
     `page_cache_bypassed` is False.
     """
 
@@ -112,6 +141,13 @@ class DiskStore:
     def __init__(self, layout: Layout, path: Path) -> None:
         self.layout = layout
         self.path = path
+        found = read_seal(path)
+        if found is None:
+            raise StoreError(f"{path} is damaged or was not written to its end. Load the model again.")
+        self._checksums = found.checksums
+        self._checked = np.zeros(len(found.checksums), bool)
+        with suppress(OSError):  # a folder that may only be read
+            os.utime(path)  # used now: a size limit removes what was not used for longest
         self._file, self.page_cache_bypassed = self._open()
 
     def read(self, layer: int, expert: int, record: torch.Tensor) -> None:
@@ -121,10 +157,24 @@ class DiskStore:
         done = self._file.readinto(memoryview(record.numpy()))  # type: ignore[attr-defined]
         if done != size:
             raise StoreError(
-                f"{self.path} is too short for expert {expert} of MoE layer {layer}. Delete it and load the model again."
+                f"{self.path} is too short for expert {expert} of MoE layer {layer}. Delete it and load the "
+                "model again."
             )
         if not self.page_cache_bypassed and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._file.fileno(), at, size, os.POSIX_FADV_DONTNEED)
+
+    def check(self, layer: int, expert: int, record: torch.Tensor) -> None:
+        number = layer * self.layout.experts + expert
+        if self._checked[number]:
+            return
+        if zlib.crc32(record.numpy()) != self._checksums[number]:
+            self.path.unlink(missing_ok=True)
+            raise StoreError(
+                f"The slow tier's file {self.path.name} is damaged: expert {expert} of MoE layer {layer} does not "
+                "have the bytes that were written. It has been deleted; run again, and it is made anew from the "
+                "checkpoint."
+            )
+        self._checked[number] = True
 
     def close(self) -> None:
         self._file.close()
@@ -153,38 +203,45 @@ class DiskStore:
             return file, False
 
 
-def write_file(layout: Layout, layers: Iterable[Mapping[str, torch.Tensor]], path: Path) -> None:
-    """Packs all experts into one file, beside its place and renamed. Raises StoreError where there is no room."""
+def write_file(
+    layout: Layout, layers: Iterable[Mapping[str, torch.Tensor]], path: Path, model: str = ""
+) -> None:
+    """Packs all experts into one file, beside its place and renamed, with a checksum of each. Raises
+    StoreError.
+
+    Whether there is room is for the caller to ask before (`cachefolder.make_room`); `model`: the name that
+    `cache list` shows.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    need = layout.layers * layout.experts * layout.record_bytes
-    free = shutil.disk_usage(path.parent).free
-    if free < need:
-        raise StoreError(
-            f"The slow tier needs {need / 1e9:.2f} GB in {path.parent}, where {free / 1e9:.2f} GB are free. "
-            "Make room, or set MOEVIZ_CACHE to a folder on a larger disk."
-        )
-    part = path.with_suffix(f".{os.getpid()}.part")
+    part = part_of(path)
     record = aligned(1, layout.record_bytes)[0]
+    checksums = []
     try:
         with open(part, "wb") as file:
             for tensors in layers:
                 for expert in range(layout.experts):
                     layout.pack(tensors, expert, record)
                     file.write(record.numpy())
+                    checksums.append(zlib.crc32(record.numpy()))
+            seal(file, np.array(checksums, np.uint32), layout.about() | {"model": model})
             file.flush()
             os.fsync(file.fileno())  # a record still in memory would be read from there, not from the disk
         os.replace(part, path)
     except OSError as error:
         raise StoreError(
-            f"The slow tier cannot be written to {path.parent}: {error.strerror}. Set MOEVIZ_CACHE to another folder."
+            f"The slow tier cannot be written to {path.parent}: {error.strerror}. "
+            "Set MOEVIZ_CACHE to another folder."
         ) from None
     finally:
         part.unlink(missing_ok=True)
 
 
 def is_complete(layout: Layout, path: Path) -> bool:
-    """True where `path` holds all experts of this layout."""
-    return path.exists() and path.stat().st_size == layout.layers * layout.experts * layout.record_bytes
+    """True where `path` holds all experts of this layout, as far as can be seen without reading them."""
+    found = read_seal(path)
+    if found is None or len(found.checksums) != layout.layers * layout.experts:
+        return False
+    return found.about | layout.about() == found.about
 
 
 def aligned(records: int, record_bytes: int) -> torch.Tensor:
@@ -193,26 +250,43 @@ def aligned(records: int, record_bytes: int) -> torch.Tensor:
     return torch.frombuffer(memory, dtype=torch.uint8).zero_().view(records, record_bytes)
 
 
-def measure(store: Store, repeats: int = 24) -> Tier:
-    """Latency and bandwidth of the tier with this model's experts: median of single reads, and reads back to back."""
+def measure(store: Store, pace: Machine | None = None, repeats: int = 24) -> Tier:
+    """Latency and bandwidth of the tier with this model's experts: median of single reads, and reads back to
+    back.
+
+    pace: the link that every copy is slowed down to. Raises StoreError where a record is damaged.
+    """
     layout = store.layout
     record = aligned(1, layout.record_bytes)[0]
+    least = least_ns(pace, layout)
     places = [(i * 7 % layout.layers, i * 5 % layout.experts) for i in range(repeats)]
+    for layer, expert in set(places):  # before the clock runs: a checksum is no part of a copy
+        store.read(layer, expert, record)
+        store.check(layer, expert, record)
     took = []
     for layer, expert in places:
         start = time.perf_counter_ns()
         store.read(layer, expert, record)
-        took.append(time.perf_counter_ns() - start)
-    start = time.perf_counter_ns()
+        took.append(max(least, time.perf_counter_ns() - start))
+    whole = 0
     for layer, expert in places:
+        start = time.perf_counter_ns()
         store.read(layer, expert, record)
-    whole = time.perf_counter_ns() - start
+        whole += max(least, time.perf_counter_ns() - start)
+    usual = sorted(took)[len(took) // 2]
     return Tier(
         kind=store.kind,
-        latency_ms=sorted(took)[len(took) // 2] / 1e6,
+        latency_ms=usual / 1e6,
         gigabytes_per_second=repeats * layout.record_bytes / whole,
         page_cache_bypassed=store.page_cache_bypassed,
+        pace=pace,
+        keeps_pace=pace is None or usual <= least * 1.1,
     )
+
+
+def least_ns(pace: Machine | None, layout: Layout) -> int:
+    """Nanoseconds that a copy of one expert takes at least on a paced link; 0 on one that is not."""
+    return round(pace.copy_ms(layout.expert_bytes) * 1e6) if pace else 0
 
 
 def _count(shape: tuple[int, ...]) -> int:

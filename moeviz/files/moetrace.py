@@ -1,8 +1,9 @@
 """The trace file `*.moetrace`: a safetensors file with a JSON header in its metadata.
 
-Nothing in it runs when it is read, and the format checks every size. Tensors are those of `moeviz.core.trace.TENSORS` (those that are
-unknown are absent) and, where a recorded run travels along, the columns of `moeviz.core.run.COLUMNS` under `run.`. Version 2 is written;
-version 1, whose columns had other names, is read. Readers check everything, name what is wrong, and repair nothing.
+Nothing in it runs when it is read, and the format checks every size. Tensors are those of
+`moeviz.core.trace.TENSORS` (those that are unknown are absent) and, where a recorded run travels along, the
+columns of `moeviz.core.run.COLUMNS` under `run.`. Version 2 is written; version 1, whose columns had other
+names, is read. Readers check everything, name what is wrong, and repair nothing.
 
     trace, run = load("sample_traces/bible.moetrace")
     save("again.moetrace", trace, run)
@@ -14,7 +15,7 @@ import json
 import os
 import struct
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +31,7 @@ from moeviz.core.settings import ITSELF, Settings
 from moeviz.core.trace import OPTIONAL, TENSORS, Trace
 from moeviz.errors import RunError, SettingsError, TraceError
 from moeviz.files.believe import check_run
+from moeviz.files.reading import read_regular
 
 _T = TypeVar("_T", int, str)
 
@@ -80,7 +82,7 @@ def to_bytes(trace: Trace, run: Run | None = None) -> bytes:
             "experts": run.experts,
             "k": run.k,
             "expert_bytes": run.expert_bytes,
-            "tier": asdict(run.tier) if run.tier else None,
+            "tier": run.tier.to_dict() if run.tier else None,
             "output_ids": list(run.output_ids),
         }
     return bytes(save_safetensors(tensors, {"moetrace": json.dumps(header)}))
@@ -93,11 +95,7 @@ def save(path: str | os.PathLike[str], trace: Trace, run: Run | None = None) -> 
 
 def load(path: str | os.PathLike[str]) -> tuple[Trace, Run | None]:
     """Trace and, if the file has one, recorded run. Raises TraceError or OSError."""
-    path = Path(path)
-    size = path.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise TraceError(f"{path.name} has {size:,} bytes; a trace has at most {MAX_FILE_BYTES:,}.")
-    return from_bytes(path.read_bytes(), path.name)
+    return from_bytes(read_regular(path, MAX_FILE_BYTES), Path(path).name)
 
 
 def from_bytes(content: bytes, name: str = "the file") -> tuple[Trace, Run | None]:
@@ -119,7 +117,8 @@ def from_bytes(content: bytes, name: str = "the file") -> tuple[Trace, Run | Non
     unknown = sorted(own.keys() - TENSORS.keys())
     if unknown:
         raise TraceError(
-            f"{name} holds {', '.join(unknown)!r}, which version {header['version']} of the format does not know."
+            f"{name} holds {', '.join(unknown)!r}, which version {header['version']} of the format does not "
+            f"know."
         )
     try:
         trace = Trace(
@@ -216,7 +215,8 @@ def _run(columns: dict[str, NDArray[Any]], header: Any) -> Run:
     for name, column in columns.items():
         if column.ndim != 1 or column.dtype != COLUMNS[name]:
             raise RunError(
-                f"run.{name} is {column.dtype} with {column.ndim} dimensions; expected {COLUMNS[name]} with 1."
+                f"run.{name} is {column.dtype} with {column.ndim} dimensions; expected {COLUMNS[name]} with "
+                f"1."
             )
     try:
         tier, output_ids = header["tier"], header["output_ids"]
@@ -228,7 +228,7 @@ def _run(columns: dict[str, NDArray[Any]], header: Any) -> Run:
             Settings.from_dict(header["settings"]),
             **numbers,
             expert_bytes=_sizes(header, "expert_bytes"),
-            tier=None if tier is None else _tier(tier),
+            tier=None if tier is None else Tier.from_dict(tier),
             output_ids=tuple(output_ids),
         )
     except SettingsError as error:
@@ -239,16 +239,13 @@ def _run(columns: dict[str, NDArray[Any]], header: Any) -> Run:
         raise RunError("the recorded run's header lacks a field or has one of a wrong type.") from None
 
 
-def _tier(values: dict[str, Any]) -> Tier:
-    tier = Tier(**values)
-    numbers = (tier.latency_ms, tier.gigabytes_per_second)
-    if not isinstance(tier.kind, str) or not all(isinstance(n, float) and 0 <= n < 1e12 for n in numbers):
-        raise TypeError
-    return tier
-
-
 def _header(content: bytes, name: str) -> dict[str, Any]:
     """The JSON header, read from the safetensors metadata without touching a tensor."""
+    if b'"moecounts"' in content[: 2**16] and content[8:9] == b"{":
+        raise TraceError(
+            f"{name} holds counts without order (.moecounts): no cache can be replayed on them. Give it as "
+            "calibration of the policy static or of the warm start calibrated."
+        )
     if len(content) < 8:
         raise TraceError(f"{name} has {len(content)} bytes and is no trace; expected a .moetrace file.")
     (size,) = struct.unpack("<Q", content[:8])

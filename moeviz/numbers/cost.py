@@ -17,31 +17,11 @@ from itertools import pairwise
 
 import numpy as np
 
+from moeviz.core.machines import MACHINES as MACHINES
+from moeviz.core.machines import Machine as Machine
 from moeviz.core.run import MISS, Run
 from moeviz.core.trace import DECODE
 from moeviz.numbers import metrics
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """A slow tier. A copy of n bytes takes latency + n / bandwidth."""
-
-    name: str
-    latency_ms: float
-    gigabytes_per_second: float
-    nominal: bool = True  # figures of the standard or the maker, not measured
-
-    def copy_ms(self, expert_bytes: int) -> float:
-        return self.latency_ms + expert_bytes / (self.gigabytes_per_second * 1e6)
-
-
-MACHINES = (  # one direction of the bus; a drive's sequential reads
-    Machine("PCIe 3 x16, host memory", 0.01, 15.8),
-    Machine("PCIe 4 x16, host memory", 0.01, 31.5),
-    Machine("PCIe 5 x16, host memory", 0.01, 63.0),
-    Machine("NVMe SSD (PCIe 4 x4)", 0.08, 7.0),
-    Machine("SATA SSD", 0.15, 0.55),
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,10 @@ def _hits(
     fits = [
         at
         for at, room in enumerate(rooms)
-        if policy.stack and settings.warm == "cold" and not room.bytes and steps.largest <= room.slots == min(room.limits)
+        if policy.stack
+        and settings.warm == "cold"
+        and not room.bytes
+        and steps.largest <= room.slots == min(room.limits)
     ]
     if len(fits) > 1:
         depth = stack.depths(steps, start(trace, settings, known, rooms[:1]))

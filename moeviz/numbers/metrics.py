@@ -420,10 +420,14 @@ def repeated(runs: Sequence[Run]) -> Repeated:
     """What a timer does not touch is the same in every repeat; late hits, and hits with them, are a median like times."""
     found = [summary(run) for run in runs]
     each = tuple(one.times for one in found if one.times is not None)
-    phases = ("whole", "prefill", "decode")
-    counted = {phase: _median_counts([getattr(one, phase) for one in found]) for phase in phases}
-    times = _of_times(each, lambda values: float(np.median(values)))
-    return Repeated(replace(found[0], times=times, **counted), each)
+    median = replace(
+        found[0],
+        whole=_median_counts([one.whole for one in found]),
+        prefill=_median_counts([one.prefill for one in found]),
+        decode=_median_counts([one.decode for one in found]),
+        times=_of_times(each, lambda values: float(np.median(values))),
+    )
+    return Repeated(median, each)
 
 
 def _median_counts(each: Sequence[Counts]) -> Counts:

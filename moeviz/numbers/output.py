@@ -71,7 +71,7 @@ def one_run(
     found: Summary,
     lossless: bool | None,
 ) -> dict[str, Any]:
-    """What `run` and `replay` say of a run. `lossless`: whether its tokens are the resident run's; None where nobody compared."""
+    """What `run` and `replay` say of a run. `lossless`: whether its logits are those of transformers' own model; None where nobody compared."""
     return {
         "model": model,
         "settings": settings.to_dict(),
@@ -84,7 +84,7 @@ def one_run(
 
 
 def compared(
-    settings: Settings, tokens: int, found: Repeated, lossless: bool, equals_replay: bool
+    settings: Settings, tokens: int, found: Repeated, lossless: bool | None, equals_replay: bool
 ) -> dict[str, Any]:
     """What `compare` says of one of its settings."""
     return {
@@ -106,4 +106,4 @@ def _times(found: Timed | None) -> dict[str, float | None]:
 
 
 def _tier(found: Tier | None) -> dict[str, Any] | None:
-    return asdict(found) if found else None
+    return found.to_dict() if found else None

@@ -17,6 +17,7 @@ from typing import Any
 
 from moeviz.charts.stage.payload import stage_payload
 from moeviz.charts.stage.verdict import hit_verdict
+from moeviz.core.policies import load_policy
 from moeviz.core.replay import replay
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
@@ -66,7 +67,7 @@ def style() -> str:
 
 
 def stage_html(payload: Mapping[str, Any], presenter: bool = False) -> str:
-    """A whole page that works from a file: nothing in it may reach the network, and only this script may run."""
+    """A whole page that works from a file: it may not reach the network, and only its own script may run."""
     code, look = script() + _MOUNT, style()
     allowed = (
         "default-src 'none'; base-uri 'none'; form-action 'none'; "
@@ -123,7 +124,7 @@ def stage(
     trace.
     """
     usual = slots or min(max(round(trace.num_experts / 3), trace.k + 1), trace.num_experts)
-    settings = [one if isinstance(one, Settings) else Settings(one, usual) for one in policies]
+    settings = [one if isinstance(one, Settings) else Settings(load_policy(one), usual) for one in policies]
     explainers = [Explainer(trace, one) for one in settings]
     bound = replay(trace, replace(settings[0], policy="belady", baseline="", prefetch="none"))
     runs = [one.run for one in explainers]

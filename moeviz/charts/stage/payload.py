@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from moeviz.charts.stage.packing import packed, pairs_of_bits
 from moeviz.charts.stage.stories import stories_of
 from moeviz.charts.stage.times import times_of
-from moeviz.charts.stage.words import KEYS, LEGEND, PHRASES, prefetch_name, setting_name
+from moeviz.charts.stage.words import KEYS, LEGEND, PHRASES, prefetch_name, setting_name, setting_names
 from moeviz.core.run import HIT, LATE, MISS, Run
 from moeviz.core.trace import Trace
 from moeviz.numbers import routing
@@ -68,10 +68,9 @@ def stage_payload(
     for run in (*runs, *([bound] if bound else [])):
         found = len(run.passes.phase), run.layers, run.experts
         if found != shape:
-            passes, layers, experts = found
             raise StageError(
-                f"a run of {passes} passes, {layers} layers and {experts} experts is not one of this trace, which "
-                f"has {shape[0]}, {shape[1]} and {shape[2]}. Replay this trace."
+                f"a run of {found[0]} passes, {found[1]} layers and {found[2]} experts is none of this "
+                f"trace, which has {shape[0]}, {shape[1]} and {shape[2]}. Replay this trace."
             )
     if len(runs[0].accesses.event) > MAX_ACCESSES:
         raise StageError(
@@ -82,6 +81,7 @@ def stage_payload(
     if changes is None:
         changes = subject_changes(trace)
     pass_of = np.repeat(np.arange(len(passes)), [part.stop - part.start for part in passes])
+    names = setting_names([run.settings for run in runs])
     told = [*explainers, *[None] * (len(runs) - len(explainers))]
     kept = [*parts, *[None] * (len(runs) - len(parts))]
     return {
@@ -106,8 +106,8 @@ def stage_payload(
             "experts": packed(runs[0].accesses.expert),
         },
         "runs": [
-            dict(part) if part is not None else run_part(run, measured, explainer)
-            for run, explainer, part in zip(runs, told, kept, strict=True)
+            {**(part if part is not None else run_part(run, measured, explainer)), "name": name}
+            for name, run, explainer, part in zip(names, runs, told, kept, strict=True)
         ],
         "bound": None
         if bound is None
@@ -144,7 +144,7 @@ def _per_event(run: Run, rows: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def _domains(trace: Trace) -> dict[str, Any] | None:
-    """The domain whose use of the experts each token's is nearest to. None where the domains are not known."""
+    """The domain that the experts of each token are nearest to. None where the domains are not known."""
     domains = known_domains(trace)
     if not domains:
         return None

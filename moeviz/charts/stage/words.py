@@ -6,13 +6,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from moeviz.core.settings import Settings
 
 POLICY_NAMES = {
     "lru": "LRU",
-    "lfu": "LFU, counts kept",
-    "lfu-resident": "LFU, counts lost",
-    "lfu-aged": "LFU, aged",
+    "lfu": "LFU (counts kept)",
+    "lfu-resident": "LFU (counts lost)",
+    "lfu-aged": "LFU (aged)",
     "lfru": "LFRU",
     "fifo": "FIFO",
     "random": "random",
@@ -35,6 +37,7 @@ PHRASES = {
     "left before": "It was here until {when}, then it left for expert {other}.",
     "left in pass": "It left for expert {other} earlier in this very token.",
     "came": "It came at {when}.",
+    "came ahead": "It was fetched ahead at {when}.",
     "from the start": "It was there when the run began.",
     "kept nothing": "Nothing is kept between events here: each needed expert is copied every time.",
     "left for it": "Expert {victim} left for it: {why}.",
@@ -83,6 +86,9 @@ PHRASES = {
     "ask": "Click an expert, a token or the curve to ask about it.",
     # the link
     "waits": "compute waits {ms} ms for {count}",
+    "waits short": "waits {ms} ms",
+    "copies": "a copy on its way",
+    "ahead": "{n} fetched ahead",
     "waits no": "nothing to wait for, {ms} ms in all",
     "expert crosses": "1 expert",
     "experts cross": "{n} experts",
@@ -97,6 +103,7 @@ PHRASES = {
     "last": "hits, last {n} tokens",
     "so far": "so far",
     "bound": "Belady, the bound",
+    "bound without": "Belady without pre-fetch",
     "prompt": "prompt",
     # sizes
     "pooled": "{n} a cell, the worst of them; + zooms, drag moves.",
@@ -138,6 +145,22 @@ def policy_name(name: str) -> str:
 def setting_name(settings: Settings) -> str:
     """The name of a board: its policy's, or the baseline's."""
     return settings.baseline or policy_name(settings.policy)
+
+
+def setting_names(settings: Sequence[Settings]) -> list[str]:
+    """Names of boards, told apart by slots and pre-fetch where their policies are the same."""
+    names = [setting_name(one) for one in settings]
+    found = []
+    for name, one in zip(names, settings, strict=True):
+        same = [other for other, its in zip(settings, names, strict=True) if its == name and not one.baseline]
+        extra = []
+        if len({other.slots for other in same}) > 1:
+            extra.append(f"{one.slots} slots")
+        if len({other.prefetch for other in same}) > 1:
+            extra.append("no pre-fetch" if one.prefetch == "none" else one.prefetch)
+        told = name.removesuffix(")") + (", " if name.endswith(")") else " (") + ", ".join(extra) + ")"
+        found.append(told if extra else name)
+    return found
 
 
 def prefetch_name(name: str) -> str:

@@ -1,4 +1,5 @@
-// One board: experts x layers of one run at the cursor, with its name, its settings, its hits so far, and its link below.
+// One board: experts x layers of one run at the cursor, with its name, its settings, its hits so far, and its
+// link below.
 
 class Board extends Cells {
   constructor(stage, number) {

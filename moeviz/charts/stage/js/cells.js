@@ -1,7 +1,13 @@
 // Draws the cells of a board: states with glyphs, what is on its way, what differs, what is selected.
 
 const GLYPHS = { [HIT]: "●", [LATE]: "◐", [MISS]: "✕", [PREFETCHED]: "▸" }
-const FILLS = { [RESIDENT]: "resident-fill", [HIT]: "hit", [LATE]: "late", [MISS]: "miss", [PREFETCHED]: "ahead-fill" }
+const FILLS = {
+  [RESIDENT]: "resident-fill",
+  [HIT]: "hit",
+  [LATE]: "late",
+  [MISS]: "miss",
+  [PREFETCHED]: "ahead-fill",
+}
 
 class Cells extends Grid {
   axes() {

@@ -1,5 +1,5 @@
-// Where the stage stands: the pass, in slow motion the layer, what is selected, which part of the boards is in view; and every way
-// to move them.
+// Where the stage stands: the pass, in slow motion the layer, what is selected, which part of the boards is
+// in view; and every way to move them.
 
 class Cursor {
   go(pass) {

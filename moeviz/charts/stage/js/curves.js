@@ -169,7 +169,8 @@ class Curves {
     }
     if (this.bound) {
       const value = this.bound.recent[furthest]
-      const name = stage.model.payload.phrases.bound
+      const guessed = stage.boards.some(({ run }) => run.about.prefetch !== "none")
+      const name = stage.model.payload.phrases[guessed ? "bound without" : "bound"]
       labels.push({
         text: `${name} ${percent(value)}`,
         at: this.y(Math.max(value, this.floor)),
@@ -177,7 +178,7 @@ class Curves {
         x,
       })
     }
-    if (this.plot < 420) for (const one of labels) one.text = one.text.replace(/,[^%]*? (\d+%)/, " $1")
+    if (this.plot < 420) for (const one of labels) one.text = one.text.replace(/ \(.*\)|, [^%]*(?= \d)/, "")
     const row = size * 1.25
     labels.sort((a, b) => a.at - b.at)
     const widest = Math.max(...labels.map((one) => sheet.wide(one.text, size, 700)))

@@ -1,6 +1,8 @@
-// Where the cells of a board stand: which way round, how large, how many of them pooled, which part of them in view.
+// Where the cells of a board stand: which way round, how large, how many of them pooled, which part of them
+// in view.
 
-const WORST = [0, 1, 3, 4, 5, 2] // of states that are pooled: a miss hides a hit, a hit hides who is only there
+// of states that are pooled: a miss hides a hit, a hit hides who is only there
+const WORST = [0, 1, 3, 4, 5, 2]
 const LEAST = 3.4 // px; cells that would be smaller are pooled
 
 class Grid {

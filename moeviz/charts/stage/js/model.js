@@ -22,7 +22,8 @@ class Model {
       }
     }
     this.uses = grouped(cellOf, this.cells)
-    this.usedAt = this.uses.items.map((access) => this.eventOf[access]) // events that need each cell, ascending
+    // events that need each cell, ascending
+    this.usedAt = this.uses.items.map((access) => this.eventOf[access])
     this.runs = payload.runs.map((raw) => new Run(this, raw))
     this.needed = new Uint32Array(this.passes) // accesses of each pass
     for (let pass = 0; pass < this.passes; pass++) {

@@ -1,5 +1,6 @@
 // The stage: puts the parts together, lays them out, and tells its host what its user did.
-// host: { emit(event), future: false hides the curves after the cursor, presenter: true, below: px to leave free }
+// host: { emit(event), future: false hides the curves after the cursor, presenter: true, below: px to leave
+// free }
 
 class Stage extends Player {
   constructor(root, payload, host = {}) {
@@ -54,11 +55,14 @@ class Stage extends Player {
 
   // Takes a payload; what is at hand stays: cursor, selection, view and speed, as far as they still fit.
   update(payload, host) {
-    if (host) this.host = { ...this.host, ...host }
+    if (host) {
+      if ((host.presenter ?? false) !== (this.host.presenter ?? false)) this.presenter = host.presenter
+      this.host = { ...this.host, ...host }
+    }
     if (this.model?.payload === payload) return
     const about = (one) =>
-      one && JSON.stringify([one.id, one.title, one.verdict, one.actions, one.menus, one.runs.every((run) => run.story)])
-    if (about(this.model?.payload) === about(payload)) return
+      one && [one.id, one.title, one.verdict, one.actions, one.menus, one.runs.every((run) => run.story)]
+    if (JSON.stringify(about(this.model?.payload)) === JSON.stringify(about(payload))) return
     const same = this.model?.payload.trace === payload.trace
     this.model = new Model(payload)
     if (!same) {
@@ -88,6 +92,13 @@ class Stage extends Player {
     this.settle()
     this.drawLegend()
     this.layout()
+    this.describe()
+  }
+
+  // The pictures in words, for who does not see them.
+  describe() {
+    for (const board of this.boards) board.describe()
+    this.curves.describe()
   }
 
   drawLegend() {
@@ -218,8 +229,7 @@ class Stage extends Player {
           expert: this.selected.expert,
         },
       })
-      for (const board of this.boards) board.describe()
-      this.curves.describe()
+      this.describe()
       this.live.textContent = this.story.body.innerText.split("\n").slice(0, 3).join(" ")
     }, 250)
   }
@@ -242,7 +252,9 @@ class Stage extends Player {
     const close = element("button", "", "Close")
     close.type = "button"
     close.onclick = () => this.help()
-    this.helpBox.replaceChildren(element("h2", "", "Keys"), list, close)
+    const signs = element("div", "legend")
+    signs.append(...[...this.legend.children].map((sign) => sign.cloneNode(true)))
+    this.helpBox.replaceChildren(element("h2", "", "Keys and signs"), signs, list, close)
     close.focus()
   }
 
@@ -260,8 +272,25 @@ class Stage extends Player {
       this.story.draw()
     }
     this.pictures++
+    this.firstPicture ??= performance.now() // ms since the page was opened
     this.root.dataset.pass = this.pass
     this.root.dataset.pictures = this.pictures
+  }
+
+  // What a stage that is put elsewhere in the page, or shown again, goes on with.
+  memory() {
+    const { pass, layer, selected, speed, view, wished, playing } = this
+    return { trace: this.model.payload.trace, pass, layer, selected, speed, view, wished, playing }
+  }
+
+  recall(memory) {
+    if (memory?.trace !== this.model.payload.trace) return
+    const { pass, layer, selected, speed, view, wished } = memory
+    Object.assign(this, { layer, selected, speed, view, wished, pass: Math.min(pass, this.model.passes - 1) })
+    this.transport.take()
+    this.settle()
+    if (memory.playing) this.toggle()
+    this.layout()
   }
 
   close() {

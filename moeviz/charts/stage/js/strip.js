@@ -157,7 +157,8 @@ class Strip {
     const width = sheet.width,
       high = 9
     const x = (pass) => (width * pass) / model.passes
-    const key = [model.payload.id, width, theme.panel, ...stage.boards.map((board) => board.run.about.id)].join()
+    const runs = stage.boards.map((board) => board.run.about.id)
+    const key = [model.payload.id, width, theme.panel, ...runs].join()
     if (this.barOf !== key) {
       this.barOf = key
       this.bar = this.wholeBar(width, high)

@@ -1,0 +1,115 @@
+"""`python -m moeviz cache`: the packed experts that are kept between runs, what they take, and how much they
+may."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+import click
+
+from moeviz.cli.options import Refused, refusing, registered
+
+_UNITS = {
+    "": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
+
+
+@registered
+@click.group()
+def cache() -> None:
+    """The folder where experts are kept packed between runs (MOEVIZ_CACHE, or the user's cache folder).
+
+    \b
+    Example:
+      python -m moeviz cache list
+      python -m moeviz cache limit 50GB
+    """
+
+
+@cache.command("list")
+def list_() -> None:
+    """What is in the folder, the least recently used first: the first to go where a limit is set.
+
+    \b
+    Example:
+      python -m moeviz cache list
+    """
+    from moeviz.engine import cachefolder
+
+    found = cachefolder.entries()
+    for entry in found:
+        used = datetime.fromtimestamp(entry.used).isoformat(" ", "minutes")
+        what = f"{entry.model}, {entry.dtype}" if entry.model else "not readable by this version"
+        click.echo(f"{entry.path.stem}  {entry.bytes / 1e9:9.3f} GB  used {used}  {what}")
+    most = cachefolder.limit()
+    bound = "no limit" if most is None else f"limit {most / 1e9:.3f} GB"
+    total = sum(entry.bytes for entry in found) / 1e9
+    click.echo(f"{len(found)} files, {total:.3f} GB, {bound}, in {cachefolder.cache_folder()}")
+
+
+@cache.command()
+@click.argument("names", nargs=-1)
+def clean(names: tuple[str, ...]) -> None:
+    """Delete all packed experts, or those that NAMES say: beginnings of what `list` shows first, or names of
+    models.
+
+    A later run packs them again. A run that is under way goes on.
+
+    \b
+    Example:
+      python -m moeviz cache clean
+    """
+    from moeviz.engine import cachefolder
+
+    found = cachefolder.entries()
+    chosen = [e for e in found if not names or any(e.path.stem.startswith(n) or e.model == n for n in names)]
+    if names and not chosen:
+        raise Refused(
+            f"Nothing in {cachefolder.cache_folder()} is called {' or '.join(names)}. Try cache list."
+        )
+    kept = [entry for entry in chosen if not cachefolder.remove(entry)]
+    gone = [entry for entry in chosen if entry not in kept]
+    click.echo(f"deleted {len(gone)} files, {sum(entry.bytes for entry in gone) / 1e9:.3f} GB")
+    if kept:
+        raise Refused(
+            f"{len(kept)} files cannot be deleted: in use, or not yours. End the runs that use them first."
+        )
+
+
+@cache.command()
+@click.argument("size", required=False)
+def limit(size: str | None) -> None:
+    """Show, set or lift (`none`) the size that the folder may have, for all later runs.
+
+    What was not used for longest goes first, now and whenever a run needs room.
+
+    \b
+    Example:
+      python -m moeviz cache limit 50GB
+    """
+    from moeviz.engine import cachefolder
+
+    if size is not None:
+        with refusing():
+            gone = cachefolder.set_limit(None if size.lower() == "none" else bytes_of(size))
+        if gone:
+            click.echo(f"deleted {len(gone)} files, {sum(entry.bytes for entry in gone) / 1e9:.3f} GB")
+    most = cachefolder.limit()
+    click.echo("no limit" if most is None else f"limit {most / 1e9:.3f} GB")
+
+
+def bytes_of(text: str) -> int:
+    """50GB, 1.5 TiB, 1000000. Raises Refused."""
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s*([kmgt]i?)?b?", text.strip().lower())
+    if not match:
+        raise Refused(f"The size {text[:40]!r} is not known. Write for example 50GB or 40GiB.")
+    return int(float(match[1]) * _UNITS[match[2] or ""])

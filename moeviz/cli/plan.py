@@ -1,0 +1,114 @@
+"""`plan`: what would fit and how fast it would be, from a model's configuration and tensor headers alone.
+
+python -m moeviz plan path/to/model --fast 8GiB --link "SATA SSD" --trace mine.moetrace
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from moeviz.cli.cache import bytes_of
+from moeviz.cli.options import Number, Refused, json_option, refusing, registered
+
+
+def _counts(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isascii() and part.isdecimal() and len(part) <= 6 for part in parts):
+        raise Refused(f"--slots {text[:60]!r} is no list of counts. Write 4 or 2,4,8.")
+    return [int(part) for part in parts]
+
+
+@registered
+@click.command()
+@click.argument("model", required=False, default="")
+@click.option(
+    "--trace",
+    "file",
+    type=click.Path(path_type=Path),
+    help="A .moetrace file of this model, or of one with as many experts, to tell hit ratios from.",
+)
+@click.option("--fast", help="Memory of the fast tier, as 8GiB. Left out: what is free here.")
+@click.option(
+    "--context",
+    type=click.IntRange(1, 10_000_000),
+    default=4_096,
+    show_default=True,
+    help="Tokens whose keys and values are kept.",
+)
+@click.option("--slots", default="", help="Slots of each MoE layer, as 2,4,8. Left out: the most that fit.")
+@click.option(
+    "--link",
+    default="",
+    help="The link from the slow tier: SATA SSD, NVMe, PCIe 4, ..., GB/s or GB/s,ms; or measure: this disk.",
+)
+@click.option(
+    "--fast-speed",
+    type=Number(0.001, 1_000_000),
+    help="GB/s at which the fast tier reads its own memory. Left out: measured where it is RAM.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="Type of the weights; auto: the checkpoint's; on a CPU the faster of it and float32.",
+)
+@json_option
+def plan(
+    model: str,
+    file: Path | None,
+    fast: str | None,
+    context: int,
+    slots: str,
+    link: str,
+    fast_speed: float | None,
+    dtype: str,
+    as_json: bool,
+) -> None:
+    """Say what of MODEL would fit in this machine's memory, and how fast it would be, before anything is
+    loaded.
+
+    MODEL is a folder or a hub id; the bundled model if it is left out. Only its configuration and the headers
+    of its safetensors files are read. The next plan for a model says how far off the last one was, where the
+    model has run since.
+
+    \b
+    Example: how many slots do 32 MiB give, and what would a SATA SSD make of them?
+      python -m moeviz plan --fast 32MiB --link "SATA SSD" --trace sample_traces/bible.moetrace
+    """
+    from moeviz import words
+    from moeviz.engine import plan as plans
+    from moeviz.files import moetrace
+    from moeviz.numbers.plan import ASSUMPTIONS
+
+    with refusing():
+        trace, run = moetrace.load(file) if file is not None else (None, None)
+        found = plans.make(
+            model,
+            dtype=dtype,
+            fast=None if fast is None else bytes_of(fast),
+            context=context,
+            slots=_counts(slots),
+            trace=trace,
+            run=run,
+            link=link,
+            fast_speed=fast_speed,
+        )
+        last = plans.last(found.model)
+        lines = words.lines(plans.rows(found))
+    with suppress(OSError):  # a plan is of use where it cannot be kept, too
+        plans.remember(found)
+    if as_json:
+        values = asdict(found)
+        values["size"] |= {"all": found.size.all_unpacked, "all_packed": found.size.all_packed}
+        values |= {"assumptions": ASSUMPTIONS, "last_run": asdict(last) if last else None}
+        click.echo(json.dumps(values))
+        return
+    click.echo(lines)
+    for sentence in (*found.notes, *ASSUMPTIONS):
+        click.echo(f"- {sentence}")

@@ -1,0 +1,308 @@
+"""A plan for a model on this machine, before anything is loaded; and how far off the last one was. Imports no
+torch.
+
+Reads what the machine has (memory, free disk, an accelerator's memory where the system says so without
+torch), measures this disk where it is asked to, and keeps what was planned in the user's data folder, so that
+a run can be set against it.
+
+    found = make("moeviz/demo_model", fast=32 * 2**20, link="SATA SSD")
+    print(words.lines(rows(found)))
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from moeviz import words
+from moeviz.core.machines import Machine, find
+from moeviz.core.oracle import BUNDLED_NAME
+from moeviz.core.run import Run
+from moeviz.core.trace import Trace
+from moeviz.engine import tiers
+from moeviz.engine.cachefolder import cache_folder
+from moeviz.files import headers, library
+from moeviz.files.moetrace import write_atomically
+from moeviz.numbers import metrics
+from moeviz.numbers import plan as plans
+from moeviz.numbers.plan import Compute, Memory, Plan
+from moeviz.numbers.sizes import ModelSize, checkpoint_dtype, sizes
+
+BUNDLED = Path(__file__).parent.parent / "demo_model"
+MEASURE = "measure"  # --link measure: this disk
+_MOST_KEPT = 200  # plans
+
+
+def make(
+    model: str = "",
+    *,
+    dtype: str = "auto",
+    fast: int | None = None,
+    context: int = 4_096,
+    slots: Sequence[int] = (),
+    trace: Trace | None = None,
+    run: Run | None = None,
+    link: str = "",
+    fast_speed: float | None = None,
+) -> Plan:
+    """The plan for a folder or hub id (empty: the bundled model) on this machine.
+
+    fast: bytes of the fast tier (None: what is free); run: the recorded run of `trace`; link: as
+    `machines.find` takes it, or MEASURE; fast_speed: GB/s at which the fast tier reads its own memory (None:
+    measured where it is RAM). Raises ModelError, SettingsError, StoreError.
+    """
+    read = headers.read(model or str(BUNDLED))
+    name = BUNDLED_NAME if not model or Path(model).resolve() == BUNDLED.resolve() else model
+    memory = this_machine(fast)
+    kind = dtype if dtype != "auto" else "float32" if memory.fast_is_host else checkpoint_dtype(read.config)
+    size = sizes(read, kind)
+    own = run if trace is not None and (trace.model, trace.mean_bytes) == (name, size.mean_bytes) else None
+    machine = trace.recorded.get("machine", "a machine that it does not name") if trace is not None else ""
+    return plans.plan(
+        name,
+        size,
+        memory,
+        context=min(context, size.longest or context),
+        slots=slots,
+        trace=trace,
+        link=_link(link, size, own),
+        compute=_compute(name, size, memory, own, machine, fast_speed),
+    )
+
+
+def rows(plan: Plan) -> list[tuple[str, str]]:
+    """A plan for people, (name, text) each."""
+    size, memory, layers = plan.size, plan.memory, plan.size.layers
+    packed, unpacked = ({getattr(layer, kind) for layer in layers} for kind in ("packed", "unpacked"))
+    experts = {layer.experts for layer in layers}
+    keys = words.UNKNOWN if plan.cache_bytes is None else words.memory(plan.cache_bytes)
+    found = [
+        ("Model", f"{plan.model} ({size.architecture}), planned in {size.dtype}"),
+        ("MoE layers", f"{len(layers)}, each of {_range(experts, str)} experts, {size.k} for each token"),
+        ("Dense part", f"{words.memory(size.dense)} ({words.memory(size.dense_packed)} in the checkpoint)"),
+        ("One expert", f"{_range(unpacked)} in a slot ({_range(packed)} in the checkpoint)"),
+        ("All", f"{words.memory(size.all_unpacked)} ({words.memory(size.all_packed)} in the checkpoint)"),
+        ("Keys and values", f"{keys} for {plan.context:,} tokens"),
+        ("Fast tier", f"{words.memory(memory.fast)}: {memory.fast_what}"),
+        ("Slots that fit", _slots(plan)),
+    ]
+    need = words.memory(size.slow_tier)
+    room = f"{need} of {words.memory(memory.disk)} free in {memory.disk_where}"
+    found.append(("Slow tier disk", f"{_fits(plan.disk_fits)}: {room}"))
+    found.append(
+        ("Link", plan.link.label if plan.link else "not known: add --link, for example --link measure")
+    )
+    compute = (
+        f"{words.milliseconds(plan.compute.ms)} a token, {plan.compute.source}"
+        if plan.compute
+        else _NO_COMPUTE
+    )
+    found.append(("Compute", compute))
+    if (ran := last(plan.model)) is not None:
+        found.append(("Last run", off_by(ran)))
+    for row in plan.rows:
+        has = f"{_fits(row.fits)}: fast tier {words.memory(row.fast)} of {words.memory(memory.fast)}"
+        there = f"slow tier host {_fits(row.host_fits)}: {need} of {words.memory(memory.host)}"
+        beside = " beside them" if memory.fast_is_host else ""
+        found.append((f"{row.slots} slots a layer", f"{has}; {there}{beside}"))
+        for one in row.expected:
+            found.append((f"  {one.policy}", f"{words.percent(one.hit_ratio)} hit{_speed(one.band)}"))
+    return found
+
+
+_NO_COMPUTE = "not known: add --fast-speed GB/s, or --trace with a measured run of this model"
+
+
+def _range(values: set[int], say: Callable[[int], str] = words.memory) -> str:
+    least, most = min(values), max(values)
+    return say(least) if least == most else f"{say(least)} to {say(most)}"
+
+
+def _slots(plan: Plan) -> str:
+    size = plan.size
+    if plan.slots >= size.num_experts:
+        return f"all {size.num_experts} of every MoE layer: nothing has to be offloaded"
+    spare = words.memory(plans.fast_bytes(size, plan.slots, plan.context))
+    short = (
+        "" if plan.slots >= size.k else f"; a token needs {size.k}, so that it does not run in this memory"
+    )
+    beside = f"{spare} with the dense part, keys and values"
+    return f"{plan.slots} of {size.num_experts} in each MoE layer ({beside}){short}"
+
+
+def _fits(yes: bool) -> str:
+    return "fits" if yes else "does NOT fit"
+
+
+def _speed(band: plans.Band | None) -> str:
+    if band is None:
+        return ""
+    copied = f", {band.misses:.1f} copies and {words.milliseconds(band.copies_ms)} of link a token"
+    if band.most is None:
+        return f"{copied}: no limit by the link"
+    least = "at most " if band.least is None else f"{band.least:.3g} to "
+    return f"{copied}: {least}{band.most:.3g} tokens/s"
+
+
+# this machine
+
+
+def this_machine(fast: int | None = None) -> Memory:
+    """What is free here. fast: bytes of an accelerator, or of RAM for the model, where the user says so."""
+    host, accelerator = tiers.host_free(), tiers.accelerator_free()
+    disk, where = tiers.disk_free(cache_folder())
+    if fast is not None:
+        what = "as --fast says" + ("" if accelerator else "; taken for RAM of this machine")
+        return Memory(fast, what, accelerator is None, host, disk, str(where))
+    if accelerator is not None:
+        return Memory(accelerator, "free on the accelerator", False, host, disk, str(where))
+    return Memory(host, "RAM that is free on this machine", True, host, disk, str(where))
+
+
+def _link(text: str, size: ModelSize, own: Run | None) -> Machine | None:
+    """The link that a user named; left out: that of the recorded run of this model."""
+    if text == MEASURE:
+        return tiers.measure_disk(max(layer.moved for layer in size.layers), cache_folder())
+    if text or own is None or own.tier is None or not own.tier.gigabytes_per_second:
+        return find(text)
+    tier = own.tier
+    return plans.as_measured(
+        f"{tier.kind}, as the trace's run measured it",
+        tier.latency_ms,
+        tier.gigabytes_per_second,
+        own.mean_bytes,
+    )
+
+
+def _compute(
+    name: str, size: ModelSize, memory: Memory, own: Run | None, machine: str, fast_speed: float | None
+) -> Compute | None:
+    """What a token takes without copies: as this model's last run had it, else at least what reading its
+    weights takes.
+    """
+    if fast_speed is None:
+        before = last(name)
+        if before is not None and before.compute_ms is not None and before.expert_bytes == size.mean_bytes:
+            return Compute(before.compute_ms, "as the last run of this model measured it here")
+        if own is not None and (parts := metrics.stack(own)) is not None:
+            return Compute(parts.compute + parts.other, f"as the trace's run measured it on {machine}")
+        if not memory.fast_is_host:
+            return None
+        speed = tiers.memory_speed()
+        source = f"measured in RAM at {speed:.1f} GB/s"
+    else:
+        speed, source = fast_speed, f"at {fast_speed:g} GB/s"
+    return Compute(size.active / speed / 1e6, f"the least: its weights are read once, {source}")
+
+
+# how far off the last plan was
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What the last run of a model gave, and what had been planned for it."""
+
+    expert_bytes: int  # in a slot: tells a run in float32 from one in bfloat16
+    slots: int
+    policy: str
+    hit_ratio: float | None
+    tokens_per_second: float | None
+    compute_ms: float | None  # of a token, without waiting for copies
+    planned_hit_ratio: float | None = None  # None where no plan had this policy at these slots
+    planned_least: float | None = None  # tokens/s
+    planned_most: float | None = None
+
+
+def remember(plan: Plan) -> None:
+    """Keeps what a plan expects of each policy and slot count, for `settle`. Raises OSError."""
+    kept = _kept()
+    about = kept.pop(plan.model, {})  # the newest stand last
+    expected = {
+        f"{plan.size.mean_bytes} {row.slots} {one.policy}": [one.hit_ratio, *_ends(one.band)]
+        for row in plan.rows
+        for one in row.expected
+        if one.policy != plans.EVEN
+    }
+    _keep({**kept, plan.model: {**about, "expected": _table(about.get("expected")) | expected}})
+
+
+def settle(trace: Trace, run: Run) -> None:
+    """Keeps how a measured run came out, beside what was planned for its model, policy and slots. Raises
+    OSError.
+
+    Does nothing for a run that no plan speaks of: a baseline, a shared pool, pre-fetching.
+    """
+    settings, parts = run.settings, metrics.stack(run)
+    if parts is None or settings.baseline or settings.scope != "layer" or settings.prefetch != "none":
+        return
+    found = metrics.summary(run)
+    ran = Ran(
+        run.mean_bytes,
+        settings.slots,
+        settings.policy,
+        found.decode.hit_ratio,
+        found.times.tokens_per_second if found.times else None,
+        parts.compute + parts.other,
+    )
+    kept = _kept()
+    about = kept.pop(trace.model, {})
+    planned = _table(about.get("expected")).get(f"{run.mean_bytes} {settings.slots} {settings.policy}")
+    if isinstance(planned, list) and len(planned) == 3:
+        hit_ratio, least, most = planned
+        ran = replace(ran, planned_hit_ratio=hit_ratio, planned_least=least, planned_most=most)
+    _keep({**kept, trace.model: {**about, "ran": asdict(ran)}})
+
+
+def last(model: str) -> Ran | None:
+    """How the last run of a model came out; None where there was none."""
+    try:
+        return Ran(**_kept()[model]["ran"])
+    except (KeyError, TypeError):
+        return None
+
+
+def off_by(ran: Ran) -> str:
+    """How far off the plan of a run was, in words."""
+    what = f"{ran.policy} with {ran.slots} slots of {words.memory(ran.expert_bytes)}"
+    speed = words.UNKNOWN if ran.tokens_per_second is None else f"{ran.tokens_per_second:.3g} tokens/s"
+    measured = f"measured {words.percent(ran.hit_ratio)} hit and {speed}"
+    if ran.planned_hit_ratio is None:
+        return f"{what}: {measured}; nothing had been planned for it"
+    planned = f"planned {words.percent(ran.planned_hit_ratio)} hit"
+    if ran.planned_most is None or ran.tokens_per_second is None:
+        return f"{what}: {planned}, no speed; {measured}"
+    low, high = ran.planned_least or 0.0, ran.planned_most
+    nearest = min(max(ran.tokens_per_second, low), high)
+    off = ran.tokens_per_second / nearest - 1
+    verdict = f"{abs(off):.0%} {'above' if off > 0 else 'below'} the plan" if off else "within the plan"
+    band = f"at most {high:.3g}" if ran.planned_least is None else f"{low:.3g} to {high:.3g}"
+    return f"{what}: {planned} and {band} tokens/s; {measured}: {verdict}"
+
+
+def _ends(band: plans.Band | None) -> tuple[float | None, float | None]:
+    return (band.least, band.most) if band else (None, None)
+
+
+def _store() -> Path:
+    return library.folder().parent / "plans.json"
+
+
+def _kept() -> dict[str, dict[str, Any]]:
+    """What is kept of each model. A file that cannot be read holds nothing: it is written anew."""
+    try:
+        found = _table(json.loads(_store().read_bytes()))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return {name: about for name, about in found.items() if isinstance(about, dict)}
+
+
+def _table(found: Any) -> dict[str, Any]:
+    return found if isinstance(found, dict) else {}
+
+
+def _keep(kept: dict[str, dict[str, Any]]) -> None:
+    newest = dict(list(kept.items())[-_MOST_KEPT:])
+    write_atomically(_store(), json.dumps(newest).encode())

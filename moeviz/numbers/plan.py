@@ -1,0 +1,234 @@
+"""What would fit and how fast it would be, before anything is loaded: arithmetic on sizes, memory, hit ratios
+and a link.
+
+Knows no file, no machine and no model; whoever calls brings the numbers. What is assumed stands in
+`ASSUMPTIONS`, in words, and is shown with every plan.
+
+    slots_that_fit(size, 8 * 2**30, context=4_096)
+    speed(size, hit_ratio=0.7, link=find("SATA SSD"), compute_ms=20.0)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from moeviz.core.machines import Machine
+from moeviz.core.settings import Settings
+from moeviz.core.trace import Trace
+from moeviz.errors import SettingsError
+from moeviz.numbers.curves import curve
+from moeviz.numbers.sizes import ModelSize
+
+POLICIES = ("lru", "lfu", "belady")
+EVEN = "even routing"  # stands in a policy's place where there is no trace
+USABLE = 0.9  # of a tier: the rest is left to activations, libraries and other programs
+
+ASSUMPTIONS = (
+    f"{USABLE:.0%} of a tier is used; the rest is left to activations, libraries and other programs.",
+    "One text at a time; prefill is not in the speed.",
+    "ms a token in copies = misses x (latency + bytes / bandwidth); "
+    "misses = (1 - hit ratio) x experts of a token x MoE layers.",
+    "tokens/s at most: copies run wholly beside compute, 1000 / max(copies, compute). "
+    "At least: nothing runs beside anything, 1000 / (copies + compute).",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes that are free in the three tiers."""
+
+    fast: int
+    fast_what: str  # in words, for example "RAM of this machine"
+    fast_is_host: bool  # the slots then take their room from the host's memory too
+    host: int
+    disk: int
+    disk_where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Time of an output token in decode."""
+
+    misses: float  # experts copied for a token, in all layers
+    copies_ms: float  # what the link takes for them
+    most: float | None  # tokens/s if copies and compute overlap wholly; None where neither takes a known time
+    least: float | None  # tokens/s if nothing overlaps; None where compute is not known
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """One policy at one slot count."""
+
+    policy: str  # or EVEN
+    hit_ratio: float  # of decode
+    band: Band | None  # None where no link is known
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One slot count."""
+
+    slots: int  # in each MoE layer
+    fast: int  # bytes that the fast tier needs: dense part, slots, keys and values
+    fits: bool
+    host_fits: (
+        bool  # as the slow tier all experts fit in the host's memory, beside the slots that may be there
+    )
+    expected: tuple[Expected, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """What a token takes when nothing has to be copied."""
+
+    ms: float
+    source: str  # in words
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is expected of a model on a machine."""
+
+    model: str
+    size: ModelSize
+    context: int
+    cache_bytes: int | None  # keys and values
+    memory: Memory
+    slots: int  # most that fit in each MoE layer; 0 where not even one does
+    disk_fits: bool  # all experts, packed once more for reading past the page cache
+    link: Machine | None
+    compute: Compute | None
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]  # what holds for this plan only; ASSUMPTIONS hold for all
+
+
+def fast_bytes(size: ModelSize, slots: int, context: int) -> int:
+    """Bytes of the fast tier with so many slots in each MoE layer."""
+    return size.dense + size.slot_bytes(slots) + (size.cache_bytes(context) or 0)
+
+
+def slots_that_fit(size: ModelSize, fast: int, context: int) -> int:
+    """The most slots in each MoE layer; every expert's number where all fit, 0 where not one does."""
+    low, high = 0, size.num_experts
+    while low < high:  # the need grows with the slots
+        middle = (low + high + 1) // 2
+        low, high = (
+            (middle, high) if fast_bytes(size, middle, context) <= USABLE * fast else (low, middle - 1)
+        )
+    return low
+
+
+def unlike(size: ModelSize, trace: Trace) -> str:
+    """Why a trace's hit ratios say nothing about a model, in words; empty where they may."""
+    if (trace.num_experts, trace.k) == (size.num_experts, size.k):
+        return ""
+    theirs, ours = f"{trace.k} of {trace.num_experts}", f"{size.k} of {size.num_experts}"
+    return (
+        f"The trace chooses {theirs} experts and this model {ours}: its hit ratios do not carry over. "
+        "Take a trace of a model with the same numbers, or record one of this: "
+        "python -m moeviz run MODEL --prompt TEXT --out FILE."
+    )
+
+
+def hit_ratios(size: ModelSize, trace: Trace | None, slots: Sequence[int]) -> list[dict[str, float]]:
+    """Hit ratio of decode by policy at each slot count: a trace's, or that of routing without any pattern.
+
+    Where every expert of a layer is as likely as the next whatever came before, no policy hits more than
+    slots / E.
+    """
+    if trace is None:
+        return [{EVEN: min(1.0, count / size.num_experts)} for count in slots]
+    found = {policy: curve(trace, Settings(policy), slots).hit_ratio for policy in POLICIES}
+    return [{policy: float(ratios[at]) for policy, ratios in found.items()} for at in range(len(slots))]
+
+
+def speed(size: ModelSize, hit_ratio: float, link: Machine, compute_ms: float | None) -> Band:
+    """Band of decode speed, as ASSUMPTIONS say. compute_ms: of a token when nothing has to be copied; None
+    where unknown.
+    """
+    misses = (1 - hit_ratio) * size.k * len(size.layers)
+    copy = sum(link.copy_ms(layer.moved) for layer in size.layers) / len(size.layers)
+    copies = misses * copy
+    longest = max(copies, compute_ms or 0.0)
+    return Band(
+        misses,
+        copies,
+        1_000 / longest if longest else None,
+        None if compute_ms is None or not copies + compute_ms else 1_000 / (copies + compute_ms),
+    )
+
+
+def plan(
+    model: str,
+    size: ModelSize,
+    memory: Memory,
+    *,
+    context: int,
+    slots: Sequence[int] = (),
+    trace: Trace | None = None,
+    link: Machine | None = None,
+    compute: Compute | None = None,
+) -> Plan:
+    """What to expect at each of `slots` (left out: the most that fit, or what a token needs where they do
+    not).
+
+    Raises SettingsError for slots that a token's experts do not fit in.
+    """
+    most = slots_that_fit(size, memory.fast, context)
+    least = min(size.k, size.num_experts)
+    if too_few := [count for count in slots if count < least]:
+        raise SettingsError(
+            f"slots {too_few[0]}: a token uses {least} experts of a layer at once. "
+            f"Choose at least {least} slots."
+        )
+    counts = sorted({min(count, size.num_experts) for count in slots or [max(most, least)]})
+    notes = list(size.notes)
+    why = unlike(size, trace) if trace is not None else "There is no trace to tell hit ratios from (--trace)."
+    if why:
+        trace = None
+        notes.append(
+            f"{why} Until then the hit ratio is that of routing without any pattern, slots / experts; "
+            "real routing has patterns, and mostly hits more."
+        )
+    elif trace is not None and trace.layers != len(size.layers):
+        notes.append(
+            f"The trace has {trace.layers} MoE layers and this model {len(size.layers)}: "
+            "the mean over the trace's is taken."
+        )
+
+    def row(count: int, ratios: dict[str, float]) -> Row:
+        fast = fast_bytes(size, count, context)
+        compute_ms = compute.ms if compute else None
+        return Row(
+            count,
+            fast,
+            count <= most,
+            size.slow_tier + (fast if memory.fast_is_host else 0) <= USABLE * memory.host,
+            tuple(
+                Expected(policy, ratio, speed(size, ratio, link, compute_ms) if link else None)
+                for policy, ratio in ratios.items()
+            ),
+        )
+
+    return Plan(
+        model,
+        size,
+        context,
+        size.cache_bytes(context),
+        memory,
+        most,
+        size.slow_tier <= USABLE * memory.disk,
+        link,
+        compute,
+        tuple(map(row, counts, hit_ratios(size, trace, counts))),
+        tuple(notes),
+    )
+
+
+def as_measured(name: str, latency_ms: float, gigabytes_per_second: float, expert_bytes: int) -> Machine:
+    """A link from what a run measured: one expert alone takes `latency_ms`, bytes and all; many in a row go
+    at the bandwidth.
+    """
+    first = max(0.0, latency_ms - expert_bytes / (gigabytes_per_second * 1e6))
+    return replace(Machine(name, first, gigabytes_per_second), nominal=False)

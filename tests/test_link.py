@@ -1,0 +1,78 @@
+"""A paced link: as slow as it was asked to be, and said so wherever the run goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from moeviz.core.machines import find
+from moeviz.core.replay import replay
+from moeviz.core.settings import Settings
+from moeviz.engine import link, measure
+from moeviz.engine.loader import Loaded, load
+from moeviz.engine.session import Options
+from moeviz.errors import ModelError, SettingsError
+from moeviz.files import moetrace
+
+GREEDY = Options(max_new_tokens=4, temperature=0.0, stop_at_end=False)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Callable[[str], Path]) -> Loaded:
+    return load(tiny_model("mixtral"), tier="host", device="cpu")
+
+
+def test_every_copy_takes_at_least_as_long_as_on_the_link_that_was_asked_for(
+    model: Loaded, tmp_path: Path
+) -> None:
+    asked = find("0.01,0.5")
+    assert asked is not None
+    trace, run = measure.record(measure.paced(model, "0.01,0.5"), "In it", Settings(slots=3), GREEDY)
+    assert run.times is not None
+    took = run.times.load_end - run.times.load_start
+    assert len(took) > 0
+    assert (took >= asked.copy_ms(model.store.layout.expert_bytes) * 1e6).all()
+    assert replay(trace, run.settings).same_decisions(run)
+    path = tmp_path / "paced.moetrace"
+    moetrace.save(path, trace, run)
+    kept = moetrace.load(path)[1]
+    assert kept is not None
+    assert kept.tier is not None
+    assert kept.tier.pace == asked
+    assert kept.tier.latency_ms >= asked.copy_ms(model.store.layout.expert_bytes)
+
+
+def test_a_link_that_is_not_paced_says_nothing_of_a_pace(model: Loaded) -> None:
+    assert measure.paced(model, "") is model
+    slow = measure.paced(model, "SD card")
+    assert slow.tier.pace == find("SD card")
+    again = measure.paced(slow, "")
+    assert again.tier.pace is None
+    assert "pace" not in again.tier.to_dict()
+
+
+def test_waiting_ends_when_it_is_due_and_not_before() -> None:
+    for wait in (0, 20_000, 300_000, 2_000_000):
+        due = time.perf_counter_ns() + wait
+        link.wait_until(due)
+        assert time.perf_counter_ns() >= due
+
+
+def test_what_cannot_be_paced_is_one_message(model: Loaded) -> None:
+    from dataclasses import replace
+
+    with pytest.raises(SettingsError, match="link 'tape' is not known"):
+        measure.paced(model, "tape")
+    with pytest.raises(ModelError, match="A paced link copies into host memory, but the fast tier is meta"):
+        measure.paced(replace(model, device=torch.device("meta")), "SD card")
+
+
+def test_a_link_that_the_tier_itself_does_not_reach_is_not_claimed(model: Loaded) -> None:
+    fast = measure.paced(model, "10000")  # 14 kB in 1.4 ns
+    assert fast.tier.pace_in_words == "link paced to 10000 GB/s, 0 ms, which this tier does not reach"
+    assert measure.paced(model, "SD card").tier.pace_in_words == "link paced to SD card (0.1 GB/s, 0.25 ms)"
+    assert model.tier.pace_in_words == ""

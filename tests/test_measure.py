@@ -1,0 +1,99 @@
+"""Lossless means transformers' own model; nothing needs every expert in memory unless it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from moeviz.core.settings import Settings
+from moeviz.engine import measure, memory
+from moeviz.engine.loader import Loaded, load
+from moeviz.engine.session import Options
+from moeviz.engine.store import HostStore
+from moeviz.errors import ModelError
+
+GREEDY = Options(max_new_tokens=6, temperature=0.0, stop_at_end=False)
+PROMPT = "How many experts?"
+TinyModel = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: TinyModel) -> Loaded:
+    return load(tiny_model("mixtral"), tier="host", device="cpu")
+
+
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_run_gives_the_logits_of_transformers_own_model(
+    name: str, dtype: str, temperature: float, tiny_model: TinyModel
+) -> None:
+    loaded = load(tiny_model(name), tier="host", device="cpu", dtype=dtype)
+    options = Options(max_new_tokens=6, temperature=temperature, stop_at_end=False)
+    with measure.logits_seen(loaded) as seen:
+        trace, _ = measure.record(loaded, PROMPT, Settings(slots=loaded.k), options)
+    assert measure.reference(loaded, trace) == seen
+    assert len(seen) == 6
+
+
+def test_an_engine_that_is_wrong_whatever_the_slots_is_not_lossless(model: Loaded) -> None:
+    """Wrong weights in the slow tier give the same wrong tokens with every expert in a slot: only
+    transformers can tell."""
+    store = model.store
+    assert isinstance(store, HostStore)
+    kept = store.records.clone()
+    for view in store.layout.views(store.records[0, 0]).values():
+        view.mul_(1.5)
+    for expert in range(1, 8):
+        store.records[0, expert].copy_(store.records[0, 0])
+    with measure.logits_seen(model) as seen:
+        trace, run = measure.record(model, PROMPT, Settings(), GREEDY)
+        _, resident = measure.record(model, PROMPT, measure.RESIDENT, GREEDY)
+    store.records.copy_(kept)
+    assert resident.output_ids == run.output_ids
+    assert seen[:6] == seen[6:]
+    assert measure.reference(model, trace) != seen[:6]
+
+
+@pytest.fixture
+def small(model: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which the run's slots fit, and no more."""
+    room = memory.slot_bytes(model, Settings(slots=3)) * 1.2
+    assert room < memory.slot_bytes(model, measure.RESIDENT)
+    monkeypatch.setattr(memory, "left", lambda device: int(room))
+
+
+@pytest.mark.usefixtures("small")
+def test_where_not_every_expert_fits_runs_that_know_the_future_go_on_and_the_rest_is_left_out(
+    model: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[Settings] = []
+    generate = measure.generate
+    monkeypatch.setattr(measure, "generate", lambda *args: (ran.append(args[2]), generate(*args))[1])
+    asked = [Settings("belady", 3), measure.RESIDENT, Settings("lfu", 2, prefetch="oracle")]
+    kept, left_out = measure.fitting(model, asked)
+    assert kept == [asked[0], asked[2]]
+    assert len(left_out) == 1
+    assert "'resident' is left out: it needs" in left_out[0]
+    steps = list(measure.compare(model, PROMPT, kept, 1, GREEDY))
+    assert {step[3].output_ids for step in steps} == {steps[0][3].output_ids}
+    assert measure.look_ahead(model, PROMPT, asked[0], GREEDY) is not None
+    most = memory.slot_bytes(model, asked[0])
+    assert all(memory.slot_bytes(model, one) <= most for one in ran)
+    assert measure.not_verifiable(model).startswith("not verified: ")
+    assert "needs 0.0 GB of memory on cpu" in measure.not_verifiable(model)
+
+
+@pytest.mark.usefixtures("small")
+def test_slots_that_do_not_fit_are_one_message(model: Loaded) -> None:
+    with pytest.raises(ModelError, match=r"lru, 7 slots: it needs .* of memory on cpu.* Choose fewer slots"):
+        measure.fitting(model, [Settings(slots=7)])
+
+
+def test_only_baselines_are_recorded_in_the_least_memory() -> None:
+    assert measure.recording_settings([measure.RESIDENT]).baseline == "on-demand"
+    assert measure.recording_settings([measure.RESIDENT, Settings("belady", 5, scope="model")]) == Settings(
+        slots=5, scope="model"
+    )

@@ -1,0 +1,275 @@
+"""A plan says what fits with the numbers beside it, tells speed by the formula that it shows, and is held
+against the run.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from conftest import random_trace
+from hypothesis import given
+from hypothesis import strategies as st
+from test_headers import write
+from test_metrics import timed
+
+from moeviz import words
+from moeviz.cli.main import main
+from moeviz.core.machines import Machine
+from moeviz.core.replay import replay
+from moeviz.core.settings import Settings
+from moeviz.engine import plan as engine
+from moeviz.engine import tiers
+from moeviz.errors import SettingsError
+from moeviz.numbers import metrics
+from moeviz.numbers.plan import (
+    EVEN,
+    USABLE,
+    Compute,
+    Memory,
+    as_measured,
+    fast_bytes,
+    plan,
+    slots_that_fit,
+    speed,
+)
+from moeviz.numbers.sizes import Attention, ModelSize, MoELayerSize
+
+LAYERS = tuple(MoELayerSize(layer, 8, 1_000, 4_000, 1_000) for layer in range(3))
+SIZE = ModelSize(
+    "X", "mxfp4", "float32", 2, 10_000, 5_000, LAYERS, (Attention(10, 0), Attention(10, 50)), 0, ()
+)
+LINK = Machine("a link", 1.0, 0.001)  # 1 ms, and 1 ms for each 1,000 bytes
+RAM = Memory(100_000, "RAM", True, 100_000, 1_000_000, "/somewhere")
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What a test plans is kept in a folder of its own, and no accelerator is asked for."""
+    monkeypatch.setenv("MOEVIZ_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("MOEVIZ_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tiers, "accelerator_free", lambda: None)
+    monkeypatch.setattr(tiers, "memory_speed", lambda: 10.0)
+    return tmp_path / "data"
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["plan", *map(str, arguments)])
+
+
+def as_json(*arguments: str | Path) -> Any:
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@given(st.integers(0, 200_000), st.integers(1, 10_000))
+def test_the_slots_that_fit_are_the_most_that_do(fast: int, context: int) -> None:
+    found = slots_that_fit(SIZE, fast, context)
+    assert found == 0 or fast_bytes(SIZE, found, context) <= USABLE * fast
+    assert found == 8 or fast_bytes(SIZE, found + 1, context) > USABLE * fast
+
+
+def test_memory_is_dense_part_slots_and_a_windowed_cache() -> None:
+    assert fast_bytes(SIZE, 2, 100) == 10_000 + 2 * 3 * 4_000 + (100 + 50) * 10 * 4
+
+
+def test_speed_is_by_the_formula_that_is_shown() -> None:
+    found = speed(SIZE, 0.5, LINK, 4.0)
+    assert found.misses == 3.0  # half of two experts in three layers
+    assert found.copies_ms == pytest.approx(6.0)  # the packed bytes cross the link
+    assert found.most == pytest.approx(1_000 / 6)
+    assert found.least == pytest.approx(1_000 / 10)
+    assert speed(SIZE, 0.5, LINK, None).least is None
+    assert speed(SIZE, 1.0, LINK, None).most is None  # no copy, and compute is not known: no limit
+
+
+def test_a_traces_hit_ratios_are_those_of_a_replay() -> None:
+    trace = random_trace(1, layers=3)
+    found = plan(
+        "m", SIZE, RAM, context=10, slots=[3, 5], trace=trace, link=LINK, compute=Compute(1.0, "said")
+    )
+    for row in found.rows:
+        for one in row.expected:
+            replayed = metrics.counts(replay(trace, Settings(one.policy, row.slots)), 1).hit_ratio
+            assert one.hit_ratio == pytest.approx(replayed)
+    assert [one.policy for one in found.rows[0].expected] == ["lru", "lfu", "belady"]
+    assert not found.notes
+
+
+def test_a_trace_of_another_shape_is_not_scaled_but_refused_in_words() -> None:
+    found = plan("m", SIZE, RAM, context=10, slots=[4], trace=random_trace(1, experts=16))
+    assert [(one.policy, one.hit_ratio) for one in found.rows[0].expected] == [(EVEN, 0.5)]
+    assert "chooses 2 of 16 experts and this model 2 of 8" in found.notes[0]
+    deeper = plan("m", SIZE, RAM, context=10, slots=[4], trace=random_trace(1, layers=5))
+    assert "5 MoE layers and this model 3" in deeper.notes[0]
+    assert deeper.rows[0].expected[0].policy == "lru"
+
+
+def test_what_does_not_fit_is_planned_at_the_least_slots_and_says_so() -> None:
+    found = plan("m", SIZE, replace(RAM, fast=20_000), context=10)
+    assert found.slots < SIZE.k
+    assert [(row.slots, row.fits) for row in found.rows] == [(2, False)]
+    text = words.lines(engine.rows(found))
+    assert "a token needs 2, so that it does not run in this memory" in text
+    assert "does NOT fit: fast tier 34 KiB of 20 KiB" in text
+    with pytest.raises(SettingsError, match="Choose at least 2 slots"):
+        plan("m", SIZE, RAM, context=10, slots=[1])
+
+
+def test_host_memory_has_to_hold_slots_and_slow_tier_where_both_are_in_it() -> None:
+    need = fast_bytes(SIZE, 2, 10) + SIZE.slow_tier
+    for host, beside, alone in ((need, False, True), (int(need / USABLE) + 1, True, True)):
+        both = plan("m", SIZE, replace(RAM, host=host), context=10, slots=[2])
+        apart = plan("m", SIZE, replace(RAM, host=host, fast_is_host=False), context=10, slots=[2])
+        assert (both.rows[0].host_fits, apart.rows[0].host_fits) == (beside, alone)
+    assert not plan("m", SIZE, replace(RAM, disk=SIZE.slow_tier), context=10).disk_fits
+
+
+def test_every_fits_stands_beside_its_numbers() -> None:
+    for line in words.lines(engine.rows(plan("m", SIZE, RAM, context=10, slots=[2, 8]))).splitlines():
+        for clause in line.split(";"):
+            assert "fit" not in clause.lower() or any(digit in clause for digit in "0123456789"), line
+
+
+def test_a_measured_tier_gives_its_own_copy_time_back() -> None:
+    link = as_measured("x", 2.0, 1.0, 1_000_000)
+    assert link.copy_ms(1_000_000) == pytest.approx(2.0)
+    assert not link.nominal
+
+
+# this machine
+
+
+def test_the_bundled_model_is_planned_without_torch() -> None:
+    code = (
+        "import sys; from moeviz.cli.main import main; "
+        "sys.argv = ['moeviz', 'plan', '--json', '--fast', '64MiB', '--context', '64']\n"
+        "try:\n main()\nexcept SystemExit as end:\n assert not end.code\n"
+        "assert not {'torch', 'transformers', 'pandas'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_commands_numbers_add_up() -> None:
+    found = as_json("--fast", "64MiB", "--context", "64", "--link", "SATA SSD", "--slots", "4")
+    assert found["memory"]["fast"] == 64 * 2**20
+    assert found["size"]["all"] == found["size"]["dense"] + 64 * 3 * 384 * 256 * 4
+    (row,) = found["rows"]
+    assert row["fast"] == found["size"]["dense"] + 32 * 3 * 384 * 256 * 4 + found["cache_bytes"]
+    assert row["fits"]
+    assert found["compute"]["ms"] == pytest.approx(  # the dense part and two experts a layer, at 10 GB/s
+        (found["size"]["dense"] + 16 * 3 * 384 * 256 * 4) / 10e6
+    )
+    assert row["expected"][0]["band"]["copies_ms"] == pytest.approx(8 * (0.15 + 1_179_648 / 0.55e6))
+    assert any("misses x (latency + bytes / bandwidth)" in sentence for sentence in found["assumptions"])
+
+
+def test_a_context_is_no_longer_than_the_model_takes() -> None:
+    assert as_json("--context", "1000000")["context"] == 2_048
+
+
+def test_a_recorded_run_of_the_model_brings_link_and_compute() -> None:
+    sample = Path(__file__).parent.parent / "sample_traces" / "bible.moetrace"
+    found = as_json("--trace", sample, "--slots", "4", "--dtype", "float32")
+    assert "as the trace's run measured it" in found["link"]["name"]
+    assert found["compute"]["source"] == "as the trace's run measured it on AMD EPYC"
+
+
+def test_a_checkpoint_of_an_accelerator_is_planned_in_its_own_dtype(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiers, "accelerator_free", lambda: 2**30)
+    config = {"num_hidden_layers": 1, "num_experts_per_tok": 1, "dtype": "bfloat16"}
+    name = "model.layers.0.mlp.experts.0.up_proj.weight"
+    folder = write(tmp_path / "m", config, {name: ("BF16", (8, 4))})
+    found = as_json(folder)
+    assert (found["size"]["dtype"], found["memory"]["fast"], found["compute"]) == ("bfloat16", 2**30, None)
+    assert as_json(folder, "--fast-speed", "100")["compute"]["ms"] == pytest.approx(64 / 100e6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--fast", "many"], "The size 'many' is not known. Write for example 50GB"),
+        (["--fast", "9" * 30], "is not known"),
+        (["--slots", "2;3"], "is no list of counts"),
+        (["--slots", "1"], "Choose at least 2 slots"),
+        (["--link", "string"], "link 'string' is not known"),
+        (["--fast-speed", "nan"], "not a finite number"),
+        (["--trace", "no.moetrace"], "no.moetrace"),
+        (["no/such/model"], "is no folder, and as a hub id it cannot be read"),
+        (["sample_traces"], "has no config.json"),
+    ],
+)
+def test_bad_input_is_one_message(arguments: list[str], said: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+# how far off
+
+
+def test_the_next_plan_says_how_far_off_the_last_one_was(data: Path) -> None:
+    trace = replace(random_trace(1), model="m", expert_bytes=4_000)
+    measured = timed(replay(trace, Settings("lfu", 3)), wall=10_000_000)
+    found = plan("m", SIZE, RAM, context=10, slots=[3], trace=trace, link=LINK, compute=Compute(1.0, "said"))
+    assert engine.last("m") is None
+    engine.remember(found)
+    engine.remember(plan("m", SIZE, RAM, context=10, slots=[3]))  # without a trace: it takes nothing back
+    engine.settle(trace, measured)
+    ran = engine.last("m")
+    assert ran is not None
+    lfu = found.rows[0].expected[1]
+    assert lfu.band is not None
+    assert (ran.planned_hit_ratio, ran.planned_least) == (lfu.hit_ratio, lfu.band.least)
+    assert ran.hit_ratio == lfu.hit_ratio  # decisions are exact
+    assert ran.tokens_per_second == pytest.approx(100, rel=0.1)
+    assert "Last run" in dict(engine.rows(found))
+    assert [path.name for path in data.iterdir()] == ["plans.json"]
+
+
+@pytest.mark.parametrize(
+    ("speed", "verdict"),
+    [(90.0, "10% below the plan"), (150.0, "within the plan"), (220.0, "10% above the plan")],
+)
+def test_a_verdict_is_against_the_nearest_end_of_the_band(speed: float, verdict: str) -> None:
+    assert engine.off_by(engine.Ran(1_000, 4, "lru", 0.5, speed, 1.0, 0.5, 100.0, 200.0)).endswith(verdict)
+
+
+def test_what_was_not_planned_is_not_compared(data: Path) -> None:
+    trace = replace(random_trace(1), model="m")
+    engine.settle(trace, timed(replay(trace, Settings("lfu", 3, scope="model"))))
+    engine.settle(trace, replay(trace, Settings("lfu", 3)))  # not measured
+    assert engine.last("m") is None
+    engine.settle(trace, timed(replay(trace, Settings("lfu", 3))))
+    ran = engine.last("m")
+    assert ran is not None
+    assert "nothing had been planned for it" in engine.off_by(ran)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"m": 3}', '{"m": {"ran": {"slots": 1}}}', "[" * 100_000, '{"m": {"expected": 3}}']
+)
+def test_a_damaged_store_holds_nothing_and_is_written_anew(content: str, data: Path) -> None:
+    data.mkdir()
+    (data / "plans.json").write_text(content)
+    assert engine.last("m") is None
+    engine.remember(plan("m", SIZE, RAM, context=10))
+    assert "m" in json.loads((data / "plans.json").read_text())
+
+
+def test_the_last_run_tells_what_compute_takes() -> None:
+    trace = replace(random_trace(1), model="moeviz demo model", expert_bytes=1_179_648)
+    engine.settle(trace, timed(replay(trace, Settings("lru", 4))))
+    found = as_json("--dtype", "float32")
+    assert found["compute"]["source"] == "as the last run of this model measured it here"
+    assert found["last_run"]["slots"] == 4

@@ -1,0 +1,561 @@
+"""The stage in a real browser, from a file: the JavaScript that app and notebook use too."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import random_trace
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from moeviz.charts import board
+from moeviz.charts.stage import stage, stage_html, stage_payload
+from moeviz.core.replay import replay
+from moeviz.core.run import HIT, MISS
+from moeviz.core.settings import Settings
+from moeviz.files import moetrace
+from moeviz.numbers.explain import Explainer
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SAMPLES = Path(__file__).parent.parent / "sample_traces"
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        CHROMIUM is None and not os.environ.get("CI"), reason="no Chromium (Debian: apt install chromium)"
+    ),
+]
+Open = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def lesson() -> str:
+    """LRU against LFU on the sample that changes its subject, with the times recorded in it."""
+    trace, recorded = moetrace.load(SAMPLES / "change-of-subject.moetrace")
+    return stage(trace, ["lru", "lfu"], 4, recorded=recorded).html
+
+
+@pytest.fixture
+def show(browser: Browser, tmp_path: Path) -> Iterator[Open]:
+    """Opens a page from file://; fails the test on an error in it and on any request but the file's own."""
+    wrong: list[str] = []
+    contexts = []
+
+    def open_page(html: str, width: int = 1440, height: int = 900, **context: Any) -> Page:
+        contexts.append(browser.new_context(viewport={"width": width, "height": height}, **context))
+        page = contexts[-1].new_page()
+        file = tmp_path / f"{len(contexts)}.html"
+        file.write_text(html, encoding="utf-8")
+        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on(
+            "request", lambda request: wrong.append(request.url) if request.url != file.as_uri() else None
+        )
+        page.goto(file.as_uri())
+        page.locator(".moeviz-stage[data-pictures]").wait_for()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def value(page: Page, expression: str) -> Any:
+    """Of the stage on the page."""
+    return page.evaluate(f"(() => {{ const stage = window.moevizStage; return {expression} }})()")
+
+
+def until(page: Page, condition: str) -> None:
+    """Waits from picture to picture; the page's content policy forbids what `wait_for_function` does."""
+    page.evaluate(
+        f"""async () => {{
+          const stage = window.moevizStage, start = performance.now()
+          while (!({condition})) {{
+            if (performance.now() - start > 30_000) throw new Error("never came true")
+            await new Promise(requestAnimationFrame)
+          }}
+        }}"""
+    )
+
+
+def at(page: Page, step: int) -> None:
+    expect(page.locator(".moeviz-stage")).to_have_attribute("data-pass", str(step))
+
+
+# what it shows is what happened
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings("lru", 3),
+        Settings("lfu", 9, scope="model"),
+        Settings("lru", 4, prefetch="next-gate"),
+        Settings("lru", 3, warm="first"),
+        Settings(baseline="on-demand"),
+        Settings(baseline="resident"),
+    ],
+    ids=lambda settings: settings.label,
+)
+def test_boards_are_those_of_the_run(show: Open, settings: Settings) -> None:
+    trace = random_trace(4, tokens=60)
+    run = replay(trace, settings)
+    page = show(stage_html(stage_payload(trace, [run])))
+    steps = [3, 40, 7, 8, 9, 54, 0]  # forwards, backwards and step by step
+    got = page.evaluate(
+        """(steps) => {
+          const run = window.moevizStage.model.runs[0], out = new Uint8Array(window.moevizStage.model.cells)
+          return steps.map((step) => { run.frame(step, out); return Array.from(out) })
+        }""",
+        steps,
+    )
+    frames = board.frames(run)
+    assert got == [frames[step].state.ravel().tolist() for step in steps]
+
+
+def test_hits_so_far_end_at_the_hit_ratio_of_the_run(show: Open, lesson: str) -> None:
+    trace = moetrace.sample("change-of-subject")
+    page = show(lesson)
+    page.keyboard.press("End")
+    for side, name in (("a", "lru"), ("b", "lfu")):
+        outcome = replay(trace, Settings(name, 4)).accesses.outcome
+        expect(page.locator(f".board.{side} .ratio")).to_have_text(f"{100 * (outcome == HIT).mean():.0f}%")
+        counts = f"{(outcome == HIT).sum():,} hit, {(outcome == MISS).sum():,} missed"
+        expect(page.locator(f".board.{side} .counts")).to_contain_text(counts)
+
+
+def test_the_curve_is_hits_over_the_last_sixteen_tokens(show: Open) -> None:
+    trace = random_trace(6, tokens=80, prompt=5)
+    run = replay(trace, Settings("lru", 3))
+    page = show(stage_html(stage_payload(trace, [run])))
+    passes = run.events.forward_pass[run.accesses.event]
+    hits = np.bincount(passes, run.accesses.outcome == HIT)
+    needs = np.bincount(passes)
+    want = [hits[0] / needs[0]]
+    for step in range(1, len(hits)):
+        own = slice(max(1, step - 15), step + 1)
+        want.append(hits[own].sum() / needs[own].sum())
+    got = value(page, "Array.from(stage.curves.series[0].recent)")
+    assert np.allclose(got, want, atol=1e-6)
+
+
+def test_next_miss_visits_every_miss_of_the_board_in_order(show: Open) -> None:
+    trace = random_trace(7, tokens=30)
+    run = replay(trace, Settings("lru", 4))
+    page = show(stage_html(stage_payload(trace, [run])))
+    page.keyboard.press("Home")
+    missed = run.accesses.outcome == MISS
+    events = run.accesses.event[missed]
+    want = zip(
+        run.events.forward_pass[events].tolist(),
+        run.events.layer[events].tolist(),
+        run.accesses.expert[missed].tolist(),
+        strict=True,
+    )
+    for step, layer, expert in want:
+        page.keyboard.press("n")
+        assert value(page, "[stage.pass, stage.selected.layer, stage.selected.expert]") == [
+            step,
+            layer,
+            expert,
+        ]
+    page.keyboard.press("n")  # there is none after the last
+    assert value(page, "stage.pass") == step
+    page.keyboard.press("Shift+N")
+    assert value(page, "stage.selected.expert") == run.accesses.expert[missed][-2]
+
+
+def test_next_regretted_eviction_is_the_one_of_the_explanations(show: Open, lesson: str) -> None:
+    explainer = Explainer(moetrace.sample("change-of-subject"), Settings("lfu", 4))
+    page = show(lesson)
+    page.keyboard.press("Home")
+    found = explainer.next_event("regret", 0, -1)
+    for _ in range(12):
+        page.keyboard.press("g")
+        seen = value(page, "[stage.pass, stage.selected.layer]")
+        if tuple(seen) != found:  # the same event may hold a second one
+            assert found is not None
+            found = explainer.next_event("regret", *found)
+            assert tuple(seen) == found
+    expect(page.locator(".regret")).to_contain_text("a regretted choice")
+
+
+def test_a_miss_that_is_clicked_tells_who_left_and_why(show: Open, lesson: str) -> None:
+    trace = moetrace.sample("change-of-subject")
+    explainer = Explainer(trace, Settings("lfu", 4))
+    page = show(lesson)
+    page.evaluate("window.moevizStage.go(132)")
+    (eviction,) = explainer.evictions(132, 6)
+    cell = 6 * trace.num_experts + eviction.for_expert
+    place = value(page, f"stage.boards[1].place({cell})")
+    page.locator(".board.b canvas").click(position=place)
+    story = page.locator(".story")
+    expect(story).to_contain_text(f"Expert {eviction.for_expert} was needed and was not there.")
+    reason = eviction.sentence.partition(" left: ")[2].partition(";")[0]
+    expect(story).to_contain_text(f"Expert {eviction.expert} left for it: {reason}.")
+    expect(story).to_contain_text(f"would have dropped expert {eviction.belady[1]}")
+    expect(story).to_contain_text(f"comes back {eviction.regret} tokens sooner")
+    expect(story).to_contain_text("Under LRU it was there.")
+    for one in eviction.residents:
+        expect(story).to_contain_text(f"expert {one.expert}")
+    assert value(page, "stage.facts.victim") == 6 * trace.num_experts + eviction.expert
+
+
+def test_a_trace_without_explanations_still_says_what_is_in_it(show: Open) -> None:
+    trace = random_trace(8)
+    page = show(stage_html(stage_payload(trace, [replay(trace, Settings("lru", 3))])))
+    page.keyboard.press("n")
+    expect(page.locator(".story")).to_contain_text("was needed and was not there")
+    expect(page.locator(".story")).to_contain_text("next needed")
+    expect(page.get_by_role("button", name="regretted")).to_be_hidden()
+
+
+# moving through it
+
+
+def test_keys_work_from_anywhere_on_the_page(show: Open, lesson: str) -> None:
+    page = show(lesson)
+    page.keyboard.press("Home")
+    for key, step in (("ArrowRight", 1), ("PageDown", 17), ("ArrowLeft", 16), ("End", 239), ("Home", 0)):
+        page.keyboard.press(key)
+        at(page, step)
+    page.keyboard.press(".")
+    page.keyboard.press(".")
+    expect(page.locator(".layer")).to_have_text("layer 1")
+    page.keyboard.press(",")
+    expect(page.locator(".layer")).to_have_text("layer 0")
+    page.keyboard.press("Escape")
+    expect(page.locator(".layer")).to_have_text("layer")
+    before = value(page, "stage.selected.expert")
+    page.keyboard.press("ArrowDown")
+    assert value(page, "stage.selected.expert") == before + 1
+    page.keyboard.press("b")
+    assert value(page, "stage.selected.board") == 0
+    page.keyboard.press("?")
+    expect(page.get_by_text("next miss, eviction, difference")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_text("next miss, eviction, difference")).to_be_hidden()
+
+
+def test_keys_are_left_alone_where_something_is_written(show: Open, lesson: str) -> None:
+    page = show(lesson)
+    page.evaluate("document.body.prepend(document.createElement('input'))")
+    before = value(page, "stage.pass")
+    page.locator("input").press_sequentially("end .")
+    assert value(page, "stage.pass") == before
+    assert page.locator("input").input_value() == "end ."
+
+
+def test_space_plays_after_a_click_on_another_button(show: Open, lesson: str) -> None:
+    page = show(lesson)
+    page.get_by_role("button", name="difference").click()
+    page.keyboard.press("Space")
+    assert value(page, "stage.playing")
+    expect(page.get_by_role("button", name="Pause")).to_be_visible()
+    page.keyboard.press("Space")
+    assert not value(page, "stage.playing")
+
+
+def test_a_click_on_text_band_and_curve_goes_there(show: Open, lesson: str) -> None:
+    page = show(lesson)
+    page.locator(".band").click(position={"x": 500, "y": 4})
+    wide = page.locator(".band").bounding_box()
+    assert wide is not None
+    at(page, int(500 / wide["width"] * 240))
+    x, y, step = value(
+        page,
+        "(() => { const p = stage.strip.places, t = stage.model.tokenAt[stage.pass + 1] + 2, at = p[t]"
+        "; const y = (at.line - stage.strip.top) * stage.strip.row + 12"
+        "; return [at.x + 12, y, stage.model.passOf(t)] })()",
+    )
+    page.locator(".strip .text").click(position={"x": x, "y": y})
+    at(page, step)
+    page.locator(".curves canvas").click(position={"x": value(page, "stage.curves.x(77)"), "y": 40})
+    at(page, 77)
+
+
+def test_playing_to_the_end_stops_there(show: Open) -> None:
+    trace = random_trace(9, tokens=12)
+    page = show(stage_html(stage_payload(trace, [replay(trace, Settings("lru", 3))])))
+    page.get_by_role("combobox", name="speed").select_option("16")
+    page.keyboard.press("Home")
+    page.keyboard.press("Space")
+    at(page, len(trace.passes()) - 1)
+    expect(page.get_by_role("button", name="Play")).to_be_visible()
+    page.keyboard.press("Space")  # again from the start
+    assert value(page, "stage.playing")
+
+
+def test_as_measured_the_faster_board_is_through_first(show: Open, lesson: str) -> None:
+    page = show(lesson)
+    page.keyboard.press("Home")
+    ends = value(page, "stage.boards.map((board) => board.run.clock.end[239])")
+    first = "LRU" if ends[0] < ends[1] else "LFU (counts kept)"
+    page.get_by_role("combobox", name="speed").select_option("times")
+    page.keyboard.press("Space")
+    page.evaluate(
+        "window.moevizStage.time = Math.max(...window.moevizStage.boards.map((b) => b.run.clock.end[60]))"
+    )
+    until(page, "stage.boards[0].pass !== stage.boards[1].pass")
+    page.evaluate(f"window.moevizStage.time = {min(ends)} + 0.5")
+    expect(page.locator(".story")).to_contain_text(f"{first} is through first.")
+    expect(page.locator(".story")).to_contain_text("modelled from the run of LRU")
+
+
+def test_without_times_there_is_no_race(show: Open) -> None:
+    trace = random_trace(9)
+    page = show(stage_html(stage_payload(trace, [replay(trace, Settings("lru", 3))])))
+    assert page.locator("option[value=times]").is_disabled()
+
+
+def test_reduced_motion_draws_no_expert_on_its_way(show: Open, lesson: str) -> None:
+    page = show(lesson, reduced_motion="reduce")
+    page.keyboard.press("Space")
+    until(page, "stage.pictures > 20")
+    assert value(page, "stage.playing && stage.boards.every((board) => board.t === 1)")
+
+
+# what it looks like
+
+
+def cut(page: Page) -> list[str]:
+    """Texts on canvases that did not fit, and boxes that reach out of the window or overflow."""
+    return list(
+        page.evaluate(
+            """() => {
+              const stage = window.moevizStage, wrong = []
+              const sheets = [stage.strip.sheet, stage.strip.bandSheet, stage.curves.sheet]
+              sheets.push(...stage.boards.map((board) => board.sheet))
+              for (const sheet of sheets) wrong.push(...sheet.cut)
+              for (const one of stage.root.querySelectorAll(
+                "h1, h2, .verdict, canvas, .menus, .counts, .ratio, .legend span, button, .where, .story"
+              )) {
+                if (!one.getClientRects().length) continue
+                const box = one.getBoundingClientRect()
+                const out = box.right > innerWidth + 0.5 || box.bottom > innerHeight + 0.5 || box.left < -0.5
+                if (out) wrong.push(`${one.className || one.tagName} ${JSON.stringify(box)}`)
+                if (one.matches(".story, canvas") || !one.clientWidth) continue
+                if (one.scrollWidth > one.clientWidth + 1)
+                  wrong.push(`${one.className || one.tagName} overflows`)
+              }
+              return wrong
+            }"""
+        )
+    )
+
+
+def least_type(page: Page) -> float:
+    """The smallest type on the page, px: on canvases and in elements."""
+    return float(
+        page.evaluate(
+            """() => {
+              const stage = window.moevizStage
+              const sheets = [stage.strip.sheet, stage.strip.bandSheet, stage.curves.sheet]
+              sheets.push(...stage.boards.map((board) => board.sheet))
+              let least = Math.min(...sheets.map((sheet) => sheet.least))
+              for (const one of stage.root.querySelectorAll("*")) {
+                const own = [...one.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim())
+                const hidden = !one.getClientRects().length || one.closest(".live, option")
+                if (own && !hidden) least = Math.min(least, parseFloat(getComputedStyle(one).fontSize))
+              }
+              return least
+            }"""
+        )
+    )
+
+
+@pytest.mark.parametrize("size", [(1440, 900), (1280, 720), (1920, 1080)])
+def test_the_first_screen_holds_everything_and_cuts_nothing(
+    show: Open, lesson: str, size: tuple[int, int]
+) -> None:
+    page = show(lesson, *size)
+    page.evaluate("window.moevizStage.go(132)")
+    until(page, "!stage.resized && !stage.dirty")
+    assert cut(page) == []
+    assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
+
+
+def test_presenter_text_is_large_and_whole(show: Open, lesson: str) -> None:
+    page = show(lesson, 1920, 1080, color_scheme="dark")
+    page.keyboard.press("p")
+    page.evaluate("window.moevizStage.go(132)")
+    until(page, "!stage.resized && !stage.dirty")
+    assert cut(page) == []
+    assert least_type(page) >= 22
+    assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
+    page.keyboard.press("p")
+    expect(page.locator(".moeviz-stage.presenter")).to_have_count(0)
+
+
+def test_a_phone_stacks_the_boards_within_its_width(show: Open, lesson: str) -> None:
+    page = show(lesson, 390, 844)
+    a, b = (page.locator(f".board.{side}").bounding_box() for side in "ab")
+    assert a is not None
+    assert b is not None
+    assert b["y"] >= a["y"] + a["height"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert value(page, "stage.boards.flatMap((board) => board.sheet.cut)") == []
+
+
+def test_many_experts_are_pooled_and_zoomed_and_it_says_so(show: Open) -> None:
+    trace = random_trace(3, tokens=20, layers=61, experts=256, k=8, lookaheads=0)
+    page = show(stage(trace, ["lru", "lfu"], 64).html)
+    note = page.locator(".board.b .note")
+    expect(note).to_contain_text("a cell, the worst of them")
+    for _ in range(5):
+        page.keyboard.press("+")
+    expect(note).to_contain_text("Layers ")
+    page.evaluate("window.moevizStage.go(10)")
+    assert value(page, "stage.boards[1].place(stage.facts.cell) !== null")  # the selection is in view
+    page.keyboard.press("0")
+    expect(note).to_contain_text("a cell, the worst of them")
+
+
+def test_twenty_thousand_tokens_are_walked_through(show: Open) -> None:
+    tokens = 20_000
+    trace = random_trace(3, tokens=tokens, layers=2, experts=8, k=2, lookaheads=0)
+    run = replay(trace, Settings("lru", 4))
+    page = show(stage_html(stage_payload(trace, [run])))
+    page.keyboard.press("End")
+    last = len(trace.passes()) - 1
+    at(page, last)
+    want = (run.accesses.outcome == HIT).mean()
+    expect(page.locator(".ratio")).to_have_text(f"{100 * want:.0f}%")
+    page.evaluate("window.moevizStage.go(9_000)")
+    at(page, 9_000)
+
+
+def test_dark_follows_the_colour_scheme(show: Open, lesson: str) -> None:
+    page = show(lesson, color_scheme="dark")
+    expect(page.locator(".moeviz-stage.dark")).to_have_count(1)
+    page.emulate_media(color_scheme="light")
+    expect(page.locator(".moeviz-stage.dark")).to_have_count(0)
+
+
+# its host
+
+
+def test_the_page_may_not_reach_the_network(browser: Browser, lesson: str, tmp_path: Path) -> None:
+    file = tmp_path / "lesson.html"
+    file.write_text(lesson, encoding="utf-8")
+    page = browser.new_page()
+    page.goto(file.as_uri())
+    refused: list[str] = []
+    page.on("console", lambda message: refused.append(message.text))
+    with pytest.raises(Exception, match="Failed to fetch"):
+        page.evaluate("fetch('http://127.0.0.1:9/')")
+    page.evaluate(
+        "document.body.append(Object.assign(document.createElement('script'), {textContent: 'x = 1'}))"
+    )
+    assert page.evaluate("typeof x") == "undefined"
+    assert any("Content Security Policy" in text for text in refused)
+    page.close()
+
+
+def test_a_page_with_three_policies_lets_each_board_show_any(show: Open) -> None:
+    trace = random_trace(5)
+    page = show(stage(trace, ["lru", "lfu", "belady"], 3).html)
+    page.locator(".board.b").get_by_role("combobox", name="policy").select_option("2")
+    page.keyboard.press("End")
+    want = (replay(trace, Settings("belady", 3)).accesses.outcome == HIT).mean()
+    expect(page.locator(".board.b .ratio")).to_have_text(f"{100 * want:.0f}%")
+
+
+MENUS = {
+    "policy": [("lru", "LRU"), ("fifo", "FIFO")],
+    "slots": [(3, "3 slots"), (4, "4 slots")],
+    "prefetch": [("none", "no pre-fetch"), ("oracle", "oracle")],
+}
+
+
+def test_the_host_hears_what_its_user_asks_for(show: Open) -> None:
+    trace = random_trace(5)
+    actions = [{"id": "measure", "label": "Measure", "key": "m"}]
+    runs = [replay(trace, Settings(name, 3)) for name in ("lru", "lfu")]
+    page = show(stage_html(stage_payload(trace, runs, menus=MENUS, actions=actions)))
+    page.evaluate("() => { window.heard = []; moevizStage.host.emit = (event) => heard.push(event) }")
+    board_a = page.locator(".board.a")
+    board_a.get_by_role("combobox", name="policy").select_option("fifo")
+    board_a.get_by_role("combobox", name="slots").select_option("4")
+    page.keyboard.press("m")
+    page.get_by_role("button", name="Measure").click()
+    page.keyboard.press("3")
+    page.keyboard.press("ArrowRight")
+    until(page, "window.heard.some((event) => event.kind === 'cursor')")
+    heard = page.evaluate("window.heard")
+    assert [event["kind"] for event in heard] == [
+        "settings",
+        "settings",
+        "measure",
+        "measure",
+        "choose",
+        "cursor",
+    ]
+    assert heard[0]["changes"] == {"policy": "fifo"}
+    assert heard[1]["changes"] == {"slots": 4}
+    assert heard[4]["number"] == 3
+    assert heard[5]["pass"] == value(page, "stage.pass")
+
+
+def test_a_changed_run_keeps_the_cursor_and_what_is_selected(show: Open) -> None:
+    trace = random_trace(5)
+    runs = [replay(trace, Settings(name, 3)) for name in ("lru", "lfu")]
+    page = show(stage_html(stage_payload(trace, runs)))
+    page.evaluate("window.moevizStage.go(20)")
+    page.evaluate("window.moevizStage.select({ board: 1, layer: 2, expert: 5, kept: true })")
+    changed = stage_payload(trace, [replay(trace, Settings("fifo", 4)), runs[1]])
+    page.evaluate("(payload) => window.moevizStage.update(payload)", changed)
+    expect(page.locator(".board.a .name")).to_have_text("FIFO")
+    at(page, 20)
+    assert value(page, "[stage.selected.board, stage.selected.layer, stage.selected.expert]") == [1, 2, 5]
+
+
+def test_a_notebook_shows_it_in_a_frame(browser: Browser) -> None:
+    trace = random_trace(5)
+    page = browser.new_page()
+    page.set_content(stage(trace, ["lru", "lfu"])._repr_html_())
+    frame = page.frame_locator("iframe")
+    expect(frame.locator(".moeviz-stage[data-pictures]")).to_be_visible()
+    frame.get_by_role("button", name="miss").click()
+    page.keyboard.press("Home")
+    expect(frame.locator(".moeviz-stage")).to_have_attribute("data-pass", "0")
+    page.close()
+
+
+def test_a_stage_that_is_mounted_anew_goes_on_where_it_was(show: Open, lesson: str) -> None:
+    page = show(lesson)
+    page.evaluate("window.moevizStage.seekTo({ step: 3 })")
+    page.evaluate("window.moevizStage.go(50)")
+    page.evaluate("window.moevizStage.select({ board: 0, layer: 2, expert: 5, kept: true })")
+    page.evaluate(
+        """() => {
+          const memory = window.moevizStage.memory(), payload = window.moevizStage.model.payload
+          window.moevizStage.close()
+          window.moevizStage = MoevizStage.mount(document.getElementById("stage"), payload)
+          window.moevizStage.recall(memory)
+          window.moevizStage.seekTo({ step: 3 }) // the host still says what it said before
+        }"""
+    )
+    at(page, 50)
+    assert value(page, "[stage.selected.board, stage.selected.layer, stage.selected.expert]") == [0, 2, 5]
+
+
+def test_a_closed_stage_leaves_the_keys_alone(show: Open, lesson: str) -> None:
+    page = show(lesson)
+    page.evaluate("window.moevizStage.close()")
+    page.evaluate("window.pressed = 0; window.addEventListener('keydown', () => window.pressed++)")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("window.pressed") == 1
