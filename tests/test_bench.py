@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moeviz.bench.engine import engine
+from moeviz.bench.engine import DTYPES, engine
 from moeviz.bench.loading import loading
 from moeviz.bench.rounds import interleaved, spread
 
@@ -28,6 +28,15 @@ def test_rounds_start_one_further_each_time() -> None:
     assert spread(found["a"]) == {"median": 3.5, "least": 1, "most": 6}
 
 
-def test_recording_costs_are_a_ratio() -> None:
+def test_the_engine_is_compared_with_the_fastest_backend_of_transformers() -> None:
     found = engine(repeats=1, tokens=4)
-    assert found["time with / without"]["median"] > 0
+    for dtype in DTYPES:
+        assert found[f"{dtype}: time with guesses / without"]["median"] > 0
+        speeds = {
+            name: found[f"{dtype}: tokens/s, {name}"]["median"] for name in ("resident", "half the slots")
+        }
+        rivals = [key for key in found if key.startswith(f"{dtype}: tokens/s, transformers")]
+        fastest = max(rivals, key=lambda key: found[key]["median"])
+        for name, speed in speeds.items():
+            ratio = found[f"{dtype}: {name} / {fastest.removeprefix(f'{dtype}: tokens/s, ')}"]
+            assert ratio["median"] == pytest.approx(speed / found[fastest]["median"])

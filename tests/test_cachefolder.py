@@ -1,4 +1,5 @@
-"""The folder of packed experts: damage is seen, one process fills at a time, what is half-written goes, the limit holds."""
+"""The folder of packed experts: damage is seen, one process fills at a time, what is half-written goes, the
+limit holds."""
 
 from __future__ import annotations
 

@@ -1,17 +1,27 @@
-"""The command line: keys that programs rely on, and one clear message with exit code 2 for what cannot be done."""
+"""The command line: keys that programs rely on, and one clear message with exit code 2 for what cannot be
+done.
+"""
 
 from __future__ import annotations
 
 import json
+import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from conftest import random_trace
 
+import moeviz
 from moeviz.cli.main import main
+from moeviz.core.replay import replay
+from moeviz.core.settings import Settings
+from moeviz.engine import session
 from moeviz.files.moetrace import load as load_file
 
 KEYS = {
@@ -40,6 +50,7 @@ KEYS = {
     "tier",
     "lossless",
 }
+SCHEMA = json.loads((Path(moeviz.__file__).parent / "output.schema.json").read_text(encoding="utf-8"))
 COUNTS = {"accesses", "hits", "late_hits", "misses", "hit_ratio"}
 
 
@@ -48,9 +59,12 @@ def run(*arguments: str | Path) -> Result:
 
 
 def as_json(*arguments: str | Path) -> Any:
+    """What a command says to programs; it has to be what the schema promises."""
     result = run(*arguments, "--json")
     assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
+    values = json.loads(result.stdout)
+    jsonschema.validate(values, SCHEMA | {"$ref": f"#/$defs/{arguments[0]}"})
+    return values
 
 
 @pytest.fixture
@@ -148,7 +162,7 @@ def test_replay_reports_in_words(trace: Path) -> None:
         (["run", "--prompt", "x", "--device", "abacus"], "device 'abacus' is not available"),
         (["run", "--prompt", "x", "--link", "tape"], "link 'tape' is not known. Choose one of SD card"),
         (["run", "--prompt", "x", "--out", "nowhere/x.moetrace"], "folder nowhere for --out does not exist"),
-        (["run", "no/such/model", "--prompt", "x"], "cannot be read as a model"),
+        (["run", "no/such/model", "--prompt", "x"], "There is no folder no/such/model"),
         (["run", "tests", "--prompt", "x"], "has no config.json"),
         (
             ["run", "--prompt", "x", "--future", "TRACE", "--policy", "belady", "--max-new-tokens", "2"],
@@ -246,3 +260,53 @@ def test_import(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "note       the file holds no router weights" in result.output
     assert as_json("replay", tmp_path / "routed.moetrace", "--policy", "belady")["hits"] > 0
+
+
+def test_what_show_and_diff_say_to_programs_is_what_the_schema_says(trace: Path, tmp_path: Path) -> None:
+    other = tmp_path / "b.moetrace"
+    random_trace(4).save(other, replay(random_trace(4), Settings(slots=3)))
+    shown = as_json("show", other)
+    assert shown["run"]["settings"]["slots"] == 3
+    assert as_json("show", trace)["run"] is None
+    found = as_json("diff", trace, other, "--slots", "3")
+    assert found["differs"]["choices"][0].startswith("first other one: token 0")
+    assert found["numbers"]["hit_ratio"]["first"] != found["numbers"]["hit_ratio"]["second"]
+    assert found["passed_limits"] == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_an_interrupted_run_keeps_what_it_captured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out.moetrace"
+    real = session.generate
+
+    def interrupted(*arguments: Any) -> Iterator[Any]:
+        for number, record in enumerate(real(*arguments)):
+            yield record
+            if number == 2:
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(session, "generate", interrupted)
+    result = run("run", "--prompt", "And it came", "--max-new-tokens", "30", "--past-end", "--out", out)
+    assert result.exit_code == 130
+    assert f"Interrupted. {out} holds the 3 tokens that were captured." in result.stderr
+    saved, recorded = load_file(out)
+    assert recorded is not None
+    assert len(recorded.output_ids) == 3
+    assert saved.prompt == "And it came"
+    lost = run("run", "--prompt", "And it came", "--max-new-tokens", "30", "--past-end")
+    assert lost.exit_code == 130
+    assert "Interrupted. Nothing was kept." in lost.stderr
+
+
+def test_the_seed_of_a_comparison_is_that_of_policy_random() -> None:
+    words = ["--prompt", "And it", "--max-new-tokens", "2", "--repeats", "1", "--baselines", ""]
+    found = as_json("compare", *words, "--seed", "7", "--setting", "policy=random,slots=3")
+    assert found["results"][0]["settings"]["seed"] == 7
+
+
+def test_a_comparison_ends_with_a_verdict_and_the_best_value() -> None:
+    result = run("compare", "--prompt", "And it", "--max-new-tokens", "4", "--repeats", "2", "--past-end")
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.stdout.split())
+    assert "speed: " in said
+    assert "Best value for memory: " in said

@@ -84,7 +84,7 @@ def test_a_comparison_brings_its_trace_and_every_run(client: Client) -> None:
         (watch(tokens=99_999), "prompt is too long"),
         (watch(settings=Settings(slots=1)), "1 slots are too few"),
         (watch(settings=Settings("static")), "needs a calibration trace"),
-        (watch(model=ModelSpec("no/such/model")), "cannot be read as a model"),
+        (watch(model=ModelSpec("no/such/model")), "There is no folder no/such/model"),
         (watch(model=ModelSpec(device="abacus")), "device 'abacus' is not available"),
     ],
 )
@@ -260,3 +260,22 @@ def test_a_comparison_is_held_against_transformers_own_model(client: Client) -> 
     finish(client.submit(job))
     assert job.lossless is True
     assert job.notes == []
+
+
+def test_a_job_is_stopped_while_its_model_is_loaded_and_leaves_nothing_half_written(
+    client: Client, tiny_model: Callable[[str], Path]
+) -> None:
+    class Hasty(Job):
+        def receive(self, message: dict[str, Any]) -> None:
+            super().receive(message)
+            if message["event"] == "loading":
+                client.stop(self)
+
+    spec = ModelSpec(str(tiny_model("olmoe")), device="cpu")
+    job = finish(client.submit(Hasty("watch", "x", [Settings()], spec, max_new_tokens=3)))
+    assert job.state == "stopped"
+    assert job.recording() is None
+    done = finish(client.submit(watch(model=spec)))
+    assert done.state == "done", done.message
+    left = {path.suffix for path in (Path(os.environ["MOEVIZ_CACHE"]) / "experts").iterdir()}
+    assert left <= {".experts", ".lock"}

@@ -1,6 +1,8 @@
-"""Command lines that somebody might type: each ends with 0, or with one message and exit code 2, and never with a traceback.
+"""Command lines that somebody might type: each ends with 0, or with one message and exit code 2, and never
+with a traceback.
 
-They run in this process and load no torch; what a signal or a full disk does is tried in processes of their own at the end.
+They run in this process and load no torch; what a signal or a full disk does is tried in processes of their
+own at the end.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ BAD_FILES = {  # name -> what is said of it
     "gone.moetrace": "gone.moetrace: No such file",
     "folder": "is a folder; expected a trace file",
     "empty.moetrace": "has 0 bytes|empty",
-    "text.moetrace": "not a .moetrace file",
+    "text.moetrace": "not a .moetrace file|none of the formats that are read",
     "/dev/zero": "no regular file; expected a trace file",
 }
 WRITES = (  # commands that write a file, "PLACE" for its place
@@ -115,7 +117,7 @@ REFUSED = {
     "run": "Missing option '--prompt'",
     "run a b --prompt x": "unexpected extra argument",
     "compare": "Missing option '--prompt'",
-    "compare --prompt x --setting lru": "'lru' is not a setting. Write name=value with a name of policy, slots",
+    "compare --prompt x --setting lru": "'lru' is not a setting. Write name=value with a name of policy",
     "compare --prompt x --setting size=3": "'size=3' is not a setting",
     "compare --prompt x --setting slots=many": "slots is 'many'",
     "compare --prompt x --setting threshold=nan": "threshold is nan",
@@ -125,6 +127,10 @@ REFUSED = {
     f"compare --prompt x --repeats {SEEDS}": "not in the range",
     "compare --prompt x --threads 1000000": "not in the range",
     f"compare --prompt x --seed {SEEDS}": "seed is",
+    f"{RUN} --link tape": "link 'tape' is not known. Choose one of SD card",
+    f"{RUN} --link nan": "link 'nan' is not known",
+    f"{RUN} --link -1": "link '-1' is not known",
+    "compare --prompt x --link 0,0,0": "link '0,0,0' is not known",
     # files in and out
     f"import {T} --format tape --out {OUT}": "format 'tape' is not known. Choose one of moetrace",
     f"import routed.npy --experts -1 --out {OUT}": "not in the range",
@@ -161,6 +167,10 @@ REFUSED = {
     f"sweep text.moetrace --jobs 1 --out {OUT}": "None of the files is a trace",
     f"sweep gone --jobs 1 --out {OUT}": "None of the files is a trace",
     f"sweep {T} --jobs 1 --out text.moetrace": "is there and is no table of a sweep",
+    # the folder of packed experts
+    "cache limit nonsense": "The size 'nonsense' is not known. Write for example 50GB",
+    f"cache limit {SEEDS}TB": "is not known",
+    "cache clean nothing-of-that-name": "Nothing in",
     # what there is
     "nonsense": "No such command 'nonsense'",
     "bench nonsense": "No such command 'nonsense'",
@@ -221,7 +231,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "taken.file").write_text("somebody's work")
     (folder / "broken.py").write_text("nothing_of_that_name()")
     (folder / "policy.py").write_text(
-        "from moeviz.policies import policy\n@policy('mine')\ndef mine(use, now):\n    return -use.last_touch\n"
+        "from moeviz.policies import policy\n"
+        "@policy('mine')\ndef mine(use, now):\n    return -use.last_touch\n"
     )
     np.save(folder / "routed.npy", random_trace(1, prompt=1).experts)
     return folder

@@ -39,7 +39,8 @@ def test_a_run_gives_the_logits_of_transformers_own_model(
 
 
 def test_an_engine_that_is_wrong_whatever_the_slots_is_not_lossless(model: Loaded) -> None:
-    """Wrong weights in the slow tier give the same wrong tokens with every expert in a slot: only transformers can tell."""
+    """Wrong weights in the slow tier give the same wrong tokens with every expert in a slot: only
+    transformers can tell."""
     store = model.store
     assert isinstance(store, HostStore)
     kept = store.records.clone()

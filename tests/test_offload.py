@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny_models
 import torch
 from conftest import ARCHITECTURES, random_trace
 from transformers import AutoModelForCausalLM
@@ -17,7 +19,7 @@ from moeviz.core.replay import replay
 from moeviz.core.settings import BASELINES, WARM, Settings
 from moeviz.core.trace import Trace
 from moeviz.engine import measure
-from moeviz.engine.experts import _direct, _own_forward, forward_for
+from moeviz.engine.experts import RecipeError, direct, of_class, recipe_for
 from moeviz.engine.loader import Loaded, load, own
 from moeviz.engine.session import Options, Serving, generate
 from moeviz.engine.store import DiskStore, HostStore
@@ -128,8 +130,10 @@ def test_the_trace_does_not_depend_on_the_cache(tiny_model: TinyModel) -> None:
         assert (getattr(first, field) == getattr(second, field)).all(), field
 
 
-def test_next_gate_asks_the_later_router_about_this_layers_input(tiny_model: TinyModel) -> None:
-    model = loaded(tiny_model, "mixtral")
+@pytest.mark.parametrize("name", ["mixtral", "deepseek_v3"])  # the second chooses by groups, with a bias
+def test_next_gate_asks_the_later_router_about_this_layers_input(name: str, tiny_model: TinyModel) -> None:
+    model = loaded(tiny_model, name)
+    assert [layer.router.product is None for layer in model.layers] == [name == "deepseek_v3"] * 3
     entered: dict[int, torch.Tensor] = {}
 
     def keep(number: int) -> Callable[..., None]:
@@ -138,7 +142,7 @@ def test_next_gate_asks_the_later_router_about_this_layers_input(tiny_model: Tin
 
         return hook
 
-    routers = [layer.router for layer in model.layers if layer.router is not None]
+    routers = [layer.router.module for layer in model.layers if layer.router is not None]
     hooks = [router.register_forward_hook(keep(number)) for number, router in enumerate(routers)]
     # the guesses call later routers before their own turn: keep each router's input of a run without guesses
     next(iter(generate(model, PROMPT, Settings(slots=8), Options(1, 0.0, guesses=False))))
@@ -154,18 +158,55 @@ def test_next_gate_asks_the_later_router_about_this_layers_input(tiny_model: Tin
     assert (trace.guess[:, 1, 1] == -1).all()
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_the_faster_forward_is_used_only_where_it_is_equal(name: str, tiny_model: TinyModel) -> None:
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss"])
+def test_the_faster_way_is_used_only_where_it_is_equal(name: str, tiny_model: TinyModel) -> None:
     model = loaded(tiny_model, name)
     module, layout = model.layers[0].experts, model.store.layout
-    assert forward_for(module, layout, model.device) in (_direct, _own_forward)
-    type(module)._apply_gate, kept = (lambda self, up: up.chunk(2, -1)[0] * 3), type(module)._apply_gate
+
+    def recipe(weights: torch.dtype = torch.float32) -> object:
+        return recipe_for(module, layout, model.device, layout.dtype, weights)
+
+    assert model.recipe == recipe()
+    assert model.recipe.way is direct
+    own = type(module).forward.__wrapped__
+
+    def twice(self: torch.nn.Module, *args: torch.Tensor) -> torch.Tensor:
+        return own(self, *args) * 2
+
+    def average(self: torch.nn.Module, hidden: torch.Tensor, *args: torch.Tensor) -> torch.Tensor:
+        return own(self, hidden, *args) - hidden
+
+    for other, way in ((twice, of_class), (average, None)):  # an average is no sum of contributions
+        type(module).forward.__wrapped__ = other
+        try:
+            if way is None:
+                with pytest.raises(RecipeError, match="cannot be computed one expert at a time"):
+                    recipe()
+            else:
+                assert recipe().way is way
+        finally:
+            type(module).forward.__wrapped__ = own
+
+
+def test_contributions_are_added_in_the_architectures_own_dtype(tiny_model: TinyModel) -> None:
+    model = loaded(tiny_model, "mixtral")
+    layout = replace(model.store.layout, dtype=torch.bfloat16)
+    module = model.layers[0].experts
+    own = type(module).forward.__wrapped__
+
+    def precise(
+        self: torch.nn.Module, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        outs = [own(self, hidden, index[:, n : n + 1], torch.ones_like(weights[:, :1])) for n in range(2)]
+        return sum(out * weights[:, n : n + 1] for n, out in enumerate(outs)).to(hidden.dtype)
+
+    kinds = (torch.bfloat16, torch.float32)
+    assert recipe_for(module, layout, model.device, *kinds).sum_dtype == torch.bfloat16
+    type(module).forward.__wrapped__ = precise
     try:
-        own = type(module).forward
-        uses_gate = "_apply_gate" in own.__wrapped__.__code__.co_names
-        assert forward_for(module, layout, model.device) is (_direct if uses_gate else _own_forward)
+        assert recipe_for(module, layout, model.device, *kinds).sum_dtype == torch.float32
     finally:
-        type(module)._apply_gate = kept
+        type(module).forward.__wrapped__ = own
 
 
 @pytest.mark.parametrize("tier", ["disk", "host"])
@@ -341,7 +382,7 @@ def test_an_accelerator_gives_the_resident_tokens_and_the_replays_decisions(
 def test_serving_refuses_next_gate_without_routers(tiny_model: TinyModel) -> None:
     model = loaded(tiny_model, "mixtral")
     blind = replace(model, layers=tuple(replace(layer, router=None) for layer in model.layers))
-    with pytest.raises(SettingsError, match="needs the layers' routers"):
+    with pytest.raises(SettingsError, match="asks the layers' routers ahead, which this model's cannot be"):
         Serving(blind, Settings(prefetch="next-gate"), GREEDY)
 
 
@@ -359,3 +400,24 @@ def test_a_calibration_of_another_model_is_refused(tiny_model: TinyModel, tmp_pa
     random_trace(0, layers=2).save(tmp_path / "two.moetrace")
     with pytest.raises(SettingsError, match=r"of another model: 2 MoE layers of 8 experts, not 3 of 8"):
         generate(model, PROMPT, Settings("static", calibration=str(tmp_path / "two.moetrace")), GREEDY)
+
+
+def test_dtype_auto_on_a_cpu_is_the_faster_one_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from moeviz.engine import loader
+
+    folder = tiny_models.save("mixtral", tmp_path / "model")
+    assert load(folder, device="cpu").notes == ()  # a float32 checkpoint loses nothing for speed
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"dtype": "bfloat16"}))
+    for bfloat16, chosen in ((0.5, torch.bfloat16), (0.95, torch.float32)):
+        times = {torch.float32: 1.0, torch.bfloat16: bfloat16}
+        monkeypatch.setattr(loader, "_expert_ms", lambda experts, dtypes, times=times: times)
+        model = load(folder, device="cpu")
+        assert model.dtype == chosen
+        (note,) = model.notes
+        assert f"float32 1.000 ms, bfloat16 {bfloat16:.3f} ms" in note
+        assert measure.facts(model).versions["notes"] == note
+    monkeypatch.undo()
+    assert load(folder, device="cpu").dtype in (torch.float32, torch.bfloat16)

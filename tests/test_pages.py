@@ -16,13 +16,13 @@ from streamlit.testing.v1 import AppTest
 
 from moeviz.app import commands, machines
 from moeviz.app.asking import PRESETS
-from moeviz.bench.made_up import made_up
 from moeviz.core.policies import POLICIES
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
+from moeviz.core.synthetic import synthetic
 from moeviz.core.trace import Trace
 from moeviz.engine.client import Job, ModelSpec
-from moeviz.files import exports
+from moeviz.files import exporters
 
 ROOT = Path(__file__).parent.parent
 WAIT = 120  # seconds a script may take on a slow machine
@@ -144,16 +144,13 @@ def run_live(app: AppTest, **changes: Any) -> AppTest:
     job = Job("watch", "And it", [Settings("lfu")], max_new_tokens=5, stop_at_end=False)
     for name, value in changes.items():
         setattr(job, name, value)
-    app.session_state["desk"].submit("live", job)
+    desk = app.session_state["desk"]
+    desk.unshown = desk.submit("live", job)
     return finished(app.run(), "live")
 
 
 def test_a_live_run_becomes_the_current_trace_and_checks_itself() -> None:
-    app = opened("stage")
-    app.session_state["to_show"] = "my latest run"
-    app = run_live(app)
-    app.session_state["to_show"] = "my latest run"
-    app.run()
+    app = run_live(opened("stage"))
     assert not app.exception
     assert app.selectbox(key="trace").value == "my latest run"
     assert "live = replay, event for event" in texts(app.markdown)
@@ -168,7 +165,7 @@ def test_a_live_run_becomes_the_current_trace_and_checks_itself() -> None:
         ({"settings": [Settings(slots=1)]}, "1 slots are too few: a token needs 2"),
         ({"max_new_tokens": 99_999}, "The prompt is too long"),
         ({"prompt": "  "}, "The prompt is empty"),
-        ({"model": ModelSpec("no/such/model")}, "cannot be read as a model"),
+        ({"model": ModelSpec("no/such/model")}, "There is no folder no/such/model"),
     ],
 )
 def test_a_run_that_cannot_be_is_one_message(changes: dict[str, Any], words: str) -> None:
@@ -252,7 +249,7 @@ def test_a_trace_that_is_not_here_is_said() -> None:
 
 @pytest.mark.parametrize(("layers", "experts", "k", "slots"), [(4, 32, 4, 11), (3, 8, 4, 5), (3, 5, 4, 5)])
 def test_slots_follow_the_trace(layers: int, experts: int, k: int, slots: int) -> None:
-    app = showing(made_up(12, layers, experts, k))
+    app = showing(synthetic(12, layers, experts, k))
     assert {run["slots"] for run in payload(app)["runs"]} == {slots}
     turned(app, "timeline")
     assert app.number_input(key="slots").value == slots
@@ -277,7 +274,7 @@ def test_a_bad_value_in_the_link_falls_back(query: dict[str, str]) -> None:
 
 
 def test_a_long_trace_is_explored_in_windows() -> None:
-    app = turned(showing(made_up(600)), "timeline")
+    app = turned(showing(synthetic(600)), "timeline")
     assert "256 forward passes at a time" in texts(app.caption)
     app.number_input(key="window").set_value(500).run()
     assert not app.exception
@@ -453,7 +450,7 @@ def test_the_library_exports_every_format(
     )
     app = opened("library", trace="sample: bible")
     app.button_group(key="export_of").set_value(of).run()
-    for kind, one in exports.FORMATS.items():
+    for kind, one in exporters.EXPORTERS.items():
         app.selectbox(key="format-library").select(kind).run()
         assert not app.exception
         assert len(made["bible" + one.suffix]) > 1_000

@@ -523,6 +523,49 @@ def test_a_changed_run_keeps_the_cursor_and_what_is_selected(show: Open) -> None
     assert value(page, "[stage.selected.board, stage.selected.layer, stage.selected.expert]") == [1, 2, 5]
 
 
+def test_a_notebook_shows_it_in_a_frame(browser: Browser) -> None:
+    trace = random_trace(5)
+    page = browser.new_page()
+    page.set_content(stage(trace, ["lru", "lfu"])._repr_html_())
+    frame = page.frame_locator("iframe")
+    expect(frame.locator(".moeviz-stage[data-pictures]")).to_be_visible()
+    frame.get_by_role("button", name="miss").click()
+    page.keyboard.press("Home")
+    expect(frame.locator(".moeviz-stage")).to_have_attribute("data-pass", "0")
+    page.close()
+
+
+def test_a_stage_that_is_mounted_anew_goes_on_where_it_was(show: Open, lesson: str) -> None:
+    page = show(lesson)
+    page.evaluate("window.moevizStage.seekTo({ step: 3 })")
+    page.evaluate("window.moevizStage.go(50)")
+    page.evaluate("window.moevizStage.select({ board: 0, layer: 2, expert: 5, kept: true })")
+    page.evaluate(
+        """() => {
+          const memory = window.moevizStage.memory(), payload = window.moevizStage.model.payload
+          window.moevizStage.close()
+          window.moevizStage = MoevizStage.mount(document.getElementById("stage"), payload)
+          window.moevizStage.recall(memory)
+          window.moevizStage.seekTo({ step: 3 }) // the host still says what it said before
+        }"""
+    )
+    at(page, 50)
+    assert value(page, "[stage.selected.board, stage.selected.layer, stage.selected.expert]") == [0, 2, 5]
+
+
+def test_new_words_around_the_same_runs_walk_nothing_anew(show: Open) -> None:
+    trace = random_trace(5)
+    runs = [replay(trace, Settings(name, 3)) for name in ("lru", "lfu")]
+    page = show(stage_html(stage_payload(trace, runs, verdict="not measured yet")))
+    page.evaluate("window.model = window.moevizStage.model")
+    actions = [{"id": "stop", "label": "Stop measuring", "key": "m"}]
+    said = stage_payload(trace, runs, verdict="3 of 5 rounds", actions=actions)
+    page.evaluate("(payload) => window.moevizStage.update(payload)", said)
+    expect(page.locator(".verdict")).to_have_text("3 of 5 rounds")
+    expect(page.get_by_role("button", name="Stop measuring")).to_be_visible()
+    assert value(page, "stage.model === window.model")
+
+
 def test_a_closed_stage_leaves_the_keys_alone(show: Open, lesson: str) -> None:
     page = show(lesson)
     page.evaluate("window.moevizStage.close()")

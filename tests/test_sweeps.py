@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -21,8 +22,9 @@ from moeviz.core.replay import replay
 from moeviz.core.settings import ITSELF, Settings
 from moeviz.core.trace import Trace
 from moeviz.errors import SweepError
+from moeviz.files.moetrace import SAMPLES
 from moeviz.numbers import metrics
-from moeviz.sweeps import Plan, executor, sweep
+from moeviz.sweeps import Plan, executor, means, sweep, verdict
 
 
 @pytest.fixture(autouse=True)
@@ -171,6 +173,9 @@ def test_what_cannot_be_swept_is_one_message(files: list[Path], tmp_path: Path) 
         ([files[0], "--out", tmp_path / "text.parquet", "--jobs", 1], "is no table of a sweep"),
         ([tmp_path / "bad.moetrace", *out], "None of the files is a trace"),
         ([files[0], "--dask", "tcp://127.0.0.1:9", *out], "No Dask scheduler answers"),
+        ([files[0], "--dask", "nope", *out], "No Dask scheduler answers at nope"),
+        ([files[0], "--dask", "tls://127.0.0.1:9", *out], "No Dask scheduler answers"),
+        ([files[0], "--dask", "http://[", *out], "No Dask scheduler answers"),
         ([files[0], "--out", tmp_path / "gone" / "t.parquet"], "does not exist"),
     ):
         result = command(*arguments)
@@ -198,3 +203,110 @@ def test_an_executor_is_closed(tmp_path: Path) -> None:
         assert pool.submit(int, "7").result() == 7
     with pytest.raises(SweepError), executor(1, "no address"):
         pass
+
+
+def test_damaged_lines_of_the_journal_are_named_and_made_again(
+    files: list[Path], threads: Executor, tmp_path: Path
+) -> None:
+    out = tmp_path / "t.parquet"
+    plan = Plan(("lru", "lfu"), slots=(3,))
+    whole = sweep(files, plan, tmp_path / "whole.parquet", threads)
+    good = json.dumps(whole[whole["policy"] == "lru"].to_dict("records")).encode()
+    damaged = [
+        b"7",
+        b"null",
+        b'"text"',
+        b"[7]",
+        b"[{}]",
+        b'[{"file": "a"}]',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        json.dumps([whole.iloc[0].to_dict() | {"slots": "3"}]).encode(),
+        json.dumps([whole.iloc[0].to_dict() | {"more": 1}]).encode(),
+    ]
+    journal = tmp_path / "t.parquet.journal"
+    journal.write_bytes(b"\n".join([damaged[0], good, *damaged[1:], good[:40]]))  # the last one is cut off
+    said: list[str] = []
+    assert sweep(files, plan, out, threads, said.append).equals(whole)
+    assert len(said) == len(damaged) + 1
+    assert said[0] == "skipped line 1 of t.parquet.journal: it is damaged. Its rows are made again."
+    assert not journal.exists()
+
+
+def test_a_line_after_a_cut_one_is_not_lost(files: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "t.parquet"
+    (tmp_path / "t.parquet.journal").write_bytes(b'[{"file": "a.moe')
+    with Counting(most=2) as pool, pytest.raises(KeyboardInterrupt):
+        sweep(files, Plan(("lru", "lfu")), out, pool)
+    with Counting() as pool:
+        sweep(files, Plan(("lru", "lfu")), out, pool, lambda line: None)
+        assert pool.asked == 2
+
+
+def test_no_row_is_no_success(files: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "t.parquet"
+    result = command(files[0], "--slots", "99", "--jobs", 1, "--out", out)
+    assert result.exit_code == 2
+    assert "Nothing fits" in result.stderr
+    assert not out.exists()
+    assert not (tmp_path / "t.parquet.journal").exists()
+
+
+def test_a_table_of_something_else_is_refused(files: list[Path], threads: Executor, tmp_path: Path) -> None:
+    out = tmp_path / "t.parquet"
+    for other in (
+        pd.DataFrame({"file": ["a"]}),
+        sweep(files, Plan(("lru",)), out, threads).astype({"slots": str}),
+    ):
+        other.to_parquet(out)
+        with pytest.raises(SweepError, match="is no table of a sweep"):
+            sweep(files, Plan(("lru",)), out, threads)
+
+
+def test_a_policy_of_one_s_own_is_swept_by_other_processes(files: list[Path], tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from moeviz.policies import policy\n@policy('mine')\ndef mine(use, now):\n    return use.loaded\n"
+    )
+    out = tmp_path / "t.parquet"
+    result = command(files[0], "--policies", f"fifo,{own}:mine", "--jobs", 1, "--out", out)
+    assert result.exit_code == 0, result.output
+    table = pd.read_parquet(out)
+    assert set(table["policy"]) == {"fifo", f"{own}:mine"}
+
+
+def test_the_verdict_names_the_best_cache_and_where_memory_stops_to_pay(
+    threads: Executor, tmp_path: Path
+) -> None:
+    out = tmp_path / "t.parquet"
+    samples = sorted(SAMPLES.glob("*.moetrace"))
+    table = sweep(samples[:1], Plan(("lru", "lfu", "belady")), out, threads)
+    one = verdict(table)
+    assert one[0].startswith("lfu hits ")
+    assert one[0].endswith("points more than lru on this trace.")
+    assert "Best value for memory: " in one[1]
+    assert " MiB; each further slot brings less" in one[1]
+    best = means(table)
+    assert [found.name for found in best] == ["belady", "lfu", "lru"]
+    both = verdict(sweep(samples, Plan(("lru", "lfu")), out, threads))
+    assert "No difference between" in both[0] or "(median over 3 traces" in both[0]
+    bounds = verdict(table[table["policy"] == "belady"])
+    assert bounds == ["Every row knows the future: these are bounds, and there is nothing to choose."]
+
+
+def die_once(marker: str) -> str:
+    """Ends its process when it is first asked."""
+    if not Path(marker).exists():
+        Path(marker).touch()
+        os._exit(1)
+    return "done"
+
+
+def test_a_dask_worker_that_dies_costs_a_retry(tmp_path: Path) -> None:
+    from distributed import LocalCluster
+
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as cluster,
+        executor(None, cluster.scheduler_address) as pool,
+    ):
+        assert pool.submit(die_once, str(tmp_path / "marker")).result(60) == "done"

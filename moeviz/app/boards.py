@@ -65,6 +65,9 @@ def _linked(text: str, first: Settings) -> Settings:
 
 def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str]) -> None:
     """The stage of the current trace, or of the live run while there is one; does what its user asks."""
+    if (trace := live.just_ended()) is not None:
+        traces.show(trace)
+        st.rerun()
     going = live.running()
     queued = going is not None and going.state == "queued"
     every = None if going is None else live.EVERY_QUEUED if queued else live.EVERY
@@ -72,8 +75,6 @@ def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str])
     def look() -> None:
         job = live.running()
         if going is not None and job is None:
-            if going.passes:
-                traces.show(traces.LIVE)
             st.rerun()
         if queued and job is not None and job.state != "queued":
             st.rerun()  # to look more often
@@ -198,7 +199,7 @@ def _act(event: StageEvent, two: list[Settings], ask: Ask, baselines: list[str])
         case "settings":
             links.put(LINKS[event.board], commands.setting(replace(two[event.board], **event.changes)))
         case "run":
-            own.submit("live", ask.job("watch", [replace(two[0], seed=ask.seed)]))
+            own.unshown = own.submit("live", ask.job("watch", [replace(two[0], seed=ask.seed)]))
         case "measure":
             chosen = [
                 *(replace(one, seed=ask.seed) for one in two),

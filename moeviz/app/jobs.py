@@ -32,6 +32,7 @@ class Desk:
     jobs: dict[str, Job] = field(default_factory=dict)
     opened: dict[str, tuple[Trace, Run | None]] = field(default_factory=dict)
     time_left: dict[str, float] = field(default_factory=dict)  # that was last shown, seconds
+    unshown: Job | None = None  # a live run whose end no page has shown yet
     _sessions: int = 0
     _timer: threading.Timer | None = None
 

@@ -15,17 +15,19 @@ from moeviz.core.replay import check_trace, replay
 from moeviz.core.run import Run
 from moeviz.core.trace import DECODE, MAX_EXPERTS, MAX_K, MAX_LAYERS, MAX_TOKENS, Trace
 from moeviz.errors import MoevizError, TraceError
-from moeviz.files import imports, library, moetrace
+from moeviz.files import library, moetrace
+from moeviz.files.guarded import open_guarded
+from moeviz.files.importers import IMPORTERS, Counted, Options
 from moeviz.files.library import named_trace
 from moeviz.files.moetrace import MAX_FILE_BYTES
 
 LIMITS = (
     f"Up to {MAX_FILE_BYTES >> 20} MiB, {MAX_TOKENS:,} tokens, {MAX_LAYERS} layers, {MAX_EXPERTS:,} experts, "
-    f"{MAX_K} per token. Nothing in a file is run. What you open stays in this browser until you keep it."
+    f"{MAX_K} per token. Nothing in a file is run, and each is read in a "
+    "process of its own, with limits on memory and time. What you open stays in this browser until it is kept."
 )
 FORMATS = (
-    "moeviz's .moetrace; vLLM's routed experts (.npy, .npz); routes and MoE-PolicyLang's recordings (JSON "
-    "lines, parquet); MoE-Beyond's CSV; a table of token, layer, rank, expert and perhaps weight (CSV, parquet). "
+    f"Read are {'; '.join(sorted(one.what for one in IMPORTERS.values()))}. Any of them as .gz or .zst. "
     "Its content shows what a file is."
 )
 
@@ -57,7 +59,12 @@ def drop(experts: int) -> None:
 def _opened(file: str, content: bytes, experts: int) -> list[tuple[str, str]]:
     """What came of one file, in lines of a kind: good, bad, note."""
     try:
-        found = imports.read(file, content, experts=experts)
+        found = open_guarded(file, content, Options(experts=experts))
+        if isinstance(found, Counted):
+            raise TraceError(
+                f"{file} holds counts, not a trace ({found.format}): which token used which expert is not "
+                "said. Make a .moecounts of it with python -m moeviz import, and give that as calibration."
+            )
         base = library.safe_name(file)
         traces.open_(base, found.trace, found.run)
     except TraceError as error:
@@ -74,8 +81,8 @@ def table() -> None:
         try:
             rows.append(_about(name, *traces.load(name)))
             readable.append(name)
-        except (TraceError, OSError) as error:
-            st.warning(plain(f"{name} is not a trace that can be read: {error}"))
+        except (TraceError, OSError):
+            _unreadable(name.removeprefix("library: "))
     found: Any = st.dataframe(
         pd.DataFrame(rows),
         hide_index=True,
@@ -89,6 +96,14 @@ def table() -> None:
         st.session_state["shelf-chosen"] = chosen
         traces.show(chosen[0])
         st.rerun()
+
+
+def _unreadable(kept: str) -> None:
+    """A file of the library that is no trace: why, and the way to be rid of it."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.warning(plain(f"{kept} in the library cannot be read: {library.fault(kept)}"), width="stretch")
+        if st.button("Delete", icon=":material/delete:", key=f"delete-{kept}"):
+            _changed(lambda: library.delete(kept))
 
 
 def _about(name: str, trace: Trace, run: Run | None) -> dict[str, Any]:

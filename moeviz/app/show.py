@@ -15,8 +15,8 @@ import streamlit as st
 from moeviz.charts import KINDS, Chart, style
 from moeviz.core.run import Run
 from moeviz.core.trace import Trace
-from moeviz.files import exports, library, moetrace
-from moeviz.files.exports import formula_safe
+from moeviz.files import exporters, library, moetrace
+from moeviz.files.exporters.tables import formula_safe
 
 LOOKS = {
     "measured": ("blue", ":material/timer:"),
@@ -134,14 +134,14 @@ def exporter(name: str, trace: Trace, run: Callable[[], Run], own: Run | None, k
     """A format and its download. `run` gives the run to write, when it is asked for; `own`, a measured run of
     the trace, gives times.
     """
-    kinds = [kind for kind in exports.FORMATS if kind != "perfetto" or (own is not None and own.measured)]
+    kinds = [kind for kind in exporters.EXPORTERS if kind != "perfetto" or (own is not None and own.measured)]
     file = library.safe_name(name.partition(": ")[2] or name)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         kind = st.selectbox("Format", kinds, key=f"format-{key}", width=220)
-        suffix, what = exports.FORMATS[kind].suffix, exports.FORMATS[kind].what
+        suffix, what = exporters.EXPORTERS[kind].suffix, exporters.EXPORTERS[kind].what
         download(
             "Export",
-            lambda: exports.content(kind, trace, run(), own, f"{file}.moetrace"),
+            lambda: exporters.content(kind, trace, run(), own, f"{file}.moetrace"),
             file + suffix,
             key=f"export-{key}",
             icon="ios_share",

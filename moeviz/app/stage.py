@@ -18,24 +18,31 @@ from moeviz.charts.stage.page import script, style
 
 _HOST = """
 const stages = new WeakMap()
+const lately = new WeakMap() // what each stage's user did last; numbers grow, over reloads too
+const memories = new Map() // by key: where a stage stood when Streamlit took it off the page
 
 export default function (component) {
-  const { data, parentElement, setStateValue, setTriggerValue } = component
+  const { data, key, parentElement, setStateValue } = component
   const emit = (event) => {
-    if (event.kind === "cursor") setStateValue("cursor", event)
-    else setTriggerValue("event", event)
+    if (event.kind === "cursor") return setStateValue("cursor", event)
+    // a state, not a trigger, which would be lost where the next run of the script breaks its own off
+    const events = lately.get(parentElement) ?? []
+    const at = Math.max(Date.now(), (events.at(-1)?.at ?? 0) + 1)
+    lately.set(parentElement, [...events, { ...event, at }].slice(-8))
+    setStateValue("events", lately.get(parentElement))
   }
   const host = { emit, future: data.future, below: data.below, presenter: data.presenter }
   let stage = stages.get(parentElement)
   if (!stage) {
     stage = MoevizStage.mount(parentElement.querySelector(".stage-here"), data.payload, host)
     stages.set(parentElement, stage)
+    stage.recall(memories.get(key))
   } else {
     stage.update(data.payload, host)
-    stage.layout() // the theme may have changed
   }
   stage.seekTo(data.seek)
   return () => {
+    memories.set(key, stage.memory())
     stage.close()
     stages.delete(parentElement)
   }
@@ -48,7 +55,7 @@ _mount = st.components.v2.component(
 
 @dataclass(frozen=True, slots=True)
 class StageEvent:
-    """What its user did last, and where the cursor stands.
+    """What its user did, and where the cursor stands. Each deed is told to one run of the script, in order.
 
     `kind`: "" nothing new; "settings": the menus of `board` ask for `changes` (fields of Settings);
     "choose": a key from 1 to 9, in `number`; "present": presenter mode is to be on or off, in `on`; or the id
@@ -89,9 +96,9 @@ def stage(
         "presenter": presenter,
         "below": below,
     }
-    result = _mount(data=data, key=key, on_cursor_change=_nothing, on_event_change=_nothing)
+    result = _mount(data=data, key=key, on_cursor_change=_nothing, on_events_change=_nothing)
     cursor = result.cursor if isinstance(result.cursor, Mapping) else {}
-    event = result.event if isinstance(result.event, Mapping) else {}
+    event = _unheard(result.events, f"{key} heard")
     selected = cursor.get("selected") or {}
     return StageEvent(
         kind=_text(event.get("kind")),
@@ -108,6 +115,17 @@ def stage(
 
 def _nothing() -> None:
     """Streamlit keeps a state only where somebody listens."""
+
+
+def _unheard(events: object, key: str) -> Mapping[str, Any]:
+    """The first of the events that no run of the script has been given yet."""
+    heard = st.session_state.get(key, 0)
+    for event in events if isinstance(events, list) else []:
+        number = _number(event.get("at")) if isinstance(event, Mapping) else None
+        if number is not None and number > heard:
+            st.session_state[key] = number
+            return dict(event)
+    return {}
 
 
 def _changes(value: object) -> dict[str, str | int]:

@@ -5,6 +5,7 @@ python -m moeviz bench engine
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,18 +52,26 @@ MADE_UP = "Tokens of a made-up trace of 24 layers, top-4 of 32 experts."
 @bench.command("engine")
 @rounds(5)
 @tokens(100, "Tokens to generate in each round.", 1_000)
-def bench_engine(repeats: int, tokens: int) -> None:
-    """What recording the routers' guesses costs the bundled model."""
+@click.option("--model", default="", help="Folder of a model; the bundled one if it is left out.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
+def bench_engine(repeats: int, tokens: int, model: str, as_json: bool) -> None:
+    """Decoding beside transformers with all experts in memory, in float32 and bfloat16, on one thread."""
     from moeviz.bench.engine import engine
 
     with refusing():
-        show(engine(repeats, tokens))
+        found = engine(repeats, tokens, model)
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        show(found)
 
 
 @bench.command("link")
 @tokens(100, "Tokens to generate on each link.", 1_000)
 def bench_link(tokens: int) -> None:
-    """How well a paced link keeps its time: a copy's time over the time asked for, median [5th to 95th percentile]."""
+    """How well a paced link keeps its time: a copy's time over the time asked for, median [5th to 95th
+    percentile].
+    """
     from moeviz.bench.pacing import pacing
 
     with refusing():
@@ -85,7 +94,7 @@ def bench_loading() -> None:
     "--trace", "file", type=click.Path(path_type=Path), help="A .moetrace file instead of the made-up trace."
 )
 def bench_replay(repeats: int, tokens: int, file: Path | None) -> None:
-    """Every policy at every slot count, one replay, and cachetools on the same accesses."""
+    """Replays, hits and curves of every policy, live policy work, and cachetools on the same accesses."""
     from moeviz.bench.replay import replaying
     from moeviz.core.trace import Trace
 
@@ -102,6 +111,16 @@ def bench_pages(tokens: int, repeats: int) -> None:
 
     with refusing():
         show(pages(tokens, repeats))
+
+
+@bench.command("capture")
+@rounds(9)
+@tokens(100, "Tokens to generate in each round.", 1_000)
+def bench_capture(repeats: int, tokens: int) -> None:
+    """What moeviz.capture costs the code that runs a model."""
+    from moeviz.bench.capturing import capturing
+
+    show(capturing(repeats, tokens))
 
 
 @bench.command("fuzz")
@@ -139,17 +158,46 @@ def bench_board(repeats: int, seconds: float) -> None:
         show(board(seconds, repeats))
 
 
+@bench.command("soak")
+@click.option(
+    "--sessions",
+    type=click.IntRange(1, 200),
+    default=20,
+    show_default=True,
+    help="Browsers at the same time.",
+)
+@click.option(
+    "--pause",
+    type=click.FloatRange(0, 600),
+    default=10.0,
+    show_default=True,
+    help="Seconds that each looks at a page.",
+)
+@click.option(
+    "--runs", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Then, in one session."
+)
+def bench_soak(sessions: int, pause: float, runs: int) -> None:
+    """A classroom: seconds to a page, what sessions and runs leave behind (needs Chromium)."""
+    from moeviz.bench import soak
+
+    with refusing():
+        show(soak.visits(sessions, pause))
+        show(soak.runs(runs))
+
+
 @bench.command("stage")
 @rounds(3)
 @click.option(
     "--seconds",
-    type=click.FloatRange(1, 3_600),
+    type=Number(1, 3_600),
     default=3.0,
     show_default=True,
     help="Played in each round.",
 )
 def bench_stage(repeats: int, seconds: float) -> None:
-    """Pictures per second of the stage while it plays, key to picture, file to first picture (needs Chromium)."""
+    """Pictures per second of the stage while it plays, key to picture, file to first picture (needs
+    Chromium).
+    """
     from moeviz.bench.stage import stage
 
     with refusing():

@@ -14,7 +14,8 @@ LINKS = (*MACHINES, Machine(TYPED, 0.0, 0.5), Machine(TYPED, 1.0, 0.05))
 
 
 def pacing(tokens: int = 100) -> dict[str, Any]:
-    """Time of a copy over the time that was asked for, on the bundled model in host memory: median [5th to 95th percentile].
+    """Time of a copy over the time that was asked for, on the bundled model in host memory: median [5th to
+    95th percentile].
 
     Above 1 throughout: the link was asked to be faster than this machine's memory.
     """

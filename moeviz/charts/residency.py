@@ -148,7 +148,7 @@ def _every_expert(run: Run, pictures: Sequence[Frame]) -> go.Figure:
     )
     for layer in range(1, run.layers):
         figure.add_hline(layer * run.experts - 0.5, line_width=1, line_color="rgba(128,128,128,.8)")
-    figure.update_layout(height=max(280, min(560, 80 + round(4.7 * run.layers * run.experts))))
+    figure.update_layout(height=max(280, min(560, 80 + round(4.4 * run.layers * run.experts))))
     return figure
 
 

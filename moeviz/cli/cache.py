@@ -1,4 +1,5 @@
-"""`python -m moeviz cache`: the packed experts that are kept between runs, what they take, and how much they may."""
+"""`python -m moeviz cache`: the packed experts that are kept between runs, what they take, and how much they
+may."""
 
 from __future__ import annotations
 
@@ -58,7 +59,8 @@ def list_() -> None:
 @cache.command()
 @click.argument("names", nargs=-1)
 def clean(names: tuple[str, ...]) -> None:
-    """Delete all packed experts, or those that NAMES say: beginnings of what `list` shows first, or names of models.
+    """Delete all packed experts, or those that NAMES say: beginnings of what `list` shows first, or names of
+    models.
 
     A later run packs them again. A run that is under way goes on.
 
@@ -98,18 +100,16 @@ def limit(size: str | None) -> None:
 
     if size is not None:
         with refusing():
-            gone = cachefolder.set_limit(None if size.lower() == "none" else _bytes(size))
+            gone = cachefolder.set_limit(None if size.lower() == "none" else bytes_of(size))
         if gone:
             click.echo(f"deleted {len(gone)} files, {sum(entry.bytes for entry in gone) / 1e9:.3f} GB")
     most = cachefolder.limit()
     click.echo("no limit" if most is None else f"limit {most / 1e9:.3f} GB")
 
 
-def _bytes(text: str) -> int:
+def bytes_of(text: str) -> int:
     """50GB, 1.5 TiB, 1000000. Raises Refused."""
     match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s*([kmgt]i?)?b?", text.strip().lower())
     if not match:
-        raise Refused(
-            f"The size {text!r} is not known. Write for example 50GB or 40GiB, or none for no limit."
-        )
+        raise Refused(f"The size {text[:40]!r} is not known. Write for example 50GB or 40GiB.")
     return int(float(match[1]) * _UNITS[match[2] or ""])

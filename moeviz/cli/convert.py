@@ -26,15 +26,15 @@ from moeviz.errors import ExportError, TraceError
 
 
 def _importers() -> Iterable[str]:
-    from moeviz.files import imports
+    from moeviz.files import importers
 
-    return (*imports.FORMATS, "sglang")
+    return importers.format_names()
 
 
 def _exporters() -> Iterable[str]:
-    from moeviz.files import exports
+    from moeviz.files.exporters import EXPORTERS
 
-    return (f"{name} ({one.what})" for name, one in exports.FORMATS.items())
+    return (f"{name} ({one.what})" for name, one in EXPORTERS.items())
 
 
 @registered
@@ -46,7 +46,7 @@ def _exporters() -> Iterable[str]:
     cls=Listing,
     names=_importers,
     default="",
-    help="Found by the content if left out; else one of {names}.",
+    help="Found by the content if left out; else path.py:name of your own, or one of {names}.",
 )
 @click.option(
     "--experts",
@@ -54,30 +54,69 @@ def _exporters() -> Iterable[str]:
     default=0,
     help="Experts of each layer, where the source does not say how many.",
 )
-@out_option("The .moetrace file to write.", required=True)
-def import_(source: Path, kind: str, experts: int, out: Path) -> None:
-    """Turn the trace of another tool into a .moetrace file.
+@click.option(
+    "--prompt-tokens",
+    type=click.IntRange(-1),
+    default=-1,
+    help="Tokens of each request that are its prompt, where the source does not say.",
+)
+@click.option(
+    "--axes", default="", help="Axes of an array, for example layer,token,k; found out if left out."
+)
+@click.option(
+    "--top-k",
+    type=click.IntRange(0),
+    default=0,
+    help="Experts that a token uses, where the source holds all experts' numbers.",
+)
+@out_option("The .moetrace file to write, or the .moecounts where the source only counts.", required=True)
+def import_(
+    source: Path, kind: str, experts: int, prompt_tokens: int, axes: str, top_k: int, out: Path
+) -> None:
+    """Turn the trace of another tool into a .moetrace file, or its counts into a .moecounts file.
 
-    Takes vLLM's routed experts (.npy, .npz), a per_token dump of SGLang's expert distribution recorder (.pt, read without running
-    anything in it), JSON lines of routes, MoE-PolicyLang's recordings (JSON lines, parquet), MoE-Beyond's CSV, and a plain table
-    (CSV or parquet) of token, layer, rank, expert and perhaps weight. What was left out or had to be assumed is reported.
+    What a file is shows in its content; .gz and .zst are unpacked. Nothing in it is run, and it is read in a
+    process of its own with limits on memory and time. What was left out or had to be assumed is reported, and
+    kept in the trace. Counts, which do not say which token used which expert, serve as calibration of the
+    policy static and of warm starts.
 
     \b
-    Example:
+    Examples:
       python -m moeviz import routed.npy --experts 32 --out routed.moetrace
+      python -m moeviz import recorded.pt --out recorded.moetrace
+      python -m moeviz import counts.csv --experts 64 --out popular.moecounts
     """
-    from moeviz import api
+    from moeviz.files import moecounts, moetrace
+    from moeviz.files.guarded import open_file
+    from moeviz.files.importers import Counted, Options
 
     with refusing():
-        found = api.imported(source, experts=experts, format=kind)
+        found = open_file(source, Options(experts, prompt_tokens, axes, top_k), kind)
+        for line in found.report:
+            click.echo(f"note       {line}")
+        if isinstance(found, Counted):
+            if out.suffix != moecounts.SUFFIX:
+                raise TraceError(
+                    f"{source.name} holds counts, not a trace ({found.format}): which token used which is "
+                    "not said, so no cache can be replayed. Give --out "
+                    f"{out.with_suffix(moecounts.SUFFIX).name} to keep them as calibration."
+                )
+            content = moecounts.to_bytes(found.counts)
+            shape = f"{found.counts.layers} MoE layers of {found.counts.num_experts} experts"
+        else:
+            if out.suffix == moecounts.SUFFIX:
+                raise TraceError(
+                    f"{source.name} holds a trace. Give --out {out.with_suffix('.moetrace').name}."
+                )
+            trace = found.trace
+            content = moetrace.to_bytes(trace, found.run)
+            requests = f" of {len(trace.sequences())} requests" if trace.sequence is not None else ""
+            shape = (
+                f"{trace.tokens:,} tokens{requests}, {trace.layers} MoE layers of {trace.num_experts} "
+                f"experts, {trace.k} per token"
+            )
         with writing(out):
-            found.trace.save(out, found.run)
-    for line in found.report:
-        click.echo(f"note       {line}")
-    shape = (
-        f"{found.trace.tokens:,} tokens, {found.trace.layers} MoE layers of {found.trace.num_experts} experts, "
-        f"{found.trace.k} per token"
-    )
+            moetrace.write_atomically(out, content)
     click.echo(f"saved      {out}: {found.format}, {shape}")
 
 
@@ -85,7 +124,7 @@ def import_(source: Path, kind: str, experts: int, out: Path) -> None:
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @settings_options
-@click.option("--format", "kind", cls=Listing, names=_exporters, required=True, help="{names}.")
+@click.option("--format", "kind", cls=Listing, names=_exporters, required=True, help="One of {names}.")
 @click.option(
     "--recorded",
     is_flag=True,
@@ -101,24 +140,26 @@ def export(file: Path, kind: str, recorded: bool, policies: str, out: Path, **ot
     \b
     Examples:
       python -m moeviz export sample_traces/bible.moetrace --recorded --format perfetto --out bible.json
-      python -m moeviz export sample_traces/bible.moetrace --policy lfu --slots 3 --format report --out bible.html
+      python -m moeviz export sample_traces/bible.moetrace --policy lfu --format report --out bible.html
       python -m moeviz export sample_traces/change-of-subject.moetrace --format stage --out lesson.html
     """
     from moeviz.core.policies import load_policy
     from moeviz.core.replay import replay as replayed
-    from moeviz.files import exports, moetrace
+    from moeviz.files import exporters, moetrace
 
     with refusing():
         settings = settings_of(others)
-        if kind not in exports.FORMATS:
-            raise ExportError(f"format {kind!r} is not known. Choose one of {', '.join(exports.FORMATS)}.")
+        if kind not in exporters.EXPORTERS:
+            raise ExportError(
+                f"format {kind!r} is not known. Choose one of {', '.join(exporters.EXPORTERS)}."
+            )
         trace, own = moetrace.load(file)
         if recorded and own is None:
             raise TraceError(f"{file.name} holds no recorded run. Leave out --recorded to export a replay.")
         if kind == "stage":
             from moeviz.charts.stage import stage
 
-            chosen = [load_policy(name) for name in policies.split(",")]
+            chosen = [load_policy(name.strip()) for name in policies.split(",") if name.strip()]
             page = stage(trace, [replace(settings, policy=name) for name in chosen], recorded=own)
             with writing(out):
                 moetrace.write_atomically(out, page.html.encode())
@@ -126,7 +167,7 @@ def export(file: Path, kind: str, recorded: bool, policies: str, out: Path, **ot
             return
         result = own if recorded and own is not None else replayed(trace, settings)
         beside = Path(os.path.relpath(file, out.parent)) if kind == "notebook" else file
-        content = exports.content(kind, trace, result, own, beside.as_posix())
+        content = exporters.content(kind, trace, result, own, beside.as_posix())
         with writing(out):
             moetrace.write_atomically(out, content)
     click.echo(f"saved      {out}: {result.settings.label}, {'measured' if result.measured else 'replayed'}")

@@ -6,31 +6,14 @@ python -m moeviz plan path/to/model --fast 8GiB --link "SATA SSD" --trace mine.m
 from __future__ import annotations
 
 import json
-import re
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
+from moeviz.cli.cache import bytes_of
 from moeviz.cli.options import Number, Refused, json_option, refusing, registered
-
-_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-_SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
-
-
-class Size(click.ParamType[int]):
-    """Bytes, with a unit of 1,000 or 1,024: 8GiB, 24GB."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        found = _SIZE.fullmatch(str(value).strip())
-        count = float(found[1]) * (1_024 if found[3] else 1_000) ** _POWERS[found[2].lower()] if found else 0
-        if not 1 <= count < 2**60:
-            self.fail(f"{str(value)[:40]!r} is no size. Write it as 8GiB or 24GB.", param, ctx)
-        return int(count)
 
 
 def _counts(text: str) -> list[int]:
@@ -49,7 +32,7 @@ def _counts(text: str) -> list[int]:
     type=click.Path(path_type=Path),
     help="A .moetrace file of this model, or of one with as many experts, to tell hit ratios from.",
 )
-@click.option("--fast", type=Size(), help="Memory of the fast tier, as 8GiB. Left out: what is free here.")
+@click.option("--fast", help="Memory of the fast tier, as 8GiB. Left out: what is free here.")
 @click.option(
     "--context",
     type=click.IntRange(1, 10_000_000),
@@ -73,13 +56,13 @@ def _counts(text: str) -> list[int]:
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
     default="auto",
     show_default=True,
-    help="Type of the weights; auto: float32 on a CPU, else the checkpoint's.",
+    help="Type of the weights; auto: the checkpoint's; on a CPU the faster of it and float32.",
 )
 @json_option
 def plan(
     model: str,
     file: Path | None,
-    fast: int | None,
+    fast: str | None,
     context: int,
     slots: str,
     link: str,
@@ -108,7 +91,7 @@ def plan(
         found = plans.make(
             model,
             dtype=dtype,
-            fast=fast,
+            fast=None if fast is None else bytes_of(fast),
             context=context,
             slots=_counts(slots),
             trace=trace,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,10 +64,11 @@ def run(
     as_json: bool,
     **others: Any,
 ) -> None:
-    """Generate text with the experts of MODEL in the slow tier, and report what the cache did and what it cost.
+    """Generate text with the experts of MODEL in the slow tier, and report what the cache did and what it
+    cost.
 
-    MODEL is a folder that save_pretrained wrote or a hub id of any mixture-of-experts model that transformers serves; the bundled
-    model if it is left out.
+    MODEL is a folder that save_pretrained wrote or a hub id of any mixture-of-experts model that transformers
+    serves; the bundled model if it is left out.
 
     \b
     Example: is LFU faster than LRU, and does guessing help?
@@ -75,8 +77,9 @@ def run(
     with refusing():
         settings = settings_of(others)
         known = _future(future)
-        loaded, options = prepare(model, others)
+        loaded, options = prepare(model, others, [settings])
         from moeviz.engine import measure
+        from moeviz.engine.plan import settle
         from moeviz.engine.session import generate
 
         measure.fitting(loaded, [] if settings.baseline else [settings])
@@ -93,6 +96,8 @@ def run(
             keeps(f"{out} holds the {len(result.output_ids)} tokens that were captured.")
         if stop():
             raise KeyboardInterrupt
+        with suppress(OSError):  # what a later plan may want to know is no reason for a run to fail
+            settle(trace, result)
         lossless, why = None, measure.not_verifiable(loaded) if verify else ""
         if verify and not why:
             lossless = measure.reference(loaded, trace) == logits
@@ -160,13 +165,14 @@ def compare(
 ) -> None:
     """Measure several settings and baselines on one prompt, interleaved and repeated.
 
-    Every run is checked twice: its logits against those of transformers' own model with every expert in memory, where that fits, and
-    its hits, misses and evictions against a replay of the trace. A baseline that does not fit in memory is left out.
+    Every run is checked twice: its logits against those of transformers' own model with every expert in
+    memory, where that fits, and its hits, misses and evictions against a replay of the trace. A baseline that
+    does not fit in memory is left out.
 
     \b
     Example:
       python -m moeviz compare --prompt "In the beginning" \\
-          --setting policy=lru,slots=4 --setting policy=lfu,slots=4 --setting policy=lfu,slots=4,prefetch=next-gate
+          --setting policy=lru,slots=4 --setting policy=lfu,slots=4 --setting policy=lfu,prefetch=next-gate
     """
     with refusing():
         seed = others["seed"]
@@ -174,7 +180,7 @@ def compare(
         chosen += [Settings(baseline=name.strip()) for name in baselines.split(",") if name.strip()]
         if not chosen:
             raise Refused("There is nothing to measure. Give a --setting, or name --baselines.")
-        loaded, options = prepare(model, others)
+        loaded, options = prepare(model, others, chosen)
         from moeviz.core.replay import replay
         from moeviz.engine import measure
 
@@ -232,9 +238,10 @@ def compare(
     measured = list(zip(chosen, repeated, strict=True))
     checks = [(row["lossless"], row["equals_replay"]) for row in rows]
     comparison(measured, checks)
+    kind = str(loaded.dtype).removeprefix("torch.")
     click.echo(
-        f"\nMedians of {repeats} runs [least to most], decode only; {str(loaded.dtype).removeprefix('torch.')} on "
-        f"{loaded.device}, {others['threads']} thread(s). {words.tier(loaded.tier)}\n"
+        f"\nMedians of {repeats} runs [least to most], decode only; {kind} on {loaded.device}, "
+        f"{others['threads']} thread(s). {words.tier(loaded.tier)}\n"
     )
     click.echo(words.comparison_verdict(measured))
     if value := words.best_value(measured):
@@ -248,8 +255,12 @@ def _left(began: float, share: float) -> str:
     return "" if share in (0, 1) else f", about {words.seconds_left(spent / share - spent)} left"
 
 
-def prepare(model: str, others: dict[str, Any]) -> tuple[Loaded, Options]:
-    """Loaded model and generation options of the shared flags. Raises ModelError or StoreError."""
+def prepare(model: str, others: dict[str, Any], settings: list[Settings]) -> tuple[Loaded, Options]:
+    """Loaded model and generation options of the shared flags. Raises ModelError or StoreError.
+
+    `settings` are checked against the model as soon as its size is known: SettingsError before anything
+    is packed.
+    """
     from moeviz.engine.loader import BUNDLED, load, use_threads
     from moeviz.engine.measure import paced
     from moeviz.engine.session import Options
@@ -267,11 +278,16 @@ def prepare(model: str, others: dict[str, Any]) -> tuple[Loaded, Options]:
     def progress(share: float, what: str) -> None:
         progress_line(f"{share:4.0%} {what}", share == 1)
 
+    def check(layers: int, experts: int, k: int) -> None:
+        for one in settings:
+            one.check(layers, experts, k)
+
     loaded = load(
         model or BUNDLED,
         tier=others["tier"],
         device=others["device"],
         dtype=others["dtype"],
         progress=progress,
+        check=check,
     )
     return paced(loaded, others["link"]), options

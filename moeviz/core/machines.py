@@ -1,4 +1,5 @@
-"""Slow tiers by name: what a copy over them takes. One table for what a run would cost elsewhere and for a link that is paced.
+"""Slow tiers by name: what a copy over them takes. One table for what a run would cost elsewhere and for a
+link that is paced.
 
 find("SATA SSD").copy_ms(1_000_000)       # 1.97
 find("0.5,0.2").copy_ms(1_000_000)        # 2.2: half a gigabyte per second, 0.2 ms before the first byte

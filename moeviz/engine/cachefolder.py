@@ -1,6 +1,7 @@
 """The folder of packed experts: what is in it, how large it may grow, who may write. Imports no torch.
 
-A file holds one record per expert, then what `seal` writes: a checksum of every record, and what the file is of. One process at a
+A file holds one record per expert, then what `seal` writes: a checksum of every record, and what the file is
+of. One process at a
 time fills a file (`filling`); what a dead process left half-written is swept when the next one begins.
 
     for entry in entries(): print(entry.model, entry.bytes)
@@ -65,7 +66,8 @@ def seal(file: BinaryIO, checksums: NDArray[np.uint32], about: dict[str, Any]) -
 
 
 def read_seal(path: Path) -> Seal | None:
-    """The seal of a file; None where there is none, it is damaged, or the file is not as long as its records."""
+    """The seal of a file; None where there is none, it is damaged, or the file is not as long as its
+    records."""
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
@@ -117,7 +119,8 @@ def limit() -> int | None:
 
 
 def set_limit(most: int | None) -> list[Entry]:
-    """Keeps the limit for all later runs and removes what is above it now; gives what was removed. Raises StoreError."""
+    """Keeps the limit for all later runs and removes what is above it now; gives what was removed. Raises
+    StoreError."""
     path = cache_folder() / _LIMIT
     try:
         _make(cache_folder())
@@ -131,7 +134,8 @@ def set_limit(most: int | None) -> list[Entry]:
 
 
 def make_room(packed: int, scratch: int, path: Path) -> None:
-    """Before the first byte of `path` is written: room for it and for what is written on the way. Raises StoreError.
+    """Before the first byte of `path` is written: room for it and for what is written on the way. Raises
+    StoreError.
 
     packed, scratch: bytes. Where a limit is set, the least recently used files go first.
     """
@@ -139,7 +143,8 @@ def make_room(packed: int, scratch: int, path: Path) -> None:
     if most is not None and packed > most:
         raise StoreError(
             f"The slow tier needs {packed / 1e9:.2f} GB, but the cache in {path.parent} is limited to "
-            f"{most / 1e9:.2f} GB. Raise the limit with `python -m moeviz cache limit`, or choose --tier host."
+            f"{most / 1e9:.2f} GB. Raise the limit with `python -m moeviz cache limit`, or choose "
+            "--tier host."
         )
     _shrink(packed)
     free = shutil.disk_usage(path.parent).free
@@ -154,10 +159,11 @@ def make_room(packed: int, scratch: int, path: Path) -> None:
 
 @contextmanager
 def filling(path: Path, waiting: Callable[[], None]) -> Iterator[Path]:
-    """Only one process at a time is within this block for one `path`; gives an empty folder for what is written on the way.
+    """Only one process at a time is within this block for one `path`; gives an empty folder for what is
+    written on the way.
 
-    `waiting` is called every ASK_AGAIN seconds while another process is within; what it raises ends the waiting. Raises StoreError
-    where the folder cannot be written.
+    `waiting` is called every ASK_AGAIN seconds while another process is within; what it raises ends the
+    waiting. Raises StoreError where the folder cannot be written.
     """
     _make(path.parent)
     _sweep(path.parent)
@@ -227,5 +233,6 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(
-            f"The slow tier cannot be written to {folder}: {error.strerror}. Set MOEVIZ_CACHE to another folder."
+            f"The slow tier cannot be written to {folder}: {error.strerror}. "
+            "Set MOEVIZ_CACHE to another folder."
         ) from None

@@ -23,8 +23,8 @@ _ONE_EXPERT = re.compile(r"(.*\.experts\.)(\d+)(\..+)")
 def check_files(folder: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors in a folder's safetensors files; empty where it has none.
 
-    Raises ModelError where a shard is missing or cut short, where a shard lacks a tensor that the index promises, and where one
-    expert lacks a tensor that others of its layer have, or has it in another shape.
+    Raises ModelError where a shard is missing or cut short, where a shard lacks a tensor that the index
+    promises, and where one expert lacks a tensor that others of its layer have, or has it in another shape.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for path, promised in _shards(folder).items():
@@ -32,7 +32,8 @@ def check_files(folder: Path) -> dict[str, tuple[int, ...]]:
             raise ModelError(f"{folder} lacks {path.name}, which holds {named(promised)}. {_AGAIN}")
         try:
             with safe_open(path, "np") as file:
-                found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+                names = list(file.keys())
+                found = {name: tuple(file.get_slice(name).get_shape()) for name in names}
         except (SafetensorError, OSError) as error:
             cause = str(error).strip().splitlines()[0]
             raise ModelError(f"{path} is cut short or damaged ({cause}). {_AGAIN}") from None
@@ -71,9 +72,9 @@ def needs_code(error: BaseException) -> bool:
 def no_code(name: object) -> ModelError:
     """The message for a model that cannot be loaded without code of its own."""
     return ModelError(
-        f"{name} needs Python code that comes with the model (auto_map in its configuration), and moeviz runs no code "
-        f"of a model folder. Choose a checkpoint of an architecture that transformers {transformers.__version__} "
-        "has itself."
+        f"{name} needs Python code that comes with the model (auto_map in its configuration), and moeviz runs no "
+        "code of a model folder. Choose a checkpoint of an architecture that transformers "
+        f"{transformers.__version__} has itself."
     )
 
 
@@ -115,11 +116,13 @@ def _check_experts(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
     absent, odd = [], []
     for (before, after), found in tensors.items():
         absent += [f"{before}{number}{after}" for number in experts[before] - found.keys()]
-        usual = max(set(found.values()), key=list(found.values()).count)
+        shapes_of = list(found.values())
+        usual = max(set(shapes_of), key=shapes_of.count)
         odd += [
             f"{before}{n}{after} is {list(shape)}, not {list(usual)}"
             for n, shape in found.items()
             if shape != usual
+            and shapes_of.count(shape) == 1  # ERNIE 4.5 VL has experts of two sizes in one list
         ]
     if absent:
         raise ModelError(f"{folder} lacks {named(absent)}, which other experts of the layer have. {_AGAIN}")

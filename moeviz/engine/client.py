@@ -1,6 +1,8 @@
-"""The app's side of the worker process: jobs that run one after the other, and what they captured so far. Imports no torch.
+"""The app's side of the worker process: jobs that run one after the other, and what they captured so far.
+Imports no torch.
 
-A worker that dies ends its job with a message; what the job captured stays, and the next job starts a new worker.
+A worker that dies ends its job with a message; what the job captured stays, and the next job starts a new
+worker.
 
     job = Client().submit(Job("watch", "In the beginning", [Settings()]))
     while not job.finished: ...
@@ -26,8 +28,8 @@ from moeviz.engine.records import ModelFacts, PassRecord, recording
 from moeviz.files.moetrace import from_bytes
 
 GRACE = 5.0  # seconds in which a browser session whose connection broke can come back
-SILENCE = 15.0  # seconds without a sign of life that are told; the worker gives one every half second, come what may
-PATIENCE = 60.0  # seconds of silence after which the worker is ended, so that the queue goes on with nobody there to press Stop
+SILENCE = 15.0  # seconds without a sign of life that are told; the worker gives one every half second
+PATIENCE = 60.0  # seconds of silence after which the worker is ended: there may be nobody to press Stop
 STOP = 2.0  # seconds in which a worker has to react to Stop
 
 
@@ -98,7 +100,8 @@ class Job:
         return found
 
     def so_far(self) -> tuple[Run, list[str]]:
-        """The Run of a watch as far as it has come, and the text that entered each forward pass. Needs at least one pass."""
+        """The Run of a watch as far as it has come, and the text that entered each forward pass. Needs at
+        least one pass."""
         assert self.facts is not None
         with self._growing:
             if self._recorder is None:
@@ -265,8 +268,8 @@ class Client:
             if silence >= SILENCE and not job.silent:
                 said, job.silent = job.message, True
                 job.message = (
-                    f"The worker process has given no sign of life for {SILENCE:.0f} s: it hangs, or the machine is "
-                    f"out of memory. Stop ends it; without Stop it is ended after {PATIENCE:.0f} s."
+                    f"The worker process has given no sign of life for {SILENCE:.0f} s: it hangs, or the machine "
+                    f"is out of memory. Stop ends it; without Stop it is ended after {PATIENCE:.0f} s."
                 )
             elif silence < SILENCE and job.silent:
                 job.message, job.silent = said, False
@@ -294,7 +297,8 @@ class Client:
         job.state = "failed"
 
     def _end(self) -> None:
-        """Ends the worker process and waits for its end, so that its locks and memory are free for the next."""
+        """Ends the worker process and waits for its end, so that its locks and memory are free for the
+        next."""
         if self._worker is not None:
             self._worker.process.kill()
             self._worker.process.wait()

@@ -1,71 +1,167 @@
-"""Computes one expert on the weights that stand in a slot, with the architecture's own code or a faster equal one.
+"""Computes one expert on the weights that stand in a slot, and says how the contributions of a token's
+experts are added.
 
-Knows neither slots' contents nor time. Equal means bit for bit: the faster way is used for a class of modules only after it gave
-the same bits as the architecture's own forward on random weights.
+Knows neither slots' contents nor time. Equal means bit for bit: `recipe_for` tries each way on random weights
+against the architecture's own forward and takes the first that gives the same bits, so that an architecture
+that adds in another dtype, or has no gate, or a norm after each expert, is served as it computes.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import linear, silu
+from transformers.activations import SiLUActivation
+from transformers.integrations.moe import _default_apply_gate
 
 from moeviz.engine.store import Layout
 
-Forward = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
+Expert = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(hidden [n, hidden], weights [n, 1]) -> contribution [n, hidden], as it is before it is added."""
+Way = Callable[[nn.Module, Mapping[str, torch.Tensor]], Expert]
+"""(experts module, one expert's tensors by parameter name) -> that expert."""
 
 
-def on_slot(module: nn.Module, layout: Layout, record: torch.Tensor) -> nn.Module:
-    """The layer's experts module as if it had one expert, whose weights are those in `record`, uint8 [record_bytes]."""
-    one = copy.copy(module)
-    one._parameters = {
-        name: nn.Parameter(view[None], requires_grad=False) for name, view in layout.views(record).items()
-    }
-    return one
+SILU = (nn.SiLU, SiLUActivation)
 
 
-def forward_for(module: nn.Module, layout: Layout, device: torch.device) -> Forward:
-    """How to compute one expert of this module: (module from `on_slot`, hidden [n, hidden], weights [n, 1]) -> [n, hidden]."""
-    if not (getattr(module, "has_gate", False) and {"gate_up_proj", "down_proj"} <= layout.shapes.keys()):
-        return _own_forward
+class RecipeError(ValueError):
+    """No way of computing these experts one at a time gives the bits of their own forward."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How the experts of one architecture are computed one at a time."""
+
+    way: Way
+    sum_dtype: (
+        torch.dtype
+    )  # in which a token's contributions are added; the sum is then rounded to the hidden state's
+
+
+def stacked(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of an experts module that hold one entry per expert. Those of its children, a norm's,
+    are shared by all.
+    """
+    return dict(module.named_parameters(recurse=False))
+
+
+def recipe_for(
+    module: nn.Module,
+    layout: Layout,
+    device: torch.device,
+    hidden_dtype: torch.dtype,
+    weights_dtype: torch.dtype,
+) -> Recipe:
+    """The fastest way that equals the module's own forward on random weights. Raises RecipeError where none
+    does.
+
+    `hidden_dtype` and `weights_dtype` are those of the hidden state and of the router's weights in this
+    model.
+    """
     generator = torch.Generator().manual_seed(0)
-    record = torch.empty(layout.record_bytes, dtype=torch.uint8, device=device)
-    for view in layout.views(record).values():
-        view.copy_(torch.randn(view.shape, generator=generator) * 0.1)
-    one = on_slot(module, layout, record)
-    size = layout.shapes["gate_up_proj"][0 if module.is_transposed else -1]
+    pair = {
+        name: (torch.randn(2, *shape, generator=generator) * 0.1).to(device, layout.dtype)
+        for name, shape in layout.shapes.items()
+    }
+    module = _with_weights(module, pair)
+    size = next(shape for name, shape in layout.shapes.items() if name in ("gate_up_proj", "up_proj"))
+    width = size[0 if module.is_transposed else -1]
+    trials = []
     for tokens in (1, 2, 7):
-        hidden = torch.randn(tokens, size, generator=generator).to(device, layout.dtype)
-        weights = torch.rand(tokens, 1, generator=generator).to(device, layout.dtype)
-        try:
-            if not torch.equal(_direct(one, hidden, weights), _own_forward(one, hidden, weights)):
-                return _own_forward
-        except (RuntimeError, AttributeError, TypeError):
-            return _own_forward
-    return _direct
+        hidden = torch.randn(tokens, width, generator=generator).to(device, hidden_dtype)
+        weights = torch.rand(tokens, 2, generator=generator).to(device, weights_dtype)
+        trials.append((hidden, weights, _of_class(module, hidden, weights)))
+    for way in (direct, of_class):
+        for sum_dtype in dict.fromkeys((hidden_dtype, weights_dtype, torch.float32)):
+            try:
+                experts = [way(module, {name: both[e] for name, both in pair.items()}) for e in (0, 1)]
+                if all(
+                    torch.equal(_added(experts, hidden, weights, sum_dtype), expected)
+                    for hidden, weights, expected in trials
+                ):
+                    return Recipe(way, sum_dtype)
+            except (RuntimeError, AttributeError, TypeError, KeyError):
+                break
+    raise RecipeError(f"{type(module).__name__} cannot be computed one expert at a time to the same bits")
 
 
-def _own_forward(one: nn.Module, hidden: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """The architecture's forward, beneath transformers' dispatch, with every token sent to expert 0."""
-    forward: Any = type(one).forward.__wrapped__  # type: ignore[attr-defined]
-    index = torch.zeros((len(hidden), 1), dtype=torch.long, device=hidden.device)
-    return forward(one, hidden, index, weights)  # type: ignore[no-any-return]
+def direct(module: Any, tensors: Mapping[str, torch.Tensor]) -> Expert:
+    """An expert on plain tensors, without its class's search for its tokens, which costs as much as the
+    expert for one token.
+    """
+    gated = module.has_gate
+    up_name = "gate_up_proj" if gated else "up_proj"
+    up, down = tensors[up_name], tensors["down_proj"]
+    if tensors.keys() - {up_name, "down_proj", f"{up_name}_bias", "down_proj_bias"}:
+        raise KeyError("parameters that this way does not know")
+    inner = _gate(module) if gated else module.act_fn
+    norm = module.post_expert_norm if module.has_post_expert_norm else None
+    if module.is_transposed:
+        multiply: Callable[..., torch.Tensor] = torch.matmul
+    else:
+        multiply = linear
+    if not module.has_bias and norm is None:
+
+        def plain(hidden: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+            return multiply(inner(multiply(hidden, up)), down) * weights
+
+        return plain
+    up_bias, down_bias = tensors.get(f"{up_name}_bias"), tensors.get("down_proj_bias")
+
+    def full(hidden: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        wide = multiply(hidden, up)
+        if up_bias is not None:
+            wide = wide + up_bias
+        out = multiply(inner(wide), down)
+        if down_bias is not None:
+            out = out + down_bias
+        return (out if norm is None else norm(out)) * weights
+
+    return full
 
 
-def _direct(one: Any, hidden: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Gated expert without the search for its tokens, which costs as much as the expert when there is one token."""
-    up = (
-        hidden @ one.gate_up_proj[0]
-        if one.is_transposed
-        else nn.functional.linear(hidden, one.gate_up_proj[0])
-    )
-    if one.has_bias:
-        up = up + one.gate_up_proj_bias[0]
-    inner = one._apply_gate(up)
-    out = inner @ one.down_proj[0] if one.is_transposed else nn.functional.linear(inner, one.down_proj[0])
-    if one.has_bias:
-        out = out + one.down_proj_bias[0]
-    return (out * weights).to(hidden.dtype)
+def _gate(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The module's own gate, or what it comes to for the most common one, without three calls of Python."""
+    if type(module)._apply_gate is not _default_apply_gate or not isinstance(module.act_fn, SILU):
+        return module._apply_gate  # type: ignore[no-any-return]
+
+    def gate(wide: torch.Tensor) -> torch.Tensor:
+        half, up = wide.chunk(2, -1)
+        return silu(half) * up
+
+    return gate
+
+
+def of_class(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Expert:
+    """An expert through its class's own forward, beneath transformers' dispatch, on a module that has no
+    other.
+    """
+    one = _with_weights(module, {name: tensor[None] for name, tensor in tensors.items()})
+    return lambda hidden, weights: _of_class(one, hidden, weights)
+
+
+def _of_class(module: nn.Module, hidden: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Sends every token to the first n experts, n being the columns of `weights`."""
+    forward: Any = type(module).forward.__wrapped__  # type: ignore[attr-defined]
+    index = torch.arange(weights.shape[1], device=hidden.device).expand(len(hidden), -1)
+    return forward(module, hidden, index, weights)  # type: ignore[no-any-return]
+
+
+def _added(
+    experts: list[Expert], hidden: torch.Tensor, weights: torch.Tensor, sum_dtype: torch.dtype
+) -> torch.Tensor:
+    parts = [expert(hidden, weights[:, n : n + 1]).to(sum_dtype) for n, expert in enumerate(experts)]
+    return (parts[0] + parts[1]).to(hidden.dtype)
+
+
+def _with_weights(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """The same module, its children and settings, on other stacked weights."""
+    other = copy.copy(module)
+    other._parameters = {name: nn.Parameter(tensor, requires_grad=False) for name, tensor in tensors.items()}
+    return other

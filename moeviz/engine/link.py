@@ -1,7 +1,9 @@
-"""The link: copies experts from the slow tier into slots, beside compute. Demand beats speculation in its queue.
+"""The link: copies experts from the slow tier into slots, beside compute. Demand beats speculation in its
+queue.
 
-One thread copies one expert at a time, so copies never overtake each other within a slot. Decides nothing: who goes where is the
-cache's business. `HostLink` fills slots in host memory; `DeviceLink` fills an accelerator's through a stream of its own.
+One thread copies one expert at a time, so copies never overtake each other within a slot. Decides nothing:
+who goes where is the cache's business. `HostLink` fills slots in host memory; `DeviceLink` fills an
+accelerator's through a stream of its own.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ class Ticket:
 
 
 class HostLink:
-    """Copies by a reader thread into host memory. On a paced link (`pace`) a copy takes at least as long as on that machine."""
+    """Copies by a reader thread into host memory. On a paced link (`pace`) a copy takes at least as long as
+    on that machine."""
 
     def __init__(self, store: Store, pace: Machine | None = None) -> None:
         self.store = store
@@ -49,7 +52,8 @@ class HostLink:
         self._thread.start()
 
     def submit(self, load: Load, slot: torch.Tensor) -> Ticket:
-        """Queues a copy. A copy to the same slot that has not begun is dropped: its expert has been evicted."""
+        """Queues a copy. A copy to the same slot that has not begun is dropped: its expert has been
+        evicted."""
         ticket = Ticket(load, slot, after=self._compute_so_far())
         with self._changed:
             old = self._current.get(slot.data_ptr())
@@ -149,9 +153,11 @@ class HostLink:
 
 
 class DeviceLink(HostLink):
-    """Copies into an accelerator's memory on a stream of its own, with timing events that are read after the run.
+    """Copies into an accelerator's memory on a stream of its own, with timing events that are read after the
+    run.
 
-    From the host tier a copy goes straight out of pinned memory; from disk it passes through one pinned buffer.
+    From the host tier a copy goes straight out of pinned memory; from disk it passes through one pinned
+    buffer.
     """
 
     def __init__(self, store: Store, device: torch.device) -> None:
@@ -191,7 +197,8 @@ class DeviceLink(HostLink):
         return ticket.state == "done" and ticket.end.query()
 
     def _settle(self, ticket: Ticket) -> None:
-        # Blocks this thread only: one copy at a time, so that demand can pass what is still queued, and the buffer is free again.
+        # Blocks this thread only: one copy at a time, so that demand can pass what is still queued, and the
+        # buffer is free again.
         ticket.end.synchronize()
 
     def _compute_so_far(self) -> object:
@@ -201,7 +208,8 @@ class DeviceLink(HostLink):
 
 
 def wait_until(due_ns: int) -> None:
-    """Returns when `time.perf_counter_ns` has reached `due_ns`: asleep, and awake for the last moment, about 40 microseconds."""
+    """Returns when `time.perf_counter_ns` has reached `due_ns`: asleep, and awake for the last moment, about
+    40 microseconds."""
     while (left := due_ns - time.perf_counter_ns()) > _SPIN_NS:
         time.sleep((left - _SPIN_NS) / 1e9)
     while time.perf_counter_ns() < due_ns:

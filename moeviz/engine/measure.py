@@ -1,11 +1,13 @@
 """Runs for people and programs: one recorded run, or several Settings measured side by side.
 
-for step in compare(load(), "In the beginning", [Settings(policy="lru"), Settings(policy="lfu")], repeats=3, options=Options()):
+for step in compare(load(), "In the beginning", [Settings(policy="lru"), Settings(policy="lfu")], repeats=3,
+options=Options()):
     ...
 """
 
 from __future__ import annotations
 
+import copy
 import gc
 import platform
 import zlib
@@ -20,7 +22,6 @@ import torch
 import transformers
 
 from moeviz.core import machines
-from moeviz.core.oracle import needs_future
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
@@ -28,7 +29,7 @@ from moeviz.engine import store
 from moeviz.engine.loader import Loaded, own
 from moeviz.engine.memory import lacking, resident_bytes, slot_bytes
 from moeviz.engine.records import ModelFacts, PassRecord, recording
-from moeviz.engine.session import Options, generate
+from moeviz.engine.session import Options, generate, only_the_last_logits
 from moeviz.errors import ModelError
 
 RESIDENT = Settings(baseline="resident")
@@ -55,7 +56,8 @@ def facts(loaded: Loaded) -> ModelFacts:
             "python": platform.python_version(),
             "machine": _machine(loaded.device),
             "threads": str(torch.get_num_threads()),
-        },
+        }
+        | ({"notes": "; ".join(loaded.notes)} if loaded.notes else {}),
     )
 
 
@@ -83,34 +85,38 @@ def look_ahead(
 
     It is recorded in the slots that the run itself will have, so it fits wherever the run does.
     """
-    if not needs_future(settings):
+    if not settings.needs_future:
         return None
     return record(loaded, prompt, recording_settings([settings]), replace(options, guesses=False), stop)[0]
 
 
 def recording_settings(settings: Sequence[Settings]) -> Settings:
-    """How to record a trace for these settings in no more memory than one of them takes: lru, in its slots."""
+    """How to record a trace for these settings in no more memory than one of them takes: lru, in its
+    slots."""
     for one in settings:
         if not one.baseline:
-            return Settings(slots=one.slots, scope=one.scope)
+            return Settings(slots=one.slots, scope=one.scope, budget=one.budget)
     return Settings(baseline="on-demand")
 
 
 def paced(loaded: Loaded, link: str) -> Loaded:
-    """The same model behind a link that is paced to `link`, as `machines.find` takes it. Raises SettingsError or ModelError."""
+    """The same model behind a link that is paced to `link`, as `machines.find` takes it. Raises
+    SettingsError or ModelError."""
     pace = machines.find(link)
     if pace == loaded.link:
         return loaded
     if pace is not None and loaded.device.type != "cpu":
         raise ModelError(
-            f"A paced link copies into host memory, but the fast tier is {loaded.device}. Choose device cpu, or no link."
+            f"A paced link copies into host memory, but the fast tier is {loaded.device}. Choose device cpu, "
+            "or no link."
         )
     return replace(loaded, link=pace, tier=store.measure(loaded.store, pace))
 
 
 @contextmanager
 def logits_seen(loaded: Loaded) -> Iterator[Logits]:
-    """Within the block, a checksum of the last token's logits of every forward pass is appended to the list that it gives."""
+    """Within the block, a checksum of the last token's logits of every forward pass is appended to the list
+    that it gives."""
     seen: Logits = []
 
     def see(module: object, args: object, output: Any) -> None:
@@ -130,23 +136,30 @@ def not_verifiable(loaded: Loaded) -> str:
 
 
 def reference(loaded: Loaded, trace: Trace, stop: Callable[[], bool] = lambda: False) -> Logits | None:
-    """What transformers itself gives for the tokens of a trace: the checkpoint by `from_pretrained`, all in memory, eager experts.
+    """What transformers itself gives for the tokens of a trace: the checkpoint by `from_pretrained`, all in
+    memory, eager experts.
 
-    A run is lossless where `logits_seen` saw the same. None where `stop` said so. Ask `not_verifiable` before.
+    A run is lossless where `logits_seen` saw the same. None where `stop` said so. Ask `not_verifiable`
+    before.
     """
     model: Any = type(loaded.model)
     model = model.from_pretrained(
-        str(loaded.folder), dtype=loaded.dtype, experts_implementation="eager", trust_remote_code=False
+        str(loaded.folder),
+        config=copy.deepcopy(loaded.model.config),  # of the text part, where the checkpoint holds more
+        dtype=loaded.dtype,
+        experts_implementation="eager",
+        trust_remote_code=False,
     )
     model = model.to(loaded.device).eval()
     own(model)
+    # the logits are asked for as the run asks: other shapes may give other bits
     past, found = None, []
     for tokens in trace.passes():
         if stop():
             return None
         ids = torch.tensor([trace.token_ids[tokens].tolist()], device=loaded.device)
         with torch.inference_mode():
-            output = model(input_ids=ids, past_key_values=past, use_cache=True, logits_to_keep=1)
+            output = model(input_ids=ids, past_key_values=past, use_cache=True, **only_the_last_logits(model))
         past = output.past_key_values
         found.append(_checksum(output.logits))
     del model, output, past
@@ -155,7 +168,8 @@ def reference(loaded: Loaded, trace: Trace, stop: Callable[[], bool] = lambda: F
 
 
 def fitting(loaded: Loaded, settings: Sequence[Settings]) -> tuple[list[Settings], list[str]]:
-    """Settings that fit in the fast tier, and a sentence for every baseline that is left out because it does not.
+    """Settings that fit in the fast tier, and a sentence for every baseline that is left out because it does
+    not.
 
     Raises ModelError where settings that are no baseline do not fit.
     """
@@ -186,14 +200,18 @@ def compare(
     options: Options,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[float, int, Trace | None, Run]]:
-    """Measures every Settings `repeats` times, interleaved: all once, all again, each round starting one further.
+    """Measures every Settings `repeats` times, interleaved: all once, all again, each round starting one
+    further.
 
-    First a run under lru records the trace and warms up; it is yielded as number -1 and is no measurement. Then measured runs, which
-    record no guesses beyond what they use; those that have to know the future are given the trace. Yields (share done, number of the
-    Settings, trace or None, run); nothing more once `stop` says so. What does not fit is for `fitting` to say before.
+    First a run under lru records the trace and warms up; it is yielded as number -1 and is no measurement.
+    Then measured runs, which
+    record no guesses beyond what they use; those that have to know the future are given the trace. Yields
+    (share done, number of the
+    Settings, trace or None, run); nothing more once `stop` says so. What does not fit is for `fitting` to
+    say before.
     """
     for one in settings:  # before anything runs
-        one.check(len(loaded.layers), loaded.experts, loaded.k)
+        one.check(len(loaded.layers), loaded.experts, loaded.k, loaded.store.layout.expert_bytes)
     total = 1 + repeats * len(settings)
     trace, recorded = record(loaded, prompt, recording_settings(settings), options, stop)
     yield 1 / total, -1, trace, recorded

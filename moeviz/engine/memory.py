@@ -1,23 +1,23 @@
-"""What fits: bytes that a device has left against bytes that a run, or transformers' own resident model, would take."""
+"""What fits: bytes that a device has left against bytes that a run, or transformers' own resident model,
+would take."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import psutil
 import torch
 
 from moeviz.core.settings import Settings
 from moeviz.engine.loader import Loaded
+from moeviz.engine.tiers import host_free
 
 _SPARE = 1.1  # what else a process takes while it holds so many bytes
 
 
 def left(device: torch.device) -> int:
-    """Bytes that can still be taken: free memory of an accelerator; of a CPU what the system and its container leave."""
+    """Bytes that can still be taken: free memory of an accelerator; of a CPU what the system and its
+    container leave."""
     if device.type != "cpu":
         return int(torch.accelerator.get_memory_info(device)[0])
-    return min(int(psutil.virtual_memory().available), _container())
+    return host_free()
 
 
 def resident_bytes(loaded: Loaded) -> int:
@@ -30,7 +30,7 @@ def resident_bytes(loaded: Loaded) -> int:
 def slot_bytes(loaded: Loaded, settings: Settings) -> int:
     """What the slots of a run take in the fast tier."""
     layout = loaded.store.layout
-    room = settings.room(layout.layers, layout.experts, loaded.k)
+    room = settings.room(layout.layers, layout.experts, loaded.k, layout.expert_bytes)
     return room.pools * room.slots * layout.record_bytes
 
 
@@ -40,13 +40,3 @@ def lacking(device: torch.device, need: int) -> str:
     if need * _SPARE <= there:
         return ""
     return f"needs {need * _SPARE / 1e9:,.1f} GB of memory on {device}, where {there / 1e9:,.1f} GB are left"
-
-
-def _container() -> int:
-    """What a control group of Linux leaves; no bound where there is none."""
-    folder = Path("/sys/fs/cgroup")
-    try:
-        most, now = ((folder / f"memory.{name}").read_text() for name in ("max", "current"))
-        return int(most) - int(now)
-    except (OSError, ValueError):  # another system, or "max": no bound
-        return 1 << 62

@@ -1,6 +1,8 @@
-"""The two pipes between the app and its worker process: JSON lines, apart from standard input and output. Imports no torch.
+"""The two pipes between the app and its worker process: JSON lines, apart from standard input and output.
+Imports no torch.
 
-The worker says that it lives every BEAT seconds, from a thread of its own, whatever else it does; so a silence means that the process
+The worker says that it lives every BEAT seconds, from a thread of its own, whatever else it does; so a
+silence means that the process
 hangs. What it prints, and what libraries in it ask on standard input, never meets these pipes.
 """
 
@@ -97,7 +99,8 @@ class AppPipe:
 
 
 def _handed_down(*ends: int) -> tuple[list[str], dict[str, Any]]:
-    """What the child's command line calls these ends, and the options of Popen that hand them to it and to nobody else."""
+    """What the child's command line calls these ends, and the options of Popen that hand them to it and to
+    nobody else."""
     if sys.platform != "win32":
         return [str(end) for end in ends], {"pass_fds": ends}
     import msvcrt

@@ -12,41 +12,28 @@ a run can be set against it.
 from __future__ import annotations
 
 import json
-import mmap
-import os
-import shutil
-import subprocess
-import tempfile
-import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
-
-import numpy as np
-import platformdirs
-import psutil
 
 from moeviz import words
 from moeviz.core.machines import Machine, find
 from moeviz.core.oracle import BUNDLED_NAME
 from moeviz.core.run import Run
 from moeviz.core.trace import Trace
-from moeviz.errors import StoreError
+from moeviz.engine import tiers
+from moeviz.engine.cachefolder import cache_folder
 from moeviz.files import headers, library
 from moeviz.files.moetrace import write_atomically
 from moeviz.numbers import metrics
 from moeviz.numbers import plan as plans
 from moeviz.numbers.plan import Compute, Memory, Plan
-from moeviz.numbers.sizes import ModelSize, checkpoint_dtype, sizes
+from moeviz.numbers.sizes import Headers, ModelSize, checkpoint_dtype, sizes
 
 BUNDLED = Path(__file__).parent.parent / "demo_model"
 MEASURE = "measure"  # --link measure: this disk
 _MOST_KEPT = 200  # plans
-_MOST_WRITTEN = 256 * 2**20  # bytes, to measure a disk
-_BLOCK = 4_096  # of O_DIRECT: offset, length and memory
 
 
 def make(
@@ -70,9 +57,9 @@ def make(
     read = headers.read(model or str(BUNDLED))
     name = BUNDLED_NAME if not model or Path(model).resolve() == BUNDLED.resolve() else model
     memory = this_machine(fast)
-    kind = dtype if dtype != "auto" else "float32" if memory.fast_is_host else checkpoint_dtype(read.config)
-    size = sizes(read, kind)
+    size = _size(read, name, dtype, memory.fast_is_host)
     own = run if trace is not None and (trace.model, trace.mean_bytes) == (name, size.mean_bytes) else None
+    machine = trace.recorded.get("machine", "a machine that it does not name") if trace is not None else ""
     return plans.plan(
         name,
         size,
@@ -81,8 +68,24 @@ def make(
         slots=slots,
         trace=trace,
         link=_link(link, size, own),
-        compute=_compute(name, size, memory, own, fast_speed),
+        compute=_compute(name, size, memory, own, machine, fast_speed),
     )
+
+
+def _size(read: Headers, name: str, dtype: str, on_cpu: bool) -> ModelSize:
+    """Sizes in the dtype of the run. On a CPU `auto` is measured once the model is loaded: until this one has
+    run, the plan takes float32 and says so.
+    """
+    own = checkpoint_dtype(read.config)
+    if dtype != "auto" or not on_cpu or own == "float32":
+        return sizes(read, own if dtype == "auto" else dtype)
+    if (before := last(name)) is not None and (found := sizes(read, own)).mean_bytes == before.expert_bytes:
+        return found
+    found = sizes(read, "float32")
+    note = (
+        f"On a CPU a run takes the faster of float32 and {own}, measured as it loads; --dtype plans for one."
+    )
+    return replace(found, notes=(*found.notes, note))
 
 
 def rows(plan: Plan) -> list[tuple[str, str]]:
@@ -163,13 +166,9 @@ def _speed(band: plans.Band | None) -> str:
 
 
 def this_machine(fast: int | None = None) -> Memory:
-    """What is free here. fast: bytes of an accelerator, or of RAM to be given to the model, where the user
-    says so.
-    """
-    host = min(int(psutil.virtual_memory().available), _container())
-    where = _existing(cache_folder())
-    disk = shutil.disk_usage(where).free
-    accelerator = accelerator_memory()
+    """What is free here. fast: bytes of an accelerator, or of RAM for the model, where the user says so."""
+    host, accelerator = tiers.host_free(), tiers.accelerator_free()
+    disk, where = tiers.disk_free(cache_folder())
     if fast is not None:
         what = "as --fast says" + ("" if accelerator else "; taken for RAM of this machine")
         return Memory(fast, what, accelerator is None, host, disk, str(where))
@@ -178,99 +177,10 @@ def this_machine(fast: int | None = None) -> Memory:
     return Memory(host, "RAM that is free on this machine", True, host, disk, str(where))
 
 
-def accelerator_memory() -> int | None:
-    """Free bytes of the first accelerator that its driver tells of without torch; None where there is none,
-    or none that is known.
-    """
-    with suppress(OSError, ValueError, IndexError, subprocess.SubprocessError):
-        asked = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
-        said = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout
-        return int(said.splitlines()[0]) * 2**20
-    for card in sorted(Path("/sys/class/drm").glob("card*/device")):  # amdgpu
-        with suppress(OSError, ValueError):
-            total, used = (int((card / f"mem_info_vram_{kind}").read_text()) for kind in ("total", "used"))
-            return total - used
-    return None
-
-
-def cache_folder() -> Path:
-    """Where packed experts are kept between runs: MOEVIZ_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("MOEVIZ_CACHE") or platformdirs.user_cache_dir("moeviz")) / "experts"
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that there is."""
-    return next((one for one in (folder, *folder.parents) if one.is_dir()), Path("/"))
-
-
-def _container() -> int:
-    """What a control group of Linux leaves; no bound where there is none."""
-    try:
-        most, now = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
-    except (OSError, ValueError):  # another system, or "max": no bound
-        return 1 << 62
-    return most - now
-
-
-def measure_disk(expert_bytes: int, folder: Path) -> Machine:
-    """Reads records of one expert's size back from `folder`, past the page cache where the system allows.
-    Raises StoreError.
-
-    Writes at most 256 MiB there, and removes them.
-    """
-    record = max(-(-expert_bytes // _BLOCK) * _BLOCK, _BLOCK)
-    count = max(2, min(64, _MOST_WRITTEN // record))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix="measure-", suffix=".part") as file:
-            piece = np.random.default_rng(0).bytes(record)  # a disk may press zeros together
-            for _ in range(count):
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-            return _timed(file.name, record, count)
-    except OSError as error:
-        raise StoreError(
-            f"The disk cannot be measured in {folder}: {error.strerror}. Set MOEVIZ_CACHE to another folder, "
-            "or give --link a name or figures."
-        ) from None
-
-
-def _timed(path: str, record: int, count: int) -> Machine:
-    direct = getattr(os, "O_DIRECT", 0)
-    try:
-        handle = os.open(path, os.O_RDONLY | direct)
-    except OSError:  # a file system that refuses it
-        handle, direct = os.open(path, os.O_RDONLY), 0
-    with mmap.mmap(-1, record) as memory:
-
-        def took(size: int) -> float:
-            """Median seconds of reading so many bytes of each record."""
-            times = []
-            for at in range(count):
-                if not direct and hasattr(os, "posix_fadvise"):
-                    os.posix_fadvise(handle, at * record, size, os.POSIX_FADV_DONTNEED)
-                with memoryview(memory)[:size] as view:
-                    start = time.perf_counter()
-                    os.preadv(handle, [view], at * record)
-                    times.append(time.perf_counter() - start)
-            return median(times)
-
-        try:
-            one, whole = took(_BLOCK), took(record)
-        finally:
-            os.close(handle)
-    rest = max(record - _BLOCK, 1)
-    past = "past the page cache" if direct else "perhaps from the page cache"
-    return Machine(
-        f"this disk, measured {past}", one * 1e3, rest / 1e9 / max(whole - one, 1e-9), nominal=False
-    )
-
-
 def _link(text: str, size: ModelSize, own: Run | None) -> Machine | None:
     """The link that a user named; left out: that of the recorded run of this model."""
     if text == MEASURE:
-        return measure_disk(max(layer.moved for layer in size.layers), cache_folder())
+        return tiers.measure_disk(max(layer.moved for layer in size.layers), cache_folder())
     if text or own is None or own.tier is None or not own.tier.gigabytes_per_second:
         return find(text)
     tier = own.tier
@@ -283,36 +193,24 @@ def _link(text: str, size: ModelSize, own: Run | None) -> Machine | None:
 
 
 def _compute(
-    name: str, size: ModelSize, memory: Memory, own: Run | None, fast_speed: float | None
+    name: str, size: ModelSize, memory: Memory, own: Run | None, machine: str, fast_speed: float | None
 ) -> Compute | None:
     """What a token takes without copies: as this model's last run had it, else at least what reading its
     weights takes.
     """
     if fast_speed is None:
-        parts = metrics.stack(own) if own is not None else None
-        if parts is not None:
-            return Compute(parts.compute + parts.other, "as the trace's run measured it")
         before = last(name)
         if before is not None and before.compute_ms is not None and before.expert_bytes == size.mean_bytes:
-            return Compute(before.compute_ms, "as the last run of this model measured it")
+            return Compute(before.compute_ms, "as the last run of this model measured it here")
+        if own is not None and (parts := metrics.stack(own)) is not None:
+            return Compute(parts.compute + parts.other, f"as the trace's run measured it on {machine}")
         if not memory.fast_is_host:
             return None
-        speed = memory_speed()
+        speed = tiers.memory_speed()
         source = f"measured in RAM at {speed:.1f} GB/s"
     else:
         speed, source = fast_speed, f"at {fast_speed:g} GB/s"
     return Compute(size.active / speed / 1e6, f"the least: its weights are read once, {source}")
-
-
-def memory_speed() -> float:
-    """GB/s at which one thread reads RAM."""
-    held = np.ones(16 * 2**20, np.float32)
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        held.sum()
-        times.append(time.perf_counter() - start)
-    return held.nbytes / 1e9 / min(times)
 
 
 # how far off the last plan was
@@ -334,16 +232,16 @@ class Ran:
 
 
 def remember(plan: Plan) -> None:
-    """Keeps what a plan expects, for `settle`. Raises OSError."""
+    """Keeps what a plan expects of each policy and slot count, for `settle`. Raises OSError."""
     kept = _kept()
     about = kept.pop(plan.model, {})  # the newest stand last
-    about["expected"] = [
-        [plan.size.mean_bytes, row.slots, one.policy, one.hit_ratio, *_ends(one.band)]
+    expected = {
+        f"{plan.size.mean_bytes} {row.slots} {one.policy}": [one.hit_ratio, *_ends(one.band)]
         for row in plan.rows
         for one in row.expected
         if one.policy != plans.EVEN
-    ]
-    _keep({**kept, plan.model: about})
+    }
+    _keep({**kept, plan.model: {**about, "expected": _table(about.get("expected")) | expected}})
 
 
 def settle(trace: Trace, run: Run) -> None:
@@ -366,9 +264,10 @@ def settle(trace: Trace, run: Run) -> None:
     )
     kept = _kept()
     about = kept.pop(trace.model, {})
-    for row in about.get("expected", []):
-        if row[:3] == [run.mean_bytes, settings.slots, settings.policy]:
-            ran = replace(ran, planned_hit_ratio=row[3], planned_least=row[4], planned_most=row[5])
+    planned = _table(about.get("expected")).get(f"{run.mean_bytes} {settings.slots} {settings.policy}")
+    if isinstance(planned, list) and len(planned) == 3:
+        hit_ratio, least, most = planned
+        ran = replace(ran, planned_hit_ratio=hit_ratio, planned_least=least, planned_most=most)
     _keep({**kept, trace.model: {**about, "ran": asdict(ran)}})
 
 
@@ -409,14 +308,14 @@ def _store() -> Path:
 def _kept() -> dict[str, dict[str, Any]]:
     """What is kept of each model. A file that cannot be read holds nothing: it is written anew."""
     try:
-        found = json.loads(_store().read_bytes())
+        found = _table(json.loads(_store().read_bytes()))
     except (OSError, ValueError, RecursionError):
-        found = None
-    return {
-        name: about
-        for name, about in (found if isinstance(found, dict) else {}).items()
-        if isinstance(about, dict)
-    }
+        return {}
+    return {name: about for name, about in found.items() if isinstance(about, dict)}
+
+
+def _table(found: Any) -> dict[str, Any]:
+    return found if isinstance(found, dict) else {}
 
 
 def _keep(kept: dict[str, dict[str, Any]]) -> None:

@@ -1,6 +1,8 @@
-"""The slow tier: every expert of a model as one record of bytes, in a file read past the page cache or in host memory.
+"""The slow tier: every expert of a model as one record of bytes, in a file read past the page cache or in
+host memory.
 
-A record holds one expert's tensors one after the other and is padded to 4,096 bytes, so that a miss is one aligned read straight into
+A record holds one expert's tensors one after the other and is padded to 4,096 bytes, so that a miss is one
+aligned read straight into
 its slot. Knows neither slots nor policies. The slow tier is read-only: an eviction copies nothing back.
 """
 
@@ -96,7 +98,8 @@ class Store(Protocol):
         """Copies one expert's record into `record`, uint8 [record_bytes] in host memory."""
 
     def check(self, layer: int, expert: int, record: torch.Tensor) -> None:
-        """Raises StoreError where `record`, just read, is not what was written. Apart from `read`, whose time is measured."""
+        """Raises StoreError where `record`, just read, is not what was written. Apart from `read`, whose
+        time is measured."""
 
     def close(self) -> None: ...
 
@@ -128,7 +131,8 @@ class HostStore:
 class DiskStore:
     """All experts in one file that is read past the page cache: O_DIRECT on Linux, F_NOCACHE on macOS.
 
-    The file may be older than this process: each record's checksum is compared when the record is first read. Where the file system or the system refuses, reads are buffered, their pages are dropped where the system lets us, and
+    The file may be older than this process: each record's checksum is compared when the record is first
+    read. Where the file system or the system refuses, reads are buffered, their pages are dropped where the system lets us, and
     `page_cache_bypassed` is False.
     """
 
@@ -153,7 +157,8 @@ class DiskStore:
         done = self._file.readinto(memoryview(record.numpy()))  # type: ignore[attr-defined]
         if done != size:
             raise StoreError(
-                f"{self.path} is too short for expert {expert} of MoE layer {layer}. Delete it and load the model again."
+                f"{self.path} is too short for expert {expert} of MoE layer {layer}. Delete it and load the "
+                "model again."
             )
         if not self.page_cache_bypassed and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._file.fileno(), at, size, os.POSIX_FADV_DONTNEED)
@@ -165,8 +170,9 @@ class DiskStore:
         if zlib.crc32(record.numpy()) != self._checksums[number]:
             self.path.unlink(missing_ok=True)
             raise StoreError(
-                f"The slow tier's file {self.path.name} is damaged: expert {expert} of MoE layer {layer} does not have "
-                "the bytes that were written. It has been deleted; run again, and it is made anew from the checkpoint."
+                f"The slow tier's file {self.path.name} is damaged: expert {expert} of MoE layer {layer} does not "
+                "have the bytes that were written. It has been deleted; run again, and it is made anew from the "
+                "checkpoint."
             )
         self._checked[number] = True
 
@@ -200,9 +206,11 @@ class DiskStore:
 def write_file(
     layout: Layout, layers: Iterable[Mapping[str, torch.Tensor]], path: Path, model: str = ""
 ) -> None:
-    """Packs all experts into one file, beside its place and renamed, with a checksum of each. Raises StoreError.
+    """Packs all experts into one file, beside its place and renamed, with a checksum of each. Raises
+    StoreError.
 
-    Whether there is room is for the caller to ask before (`cachefolder.make_room`); `model`: the name that `cache list` shows.
+    Whether there is room is for the caller to ask before (`cachefolder.make_room`); `model`: the name that
+    `cache list` shows.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(path)
@@ -243,7 +251,8 @@ def aligned(records: int, record_bytes: int) -> torch.Tensor:
 
 
 def measure(store: Store, pace: Machine | None = None, repeats: int = 24) -> Tier:
-    """Latency and bandwidth of the tier with this model's experts: median of single reads, and reads back to back.
+    """Latency and bandwidth of the tier with this model's experts: median of single reads, and reads back to
+    back.
 
     pace: the link that every copy is slowed down to. Raises StoreError where a record is damaged.
     """

@@ -1,6 +1,8 @@
-"""The process that holds the model: takes jobs from the app's pipe, one after the other, and says what happens.
+"""The process that holds the model: takes jobs from the app's pipe, one after the other, and says what
+happens.
 
-Started by `moeviz.engine.client`; the pipe belongs to the two of them, so nobody else can send it a job. What does the work is
+Started by `moeviz.engine.client`; the pipe belongs to the two of them, so nobody else can send it a job.
+What does the work is
 imported when the pipe stands, so that the app hears from this process from its first moment on.
 """
 

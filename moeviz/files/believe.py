@@ -1,6 +1,8 @@
-"""Whether a recorded run can be believed: it has to fit its trace, agree with itself, and be what its own replay gives.
+"""Whether a recorded run can be believed: it has to fit its trace, agree with itself, and be what its own
+replay gives.
 
-Nothing that a file names is opened: a run that was calibrated is replayed where its calibration is a bundled sample.
+Nothing that a file names is opened: a run that was calibrated is replayed where its calibration is a bundled
+sample.
 """
 
 from __future__ import annotations
@@ -11,13 +13,15 @@ from dataclasses import fields
 import numpy as np
 
 from moeviz.core.replay import replay
-from moeviz.core.run import MISS, TABLES, Run
-from moeviz.core.trace import Trace
+from moeviz.core.run import LATE, MISS, TABLES, Run
+from moeviz.core.trace import DECODE, Trace
 from moeviz.errors import MoevizError, RunError, SettingsError
 
 
 def check_run(trace: Trace, run: Run, find: Callable[[str], Trace]) -> None:
-    """Raises RunError where the run cannot be one of this trace; `find` gives the trace of a calibration's name."""
+    """Raises RunError where the run cannot be one of this trace; `find` gives the trace of a calibration's
+    name.
+    """
     if (run.layers, run.experts, run.k) != (trace.layers, trace.num_experts, trace.k):
         raise RunError("the recorded run is of another shape (layers, experts, k) than the trace.")
     if run.expert_bytes != trace.expert_bytes:
@@ -25,7 +29,7 @@ def check_run(trace: Trace, run: Run, find: Callable[[str], Trace]) -> None:
             f"the recorded run's experts have {run.expert_bytes} bytes, the trace's {trace.expert_bytes}."
         )
     try:
-        run.settings.check(run.layers, run.experts, run.k)
+        run.settings.check(run.layers, run.experts, run.k, run.expert_bytes)
     except SettingsError as error:
         raise RunError(f"the recorded run's settings do not fit: {error}") from None
     _check_lengths(trace, run)
@@ -37,7 +41,7 @@ def check_run(trace: Trace, run: Run, find: Callable[[str], Trace]) -> None:
     except MoevizError as error:
         raise RunError(f"the recorded run cannot be replayed: {error}") from None
     _check_decisions(run, again)
-    _check_times(run)
+    _check_times(trace, run)
 
 
 def _check_lengths(trace: Trace, run: Run) -> None:
@@ -64,7 +68,7 @@ def _check_lengths(trace: Trace, run: Run) -> None:
 
 def _check_ranges(run: Run) -> None:
     """Ids and row numbers, so that nothing that reads the columns can fall out of them."""
-    room = run.settings.room(run.layers, run.experts, run.k)
+    room = run.room
     for name, least, most in (
         ("events.forward_pass", 0, len(run.passes.phase)),
         ("events.layer", 0, run.layers),
@@ -107,14 +111,15 @@ def _check_decisions(run: Run, again: Run) -> None:
         differs = np.flatnonzero(own != column)
         if differs.size:
             raise RunError(
-                f"run.{name} contradicts the trace in row {differs[0]}: {own[differs[0]]}, but a replay of its "
-                f"settings gives {column[differs[0]]}."
+                f"run.{name} contradicts the trace in row {differs[0]}: {own[differs[0]]}, but a replay of "
+                f"its settings gives {column[differs[0]]}."
             )
 
 
-def _check_times(run: Run) -> None:
+def _check_times(trace: Trace, run: Run) -> None:
+    """What only a clock can say has to be possible, and what was generated has to be what the trace shows."""
     if run.times is None:
-        if (run.accesses.outcome == 1).any():
+        if (run.accesses.outcome == LATE).any():
             raise RunError("run.accesses.outcome names late hits, but the run has no times to tell them by.")
         return
     for column in fields(run.times):
@@ -124,3 +129,34 @@ def _check_times(run: Run) -> None:
             raise RunError(f"run.times.{column.name} holds a time that cannot be.")
     if (run.times.load_end < run.times.load_start).any():
         raise RunError("run.times.load_end is before load_start.")
+    if (np.diff(run.times.event_start) < 0).any():
+        raise RunError("run.times.event_start goes down; events happen one after the other.")
+    called_off = run.times.load_start < 0
+    if (called_off != (run.times.load_end < 0)).any():
+        raise RunError("run.times names copies that began and did not end, or ended and did not begin.")
+    if (called_off & ~run.loads.speculative).any():
+        raise RunError("run.times names loads on demand that were never copied.")
+    _check_late(run)
+    decoded = trace.phase == DECODE
+    if run.output_ids and trace.token_ids is not None and trace.sequence is None:
+        fed = trace.token_ids[decoded].tolist()
+        if list(run.output_ids[: len(fed)]) != fed[: len(run.output_ids)]:
+            raise RunError("the recorded run's output_ids are not the tokens that the trace decodes.")
+
+
+def _check_late(run: Run) -> None:
+    """A hit is late where its copy was still under way: a copy that an earlier event began."""
+    brought: dict[tuple[int, int], int] = {}
+    loads = iter(
+        zip(run.loads.event.tolist(), run.loads.layer.tolist(), run.loads.expert.tolist(), strict=True)
+    )
+    load = next(loads, None)
+    for row in np.flatnonzero(run.accesses.outcome == LATE).tolist():
+        event, expert = int(run.accesses.event[row]), int(run.accesses.expert[row])
+        while load is not None and load[0] < event:
+            brought[load[1:]] = load[0]
+            load = next(loads, None)
+        if (int(run.events.layer[event]), expert) not in brought:
+            raise RunError(
+                f"run.accesses.outcome has a late hit in row {row}, but nothing was copying that expert."
+            )

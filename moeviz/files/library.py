@@ -14,7 +14,8 @@ import platformdirs
 
 from moeviz.core.trace import Trace
 from moeviz.errors import SettingsError, TraceError
-from moeviz.files import moetrace
+from moeviz.files import moecounts, moetrace
+from moeviz.files.moecounts import Counts
 
 SUFFIX = ".moetrace"
 LONGEST = 80  # characters of a name
@@ -26,7 +27,9 @@ def folder() -> Path:
 
 
 def safe_name(text: str) -> str:
-    """A file name without its ending, whatever was uploaded: no folders, no control characters, nothing hidden. Raises TraceError."""
+    """A file name without its ending, whatever was uploaded: no folders, no control characters, nothing
+    hidden. Raises TraceError.
+    """
     plain = unicodedata.normalize("NFC", text).replace("\\", "/").rpartition("/")[2].removesuffix(SUFFIX)
     plain = re.sub(r"[^\w .,()+=@#-]", "_", plain).strip(" .")[:LONGEST].strip(" .")
     if not plain or plain.upper() in ("CON", "PRN", "AUX", "NUL"):
@@ -47,7 +50,9 @@ def names() -> list[str]:
 
 
 def keep(name: str, content: bytes) -> str:
-    """Writes a trace; gives the name that it got. A name that is taken is numbered. Raises TraceError or OSError."""
+    """Writes a trace; gives the name that it got. A name that is taken is numbered. Raises TraceError or
+    OSError.
+    """
     wanted = safe_name(name)
     chosen, number = wanted, 2
     while path(chosen).exists():
@@ -65,13 +70,22 @@ def rename(old: str, new: str) -> str:
     return target.stem
 
 
+def fault(name: str) -> str:
+    """Why a kept trace cannot be read; empty where it can."""
+    try:
+        moetrace.load(path(name))
+    except (TraceError, OSError) as error:
+        return str(error)
+    return ""
+
+
 def delete(name: str) -> None:
     """Raises OSError."""
     path(name).unlink()
 
 
-def named_trace(name: str) -> Trace:
-    """A trace file by its path, or a bundled sample by its name. Raises SettingsError.
+def named_trace(name: str) -> Trace | Counts:
+    """A trace file or a .moecounts file by its path, or a bundled sample by its name. Raises SettingsError.
 
     Only for what a user typed: names that stand in a file never come here.
     """
@@ -79,10 +93,10 @@ def named_trace(name: str) -> Trace:
         return moetrace.sample(name)
     if not Path(name).is_file():
         raise SettingsError(
-            f"calibration {name!r} is no trace file and no sample. Give a .moetrace file, or one of "
-            f"{', '.join(moetrace.sample_names())}."
+            f"calibration {name!r} is no trace file and no sample. Give a .moetrace or .moecounts file, or "
+            f"one of {', '.join(moetrace.sample_names())}."
         )
     try:
-        return moetrace.load(name)[0]
+        return moecounts.load(name) if name.endswith(moecounts.SUFFIX) else moetrace.load(name)[0]
     except (TraceError, OSError) as error:
         raise SettingsError(f"calibration {name!r} cannot be read: {error}") from None

@@ -1,8 +1,9 @@
 """The trace file `*.moetrace`: a safetensors file with a JSON header in its metadata.
 
-Nothing in it runs when it is read, and the format checks every size. Tensors are those of `moeviz.core.trace.TENSORS` (those that are
-unknown are absent) and, where a recorded run travels along, the columns of `moeviz.core.run.COLUMNS` under `run.`. Version 2 is written;
-version 1, whose columns had other names, is read. Readers check everything, name what is wrong, and repair nothing.
+Nothing in it runs when it is read, and the format checks every size. Tensors are those of
+`moeviz.core.trace.TENSORS` (those that are unknown are absent) and, where a recorded run travels along, the
+columns of `moeviz.core.run.COLUMNS` under `run.`. Version 2 is written; version 1, whose columns had other
+names, is read. Readers check everything, name what is wrong, and repair nothing.
 
     trace, run = load("sample_traces/bible.moetrace")
     save("again.moetrace", trace, run)
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 import struct
 import tempfile
 from dataclasses import replace
@@ -31,6 +31,7 @@ from moeviz.core.settings import ITSELF, Settings
 from moeviz.core.trace import OPTIONAL, TENSORS, Trace
 from moeviz.errors import RunError, SettingsError, TraceError
 from moeviz.files.believe import check_run
+from moeviz.files.reading import read_regular
 
 _T = TypeVar("_T", int, str)
 
@@ -94,18 +95,7 @@ def save(path: str | os.PathLike[str], trace: Trace, run: Run | None = None) -> 
 
 def load(path: str | os.PathLike[str]) -> tuple[Trace, Run | None]:
     """Trace and, if the file has one, recorded run. Raises TraceError or OSError."""
-    path = Path(path)
-    return from_bytes(content_of(path), path.name)
-
-
-def content_of(path: Path) -> bytes:
-    """A file's bytes, looked at before they are read: a device would never end. Raises TraceError or OSError."""
-    about = path.stat()
-    if not stat.S_ISREG(about.st_mode):
-        raise TraceError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}; expected a trace file.")
-    if about.st_size > MAX_FILE_BYTES:
-        raise TraceError(f"{path.name} has {about.st_size:,} bytes; a trace has at most {MAX_FILE_BYTES:,}.")
-    return path.read_bytes()
+    return from_bytes(read_regular(path, MAX_FILE_BYTES), Path(path).name)
 
 
 def from_bytes(content: bytes, name: str = "the file") -> tuple[Trace, Run | None]:
@@ -127,7 +117,8 @@ def from_bytes(content: bytes, name: str = "the file") -> tuple[Trace, Run | Non
     unknown = sorted(own.keys() - TENSORS.keys())
     if unknown:
         raise TraceError(
-            f"{name} holds {', '.join(unknown)!r}, which version {header['version']} of the format does not know."
+            f"{name} holds {', '.join(unknown)!r}, which version {header['version']} of the format does not "
+            f"know."
         )
     try:
         trace = Trace(
@@ -224,7 +215,8 @@ def _run(columns: dict[str, NDArray[Any]], header: Any) -> Run:
     for name, column in columns.items():
         if column.ndim != 1 or column.dtype != COLUMNS[name]:
             raise RunError(
-                f"run.{name} is {column.dtype} with {column.ndim} dimensions; expected {COLUMNS[name]} with 1."
+                f"run.{name} is {column.dtype} with {column.ndim} dimensions; expected {COLUMNS[name]} with "
+                f"1."
             )
     try:
         tier, output_ids = header["tier"], header["output_ids"]
@@ -249,6 +241,11 @@ def _run(columns: dict[str, NDArray[Any]], header: Any) -> Run:
 
 def _header(content: bytes, name: str) -> dict[str, Any]:
     """The JSON header, read from the safetensors metadata without touching a tensor."""
+    if b'"moecounts"' in content[: 2**16] and content[8:9] == b"{":
+        raise TraceError(
+            f"{name} holds counts without order (.moecounts): no cache can be replayed on them. Give it as "
+            "calibration of the policy static or of the warm start calibrated."
+        )
     if len(content) < 8:
         raise TraceError(f"{name} has {len(content)} bytes and is no trace; expected a .moetrace file.")
     (size,) = struct.unpack("<Q", content[:8])

@@ -22,6 +22,33 @@ from moeviz.numbers.curves import bounds, curve
 
 MOST_EVENTS = 60_000  # of a trace whose curves over all slot counts are drawn
 MOST_TEXT = 2_000  # tokens shown
+TERMS = (  # that the page uses and explains at its end
+    *(
+        "MoE layer",
+        "expert",
+        "router",
+        "forward pass",
+        "prefill",
+        "decode",
+        "slot",
+        "access",
+        "hit",
+        "late hit",
+    ),
+    *(
+        "miss",
+        "hit ratio",
+        "cold",
+        "capacity",
+        "collision",
+        "pollution",
+        "eviction",
+        "policy",
+        "bound",
+        "belady",
+    ),
+    *("pre-fetch", "useful", "wasted", "stall", "measured", "replayed", "recorded"),
+)
 _CONFIG = '{"displaylogo":false,"responsive":true,"showSendToCloud":false,"plotlyServerURL":""}'
 _DRAW = f"""
 for (const one of document.querySelectorAll("script[type='application/json']")) {{
@@ -91,6 +118,7 @@ def _sections(trace: Trace, run: Run) -> Iterator[str]:
     else:
         yield f"<p>Curves over slot counts are left out of a trace of more than {MOST_EVENTS:,} events.</p>"
     yield _as_text(trace, run)
+    yield "<h2>What the words mean</h2>" + _table(words.glossary(TERMS))
 
 
 def numbers(trace: Trace, run: Run) -> list[tuple[str, str]]:
@@ -133,7 +161,7 @@ def _as_text(trace: Trace, run: Run) -> str:
     return (
         f"<h2>Which tokens found their experts?{_kind('measured' if run.measured else 'replayed')}</h2>"
         "<p>Underlined green where more than two thirds of a forward pass's accesses hit, orange where more "
-        f'than a third, red below; point at a token for the share.</p><p class="text">{"".join(spans)}</p>{rest}'
+        f'than a third, red below; point at a token for it.</p><p class="text">{"".join(spans)}</p>{rest}'
     )
 
 

@@ -1,23 +1,27 @@
 """Why each victim left, packed for the browser: the policy's words, the bound's choice, the regret, and who
-else was there.
+was there.
 
 The words, scores and regrets are those of `moeviz.numbers.explain`; nothing is decided here.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moeviz.charts.stage.packing import packed
-from moeviz.numbers.explain import SAYS, Eviction, Explainer
+from moeviz.core.policies import POLICIES
+from moeviz.numbers.explain import Eviction, Explainer, Resident
 
 MAX_RESIDENTS = 150_000  # of all evictions together; beyond that the page would grow past what a mail carries
-SHOWN = (
-    8  # residents told of one eviction: who leaves, the bound's choice, and those who would have left next
-)
-STATUS = ("leaves", "could leave", "needed now", "held by a guess")
+SHOWN = 8  # residents told of one eviction: who leaves, the bound's choice, and those who would leave next
+STATUS = {
+    name: number for number, name in enumerate(("leaves", "could leave", "needed now", "held by a guess"))
+}
 NEVER = -1  # regret: the bound's choice is never needed again
 
 
@@ -27,47 +31,62 @@ def stories_of(explainer: Explainer) -> dict[str, Any] | None:
     Per eviction: `load` the load that took the slot, `why` a number into `words`, `belady` the cell (layer x
     E + expert) that the bound would have dropped, `regret` in forward passes (0 none, -1: the bound's choice
     is never needed again); then `counts` residents, each with its cell, status, a number into `words` for its
-    score (0: the policy has no words for a single one), and the score as a share of the largest one there.
+    score (0: the policy has no words for a single one), and a length for its score's bar.
     """
     run = explainer.run
     evictions = int((run.loads.victim_expert >= 0).sum())
-    residents = evictions * min(run.settings.slots, SHOWN)
-    if run.settings.baseline or residents > MAX_RESIDENTS:
+    if run.settings.baseline or evictions * min(run.settings.slots, SHOWN) > MAX_RESIDENTS:
         return None
-    words = _Words()
+    words = _Words(POLICIES[run.settings.policy].says.rpartition(",")[0])
     rows: list[tuple[int, int, int, int, int]] = []
-    there: list[tuple[int, int, int, float]] = []
-    measure = SAYS.get(run.settings.policy, "its score was {score:.4g},").rpartition(",")[0]
-    for event in np.unique(run.loads.event[run.loads.victim_expert >= 0]).tolist():
-        step, layer = int(run.events.forward_pass[event]), int(run.events.layer[event])
-        for eviction in explainer.evictions(step, layer):
-            shown = _shown(eviction)
-            top = max((abs(one.score) for one in shown if np.isfinite(one.score)), default=0.0) or 1.0
-            for one in shown:
-                share = min(abs(one.score) / top, 1.0) if np.isfinite(one.score) else 1.0
-                ago = "" if one.last_use is None else _ago(one.last_use)
-                text = _measured(measure, one.score, ago) if measure else ""
-                cell = one.layer * run.experts + one.expert
-                there.append((cell, STATUS.index(one.status), words.number(text), share))
-            regret = NEVER if eviction.regret is None else eviction.regret
-            belady = eviction.belady[0] * run.experts + eviction.belady[1]
-            why = words.number(_reason(eviction.sentence))
-            rows.append((eviction.load, why, belady, regret, len(shown)))
+    there: list[tuple[int, int, int]] = []
+    scores: list[float] = []
+    for eviction in _evictions(explainer):
+        shown = _shown(eviction)
+        for one in shown:
+            there.append((one.layer * run.experts + one.expert, STATUS[one.status], words.of_score(one)))
+            scores.append(one.score)
+        regret = NEVER if eviction.regret is None else eviction.regret
+        belady = eviction.belady[0] * run.experts + eviction.belady[1]
+        rows.append((eviction.load, words.number(_reason(eviction.sentence)), belady, regret, len(shown)))
     table = np.array(rows, np.int64).reshape(-1, 5)
-    names = ("load", "why", "belady", "regret", "counts")
-    columns = np.array([row[:3] for row in there], np.int64).reshape(-1, 3)
-    share = np.rint(np.array([row[3] for row in there]) * 255).astype(np.int64)
+    columns = np.array(there, np.int64).reshape(-1, 3)
+    lengths = _lengths(np.array(scores, np.float64), table[:, 4])
     return {
-        **{name: packed(table[:, at]) for at, name in enumerate(names)},
-        "cell": packed(columns[:, 0]),
-        "status": packed(columns[:, 1]),
-        "says": packed(columns[:, 2]),
-        "share": packed(share),
+        **{
+            name: packed(table[:, at])
+            for at, name in enumerate(("load", "why", "belady", "regret", "counts"))
+        },
+        **{name: packed(columns[:, at]) for at, name in enumerate(("cell", "status", "says"))},
+        "share": packed(np.rint(lengths * 255).astype(np.int64)),
         "words": words.table,
     }
 
 
-def _shown(eviction: Eviction) -> list[Any]:
+def _evictions(explainer: Explainer) -> Iterator[Eviction]:
+    run = explainer.run
+    events = np.unique(run.loads.event[run.loads.victim_expert >= 0])
+    steps, layers = run.events.forward_pass[events].tolist(), run.events.layer[events].tolist()
+    for step, layer in zip(steps, layers, strict=True):
+        yield from explainer.evictions(step, layer)
+
+
+def _lengths(scores: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Lengths of bars, 0 to 1, for the residents of each eviction: from 0 to the highest score, or from the
+    lowest where all are far above 0, as clocks are."""
+    if not scores.size:
+        return scores
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    known = np.isfinite(scores)
+    least = np.repeat(np.minimum.reduceat(np.where(known, scores, np.inf), starts), counts)
+    most = np.repeat(np.maximum.reduceat(np.where(known, scores, -np.inf), starts), counts)
+    floor = np.where((least >= 0) & (least < most / 2), 0.0, least)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = np.where(most > floor, (scores - floor) / (most - floor), 1.0)
+    return np.where(known, found, 0.0)
+
+
+def _shown(eviction: Eviction) -> list[Resident]:
     """At most SHOWN residents, the first to leave first, the bound's choice among them."""
     listed = list(eviction.residents)
     if len(listed) <= SHOWN:
@@ -83,24 +102,32 @@ def _reason(sentence: str) -> str:
     return sentence.partition(" left: ")[2].partition(";")[0]
 
 
-def _ago(passes: int) -> str:
-    return "in this pass" if passes == 0 else f"{passes} token{'s' if passes > 1 else ''} ago"
-
-
-def _measured(template: str, score: float, ago: str) -> str:
-    times = {1: "once", 2: "twice"}.get(int(score), f"{score:.0f} times") if np.isfinite(score) else "never"
-    return template.format(score=score, ago=ago or "never", times=times)
-
-
 class _Words:
     """Texts that repeat, each kept once. Number 0 is the empty text."""
 
-    def __init__(self) -> None:
+    def __init__(self, measure: str) -> None:
         self.table = [""]
         self._numbers = {"": 0}
+        self._measure = measure  # the policy's words for one expert's score
+        self._told: dict[tuple[float, int | None], int] = {}
 
     def number(self, text: str) -> int:
         if text not in self._numbers:
             self._numbers[text] = len(self.table)
             self.table.append(text)
         return self._numbers[text]
+
+    def of_score(self, one: Resident) -> int:
+        """Of a resident's score by itself: "used 52 times so far"."""
+        if not self._measure:
+            return 0
+        key = one.score, one.last_use
+        if key not in self._told:
+            self._told[key] = self.number(self._in_words(*key))
+        return self._told[key]
+
+    def _in_words(self, score: float, passes: int | None) -> str:
+        ago = "in this pass" if passes == 0 else f"{passes} token{'s' if passes != 1 else ''} ago"
+        many = f"{score:.0f} times" if math.isfinite(score) else "never"
+        times = {1.0: "once", 2.0: "twice"}.get(score, many)
+        return self._measure.format(score=score, ago="never" if passes is None else ago, times=times)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from moeviz.charts.stage.words import setting_name
+from moeviz.charts.stage.words import setting_names
 from moeviz.core.run import HIT, Run
 from moeviz.core.trace import Trace
 from moeviz.numbers.metrics import counts
@@ -22,7 +22,7 @@ MOST = 3  # subjects that one sentence can hold
 
 def hit_verdict(trace: Trace, runs: Sequence[Run], changes: Sequence[Change]) -> str:
     """Compares the hit ratios of the first two runs. Empty where there is one run, or two of one name."""
-    names = [setting_name(run.settings) for run in runs[:2]]
+    names = setting_names([run.settings for run in runs[:2]])
     if len(set(names)) < 2:
         return ""
     whole = hits_verdict(names[0], counts(runs[0]), names[1], counts(runs[1]))
@@ -31,10 +31,12 @@ def hit_verdict(trace: Trace, runs: Sequence[Run], changes: Sequence[Change]) ->
         return f"{whole}."
     pass_of = np.repeat(np.arange(len(trace.passes())), [part.stop - part.start for part in trace.passes()])
     at = [0, *(int(pass_of[one.token]) for one in changes), len(runs[0].passes.phase)]
+    short = [name.partition(" (")[0] for name in names]
+    leaders = names if len(set(short)) < 2 else short
     parts = []
     for subject, first, last in zip(subjects, at, at[1:], strict=False):
         lead = _ratio(runs[0], first, last) - _ratio(runs[1], first, last)
-        leader = names[0] if lead > 0 else names[1]
+        leader = leaders[0] if lead > 0 else leaders[1]
         says = "neither leads" if abs(lead) < SAME else f"{leader} leads by {points(lead)}"
         parts.append(f"in {subject.capitalize()} {says}")
     return f"{whole}: {', '.join(parts)}."

@@ -1,4 +1,4 @@
-"""The stage's sentences. The browser fills in names and numbers; it has no words of its own.
+"""The stage's sentences. The browser fills in names and numbers; of its own it has the names of its buttons.
 
 `{...}` are filled by the browser. Sentences about why an expert left come from the policy's own words
 (moeviz.numbers.explain).
@@ -6,13 +6,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from moeviz.core.settings import Settings
+from moeviz.words import memory
 
 POLICY_NAMES = {
     "lru": "LRU",
+    "lru-2": "LRU-2",
     "lfu": "LFU (counts kept)",
     "lfu-resident": "LFU (counts lost)",
     "lfu-aged": "LFU (aged)",
+    "lfuda": "LFUDA",
+    "weighted-lfu": "LFU (weighted)",
     "lfru": "LFRU",
     "fifo": "FIFO",
     "random": "random",
@@ -35,6 +41,7 @@ PHRASES = {
     "left before": "It was here until {when}, then it left for expert {other}.",
     "left in pass": "It left for expert {other} earlier in this very token.",
     "came": "It came at {when}.",
+    "came ahead": "It was fetched ahead at {when}.",
     "from the start": "It was there when the run began.",
     "kept nothing": "Nothing is kept between events here: each needed expert is copied every time.",
     "left for it": "Expert {victim} left for it: {why}.",
@@ -83,6 +90,9 @@ PHRASES = {
     "ask": "Click an expert, a token or the curve to ask about it.",
     # the link
     "waits": "compute waits {ms} ms for {count}",
+    "waits short": "waits {ms} ms",
+    "copies": "a copy on its way",
+    "ahead": "{n} fetched ahead",
     "waits no": "nothing to wait for, {ms} ms in all",
     "expert crosses": "1 expert",
     "experts cross": "{n} experts",
@@ -90,13 +100,18 @@ PHRASES = {
     "measured": "measured",
     "modelled short": "modelled",
     "modelled": "modelled from the run of {name}",
+    # the boards
+    "counts": "{hits} hit, {late}{misses} missed",
+    "counts late": "{late} late, ",
+    "board told": "{name}: {hits} there, {late} late, {misses} missing.",
     # the band and the curves
     "domain": "told from its experts alone, the text is {name}",
     "density": "the whole text: darker where more was missing",
     "part": "tokens {a} to {b} of {n}",
     "last": "hits, last {n} tokens",
-    "so far": "so far",
+    "so far": "thin: so far",
     "bound": "Belady, the bound",
+    "bound without": "Belady without pre-fetch",
     "prompt": "prompt",
     # sizes
     "pooled": "{n} a cell, the worst of them; + zooms, drag moves.",
@@ -140,6 +155,29 @@ def setting_name(settings: Settings) -> str:
     return settings.baseline or policy_name(settings.policy)
 
 
+def setting_names(settings: Sequence[Settings]) -> list[str]:
+    """Names of boards, told apart by slots and pre-fetch where their policies are the same."""
+    names = [setting_name(one) for one in settings]
+    found = []
+    for name, one in zip(names, settings, strict=True):
+        same = [other for other, its in zip(settings, names, strict=True) if its == name and not one.baseline]
+        extra = []
+        if len({other.slots for other in same}) > 1:
+            extra.append(f"{one.slots} slots")
+        if len({other.prefetch for other in same}) > 1:
+            extra.append("no pre-fetch" if one.prefetch == "none" else one.prefetch)
+        told = name.removesuffix(")") + (", " if name.endswith(")") else " (") + ", ".join(extra) + ")"
+        found.append(told if extra else name)
+    return found
+
+
 def prefetch_name(name: str) -> str:
     """What a predictor is called in the board's menu."""
     return "no pre-fetch" if name == "none" else f"pre-fetch: {name}"
+
+
+def memory_held(held: int, whole: int, settings: Settings) -> str:
+    """What the slots take, of what all experts would; the slots alone where sizes are not known."""
+    if whole:
+        return f"holds {memory(held)} of {memory(whole)}"
+    return f"{settings.slots} slots {'in all' if settings.scope == 'model' else 'a layer'}"

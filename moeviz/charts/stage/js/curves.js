@@ -111,7 +111,7 @@ class Curves {
     const { passes } = this.stage.model
     const part =
       passes > SPAN ? ` · ${say(phrases.part, { a: this.first, b: this.last, n: passes - 1 })}` : ""
-    const said = `${say(phrases.last, { n: WINDOW })} · thin: ${phrases["so far"]}${part}`
+    const said = `${say(phrases.last, { n: WINDOW })} · ${phrases["so far"]}${part}`
     sheet.text(said, this.left, size, { colour: "muted", room: this.plot })
   }
 
@@ -169,7 +169,8 @@ class Curves {
     }
     if (this.bound) {
       const value = this.bound.recent[furthest]
-      const name = stage.model.payload.phrases.bound
+      const guessed = stage.boards.some(({ run }) => run.about.prefetch !== "none")
+      const name = stage.model.payload.phrases[guessed ? "bound without" : "bound"]
       labels.push({
         text: `${name} ${percent(value)}`,
         at: this.y(Math.max(value, this.floor)),

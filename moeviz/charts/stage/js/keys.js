@@ -30,7 +30,10 @@ const MOVES = {
 
 function listen(stage) {
   active = stage
-  const touched = () => (active = stage)
+  const touched = () => {
+    active = stage
+    window.focus() // in a notebook's frame: from now on keys come here
+  }
   const pressed = (event) => active === stage && stage.root.isConnected && press(stage, event)
   stage.root.addEventListener("pointerdown", touched)
   // before the host's own shortcuts: Streamlit runs the script again on R

@@ -47,10 +47,11 @@ class Link {
       if (one.lane !== LINK) continue
       const x = left + one.start * full,
         w = (one.end - one.start) * full
-      const name = `${one.layer}·${one.expert}`
+      const names = [`layer ${one.layer}, expert ${one.expert}`, `expert ${one.expert}`, `${one.expert}`]
+      const name = names.find((text) => w > sheet.wide(text, this.size, 600) + 6)
       if (w > 3) sheet.line(x, top + lane + 5, x, top + 2 * lane + 5, "panel", 1)
-      if (w > sheet.wide(name, this.size, 600) + 4 && lane >= this.size * 0.9) {
-        const colour = one.kind === DEMANDED ? "glyph" : "ink"
+      if (name) {
+        const colour = one.kind === DEMANDED ? "glyph" : "paper"
         sheet.text(name, x + w / 2, top + lane * 1.5 + 5 + this.size * 0.35, {
           size: this.size,
           weight: 600,
@@ -62,23 +63,30 @@ class Link {
     if (stage.layer !== null && !stage.apart) this.markLayer(segments, left, top, full)
     if (board.t < 1 && !stage.still) this.playing(segments, left, top, full)
     const base = top + 2 * lane + 5 + this.size + 4
-    const said = this.said(clock, pass, phrases)
-    sheet.text(said, left, base, { colour: "muted", room: width })
+    const captions = this.captions(clock, pass, phrases)
     const source = clock.wall ? say(phrases[clock.source], { name: clock.of }) : ""
-    const room = width - sheet.wide(said, this.size) - 16
-    const shown = [source, phrases[`${clock.source} short`] ?? ""].find(
-      (text) => sheet.wide(text, this.size) < room,
-    )
+    const sources = [source, phrases[`${clock.source} short`] ?? source]
+    const both = (said, from) => sheet.wide(said, this.size) + sheet.wide(from, this.size) + 16 < width
+    const said = captions.find((caption) => sources.some((from) => both(caption, from))) ?? captions.at(-1)
+    sheet.text(said, left, base, { colour: "muted", room: width })
+    const shown = sources.find((from) => both(said, from))
     if (shown) sheet.text(shown, sheet.width - 2, base, { colour: "muted", align: "right" })
     board.canvas.dataset.source = source
   }
 
-  said(clock, pass, phrases) {
-    const { ms, copies } = clock.waits(pass)
-    if (ms === null) return clock.source ? "" : phrases["no times"]
-    if (!copies || ms < 0.005) return say(phrases["waits no"], { ms: digits(clock.wall[pass]) })
-    const count = copies === 1 ? phrases["expert crosses"] : say(phrases["experts cross"], { n: copies })
-    return say(phrases.waits, { ms: digits(ms), count })
+  // What compute waits for in a pass, the longest wording first.
+  captions(clock, pass, phrases) {
+    const { ms, copies, ahead } = clock.waits(pass)
+    if (ms === null) return [clock.source ? "" : phrases["no times"]]
+    const many = copies ? say(phrases["experts cross"], { n: copies }) : phrases.copies
+    const count = copies === 1 ? phrases["expert crosses"] : many
+    const waits = ms >= 0.005
+    const said = say(phrases[waits ? "waits" : "waits no"], {
+      ms: digits(waits ? ms : clock.wall[pass]),
+      count,
+    })
+    const all = ahead ? [`${said}, ${say(phrases.ahead, { n: ahead })}`, said] : [said]
+    return waits ? [...all, say(phrases["waits short"], { ms: digits(ms) })] : all
   }
 
   hatch(x, y, w) {
@@ -143,7 +151,7 @@ class Link {
       sheet.text(name, x, y + this.size * 0.36, {
         weight: 700,
         align: "center",
-        colour: one.kind === DEMANDED ? "glyph" : "ink",
+        colour: one.kind === DEMANDED ? "glyph" : "paper",
       })
     }
   }

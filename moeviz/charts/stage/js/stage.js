@@ -55,21 +55,31 @@ class Stage extends Player {
 
   // Takes a payload; what is at hand stays: cursor, selection, view and speed, as far as they still fit.
   update(payload, host) {
-    if (host) this.host = { ...this.host, ...host }
-    if (this.model?.payload === payload) return
-    const about = (one) =>
-      one && [one.id, one.title, one.verdict, one.actions, one.menus, one.runs.every((run) => run.story)]
-    if (JSON.stringify(about(this.model?.payload)) === JSON.stringify(about(payload))) return
-    const same = this.model?.payload.trace === payload.trace
-    this.model = new Model(payload)
-    if (!same) {
-      this.pass = payload.at ?? Math.min(this.model.passes - 1, this.model.promptEnd)
-      this.layer = this.selected = this.view = null
+    if (host) {
+      if ((host.presenter ?? false) !== (this.host.presenter ?? false)) this.presenter = host.presenter
+      this.host = { ...this.host, ...host }
     }
-    this.pass = clamp(this.pass, 0, this.model.passes - 1)
+    const old = this.model?.payload
+    if (old?.id === payload.id)
+      this.model.payload = payload // the same runs: only what is said around them
+    else {
+      this.model = new Model(payload)
+      if (old?.trace !== payload.trace) {
+        this.stop()
+        this.pass = payload.at ?? this.model.promptEnd
+        this.layer = this.selected = this.view = null
+      }
+      this.pass = clamp(this.pass, 0, this.model.passes - 1)
+      this.jumped = null
+    }
     this.title.textContent = payload.title
     this.verdict.textContent = payload.verdict
-    this.show(this.model.runs.slice(0, 2))
+    if (old?.id !== payload.id) this.show(this.model.runs.slice(0, 2))
+    else if (JSON.stringify([old.actions, old.menus]) !== JSON.stringify([payload.actions, payload.menus])) {
+      this.transport.take()
+      for (const board of this.boards) this.transport.menus(board)
+    }
+    this.refresh()
   }
 
   // Puts runs on the boards.
@@ -88,7 +98,15 @@ class Stage extends Player {
     this.transport.take()
     this.settle()
     this.drawLegend()
-    this.layout()
+    this.laid = null
+    this.refresh()
+    this.describe()
+  }
+
+  // The pictures in words, for who does not see them.
+  describe() {
+    for (const board of this.boards) board.describe()
+    this.curves.describe()
   }
 
   drawLegend() {
@@ -113,28 +131,41 @@ class Stage extends Player {
   }
 
   watch() {
-    const again = () => {
-      if (this.width === this.outer.clientWidth && this.tall === window.innerHeight) return
-      this.layout()
-    }
+    const again = () => this.refresh()
     const observer = new ResizeObserver(again)
     observer.observe(this.outer.host ?? this.outer)
     this.sizes = new ResizeObserver(() => (this.resized = true)) // of canvases, whatever pushed them
     for (const canvas of this.root.querySelectorAll("canvas")) this.sizes.observe(canvas)
     window.addEventListener("resize", again)
     const dark = matchMedia("(prefers-color-scheme: dark)")
-    const theme = () => this.layout()
-    dark.addEventListener("change", theme)
+    dark.addEventListener("change", again)
     this.closers.push(
       () => observer.disconnect(),
       () => this.sizes.disconnect(),
       () => window.removeEventListener("resize", again),
     )
-    this.closers.push(() => dark.removeEventListener("change", theme))
+    this.closers.push(() => dark.removeEventListener("change", again))
+  }
+
+  // Lays out anew where something that it depends on has changed: the room, or the host's theme.
+  refresh() {
+    const { color, backgroundColor } = getComputedStyle(this.root)
+    const { title, verdict } = this.model.payload
+    const around = [
+      this.outer.clientWidth,
+      window.innerHeight,
+      this.fromTop(),
+      this.host.below,
+      title,
+      verdict,
+    ]
+    const now = [...around, color, backgroundColor, this.presenter].join()
+    if (this.laid === now) return
+    this.laid = now
+    this.layout()
   }
 
   layout() {
-    this.width = this.outer.clientWidth
     this.tall = window.innerHeight
     const wide = this.root.clientWidth
     const kind = wide < 640 ? "phone" : wide < 960 ? "narrow" : "wide"
@@ -219,15 +250,14 @@ class Stage extends Player {
           expert: this.selected.expert,
         },
       })
-      for (const board of this.boards) board.describe()
-      this.curves.describe()
+      this.describe()
       this.live.textContent = this.story.body.innerText.split("\n").slice(0, 3).join(" ")
     }, 250)
   }
 
   present() {
     this.presenter = !this.presenter
-    this.layout()
+    this.refresh()
     this.emit({ kind: "present", on: this.presenter })
   }
 
@@ -243,7 +273,9 @@ class Stage extends Player {
     const close = element("button", "", "Close")
     close.type = "button"
     close.onclick = () => this.help()
-    this.helpBox.replaceChildren(element("h2", "", "Keys"), list, close)
+    const signs = element("div", "legend")
+    signs.append(...[...this.legend.children].map((sign) => sign.cloneNode(true)))
+    this.helpBox.replaceChildren(element("h2", "", "Keys and signs"), signs, list, close)
     close.focus()
   }
 
@@ -264,6 +296,22 @@ class Stage extends Player {
     this.firstPicture ??= performance.now() // ms since the page was opened
     this.root.dataset.pass = this.pass
     this.root.dataset.pictures = this.pictures
+  }
+
+  // What a stage that is put elsewhere in the page, or shown again, goes on with.
+  memory() {
+    const { pass, layer, selected, speed, view, wished, playing } = this
+    return { trace: this.model.payload.trace, pass, layer, selected, speed, view, wished, playing }
+  }
+
+  recall(memory) {
+    if (memory?.trace !== this.model.payload.trace) return
+    const { pass, layer, selected, speed, view, wished } = memory
+    Object.assign(this, { layer, selected, speed, view, wished, pass: Math.min(pass, this.model.passes - 1) })
+    this.transport.take()
+    this.settle()
+    if (memory.playing) this.toggle()
+    this.refit()
   }
 
   close() {

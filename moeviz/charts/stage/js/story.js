@@ -157,7 +157,8 @@ class Story {
     if (!run.about.keeps) return this.phrases["kept nothing"]
     if (facts.state !== MISS && facts.state !== EMPTY) {
       if (facts.arrival < 0) return facts.known ? this.phrases["from the start"] : ""
-      return this.say("came", { when: this.moment(run.loadEvent[facts.arrival]) })
+      const ahead = run.guess && run.guess[facts.arrival] & 1
+      return this.say(ahead ? "came ahead" : "came", { when: this.moment(run.loadEvent[facts.arrival]) })
     }
     if (facts.departure < 0) return facts.known ? "" : this.phrases.cold
     const event = run.loadEvent[facts.departure]

@@ -93,15 +93,18 @@ class Clock {
     return out.filter((one) => one.end > one.start)
   }
 
-  // ms that compute waits in a pass, and how many experts cross; ms null where the run has no times.
+  // ms that compute waits in a pass, null where the run has no times; how many experts cross on demand, and
+  // ahead.
   waits(pass) {
     let share = 0,
-      copies = 0
+      copies = 0,
+      ahead = 0
     for (const one of this.segments(pass)) {
-      if (one.lane === LINK) copies++
+      if (one.lane === LINK && one.kind === DEMANDED) copies++
+      else if (one.lane === LINK) ahead++
       else if (one.kind === STALLS) share += one.end - one.start
     }
-    return { ms: this.wall && this._at ? share * this.wall[pass] : null, copies }
+    return { ms: this.wall && this._at ? share * this.wall[pass] : null, copies, ahead }
   }
 
   // When each cell's copy begins and ends in a pass: cell -> [start, end]

@@ -88,7 +88,7 @@ class Transport {
     const measure = (this.measure ??= element("canvas").getContext("2d"))
     measure.font = `${style.fontWeight} ${style.fontSize} ${style.fontFamily}`
     const text = select.selectedOptions[0]?.textContent ?? ""
-const arrow = parseFloat(style.fontSize) * (style.appearance === "none" ? 0.3 : 1.7)
+    const arrow = parseFloat(style.fontSize) * (style.appearance === "none" ? 0.3 : 1.7)
     select.style.width = `${Math.ceil(measure.measureText(text).width + arrow)}px`
   }
 

@@ -1,0 +1,202 @@
+"""A classroom on one server: how long a page takes when many look at once, what they leave behind, and
+whether runs add up.
+
+Sessions are browser contexts of headless Chromium, so browser and server share the machine's cores as they do
+on a laptop. Memory is resident memory of the server's process; handles and threads are counted by the system.
+
+python -m moeviz bench soak --sessions 20 --runs 500
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+
+from moeviz.bench.rounds import ROOT, spread
+from moeviz.errors import MoevizError
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser, Page
+
+IDLE = 60  # seconds after all have left until the server's memory is read
+ARRIVE = 20  # seconds within which all come
+LONGEST = 300_000  # ms that a page may take before the bench gives up
+_LINKS = "[data-testid=stSidebarNavLink], [data-testid=stTopNavLink]"
+_DRAWN = """before => {
+    const app = document.querySelector("[data-testid=stApp]"), title = document.querySelector("h1");
+    return title && title.innerText !== before && app.dataset.testScriptState === "notRunning";
+}"""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a process holds."""
+
+    mib: float  # resident memory
+    handles: int  # open files and sockets
+    threads: int
+
+    @classmethod
+    def by(cls, process: psutil.Process) -> Held:
+        handles = process.num_fds() if hasattr(process, "num_fds") else process.num_handles()
+        return cls(process.memory_info().rss / 2**20, handles, process.num_threads())
+
+
+def visits(sessions: int, pause: float, seed: int = 0) -> dict[str, Any]:
+    """So many people who each open every page, about `pause` seconds apart, and leave.
+
+    A page is done when its title stands there and no script runs. Raises MoevizError where there is no
+    Chromium.
+    """
+    return asyncio.run(_visits(sessions, pause, seed))
+
+
+def runs(count: int) -> dict[str, Any]:
+    """So many runs of the bundled model in one session. Raises MoevizError where there is no Chromium."""
+    return asyncio.run(_runs(count))
+
+
+async def _visits(sessions: int, pause: float, seed: int) -> dict[str, Any]:
+    draws = np.random.default_rng(seed).spawn(sessions)
+    with _server() as (server, address):
+        async with _browser() as browser:
+            start = Held.by(server)
+            await _visit(browser, address, np.random.default_rng(seed), 0, 0)
+            one = Held.by(server)
+            each = [_visit(browser, address, draw, draw.uniform(0, ARRIVE), pause) for draw in draws]
+            seconds = [taken for visit in await asyncio.gather(*each) for taken in visit]
+            most = Held.by(server)
+            await asyncio.sleep(IDLE)
+            left = Held.by(server)
+    return {
+        f"seconds to a page, {sessions} sessions": spread(seconds),
+        "server at its start, MiB": start.mib,
+        "server after one session saw every page, MiB": one.mib,
+        f"server after {sessions} sessions, MiB": most.mib,
+        f"server {IDLE} s after all have left, MiB": left.mib,
+        "grown since the first session, MiB": left.mib - one.mib,
+        "threads then, more than after the first session": left.threads - one.threads,
+        "handles then, more than after the first session": left.handles - one.handles,
+    }
+
+
+async def _visit(
+    browser: Browser, address: str, draw: np.random.Generator, wait: float, pause: float
+) -> list[float]:
+    """Seconds to each page of one who looks at all of them in an order of his own."""
+    await asyncio.sleep(wait)
+    context = await browser.new_context(viewport={"width": 1440, "height": 900})
+    page = await context.new_page()
+    page.set_default_timeout(LONGEST)
+    seconds = [await _timed(page, lambda: page.goto(address))]
+    for link in draw.permutation(await page.locator(_LINKS).count()):
+        await asyncio.sleep(pause * draw.uniform(0.5, 1.5))
+        place = page.locator(_LINKS).nth(int(link))
+        if await place.get_attribute("aria-current") != "page":
+            seconds.append(await _timed(page, place.click))
+    await context.close()
+    return seconds
+
+
+async def _timed(page: Page, do: Any) -> float:
+    """Seconds until another page than before has been drawn."""
+    from playwright.async_api import TimeoutError
+
+    title = page.locator("h1").first
+    before = await title.inner_text() if await title.count() else ""
+    start = time.perf_counter()
+    try:
+        await do()
+        await page.wait_for_function(_DRAWN, arg=before)
+    except TimeoutError:
+        raise MoevizError(
+            f"A page took longer than {LONGEST / 1_000:.0f} s. Try fewer --sessions or a longer --pause."
+        ) from None
+    return time.perf_counter() - start
+
+
+async def _runs(count: int) -> dict[str, Any]:
+    """What server and worker hold after a tenth of the runs and after all."""
+    early = max(1, count // 10)
+    held: list[tuple[Held, Held]] = []
+    with _server() as (server, address):
+        async with _browser() as browser:
+            page = await browser.new_page(viewport={"width": 1440, "height": 900})
+            page.set_default_timeout(LONGEST)
+            await _timed(page, lambda: page.goto(f"{address}/?tokens=8"))
+            for number in range(count):
+                await page.get_by_role("button", name="Run").click()
+                await page.get_by_role("button", name="Stop").wait_for()
+                await page.get_by_role("button", name="Run").wait_for()
+                if number + 1 in (early, count):
+                    worker = server.children(recursive=True)[0]
+                    held.append((Held.by(server), Held.by(worker)))
+    found: dict[str, Any] = {}
+    for name, first, last in zip(("server", "worker"), held[0], held[-1], strict=True):
+        found |= {
+            f"{name} after {early} runs, MiB": first.mib,
+            f"{name} after {count} runs, MiB": last.mib,
+            f"{name}: handles after {early} and after {count}": f"{first.handles} and {last.handles}",
+            f"{name}: threads after {early} and after {count}": f"{first.threads} and {last.threads}",
+        }
+    return found
+
+
+@contextmanager
+def _server() -> Iterator[tuple[psutil.Process, str]]:
+    """A server of its own with an empty library, and its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
+    command += ["--server.headless", "true"]  # opens no browser of its own
+    with tempfile.TemporaryDirectory() as data:
+        server = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"MOEVIZ_DATA": data},
+        )
+        try:
+            while True:
+                if server.poll() is not None:
+                    raise MoevizError("The server ended at once. Try: python -m streamlit run app.py")
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health").read()
+                    break
+                except OSError:
+                    time.sleep(0.1)
+            yield psutil.Process(server.pid), f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            server.wait()
+
+
+@asynccontextmanager
+async def _browser() -> AsyncIterator[Browser]:
+    from playwright.async_api import async_playwright
+
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        raise MoevizError("bench soak needs Chromium, and there is none. On Debian: apt install chromium.")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser
+        await browser.close()

@@ -1,0 +1,55 @@
+"""The formats that a trace and what a cache did on it can be written in; a file of this folder each, found by
+name.
+
+from moeviz.files.exporters.registry import Export, exporter
+
+@exporter("mine", ".mine", "for my tool")
+def write(export: Export) -> bytes:
+    "Read by my tool 1.0."
+    return bytes(export.run.accesses.expert)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from moeviz.core.run import Run
+from moeviz.core.trace import Trace
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Export:
+    """What is to be written."""
+
+    trace: Trace
+    run: Run  # what a cache did on it: measured, or a replay
+    own: Run | None  # a measured run of the trace, which gives the times of a replay's timeline
+    name: str  # of the trace's file
+
+
+Write = Callable[[Export], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Exporter:
+    """One way out."""
+
+    suffix: str
+    what: str  # in words, for help and pages
+    write: Write
+
+
+EXPORTERS: dict[str, Exporter] = {}
+
+
+def exporter(name: str, suffix: str, what: str) -> Callable[[Write], Write]:
+    """Registers the writer of a format; it raises ExportError where this trace or run cannot be written
+    so.
+    """
+
+    def register(write: Write) -> Write:
+        EXPORTERS[name] = Exporter(suffix, what, write)
+        return write
+
+    return register

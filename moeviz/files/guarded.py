@@ -1,0 +1,161 @@
+"""Reads a file of whatever format in a process of its own, with limits on memory and time, which can only
+hand back a checked trace.
+
+A file that makes a library run away brings down that process and nothing else: what comes back is a trace,
+which is checked once more here, or counts, or one sentence. The child loads numpy, safetensors and what the
+format needs (about 0.3 s on a busy core). Limits: 256 MiB beside the file and what is loaded, and 5 s of
+processor time, more for files over 2 MiB; `resource` sets them on Linux and macOS (which does not enforce
+the one on memory), and the readers' own bounds hold everywhere.
+
+    found = open_guarded("routes.jsonl", content, Options(experts=32))
+    found = open_file("routes.jsonl")
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from moeviz.errors import TraceError
+from moeviz.files import moecounts, moetrace
+from moeviz.files.importers import AS_SAID, Counted, Found, Imported, Options, open_content
+from moeviz.files.importers.source import MORE
+from moeviz.files.moetrace import MAX_FILE_BYTES
+from moeviz.files.reading import read_regular
+
+SECONDS = 5.0  # of processor time, whatever a file declares
+BYTES_PER_SECOND = 2 * 2**20  # a large file may take longer, in proportion
+SLACK = 24 * 2**20  # address space of allocators and late imports
+ROOT = Path(__file__).parents[2]
+
+
+def open_file(path: str | os.PathLike[str], options: Options = AS_SAID, format: str = "") -> Found:
+    """A regular file. Raises TraceError or OSError."""
+    return open_guarded(Path(path).name, read_regular(path, MAX_FILE_BYTES), options, format)
+
+
+def open_guarded(name: str, content: bytes, options: Options = AS_SAID, format: str = "") -> Found:
+    """A file's content as a trace or as counts. Raises TraceError."""
+    if ".py:" in format:
+        path, _, own = format.rpartition(":")
+        format = f"{Path(path).resolve()}:{own}"
+    asked = {"name": name, "options": asdict(options), "format": format, "bytes": len(content)}
+    environment = {
+        **os.environ,
+        "ARROW_DEFAULT_MEMORY_POOL": "system",  # others reserve address space in large pieces
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
+    limit = _seconds(len(content))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moeviz.files.guarded"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+    )
+    try:
+        answer, _ = process.communicate(json.dumps(asked).encode() + b"\n" + content, timeout=60 + 10 * limit)
+    except subprocess.TimeoutExpired:
+        raise TraceError(
+            f"{name} took longer than {60 + 10 * limit:.0f} s to be read, and was given up."
+        ) from None
+    finally:
+        process.kill()
+        process.wait()
+    return _answer(name, content, answer, process.returncode, limit)
+
+
+def _seconds(size: int) -> float:
+    return SECONDS + max(size - 2 * 2**20, 0) / BYTES_PER_SECOND
+
+
+def _answer(name: str, content: bytes, answer: bytes, code: int, limit: float) -> Found:
+    """What the child said, checked as any file is. Raises TraceError."""
+    head, newline, rest = answer.partition(b"\n")
+    if not newline:
+        if -code == getattr(signal, "SIGXCPU", 0) or -code == getattr(signal, "SIGKILL", 0):
+            raise TraceError(
+                f"{name} took more than {limit:.0f} s of processor time to be read, and was given up. A "
+                "packed file may take longer once it is unpacked: its limit grows with its size."
+            )
+        raise TraceError(
+            f"{name} cannot be read: the process that read it ended with {code}, most likely because it "
+            f"asked for more than {MORE >> 20} MiB beside the file."
+        )
+    said = json.loads(head)
+    match said["kind"]:
+        case "error":
+            raise TraceError(str(said["error"]))
+        case "counts":
+            return Counted(moecounts.from_bytes(rest, name), str(said["format"]), list(said["report"]))
+        case "same":
+            trace, run = moetrace.from_bytes(content, name)
+        case _:
+            trace, run = moetrace.from_bytes(rest, name)
+    return Imported(trace, run, str(said["format"]), list(said["report"]))
+
+
+def main() -> None:
+    """The child: one request from standard input, one answer to standard output."""
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints must not stand in the answer
+    head, content = _request(sys.stdin.buffer)
+    try:
+        _limit(len(content))
+        found = open_content(head["name"], content, Options(**head["options"]), head["format"])
+        answer, rest = _packed(found, content)
+    except TraceError as error:
+        answer, rest = {"kind": "error", "error": str(error)}, b""
+    except MemoryError:
+        text = f"{head['name']} needs more than {MORE >> 20} MiB beside itself to be read; that is refused."
+        answer, rest = {"kind": "error", "error": text}, b""
+    out.write(json.dumps(answer).encode() + b"\n")
+    out.write(rest)
+    out.flush()
+
+
+def _request(stream: BinaryIO) -> tuple[dict[str, Any], bytes]:
+    head = json.loads(stream.readline())
+    return head, stream.read(head["bytes"])
+
+
+def _packed(found: Found, content: bytes) -> tuple[dict[str, Any], bytes]:
+    about = {"format": found.format, "report": found.report}
+    if isinstance(found, Counted):
+        return about | {"kind": "counts"}, moecounts.to_bytes(found.counts)
+    if found.format == "moetrace" and content[8:9] == b"{":
+        return about | {"kind": "same"}, b""
+    return about | {"kind": "trace"}, moetrace.to_bytes(found.trace, found.run)
+
+
+def _limit(size: int) -> None:
+    """From here on this process gets no more memory and time than reading may take."""
+    try:
+        import resource
+    except ImportError:  # Windows: the readers' own bounds have to do
+        return
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = int(used.ru_utime + used.ru_stime + _seconds(size)) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError):  # macOS says no such thing, and does not enforce the limit
+        return
+    most = pages * resource.getpagesize() + MORE + SLACK
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(
+        resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard)
+    )
+
+
+if __name__ == "__main__":
+    main()

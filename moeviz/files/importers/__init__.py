@@ -1,0 +1,115 @@
+"""Reads the traces of any tool. Nothing in a file is run; sizes are bounded before they unfold; every refusal
+is a TraceError.
+
+    read("routed.npy", content, Options(experts=32)).trace
+    open_content("counts.csv", content)         # an Imported trace, or Counted where there is no order
+
+A format is a file in this folder with a function under `@importer`; its docstring says whose it is and which
+version was read. `moeviz.files.guarded` reads in a process of its own, with limits on memory and time.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import replace
+
+from moeviz.errors import MoevizError, TraceError
+from moeviz.files.importers.looks import looks_like
+from moeviz.files.importers.registry import (
+    AS_SAID,
+    IMPORTERS,
+    Counted,
+    Found,
+    Imported,
+    Importer,
+    Options,
+    format_names,
+    importer,
+    load_importer,
+)
+from moeviz.files.importers.source import MORE, Source, unpacked
+from moeviz.files.moetrace import MAX_FILE_BYTES
+
+for _module in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.name):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = [
+    "AS_SAID",
+    "IMPORTERS",
+    "Counted",
+    "Found",
+    "Imported",
+    "Importer",
+    "Options",
+    "Source",
+    "format_names",
+    "importer",
+    "load_importer",
+    "open_content",
+    "read",
+]
+
+
+def read(name: str, content: bytes, options: Options = AS_SAID, format: str = "") -> Imported:
+    """A file's content as a trace. Raises TraceError, also where the file only counts."""
+    found = open_content(name, content, options, format)
+    if isinstance(found, Counted):
+        raise TraceError(
+            f"{name} holds counts, not a trace ({found.format}): which token used which expert is not said, "
+            "so no cache can be replayed. `moeviz import` makes a .moecounts of it, which the policy "
+            "static and warm starts take as calibration."
+        )
+    return found
+
+
+def open_content(name: str, content: bytes, options: Options = AS_SAID, format: str = "") -> Found:
+    """A file's content as a trace or as counts. `name` is for messages; `format`: empty, it is found by the
+    content. Raises TraceError.
+    """
+    if len(content) > MAX_FILE_BYTES:
+        raise TraceError(f"{name} has {len(content):,} bytes; at most {MAX_FILE_BYTES:,} are read.")
+    if not content.strip():
+        raise TraceError(f"{name} is empty.")
+    return _guard(name, lambda: _open(Source(name, content), options, format))
+
+
+def _open(source: Source, options: Options, format: str) -> Found:
+    source = unpacked(source)
+    kind = load_importer(format) if format else _format_of(source)
+    if not kind:
+        raise TraceError(
+            f"{source.name} is none of the formats that are read: {looks_like(source)} Read are "
+            f"{', '.join(format_names())} (`import --help` says more), each also as .gz or .zst."
+        )
+    found = IMPORTERS[kind].read(source, options)
+    if isinstance(found, Imported) and found.trace.notes != (notes := tuple(found.report)):
+        found = replace(found, trace=replace(found.trace, notes=notes))
+    return found
+
+
+def _format_of(source: Source) -> str:
+    """The format that is surest of this content; empty where none is."""
+    sure = {name: one.sniff(source) for name, one in IMPORTERS.items()}
+    best = max(sure, key=lambda name: sure[name])
+    return best if sure[best] else ""
+
+
+def _guard(name: str, work: Callable[[], Found]) -> Found:
+    """Whatever a file makes a library stumble over leaves as one sentence. The readers check what they can
+    name; this is the rest.
+    """
+    try:
+        return work()
+    except MoevizError:
+        raise
+    except MemoryError:
+        raise TraceError(
+            f"{name} needs more memory than reading a file may take ({MORE >> 20} MiB beside it)."
+        ) from None
+    except Exception as error:
+        raise TraceError(
+            f"{name} cannot be read: {type(error).__name__}: "
+            f"{str(error).strip().splitlines()[0][:100] if str(error).strip() else ''}."
+        ) from None

@@ -1,0 +1,235 @@
+"""Answers of inference servers that return routed experts, as JSON: one answer, a list of them, or a line
+each.
+
+SGLang 0.5 (`/generate` with return_routed_experts): `meta_info.routed_experts`, base64 of int32 [tokens,
+layers, k] without its shape; the last sampled token is not computed, so tokens = prompt_tokens +
+completion_tokens - 1. vLLM 0.21 to 0.23 (chat and completions): `routed_experts` of each choice as nested
+lists, or base64 of an .npy; `prompt_routed_experts` beside them are the prompt's.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeviz.core.trace import DECODE, MAX_K, MAX_LAYERS, PREFILL
+from moeviz.files.importers.atlas import depth
+from moeviz.files.importers.collect import UNKNOWN, Routes, expert_list
+from moeviz.files.importers.numpy_files import MAGIC, read_npy
+from moeviz.files.importers.objects import json_lines
+from moeviz.files.importers.registry import Found, Options, importer
+from moeviz.files.importers.routed import check_shape, finish, narrow
+from moeviz.files.importers.source import Source
+
+NAME = "answers"
+KEYS = (b'"routed_experts"', b'"prompt_routed_experts"')
+SURE = 0.01  # a shape is taken where another would look like it by chance this rarely
+
+
+@dataclass(eq=False, slots=True)
+class _Answer:
+    """One request."""
+
+    place: str
+    name: str
+    experts: Any
+    prompt: Any = None  # the prompt's own routes, where they stand apart
+    prompt_tokens: int = UNKNOWN
+    completion_tokens: int = UNKNOWN
+    used: set[str] = field(default_factory=set)
+
+
+def sniff(source: Source) -> int:
+    """JSON with an answer's keys around routed experts."""
+    start = source.content[: 2**20]
+    if source.head[:1] not in (b"{", b"[") or not any(key in source.content for key in KEYS):
+        return 0
+    return 3 * (
+        b'"meta_info"' in source.content
+        or b'"choices"' in start
+        or b'"prompt_routed_experts"' in source.content
+    )
+
+
+@importer(NAME, "answers of SGLang and vLLM with routed experts (JSON)", sniff)
+def read(source: Source, options: Options) -> Found:
+    """Raises TraceError."""
+    routes = Routes(source)
+    report: list[str] = []
+    for answer in _answers(source):
+        _add(source, options, routes, answer, report)
+    routed = routes.routed()
+    routed.layers = ()  # places in an array number no layers
+    routed.report = [*dict.fromkeys(report), *routed.report]
+    return finish(source, options, routed, NAME)
+
+
+def _answers(source: Source) -> Iterator[_Answer]:
+    whole_document = source.head[:1] == b"[" or b"\n{" not in source.content
+    values = source.document() if whole_document else None
+    if values is None:
+        rows = json_lines(source)
+    else:
+        listed = values if isinstance(values, list) else [values]
+        rows = ((f"answer {n}" if len(listed) > 1 else "the answer", one) for n, one in enumerate(listed, 1))
+    for place, row in rows:
+        if not isinstance(row, dict):
+            raise source.error(f"{place} is {str(row)[:40]!r}; expected an object.")
+        if isinstance(meta := row.get("meta_info"), dict) and "routed_experts" in meta:
+            yield _Answer(place, str(meta.get("id", place)), meta["routed_experts"], None, *_usage(meta))
+            continue
+        choices = row.get("choices") if isinstance(row.get("choices"), list) else [row]
+        usage = row.get("usage")
+        prompt, completion = _usage(usage) if isinstance(usage, dict) else _usage(row)
+        found = False
+        for number, choice in enumerate(choices or []):
+            own = choice if isinstance(choice, dict) else {}
+            before = own.get("prompt_routed_experts", row.get("prompt_routed_experts"))
+            if "routed_experts" in own or before is not None:
+                found = True
+                count = completion if len(choices or []) == 1 else UNKNOWN
+                yield _Answer(
+                    place, f"{place}, choice {number}", own.get("routed_experts"), before, prompt, count
+                )
+        if not found:
+            raise source.error(f"{place} holds no routed_experts; its keys are {', '.join(row)[:80]}.")
+
+
+def _usage(usage: dict[str, Any]) -> tuple[int, int]:
+    found = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")]
+    prompt, completion = (one if type(one) is int and 0 <= one < 2**31 else UNKNOWN for one in found)
+    return prompt, completion
+
+
+def _add(source: Source, options: Options, routes: Routes, answer: _Answer, report: list[str]) -> None:
+    parts = []
+    for value in (answer.prompt, answer.experts):
+        if value is not None:
+            parts.append(_rows(source, options, answer, value, report, alone=answer.prompt is None))
+    prompt = answer.prompt_tokens
+    if answer.prompt is not None:
+        prompt = len(parts[0])
+    rows = [row for part in parts for row in part]
+    if not rows:
+        raise source.error(f"{answer.place} holds routed_experts without a token.")
+    for number, layers in enumerate(rows):
+        phase = UNKNOWN if prompt == UNKNOWN else PREFILL if number < prompt else DECODE
+        for layer, chosen in enumerate(layers):
+            place = f"{answer.place}, token {number}"
+            routes.add(
+                place,
+                answer.name,
+                number,
+                layer,
+                expert_list(source, chosen, place, "experts"),
+                None,
+                phase=phase,
+            )
+
+
+def _rows(
+    source: Source, options: Options, answer: _Answer, value: Any, report: list[str], alone: bool
+) -> list[list[list[int]]]:
+    """[token][layer][k]"""
+    if isinstance(value, list):
+        if not value:
+            return []
+        if depth(value) != 3 or not all(isinstance(row, list) for row in value):
+            raise source.error(
+                f"{answer.place}: routed_experts is nested {depth(value)} deep; expected [token][layer][k]."
+            )
+        return value
+    if not isinstance(value, str):
+        raise source.error(
+            f"{answer.place}: routed_experts is {str(value)[:40]!r}; expected lists or base64."
+        )
+    try:
+        content = base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise source.error(f"{answer.place}: routed_experts is not base64: {str(error)[:60]}.") from None
+    array = (
+        read_npy(source, content)
+        if content.startswith(MAGIC)
+        else _shaped(source, options, answer, content, report, alone)
+    )
+    if array.ndim != 3 or array.dtype.kind not in "iu":
+        raise source.error(
+            f"{answer.place}: routed_experts is {array.dtype} {array.shape}; expected [token, layer, k]."
+        )
+    check_shape(source, array.shape, True)
+    rows: list[list[list[int]]] = narrow(source, array).tolist()
+    return rows
+
+
+def _shaped(
+    source: Source, options: Options, answer: _Answer, content: bytes, report: list[str], alone: bool
+) -> NDArray[np.int32]:
+    """int32 without a shape: tokens from the usage, k from `--top-k` or worked out: a token never has one
+    expert twice.
+    """
+    if not content or len(content) % 4:
+        raise source.error(f"{answer.place}: routed_experts has {len(content):,} bytes; expected int32.")
+    flat = np.frombuffer(content, "<i4")
+    advice = "Give --top-k, the experts that a token uses."
+    prompt, completion = answer.prompt_tokens, answer.completion_tokens
+    if UNKNOWN in (prompt, completion) or not alone:
+        raise source.error(
+            f"{answer.place}: the shape of routed_experts cannot be known without prompt_tokens and "
+            "completion_tokens. Save the whole answer, or the decoded array as .npy."
+        )
+    tokens = next(
+        (n for n in (prompt + completion - 1, prompt + completion) if n > 0 and len(flat) % n == 0), 0
+    )
+    if not tokens:
+        raise source.error(
+            f"{answer.place}: {len(flat):,} numbers do not fit {prompt:,} + {completion:,} tokens of the "
+            "same layers and experts."
+        )
+    width = len(flat) // tokens
+    k = options.top_k
+    if k and width % k:
+        raise source.error(
+            f"{answer.place}: --top-k is {k}, but each of {tokens:,} tokens has {width:,} numbers."
+        )
+    if not k:
+        fit = [
+            n for n in range(2, min(MAX_K, width) + 1) if width % n == 0 and _distinct(flat.reshape(-1, n))
+        ]
+        k = max(fit, default=1)
+        most = int(flat.max()) + 1
+        if any(_chance(tokens * width // k, k, n, most) > SURE for n in fit if n < k):
+            raise source.error(
+                f"{answer.place}: {width:,} numbers a token may be "
+                f"{' or '.join(f'{width // n} layers of {n}' for n in fit)}. {advice}"
+            )
+        report.append(
+            f"the shape was worked out: {tokens:,} tokens x {width // k} layers x {k} experts (--top-k sets "
+            "it)"
+        )
+    if width // k > MAX_LAYERS:
+        raise source.error(
+            f"{answer.place}: {width // k:,} layers of {k}; expected up to {MAX_LAYERS}. {advice}"
+        )
+    return flat.reshape(tokens, width // k, k)
+
+
+def _distinct(rows: NDArray[np.int32]) -> bool:
+    ordered = np.sort(rows, axis=1)
+    return not ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any()
+
+
+def _chance(rows: int, k: int, smaller: int, experts: int) -> float:
+    """How likely rows of k distinct ids are where each is really k / smaller layers that choose on their
+    own.
+    """
+    each = 1.0
+    for taken in range(smaller, k, smaller):
+        for one in range(smaller):
+            each *= max(experts - taken - one, 0) / max(experts - one, 1)
+    return float(each**rows)

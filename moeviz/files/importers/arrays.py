@@ -1,0 +1,348 @@
+"""Arrays of routed experts, whatever file they stand in: which array is what, and which axis.
+
+Knows numpy arrays by name, no file. Integer [token, layer, k] is what most engines give; where the second
+axis is longer than any model is deep it must be [layer, token, k]; anything else is said with `--axes`. Two
+axes are counts, [layer, expert].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeviz.core.trace import MAX_EXPERTS, MAX_K, MAX_LAYERS, MAX_TOKENS
+from moeviz.files.importers.counting import counted
+from moeviz.files.importers.names import about, meanings, phase_of, plain, unused
+from moeviz.files.importers.registry import Found, Options
+from moeviz.files.importers.routed import Routed, check_shape, finish, narrow
+from moeviz.files.importers.source import Source
+
+Array = NDArray[Any]
+PROMPT = "prompt_routed_experts"  # vLLM, beside routed_experts of what was generated
+COUNTS = ("logical_count", "counts", "count", "expert_counts", "activation_counts")
+_CHUNK = 1 << 20
+
+
+def from_arrays(source: Source, options: Options, arrays: Mapping[str, Array], format: str) -> Found:
+    """A trace, or counts, of the arrays of one file. Raises TraceError."""
+    if not arrays:
+        raise source.error("holds no array.")
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biufUS":
+            raise source.error(f"{_called(name)} holds {array.dtype}; expected numbers.")
+    for name in arrays:
+        if plain(name) in COUNTS and arrays[name].ndim in (2, 3):
+            rest = unused([other for other in arrays if other != name], "arrays")
+            return counted(source, _summed(source, arrays[name], name), format, rest)
+    found = meanings(arrays, source.name)
+    if len(arrays) == 1 and "experts" not in found:
+        found = {"experts": next(iter(arrays))}
+    if plain(PROMPT) in (plain(name) for name in arrays):
+        return _prompt_and_rest(source, options, arrays, found, format)
+    if "experts" not in found:
+        return _requests(source, options, arrays, format)
+    ids = arrays[found["experts"]]
+    if ids.ndim == 2 and not options.axes and ids.dtype.kind in "iuf" and "weights" not in found:
+        return counted(
+            source,
+            ids,
+            format,
+            [
+                "two axes were taken for counts, [layer, expert]; --axes token,layer reads them as routes "
+                "of one expert",
+                *unused([name for name in arrays if name != found["experts"]], "arrays"),
+            ],
+        )
+    report: list[str] = []
+    axes = _axes(source, options, ids, report)
+    chosen, weights, experts = _choices(
+        source, options, _turned(ids, axes), found["experts"], arrays, found, axes, report
+    )
+    sequences, tokens = (ids.shape[axes[0]] if len(axes) == 4 else 1), chosen.shape[0]
+    routed = Routed(chosen, weights, experts=experts, report=report)
+    if sequences > 1:
+        routed.sequence = np.repeat(np.arange(sequences), tokens // sequences)
+    used = {found[name] for name in ("experts", "weights") if name in found}
+    used |= _describe(source, routed, arrays, found, tokens)
+    report += unused([name for name in arrays if name not in used], "arrays")
+    return finish(source, options, routed, format)
+
+
+def _called(name: str) -> str:
+    return f"the array {name[:40]!r}" if name else "the array"
+
+
+def _axes(source: Source, options: Options, ids: Array, report: list[str]) -> tuple[int, ...]:
+    """Positions of ([sequence,] token, layer, k) among the array's axes; k is missing where each token has
+    one expert.
+    """
+    shape = ids.shape
+    if options.axes:
+        named = options.axes.split(",")
+        if len(named) != ids.ndim:
+            raise source.error(f"--axes names {len(named)} axes, but the array has {ids.ndim}: {shape}.")
+    elif ids.ndim == 3:
+        named = ["token", "layer", "k"]
+        if shape[1] > MAX_LAYERS >= shape[0]:
+            named = ["layer", "token", "k"]
+    else:
+        raise source.error(
+            f"holds an array with {ids.ndim} dimensions, {shape}; expected [token, layer, k]. Name the "
+            "axes, for example --axes sequence,token,layer,k."
+        )
+    order = tuple(named.index(axis) for axis in ("sequence", "token", "layer", "k") if axis in named)
+    sizes = dict(zip(named, shape, strict=True))
+    report.append(
+        f"the axes are taken as {','.join(named)}: {sizes['token']:,} tokens x {sizes['layer']:,} layers"
+    )
+    if not options.axes and sizes["layer"] > sizes["token"] and named[0] == "token" and sizes["layer"] > 8:
+        report.append(
+            f"{sizes['layer']:,} layers of {sizes['token']:,} tokens are unlikely: if the first axis is the "
+            "layer, give --axes layer,token,k"
+        )
+    return order
+
+
+def _turned(array: Array, axes: tuple[int, ...]) -> Array:
+    """[token, layer, k], sequences one after the other."""
+    turned = np.transpose(array, axes)
+    if len(axes) == 2:
+        return turned[:, :, None]
+    return turned.reshape(-1, *turned.shape[2:]) if len(axes) == 4 else turned
+
+
+def _choices(
+    source: Source,
+    options: Options,
+    ids: Array,
+    name: str,
+    arrays: Mapping[str, Array],
+    found: Mapping[str, str],
+    axes: tuple[int, ...],
+    report: list[str],
+) -> tuple[NDArray[np.int16], NDArray[np.float32] | None, int]:
+    """Ids and weights [T, L, k], and how many experts the array itself says there are."""
+    if 0 in ids.shape:
+        raise source.error(f"{_called(name)} is empty: {ids.shape}.")
+    if ids.dtype.kind == "f" and not _whole_numbers(ids):
+        if not options.top_k:
+            raise source.error(
+                f"{_called(name)} holds {ids.dtype} that are no whole numbers, as router logits are: "
+                f"{ids.shape}. Give --top-k N to read the N highest of each as the chosen experts, or save "
+                "the chosen ids."
+            )
+        return _top_k(source, options.top_k, ids, report)
+    if ids.dtype.kind not in "iuf":
+        raise source.error(f"{_called(name)} holds {ids.dtype}; expected whole numbers [token, layer, k].")
+    if ids.dtype.kind == "f":
+        report.append(f"ids stand as {ids.dtype}, all of them whole numbers")
+    weights = _weights(source, arrays, found, axes, ids.shape)
+    check_shape(source, ids.shape, weights is not None)
+    return _marked(source, ids, options.experts, report), weights, 0
+
+
+def _whole_numbers(array: Array) -> bool:
+    flat = array.reshape(-1)
+    return all(
+        bool((np.floor(part) == part).all())
+        for start in range(0, flat.size, _CHUNK)
+        for part in (flat[start : start + _CHUNK],)
+    )
+
+
+def _top_k(
+    source: Source, k: int, logits: Array, report: list[str]
+) -> tuple[NDArray[np.int16], NDArray[np.float32], int]:
+    """The k highest of all experts' numbers, strongest first, with their softmax."""
+    tokens, layers, experts = logits.shape
+    if not 1 <= k <= min(experts, MAX_K) or experts > MAX_EXPERTS:
+        raise source.error(f"--top-k is {k}, but the array has {experts:,} numbers for each token and layer.")
+    check_shape(source, (tokens, layers, k), True)
+    ids = np.empty((tokens, layers, k), np.int16)
+    weights = np.empty(ids.shape, np.float32)
+    rows = max(_CHUNK // (layers * experts), 1)
+    for start in range(0, tokens, rows):
+        part = logits[start : start + rows].astype(np.float64)
+        if not np.isfinite(part).all():
+            raise source.error("holds logits that are not finite numbers.")
+        order = np.argsort(-part, axis=2, kind="stable")[:, :, :k]
+        part = np.exp(part - part.max(2, keepdims=True))
+        part /= part.sum(2, keepdims=True)
+        ids[start : start + rows] = order
+        weights[start : start + rows] = np.take_along_axis(part, order, 2)
+    report.append(
+        f"the numbers are taken for router logits: the {k} highest of {experts} are the choice, their "
+        "softmax the weights"
+    )
+    return ids, weights, experts
+
+
+def _weights(
+    source: Source,
+    arrays: Mapping[str, Array],
+    found: Mapping[str, str],
+    axes: tuple[int, ...],
+    shape: tuple[int, ...],
+) -> NDArray[np.float32] | None:
+    if "weights" not in found:
+        return None
+    weights = arrays[found["weights"]]
+    if weights.dtype.kind != "f":
+        raise source.error(f"weights hold {weights.dtype}; expected floating point numbers.")
+    if weights.ndim != len(axes) or _turned(weights, axes).shape != shape:
+        raise source.error(f"weights has shape {weights.shape}; expected {shape}, as the experts have.")
+    check_shape(source, shape, True)
+    return _turned(weights, axes).astype(np.float32)
+
+
+def _marked(source: Source, ids: Array, experts: int, report: list[str]) -> NDArray[np.int16]:
+    """The ids with sentinels of unused places as -1.
+
+    Two are in use: -1 in an unsigned type, which is its largest number, and the number of experts, one past
+    the last id. A number that could be an expert counts only where a whole event holds nothing else.
+    """
+    largest = int(np.iinfo(ids.dtype).max) if ids.dtype.kind == "u" else 0
+    for sentinel in sorted({largest, experts} - {0}):
+        if int(ids.max()) < sentinel:
+            continue
+        mask = ids == sentinel
+        if sentinel < MAX_EXPERTS:
+            mask &= mask.all(2, keepdims=True) & (ids.shape[2] > 1 or 0 < experts <= sentinel)
+        if mask.any():
+            report.append(
+                f"{int(mask.any((1, 2)).sum()):,} tokens hold the id {sentinel}, which stands for an unused "
+                "place"
+            )
+            rest = ids[~mask]
+            narrow(source, rest)
+            return np.where(mask, np.int16(-1), ids.astype(np.int16))
+    return narrow(source, ids)
+
+
+def _describe(
+    source: Source, routed: Routed, arrays: Mapping[str, Array], found: Mapping[str, str], tokens: int
+) -> set[str]:
+    """Fills in what other arrays say of each token; gives the names of those that were used."""
+    used: set[str] = set()
+    for meaning in ("sequence", "request", "phase", "step", "token_id"):
+        name = found.get(meaning, "")
+        array = arrays.get(name)
+        if array is None or array.shape != (tokens,) or array.dtype.kind not in "iub":
+            continue
+        used.add(name)
+        values = array.astype(np.int64)
+        if meaning == "phase":
+            routed.phase = np.array([phase_of(int(value), source.name) for value in values], np.uint8)
+        elif meaning == "step":
+            routed.forward_pass = values
+        elif meaning == "token_id":
+            routed.token_ids = values
+        else:
+            routed.sequence = values
+    for name, array in arrays.items():
+        key = plain(name)
+        if (
+            array.dtype.kind == "U"
+            and array.shape == (tokens,)
+            and key in ("tokens", "text", "texts", "token")
+        ):
+            routed.texts = [str(text) for text in array.tolist()]
+            used.add(name)
+        elif key in ("tokens", "token") and array.shape == (tokens,) and array.dtype.kind in "iu":
+            routed.token_ids = array.astype(np.int64)
+            used.add(name)
+        elif key in ("layer_indices", "layer_ids", "layers") and array.shape == (routed.ids.shape[1],):
+            if array.dtype.kind in "iu" and array.size and array.min() >= 0 and array.max() < MAX_TOKENS:
+                routed.layers = [int(one) for one in array]
+                used.add(name)
+        elif array.ndim == 0 and key in ("num_experts", "n_experts", "num_local_experts"):
+            routed.experts = about({name: array.item()}, source.name).experts
+            used.add(name)
+        elif array.ndim == 0 and array.dtype.kind == "U" and key in ("header", "meta", "metadata"):
+            header = source.json(str(array.item()), f"the array {name}")
+            if isinstance(header, dict):
+                said = about(header, f"{source.name}: {name}")
+                routed.experts, routed.model, routed.prompt = said.experts, said.model, said.prompt
+                if "phase" in said.unused and routed.phase is None:
+                    phase = phase_of(header["phase"], f"{source.name}: {name}")
+                    routed.phase = np.full(tokens, phase, np.uint8)
+                    said.unused.remove("phase")
+                routed.report += unused(said.unused, f"keys of {name}")
+                used.add(name)
+    mask = next((name for name in arrays if plain(name) in ("attention_mask", "mask", "token_mask")), "")
+    if mask and arrays[mask].shape == (tokens,) and arrays[mask].dtype.kind in "biu":
+        _apply_mask(routed, arrays[mask].astype(np.bool_))
+        used.add(mask)
+    return used
+
+
+def _apply_mask(routed: Routed, mask: NDArray[np.bool_]) -> None:
+    """Padding is no text: its rows go, wherever they stand."""
+    if mask.all() or not mask.any():
+        return
+    routed.report.append(f"{int((~mask).sum()):,} rows of padding were left out, by the mask")
+    routed.ids = routed.ids[mask]
+    for name in ("weights", "phase", "forward_pass", "sequence", "token_ids"):
+        values = getattr(routed, name)
+        if values is not None:
+            setattr(routed, name, values[mask])
+    if routed.texts is not None:
+        routed.texts = [text for text, kept in zip(routed.texts, mask.tolist(), strict=True) if kept]
+
+
+def _prompt_and_rest(
+    source: Source, options: Options, arrays: Mapping[str, Array], found: Mapping[str, str], format: str
+) -> Found:
+    """vLLM's two arrays: of the prompt, and of what was generated."""
+    prompt = next(name for name in arrays if plain(name) == PROMPT)
+    rest = found.get("experts")
+    names = [prompt] if rest is None else [prompt, rest]
+    for name in names:
+        if arrays[name].ndim != 3 or arrays[name].dtype.kind not in "iu":
+            raise source.error(
+                f"{_called(name)} is {arrays[name].dtype} {arrays[name].shape}; expected [token, layer, k]."
+            )
+        if arrays[name].shape[1:] != arrays[prompt].shape[1:]:
+            raise source.error(
+                f"{_called(name)} has shape {arrays[name].shape}; {prompt} has {arrays[prompt].shape}."
+            )
+    report: list[str] = []
+    check_shape(source, (sum(len(arrays[name]) for name in names), *arrays[prompt].shape[1:]), False)
+    ids = np.concatenate(
+        [_marked(source, arrays[name], options.experts, report) for name in names if arrays[name].size]
+    )
+    first = len(arrays[prompt])
+    routed = Routed(ids, phase=(np.arange(len(ids)) >= first).astype(np.uint8), report=report)
+    report += unused([name for name in arrays if name not in names], "arrays")
+    return finish(source, options, routed, format)
+
+
+def _requests(source: Source, options: Options, arrays: Mapping[str, Array], format: str) -> Found:
+    """One array a request, whatever their names."""
+    own = {name: a for name, a in arrays.items() if a.ndim == 3 and a.dtype.kind in "iu" and 0 not in a.shape}
+    shapes = {a.shape[1:] for a in own.values()}
+    if not own or len(shapes) > 1:
+        seen = ", ".join(f"{name} {a.dtype} {a.shape}" for name, a in list(arrays.items())[:6])
+        raise source.error(
+            "holds no array routed_experts or experts, nor integer [token, layer, k] of one shape a "
+            f"request; it holds {seen[:200]}."
+        )
+    report: list[str] = []
+    check_shape(source, (sum(len(a) for a in own.values()), *next(iter(shapes))), False)
+    ids = np.concatenate([_marked(source, a, options.experts, report) for a in own.values()])
+    sequence = np.repeat(np.arange(len(own)), [len(a) for a in own.values()])
+    if len(own) > 1:
+        report.append(f"{len(own):,} arrays are taken for a request each, in their order")
+    report += unused([name for name in arrays if name not in own], "arrays")
+    return finish(source, options, Routed(ids, sequence=sequence, report=report), format)
+
+
+def _summed(source: Source, array: Array, name: str) -> Array:
+    """[layer, expert] of counts that may be split over steps. [step, layer, expert]"""
+    if array.dtype.kind not in "iuf":
+        raise source.error(f"{_called(name)} holds {array.dtype}; expected numbers.")
+    source.afford(array[0].size * 8 if array.ndim == 3 and len(array) else 0, "the counts")
+    return array.sum(0, dtype=np.float64) if array.ndim == 3 else array

@@ -1,0 +1,356 @@
+"""Collects routes that stand one by one, in JSON lines, rows or text, and lays them out as [token, layer, k].
+
+A route is what one token chose in one layer. Where a request counts its tokens from the begin again, a new
+forward pass has begun.
+
+    routes = Routes(source)
+    routes.add("line 2", "r1", token=0, layer=3, ids=[4, 7], weights=[0.6, 0.4])
+    return finish(source, options, routes.routed(), "routes")
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeviz.core.trace import MAX_EXPERTS, MAX_K, MAX_LAYERS, MAX_TOKENS, PREFILL
+from moeviz.files.importers.routed import Routed, check_shape
+from moeviz.files.importers.source import Source
+
+UNKNOWN = -1
+MOST = 2**31 - 1
+
+
+def whole(source: Source, value: object, place: str, what: str, least: int = 0, most: int = MOST) -> int:
+    """A whole number; 3.0 counts, True does not. Raises TraceError."""
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    if type(value) is not int:
+        raise source.error(f"{place}: {what} is {str(value)[:40]!r}; expected a whole number.")
+    if not least <= value <= most:
+        raise source.error(f"{place}: {what} is {str(value)[:40]}; expected {least} to {most}.")
+    return value
+
+
+def expert_list(source: Source, value: object, place: str, what: str) -> list[int]:
+    """Expert ids, perhaps none. Raises TraceError."""
+    if not isinstance(value, list):
+        raise source.error(f"{place}: {what} is {str(value)[:40]!r}; expected a list of expert ids.")
+    if len(value) > MAX_K:
+        raise source.error(f"{place}: {what} has {len(value)} entries; a token uses at most {MAX_K} experts.")
+    return [whole(source, one, place, f"an entry of {what}", -1, MAX_EXPERTS - 1) for one in value]
+
+
+def weight_list(
+    source: Source, value: object, ids: Sequence[int], experts: int, place: str, what: str
+) -> list[float] | None:
+    """A weight for each id; None where there is none. Numbers of all E experts are read for the chosen ones.
+    Raises TraceError.
+    """
+    if value is None or (value == [] and ids):
+        return None
+    if not isinstance(value, list) or not all(type(one) in (int, float) for one in value):
+        raise source.error(f"{place}: {what} must be a list of numbers.")
+    if experts and len(value) == experts > len(ids) and all(0 <= one < experts for one in ids):
+        value = [value[one] for one in ids]
+    if len(value) != len(ids):
+        raise source.error(
+            f"{place}: {what} has {len(value)} entries; expected a number for each of {len(ids)} experts."
+        )
+    try:
+        return [float(one) for one in value]
+    except OverflowError:
+        raise source.error(f"{place}: {what} holds a number that is beyond floating point.") from None
+
+
+class _Request:
+    """Tokens of one request, of the pass that it is in."""
+
+    __slots__ = ("first", "number", "passes", "tokens")
+
+    def __init__(self, number: int) -> None:
+        self.number, self.passes = number, 0
+        self.first = (UNKNOWN, UNKNOWN)
+        self.tokens: dict[tuple[int, int], int] = {}
+
+
+class Routes:
+    """What a file says, route by route."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.report: list[str] = []
+        self._requests: dict[str, _Request] = {}
+        self._seen: list[int] = []  # of each token: its layers, a bit each
+        self._about: dict[str, array[int]] = {
+            name: array("q") for name in ("request", "pass", "number", "phase", "step", "id")
+        }
+        self._texts: list[str] = []
+        self._said: set[str] = set()  # of phase, step, id, text: what was said of any token
+        self._same: dict[str, str] = {}  # texts that repeat are kept once
+        self._token, self._layer, self._count = array("q"), array("i"), array("h")
+        self._expert, self._weight = array("h"), array("f")
+        self._unweighed = 0
+
+    def __len__(self) -> int:
+        return len(self._token)
+
+    def add(
+        self,
+        place: str,
+        request: str,
+        token: int,
+        layer: int,
+        ids: Sequence[int],
+        weights: Sequence[float] | None,
+        phase: int = UNKNOWN,
+        step: int = UNKNOWN,
+        token_id: int = UNKNOWN,
+        text: str | None = None,
+    ) -> None:
+        """`place` is for messages. Raises TraceError where a token has a layer twice or is said two things
+        of.
+        """
+        row = self._row(place, request, token, layer, step)
+        self._seen[row] |= 1 << layer
+        for name, value in (("phase", phase), ("id", token_id)):
+            if value != UNKNOWN:
+                known = self._about[name]
+                if known[row] not in (UNKNOWN, value):
+                    raise self.source.error(
+                        f"{place}: token {token} has another {name} than in an earlier row."
+                    )
+                known[row] = value
+                self._said.add(name)
+        if text is not None:
+            self._texts[row] = self._same.setdefault(text, text)
+            self._said.add("text")
+        self._token.append(row)
+        self._layer.append(layer)
+        self._count.append(len(ids))
+        self._expert.extend(ids)
+        if weights is None:
+            self._unweighed += bool(ids)
+            self._weight.extend([0.0] * len(ids))
+        else:
+            try:
+                self._weight.extend(weights)
+            except OverflowError:
+                raise self.source.error(f"{place}: a weight is beyond 32-bit floating point.") from None
+
+    def _row(self, place: str, request: str, token: int, layer: int, step: int) -> int:
+        """The number of this token among all."""
+        own = self._requests.get(request)
+        if own is None:
+            own = self._requests[request] = _Request(len(self._requests))
+        row = own.tokens.get((step, token))
+        if row is not None and self._seen[row] >> layer & 1:
+            if own.first != (step, token) or step != UNKNOWN:
+                raise self.source.error(
+                    f"{place} has token {token} more than once in layer {layer}; expected each once."
+                )
+            own.tokens, row = {}, None
+            own.passes += 1
+        if row is None:
+            row = own.tokens[step, token] = len(self._seen)
+            if row >= MAX_TOKENS:
+                raise self.source.error(f"holds more than {MAX_TOKENS:,} tokens.")
+            own.first = (step, token) if len(own.tokens) == 1 else own.first
+            self._seen.append(0)
+            self._texts.append("")
+            values = (own.number, own.passes, token, UNKNOWN, step, UNKNOWN)
+            for column, value in zip(self._about.values(), values, strict=True):
+                column.append(value)
+            if step != UNKNOWN:
+                self._said.add("step")
+        return row
+
+    def routed(self, **others: Any) -> Routed:
+        """All of it, laid out. Raises TraceError."""
+        source = self.source
+        if not self._token:
+            raise source.error("holds no routes.")
+        about = {name: np.frombuffer(column, np.int64) for name, column in self._about.items()}
+        if about["pass"].any():
+            self._check_restarts(about)
+        order = np.lexsort((about["number"], about["step"], about["pass"], about["request"]))
+        keep = self._without_profile(about, order)
+        order = order[keep]
+        place = np.full(len(about["number"]), -1, np.int64)
+        place[order] = np.arange(len(order))
+        layer = np.frombuffer(self._layer, np.int32)
+        layers, at = np.unique(layer, return_inverse=True)
+        weighed = not self._unweighed
+        ids, weights = scatter(
+            source,
+            place[np.frombuffer(self._token, np.int64)],
+            at,
+            np.frombuffer(self._count, np.int16),
+            np.frombuffer(self._expert, np.int16),
+            np.frombuffer(self._weight, np.float32) if weighed else None,
+            (len(order), len(layers)),
+        )
+        if not weighed and np.frombuffer(self._weight, np.float32).any():
+            self.report.append(f"weights are left out: {self._unweighed:,} routes have none")
+        step = None
+        if about["pass"].any():
+            step = about["pass"][order]
+        elif "step" in self._said:
+            step = about["step"][order]
+        return Routed(
+            ids,
+            weights,
+            layers=[int(one) for one in layers],
+            phase=self._phase(about["phase"][order]),
+            forward_pass=step,
+            sequence=about["request"][order] if len(self._requests) > 1 else None,
+            token_ids=about["id"][order] if "id" in self._said and (about["id"][order] >= 0).all() else None,
+            texts=[self._texts[row] for row in order.tolist()] if "text" in self._said else None,
+            report=self.report,
+            **others,
+        )
+
+    def _phase(self, phase: NDArray[np.int64]) -> NDArray[np.uint8] | None:
+        if "phase" not in self._said:
+            return None
+        if (phase == UNKNOWN).any():
+            self.report.append(f"phases are not used: {int((phase == UNKNOWN).sum()):,} tokens have none")
+            return None
+        return phase.astype(np.uint8)
+
+    def _check_restarts(self, about: dict[str, NDArray[np.int64]]) -> None:
+        """A pass that a restart began has the layers of the first, or it is no pass but a route that stands
+        twice.
+        """
+        layers: dict[tuple[int, int], int] = {}
+        for row, key in enumerate(zip(about["request"].tolist(), about["pass"].tolist(), strict=True)):
+            layers[key] = layers.get(key, 0) | self._seen[row]
+        for (request, number), found in layers.items():
+            if number and found != layers[request, 0]:
+                token = int(about["number"][(about["pass"] == number) & (about["request"] == request)][0])
+                layer = (found & -found).bit_length() - 1
+                raise self.source.error(
+                    f"has token {token} more than once in layer {layer}, but not in all layers; expected "
+                    "each route once, or tokens that are counted from the begin again with all layers in "
+                    "each pass."
+                )
+
+    def _without_profile(
+        self, about: dict[str, NDArray[np.int64]], order: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """False for the tokens of a first pass that are all routed alike, as an engine's profile run is.
+        [T]
+        """
+        keep = np.ones(len(order), np.bool_)
+        first = (about["pass"] == 0) & (about["request"] == 0)
+        if first.sum() < 4 or not about["pass"].any():
+            return keep
+        token, count = np.frombuffer(self._token, np.int64), np.frombuffer(self._count, np.int16)
+        begins = np.cumsum(count.astype(np.int64)) - count
+        chosen: dict[int, list[int]] = {}
+        for route in np.flatnonzero(first[token]).tolist():
+            own = self._expert[int(begins[route]) : int(begins[route]) + int(count[route])]
+            if chosen.setdefault(self._layer[route], list(own)) != list(own):
+                return keep
+        self.report.append(
+            f"the first pass was left out: its {int(first.sum()):,} tokens are all routed alike, as in a "
+            "profile run"
+        )
+        keep[first[order]] = False
+        return keep
+
+
+def scatter(
+    source: Source,
+    token: NDArray[np.int64],
+    layer: NDArray[np.int64],
+    count: NDArray[np.int16],
+    expert: NDArray[np.int16],
+    weight: NDArray[np.float32] | None,
+    shape: tuple[int, int],
+) -> tuple[NDArray[np.int16], NDArray[np.float32] | None]:
+    """[T, L, k] of N routes: each of a token (-1: left out) and a layer, with `count` of the M experts, in
+    order. Raises TraceError.
+    """
+    k = max(int(count.max(initial=0)), 1)
+    check_shape(source, (*shape, k), weight is not None)
+    route = np.repeat(np.arange(len(count)), count)
+    rank = np.arange(len(expert)) - np.repeat(np.cumsum(count.astype(np.int64)) - count, count)
+    kept = token[route] >= 0
+    ids = np.full((*shape, k), -1, np.int16)
+    at = token[route][kept], layer[route][kept], rank[kept]
+    ids[at] = expert[kept]
+    if weight is None:
+        return ids, None
+    weights = np.zeros(ids.shape, np.float32)
+    weights[at] = weight[kept]
+    return ids, weights
+
+
+class Calls:
+    """Routes of tools that log each call of a layer with all its tokens, and count neither passes nor
+    requests.
+
+    A pass ends where a layer comes again. A layer with fewer tokens than the others of its pass has the last
+    ones: llama.cpp computes only those in the last layer whose output is wanted.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source, self._routes = source, Routes(source)
+        self._pass: dict[int, list[tuple[list[int], list[float] | None]]] = {}
+        self._place, self._number, self._tokens, self._last = "", 0, 0, -1
+
+    def add(
+        self,
+        place: str,
+        layer: int,
+        rows: Sequence[Sequence[int]],
+        weights: Sequence[list[float]] | None = None,
+    ) -> None:
+        """One call: what each of its tokens chose. Raises TraceError."""
+        if layer in self._pass:
+            self._end()
+        self._place, self._last = place, layer
+        self._pass[layer] = [
+            (list(row), None if weights is None else weights[number]) for number, row in enumerate(rows)
+        ]
+
+    def row(self, place: str, layer: int, ids: list[int], weights: list[float] | None) -> None:
+        """One token of a log that has a row for each: rows of one layer that follow each other are one call.
+        Raises TraceError.
+        """
+        if layer == self._last and layer in self._pass:
+            self._pass[layer].append((ids, weights))
+        else:
+            self.add(place, layer, [ids], None if weights is None else [weights])
+
+    def _end(self) -> None:
+        tokens = max((len(rows) for rows in self._pass.values()), default=0)
+        for layer, rows in self._pass.items():
+            for number, (ids, weights) in enumerate(rows, self._tokens + tokens - len(rows)):
+                self._routes.add(self._place, "", number, layer, ids, weights, step=self._number)
+        self._number += 1
+        self._tokens += tokens
+        self._pass = {}
+
+    def routed(self, **others: Any) -> Routed:
+        """All of it. Raises TraceError."""
+        if self._number == 0 and len(self._pass) == 1:  # one layer only: no call can be told from the next
+            ((layer, rows),) = self._pass.items()
+            for ids, weights in rows:
+                self._pass = {layer: [(ids, weights)]}
+                self._end()
+        self._end()
+        return self._routes.routed(**others)
+
+
+def layer_number(source: Source, value: object, place: str, what: str = "layer") -> int:
+    """Raises TraceError."""
+    return whole(source, value, place, what, 0, 4 * MAX_LAYERS)
+
+
+__all__ = ["PREFILL", "Calls", "Routes", "expert_list", "layer_number", "scatter", "weight_list", "whole"]

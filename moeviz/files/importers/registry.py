@@ -1,0 +1,134 @@
+"""The formats that can be read, found by their content or by name; a user's own file can add one.
+
+    from moeviz.files.importers.registry import importer
+
+    @importer("mine", "my recorder's lines", sniff=lambda source: 2 * source.head.startswith(b"MINE"))
+    def read(source, options):
+        "Made by my recorder 1.0."
+        return finish(source, options, Routed(ids), "mine")
+
+`sniff` says how sure it is that a file is of its format: 0 not, 1 could be, 2 is. `read` gives an `Imported`
+trace, or `Counted` where the file only counts, and raises TraceError and nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from moeviz.core.run import Run
+from moeviz.core.trace import MAX_EXPERTS, MAX_K, MAX_TOKENS, Trace
+from moeviz.errors import TraceError
+from moeviz.files.importers.source import Source
+from moeviz.files.moecounts import Counts
+
+AXES = ("sequence", "token", "layer", "k")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user says where a file does not."""
+
+    experts: int = 0  # of each layer; 0: as the file says, or the largest id + 1
+    prompt_tokens: int = -1  # of each request; -1: as the file says
+    axes: str = ""  # of an array, for example "layer,token,k"; empty: found out
+    top_k: int = 0  # experts that a token uses, where a file holds all routers' numbers or a shape is open
+
+    def __post_init__(self) -> None:
+        """Raises TraceError."""
+        for name, value, least, most, has in (
+            ("experts", self.experts, 0, MAX_EXPERTS, "a layer has 1"),
+            ("experts a token", self.top_k, 0, MAX_K, "a token uses 1"),
+            ("prompt tokens", self.prompt_tokens, -1, MAX_TOKENS, "a request has 0"),
+        ):
+            if not least <= value <= most:
+                raise TraceError(f"{value} {name} were given; {has} to {most:,}.")
+        if self.axes:
+            named = self.axes.split(",")
+            if len(set(named)) < len(named) or not {"token", "layer"} <= set(named) <= set(AXES):
+                raise TraceError(
+                    f"--axes is {self.axes[:60]!r}; name each axis once, for example token,layer,k or "
+                    "layer,token,k."
+                )
+
+
+AS_SAID = Options()  # nothing but what the file says
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Imported:
+    """A trace and what was met on the way to it."""
+
+    trace: Trace
+    run: Run | None = None
+    format: str = "moetrace"
+    report: list[str] = field(default_factory=list)  # what was left out, and what had to be assumed
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Counted:
+    """How often each expert was used, from a file that does not say when."""
+
+    counts: Counts
+    format: str
+    report: list[str] = field(default_factory=list)
+
+
+Found = Imported | Counted
+Read = Callable[[Source, Options], Found]
+
+
+@dataclass(frozen=True, slots=True)
+class Importer:
+    """One format."""
+
+    name: str
+    what: str  # in words, for help and the upload
+    sniff: Callable[[Source], int]
+    read: Read
+
+
+IMPORTERS: dict[str, Importer] = {}
+
+
+def importer(name: str, what: str, sniff: Callable[[Source], int]) -> Callable[[Read], Read]:
+    """Registers the reader of a format."""
+
+    def register(read: Read) -> Read:
+        IMPORTERS[name] = Importer(name, what, sniff, read)
+        return read
+
+    return register
+
+
+def format_names() -> list[str]:
+    """Names for `--format`, moeviz's own first."""
+    return sorted(IMPORTERS, key=lambda name: (name != "moetrace", name))
+
+
+def load_importer(text: str) -> str:
+    """The format of a name, or of a user's file as `path.py:name`, which is run. Raises TraceError."""
+    path, colon, name = text.rpartition(":")
+    if not colon or not path.endswith(".py"):
+        if text not in IMPORTERS:
+            raise TraceError(
+                f"format {text[:40]!r} is not known. Choose one of {', '.join(format_names())}, or "
+                "path.py:name."
+            )
+        return text
+    spec = importlib.util.spec_from_file_location(f"moeviz_importer_{Path(path).stem}", path)
+    if spec is None or spec.loader is None or not Path(path).is_file():
+        raise TraceError(
+            f"{path} is no Python file. Give path.py:name, with the name that @importer registers."
+        )
+    try:
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    except Exception as error:  # a user's file can raise anything
+        raise TraceError(f"{path} cannot be run: {type(error).__name__}: {error}") from None
+    if name not in IMPORTERS:
+        raise TraceError(
+            f"{path} registers no importer {name!r}. Put @importer({name!r}, ...) over its reader."
+        )
+    return name

@@ -1,0 +1,185 @@
+"""`.pt`, torch's own file: a bare tensor, a dict of tensors, or what SGLang's expert distribution recorder
+dumped.
+
+SGLang 0.5 (`eplb/expert_distribution.py`): in mode `per_token` a dict with `records`, each with
+forward_pass_id, forward_mode (1 extend, 2 decode, 3 mixed), input_ids and topk_ids_of_layer [layer, token,
+k], physical ids where last_physical_to_logical_map says so; in mode `stat` a dict with logical_count [step,
+layer, expert], which is also what ktransformers places experts by; mode `per_pass` holds the counts of each
+pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeviz.core.trace import DECODE, MAX_EXPERTS, MAX_K, MAX_LAYERS, MAX_TOKENS, PREFILL
+from moeviz.files.importers.arrays import from_arrays
+from moeviz.files.importers.names import unused
+from moeviz.files.importers.numpy_files import ZIP
+from moeviz.files.importers.registry import Found, Options, importer
+from moeviz.files.importers.routed import Routed, check_shape, finish, narrow
+from moeviz.files.importers.source import Source
+from moeviz.files.importers.torch_files import Tensor, TorchFile
+
+NAME = "torch"
+_MODES = {1: PREFILL, 2: DECODE}  # SGLang's ForwardMode
+_USED = {"forward_pass_id", "forward_mode", "input_ids", "topk_ids_of_layer"}
+
+
+def sniff(source: Source) -> int:
+    """Torch's zip has its pickle among the first members."""
+    return 2 * (source.content[:4] == ZIP and b"/data.pkl" in source.content[:4096])
+
+
+@importer(NAME, "torch's .pt: tensors, SGLang's expert distribution recorder", sniff)
+def read(source: Source, options: Options) -> Found:
+    """Raises TraceError; the advice in it depends on what the file holds."""
+    file = TorchFile(source)
+    content = file.content
+    if isinstance(content, Tensor):
+        return from_arrays(source, options, {"": file.array(content)}, NAME)
+    if isinstance(content, list) and content and all(isinstance(one, Tensor) for one in content):
+        arrays = {f"request {number}": file.array(one) for number, one in enumerate(content)}
+        return from_arrays(source, options, arrays, NAME)
+    if not isinstance(content, dict) or not content:
+        raise source.error(
+            f"holds a {type(content).__name__}; expected a tensor, a dict of tensors, or SGLang's records."
+        )
+    if "records" in content:
+        return _sglang(source, options, file, content)
+    if "logical_count" in content:
+        counts = {"logical_count": file.array(_tensor(source, content["logical_count"], "logical_count"))}
+        return from_arrays(source, options, counts, "sglang")
+    tensors = {str(key): one for key, one in content.items() if isinstance(one, Tensor)}
+    keys = ", ".join(str(key)[:40] for key in list(content)[:8])
+    if not tensors:
+        raise source.error(f"holds a dict with {keys}: no tensor, and no records of SGLang's recorder.")
+    if any(key.endswith((".weight", ".bias")) for key in tensors):
+        raise source.error(
+            f"holds a model's weights ({keys}), no trace. Run the model and record it: python -m moeviz run "
+            "FOLDER."
+        )
+    source.afford(
+        sum(8 * int(np.prod(one.shape, dtype=np.float64)) for one in tensors.values()), "its tensors"
+    )
+    found = from_arrays(source, options, {key: file.array(one) for key, one in tensors.items()}, NAME)
+    found.report.extend(unused([key for key in content if str(key) not in tensors], "keys"))
+    return found
+
+
+def _tensor(source: Source, value: Any, what: str) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise source.error(f"{what} is a {type(value).__name__}; expected a tensor.")
+    return value
+
+
+def _sglang(source: Source, options: Options, file: TorchFile, content: dict[Any, Any]) -> Found:
+    records = content["records"]
+    if not isinstance(records, list) or not all(isinstance(one, dict) for one in records):
+        raise source.error("its records are no list of dicts, as SGLang's recorder dumps them.")
+    if not records:
+        raise source.error(
+            "is an empty recording: nothing was run between start and stop. Send requests between "
+            "/start_expert_distribution_record and /dump_expert_distribution_record."
+        )
+    if not any("topk_ids_of_layer" in record for record in records):
+        what = "per_pass" if any("global_physical_count" in record for record in records) else "other"
+        raise source.error(
+            f"was recorded in {what} mode: it counts each forward pass and does not say which token used "
+            "which expert. Record with --expert-distribution-recorder-mode per_token."
+        )
+    passes = sorted(records, key=lambda one: _number(source, one.get("forward_pass_id"), "forward_pass_id"))
+    report: list[str] = []
+    chosen: list[NDArray[np.int16]] = []
+    phases: list[int | None] = []
+    lengths: list[int] = []
+    ids: list[int] = []
+    tokens = 0
+    for record in passes:
+        tensor = _tensor(source, record.get("topk_ids_of_layer"), "topk_ids_of_layer")
+        if len(tensor.shape) != 3:
+            raise source.error(f"topk_ids_of_layer is {tensor.shape}; expected [layer, token, k].")
+        layers, count, k = tensor.shape
+        tokens += count
+        if tokens > MAX_TOKENS or layers > MAX_LAYERS or k > MAX_K:
+            raise source.error(
+                f"records {tokens:,} tokens x {layers:,} layers x {k}; expected up to {MAX_TOKENS:,} tokens."
+            )
+        source.places(tokens, layers, k, False)
+        if count == 0:
+            continue
+        chosen.append(narrow(source, file.array(tensor)).transpose(1, 0, 2))
+        phases.append(_MODES.get(record.get("forward_mode")))
+        lengths.append(count)
+        own = record.get("input_ids")
+        if isinstance(own, list) and len(own) == count and all(type(one) is int for one in own):
+            ids.extend(own)
+    if not chosen:
+        raise source.error("is an empty recording: no forward pass had a token.")
+    if len({one.shape[1:] for one in chosen}) > 1:
+        raise source.error("its forward passes have different numbers of layers or experts per token.")
+    check_shape(source, (sum(lengths), *chosen[0].shape[1:]), False)
+    all_ids = np.concatenate(chosen)
+    experts = 0
+    if "last_physical_to_logical_map" in content:
+        mapping = file.array(
+            _tensor(source, content["last_physical_to_logical_map"], "last_physical_to_logical_map")
+        )
+        all_ids, experts = _logical(source, all_ids, mapping, report)
+    step = np.repeat(np.arange(len(lengths)), lengths)
+    routed = Routed(all_ids, forward_pass=step, experts=experts, report=report)
+    if None in phases:
+        report.append("forward_mode is not said of every pass")
+    else:
+        routed.phase = np.repeat(np.array(phases, np.uint8), lengths)
+    if len(ids) == len(all_ids):
+        routed.token_ids = np.array(ids, np.int64) if all(0 <= one < 2**31 for one in ids) else None
+    else:
+        report.append("input_ids do not stand beside every token; token ids are left out")
+    if max(lengths) > 1 and (
+        routed.phase is None or (routed.phase == DECODE)[step == int(np.argmax(lengths))].any()
+    ):
+        report.append("passes decode several requests at once; whose token is whose is not said")
+    report += unused(sorted({str(key) for one in passes for key in one} - _USED), "keys of the records")
+    others = [key for key in content if key not in ("records", "last_physical_to_logical_map")]
+    report += unused(others, "keys")
+    return finish(source, options, routed, "sglang")
+
+
+def _logical(
+    source: Source, ids: NDArray[np.int16], mapping: NDArray[Any], report: list[str]
+) -> tuple[NDArray[np.int16], int]:
+    """Physical ids as logical ones, and how many logical experts there are. mapping: [layer, physical]"""
+    if (
+        mapping.ndim != 2
+        or mapping.dtype.kind not in "iu"
+        or mapping.shape[0] != ids.shape[1]
+        or not mapping.size
+    ):
+        raise source.error(
+            f"last_physical_to_logical_map is {mapping.dtype} {mapping.shape}; expected a row for each of "
+            f"{ids.shape[1]} layers."
+        )
+    if int(mapping.min()) < 0 or int(mapping.max()) >= MAX_EXPERTS or int(ids.max()) >= mapping.shape[1]:
+        raise source.error(
+            "last_physical_to_logical_map does not name a logical expert for every physical one."
+        )
+    experts = int(mapping.max()) + 1
+    if (mapping == np.arange(mapping.shape[1])).all():
+        return ids, experts
+    report.append(
+        f"{mapping.shape[1]} physical ids a layer were mapped to {experts} logical experts, by the last map "
+        "of the recording"
+    )
+    layer = np.arange(ids.shape[1])[None, :, None]
+    mapped = np.where(ids >= 0, mapping[layer, np.maximum(ids, 0)], -1).astype(np.int16)
+    return mapped, experts
+
+
+def _number(source: Source, value: Any, what: str) -> int:
+    if type(value) is not int or not 0 <= value < 2**62:
+        raise source.error(f"{what} is {str(value)[:40]!r}; expected a whole number.")
+    return value

@@ -1,0 +1,97 @@
+"""The library: names one can remember, lazily, and the same numbers as everywhere else."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import random_trace
+from test_metrics import timed
+
+import moeviz as mv
+from moeviz.core.replay import replay
+from moeviz.core.settings import Settings
+from moeviz.errors import SettingsError
+from moeviz.numbers import metrics
+
+
+def test_every_name_is_there() -> None:
+    for name in mv.__all__:
+        assert getattr(mv, name) is not None, name
+        assert name in dir(mv)
+    with pytest.raises(AttributeError, match="it has MoevizError, Run"):
+        mv.nothing  # noqa: B018
+
+
+def test_load_reads_what_the_importers_read(tmp_path: Path) -> None:
+    trace = random_trace(1, prompt=1)
+    trace.save(tmp_path / "a.moetrace", replay(trace, Settings(slots=3)))
+    np.save(tmp_path / "routed.npy", trace.experts)
+    same, run = mv.load(tmp_path / "a.moetrace")
+    assert same.digest == trace.digest
+    assert run is not None
+    assert run.settings == Settings(slots=3)
+    other, none = mv.load(tmp_path / "routed.npy", experts=9)
+    assert other.num_experts == 9
+    assert none is None
+
+
+def test_settings_are_a_name_a_text_or_settings() -> None:
+    trace = random_trace(2)
+    wanted = replay(trace, Settings("lfu", 3, prefetch="next-gate"))
+    for run in (
+        mv.replay(trace, "lfu", slots=3, prefetch="next-gate"),
+        mv.replay(trace, "policy=lfu,slots=3,prefetch=next-gate"),
+        mv.replay(trace, Settings("lfu", 3), prefetch="next-gate"),
+    ):
+        assert run.same_decisions(wanted)
+    with pytest.raises(SettingsError, match=r"'size' is not a setting\. Choose from policy"):
+        mv.replay(trace, "lru", size=3)
+
+
+def test_compare_and_curve_and_summary_say_the_same() -> None:
+    trace = random_trace(3, tokens=60)
+    table = mv.compare(trace, ["lru", "belady"], slots=[3, 5])
+    curve = mv.curve(trace, "lru", [3, 5])
+    assert table[table["policy"] == "lru"]["hit_ratio"].tolist() == pytest.approx(curve.hit_ratio)
+    run = mv.replay(trace, "belady", slots=5)
+    assert run.hit_ratio == mv.summary(run).decode.hit_ratio == table["hit_ratio"].iloc[-1]
+    assert run.misses == mv.summary(run).whole.misses
+    assert run.tokens_per_second is None
+    assert timed(run).tokens_per_second == metrics.summary(timed(run)).times.tokens_per_second  # type: ignore[union-attr]
+
+
+def test_explain_says_why(tmp_path: Path) -> None:
+    explainer = mv.explain(random_trace(3, tokens=60), "lfu", slots=2)
+    where = explainer.next_event("eviction", 0, 0)
+    assert where is not None
+    assert "left" in explainer.evictions(*where)[0].sentence
+
+
+def test_a_trace_and_a_run_show_themselves_and_no_script() -> None:
+    evil = "<script>window.pwned=1</script>"
+    trace = replace(
+        random_trace(0, tokens=40), prompt=evil, model=evil, recorded={"machine": evil}, notes=(evil,)
+    )
+    run = replace(replay(trace, Settings(slots=3)), settings=Settings(slots=3, calibration=evil))
+    for shown in (trace, run, timed(run), replay(trace, Settings(baseline="on-demand"))):
+        page = ElementTree.fromstring(shown._repr_html_())
+        assert page.findall(".//script") == []
+        picture = page.find(".//svg")
+        assert picture is not None
+        title = picture.find("title")
+        assert title is not None
+        assert title.text
+        assert "%" in title.text
+    assert "3 MoE layers of 8 experts, 2 for each token" in trace._repr_html_()
+
+
+def test_the_engine_runs(tmp_path: Path) -> None:
+    trace, run = mv.run("", "And it came", policy="lfu", slots=3, max_new_tokens=3, temperature=0.0, seed=1)
+    assert run.measured
+    assert trace.seed == run.settings.seed == 1
+    assert len(run.output_ids) == 3
+    assert run.same_decisions(mv.replay(trace, run.settings))

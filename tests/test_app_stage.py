@@ -1,0 +1,136 @@
+"""The stage as a component of the app, in a real browser: what goes to the browser, and what comes back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+ROOT = Path(__file__).parent.parent
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        CHROMIUM is None and not os.environ.get("CI"), reason="no Chromium (Debian: apt install chromium)"
+    ),
+]
+PAGE = """
+from dataclasses import replace
+
+import streamlit as st
+
+from moeviz.app.stage import stage
+from moeviz.charts.stage import stage_payload
+from moeviz.core.settings import Settings
+from moeviz.files import moetrace
+from moeviz.numbers.explain import Explainer
+
+st.set_page_config(layout="wide")
+state = st.session_state
+state.setdefault("boards", [Settings("lru", 4), Settings("lfu", 4)])
+state.setdefault("runs", 0)
+state.runs += 1
+trace = moetrace.sample("bible")
+told = [Explainer(trace, one) for one in state.boards]
+payload = stage_payload(
+    trace,
+    [one.run for one in told],
+    explainers=told,
+    menus={"policy": [("lru", "LRU"), ("lfu", "LFU"), ("fifo", "FIFO")], "slots": [(4, "four"), (5, "five")]},
+    actions=[{"id": "run", "label": "Run it live", "key": "r"}],
+)
+event = stage(payload, key="stage", seek={"step": 9, "board": 1, "layer": 2, "expert": 5})
+if event.kind == "settings":
+    state.boards[event.board] = replace(state.boards[event.board], **event.changes)
+    st.rerun()
+where = f"{event.step} on {event.selected_board}, {event.layer}, {event.expert}"
+if event.kind:
+    state.did = event.kind
+st.text(f"heard {state.get('did', 'nothing')} at {where}")
+st.text_input("something to write", key="written")
+st.text(f"boards {[one.label for one in state.boards]}")
+"""
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    script = tmp_path_factory.mktemp("page") / "page.py"
+    script.write_text(PAGE)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.headless", "true"]
+    process = subprocess.Popen(
+        [*command, "--server.port", str(port)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    found = f"http://127.0.0.1:{port}"
+    try:
+        while process.poll() is None:
+            try:
+                urllib.request.urlopen(f"{found}/_stcore/health").read()
+                break
+            except (urllib.error.URLError, ConnectionError):
+                continue
+        yield found
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture
+def page(address: str) -> Iterator[Page]:
+    expect.set_options(timeout=60_000)
+    wrong: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(address)
+        page.locator(".moeviz-stage[data-pictures]").wait_for(timeout=60_000)
+        yield page
+        browser.close()
+    assert wrong == []
+
+
+def test_the_cursor_begins_where_the_host_says_and_is_heard(page: Page) -> None:
+    shown = page.locator(".moeviz-stage")
+    expect(shown).to_have_attribute("data-pass", "9")
+    expect(page.locator(".story")).to_contain_text("layer 2")
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_text("heard nothing at 10 on 1, 2, 5")).to_be_visible()
+    expect(shown).to_have_attribute("data-pass", "10")  # the script has run again and did not move it
+
+
+def test_a_menu_on_a_board_replays_it_and_the_cursor_stays(page: Page) -> None:
+    page.keyboard.press("End")
+    page.locator(".board.a").get_by_role("combobox", name="policy").select_option("fifo")
+    expect(page.get_by_text("boards ['fifo, 4 slots', 'lfu, 4 slots']")).to_be_visible()
+    page.locator(".board.b").get_by_role("combobox", name="slots").select_option("5")
+    expect(page.get_by_text("boards ['fifo, 4 slots', 'lfu, 5 slots']")).to_be_visible()
+    expect(page.locator(".moeviz-stage")).to_have_attribute("data-pass", "159")
+
+
+def test_the_key_r_is_the_stages_and_not_streamlits(page: Page) -> None:
+    page.keyboard.press("r")
+    expect(page.get_by_text("heard run at 9")).to_be_visible()
+
+
+def test_what_is_written_in_a_field_of_the_page_is_not_a_key(page: Page) -> None:
+    field = page.get_by_label("something to write")
+    field.fill("")
+    field.press_sequentially("run b . n")
+    assert field.input_value() == "run b . n"
+    expect(page.locator(".moeviz-stage")).to_have_attribute("data-pass", "9")

@@ -1,0 +1,107 @@
+"""The limited child: what it hands back, and what a hostile file cannot do through it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import random_trace
+from test_importers import BOMBS, CASES, npz, routes
+
+from moeviz.core.replay import replay
+from moeviz.core.settings import Settings
+from moeviz.errors import TraceError
+from moeviz.files.guarded import open_file, open_guarded
+from moeviz.files.importers import Counted, Imported, Options
+from moeviz.files.moetrace import to_bytes
+
+IMPORTER = """
+import os, time
+import numpy as np
+from moeviz.files.importers.registry import importer
+
+def register(name):
+    return importer(name, name, sniff=lambda source: 0)
+
+@register("hungry")
+def hungry(source, options):
+    return bytearray(2**30)
+
+@register("slow")
+def slow(source, options):
+    while True:
+        pass
+
+@register("dead")
+def dead(source, options):
+    os.abort()
+
+@register("stumbling")
+def stumbling(source, options):
+    print("noise")
+    return {}["x"]
+"""
+
+
+def test_a_trace_with_its_report_comes_back() -> None:
+    found = open_guarded("r.jsonl", routes(), Options())
+    assert isinstance(found, Imported)
+    assert (found.trace.experts == random_trace(3, tokens=12, prompt=1).experts).all()
+    assert found.report == list(found.trace.notes)
+    trace = random_trace(1)
+    run = replay(trace, Settings(slots=3))
+    own = open_guarded("a.moetrace", to_bytes(trace, run))
+    assert isinstance(own, Imported)
+    assert own.run is not None
+    assert own.run.same_decisions(run)
+
+
+def test_counts_come_back_as_counts() -> None:
+    found = open_file(CASES / "a08_sglang_stat.pt")
+    assert isinstance(found, Counted)
+    assert found.counts.counts.shape == (2, 8)
+
+
+def test_a_refusal_is_the_importers_own_sentence() -> None:
+    with pytest.raises(TraceError, match=r"^x: 'token' stands twice\."):
+        open_guarded("x", (CASES / "hostile" / "table-dup-col.csv").read_bytes())
+    with pytest.raises(TraceError, match="would take"):
+        open_guarded("bomb.npz", BOMBS["npz"][0]())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS does not enforce limits on address space")
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("hungry", "more memory than reading a file may take|MiB"),
+        ("slow", "more than 5 s of processor time"),
+        ("dead", "the process that read it ended with -6"),
+        ("stumbling", "cannot be read: KeyError"),
+    ],
+)
+def test_a_reader_that_runs_away_ends_in_a_sentence(name: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(IMPORTER)
+    with pytest.raises(TraceError, match=words):
+        open_guarded("x.bin", b"content", format=f"{tmp_path / 'own.py'}:{name}")
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (Path("/dev/zero"), tmp_path / "pipe"):
+        with pytest.raises(TraceError, match="is no regular file; expected a trace file"):
+            open_file(path)
+    with pytest.raises(TraceError, match="is a folder"):
+        open_file(tmp_path)
+
+
+def test_a_large_array_fits_beside_its_file() -> None:
+    """What the readers' own bounds allow is not refused by the child's limit."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 32, (60_000, 48, 1)).astype(np.uint8)
+    ids = np.concatenate([ids, ids + 32, ids + 64, ids + 96], 2)
+    found = open_guarded("large.npz", npz(experts=ids, weights=np.ones(ids.shape, np.float16)), Options(128))
+    assert isinstance(found, Imported)
+    assert found.trace.experts.shape == ids.shape

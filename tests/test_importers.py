@@ -1,0 +1,866 @@
+"""Importers: every format on a small file in exactly its form, and on what is wrong with it."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import json
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import random_trace
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moeviz.core.replay import replay
+from moeviz.core.run import HIT
+from moeviz.core.settings import Settings
+from moeviz.core.trace import Trace
+from moeviz.errors import TraceError
+from moeviz.files.importers import Counted, Found, Imported, Options, load_importer, names, open_content, read
+from moeviz.files.moetrace import to_bytes
+
+CASES = Path(__file__).parent / "cases"
+IDS = random_trace(3, tokens=12, prompt=1).experts  # [12, 3, 2] of 8
+EIGHT = Options(experts=8)
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def parquet(table: pd.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    table.to_parquet(buffer)
+    return buffer.getvalue()
+
+
+def torch_file(content: object) -> bytes:
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def lines(*values: object) -> bytes:
+    return "".join(json.dumps(value) + "\n" for value in values).encode()
+
+
+def each(**names: str) -> list[dict[str, object]]:
+    """An object for each token and layer of IDS; names: its keys for token, layer and experts, and constant
+    others.
+    """
+    return [
+        {names["token"]: token, names["layer"]: layer, names["experts"]: ids}
+        for token, layers in enumerate(IDS.tolist())
+        for layer, ids in enumerate(layers)
+    ]
+
+
+def long_table(weights: bool = True) -> pd.DataFrame:
+    place = np.indices(IDS.shape).reshape(3, -1)
+    table = pd.DataFrame({"token": place[0], "layer": place[1], "rank": place[2], "expert": IDS.ravel()})
+    return table.assign(weight=np.tile([0.75, 0.25], IDS.size // 2)) if weights else table
+
+
+def wide_table() -> pd.DataFrame:
+    place = np.indices(IDS.shape[:2]).reshape(2, -1)
+    own = IDS.reshape(-1, 2)
+    return pd.DataFrame({"pos": place[0], "layer_id": place[1], "expert_0": own[:, 0], "expert_1": own[:, 1]})
+
+
+def policylang(scores: object = (0.75, 0.25)) -> bytes:
+    header = {"model_name": "m", "num_layers": 3, "num_experts": 8, "top_k": 2, "num_entries": 36}
+    return lines(header, *(row | {"s": scores} for row in each(token="t", layer="l", experts="e")))
+
+
+def policylang_parquet(*names: str) -> bytes:
+    rows = [
+        (t, layer, ids, [0.75, 0.25])
+        for t, layers in enumerate(IDS.tolist())
+        for layer, ids in enumerate(layers)
+    ]
+    return parquet(pd.DataFrame(rows, columns=list(names)))
+
+
+def routes(weights: bool = True) -> bytes:
+    more = {"req_id": "r0"} | ({"topk_weights": [0.75, 0.25]} if weights else {})
+    head = {"model": "m", "num_experts": 8}
+    return lines(head, *(row | more for row in each(token="token_idx", layer="layer", experts="topk_ids")))
+
+
+def moe_cache_lab() -> bytes:
+    head = {
+        "record_type": "metadata",
+        "format": "moe-cache-lab",
+        "format_version": 1,
+        "model_id": "m",
+        "num_experts": 8,
+    }
+    rows = each(token="token_position", layer="layer", experts="selected_experts")
+    more = {"record_type": "routing_selection", "selected_probabilities": [0.7, 0.2]}
+    return lines(
+        head | {"experts_per_token": 2},
+        *(
+            row | more | {"phase": "prompt" if n < 9 else "generation", "token_id": 50 + n // 3}
+            for n, row in enumerate(rows)
+        ),
+    )
+
+
+def moe_sim() -> bytes:
+    rows = each(token="token_position", layer="layer_id", experts="expert_ids")
+    return lines(
+        *(
+            row
+            | {"request_id": "a", "phase": "prefill" if n < 9 else "decode", "step_id": max(n // 3 - 2, 0)}
+            for n, row in enumerate(rows)
+        )
+    )
+
+
+def mbolt() -> bytes:
+    """The first four tokens are a prompt, of which the last layer has only the last."""
+    numbers = [0x544C424D, 1, 8]
+    for layer in range(3):
+        own = IDS[3:4, layer] if layer == 2 else IDS[:4, layer]
+        numbers += [layer, 2, len(own), *own.ravel().tolist()]
+    for token in range(4, 12):
+        for layer in range(3):
+            numbers += [layer, 2, 1, *IDS[token, layer].tolist()]
+    return struct.pack(f"<{len(numbers)}i", *numbers)
+
+
+def rtrace() -> bytes:
+    content = b"RTRACE01" + struct.pack("<ii", 8, 0)
+    for token, layers in enumerate(IDS.tolist()):
+        for layer, (first, second) in enumerate(layers):
+            softmax = np.full(8, 0.01, "<f4")
+            softmax[first], softmax[second] = 0.6, 0.3
+            content += struct.pack("<ii", token, layer) + softmax.tobytes()
+    return content
+
+
+def nunspark() -> bytes:
+    rows = [
+        {"t": 3 * t + layer, "layer": layer, "fired": ids}
+        for t, one in enumerate(IDS.tolist())
+        for layer, ids in enumerate(one)
+    ]
+    union = [{"t": 0, "layer": layer, "fired": [0, 1, 2, 3], "batch_tokens": 9} for layer in range(3)]
+    return lines(*union, *(row | {"batch_tokens": 1} for row in rows))
+
+
+def moe_l2() -> bytes:
+    rows = [
+        f"EXPERT|L{layer}|T{t}: {ids}" for t, one in enumerate(IDS.tolist()) for layer, ids in enumerate(one)
+    ]
+    return ("loading the model\n" + "\n".join(rows) + "\ndone").encode()
+
+
+def selection_log() -> bytes:
+    """As llama.cpp is patched to print it: no token numbers; a prompt of 4 first, layer by layer."""
+    rows = [(layer, IDS[t, layer]) for layer in range(3) for t in range(4)]
+    rows += [(layer, IDS[t, layer]) for t in range(4, 12) for layer in range(3)]
+    return ("layer_id,expert_ids\n" + "\n".join(f"{layer},{a} {b}" for layer, (a, b) in rows)).encode()
+
+
+def fingerprint() -> bytes:
+    data = [
+        {
+            f"token_{t}": {
+                f"layer_{n}": {"selected_experts": ids, "selected_probs": [0.7, 0.3]}
+                for n, ids in enumerate(one)
+            }
+        }
+        for t, one in enumerate(IDS.tolist())
+    ]
+    return json.dumps(
+        {"router_data": data, "full_text": "a prompt and more", "generated_only": " and more"}
+    ).encode()
+
+
+def moe_beyond() -> bytes:
+    head = "Layer ID,Batch Number,Token,Activated Expert IDs"
+    rows = [
+        f'{layer},{t},"the","{ids}"' for t, one in enumerate(IDS.tolist()) for layer, ids in enumerate(one)
+    ]
+    return "\n".join([head, *rows]).encode()
+
+
+def route_trace() -> bytes:
+    rows = ["# route_trace v1", "# model=m n_layer=3 n_expert=8 n_expert_used=2"]
+    rows += [f"# layer={n} expert_bytes={100 * (n + 1)} dense_bytes=1" for n in range(3)]
+    rows.append("turn,phase,step,layer,slot,expert,weight,residency,expert_bytes,dropped")
+    for token, layer, rank in np.ndindex(IDS.shape):
+        rows.append(f"0,{int(token > 3)},{token},{layer},{rank},{IDS[token, layer, rank]},nan,1,0,0")
+    return "\n".join(rows).encode()
+
+
+def sglang_record(number: int, tokens: slice, **more: object) -> dict[str, object]:
+    """As the recorder dumps it: all layers of the model, a fixed width of 8, -1 where there is nothing."""
+    import torch
+
+    ids = torch.full((5, tokens.stop - tokens.start, 8), -1, dtype=torch.int32)
+    ids[2:, :, :2] = torch.from_numpy(IDS[tokens].astype("int32")).transpose(0, 1)
+    return {"forward_pass_id": number, "rank": 0, "topk_ids_of_layer": ids, "misc_objects": [], **more}
+
+
+def sglang() -> bytes:
+    records = [
+        sglang_record(5, slice(9, 10), forward_mode=2),
+        sglang_record(4, slice(0, 9), forward_mode=1),
+        sglang_record(7, slice(10, 12), forward_mode=2),
+    ]
+    return torch_file({"records": records})
+
+
+def sglang_answer() -> bytes:
+    packed = base64.b64encode(IDS.astype("<i4").tobytes()).decode()
+    return json.dumps(
+        {"meta_info": {"prompt_tokens": 4, "completion_tokens": 9, "routed_experts": packed}}
+    ).encode()
+
+
+FORMATS: dict[
+    str, tuple[str, Callable[[], bytes], Options]
+] = {  # what it is -> format, a file of IDS, options
+    "npy": ("vllm", lambda: npy(IDS), EIGHT),
+    "npy uint8": ("vllm", lambda: npy(IDS.astype(np.uint8)), EIGHT),
+    "npy big-endian, Fortran": ("vllm", lambda: npy(np.asfortranarray(IDS.astype(">i4"))), EIGHT),
+    "npy layer first": ("vllm", lambda: npy(IDS.transpose(1, 0, 2)), Options(8, axes="layer,token,k")),
+    "npz": ("vllm", lambda: npz(routed_experts=IDS, weights=np.ones(IDS.shape, np.float16)), EIGHT),
+    "npz prompt and rest": (
+        "vllm",
+        lambda: npz(prompt_routed_experts=IDS[:4], routed_experts=IDS[4:]),
+        EIGHT,
+    ),
+    "torch tensor": ("torch", lambda: torch_file(__import__("torch").from_numpy(IDS)), EIGHT),
+    "sglang": ("sglang", sglang, EIGHT),
+    "sglang answer": ("answers", sglang_answer, EIGHT),
+    "vllm answer": (
+        "answers",
+        lambda: json.dumps({"choices": [{"routed_experts": IDS.tolist()}]}).encode(),
+        EIGHT,
+    ),
+    "atlas": (
+        "atlas",
+        lambda: lines({"num_experts": 8}, {"id": 1, "routing": IDS.tolist(), "prompt_tokens": 4}),
+        EIGHT,
+    ),
+    "csv": ("table", lambda: long_table().to_csv(index=False).encode(), EIGHT),
+    "csv in any order": (
+        "table",
+        lambda: long_table(False).sample(frac=1, random_state=0).to_csv(index=False).encode(),
+        EIGHT,
+    ),
+    "csv semicolons": ("table", lambda: long_table().to_csv(index=False, sep=";").encode(), EIGHT),
+    "csv capitals": (
+        "table",
+        lambda: long_table().rename(columns=str.upper).to_csv(index=False).encode(),
+        EIGHT,
+    ),
+    "csv no rank": ("table", lambda: long_table().drop(columns="rank").to_csv(index=False).encode(), EIGHT),
+    "csv wide": ("table", lambda: wide_table().to_csv(index=False).encode(), EIGHT),
+    "parquet": ("table", lambda: parquet(long_table()), EIGHT),
+    "routes": ("routes", routes, Options()),
+    "routes without weights": ("routes", lambda: routes(False), Options()),
+    "routes as rows": ("routes", lambda: long_table().to_json(orient="records").encode(), EIGHT),
+    "lattice": (
+        "routes",
+        lambda: lines(*each(token="token_idx", layer="layer_idx", experts="selected_ids")),
+        EIGHT,
+    ),
+    "moe-sim": ("routes", moe_sim, EIGHT),
+    "moe-cache-lab": ("moe-cache-lab", moe_cache_lab, Options()),
+    "policylang": ("policylang", policylang, Options()),
+    "policylang all scores": ("policylang", lambda: policylang([0.5] * 8), Options()),
+    "policylang no scores": ("policylang", lambda: policylang(None), Options()),
+    "policylang parquet": ("policylang", lambda: policylang_parquet("t", "l", "e", "s"), EIGHT),
+    "policylang parquet, long names": (
+        "policylang",
+        lambda: policylang_parquet("token_idx", "layer_idx", "selected_experts", "router_scores"),
+        EIGHT,
+    ),
+    "mbolt": ("mbolt", mbolt, Options()),
+    "rtrace": ("rtrace", rtrace, Options(top_k=2)),
+    "nunspark": ("nunspark", nunspark, EIGHT),
+    "moe-l2": ("moe-l2", moe_l2, EIGHT),
+    "selection log": ("table", selection_log, EIGHT),
+    "fingerprint": ("fingerprints", fingerprint, EIGHT),
+    "moe-beyond": ("moe-beyond", moe_beyond, EIGHT),
+    "route trace": ("big-moe-on-edge", route_trace, Options()),
+    "gz": ("routes", lambda: gzip.compress(routes()), Options()),
+}
+PROMPT = {  # how many of the tokens are the prompt, where the format says it
+    **dict.fromkeys(
+        ("npz prompt and rest", "sglang answer", "atlas", "mbolt", "selection log", "route trace"), 4
+    ),
+    **dict.fromkeys(("moe-sim", "moe-cache-lab"), 3),
+    "sglang": 9,
+}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_is_found_by_its_content_and_read(kind: str) -> None:
+    format, make, options = FORMATS[kind]
+    found = read("file", make(), options)
+    expected = IDS.copy()
+    if kind == "mbolt":
+        expected[:3, 2] = -1
+    assert found.format == format
+    assert (found.trace.experts == expected).all()
+    assert found.trace.num_experts == 8
+    assert int((found.trace.phase == 0).sum()) == PROMPT.get(kind, 0)
+    assert found.trace.notes == tuple(found.report)
+    assert (replay(found.trace, Settings(slots=4)).accesses.outcome == HIT).any()
+
+
+def test_zst() -> None:
+    import pyarrow
+
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(routes())
+    assert (read("routes.jsonl.zst", sink.getvalue().to_pybytes()).trace.experts == IDS).all()
+
+
+def test_moeviz_own_format_brings_its_run() -> None:
+    trace = random_trace(1)
+    run = replay(trace, Settings(slots=3))
+    found = read("a.moetrace", to_bytes(trace, run))
+    assert found.format == "moetrace"
+    assert found.run is not None
+    assert found.run.same_decisions(run)
+
+
+def case(name: str, options: Options = Options()) -> Found:
+    return open_content(name, (CASES / name).read_bytes(), options)
+
+
+def trace_of(name: str, options: Options = Options()) -> Trace:
+    found = case(name, options)
+    assert isinstance(found, Imported)
+    return found.trace
+
+
+def test_a_dense_layer_is_left_out_and_its_index_kept() -> None:
+    trace = trace_of("a01b_vllm_dense_layer_minus1.npy")
+    assert (trace.tokens, trace.layers, trace.layer_indices) == (6, 2, (1, 2))
+    zeros = np.load(CASES / "a01b_vllm_dense_layer_minus1.npy")
+    zeros[:, 0] = 0
+    assert (read("zeros.npy", npy(zeros)).trace.experts == trace.experts).all()
+
+
+def test_what_a_token_does_not_use_is_minus_one() -> None:
+    given = np.load(CASES / "a04_layers_with_different_k.npy")
+    assert (trace_of("a04_layers_with_different_k.npy").experts == given).all()
+    dynamic = trace_of("a05_dynamic_k_per_token.npy")
+    assert (dynamic.experts == np.load(CASES / "a05_dynamic_k_per_token.npy")).all()
+    dropped = trace_of("b03_capacity_dropped_token.jsonl")
+    assert dropped.experts.ravel().tolist() == [0, 1, -1, 3]
+    assert len(dropped.events()) == 3
+
+
+def test_prompt_and_generated_are_prefill_and_decode() -> None:
+    assert trace_of("a02_vllm_prompt_and_generated.npz").phase.tolist() == [0] * 4 + [1] * 3
+
+
+def test_answers_of_servers() -> None:
+    sglang = trace_of("a06_sglang_generate_response.json")
+    assert sglang.experts.shape == (5, 2, 2)
+    assert sglang.experts[0].tolist() == [[1, 5], [0, 3]]
+    assert sglang.phase.tolist() == [0, 0, 0, 1, 1]
+    assert (trace_of("a06_sglang_generate_response.json", Options(top_k=2)).experts == sglang.experts).all()
+    assert trace_of("a06b_vllm_chat_response.json").experts[0].tolist() == [[2, 7], [0, 3]]
+
+
+def test_a_shape_that_cannot_be_known_is_asked_for() -> None:
+    answer = json.loads((CASES / "a06_sglang_generate_response.json").read_bytes())
+    del answer["meta_info"]["prompt_tokens"]
+    with pytest.raises(TraceError, match="cannot be known without prompt_tokens"):
+        read("answer.json", json.dumps(answer).encode())
+    ids = np.array([[[0, 1], [2, 3]], [[4, 5], [6, 7]]], "<i4")  # may be one layer of four
+    packed = base64.b64encode(ids.tobytes()).decode()
+    content = json.dumps(
+        {"meta_info": {"prompt_tokens": 1, "completion_tokens": 2, "routed_experts": packed}}
+    ).encode()
+    with pytest.raises(TraceError, match=r"2 layers of 2 or 1 layers of 4\. Give --top-k"):
+        read("answer.json", content)
+    assert read("answer.json", content, Options(top_k=2)).trace.experts.tolist() == ids.tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "layers", "total"),
+    [
+        ("a07_sglang_count.csv", (2, 3), (3, 4), 126),
+        ("a08_sglang_stat.pt", (2, 8), (), 661),
+        ("b05_llamacpp_profile_counts.csv", (2, 6), (3, 4), 28),
+    ],
+)
+def test_counts_are_counts(name: str, shape: tuple[int, int], layers: tuple[int, ...], total: int) -> None:
+    found = case(name)
+    assert isinstance(found, Counted)
+    assert found.counts.counts.shape == shape
+    assert found.counts.layer_indices == layers
+    assert found.counts.counts.sum() == total
+    with pytest.raises(TraceError, match=f"{name} holds counts, not a trace"):
+        read(name, (CASES / name).read_bytes())
+
+
+def test_sglangs_batches_modes_and_ids() -> None:
+    trace = trace_of("a09_sglang_batch_decode.pt")
+    assert trace.phase.tolist() == [0, 1, 1, 1, 1]
+    assert trace.token_ids is not None
+    assert trace.token_ids.tolist() == [11, 21, 22, 23, 24]
+    assert trace.forward_pass.tolist() == [0, 1, 1, 2, 2]
+    assert trace.sequence is None
+
+
+def test_sglangs_physical_ids_become_logical() -> None:
+    import torch
+
+    mapping = torch.arange(10).repeat(5, 1) % 8  # physical 8 and 9 are copies of 0 and 1
+    record = sglang_record(1, slice(0, 12))
+    ids = record["topk_ids_of_layer"]
+    ids[ids == 0] = 8  # type: ignore[index]
+    found = read("dump.pt", torch_file({"records": [record], "last_physical_to_logical_map": mapping}))
+    assert (found.trace.experts == IDS).all()
+    assert found.trace.num_experts == 8
+    assert found.trace.layer_indices == (2, 3, 4)
+    assert any("10 physical ids a layer were mapped to 8 logical" in line for line in found.report)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "a08b_sglang_per_pass.pt",
+            "per_pass mode.*Record with --expert-distribution-recorder-mode per_token",
+        ),
+        ("a08c_sglang_empty.pt", "empty recording"),
+        (
+            "a13_object_array.npy",
+            "object array.*with -1 in unused places, or an array for each request with np.savez",
+        ),
+        ("a17_router_logits.npy", "router logits are.*Give --top-k N"),
+        (
+            "hostile/beyond-float.csv",
+            "row 1: an entry of Activated Expert IDs is '1.2'; expected a whole number",
+        ),
+        (
+            "hostile/beyond-text.csv",
+            "row 1: Activated Expert IDs is 'no experts: error 404 at 17'; expected a list",
+        ),
+        ("hostile/beyond-long-digits.csv", "row 1: Activated Expert IDs holds a number of 5,000 digits"),
+        ("hostile/bomb-strings.parquet", "has the columns token, t; expected token, layer"),
+        ("hostile/npz-dup-member.npz", "holds the member 'experts.npy' twice"),
+        ("hostile/npz-raw-member.npz", "'experts' is not an array that numpy saved"),
+        ("hostile/policylang-s-10e400.csv", "row 1: s holds a number of 401 digits"),
+        ("hostile/policylang-s-int.csv", "s has 1 entries; expected a number for each of 2 experts"),
+        ("hostile/routes-dup-keys.jsonl", "line 2 names the key 'topk_ids' twice"),
+        ("hostile/routes-weight-bool.jsonl", "line 2: topk_weights must be a list of numbers"),
+        ("hostile/table-dup-col.csv", "'token' stands twice"),
+        ("hostile/table-more-cells-than-head.csv", "row 1 has 5 cells; expected 4, as the head has"),
+    ],
+)
+def test_cases_that_are_refused(name: str, words: str) -> None:
+    with pytest.raises(TraceError, match=words):
+        case(name)
+
+
+def test_bare_tensors_floats_and_an_array_a_request() -> None:
+    assert trace_of("a11_routed_experts_tensor.pt").experts[0].tolist() == [[0, 7], [3, 5]]
+    assert trace_of("a15_float_ids.npy").experts[0].tolist() == [[3, 2], [0, 4]]
+    requests = trace_of("a14_npz_per_request.npz")
+    assert requests.sequence is not None
+    assert requests.sequence.tolist() == [0] * 4 + [1] * 3
+    logits = np.load(CASES / "a17_router_logits.npy")
+    trace = trace_of("a17_router_logits.npy", Options(top_k=2))
+    assert (trace.experts[..., 0] == logits.argmax(2)).all()
+    assert (trace.num_experts, trace.k) == (8, 2)
+
+
+def test_axes() -> None:
+    plain = case("a16_layer_first.npy")
+    assert any("40 layers of 4 tokens are unlikely" in line for line in plain.report)
+    assert trace_of("a16_layer_first.npy", Options(axes="layer,token,k")).experts.shape == (40, 4, 2)
+    deep = np.tile(IDS.transpose(1, 0, 2), (1, 60, 1))  # no model has 720 layers
+    assert read("deep.npy", npy(deep), EIGHT).trace.experts.shape == (720, 3, 2)
+    four = read("four.npy", npy(np.stack([IDS, IDS])), Options(8, axes="sequence,token,layer,k")).trace
+    assert four.sequence is not None
+    assert four.sequence.tolist() == [0] * 12 + [1] * 12
+    assert read("top1.npy", npy(IDS[..., 0]), Options(8, axes="token,layer")).trace.k == 1
+
+
+def test_the_conformance_toy_counts_as_published() -> None:
+    trace = trace_of("b01_event_atomic_toy.csv")
+    for policy in ("lru", "lfu", "belady"):
+        outcome = replay(trace, Settings(policy, 2)).accesses.outcome
+        assert ((outcome == HIT).sum(), (outcome != HIT).sum()) == (12, 18)
+
+
+def test_lists_in_a_column_and_routes_without_a_header() -> None:
+    assert trace_of("b07_events_list_column.csv").experts[3].tolist() == [[0, 3], [3, 5]]
+    assert trace_of("b12_routes_without_meta_line.jsonl").experts[0].tolist() == [[2, 6], [1, 6]]
+    assert trace_of("b15_json_array.json").experts[3].tolist() == [[3, 4], [3, 5]]
+    assert trace_of("b16_routes.jsonl.gz").experts[:, 0].tolist() == [[0, 1], [1, 2], [2, 3], [3, 4]]
+    assert trace_of("hostile/routes-u2028-in-string.jsonl").experts.tolist() == [[[1, 2]]]
+
+
+def test_tokens_that_are_counted_again_begin_a_pass() -> None:
+    found = case("b08_token_idx_restarts_each_pass.jsonl")
+    assert isinstance(found, Imported)
+    assert found.trace.phase.tolist() == [0] * 4 + [1] * 5
+    assert found.trace.experts[0, 0].tolist() == [6, 3]
+    assert any("the first pass was left out: its 16 tokens" in line for line in found.report)
+
+
+def test_phase_and_text_of_a_table_are_used() -> None:
+    trace = trace_of("b14_table_with_phase.csv")
+    assert trace.phase.tolist() == [0, 0, 1, 1]
+    assert trace.texts == ("w0", "w1", "w2", "w3")
+    assert trace.forward_pass.tolist() == [0, 0, 1, 2]
+
+
+def test_the_route_trace_has_bytes_by_layer_and_a_last_layer_with_one_prompt_token() -> None:
+    trace = trace_of("b18_route_trace_v1.csv")
+    assert trace.phase.tolist() == [0, 0, 0, 1, 1]
+    assert trace.experts[:3, 1].tolist() == [[-1, -1], [-1, -1], [4, 5]]
+    assert trace.expert_bytes == (1000, 1500)
+
+
+def test_prompts_phases_ids_and_domains_of_policylang() -> None:
+    trace = trace_of("policylang_two_prompts.jsonl")
+    assert trace.sequence is not None
+    assert trace.sequence.tolist() == [0, 0, 0, 1, 1]
+    assert trace.phase.tolist() == [0, 0, 1, 0, 1]
+    assert trace.token_ids is not None
+    assert trace.token_ids.tolist() == [101, 102, 103, 201, 202]
+    assert trace.recorded["domains"] == "code, legal"
+
+
+def test_rows_at_the_end_that_were_never_routed_are_counted_and_dropped() -> None:
+    """In the middle, and at the begin, a token stays where it is in the text."""
+    blank = np.zeros((2, *IDS.shape[1:]), np.int16)
+    ids = np.concatenate([IDS[:5], blank, IDS[5:], np.full_like(blank, -1), blank[:1]])
+    found = read("routed.npy", npy(ids))
+    assert (found.trace.experts == np.concatenate([IDS[:5], blank - 1, IDS[5:]])).all()
+    assert any("3 rows at the end that were never routed were dropped" in line for line in found.report)
+    assert any("2 tokens use no expert in any layer; they are kept" in line for line in found.report)
+
+
+def test_what_only_may_be_a_dummy_is_kept_and_named() -> None:
+    ids = np.concatenate([IDS, np.broadcast_to(np.int16([0, 1]), (1, 3, 2))])
+    found = read("routed.npy", npy(ids))
+    assert found.trace.tokens == 13
+    assert any("the last token chose 0 to 1 in every layer" in line for line in found.report)
+    one = np.concatenate([IDS[..., :1], np.zeros((2, 3, 1), np.int16)])
+    found = read("routed.npy", npy(one))
+    assert found.trace.tokens == 14
+    assert any("chose expert 0 in every layer, as unused rows may" in line for line in found.report)
+
+
+def test_sentinels_are_unused_places() -> None:
+    """-1 in an unsigned type is its largest number; some kernels write the number of experts where there is
+    none.
+    """
+    for dtype, sentinel in (("uint16", 65_535), ("uint8", 255), ("int32", 8)):
+        ids, expected = IDS.astype(dtype), IDS.copy()
+        ids[4, 1], ids[7] = sentinel, sentinel
+        expected[4, 1], expected[7] = -1, -1
+        found = read("routed.npy", npy(ids), EIGHT)
+        assert (found.trace.experts == expected).all()
+        assert any(f"2 tokens hold the id {sentinel}" in line for line in found.report)
+    one = IDS[..., :1].astype("uint8")
+    one[3, 0] = 255  # could be an expert where nobody says how many there are
+    assert read("routed.npy", npy(one)).trace.num_experts == 256
+
+
+def test_prompt_tokens_are_set_by_the_user() -> None:
+    content = npz(a=IDS[:5], b=IDS[5:])
+    trace = read("two.npz", content, Options(8, prompt_tokens=2)).trace
+    assert trace.phase.tolist() == [0, 0, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1]
+    assert trace.forward_pass.tolist() == [0, 0, 1, 2, 3, 4, 4, 5, 6, 7, 8, 9]
+
+
+def test_requests_that_alternate_are_told_apart_and_put_together() -> None:
+    rows = [
+        {"req_id": r, "token_idx": t, "layer": layer, "topk_ids": [2 * t + (r == "b"), 6]}
+        for t in range(2)
+        for r in ("a", "b")
+        for layer in (0, 1)
+    ]
+    trace = read("routes.jsonl", lines(*rows)).trace
+    assert trace.sequence is not None
+    assert trace.sequence.tolist() == [0, 0, 1, 1]
+    assert trace.experts[:, 0, 0].tolist() == [0, 2, 1, 3]
+
+
+def test_masks_ids_and_headers_beside_an_array_are_used_and_the_rest_is_named() -> None:
+    mask = np.ones(12, bool)
+    mask[:3] = False
+    header = np.array(json.dumps({"model": "m", "n_experts": 8, "license": "x"}))
+    found = read(
+        "a.npz",
+        npz(experts=IDS, attention_mask=mask, token_ids=np.arange(12), header=header, hidden=np.ones(3)),
+    )
+    assert (found.trace.experts == IDS[3:]).all()
+    assert found.trace.token_ids is not None
+    assert found.trace.token_ids.tolist() == list(range(3, 12))
+    assert (found.trace.model, found.trace.num_experts) == ("m", 8)
+    assert "arrays not used: hidden" in found.report
+    assert "keys of header not used: license" in found.report
+    assert any("3 rows of padding were left out" in line for line in found.report)
+
+
+def test_what_is_not_used_is_named() -> None:
+    table = long_table().assign(loss=0.5, head=3).to_csv(index=False).encode()
+    assert "columns not used: loss, head" in read("t.csv", table, EIGHT).report
+    rows = [row | {"latency": 3} for row in each(token="token_idx", layer="layer", experts="topk_ids")]
+    found = read("r.jsonl", lines(*rows, {"type": "stats", "x": 1}), EIGHT)
+    assert "keys not used: latency" in found.report
+    assert "1 lines of kind 'stats' are not used" in found.report
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: npy(np.where(IDS == 0, 8, IDS)), "chose expert 8, but --experts says 8"),
+        (lambda: npy(np.full((4, 3, 2), -1)), "holds no routes: every place is -1"),
+        (
+            lambda: npy(np.stack([IDS[..., 0], IDS[..., 0]], -1) + 1),
+            "names one expert twice for token 0 in layer 0",
+        ),
+        (lambda: npy(np.full((2, 2, 2, 2), 1)), "4 dimensions.*--axes sequence,token,layer,k"),
+        (lambda: npy(IDS)[:-3], "the array is cut short"),
+        (lambda: npz(other=IDS[0], another=np.ones(3)), "holds no array routed_experts"),
+        (lambda: npz(routed_experts=IDS, weights=np.ones((2, 2))), "weights has shape"),
+        (lambda: b"PK\x03\x04" + b"x" * 50, "is not a whole zip file"),
+        (lambda: b"a,b\n1,2\n", "has the columns a, b; expected token, layer, rank, expert"),
+        (lambda: b"token,layer,rank,expert\n", "has no rows"),
+        (lambda: b"token,layer,rank,expert\n0,0,0,x\n", "row 1: expert is 'x'; expected a whole number"),
+        (lambda: b"token,layer,rank,expert\n0,0,0,1\n0,0,1,-3\n", "row 2: expert is -3"),
+        (
+            lambda: b"token,layer,rank,expert\n0,0,0,1\n0,0,0,2\n",
+            "row 2 has rank 0 of token 0 in layer 0 again",
+        ),
+        (lambda: b'{"model": "m"}\n{"token_idx": 0}', "line 2 lacks layer and experts"),
+        (lambda: b'{"model": "m"}', "holds no routes"),
+        (lambda: lines({"token_idx": 0, "layer": 0, "topk_ids": [1.5]}), "an entry of topk_ids is '1.5'"),
+        (
+            lambda: lines({"token_idx": 0, "layer": 0, "topk_ids": [1], "topk_weights": [1, 2]}),
+            "topk_weights has 2 entries; expected a number for each of 1",
+        ),
+        (
+            lambda: routes() + lines({"req_id": "r0", "token_idx": 0, "layer": 0, "topk_ids": [1, 2]}),
+            "token 0 more than once in layer 0",
+        ),
+        (
+            lambda: parquet(pd.DataFrame({"t": [0], "l": [0], "e": ["no list"]})),
+            "e holds .*string; expected lists",
+        ),
+        (lambda: b"PAR1" + b"x" * 50, "only a part of a parquet file"),
+        (
+            lambda: b"nothing at all",
+            "none of the formats that are read: it looks like text that begins with 'nothing",
+        ),
+        (lambda: b"\x89PNG\r\n\x1a\n" + bytes(40), "it looks like a PNG image"),
+        (
+            lambda: b"\x80\x04\x95" + bytes(40),
+            "it looks like a Python pickle, which is not read because reading it runs",
+        ),
+        (lambda: json.dumps({"a": 1, "b": [2]}).encode(), "no object in it names a layer and its experts"),
+        (lambda: lines({"layer": 0, "fired": [1, 2, 3], "batch_tokens": 7}), "7|1 calls of several tokens"),
+        (lambda: rtrace(), "does not say how many of its 8 experts a token uses. Give --top-k"),
+        (lambda: mbolt()[:-4], "is cut short"),
+        (lambda: gzip.compress(routes())[:-20], "cut short"),
+        (lambda: b"   \n \n", "is empty"),
+    ],
+)
+def test_what_is_wrong_is_named(make: Callable[[], bytes], words: str) -> None:
+    with pytest.raises(TraceError, match=words):
+        read("file", make(), EIGHT)
+
+
+def test_a_pickle_that_runs_code_is_refused_unrun(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[Path]]:
+            return Path.touch, (tmp_path / "touched",)
+
+    for content, words in (
+        ({"records": [Evil()]}, "its pickle names .*, which is code; nothing of it was run"),
+        ({"other": 1}, "a dict with other: no tensor"),
+        ({"records": [{}]}, "was recorded in other mode"),
+        ({"model.layers.0.weight": __import__("torch").zeros(3)}, "holds a model's weights"),
+    ):
+        with pytest.raises(TraceError, match=words):
+            read("dump.pt", torch_file(content))
+    assert not (tmp_path / "touched").exists()
+
+
+def bomb_gz() -> bytes:
+    return gzip.compress(b"0,0,0,0\n" * 2**25)
+
+
+def bomb_zip_member() -> bytes:
+    """A member that declares less than it holds."""
+    content = npz(experts=IDS)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        size = archive.infolist()[0].file_size
+    return content.replace(struct.pack("<I", size), struct.pack("<I", size - 8))
+
+
+def bomb_broadcast_tensor() -> bytes:
+    import torch
+
+    return torch_file(torch.zeros(1, 1, 1, dtype=torch.int32).expand(2_000_000, 500, 2))
+
+
+def bomb_dictionary() -> bytes:
+    """A text of 1 MB that a dictionary repeats in every row, in a column that is wanted."""
+    return parquet(
+        pd.DataFrame(
+            {"token": range(400), "layer": 0, "rank": 0, "expert": 1, "text": ["x" * 1_000_000] * 400}
+        )
+    )
+
+
+BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "npz": (lambda: npz(experts=np.zeros((262_144, 8, 32), np.uint8)), "would take"),
+    "npz member": (bomb_zip_member, "cannot be unpacked|has not the"),
+    "npy shape": (lambda: npy(IDS).replace(b"(12, 3, 2)", b"(12, 3, 9)"), "cut short"),
+    "dictionary": (bomb_dictionary, "its texts would take"),
+    "gz": (bomb_gz, "unpacks to more than 128 MiB"),
+    "tensor": (bomb_broadcast_tensor, "expected up to|would take"),
+    "columns": (
+        lambda: ",".join(f"c{n}" for n in range(1_000_000)).encode() + b"\n",
+        "its head is longer|columns",
+    ),
+    "newlines": (lambda: b"\n" * 10**8, "is empty"),
+    "lines of a table": (lambda: b"token,layer,rank,expert" + b"\n" * 10**8, "lines"),
+    "nesting": (lambda: b'{"layer": ' + b"[" * 100_000, "nested|not JSON|no routes|looks like"),
+    "brackets": (lambda: b"[" + b"[]," * 5_000_000 + b"[]]", "would take"),
+    "digits": (lambda: b'{"layer": ' + b"9" * 100_000 + b', "topk_ids": [1]}', "not JSON"),
+    "sparse": (
+        lambda: b"token,layer,expert\n" + b"".join(b"%d,%d,1\n" % (n, n % 512) for n in range(100_000)),
+        "would take",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_what_unfolds_to_too_much_is_refused_within_the_room(kind: str) -> None:
+    import tracemalloc
+
+    make, words = BOMBS[kind]
+    content = make()
+    tracemalloc.start()
+    try:
+        with pytest.raises(TraceError, match=words):
+            read("bomb", content)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 256 * 2**20 + len(content)
+
+
+def test_a_users_own_format(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import numpy as np\n"
+        "from moeviz.files.importers.registry import importer\n"
+        "from moeviz.files.importers.routed import Routed, finish\n"
+        "@importer('mine-test', 'mine', sniff=lambda source: 0)\n"
+        "def read(source, options):\n"
+        "    ids = np.frombuffer(source.content, np.uint8).reshape(-1, 1, 2).astype(np.int16)\n"
+        "    return finish(source, options, Routed(ids), 'mine-test')\n"
+    )
+    found = read("x.bin", bytes([1, 2, 3, 4]), format=f"{path}:mine-test")
+    assert found.trace.experts.tolist() == [[[1, 2]], [[3, 4]]]
+    for text, words in (
+        (f"{path}:other", "registers no importer 'other'"),
+        ("nope", "format 'nope' is not known"),
+    ):
+        with pytest.raises(TraceError, match=words):
+            load_importer(text)
+
+
+def test_what_parquet_leaves_empty_is_unknown() -> None:
+    """MoE-PolicyLang writes all of its columns, and nulls where nothing was recorded."""
+    rows = [(t, n, e) for t, layers in enumerate(IDS.tolist()) for n, e in enumerate(layers)]
+    table = pd.DataFrame(rows, columns=["token_idx", "layer_idx", "selected_experts"])
+    table = table.assign(prompt_id=0, phase=None, token_id=pd.array([None] * 36, "Int32"), router_scores=None)
+    found = read("p.parquet", parquet(table.astype({"phase": "string"}).drop(columns="router_scores")), EIGHT)
+    assert (found.trace.experts == IDS).all()
+    assert found.trace.token_ids is None
+    blank = long_table().assign(phase=["prefill"] + [""] * 71, token_id=["7"] + [""] * 71)
+    found = read("t.csv", blank.to_csv(index=False).encode(), EIGHT)
+    assert {"phase is not used: some rows have none", "token_id is not used: some rows have none"} <= set(
+        found.report
+    )
+
+
+def test_wide_tables_of_marks_and_of_counts() -> None:
+    """A column for each expert is neither ids nor ranks."""
+    place = np.indices(IDS.shape[:2]).reshape(2, -1)
+    marks = np.zeros((len(place[0]), 8), int)
+    np.put_along_axis(marks, IDS.reshape(-1, 2).astype(int), 1, 1)
+    columns = {f"expert_{n}": marks[:, n] for n in range(8)}
+    table = pd.DataFrame({"token": place[0], "layer": place[1], **columns}).to_csv(index=False).encode()
+    trace = read("marks.csv", table).trace
+    assert (trace.experts == np.sort(IDS, axis=2)).all()
+    assert trace.num_experts == 8
+    found = open_content("counts.csv", b"layer,expert_0,expert_1,expert_2\n3,5,0,1\n4,2,2,9\n")
+    assert isinstance(found, Counted)
+    assert found.counts.counts.tolist() == [[5, 0, 1], [2, 2, 9]]
+    assert found.counts.layer_indices == (3, 4)
+
+
+def test_names_stand_in_one_row_only() -> None:
+    every = [name for row in names.ALIASES.values() for name in row]
+    assert len(every) == len(set(every))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@given(seed=st.integers(0, 2**32))
+def test_mutated_files_are_valid_or_refused(kind: str, seed: int) -> None:
+    _, make, options = FORMATS[kind]
+    rng = np.random.default_rng(seed)
+    content = bytearray(_made(kind, make))
+    for _ in range(rng.integers(1, 8)):
+        content[rng.integers(len(content))] = rng.integers(256)
+    if rng.random() < 0.2:
+        content = content[: rng.integers(1, len(content) + 1)]
+    said, found = "", None
+    try:
+        found = open_content("file", bytes(content), options)
+    except TraceError as error:
+        said = str(error)
+    assert not ("cannot be read: " in said and "Error: " in said), f"a reader stumbled: {said}"
+    if isinstance(found, Imported):
+        assert found.trace.experts.max() < found.trace.num_experts
+
+
+_MADE: dict[str, bytes] = {}
+
+
+def _made(kind: str, make: Callable[[], bytes]) -> bytes:
+    if kind not in _MADE:
+        _MADE[kind] = make()
+    return _MADE[kind]

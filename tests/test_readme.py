@@ -1,0 +1,118 @@
+"""What the README says is run; what the command line offers is documented."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import random_trace
+
+from moeviz import words
+from moeviz.cli.main import main
+from moeviz.core.settings import BASELINES
+from moeviz.numbers.metrics import MissKinds
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the examples find what they name."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "sample_traces").symlink_to(ROOT / "sample_traces")
+    np.save(folder / "routed.npy", random_trace(1, prompt=1, experts=32).experts)
+    (folder / "mru.py").write_text(next(block for block in blocks("python") if "mru.py" in block))
+    return folder
+
+
+def test_the_command_lines_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(here)
+    commands = re.findall(r"^\.venv/bin/python -m moeviz (.*)$", README, re.MULTILINE)
+    assert len(commands) >= 8
+    for command in [*commands, "replay mine.moetrace --policy mru.py:mru"]:
+        arguments = shlex.split(command)
+        if arguments[0] in ("run", "compare"):
+            arguments += ["--max-new-tokens", "4"]
+        if arguments[0] == "compare":
+            arguments += ["--repeats", "1"]
+        if arguments[0] == "sweep":
+            arguments = [*arguments, "--jobs", "1", "--slots", "4"]
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, (command, result.output, result.exception)
+
+
+def test_the_library_s_example_runs(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(here)
+    example = next(block for block in blocks("python") if "mv.load(" in block)
+    space: dict[str, Any] = {}
+    exec(compile(example, "README.md", "exec"), space)
+    assert (
+        space["lfu"].hit_ratio
+        > space["mv"]
+        .replay(space["mv"].load(here / "sample_traces" / "bible.moetrace")[0], slots=2)
+        .hit_ratio
+    )
+    assert "belady" in capsys.readouterr().out
+
+
+def test_the_example_of_capture_runs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from moeviz.engine.loader import BUNDLED
+
+    monkeypatch.chdir(here)
+    example = next(block for block in blocks("python") if "mv.capture(" in block)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(BUNDLED), AutoTokenizer.from_pretrained(BUNDLED)
+    space = {"model": model, "tokenizer": tokenizer}
+    exec(compile(example.replace("max_new_tokens=50", "max_new_tokens=3"), "README.md", "exec"), space)
+    assert space["captured"].trace().tokens > 3
+
+
+def commands(group: click.Group, name: str = "") -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group)
+    for own in group.list_commands(context):
+        command = group.get_command(context, own)
+        assert command is not None
+        yield f"{name}{own}", command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{name}{own} ")
+
+
+@pytest.mark.parametrize(("name", "command"), list(commands(main)), ids=lambda value: str(value)[:30])
+def test_every_command_and_option_is_documented(name: str, command: click.Command) -> None:
+    assert command.help, name
+    assert command.help.split("\n\n")[0].rstrip().endswith((".", "?", "median, least and most.")), name
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{name} {parameter.name}"
+            assert len(parameter.help) > 8, f"{name} {parameter.name}"
+    if " " not in name:
+        assert re.search(rf"-m moeviz {name}\b", README), f"the README does not mention {name}"
+
+
+def test_the_interface_s_terms_are_in_the_glossary() -> None:
+    """Every word of the design's own table, every kind of miss and of number, and what the command line
+    speaks of.
+    """
+    terms = "MoE layer,expert,router,top-k,fast tier,slow tier,slot,expert cache,scope,hit,late hit,miss"
+    terms += (
+        ",stall,overlap,lookahead,TTFT,TPOT,regret,belady,bound,policy,pre-fetch,width,threshold,warm start"
+    )
+    terms += ",calibration,half-life,baseline,measured,replayed,modelled,recorded,knee,break-even"
+    named = {*terms.split(","), *BASELINES, *(one.name for one in fields(MissKinds)), "prefill", "decode"}
+    assert not named - words.GLOSSARY.keys()
