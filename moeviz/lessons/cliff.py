@@ -38,10 +38,9 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     minutes=6,
     read=(
         "Each token needs 2 experts of a layer, and both have to be in the fast tier while it is "
-        "computed. Give each layer 2 slots, "
-        "as many as one token needs.",
+        "computed. Give each layer 2 slots, as many as one token needs.",
         f"{LRU} drops who was used longest ago, {LFU} who was used least, and {BELADY} knows the future "
-        f"and drops who is needed last.",
+        "and drops who is needed last.",
     ),
     ask="Which policy hits most when the next token comes?",
     predict=Choice((LRU, LFU, BELADY, "all hit alike")),
@@ -74,22 +73,19 @@ def answer(lab: Lab) -> Answer:
     there = found["belady"][counts.index(edge)] if edge else 0.0
     why = (
         Said(
-            f"All hit {percent(alike[0])} from the second written token on. When a token is done, its "
-            f"{trace.k} experts fill both slots. Whoever was there before had to leave, "
-            "so there was nothing to choose, and what hits is what two tokens in a row share.",
+            f"All hit {percent(alike[0])} from the second written token on. A token's {trace.k} experts "
+            "fill both slots, so there is nothing to choose: what hits is what two tokens in a row share.",
             right == 3,
         ),
         Said(
-            f"Now one pool for all {trace.layers} layers. A token walks through them all and needs {need} "
-            f"experts. With {edge} slots {LRU} "
-            f"never hits: before a layer comes round again, the other layers have pushed its experts out. "
-            f"{BELADY} hits {percent(there)} "
-            f"with the very same slots.",
+            f"Now one pool for all {trace.layers} layers. A token walks through them and needs {need} "
+            f"experts. With {edge} slots {LRU} never hits: before a layer comes round again, the others "
+            f"have pushed its experts out. {BELADY} hits {percent(there)} with the same slots.",
             0 < edge < need and there > 0.25,
         ),
         Said(
             f"With {need} slots {LRU} hits {percent(beyond)} at once: a cliff. A cache that is a little "
-            f"too small can be worth nothing.",
+            "too small can be worth nothing.",
             beyond > 0.3,
         ),
     )

@@ -35,8 +35,7 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     minutes=7,
     read=(
         "A token needs 2 experts of a layer. To be on the safe side, guess 4 for the next layer and copy "
-        "each one that is not there yet. "
-        "It works: far more of what is needed is there.",
+        "each one that is not there yet. It works: far more of what is needed is there.",
         f"There is one link, here a {LINK}. It copies one expert at a time.",
     ),
     ask="With the four guesses, how long does a token take?",
@@ -44,8 +43,8 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     claim=(2, 2),
     pictures=pictures,
     goes_wrong="The hit ratio counts a copy as free when it was early. Have the class count copies per "
-    "token instead of misses. Times are modelled from a measured run with another link put in; on a "
-    "fast link the same guesses do no harm.",
+    "token instead of misses. Times are modelled from a measured run with another link put in; on a fast "
+    "link the same guesses do no harm.",
     try_it=Try(
         "prefetch",
         "Try other widths, and see who wastes what",
@@ -72,14 +71,13 @@ def answer(lab: Lab) -> Answer:
         ),
         Said(
             f"{copies[1]:.1f} experts cross the link for each token instead of {copies[0]:.1f}; "
-            f"{percent(wasted, 0)} of the guessed ones are "
-            "never used. An expert that is really needed waits behind them, and so does compute.",
+            f"{percent(wasted, 0)} of the guessed ones are never used. An expert that is really needed "
+            "waits behind them, and so does compute.",
             copies[1] > copies[0] and wasted > 0.3,
         ),
         Said(
             f"With 2 guesses a layer the hit ratio is lower ({percent(hits[2], 0)}), but a token takes "
-            f"{modest:.1f} ms: faster than both. "
-            "Hits are a means; the time is what counts.",
+            f"{modest:.1f} ms: faster than both. Hits are a means; the time is what counts.",
             hits[2] < hits[1] and modest < plain < greedy,
         ),
     )

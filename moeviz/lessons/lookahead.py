@@ -48,8 +48,8 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     minutes=8,
     read=(
         "An expert that is copied before it is needed costs no waiting. But who will be needed? Take the "
-        "hidden state that enters this "
-        "layer and ask a later layer's router what it would choose for it: a guess, made early.",
+        "hidden state that enters this layer and ask a later layer's router what it would choose for it: "
+        "a guess, made early.",
         "The further ahead, the more time a copy has; and the more the hidden state will still change.",
     ),
     ask="Which part of the needed experts do the routers name three layers ahead?",
@@ -80,21 +80,19 @@ def answer(lab: Lab) -> Answer:
     )
     why = (
         Said(
-            f"{named}: falling, but far "
-            f"above chance ({percent(chance, 0)}). Each layer adds a little to the hidden state, so most "
-            f"of what a later router looks at is "
-            "there already.",
+            f"{named}: falling, but far above chance ({percent(chance, 0)}). Each layer adds a little to "
+            "the hidden state, so most of what a later router looks at is there already.",
             recalls[0] > recalls[1] > recalls[2] > 2 * chance,
         ),
         Said(
             f"A wrong guess holds the link up and may push out an expert that was needed. Over a {FAST} a "
-            f"guess one layer ahead saves time "
-            f"once at least {percent(even[FAST], 0)} are right: these are.",
+            f"guess one layer ahead saves time once at least {percent(even[FAST], 0)} are right: these "
+            "are.",
             recalls[0] > even[FAST],
         ),
         Said(
             f"Over an {SLOW} at least {percent(even[SLOW], 0)} would have to be right: these are not, and "
-            f"pre-fetching makes tokens slower.",
+            "pre-fetching makes tokens slower.",
             recalls[0] < even[SLOW],
         ),
     )
@@ -103,10 +101,10 @@ def answer(lab: Lab) -> Answer:
         "Needed experts that were guessed",
         marks=(
             ("by chance", chance),
-            *((f"saves time over {link}, 1 layer ahead", share) for link, share in even.items()),
+            *((f"needed over {link}", share) for link, share in even.items()),
         ),
     )
-    picture = Picture(svg, "Dashed: what a guess has to reach.")
+    picture = Picture(svg, "Dashed: the part that must be right for guesses one layer ahead to save time.")
     title = "Guesses one layer ahead beside none"
     return Answer(
         100 * recalls[2], why, Shown(trace, (plain, guessing), title, len(trace.passes()) // 2), picture

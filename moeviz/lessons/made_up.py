@@ -75,9 +75,8 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     minutes=10,
     read=(
         f"A made-up text: {TOKENS} tokens, {LAYERS} layers of {EXPERTS} experts, {K} for each token, "
-        f"{SLOTS} slots. Three numbers make it: skew (how "
-        "unevenly experts are used), reuse (how often the last token's expert is kept), and after how "
-        "many tokens the subject changes.",
+        f"{SLOTS} slots. Three numbers make it: skew (how unevenly experts are used), reuse (how often "
+        "the last token's expert is kept), and after how many tokens the subject changes.",
         "At skew 1 and reuse 0.3, move the change. Predict first.",
     ),
     ask=f"How often must the subject change before {LRU} hits more than {LFU}?",
@@ -102,23 +101,23 @@ def answer(lab: Lab) -> Answer:
     why = (
         Said(
             f"Without a change {LFU} leads by {points(leads[0])}: skew makes favourites, and counting "
-            f"finds them.",
+            "finds them.",
             leads[0] > 0,
         ),
         Said(
             f"With a change every 60 tokens {LRU} leads by {points(-leads[60])}, every 30 by "
-            f"{points(-leads[30])}: counts of what is over are "
-            f"ballast, and there is less time to outgrow them.",
+            f"{points(-leads[30])}: counts of what is over are ballast, and there is less time to outgrow "
+            "them.",
             0 > leads[60] > leads[30],
         ),
         Said(
             f"Without skew and with reuse 0.9 the two hardly differ ({points(abs(flat))}): where there "
-            f"are no favourites there is nothing to count.",
+            "are no favourites there is nothing to count.",
             abs(flat) < leads[0],
         ),
         Said(
             f"Each number is the mean of {len(SEEDS)} made-up texts. A real text is one draw: measure "
-            f"more than one."
+            "more than one."
         ),
     )
     names = {0: "never", 60: "every 60 tokens", 30: "every 30 tokens"}

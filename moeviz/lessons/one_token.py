@@ -171,24 +171,21 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     others = ", ".join(map(str, (one for one in range(trace.num_experts) if one not in chosen)))
     said = (
         f"The token “{token}” reaches MoE layer {found.layer}. The layer has {trace.num_experts} experts, "
-        f"which are small "
-        "networks. Computing all of them for every token would be slow, so a router chooses.",
-        f"The router chooses {trace.k} of them: {chosen[0]} and {chosen[1]}, and says how much each counts. "
-        f"Experts {others} are not needed for this token.",
-        f"All experts live in the slow tier. The fast tier, where computing happens, has room for "
-        f"{len(held)} of this layer's: its "
-        f"slots hold {', '.join(map(str, held))}.",
+        "which are small networks. Computing all of them for every token would be slow, so a router "
+        "chooses.",
+        f"The router chooses {trace.k} of them: {chosen[0]} and {chosen[1]}, and says how much each "
+        f"counts. Experts {others} are not needed for this token.",
+        "All experts live in the slow tier. The fast tier, where computing happens, has room for "
+        f"{len(held)} of this layer's: its slots hold {', '.join(map(str, held))}.",
         f"Expert {found.there} is there: a hit. Expert {found.missing} is not: a miss.",
         f"Every slot is taken, so somebody leaves. {left.sentence.split('. Belady')[0].rstrip('.')}. "
-        f"Expert {found.missing} crosses "
-        f"the link: {size(run.mean_bytes)}.",
+        f"Expert {found.missing} crosses the link: {size(run.mean_bytes)}.",
         f"The copy took {copied:.2f} ms. Compute first does what it can; then it stalls for {waited:.2f} "
-        f"ms, until expert "
-        f"{found.missing} has come. The results of both are mixed by the router's weights.",
+        f"ms, until expert {found.missing} has come. The results of both are mixed by the router's "
+        "weights.",
         f"The next layer follows. Over all {trace.layers} MoE layers this token took {wall:.1f} ms: "
-        f"{compute:.1f} ms computing "
-        f"experts, {stall:.1f} ms waiting for copies, {wall - compute - stall:.1f} ms for the rest of the "
-        f"model.",
+        f"{compute:.1f} ms computing experts, {stall:.1f} ms waiting for copies, "
+        f"{wall - compute - stall:.1f} ms for the rest of the model.",
     )
     drawn = [
         _drawn(found, min(step, 5), text, (copied, waited, computed)) for step, text in enumerate(said[:-1])
@@ -208,8 +205,8 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     minutes=4,
     read=(
         "A mixture-of-experts model keeps most of its weights in experts, and uses few of them for each "
-        "token. So they can live where "
-        "there is much room but little speed, and be copied when they are needed.",
+        "token. So they can live where there is much room but little speed, and be copied when they are "
+        "needed.",
         "Follow one token of the model that comes with moeviz. Every number here was measured.",
     ),
     ask="Taken over the whole text: which part of a token's time is spent waiting for experts to be copied?",
@@ -217,8 +214,8 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     claim=(10, 50),
     pictures=pictures,
     goes_wrong="Some take the expert cache for a cache of results. What is kept are weights: nothing "
-    "that was computed is used twice. Some expect the wait to be nearly everything; ask what else has "
-    "to happen for a token.",
+    "that was computed is used twice. Some expect the wait to be nearly everything; ask what else has to "
+    "happen for a token.",
     try_it=Try("stage", "Watch every token on the stage", {"trace": "sample: change-of-subject"}),
 )
 def answer(lab: Lab) -> Answer:
@@ -233,14 +230,13 @@ def answer(lab: Lab) -> Answer:
     why = (
         Said(
             f"Of {whole:.1f} ms per token, compute waits {parts.stall:.1f} ms: {parts.stall / whole:.0%}. "
-            f"It computes experts for "
-            f"{parts.compute:.1f} ms; the rest of the model takes {parts.other:.1f} ms."
+            f"It computes experts for {parts.compute:.1f} ms; the rest of the model takes "
+            f"{parts.other:.1f} ms."
         ),
         Said(
             f"A token needs {needs} experts, {found.trace.k} in each of {found.trace.layers} layers. "
-            f"{misses:.1f} of them are misses, and "
-            f"each is a copy of {size(run.mean_bytes)}. With fewer misses, less waiting: that is what a "
-            f"cache policy is for.",
+            f"{misses:.1f} of them are misses, and each is a copy of {size(run.mean_bytes)}. With fewer "
+            "misses, less waiting: that is what a cache policy is for.",
             0 < misses < needs,
         ),
     )

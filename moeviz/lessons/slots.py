@@ -34,8 +34,7 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
         Picture(
             svg,
             f"{found.slots[0]} slots hit {percent(found.hit_ratio[0], 0)}, {found.slots[-1]} slots hit "
-            f"{percent(found.hit_ratio[-1], 0)}. "
-            "Draw what lies between.",
+            f"{percent(found.hit_ratio[-1], 0)}. Draw what lies between.",
         ),
     )
 
@@ -46,9 +45,8 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     minutes=7,
     read=(
         "More slots, more hits, and more of the memory that is short. A curve of hits over slots rises "
-        "steeply at first and flattens. The "
-        "place where it bends most is called the knee: below it a slot brings more than the average one, "
-        "beyond it less.",
+        "steeply at first and flattens. The place where it bends most is called the knee: below it a "
+        "slot brings more than the average one, beyond it less.",
         "A layer has 8 experts, and a token needs 2 of them.",
     ),
     ask=f"At how many slots per layer does {LRU}'s curve bend most?",
@@ -75,20 +73,17 @@ def answer(lab: Lab) -> Answer:
     why = (
         Said(
             f"The step to {bend} slots brings {points(before)}, the next one {points(after)}; the average "
-            f"step brings {points(average)}. "
-            f"That is the bend.",
+            f"step brings {points(average)}. That is the bend.",
             before > average > after,
         ),
         Said(
             f"One more slot in each of {trace.layers} layers takes {each}. The first step brings "
-            f"{points(steps[0])}, the last "
-            f"{points(steps[-1])}, for the same memory.",
+            f"{points(steps[0])}, the last {points(steps[-1])}, for the same memory.",
             steps[0] > steps[-1],
         ),
         Said(
             f"At {bend} slots {BELADY} hits {points(behind)} more than {LRU}; nowhere is the gap above "
-            f"{points(widest)}. A better policy "
-            f"can be worth as much as a slot, and takes no memory.",
+            f"{points(widest)}. A better policy can be worth as much as a slot, and takes no memory.",
             widest > min(steps),
         ),
     )

@@ -46,8 +46,7 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     minutes=8,
     read=(
         f"Each MoE layer has {SLOTS} slots for 8 experts. {LRU} drops the expert that was used longest "
-        f"ago. {LFU} drops the one that was "
-        "used least often since the run began.",
+        f"ago. {LFU} drops the one that was used least often since the run began.",
         "The text begins as German and becomes Python halfway.",
     ),
     ask="Which of the two hits more?",
@@ -89,26 +88,24 @@ def answer(lab: Lab) -> Answer:
     why = (
         Said(
             f"In {before} {LFU} hits {percent(first[1])} and {LRU} {percent(first[0])}: counting finds "
-            f"the favourites.",
+            "the favourites.",
             first[1] > first[0],
         ),
         Said(
             f"In {after} {LFU} falls to {percent(second[1])} and {LRU} hits {percent(second[0])}: counts "
-            f"go on protecting the experts of "
-            f"a subject that is over, while LRU forgets it within a few tokens.",
+            "go on protecting the experts of a subject that is over, while LRU forgets it within a few "
+            "tokens.",
             second[0] > second[1] and first[1] > second[1],
         ),
         Said(
             f"Over the whole text {LRU} leads by {points(lru.hit_ratio - lfu.hit_ratio)}. On a text that "
-            f"stays with one subject "
-            f"({SAME_TEXT}) {LFU} leads by {points(other_lfu.hit_ratio - other_lru.hit_ratio)}. Neither "
-            f"is better: the text decides.",
+            f"stays with one subject ({SAME_TEXT}) {LFU} leads by "
+            f"{points(other_lfu.hit_ratio - other_lru.hit_ratio)}. Neither is better: the text decides.",
             lru.hit_ratio > lfu.hit_ratio and other_lfu.hit_ratio > other_lru.hit_ratio,
         ),
         Said(
             f"Which LFU? {LOST} forgets a count when its expert leaves. Here it hits "
-            f"{percent(lost.hit_ratio)}, "
-            f"{points(lfu.hit_ratio - lost.hit_ratio)} less than {LFU}.",
+            f"{percent(lost.hit_ratio)}, {points(lfu.hit_ratio - lost.hit_ratio)} less than {LFU}.",
             lost.hit_ratio < lfu.hit_ratio,
         ),
     )

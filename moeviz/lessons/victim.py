@@ -45,11 +45,10 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     minutes=10,
     read=(
         "When every slot is taken and another expert is needed, somebody leaves. A policy looks at the "
-        "past: last use, or number of uses. "
-        f"{BELADY} looks at the future and drops whoever is needed again last; no policy hits more.",
-        "An eviction is regretted where another expert that could have left was needed later than the one "
-        "that left. Play a few rounds "
-        "below, then predict.",
+        f"past: last use, or number of uses. {BELADY} looks at the future and drops whoever is needed "
+        "again last; no policy hits more.",
+        "An eviction is regretted where another expert that could have left was needed later than the "
+        "one that left. Play a few rounds below, then predict.",
     ),
     ask=f"Which part of {LRU}'s evictions is regretted?",
     predict=Guess(0, 100, "%", close=10),
@@ -77,20 +76,17 @@ def answer(lab: Lab) -> Answer:
     why = (
         Said(
             f"{shares['lru'][0]} of {shares['lru'][1]} evictions, {percent(part['lru'], 0)}: the past "
-            f"says something about the future, "
-            "but not everything.",
+            "says something about the future, but not everything.",
             0 < part["lru"] < 1,
         ),
         Said(
             f"{policy_name('lfu')} regrets {percent(part['lfu'], 0)} of its own, {BELADY} none: it "
-            f"cannot, since its rule is the very one that "
-            "regret is measured by.",
+            "cannot, since its rule is the very one that regret is measured by.",
             shares["belady"][0] == 0,
         ),
         Said(
             f"{BELADY} hits {percent(bound.hit_ratio)}, {LRU} {percent(lru.hit_ratio)}. What lies between "
-            f"is all that a better policy can "
-            "still get.",
+            "is all that a better policy can still get.",
             bound.hit_ratio > lru.hit_ratio,
         ),
     )
