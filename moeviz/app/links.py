@@ -1,5 +1,5 @@
 """What a link restores besides the widgets that Streamlit binds to it: trace, cursor, the boards of the
-stage, presenter mode, progress in the lessons.
+stage, presenter mode, the lesson and the progress in the lessons.
 
 Streamlit drops a page's parameters when another page is opened, so they are kept here and put back.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-NAMES = ("trace", "step", "a", "b", "presenter", "progress")
+NAMES = ("trace", "step", "a", "b", "presenter", "lesson", "progress")
 
 
 def _kept() -> dict[str, str]:
@@ -37,6 +37,8 @@ def put(name: str, value: str) -> None:
 
 
 def restore() -> None:
-    """Puts back what the change to another page dropped."""
-    for name, value in _kept().items():
+    """Takes what the link to this page says, and puts back what the change of pages dropped."""
+    kept = _kept()
+    kept.update({name: st.query_params[name] for name in NAMES if name in st.query_params})
+    for name, value in kept.items():
         put(name, value)

@@ -73,8 +73,9 @@ def progress() -> Progress:
 def choose() -> Lesson:
     """Draws the lesson's title, the choice of another, and the score."""
     state, found, several = st.session_state, progress(), lessons()
-    if (wanted := state.pop("next_lesson", None)) is not None:
-        state.lesson = wanted
+    linked = links.get("lesson")
+    if state.get("lesson") not in range(len(several)):
+        state.lesson = int(linked) if linked in map(str, range(len(several))) else 0
     marks = {None: "", True: " ✓", False: " ✗"}
     with st.container(horizontal=True, vertical_alignment="center"):
         title = st.container(width="content")
@@ -82,16 +83,15 @@ def choose() -> Lesson:
             "Lesson",
             [one.number for one in several],
             format_func=lambda number: f"{number}{marks[found.of(number)]}",
-            default=0,
             required=True,
             key="lesson",
-            bind="query-params",
             label_visibility="collapsed",
         )
         if found.answered:
             st.markdown(f"{found.right} of {found.answered} predicted right", width="content")
         downloads()
     one = several[int(number or 0)]
+    links.put("lesson", str(one.number))
     title.title(f"{one.number}. {one.title}", anchor=False)
     return one
 
@@ -178,31 +178,19 @@ def explain(one: Lesson, given: float | str) -> None:
     with st.container(horizontal=True):
         if one.number + 1 < len(lessons()):
             st.button("Next lesson", key="next", type="primary", on_click=_next, args=(one.number + 1,))
-        if st.button(one.try_it.label, key="try", icon=":material/tune:"):
-            go(one.try_it)
+        to = one.try_it
+        st.page_link(f"pages/{to.page}.py", label=to.label, icon=":material/tune:", query_params=to.link)
         st.button("Predict again", key="again", type="tertiary", on_click=_again, args=(one.number,))
 
 
 def _next(number: int) -> None:
-    st.session_state.next_lesson = number
+    st.session_state.lesson = number
 
 
 def _again(number: int) -> None:
     """The first prediction stays the one that counts."""
     st.session_state.predicted.pop(number, None)
     st.session_state.setdefault("anew", set()).add(number)
-
-
-def go(one: Try) -> None:
-    """To the page with every knob, set as the lesson was."""
-    told = dict(one.link)
-    for name in ("a", "b"):
-        links.put(name, told.pop(name, ""))
-    if trace := told.pop("trace", ""):
-        traces.show(trace)
-    for name, value in told.items():
-        st.session_state[name] = int(value) if value.isdecimal() else value
-    st.switch_page(f"pages/{one.page}.py")
 
 
 def picture(one: Picture, key: str) -> None:

@@ -1,0 +1,100 @@
+"""The lessons' page: predict, reveal, why, score in the link; the game; the sliders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from streamlit.testing.v1 import AppTest
+from test_pages import _worker_of_its_own, opened, said, turned  # noqa: F401
+
+from moeviz.lessons import lessons
+
+
+def lesson(number: int, **query: str) -> AppTest:
+    return opened("lessons", lesson=str(number), **query)
+
+
+def press(app: AppTest, key: str) -> AppTest:
+    app.button(key=key).click().run()
+    assert not app.exception, app.exception[0].value
+    return app
+
+
+def linked(app: AppTest, name: str) -> str:
+    value: Any = app.query_params.get(name, "")
+    return value[0] if isinstance(value, list) else str(value)
+
+
+def test_a_right_prediction_is_praised_explained_and_kept_by_the_link() -> None:
+    app = lesson(1)
+    assert "Neither is better" not in said(app)
+    press(app, "choice-3")
+    assert "Right" in app.success[0].value
+    assert "Neither is better" in said(app)
+    assert linked(app, "progress") == ".1"
+    assert "1 of 1 predicted right" in said(app)
+
+
+def test_a_wrong_one_is_told_what_is_right_and_a_second_try_changes_no_score() -> None:
+    app = press(lesson(1), "choice-1")
+    assert "It is" in app.error[0].value
+    assert linked(app, "progress") == ".0"
+    press(press(app, "again"), "choice-3")
+    assert "Right" in app.success[0].value
+    assert linked(app, "progress") == ".0"
+
+
+def test_a_number_is_dragged_and_revealed() -> None:
+    app = lesson(6)
+    app.slider(key="guess-6").set_value(5).run()
+    press(app, "choice-1")
+    assert "Right" in app.success[0].value
+
+
+def test_a_link_with_progress_opens_the_answer_and_a_bad_one_begins_anew() -> None:
+    assert "Neither is better" in said(lesson(1, progress=".1"))
+    app = lesson(1, progress="nonsense")
+    assert "begins anew" in app.toast[0].value
+    assert "Neither is better" not in said(app)
+
+
+def test_next_leads_through_all_lessons() -> None:
+    app = lesson(0)
+    press(app, "choice-1")
+    press(app, "next")
+    assert lessons()[1].title in app.title[0].value.replace("\\", "")
+
+
+def test_a_walk_has_steps() -> None:
+    app = lesson(0)
+    assert "Step 1 of 7" in said(app)
+    press(app, "picture-0-Next")
+    assert "Step 2 of 7" in said(app)
+    assert app.button(key="picture-0-Next").disabled is False
+
+
+def test_the_game_is_played_on_the_page() -> None:
+    app = lesson(3)
+    victim = app.session_state["game"].round.victim
+    press(app, f"move-Expert {victim}")
+    assert "Right" in said(app)
+    assert app.session_state["game"].streak == 1
+    press(app, "move-Next round")
+    press(app, "move-Hint")
+    assert "Last used" in said(app)
+
+
+def test_sliders_make_the_text_anew() -> None:
+    app = lesson(7)
+    press(app, "choice-2")
+    app.slider(key="skew").set_value(2.0).run()
+    assert not app.exception
+    app.select_slider(key="change").set_value(0).run()
+    assert not app.exception
+
+
+def test_trying_leads_to_the_stage_with_the_lessons_settings() -> None:
+    app = press(press(lesson(1), "choice-3"), "try")
+    assert linked(app, "b") == "policy=lfu-aged,slots=4"
+    turned(app, "lessons")
+    assert linked(app, "progress") == ".1"
