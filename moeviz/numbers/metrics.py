@@ -64,7 +64,8 @@ class MissKinds:
 
 
 def miss_kinds(run: Run) -> MissKinds:
-    """Classifies each miss. Where both fit, pollution wins over collision; a baseline without a cache has cold and capacity only."""
+    """Classifies each miss. Where both fit, pollution wins over collision; a baseline without a cache has
+    cold and capacity only."""
     kinds = miss_kind_of_access(run)
     return MissKinds(*(int((kinds == kind).sum()) for kind in range(1, 5)))
 
@@ -113,7 +114,8 @@ def miss_kind_of_access(run: Run) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """What was served without waiting: a token waits for its slowest expert, so one miss among all layers costs it the hit."""
+    """What was served without waiting: a token waits for its slowest expert, so one miss among all layers
+    costs it the hit."""
 
     passes: int  # forward passes with any event: in decode of one sequence, tokens
     whole_passes: int  # that found every expert of every layer
@@ -142,9 +144,11 @@ def whole(run: Run, phase: int | None = None) -> Whole:
 
 
 def gap_captured(hits: int, lru: int, belady: int) -> float | None:
-    """How much of what is possible beyond lru a policy gets: (policy - lru) / (belady - lru). None where nothing is.
+    """How much of what is possible beyond lru a policy gets: (policy - lru) / (belady - lru). None where
+    nothing is.
 
-    After gajsanders/moe-trace. All three are hits on the same accesses, at the same slots and under the same rule.
+    After gajsanders/moe-trace. All three are hits on the same accesses, at the same slots and under the same
+    rule.
     """
     return (hits - lru) / (belady - lru) if belady != lru else None
 
@@ -152,16 +156,18 @@ def gap_captured(hits: int, lru: int, belady: int) -> float | None:
 def break_even_precision(copy_ms: float, window_ms: float) -> float:
     """Precision of pre-fetches above which they save more time than they cost.
 
-    copy_ms: time of one copy on the link; window_ms: time from the guess to the event that it is for. A right guess saves min(copy, window)
-    of a stall; a wrong one holds the link for copy - window beyond its window, and the event's own misses wait. So the two are even at a
-    precision of 1 - window / copy, or 0 where a copy fits into the window. Who leaves for a wrong guess is not counted: on a tight cache
-    the precision has to be higher (everett6/moe-prefetch found .75 on its machine).
+    copy_ms: time of one copy on the link; window_ms: time from the guess to the event that it is for. A right
+    guess saves min(copy, window) of a stall; a wrong one holds the link for copy - window beyond its window,
+    and the event's own misses wait. So the two are even at a precision of 1 - window / copy, or 0 where a
+    copy fits into the window. Who leaves for a wrong guess is not counted: on a tight cache the precision has
+    to be higher (everett6/moe-prefetch found .75 on its machine).
     """
     return max(0.0, 1 - window_ms / copy_ms) if copy_ms > 0 else 0.0
 
 
 def break_even(run: Run, lookahead: int | None = None) -> float | None:
-    """`break_even_precision` on the machine of a measured run: its mean copy, and what it computes from one MoE layer to `lookahead` later.
+    """`break_even_precision` on the machine of a measured run: its mean copy, and what it computes from one
+    MoE layer to `lookahead` later.
 
     Default: the run's own lookahead. None where the run was not measured, decoded nothing or copied nothing.
     """
@@ -178,10 +184,11 @@ def break_even(run: Run, lookahead: int | None = None) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class CacheAsPredictor:
-    """The paper's precision and recall: how well what is resident foretells what an event needs. Means over decode events.
+    """The paper's precision and recall: how well what is resident foretells what an event needs. Means over
+    decode events.
 
-    precision = |A and resident| / residents, recall = |A and resident| / |A|. With every slot full, precision = recall x k / slots, so
-    with k = 2 of 4 slots precision can never pass one half.
+    precision = |A and resident| / residents, recall = |A and resident| / |A|. With every slot full, precision
+    = recall x k / slots, so with k = 2 of 4 slots precision can never pass one half.
     """
 
     precision: float
@@ -189,7 +196,8 @@ class CacheAsPredictor:
 
 
 def cache_as_predictor(run: Run) -> CacheAsPredictor | None:
-    """None where no event of the phase had anything resident. Scope layer counts the layer's own residents, scope model the layer's too."""
+    """None where no event of the phase had anything resident. Scope layer counts the layer's own residents,
+    scope model the layer's too."""
     decode = run.passes.phase == DECODE if (run.passes.phase == DECODE).any() else run.passes.phase == PREFILL
     residents = residents_before(run)
     chosen = decode[run.events.forward_pass] & (residents > 0)
@@ -233,7 +241,8 @@ def ledger(run: Run) -> Ledger:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """Bytes that went over the link. A pre-fetch is useful where its expert was demanded before it was evicted."""
+    """Bytes that went over the link. A pre-fetch is useful where its expert was demanded before it was
+    evicted."""
 
     demand: int
     prefetch_useful: int
@@ -245,7 +254,8 @@ class Moved:
 
 
 def bytes_moved(run: Run) -> Moved:
-    """Copies x bytes of an expert of their layer. A pre-fetch that was called off before it began moved nothing."""
+    """Copies x bytes of an expert of their layer. A pre-fetch that was called off before it began moved
+    nothing."""
     began = np.ones(len(run.loads.event), bool)
     if run.times is not None:
         began = ~run.loads.speculative | (run.times.load_start >= 0) | run.loads.used
@@ -257,7 +267,8 @@ def bytes_moved(run: Run) -> Moved:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Where the time of an output token goes, in ms: a mean over decode passes. Adds up to the time per output token."""
+    """Where the time of an output token goes, in ms: a mean over decode passes. Adds up to the time per
+    output token."""
 
     compute: float  # experts at work
     stall: float  # compute waits for a copy
@@ -289,13 +300,15 @@ def transfer_ms_per_token(run: Run) -> float | None:
 
 
 def overlap(run: Run) -> float | None:
-    """1 - stall / transfer of decode: the share of copying that compute did not wait for. None where nothing was copied or measured."""
+    """1 - stall / transfer of decode: the share of copying that compute did not wait for. None where nothing
+    was copied or measured."""
     transfer, parts = transfer_ms_per_token(run), stack(run)
     return 1 - parts.stall / transfer if transfer and parts else None
 
 
 def achieved_gigabytes_per_second(run: Run) -> float | None:
-    """Bytes of all copies / time that the link was busy; to be held against the tier's own. None where nothing was copied or measured."""
+    """Bytes of all copies / time that the link was busy; to be held against the tier's own. None where
+    nothing was copied or measured."""
     if run.times is None:
         return None
     began = run.times.load_start >= 0
@@ -304,7 +317,8 @@ def achieved_gigabytes_per_second(run: Run) -> float | None:
 
 
 def bandwidth_bound_ms(run: Run, unavoidable_misses: int) -> float | None:
-    """Least time per output token: max(compute and other, bytes of unavoidable misses / the tier's bandwidth). None where not measured.
+    """Least time per output token: max(compute and other, bytes of unavoidable misses / the tier's
+    bandwidth). None where not measured.
 
     unavoidable_misses: belady's in decode, at the same slots and scope.
     """
@@ -350,7 +364,8 @@ class Summary:
 
     @property
     def phase(self) -> str:
-        """The phase that numbers are of where one is asked for: decode, or prefill where nothing was decoded."""
+        """The phase that numbers are of where one is asked for: decode, or prefill where nothing was
+        decoded."""
         return "decode" if self.decode.accesses else "prefill"
 
     @property
@@ -417,7 +432,8 @@ class Repeated:
 
 
 def repeated(runs: Sequence[Run]) -> Repeated:
-    """What a timer does not touch is the same in every repeat; late hits, and hits with them, are a median like times."""
+    """What a timer does not touch is the same in every repeat; late hits, and hits with them, are a median
+    like times."""
     found = [summary(run) for run in runs]
     each = tuple(one.times for one in found if one.times is not None)
     median = replace(
@@ -451,7 +467,8 @@ def _of_times(each: Sequence[Timed], of: Callable[[list[float]], float]) -> Time
 
 
 def median_run(runs: Sequence[Run]) -> Run:
-    """The repeat whose decode took the median time; runs that were not measured are given back as they come."""
+    """The repeat whose decode took the median time; runs that were not measured are given back as they
+    come."""
     known = [run for run in runs if run.times is not None]
     if not known:
         return runs[0]
