@@ -7,7 +7,8 @@
     mv.compare(trace, ["lru", "lfu"], slots=[2, 4, 6])          # a DataFrame
     trace, run = mv.run("", "In the beginning", policy="lfu")   # the real engine, with the bundled model
 
-Importing this loads neither numpy nor torch nor pandas; a name loads what it needs when it is first asked for.
+Importing this loads neither numpy nor torch nor pandas; a name loads what it needs when it is first asked
+for.
 """
 
 from importlib import import_module
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from moeviz.core.trace import Trace as Trace
     from moeviz.engine.capture import capture as capture
     from moeviz.errors import MoevizError as MoevizError
+    from moeviz.files.exporters.registry import exporter as exporter
+    from moeviz.files.importers.registry import importer as importer
 
 WHERE = {  # name -> the module that has it
     "MoevizError": "moeviz.errors",
@@ -40,6 +43,8 @@ WHERE = {  # name -> the module that has it
     "compare": "moeviz.api",
     "curve": "moeviz.api",
     "explain": "moeviz.api",
+    "exporter": "moeviz.files.exporters.registry",
+    "importer": "moeviz.files.importers.registry",
     "load": "moeviz.api",
     "policy": "moeviz.core.policies",
     "predictor": "moeviz.core.predictors",

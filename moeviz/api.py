@@ -1,6 +1,7 @@
 """What `import moeviz as mv` gives: the verbs of the library, each one call.
 
-Settings may be given as a `Settings`, or as the name of a policy (of a user's file too, `path.py:name`) with the other fields by name.
+Settings may be given as a `Settings`, or as the name of a policy (of a user's file too, `path.py:name`) with
+the other fields by name.
 
     trace, run = load("sample_traces/bible.moetrace")
     replay(trace, "lfu", slots=4).hit_ratio
@@ -39,10 +40,13 @@ def imported(
     top_k: int = 0,
     format: str = "",
 ) -> Imported:
-    """The trace of a file that any importer reads, with what was left out or had to be assumed. Raises TraceError, OSError.
+    """The trace of a file that any importer reads, with what was left out or had to be assumed.
 
-    What the file does not say: `experts`, E (0: the largest id + 1); `axes` of an array, such as "layer,token,k"; `prompt_tokens` of
-    each request; `top_k` where all experts' numbers are there. `format`: empty, found by the content; a user's file as path.py:name.
+    Raises TraceError, OSError.
+
+    What the file does not say: `experts`, E (0: the largest id + 1); `axes` of an array, such as
+    "layer,token,k"; `prompt_tokens` of each request; `top_k` where all experts' numbers are there. `format`:
+    empty, found by the content; a user's file as path.py:name.
     """
     from moeviz.files import importers
     from moeviz.files.moetrace import MAX_FILE_BYTES
@@ -53,13 +57,17 @@ def imported(
 
 
 def load(path: str | os.PathLike[str], **options: Any) -> tuple[Trace, Run | None]:
-    """Trace and, where the file holds one, recorded run, of any format; options as of `imported`. Raises TraceError, OSError."""
+    """Trace and, where the file holds one, recorded run, of any format; options as of `imported`.
+
+    Raises TraceError, OSError.
+    """
     found = imported(path, **options)
     return found.trace, found.run
 
 
 def settings_of(settings: str | Settings, **others: Any) -> Settings:
-    """A Settings as it is, a policy's name, or `policy=lru,slots=4` as the command line takes it; `others` are fields by name.
+    """A Settings as it is, a policy's name, or `policy=lru,slots=4` as the command line takes it; `others`
+    are fields by name.
 
     Raises SettingsError, or PolicyError of a policy's file.
     """
@@ -73,12 +81,17 @@ def settings_of(settings: str | Settings, **others: Any) -> Settings:
 
 
 def replay(trace: Trace, settings: str | Settings = "lru", **others: Any) -> Run:
-    """What a cache would have done on a trace: `replay(trace, "lfu", slots=4, prefetch="next-gate")`. Raises SettingsError."""
+    """What a cache would have done on a trace: `replay(trace, "lfu", slots=4, prefetch="next-gate")`.
+
+    Raises SettingsError.
+    """
     return core.replay(trace, settings_of(settings, **others))
 
 
 def summary(run: Run) -> metrics.Summary:
-    """All numbers of a run, typed: `summary(run).decode.hit_ratio`, `.miss_kinds.cold`, `.times.tokens_per_second`."""
+    """All numbers of a run, typed: `summary(run).decode.hit_ratio`, `.miss_kinds.cold`,
+    `.times.tokens_per_second`.
+    """
     return metrics.summary(run)
 
 
@@ -90,8 +103,8 @@ def compare(
 ) -> pd.DataFrame:
     """Replays every settings at every number of slots (default: its own), a row each. Raises SettingsError.
 
-    Columns: policy, slots, settings (the label), hit_ratio (of decode, or of prefill where nothing was decoded), accesses, hits,
-    misses, evictions, bytes_moved and fast_tier_bytes.
+    Columns: policy, slots, settings (the label), hit_ratio (of decode, or of prefill where nothing was
+    decoded), accesses, hits, misses, evictions, bytes_moved and fast_tier_bytes.
     """
     import pandas as pd
 
@@ -120,12 +133,16 @@ def compare(
 def curve(
     trace: Trace, settings: str | Settings = "lru", slots: Sequence[int] | None = None, **others: Any
 ) -> Curve:
-    """Hit ratio over slot counts, without pre-fetching; default: every count from one token's need to all experts."""
+    """Hit ratio over slot counts, without pre-fetching; default: every count from one token's need to all
+    experts.
+    """
     return curve_of(trace, settings_of(settings, **({"slots": trace.k} | others)), slots)
 
 
 def explain(trace: Trace, settings: str | Settings = "lru", **others: Any) -> Explainer:
-    """A replay that can say of every eviction why: `explain(trace, "lfu", slots=4).evictions(step=9, layer=3)[0].sentence`."""
+    """A replay that can say of every eviction why: `explain(trace, "lfu", slots=4).evictions(step=9,
+    layer=3)[0].sentence`.
+    """
     return Explainer(trace, settings_of(settings, **others))
 
 
@@ -138,8 +155,9 @@ def sweep(
 ) -> pd.DataFrame:
     """Many trace files under many settings, a row each, written to `out` (parquet) and given.
 
-    `plan`: fields of `moeviz.sweeps.Plan`, such as policies=("lru", "lfu"). Worker processes are started anew and run the calling
-    script's file, so a script calls this under `if __name__ == "__main__":`. Raises SweepError, OSError.
+    `plan`: fields of `moeviz.sweeps.Plan`, such as policies=("lru", "lfu"). Worker processes are started anew
+    and run the calling script's file, so a script calls this under `if __name__ == "__main__":`. Raises
+    SweepError, OSError.
     """
     from moeviz import sweeps
 
@@ -160,9 +178,9 @@ def run(
 ) -> tuple[Trace, Run]:
     """Generates with the real engine, and gives the routers' choices and what the cache did, timed.
 
-    `model`: a folder that save_pretrained wrote or a hub id, empty for the bundled model. `others`: fields of Settings (slots,
-    prefetch, ...) and of `moeviz.engine.session.Options` (max_new_tokens, temperature, ...); a seed is both's.
-    Raises ModelError, StoreError, SettingsError.
+    `model`: a folder that save_pretrained wrote or a hub id, empty for the bundled model. `others`: fields of
+    Settings (slots, prefetch, ...) and of `moeviz.engine.session.Options` (max_new_tokens, temperature, ...);
+    a seed is both's. Raises ModelError, StoreError, SettingsError.
     """
     from moeviz.engine import measure
     from moeviz.engine.loader import BUNDLED, load, use_threads

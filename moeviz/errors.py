@@ -1,6 +1,8 @@
-"""What can be wrong with what a user gave: one kind an origin, each with a message that names the cause and the way out.
+"""What can be wrong with what a user gave: one kind an origin, each with a message that names the cause and
+the way out.
 
-A page shows the message, the command line prints it and ends with exit code 2; nothing else may catch what is not a `MoevizError`.
+A page shows the message, the command line prints it and ends with exit code 2; nothing else may catch what is
+not a `MoevizError`.
 """
 
 from __future__ import annotations
@@ -28,6 +30,10 @@ class PolicyError(MoevizError):
 
 class ExportError(MoevizError):
     """An export that cannot be made of this trace or run."""
+
+
+class StageError(MoevizError):
+    """A stage that cannot be made of this trace and these runs."""
 
 
 class ModelError(MoevizError):

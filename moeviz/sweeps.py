@@ -1,7 +1,8 @@
-"""Many traces under many settings: a table with a row per trace x settings, made by local processes or a Dask cluster.
+"""Many traces under many settings: a table with a row per trace x settings, made by local processes or a Dask
+cluster.
 
-Rows that are done stand in a journal beside the table until it is written, so that the same call goes on after a cut. A lock on the
-journal keeps two sweeps from one table; the system drops it when its holder dies.
+Rows that are done stand in a journal beside the table until it is written, so that the same call goes on
+after a cut. A lock on the journal keeps two sweeps from one table; the system drops it when its holder dies.
 
     with executor(jobs=2) as pool:
         sweep(files, Plan(policies=("lru", "lfu")), Path("table.parquet"), pool)
@@ -13,6 +14,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -98,7 +100,8 @@ class Plan:
             unknown = [name for name in chosen if name not in known]
             if unknown or not chosen:
                 raise SweepError(
-                    f"{', '.join(unknown) or 'nothing'!r} is no {what}. Choose from {', '.join(known)}, or all."
+                    f"{', '.join(unknown) or 'nothing'!r} is no {what}. "
+                    f"Choose from {', '.join(known)}, or all."
                 )
 
     def tasks(self, trace: Trace) -> Iterator[tuple[Settings, tuple[int, ...]]]:
@@ -125,7 +128,10 @@ class Plan:
 
 
 def work(path: str, settings: Settings, counts: Sequence[int]) -> list[Row]:
-    """The rows of one trace and one settings at several slot counts. Raises MoevizError or OSError. Runs in any process."""
+    """The rows of one trace and one settings at several slot counts.
+
+    Raises MoevizError or OSError. Runs in any process.
+    """
     load_policy(settings.policy)  # of a user's file: this process may not know it yet
     load_predictor(settings.prefetch)
     file = Path(path)
@@ -186,10 +192,12 @@ def _loaded(path: str, changed_ns: int) -> Trace:
 
 @contextmanager
 def executor(jobs: int | None, address: str = "") -> Iterator[Executor]:
-    """Local processes (None: one for each core), or a Dask cluster's workers. Raises SweepError where no scheduler answers.
+    """Local processes (None: one for each core), or a Dask cluster's workers.
 
-    A local process ends with its parent, however that ends, and at once when the block is left by an exception. A task whose Dask
-    worker died is given to another one.
+    Raises SweepError where no scheduler answers.
+
+    A local process ends with its parent, however that ends, and at once when the block is left by an
+    exception. A task whose Dask worker died is given to another one.
     """
     if not address:
         before = multiprocessing.active_children()
@@ -207,21 +215,34 @@ def executor(jobs: int | None, address: str = "") -> Iterator[Executor]:
         finally:
             pool.shutdown()
         return
-    from distributed import Client  # asks the network; most sweeps are local
+    _knock(address)
+    from distributed import Client  # most sweeps are local
 
     try:
         client = Client(address, timeout=10, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
-        raise SweepError(
-            f"No Dask scheduler answers at {address[:80]}: {str(error) or type(error).__name__}. "
-            "Start one with `dask scheduler`."
-        ) from None
+        reason = str(error) or type(error).__name__
+        raise SweepError(f"What listens at {address[:80]} is no Dask scheduler: {reason}.") from None
     with client, client.get_executor(retries=2) as cluster:
         try:
             yield cluster
         except BaseException:
             cluster.shutdown(wait=False)  # which takes back what has not begun
             raise
+
+
+def _knock(address: str) -> None:
+    """Raises SweepError where nobody listens: Dask's client would go on trying while the program ends."""
+    where = address.rpartition("://")[2]
+    host, _, port = where.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, ValueError, OverflowError) as error:
+        reason = str(error) if host and port.isdecimal() else "it is no address"
+        raise SweepError(
+            f"No Dask scheduler answers at {address[:80]}: {reason}. Start one with `dask scheduler`, "
+            "and give the address that it prints, as tcp://127.0.0.1:8786."
+        ) from None
 
 
 def _end_with_parent() -> None:
@@ -252,11 +273,13 @@ def sweep(
     report: Callable[[str], None] = print,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> pd.DataFrame:
-    """Writes the table to `out` (parquet) and gives it. What is there already, or in the journal of a sweep that was cut off, is kept.
+    """Writes the table to `out` (parquet) and gives it.
 
-    A file that is no trace, settings that do not fit one, and lines of the journal that are damaged are reported in a line and
-    skipped. Raises SweepError where no file is a trace, no row comes out or another sweep writes the same table, OSError where it
-    cannot be written.
+    What is there already, or in the journal of a sweep that was cut off, is kept.
+
+    A file that is no trace, settings that do not fit one, and lines of the journal that are damaged are
+    reported in a line and skipped. Raises SweepError where no file is a trace, no row comes out or another
+    sweep writes the same table, OSError where it cannot be written.
     """
     with _locked(journal_of(out)) as journal:
         return _sweep(files, plan, out, journal, executor, report, progress)
@@ -290,7 +313,8 @@ def _sweep(
         wanted = list(plan.tasks(trace))
         if not wanted:
             report(
-                f"skipped {file}: none of the slot counts fits its {trace.num_experts} experts, {trace.k} per token."
+                f"skipped {file}: none of the slot counts fits its {trace.num_experts} experts, "
+                f"{trace.k} per token."
             )
         for settings, counts in wanted:
             key = (trace.digest, *(getattr(settings, name) for name in KEY[1:-1]))
@@ -317,7 +341,10 @@ def _sweep(
 
 @contextmanager
 def _locked(path: Path) -> Iterator[IO[bytes]]:
-    """The journal, open for reading and appending, ours alone until the block ends. Raises SweepError, OSError."""
+    """The journal, open for reading and appending, ours alone until the block ends.
+
+    Raises SweepError, OSError.
+    """
     while True:
         with path.open("a+b") as file:
             try:
@@ -374,7 +401,8 @@ def _worked_through(
             report(f"skipped {settings.label} on {path}: {error}")
         except lost:
             raise SweepError(
-                "A worker died, perhaps for want of memory. The same command goes on from here; give it fewer --jobs."
+                "A worker died, perhaps for want of memory. The same command goes on from here; "
+                "give it fewer --jobs."
             ) from None
         else:
             rows += found
@@ -385,7 +413,10 @@ def _worked_through(
 
 
 def _known(out: Path, journal: IO[bytes], report: Callable[[str], None]) -> list[Row]:
-    """Rows of the table, if it is there, and of a sweep that was cut off. Raises SweepError where `out` is something else."""
+    """Rows of the table, if it is there, and of a sweep that was cut off.
+
+    Raises SweepError where `out` is something else.
+    """
     rows: list[Row] = []
     if out.exists():
         try:
@@ -440,7 +471,9 @@ class Means:
 
 
 def means(table: pd.DataFrame) -> list[Means]:
-    """Every way to cache in a table, the one that hits most first; only slot counts that every trace has are counted."""
+    """Every way to cache in a table, the one that hits most first; only slot counts that every trace has are
+    counted.
+    """
     several = [name for name in ("scope", "prefetch") if table[name].nunique() > 1]
     found = []
     for (policy, scope, prefetch), part in table.groupby(["policy", "scope", "prefetch"]):
@@ -471,9 +504,11 @@ def means(table: pd.DataFrame) -> list[Means]:
 
 
 def verdict(table: pd.DataFrame) -> list[str]:
-    """What a table says, in sentences: which cache hits most, by how much, and where more memory stops to pay.
+    """What a table says, in sentences: which cache hits most, by how much, and where more memory stops to
+    pay.
 
-    Caches that have to know the future are bounds and no candidates. The difference is paired per trace; its interval is a bootstrap's.
+    Caches that have to know the future are bounds and no candidates. The difference is paired per trace; its
+    interval is a bootstrap's.
     """
     bounds = [name for name, one in POLICIES.items() if "future" in one.needs]
     oracles = [name for name, one in PREDICTORS.items() if "future" in one.needs]
@@ -509,8 +544,9 @@ def verdict(table: pd.DataFrame) -> list[str]:
         at = best.slots.index(bend)
         held = f" in {words.memory(best.memory[at])}" if best.memory[at] else ""
         lines.append(
-            f"Best value for memory: {bend} slots with {best.name}, {words.percent(best.hit_ratio[at])} of accesses hit"
-            f"{held}; each further slot brings less than the average one."
+            f"Best value for memory: {bend} slots with {best.name}, "
+            f"{words.percent(best.hit_ratio[at])} of accesses hit{held}; "
+            "each further slot brings less than the average one."
         )
     return lines or [f"{best.name}: {words.percent(best.mean)} of accesses hit."]
 

@@ -1,6 +1,8 @@
-"""Numbers, settings and results in words, once, for pages, reports, the command line and alt texts; and the glossary.
+"""Numbers, settings and results in words, once, for pages, reports, the command line and alt texts; and the
+glossary.
 
-Knows numbers and settings, neither figures nor widgets nor terminals. Texts are plain: whoever shows them escapes them.
+Knows numbers and settings, neither figures nor widgets nor terminals. Texts are plain: whoever shows them
+escapes them.
 
     verdict("lru", repeated(runs_of_lru), "lfu", repeated(runs_of_lfu))
     # 'lfu hits 4.0 points more than lru; speed: no difference outside the spread.'
@@ -9,6 +11,7 @@ Knows numbers and settings, neither figures nor widgets nor terminals. Texts are
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,9 +32,9 @@ SAME = 5e-4  # hit ratios that differ by less are shown as equal
 
 GLOSSARY = {
     # the model
-    "MoE layer": "A layer that holds many experts and a router, and uses only a few of the experts for each token.",
+    "MoE layer": "A layer that holds many experts and a router, and uses few of them for each token.",
     "expert": "One of a MoE layer's small networks; a token passes through the few that its router chooses.",
-    "router": "The part of a MoE layer that chooses, from what it knows of a token, which experts compute it.",
+    "router": "The part of a MoE layer that chooses which experts compute a token.",
     "top-k": "How many experts a router chooses for each token.",
     "router weight": "How strongly a router wants an expert; the results of the chosen ones are mixed by it.",
     "token": "A piece of text, about a short word, that a model reads or writes in one step.",
@@ -40,7 +43,7 @@ GLOSSARY = {
     "decode": "The forward passes after the prompt, each of which writes one token.",
     # the tiers
     "fast tier": "Where experts are computed: an accelerator's memory, or RAM on a machine without one.",
-    "slow tier": "Where all experts live: a disk, or the host's RAM; an expert has to be copied before it computes.",
+    "slow tier": "Where all experts live, a disk or the host's RAM; they have to be copied to compute.",
     "link": "The way from the slow tier to the fast one; it copies one expert at a time.",
     "slot": "Room for one expert in the fast tier.",
     "expert cache": "The slots, and the policy that decides who leaves when another expert needs one.",
@@ -63,11 +66,11 @@ GLOSSARY = {
     "capacity": "Kind of miss: the expert was evicted in an earlier forward pass.",
     "collision": "Kind of miss: the expert was evicted earlier in the same forward pass that needs it.",
     "pollution": "Kind of miss: the expert was evicted by a pre-fetch that nobody used.",
-    "regret": "An eviction is regretted where another expert that could have left was needed later than the victim.",
+    "regret": "An eviction is regretted where another expert could have left that was needed later.",
     "policy": "The rule that says which resident expert leaves: each gets a score, and the lowest leaves.",
     "score": "The number that a policy gives a resident expert; the lowest leaves.",
     "half-life": "Tokens after which a use counts half, for the policy lfu-aged.",
-    "calibration": "Counting on an earlier trace how often each expert is used, for policies that have to know it.",
+    "calibration": "Counts of each expert's use in an earlier trace, for policies that have to know them.",
     "bound": "What no policy can beat at these slots: belady's hits, which takes knowledge of the future.",
     "belady": "The policy that knows the future and drops the expert that is needed again last.",
     # pre-fetching
@@ -152,7 +155,7 @@ def counted(found: Counts) -> str:
 
 def misses(kinds: MissKinds) -> str:
     """Why experts were not there, the kinds that occurred first named."""
-    return f"{kinds.cold:,} cold, {kinds.capacity:,} capacity, {kinds.collision:,} collision, {kinds.pollution:,} pollution"
+    return ", ".join(f"{count:,} {kind}" for kind, count in asdict(kinds).items())
 
 
 def moved(found: Moved) -> str:
@@ -241,7 +244,9 @@ def comparison_verdict(measured: Sequence[tuple[Settings, Repeated]]) -> str:
 
 
 def best_value(measured: Sequence[tuple[Settings, Repeated]]) -> str:
-    """The cache that gains most speed over copying on demand, for each byte of fast memory; empty where that is not known."""
+    """The cache that gains most speed over copying on demand, for each byte of fast memory; empty where that
+    is not known.
+    """
     timed = [
         (one, found.median.times.tokens_per_second, found.median.fast_tier_bytes)
         for one, found in measured
@@ -265,7 +270,10 @@ def best_value(measured: Sequence[tuple[Settings, Repeated]]) -> str:
 
 
 def numbers(found: Summary, bound: float | None = None) -> list[tuple[str, str]]:
-    """The numbers that people ask for first, (name, text) each. `bound`: belady's hit ratio, None where it is not known."""
+    """The numbers that people ask for first, (name, text) each.
+
+    `bound`: belady's hit ratio, None where it is not known.
+    """
     rows = [(f"Hit ratio of {found.phase}", counted(found.main))]
     if found.phase == "decode" and found.prefill.accesses:
         rows.append(("Hit ratio of prefill", counted(found.prefill)))
@@ -284,7 +292,8 @@ def numbers(found: Summary, bound: float | None = None) -> list[tuple[str, str]]
         rows.append(("Memory of the slots", size(found.fast_tier_bytes)))
     if found.times and found.times.tokens_per_second:
         first = f"the first after {milliseconds(found.times.ttft_ms)}"
-        each = f"then {milliseconds(found.times.tpot_ms_median)} each (p95 {milliseconds(found.times.tpot_ms_p95)})"
+        median, p95 = milliseconds(found.times.tpot_ms_median), milliseconds(found.times.tpot_ms_p95)
+        each = f"then {median} each (p95 {p95})"
         rows.append(("Speed", f"{per_second(found.times)}, {first}, {each}"))
         parts = (
             f"experts compute {milliseconds(found.times.compute_ms_per_token)}, "
@@ -307,7 +316,8 @@ def lossless(same: bool | None) -> str:
     """Whether the logits are those of transformers' own model; empty where nobody compared."""
     if same is None:
         return ""
-    return f"{'those' if same else 'NOT those'} of transformers' own model with every expert in memory, bit for bit"
+    whose = "those" if same else "NOT those"
+    return f"{whose} of transformers' own model with every expert in memory, bit for bit"
 
 
 def events_table(run: Run, step: int) -> pd.DataFrame:
@@ -396,7 +406,9 @@ def routing(found: Trace) -> list[tuple[str, str]]:
 
 
 def choices(a: Trace, b: Trace) -> tuple[str, str]:
-    """Whether the routers of two traces chose alike: the same word twice, or what each chose first that the other did not."""
+    """Whether the routers of two traces chose alike: the same word twice, or what each chose first that the
+    other did not.
+    """
     if a.experts.shape[1:] != b.experts.shape[1:]:
         return "of another model", "of another shape"
     tokens = min(a.tokens, b.tokens)
@@ -431,5 +443,10 @@ def difference(name: str, pair: Pair) -> tuple[str, str, str]:
 
 def about(run: Run) -> list[tuple[str, str]]:
     """A run in its most asked numbers, for a notebook's cell or a file's listing."""
-    found = metrics.summary(run)
-    return [("Settings", run.settings.label), *numbers(found)]
+    said = settings(run.settings)
+    return [("Settings", run.settings.label), ("In words", said), *numbers(metrics.summary(run))]
+
+
+def glossary(terms: Sequence[str]) -> list[tuple[str, str]]:
+    """Terms and what they mean, in the order given. Raises KeyError where one is not in the glossary."""
+    return [(term, GLOSSARY[term]) for term in terms]

@@ -1,4 +1,6 @@
-"""The command line: keys that programs rely on, and one clear message with exit code 2 for what cannot be done."""
+"""The command line: keys that programs rely on, and one clear message with exit code 2 for what cannot be
+done.
+"""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from conftest import random_trace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moeviz import words
 from moeviz.cli.main import main
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
@@ -272,10 +273,11 @@ def test_the_report_says_what_the_replay_says_and_asks_nobody() -> None:
     assert html.escape("".join(trace.texts[:3])) in html.unescape(body) or trace.texts[0] in body
     assert not re.search(r"""(src|href)\s*=""", body)
     figures = [json.loads(one) for one in re.findall(r'<script type="application/json">(.*?)</script>', body)]
-    assert len(figures) == 4
+    assert len(figures) == 5
     curves = {line["name"]: line for line in figures[-1]["data"]}
     assert set(curves) == {"lfu", "lru", "belady: the bound"}
     assert "more tokens" not in body
+    assert html.escape(words.GLOSSARY["collision"]) in body
 
 
 def test_a_report_of_a_hostile_trace_holds_only_text() -> None:
@@ -316,7 +318,7 @@ def test_the_command_writes_each_format(kind: str, recorded: bool, tmp_path: Pat
 
 def test_what_cannot_be_exported_is_one_message(tmp_path: Path) -> None:
     random_trace(0).save(tmp_path / "plain.moetrace")
-    for extra, words in (
+    for extra, said in (
         (["--recorded"], "holds no recorded run"),
         ([], "holds no measured run to take times from"),
     ):
@@ -331,4 +333,4 @@ def test_what_cannot_be_exported_is_one_message(tmp_path: Path) -> None:
         ]
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 2
-        assert words in result.stderr
+        assert said in result.stderr

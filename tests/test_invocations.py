@@ -1,6 +1,8 @@
-"""Command lines that somebody might type: each ends with 0, or with one message and exit code 2, and never with a traceback.
+"""Command lines that somebody might type: each ends with 0, or with one message and exit code 2, and never
+with a traceback.
 
-They run in this process and load no torch; what a signal or a full disk does is tried in processes of their own at the end.
+They run in this process and load no torch; what a signal or a full disk does is tried in processes of their
+own at the end.
 """
 
 from __future__ import annotations
@@ -115,7 +117,7 @@ REFUSED = {
     "run": "Missing option '--prompt'",
     "run a b --prompt x": "unexpected extra argument",
     "compare": "Missing option '--prompt'",
-    "compare --prompt x --setting lru": "'lru' is not a setting. Write name=value with a name of policy, slots",
+    "compare --prompt x --setting lru": "'lru' is not a setting. Write name=value with a name of policy",
     "compare --prompt x --setting size=3": "'size=3' is not a setting",
     "compare --prompt x --setting slots=many": "slots is 'many'",
     "compare --prompt x --setting threshold=nan": "threshold is nan",
@@ -229,7 +231,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "taken.file").write_text("somebody's work")
     (folder / "broken.py").write_text("nothing_of_that_name()")
     (folder / "policy.py").write_text(
-        "from moeviz.policies import policy\n@policy('mine')\ndef mine(use, now):\n    return -use.last_touch\n"
+        "from moeviz.policies import policy\n"
+        "@policy('mine')\ndef mine(use, now):\n    return -use.last_touch\n"
     )
     np.save(folder / "routed.npy", random_trace(1, prompt=1).experts)
     return folder

@@ -106,9 +106,13 @@ def test_every_command_and_option_is_documented(name: str, command: click.Comman
 
 
 def test_the_interface_s_terms_are_in_the_glossary() -> None:
-    """Every word of the design's own table, every kind of miss and of number, and what the command line speaks of."""
-    terms = "MoE layer,expert,router,top-k,fast tier,slow tier,slot,expert cache,scope,hit,late hit,miss,stall,overlap,lookahead"
-    terms += ",TTFT,TPOT,regret,belady,bound,policy,pre-fetch,width,threshold,warm start"
+    """Every word of the design's own table, every kind of miss and of number, and what the command line
+    speaks of.
+    """
+    terms = "MoE layer,expert,router,top-k,fast tier,slow tier,slot,expert cache,scope,hit,late hit,miss"
+    terms += (
+        ",stall,overlap,lookahead,TTFT,TPOT,regret,belady,bound,policy,pre-fetch,width,threshold,warm start"
+    )
     terms += ",calibration,half-life,baseline,measured,replayed,modelled,recorded,knee,break-even"
     named = {*terms.split(","), *BASELINES, *(one.name for one in fields(MissKinds)), "prefill", "decode"}
     assert not named - words.GLOSSARY.keys()

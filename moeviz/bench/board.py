@@ -14,7 +14,9 @@ from moeviz.bench.rounds import ROOT, spread
 
 
 def board(seconds: float, repeats: int) -> dict[str, Any]:
-    """Pictures per second of the board while the bundled model generates, in headless Chromium (needs playwright and Chromium)."""
+    """Pictures per second of the board while the bundled model generates, in headless Chromium (needs
+    playwright and Chromium).
+    """
     import shutil
     import socket
     import urllib.request

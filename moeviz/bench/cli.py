@@ -69,7 +69,9 @@ def bench_engine(repeats: int, tokens: int, model: str, as_json: bool) -> None:
 @bench.command("link")
 @tokens(100, "Tokens to generate on each link.", 1_000)
 def bench_link(tokens: int) -> None:
-    """How well a paced link keeps its time: a copy's time over the time asked for, median [5th to 95th percentile]."""
+    """How well a paced link keeps its time: a copy's time over the time asked for, median [5th to 95th
+    percentile].
+    """
     from moeviz.bench.pacing import pacing
 
     with refusing():
@@ -109,6 +111,16 @@ def bench_pages(tokens: int, repeats: int) -> None:
 
     with refusing():
         show(pages(tokens, repeats))
+
+
+@bench.command("capture")
+@rounds(9)
+@tokens(100, "Tokens to generate in each round.", 1_000)
+def bench_capture(repeats: int, tokens: int) -> None:
+    """What moeviz.capture costs the code that runs a model."""
+    from moeviz.bench.capturing import capturing
+
+    show(capturing(repeats, tokens))
 
 
 @bench.command("fuzz")
@@ -177,13 +189,15 @@ def bench_soak(sessions: int, pause: float, runs: int) -> None:
 @rounds(3)
 @click.option(
     "--seconds",
-    type=click.FloatRange(1, 3_600),
+    type=Number(1, 3_600),
     default=3.0,
     show_default=True,
     help="Played in each round.",
 )
 def bench_stage(repeats: int, seconds: float) -> None:
-    """Pictures per second of the stage while it plays, key to picture, file to first picture (needs Chromium)."""
+    """Pictures per second of the stage while it plays, key to picture, file to first picture (needs
+    Chromium).
+    """
     from moeviz.bench.stage import stage
 
     with refusing():

@@ -71,7 +71,7 @@ def _served(loaded: Loaded, tokens: int) -> dict[str, Callable[[], float]]:
         def once() -> float:
             _, run = measure.record(loaded, PROMPT, settings, options)
             assert run.times is not None
-            return 1e9 / statistics.median(run.times.pass_wall[1:].tolist())
+            return float(1e9 / statistics.median(run.times.pass_wall[1:].tolist()))
 
         return once
 

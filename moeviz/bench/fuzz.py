@@ -5,8 +5,8 @@ The mutations know the formats: lines lose fields or get numbers that like to br
 are changed inside and packed again, headers of arrays and trace files say something else; and any byte of any
 file may change.
 
-It stands here and not under tests/ because `python -m moeviz bench fuzz` runs as many files as one likes, on an installation
-without the tests too; `tests/test_fuzz.py` runs a fixed number of them.
+It stands here and not under tests/ because `python -m moeviz bench fuzz` runs as many files as one likes, on
+an installation without the tests too; `tests/test_fuzz.py` runs a fixed number of them.
 
     python -m moeviz bench fuzz --files 2000
 """

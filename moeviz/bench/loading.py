@@ -31,7 +31,10 @@ sys.stdin.readline()
 
 
 def _memory(process: subprocess.Popen[str]) -> int:
-    """Bytes of a process's own memory now. Pages of a mapped checkpoint are not counted: the system drops them when it needs room."""
+    """Bytes of a process's own memory now.
+
+    Pages of a mapped checkpoint are not counted: the system drops them when it needs room.
+    """
     line = next(
         line
         for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()
@@ -46,7 +49,9 @@ def _memory(process: subprocess.Popen[str]) -> int:
 
 
 def _peak(command: list[str], environment: dict[str, str]) -> int:
-    """Most memory that a process takes between its lines "begin" and "end", beyond what it had at the first; looked up all the time."""
+    """Most memory that a process takes between its lines "begin" and "end", beyond what it had at the first;
+    looked up all the time.
+    """
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -66,9 +71,11 @@ def _peak(command: list[str], environment: dict[str, str]) -> int:
 
 
 def loading() -> dict[str, float]:
-    """Megabytes that loading a random Mixtral of 6 layers x 8 experts and a short run with 2 slots a layer take at their peak.
+    """Megabytes that loading a random Mixtral of 6 layers x 8 experts and a short run with 2 slots a layer
+    take at their peak.
 
-    In a process of its own, beyond what that process held after loading a model of the same shape with almost no weights (Linux).
+    In a process of its own, beyond what that process held after loading a model of the same shape with almost
+    no weights (Linux).
     """
     import transformers
     from tokenizers import Tokenizer, models

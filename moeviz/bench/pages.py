@@ -18,12 +18,12 @@ from streamlit.testing.v1 import AppTest
 from moeviz.core.synthetic import synthetic
 tokens = int(sys.argv[1])
 long = synthetic(tokens)
-for page in ("activations", "timeline", "prefetch", "what_if"):
+for page in ("experts", "timeline", "prefetch", "what_if"):
     for name, trace in (("a sample", None), (f"{tokens:,} tokens", long)):
         app = AppTest.from_file("app.py", default_timeout=300).run()
         if trace is not None:
-            app.session_state["opened"] = {name: (trace, None)}
-            app.session_state["trace"] = name
+            app.session_state["desk"].opened[name] = trace, None
+            app.session_state["to_show"] = name
         st.cache_resource.clear()
         start = time.perf_counter()
         app.switch_page(f"pages/{page}.py").run()
@@ -34,7 +34,9 @@ for page in ("activations", "timeline", "prefetch", "what_if"):
 
 
 def pages(tokens: int, repeats: int) -> dict[str, Any]:
-    """Seconds from a click to a page that is made (the browser's drawing comes on top), with nothing of the trace kept from before."""
+    """Seconds from a click to a page that is made (the browser's drawing comes on top), with nothing of the
+    trace kept from before.
+    """
     found: dict[str, list[float]] = {}
     for _ in range(repeats):
         command = [sys.executable, "-c", _PAGES, str(tokens)]

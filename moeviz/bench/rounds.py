@@ -1,4 +1,5 @@
-"""Repeats for benchmarks: interleaved, so that a slow spell of the machine meets every candidate, and told with their spread.
+"""Repeats for benchmarks: interleaved, so that a slow spell of the machine meets every candidate, and told
+with their spread.
 
 spread(interleaved({"a": time_a, "b": time_b}, repeats=5)["a"])
 """
@@ -18,7 +19,9 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def interleaved(work: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Every piece of work once, all again, each round starting one further, so that a slow spell of the machine meets all of them."""
+    """Every piece of work once, all again, each round starting one further, so that a slow spell of the
+    machine meets all of them.
+    """
     names = list(work)
     found: dict[str, list[float]] = {name: [] for name in names}
     for number in range(repeats):

@@ -1,4 +1,6 @@
-"""What a notebook shows of a trace or a run: its numbers, and one small curve as plain SVG. No script, no library, no network.
+"""What a notebook shows of a trace or a run: its numbers, and one small curve as plain SVG.
+
+No script, no library, no network.
 
 Everything that comes from a file is escaped.
 

@@ -1,8 +1,10 @@
-"""The same work without a browser: run a model, compare settings, replay, convert, sweep; and what moeviz itself costs.
+"""The same work without a browser: run a model, compare settings, replay, convert, sweep; and what moeviz
+itself costs.
 
     python -m moeviz run --prompt "In the beginning" --policy lfu --slots 4 --out mine.moetrace
 
-A command is a function under `@registered` in any file of this folder; this module finds them, and knows none of them.
+A command is a function under `@registered` in any file of this folder; this module finds them, and knows none
+of them.
 """
 
 from __future__ import annotations
@@ -69,7 +71,8 @@ def _output_failed(error: OSError) -> int:
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 def main() -> None:
-    """Runs a mixture-of-experts model whose experts do not fit in fast memory, and shows what a cache makes of it.
+    """Runs a mixture-of-experts model whose experts do not fit in fast memory, and shows what a cache makes
+    of it.
 
     \b
     Start here:

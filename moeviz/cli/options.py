@@ -1,7 +1,7 @@
 """What the commands share: options, one way to refuse, one way to write a file, one way to be interrupted.
 
-Options of `Settings` are made from its fields, so that a new setting is an option of every command without a line here.
-Loads neither numpy nor torch: `--help` needs none of them.
+Options of `Settings` are made from its fields, so that a new setting is an option of every command without a
+line here. Loads neither numpy nor torch: `--help` needs none of them.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ class Listing(click.Option):
 
 
 class Value(click.ParamType[Any]):
-    """A value of a field of Settings, read and checked by it, so that page and command line refuse it in the same words."""
+    """A value of a field of Settings, read and checked by it, so that page and command line refuse it in the
+    same words.
+    """
 
     def __init__(self, field: str) -> None:
         self.field = field
@@ -192,7 +194,10 @@ def json_option(command: F) -> F:
 
 
 def out_option(help: str, *, required: bool = False, resumed: bool = False) -> Callable[[F], F]:
-    """`--out` and, unless the command goes on with a file that is there, `--force`. One rule for every command."""
+    """`--out` and, unless the command goes on with a file that is there, `--force`.
+
+    One rule for every command.
+    """
 
     def check(ctx: click.Context, param: click.Parameter, value: str | None) -> Path | None:
         if value is None:
@@ -258,7 +263,9 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Turns what a user can mend into one message and exit code 2; everything else is a fault of moeviz and stays one."""
+    """Turns what a user can mend into one message and exit code 2; everything else is a fault of moeviz and
+    stays one.
+    """
     try:
         yield
     except MoevizError as error:
@@ -270,7 +277,10 @@ def refusing() -> Iterator[None]:
 
 
 class Stopping:
-    """True once SIGINT has come: the work ends at its next step, and what there is can be kept. A second one ends at once."""
+    """True once SIGINT has come: the work ends at its next step, and what there is can be kept.
+
+    A second one ends at once.
+    """
 
     def __init__(self) -> None:
         self.asked = False

@@ -22,8 +22,8 @@ from moeviz.cli.options import json_option, refusing, registered, settings_of, s
 def replay(file: Path, as_json: bool, **others: Any) -> None:
     """What would a cache have done? Replays a .moetrace FILE under any settings, without the model.
 
-    The router's choices do not depend on the cache, so hits, misses and evictions are exactly those of a live run. Times are not:
-    they are null here.
+    The router's choices do not depend on the cache, so hits, misses and evictions are exactly those of a live
+    run. Times are not: they are null here.
 
     \b
     Example:

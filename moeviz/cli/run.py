@@ -64,10 +64,11 @@ def run(
     as_json: bool,
     **others: Any,
 ) -> None:
-    """Generate text with the experts of MODEL in the slow tier, and report what the cache did and what it cost.
+    """Generate text with the experts of MODEL in the slow tier, and report what the cache did and what it
+    cost.
 
-    MODEL is a folder that save_pretrained wrote or a hub id of any mixture-of-experts model that transformers serves; the bundled
-    model if it is left out.
+    MODEL is a folder that save_pretrained wrote or a hub id of any mixture-of-experts model that transformers
+    serves; the bundled model if it is left out.
 
     \b
     Example: is LFU faster than LRU, and does guessing help?
@@ -164,13 +165,14 @@ def compare(
 ) -> None:
     """Measure several settings and baselines on one prompt, interleaved and repeated.
 
-    Every run is checked twice: its logits against those of transformers' own model with every expert in memory, where that fits, and
-    its hits, misses and evictions against a replay of the trace. A baseline that does not fit in memory is left out.
+    Every run is checked twice: its logits against those of transformers' own model with every expert in
+    memory, where that fits, and its hits, misses and evictions against a replay of the trace. A baseline that
+    does not fit in memory is left out.
 
     \b
     Example:
       python -m moeviz compare --prompt "In the beginning" \\
-          --setting policy=lru,slots=4 --setting policy=lfu,slots=4 --setting policy=lfu,slots=4,prefetch=next-gate
+          --setting policy=lru,slots=4 --setting policy=lfu,slots=4 --setting policy=lfu,prefetch=next-gate
     """
     with refusing():
         seed = others["seed"]
@@ -236,9 +238,10 @@ def compare(
     measured = list(zip(chosen, repeated, strict=True))
     checks = [(row["lossless"], row["equals_replay"]) for row in rows]
     comparison(measured, checks)
+    kind = str(loaded.dtype).removeprefix("torch.")
     click.echo(
-        f"\nMedians of {repeats} runs [least to most], decode only; {str(loaded.dtype).removeprefix('torch.')} on "
-        f"{loaded.device}, {others['threads']} thread(s). {words.tier(loaded.tier)}\n"
+        f"\nMedians of {repeats} runs [least to most], decode only; {kind} on {loaded.device}, "
+        f"{others['threads']} thread(s). {words.tier(loaded.tier)}\n"
     )
     click.echo(words.comparison_verdict(measured))
     if value := words.best_value(measured):

@@ -26,7 +26,8 @@ TEXT = 300  # characters of a trace's text that a screen shows
 @click.argument("file", type=click.Path(path_type=Path))
 @json_option
 def show(file: Path, as_json: bool) -> None:
-    """What does FILE hold? Its model, shape, prompt, text and routing, and the run recorded with it, in a screen.
+    """What does FILE hold? Its model, shape, prompt, text and routing, and the run recorded with it, in a
+    screen.
 
     FILE is a .moetrace file or any other that `import` reads.
 
@@ -77,15 +78,15 @@ def show(file: Path, as_json: bool) -> None:
     "--fail-below",
     default="",
     metavar="NAME=LIMIT,...",
-    help="Exit with 1 where a number of the second is further below the first than this: hit_ratio=-0.01, or in "
-    "percent tokens_per_second=-5%. Names are those of --json's numbers.",
+    help="Exit with 1 where a number of the second is further below the first than this: hit_ratio=-0.01, "
+    "or in percent tokens_per_second=-5%. Names are those of --json's numbers.",
 )
 @json_option
 def diff(first: Path, second: Path, replayed: bool, fail_below: str, as_json: bool, **others: Any) -> None:
     """What differs between two traces, or between the runs recorded with them?
 
-    Model, prompt, settings, the routers' choices, hits, bytes and times. Exit code 1 where a limit of --fail-below is passed, 0
-    where none is, 2 where the files cannot be compared.
+    Model, prompt, settings, the routers' choices, hits, bytes and times. Exit code 1 where a limit of
+    --fail-below is passed, 0 where none is, 2 where the files cannot be compared.
 
     \b
     Examples:

@@ -84,9 +84,9 @@ def sweep(
 ) -> None:
     """Replay many traces under many settings into one table, a row per trace x settings.
 
-    FILES are .moetrace files, or folders of them. A sweep that was cut off goes on where it was when the same command is given
-    again; more files or policies are added to the table. A file that is no trace is reported and skipped. static is calibrated on
-    the trace itself.
+    FILES are .moetrace files, or folders of them. A sweep that was cut off goes on where it was when the same
+    command is given again; more files or policies are added to the table. A file that is no trace is reported
+    and skipped. static is calibrated on the trace itself.
 
     \b
     Example:

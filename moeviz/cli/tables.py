@@ -32,7 +32,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
 def comparison(
     measured: Sequence[tuple[Settings, Repeated]], checks: Sequence[tuple[bool | None, bool]]
 ) -> None:
-    """What was measured, a row per settings. checks: whether logits are transformers' own (None: not verified), decisions the replay's."""
+    """What was measured, a row per settings.
+
+    checks: whether logits are transformers' own (None: not verified), decisions the replay's.
+    """
     from moeviz import words
 
     rows = []

@@ -388,10 +388,11 @@ class Pools:
 
     def _leave(self, rows: Ints, victims: Ints) -> None:
         if self._leveled:
-            taken = np.zeros((self.rows, 1), np.intp)
-            for row, victim in zip(rows.tolist(), victims.tolist(), strict=True):
-                taken[row] = victim
-                self.level[row] = max(self.level[row], self.scores(taken)[row, 0])
+            if self.policy.steady:
+                scores = self.scores(victims)
+            else:  # the moment's fields are by pool, so that all of them are asked for
+                scores = self.scores(self.holder)[rows, self.slot_of[victims]]
+            np.maximum.at(self.level, rows, scores)
         self.slot_of[victims] = -1
 
     def _scores_of_rows(self, some: Ints, row: Ints, before: Ints) -> tuple[Floats, Ints]:

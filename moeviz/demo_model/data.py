@@ -1,7 +1,7 @@
 """The texts that the bundled model is trained on, read from what Debian's packages and Python ship.
 
-Knows nothing about tokens or models. Fetches nothing: a text whose package is missing is an error that names the package.
-None of the texts is part of this repository.
+Knows nothing about tokens or models. Fetches nothing: a text whose package is missing is an error that names
+the package. None of the texts is part of this repository.
 
     python -m moeviz.demo_model.data          # documents and characters per domain
 """

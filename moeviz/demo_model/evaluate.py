@@ -1,5 +1,6 @@
-"""What the bundled model learned, on text held out from its training: loss and expert use of every domain. Writes the model card's table
-and domains.json.
+"""What the bundled model learned, on text held out from its training: loss and expert use of every domain.
+
+Writes the model card's table and domains.json.
 
 python -m moeviz.demo_model.evaluate          # prints the table and puts it into the card
 """
@@ -73,7 +74,9 @@ def evaluate() -> dict[str, Domain]:
 
 
 def guessed_right(domains: dict[str, Domain]) -> float:
-    """Share of windows of WINDOW held-out tokens whose domain is the one with the nearest mean expert use, the window left out of it."""
+    """Share of windows of WINDOW held-out tokens whose domain is the one with the nearest mean expert use,
+    the window left out of it.
+    """
     windows = {
         name: np.stack([histogram(part) for part in np.split(domain.chosen, len(domain.chosen) // WINDOW)])
         for name, domain in domains.items()

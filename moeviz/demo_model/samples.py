@@ -1,4 +1,5 @@
-"""Records the sample traces with the bundled model: one domain, a text that changes its subject midway, a long one.
+"""Records the sample traces with the bundled model: one domain, a text that changes its subject midway, a
+long one.
 
 python -m moeviz.demo_model.samples
 """

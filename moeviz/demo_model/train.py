@@ -1,6 +1,7 @@
 """Trains the bundled model: a Mixtral of 8 layers x 8 experts, 21.5 M parameters, on five narrow domains.
 
-Resumable, seeded, one thread by default. Needs the Debian packages that `moeviz.demo_model.data` names and fetches nothing.
+Resumable, seeded, one thread by default. Needs the Debian packages that `moeviz.demo_model.data` names and
+fetches nothing.
 
     python -m moeviz.demo_model.train --work /tmp/demo --minutes 90      # again to go on; writes the model when done
 """
@@ -70,7 +71,9 @@ def encode(tokenizer: PreTrainedTokenizerFast, documents: list[str]) -> NDArray[
 
 
 def batch(rows: list[NDArray[np.int16]], step: int) -> torch.Tensor:
-    """Sequences of one step: every domain as often as the others; drawn from (seed, step), so a resumed run sees the same."""
+    """Sequences of one step: every domain as often as the others; drawn from (seed, step), so a resumed run
+    sees the same.
+    """
     rng = np.random.default_rng([SEED, step])
     sequences = []
     for _ in range(BATCH):
@@ -86,8 +89,8 @@ def batch(rows: list[NDArray[np.int16]], step: int) -> torch.Tensor:
 def balance_loss(router_logits: list[torch.Tensor], experts: int, k: int) -> torch.Tensor:
     """Switch Transformer's auxiliary loss (arXiv 2101.03961 eq. 4), layer by layer; 1 means even use.
 
-    transformers' own `router_aux_loss_coef` pools the layers before it averages, so one layer's dead expert is made good by
-    another layer's busy one.
+    transformers' own `router_aux_loss_coef` pools the layers before it averages, so one layer's dead expert
+    is made good by another layer's busy one.
     """
     loss = torch.zeros(())
     for logits in router_logits:  # [tokens, expert]
@@ -103,7 +106,8 @@ def learning_rate(step: int, steps: int) -> float:
 
 
 def train(work: Path, minutes: float, steps: int, until: int | None = None) -> bool:
-    """Trains to the last of `steps`, to step `until`, or for `minutes`, whichever comes first; True where it was the last.
+    """Trains to the last of `steps`, to step `until`, or for `minutes`, whichever comes first; True where it
+    was the last.
 
     Goes on from `work/checkpoint.pt` if it is there; the model is written at the end.
     """

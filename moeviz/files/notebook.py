@@ -1,4 +1,5 @@
-"""A run as a Jupyter notebook that loads the trace, computes the same numbers anew and says whether they are the same.
+"""A run as a Jupyter notebook that loads the trace, computes the same numbers anew and says whether they are
+the same.
 
 Text from outside stands in its cells as quoted strings only.
 
@@ -19,8 +20,9 @@ from moeviz.numbers.curves import bounds
 
 _INTRODUCTION = """# What did the cache do?
 
-Every number and curve below is computed from the trace by `moeviz`, which has to be installed where this runs: start
-Jupyter in a checkout of it, or put the checkout on `PYTHONPATH`. The trace file has to lie where `FILE` says."""
+Every number and curve below is computed from the trace by `moeviz`, which has to be installed where this
+runs: start Jupyter in a checkout of it, or put the checkout on `PYTHONPATH`.
+The trace file has to lie where `FILE` says."""
 
 _CHECK = """now = {
     **{name: getattr(numbers.whole, name) for name in ("accesses", "hits", "misses")},
@@ -38,7 +40,8 @@ assert bound == BOUND, f"{bound} now, but {BOUND} then"
 f"{run.hit_ratio:.1%} hit; {bound:.1%} would with knowledge of the future" """
 
 _CURVES = """curves = [mv.curve(trace, policy) for policy in ("lru", "lfu", "belady")]
-pd.DataFrame({one.settings.policy: one.hit_ratio for one in curves}, index=pd.Index(curves[0].slots, name="slots"))"""
+slots = pd.Index(curves[0].slots, name="slots")
+pd.DataFrame({one.settings.policy: one.hit_ratio for one in curves}, index=slots)"""
 
 _WHY = """explainer = mv.explain(trace, SETTINGS)
 found = explainer.next_event("regret", 0, 0)

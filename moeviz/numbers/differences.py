@@ -28,7 +28,9 @@ class Interval:
 
 
 def bootstrap(values: Sequence[float]) -> Interval:
-    """Percentile bootstrap of the median (Efron 1979), drawn with a fixed seed so that the same values give the same interval."""
+    """Percentile bootstrap of the median (Efron 1979), drawn with a fixed seed so that the same values give
+    the same interval.
+    """
     found = np.asarray(values, np.float64)
     middle = float(np.median(found))
     if len(found) < 2:
@@ -39,7 +41,8 @@ def bootstrap(values: Sequence[float]) -> Interval:
 
 
 def speed_ratio(a: Repeated, b: Repeated) -> Interval | None:
-    """Tokens per second of b / those of a, paired round by round, since a slow spell of the machine meets both.
+    """Tokens per second of b / those of a, paired round by round, since a slow spell of the machine meets
+    both.
 
     None where one of them was not measured.
     """
@@ -64,7 +67,9 @@ class Pair:
 
 
 def between(first: Run, second: Run) -> dict[str, Pair]:
-    """Every number that `--json` gives of a run, where both runs have it; those of a phase are named `decode.hit_ratio`."""
+    """Every number that `--json` gives of a run, where both runs have it; those of a phase are named
+    `decode.hit_ratio`.
+    """
     a, b = (_flat(output.summary(summary(run))) for run in (first, second))
     return {name: Pair(a[name], b[name]) for name in a if name in b}
 

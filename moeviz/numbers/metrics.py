@@ -64,8 +64,10 @@ class MissKinds:
 
 
 def miss_kinds(run: Run) -> MissKinds:
-    """Classifies each miss. Where both fit, pollution wins over collision; a baseline without a cache has
-    cold and capacity only."""
+    """Classifies each miss.
+
+    Where both fit, pollution wins over collision; a baseline without a cache has cold and capacity only.
+    """
     kinds = miss_kind_of_access(run)
     return MissKinds(*(int((kinds == kind).sum()) for kind in range(1, 5)))
 
@@ -184,8 +186,9 @@ def break_even(run: Run, lookahead: int | None = None) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class CacheAsPredictor:
-    """The paper's precision and recall: how well what is resident foretells what an event needs. Means over
-    decode events.
+    """The paper's precision and recall: how well what is resident foretells what an event needs.
+
+    Means over decode events.
 
     precision = |A and resident| / residents, recall = |A and resident| / |A|. With every slot full, precision
     = recall x k / slots, so with k = 2 of 4 slots precision can never pass one half.
@@ -196,8 +199,10 @@ class CacheAsPredictor:
 
 
 def cache_as_predictor(run: Run) -> CacheAsPredictor | None:
-    """None where no event of the phase had anything resident. Scope layer counts the layer's own residents,
-    scope model the layer's too."""
+    """None where no event of the phase had anything resident.
+
+    Scope layer counts the layer's own residents, scope model the layer's too.
+    """
     decode = run.passes.phase == DECODE if (run.passes.phase == DECODE).any() else run.passes.phase == PREFILL
     residents = residents_before(run)
     chosen = decode[run.events.forward_pass] & (residents > 0)
@@ -241,8 +246,10 @@ def ledger(run: Run) -> Ledger:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """Bytes that went over the link. A pre-fetch is useful where its expert was demanded before it was
-    evicted."""
+    """Bytes that went over the link.
+
+    A pre-fetch is useful where its expert was demanded before it was evicted.
+    """
 
     demand: int
     prefetch_useful: int
@@ -254,8 +261,10 @@ class Moved:
 
 
 def bytes_moved(run: Run) -> Moved:
-    """Copies x bytes of an expert of their layer. A pre-fetch that was called off before it began moved
-    nothing."""
+    """Copies x bytes of an expert of their layer.
+
+    A pre-fetch that was called off before it began moved nothing.
+    """
     began = np.ones(len(run.loads.event), bool)
     if run.times is not None:
         began = ~run.loads.speculative | (run.times.load_start >= 0) | run.loads.used
@@ -267,8 +276,10 @@ def bytes_moved(run: Run) -> Moved:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Where the time of an output token goes, in ms: a mean over decode passes. Adds up to the time per
-    output token."""
+    """Where the time of an output token goes, in ms: a mean over decode passes.
+
+    Adds up to the time per output token.
+    """
 
     compute: float  # experts at work
     stall: float  # compute waits for a copy
@@ -300,15 +311,19 @@ def transfer_ms_per_token(run: Run) -> float | None:
 
 
 def overlap(run: Run) -> float | None:
-    """1 - stall / transfer of decode: the share of copying that compute did not wait for. None where nothing
-    was copied or measured."""
+    """1 - stall / transfer of decode: the share of copying that compute did not wait for.
+
+    None where nothing was copied or measured.
+    """
     transfer, parts = transfer_ms_per_token(run), stack(run)
     return 1 - parts.stall / transfer if transfer and parts else None
 
 
 def achieved_gigabytes_per_second(run: Run) -> float | None:
-    """Bytes of all copies / time that the link was busy; to be held against the tier's own. None where
-    nothing was copied or measured."""
+    """Bytes of all copies / time that the link was busy; to be held against the tier's own.
+
+    None where nothing was copied or measured.
+    """
     if run.times is None:
         return None
     began = run.times.load_start >= 0
@@ -364,8 +379,7 @@ class Summary:
 
     @property
     def phase(self) -> str:
-        """The phase that numbers are of where one is asked for: decode, or prefill where nothing was
-        decoded."""
+        """The phase that a single number is of: decode, or prefill where nothing was decoded."""
         return "decode" if self.decode.accesses else "prefill"
 
     @property
@@ -433,7 +447,8 @@ class Repeated:
 
 def repeated(runs: Sequence[Run]) -> Repeated:
     """What a timer does not touch is the same in every repeat; late hits, and hits with them, are a median
-    like times."""
+    like times.
+    """
     found = [summary(run) for run in runs]
     each = tuple(one.times for one in found if one.times is not None)
     median = replace(
@@ -467,8 +482,7 @@ def _of_times(each: Sequence[Timed], of: Callable[[list[float]], float]) -> Time
 
 
 def median_run(runs: Sequence[Run]) -> Run:
-    """The repeat whose decode took the median time; runs that were not measured are given back as they
-    come."""
+    """The repeat whose decode took the median time; the first one where none was measured."""
     known = [run for run in runs if run.times is not None]
     if not known:
         return runs[0]

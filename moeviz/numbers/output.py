@@ -1,4 +1,6 @@
-"""Numbers for programs: what `--json` prints, in one place. The keys are a promise, kept by `moeviz/output.schema.json` and a test.
+"""Numbers for programs: what `--json` prints, in one place.
+
+The keys are a promise, kept by `moeviz/output.schema.json` and a test.
 
 json.dumps(summary(metrics.summary(run)))
 """
@@ -71,7 +73,10 @@ def one_run(
     found: Summary,
     lossless: bool | None,
 ) -> dict[str, Any]:
-    """What `run` and `replay` say of a run. `lossless`: whether its logits are those of transformers' own model; None where nobody compared."""
+    """What `run` and `replay` say of a run.
+
+    `lossless`: whether its logits are those of transformers' own model; None where nobody compared.
+    """
     return {
         "model": model,
         "settings": settings.to_dict(),
