@@ -20,7 +20,7 @@ from moeviz.charts.stage import stage_payload
 from moeviz.charts.stage.verdict import hit_verdict
 from moeviz.charts.stage.words import POLICY_NAMES, prefetch_name
 from moeviz.core.policies import POLICIES
-from moeviz.core.predictors import BY_ROUTERS, PREDICTORS
+from moeviz.core.predictors import PREDICTORS
 from moeviz.core.run import Run
 from moeviz.core.settings import BASELINES, Settings
 from moeviz.core.trace import Trace
@@ -174,7 +174,7 @@ def _menus(trace: Trace, scope: str) -> dict[str, list[tuple[str | int, str]]]:
     most = trace.num_experts * (trace.layers if scope == "model" else 1)
     every = max(1, -(-(most - trace.k + 1) // MOST_SLOTS))
     slots = sorted({*range(trace.k, most + 1, every), most})
-    guessing = [name for name in PREDICTORS if trace.lookaheads or name not in BY_ROUTERS]
+    guessing = [name for name, one in PREDICTORS.items() if trace.lookaheads or "routers" not in one.needs]
     return {
         "policy": [(name, POLICY_NAMES.get(name, name)) for name in POLICIES if ".py:" not in name],
         "slots": [(count, f"{count} slots") for count in slots],
