@@ -349,11 +349,11 @@ def test_moeviz_own_format_brings_its_run() -> None:
     assert found.run.same_decisions(run)
 
 
-def case(name: str, options: Options = Options()) -> Found:  # noqa: B008
+def case(name: str, options: Options = Options()) -> Found:
     return open_content(name, (CASES / name).read_bytes(), options)
 
 
-def trace_of(name: str, options: Options = Options()) -> Trace:  # noqa: B008
+def trace_of(name: str, options: Options = Options()) -> Trace:
     found = case(name, options)
     assert isinstance(found, Imported)
     return found.trace
