@@ -16,19 +16,30 @@ from numpy.typing import NDArray
 from moeviz.core.oracle import DOMAIN_USE, Future
 from moeviz.core.predictors import BY_FUTURE, BY_ROUTERS, PREDICTORS, Context, RouterGuess
 from moeviz.core.trace import DECODE, Trace
+from moeviz.errors import TraceError
 
 Floats = NDArray[np.float64]
 
 
 def usage(trace: Trace, weighted: bool = False, tokens: slice = slice(None)) -> Floats:
-    """How often a token chose each expert, or the router weight it gave them, summed. [L, E]"""
-    experts, weights = trace.experts[tokens], trace.weights[tokens]
-    table = np.zeros((trace.layers, trace.num_experts))
-    for rank in range(trace.k):
-        for at in range(trace.layers):
-            values = weights[:, at, rank] if weighted else None
-            table[at] += np.bincount(experts[:, at, rank], values, trace.num_experts)
-    return table
+    """How often a token chose each expert, or the router weight it gave them, summed. [L, E]
+
+    Raises TraceError where weights are asked for that the trace does not hold.
+    """
+    experts = trace.experts[tokens]
+    token, layer, rank = np.nonzero(experts >= 0)
+    weights = _weights(trace)[tokens][token, layer, rank].astype(np.float64) if weighted else None
+    place = layer * trace.num_experts + experts[token, layer, rank]
+    table = np.bincount(place, weights, trace.layers * trace.num_experts)
+    return table.reshape(trace.layers, trace.num_experts).astype(np.float64)
+
+
+def _weights(trace: Trace) -> NDArray[np.floating[Any]]:
+    if trace.weights is None:
+        raise TraceError(
+            "the trace does not hold the routers' weights, so there is nothing to weigh experts by."
+        )
+    return trace.weights
 
 
 def top_share(use: Floats, part: float = 0.25) -> Floats:
