@@ -69,7 +69,9 @@ def upload() -> None:
         try:
             if (
                 sum(
-                    trace.experts.nbytes + trace.guess.nbytes + (0 if trace.weights is None else trace.weights.nbytes)
+                    trace.experts.nbytes
+                    + trace.guess.nbytes
+                    + (0 if trace.weights is None else trace.weights.nbytes)
                     for trace, _ in opened.values()
                 )
                 > ROOM
@@ -208,7 +210,9 @@ st.dataframe(pd.DataFrame([about(name, trace, run) for name, (trace, run) in fou
 for name in library.names():
     if f"library: {name}" not in found:
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.warning(common.plain(f"{name} in the library cannot be read: {library.fault(name)}"), width="stretch")
+            st.warning(
+                common.plain(f"{name} in the library cannot be read: {library.fault(name)}"), width="stretch"
+            )
             if st.button("Delete", icon=":material/delete:", key=f"delete-{name}"):
                 changed(lambda name=name: library.delete(name))
 chosen = st.selectbox("Trace", list(found), key="library_trace")

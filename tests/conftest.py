@@ -7,13 +7,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import hypothesis
 import numpy as np
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
 from moeviz.core.run import MISS, Run
 from moeviz.core.trace import Trace
+
+hypothesis.settings.register_profile(  # a busy machine is no fault of what is tested
+    "moeviz", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("moeviz")
 
 
 @pytest.fixture(autouse=True, scope="session")

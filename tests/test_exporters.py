@@ -311,8 +311,8 @@ def test_the_command_writes_each_format(kind: str, recorded: bool, tmp_path: Pat
     ]
     result = CliRunner().invoke(main, arguments + ["--recorded"] * recorded)
     assert result.exit_code == 0, result.output
-    what = "measured" if recorded else "lfu, 4 slots, replayed"
-    assert ("lru, lfu, replayed" if kind == "stage" else what) in result.output  # a stage compares replays
+    said = "measured" if recorded else "lfu, 4 slots, replayed"
+    assert ("lru, lfu, replayed" if kind == "stage" else said) in result.output
     assert (tmp_path / "out").stat().st_size > 1_000
 
 

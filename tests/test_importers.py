@@ -400,7 +400,7 @@ def test_a_shape_that_cannot_be_known_is_asked_for() -> None:
     content = json.dumps(
         {"meta_info": {"prompt_tokens": 1, "completion_tokens": 2, "routed_experts": packed}}
     ).encode()
-    with pytest.raises(TraceError, match=r"2 layers of 2 or 1 layers of 4. Give --top-k"):
+    with pytest.raises(TraceError, match=r"2 layers of 2 or 1 layers of 4\. Give --top-k"):
         read("answer.json", content)
     assert read("answer.json", content, Options(top_k=2)).trace.experts.tolist() == ids.tolist()
 
@@ -814,16 +814,14 @@ def test_mutated_files_are_valid_or_refused(kind: str, seed: int) -> None:
     content = bytearray(_made(kind, make))
     for _ in range(rng.integers(1, 8)):
         content[rng.integers(len(content))] = rng.integers(256)
+    if rng.random() < 0.2:
+        content = content[: rng.integers(1, len(content) + 1)]
+    said, found = "", None
     try:
-        found = open_content(
-            "file",
-            bytes(content[: rng.integers(1, len(content) + 1)] if rng.random() < 0.2 else content),
-            options,
-        )
-        refused = ""
+        found = open_content("file", bytes(content), options)
     except TraceError as error:
-        found, refused = None, str(error)
-    assert "cannot be read: " not in refused or "Error" not in refused, "a reader stumbled"
+        said = str(error)
+    assert not ("cannot be read: " in said and "Error: " in said), f"a reader stumbled: {said}"
     if isinstance(found, Imported):
         assert found.trace.experts.max() < found.trace.num_experts
 
@@ -832,4 +830,6 @@ _MADE: dict[str, bytes] = {}
 
 
 def _made(kind: str, make: Callable[[], bytes]) -> bytes:
-    return _MADE.setdefault(kind, b"") or _MADE.update({kind: make()}) or _MADE[kind]
+    if kind not in _MADE:
+        _MADE[kind] = make()
+    return _MADE[kind]

@@ -1,4 +1,6 @@
-"""Every MoE type of the installed transformers: the same bits as transformers alone, or one message that says why not."""
+"""Every MoE type of the installed transformers: the same bits as transformers alone, or one message that says
+why not.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ REFUSED: dict[str, str] = {}
 
 
 class Resident:
-    """A run of transformers alone: greedy tokens, their logits, and what each router chose, seen by hooks of its own."""
+    """A run of transformers alone: greedy tokens, their logits, and what each router chose, seen by hooks of
+    its own.
+    """
 
     def __init__(self, model: Any, ids: list[int]) -> None:
         self.logits: list[torch.Tensor] = []
@@ -97,7 +101,9 @@ def test_a_type_runs_to_the_bits_of_transformers_alone(
 
 
 def next_gate(loaded: Loaded) -> str:
-    """Whether the routers of all, some or none of the layers can be asked ahead; a run that asks them equals its replay."""
+    """Whether the routers of all, some or none of the layers can be asked ahead; a run that asks them equals
+    its replay.
+    """
     asked = [layer.router is not None for layer in loaded.layers]
     settings = Settings(slots=4, prefetch="next-gate")
     if any(asked):

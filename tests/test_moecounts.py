@@ -65,7 +65,7 @@ def test_a_file_that_is_damaged_is_refused(tmp_path: Path) -> None:
         content.replace(b"counts", b"countz"),
         content.replace(b"F64", b"I64"),
     ):
-        with pytest.raises(TraceError, match=r"is not a .moecounts file|counts is int64"):
+        with pytest.raises(TraceError, match=r"is not a \.moecounts file|counts is int64"):
             from_bytes(wrong, "x.moecounts")
     with pytest.raises(TraceError, match="is a folder"):
         load(tmp_path)

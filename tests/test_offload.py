@@ -130,8 +130,10 @@ def test_the_trace_does_not_depend_on_the_cache(tiny_model: TinyModel) -> None:
         assert (getattr(first, field) == getattr(second, field)).all(), field
 
 
-def test_next_gate_asks_the_later_router_about_this_layers_input(tiny_model: TinyModel) -> None:
-    model = loaded(tiny_model, "mixtral")
+@pytest.mark.parametrize("name", ["mixtral", "deepseek_v3"])  # the second chooses by groups, with a bias
+def test_next_gate_asks_the_later_router_about_this_layers_input(name: str, tiny_model: TinyModel) -> None:
+    model = loaded(tiny_model, name)
+    assert [layer.router.product is None for layer in model.layers] == [name == "deepseek_v3"] * 3
     entered: dict[int, torch.Tensor] = {}
 
     def keep(number: int) -> Callable[..., None]:

@@ -1,7 +1,8 @@
 """Tiny random models of every MoE type that the installed transformers serves through its experts interface.
 
-The types are discovered, so that a new release of transformers brings its new models into the tests by itself. A configuration
-starts from the type's own defaults and is shrunk by the names of its fields; what a type needs beside that stands in NEEDS.
+The types are discovered, so that a new release of transformers brings its new models into the tests by
+itself. A configuration starts from the type's own defaults and is shrunk by the names of its fields; what a
+type needs beside that stands in NEEDS.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from moeviz.engine.loader import own
 LAYERS, EXPERTS, K = 4, 8, 3
 HIDDEN = 32
 
-# What a field of this name becomes, wherever it stands in a configuration. Only fields that a type has are set.
+# What a field of this name becomes, wherever it stands. Only fields that a type has are set.
 SIZES: dict[str, Any] = {
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input", "unpadded_vocab_size"), 128),
     **dict.fromkeys(
@@ -231,7 +232,9 @@ def auto_class(kind: str) -> Any:
 
 
 def save(kind: str, folder: Path) -> Path:
-    """Writes a tiny random model of this type, as its checkpoints are laid out, with a tokenizer of single letters."""
+    """Writes a tiny random model of this type, as its checkpoints are laid out, with a tokenizer of single
+    letters.
+    """
     torch.manual_seed(7)
     model = auto_class(kind).from_config(config_of(kind))
     with torch.no_grad():
@@ -267,7 +270,7 @@ def save_tokenizer(folder: Path) -> None:
 
 
 def reference(kind: str, folder: Path, dtype: torch.dtype) -> Any:
-    """What transformers alone makes of a checkpoint: all experts in memory, computed by its own eager code."""
+    """What transformers alone makes of a checkpoint: all experts in memory, its own eager code."""
     config = text_part(AutoConfig.from_pretrained(folder))
     model = auto_class(kind).from_pretrained(
         folder, config=config, dtype=dtype, experts_implementation="eager"
@@ -277,7 +280,9 @@ def reference(kind: str, folder: Path, dtype: torch.dtype) -> Any:
 
 
 def table(guesses: dict[str, str], refused: dict[str, str]) -> str:
-    """The table of moeviz/engine/README.md. guesses: type -> all, some or none of its layers; refused: type -> why."""
+    """The table of moeviz/engine/README.md. guesses: type -> all, some or none of its layers; refused: type
+    -> why.
+    """
     rows = {
         "runs": [kind for kind, what in guesses.items() if what == "all" and kind not in PACKAGES],
         "runs; some of its layers without router guesses": [

@@ -6,7 +6,6 @@ python -m moeviz bench engine
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +27,11 @@ def engine(repeats: int, tokens: int, name: str = "") -> dict[str, Any]:
     routers' guesses), and with half the slots and the host tier; and the engine's ratios to the fastest
     backend, round by round.
     """
-    import torch
-
     from moeviz.engine.loader import BUNDLED, load, use_threads
 
     use_threads(1)
     folder = name or str(BUNDLED)
-    answer: dict[str, Any] = {"torch threads": float(torch.get_num_threads())}
+    answer: dict[str, Any] = {}
     for dtype in DTYPES:
         loaded = load(folder, tier="host", device="cpu", dtype=dtype)
         work = {
@@ -89,31 +86,11 @@ def _alone(folder: str, dtype: str, tokens: int) -> dict[str, Callable[[], float
     """Tokens per second by the median decode pass of transformers with all experts in memory, by experts
     backend.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from moeviz.engine.alone import BACKENDS, Alone
 
-    from moeviz.engine.loader import own
-
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), trust_remote_code=False
-    ).eval()
-    own(model)
-    prompt = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)(PROMPT)["input_ids"]
+    model = Alone(folder, dtype)
 
     def speed(backend: str) -> Callable[[], float]:
-        def once() -> float:
-            model.set_experts_implementation(backend)
-            ids, past, walls = list(prompt), None, []
-            for _ in range(tokens):
-                start = time.perf_counter_ns()
-                with torch.inference_mode():
-                    inputs = torch.tensor([ids])
-                    output = model(input_ids=inputs, past_key_values=past, use_cache=True, logits_to_keep=1)
-                past = output.past_key_values
-                ids = [int(output.logits[0, -1].argmax())]
-                walls.append(time.perf_counter_ns() - start)
-            return 1e9 / statistics.median(walls[1:])
+        return lambda: 1e9 / statistics.median(model.pass_ns(backend, PROMPT, tokens)[1:])
 
-        return once
-
-    return {backend: speed(backend) for backend in ("eager", "grouped_mm", "batched_mm")}
+    return {backend: speed(backend) for backend in BACKENDS}

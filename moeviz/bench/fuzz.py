@@ -32,7 +32,7 @@ import numpy as np
 from moeviz.bench.made_up import made_up
 from moeviz.errors import TraceError
 
-NASTY: tuple[object, ...] = (
+NASTY: tuple[Any, ...] = (
     *(-1, 0, 1, 2**31 - 1, 2**31, 2**63 - 1, 2**64, 10**30, 10**400, -(2**63), 1.5, 1e308, -0.0),
     *(float("nan"), float("inf"), True, None, "", "x", "\ud7ff", "\x00", "=1+1", "9" * 5_000),
     *([], [[]], {}, [1, 2], [[1, 2], [3]], {"a": 1}, ["1"], [None], [True, False]),

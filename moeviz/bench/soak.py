@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 IDLE = 60  # seconds after all have left until the server's memory is read
 ARRIVE = 20  # seconds within which all come
-LONGEST = 120_000  # ms that a page may take before the bench gives up
+LONGEST = 300_000  # ms that a page may take before the bench gives up
 _LINKS = "[data-testid=stSidebarNavLink], [data-testid=stTopNavLink]"
 _DRAWN = """before => {
     const app = document.querySelector("[data-testid=stApp]"), title = document.querySelector("h1");
@@ -119,11 +119,18 @@ async def _visit(
 
 async def _timed(page: Page, do: Any) -> float:
     """Seconds until another page than before has been drawn."""
+    from playwright.async_api import TimeoutError
+
     title = page.locator("h1").first
     before = await title.inner_text() if await title.count() else ""
     start = time.perf_counter()
-    await do()
-    await page.wait_for_function(_DRAWN, arg=before)
+    try:
+        await do()
+        await page.wait_for_function(_DRAWN, arg=before)
+    except TimeoutError:
+        raise MoevizError(
+            f"A page took longer than {LONGEST / 1_000:.0f} s. Try fewer --sessions or a longer --pause."
+        ) from None
     return time.perf_counter() - start
 
 

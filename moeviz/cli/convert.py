@@ -150,8 +150,9 @@ def export(file: Path, kind: str, recorded: bool, policies: str, out: Path, **ot
     with refusing():
         settings = settings_of(others)
         if kind not in exporters.EXPORTERS:
-            names = ", ".join(exporters.EXPORTERS)
-            raise ExportError(f"format {kind!r} is not known. Choose one of {names}.")
+            raise ExportError(
+                f"format {kind!r} is not known. Choose one of {', '.join(exporters.EXPORTERS)}."
+            )
         trace, own = moetrace.load(file)
         if recorded and own is None:
             raise TraceError(f"{file.name} holds no recorded run. Leave out --recorded to export a replay.")

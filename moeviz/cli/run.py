@@ -258,8 +258,8 @@ def _left(began: float, share: float) -> str:
 def prepare(model: str, others: dict[str, Any], settings: list[Settings]) -> tuple[Loaded, Options]:
     """Loaded model and generation options of the shared flags. Raises ModelError or StoreError.
 
-    `settings` are checked against the model as soon as its size is known: SettingsError before anything is
-    packed.
+    `settings` are checked against the model as soon as its size is known: SettingsError before anything
+    is packed.
     """
     from moeviz.engine.loader import BUNDLED, load, use_threads
     from moeviz.engine.measure import paced

@@ -42,7 +42,8 @@ class Captured:
             raise ModelError("capture needs input_ids [1, tokens]; the model was called without them.")
         if len(ids) != 1:
             raise ModelError(
-                f"capture records one sequence at a time; the model was called with a batch of {len(ids)}. Run them one by one."
+                f"capture records one sequence at a time; the model was called with a batch of {len(ids)}. "
+                "Run them one by one."
             )
         self._now, self._open = ids[0].tolist(), {}
 
@@ -96,12 +97,14 @@ class Captured:
 def capture(model: nn.Module, tokenizer: Any = None) -> Iterator[Captured]:
     """Within the block every forward pass of `model` is recorded; `tokenizer` gives the tokens their text.
 
-    Raises ModelError where the model is no MoE that transformers' experts interface serves, or is called with a batch.
+    Raises ModelError where the model is no MoE that transformers' experts interface serves, or is called with
+    a batch.
     """
     captured = Captured(model, tokenizer)
     if not captured.modules:
         raise ModelError(
-            f"{type(model).__name__} has no experts that transformers {transformers.__version__} serves through its experts interface."
+            f"{type(model).__name__} has no experts that transformers {transformers.__version__} serves "
+            "through its experts interface."
         )
     hooks = [
         model.register_forward_pre_hook(captured.begin_pass, with_kwargs=True),

@@ -121,7 +121,8 @@ def _check_experts(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
         odd += [
             f"{before}{n}{after} is {list(shape)}, not {list(usual)}"
             for n, shape in found.items()
-            if shape != usual and shapes_of.count(shape) == 1  # ERNIE 4.5 VL has experts of two sizes in one list
+            if shape != usual
+            and shapes_of.count(shape) == 1  # ERNIE 4.5 VL has experts of two sizes in one list
         ]
     if absent:
         raise ModelError(f"{folder} lacks {named(absent)}, which other experts of the layer have. {_AGAIN}")

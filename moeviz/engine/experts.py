@@ -1,8 +1,9 @@
-"""Computes one expert on the weights that stand in a slot, and says how the contributions of a token's experts are added.
+"""Computes one expert on the weights that stand in a slot, and says how the contributions of a token's
+experts are added.
 
-Knows neither slots' contents nor time. Equal means bit for bit: `recipe_for` tries each way on random weights against the
-architecture's own forward and takes the first that gives the same bits, so that an architecture that adds in another dtype, or has
-no gate, or a norm after each expert, is served as it computes.
+Knows neither slots' contents nor time. Equal means bit for bit: `recipe_for` tries each way on random weights
+against the architecture's own forward and takes the first that gives the same bits, so that an architecture
+that adds in another dtype, or has no gate, or a norm after each expert, is served as it computes.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ class Recipe:
 
 
 def stacked(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters of an experts module that hold one entry per expert. Those of its children, a norm's, are shared by all."""
+    """The parameters of an experts module that hold one entry per expert. Those of its children, a norm's,
+    are shared by all.
+    """
     return dict(module.named_parameters(recurse=False))
 
 
@@ -55,9 +58,11 @@ def recipe_for(
     hidden_dtype: torch.dtype,
     weights_dtype: torch.dtype,
 ) -> Recipe:
-    """The fastest way that equals the module's own forward on random weights. Raises RecipeError where none does.
+    """The fastest way that equals the module's own forward on random weights. Raises RecipeError where none
+    does.
 
-    `hidden_dtype` and `weights_dtype` are those of the hidden state and of the router's weights in this model.
+    `hidden_dtype` and `weights_dtype` are those of the hidden state and of the router's weights in this
+    model.
     """
     generator = torch.Generator().manual_seed(0)
     pair = {
@@ -87,7 +92,9 @@ def recipe_for(
 
 
 def direct(module: Any, tensors: Mapping[str, torch.Tensor]) -> Expert:
-    """An expert on plain tensors, without its class's search for its tokens, which costs as much as the expert for one token."""
+    """An expert on plain tensors, without its class's search for its tokens, which costs as much as the
+    expert for one token.
+    """
     gated = module.has_gate
     up_name = "gate_up_proj" if gated else "up_proj"
     up, down = tensors[up_name], tensors["down_proj"]
@@ -132,7 +139,9 @@ def _gate(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def of_class(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Expert:
-    """An expert through its class's own forward, beneath transformers' dispatch, on a module that has no other."""
+    """An expert through its class's own forward, beneath transformers' dispatch, on a module that has no
+    other.
+    """
     one = _with_weights(module, {name: tensor[None] for name, tensor in tensors.items()})
     return lambda hidden, weights: _of_class(one, hidden, weights)
 

@@ -1,6 +1,7 @@
-"""Which checkpoints the engine can run, decided from the configuration alone, and in words why it cannot run another.
+"""Which checkpoints the engine can run, from the configuration alone, and in words why not another.
 
-Knows neither weights nor tokenizers. What it lets through may still turn out to have no experts that transformers serves.
+Knows neither weights nor tokenizers. What it lets through may still turn out to have no experts that
+transformers serves.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ READ_AS_PLAIN = (
     "mxfp4",
     "fp8",
 )  # quantised checkpoints that transformers turns into plain tensors as it loads
+_CHOOSE = "Choose a folder that save_pretrained wrote, or a hub id (owner/name)."
 _PACKAGES = {
     "gptq": "gptqmodel",
     "awq": "gptqmodel",
@@ -33,16 +35,17 @@ def no_folder(name: str) -> str:
         path.is_dir() and list(path.glob("*.gguf")) and not (path / "config.json").exists()
     ):
         return (
-            f"{name} is a GGUF file, which llama.cpp reads. moeviz reads the folder or hub id of a transformers checkpoint "
+            f"{name} is a GGUF file, which llama.cpp reads. moeviz reads the folder or hub id of a "
+            "transformers checkpoint "
             "(config.json and *.safetensors): choose the one that the GGUF was made from."
         )
     if path.is_file():
         return f"{name} is a file. Choose the folder that it is in, with config.json and *.safetensors."
     looks_like_a_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
     if looks_like_a_path and not path.is_dir():
-        return f"There is no folder {name}. Choose a folder that save_pretrained wrote, or a hub id (owner/name)."
+        return f"There is no folder {name}. {_CHOOSE}"
     if path.is_dir() and not (path / "config.json").exists():
-        return f"The folder {name} has no config.json, so it is no model. Choose a folder that save_pretrained wrote."
+        return f"The folder {name} has no config.json, so it is no model. {_CHOOSE}"
     return ""
 
 
@@ -51,18 +54,21 @@ def no_text_model(name: object, config: Any) -> str:
     architecture = ", ".join(config.architectures or [type(config).__name__])
     if config.is_encoder_decoder:
         return (
-            f"{name} is an encoder-decoder model ({architecture}); moeviz runs decoder-only models, whose one stack of layers "
+            f"{name} is an encoder-decoder model ({architecture}); moeviz runs decoder-only models, whose "
+            "one stack of layers "
             "reads the prompt and writes the answer. Choose one, for example a Mixtral."
         )
     found = _class_name(config)
     if not found:
         return (
-            f"{name} does not generate text ({architecture} is an encoder, or made for something else). Choose a MoE that does, "
+            f"{name} does not generate text ({architecture} is an encoder, or made for something else). "
+            "Choose a MoE that does, "
             "for example a Mixtral."
         )
     if "Diffusion" in found:
         return (
-            f"{name} does not write one token after the other ({found}), and an expert cache is about what each token needs. "
+            f"{name} does not write one token after the other ({found}), and an expert cache is about what "
+            "each token needs. "
             "Choose a causal MoE, for example a Mixtral."
         )
     return ""
@@ -79,8 +85,10 @@ def no_plain_weights(name: object, config: Any) -> str:
         return ""
     package = f" (it takes the package {_PACKAGES[method]})" if method in _PACKAGES else ""
     return (
-        f"{name} is quantised with {method}{package}, and its experts are no plain tensors that could be moved one at a time. "
-        f"moeviz serves unquantised checkpoints and those quantised with {' or '.join(READ_AS_PLAIN)}: choose one of these."
+        f"{name} is quantised with {method}{package}, and its experts are no plain tensors that could be "
+        "moved one at a time. "
+        f"moeviz serves unquantised checkpoints and those quantised with {' or '.join(READ_AS_PLAIN)}: "
+        "choose one of these."
     )
 
 
@@ -96,11 +104,14 @@ def no_experts(name: object, config: Any, skeleton: nn.Module) -> str:
     )
     if own:
         return (
-            f"{name} ({architecture}) is a MoE that transformers {transformers.__version__} does not serve through its experts "
-            f"interface: its code computes the experts itself ({', '.join(own)}). Choose a MoE that it serves, for example a Mixtral."
+            f"{name} ({architecture}) is a MoE that transformers {transformers.__version__} does not serve "
+            "through its experts "
+            f"interface: its code computes the experts itself ({', '.join(own)}). Choose a MoE that it "
+            "serves, for example a Mixtral."
         )
     return (
-        f"{name} is not a mixture-of-experts model that transformers {transformers.__version__} serves through its experts "
+        f"{name} is not a mixture-of-experts model that transformers {transformers.__version__} serves "
+        "through its experts "
         f"interface (its architecture is {architecture}). Choose a MoE, for example a Mixtral."
     )
 
@@ -111,7 +122,7 @@ def text_part(config: Any) -> Any:
 
 
 def model_class(config: Any) -> Any:
-    """The auto class that has a place for all of this checkpoint: for text and images where there is one, else causal."""
+    """The auto class that has a place for all of a checkpoint: for text and images if there is one."""
     both = config.model_type in modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
     return AutoModelForMultimodalLM if both else AutoModelForCausalLM
 

@@ -1,4 +1,5 @@
-"""Loads any transformers MoE with its experts in the slow tier, never holding more of them in memory than one layer.
+"""Loads any transformers MoE with its experts in the slow tier, never holding more of them in memory than one
+layer.
 
 loaded = load("moeviz/demo_model", tier="disk")
 """
@@ -90,12 +91,15 @@ def load(
     progress: Progress = lambda share, what: None,
     check: Callable[[int, int, int], None] = lambda layers, experts, k: None,
 ) -> Loaded:
-    """Model from a folder or hub id. tier: disk or host; device: auto, cpu, cuda, ...; dtype: auto or a name of DTYPES.
+    """Model from a folder or hub id. tier: disk or host; device: auto, cpu, cuda, ...; dtype: auto or a name
+    of DTYPES.
 
-    `check` is given the number of MoE layers, of experts in each, and of experts chosen per token as soon as they are known, before
-    anything is packed, so that settings that do not fit the model are refused early; what it raises is passed on.
+    `check` is given the number of MoE layers, of experts in each, and of experts chosen per token as soon as
+    they are known, before anything is packed, so that settings that do not fit the model are refused early;
+    what it raises is passed on.
 
-    Raises ModelError where it is no MoE that transformers' experts interface serves, StoreError where the slow tier has no room.
+    Raises ModelError where it is no MoE that transformers' experts interface serves, StoreError where the
+    slow tier has no room.
     """
     progress(0.0, "reading the configuration")
     if tier not in TIERS:
@@ -218,7 +222,8 @@ def _reached(name: object, model: nn.Module, tokenizer: Any, device: torch.devic
     modules = [id(one.experts) for one in reached]
     if len(set(modules)) < len(modules):
         raise ModelError(
-            f"{name} uses the same experts more than once for a token, which moeviz cannot tell apart. Choose another MoE."
+            f"{name} uses the same experts more than once for a token, which moeviz cannot tell apart. "
+            "Choose another MoE."
         )
     if len({one.k for one in reached}) > 1:
         raise ModelError(
@@ -229,12 +234,15 @@ def _reached(name: object, model: nn.Module, tokenizer: Any, device: torch.devic
 
 
 def _layout(name: object, modules: list[nn.Module], dtype: torch.dtype) -> Layout:
-    """The record of one expert, from the stacked parameters of every layer. Raises ModelError where layers differ."""
+    """The record of one expert, from the stacked parameters of every layer. Raises ModelError where layers
+    differ.
+    """
     kinds = {tuple((key, tuple(value.shape)) for key, value in stacked(module).items()) for module in modules}
     counts = {shape[0] for kind in kinds for _, shape in kind}
     if len(kinds) > 1 or len(counts) > 1:
         raise ModelError(
-            f"The MoE layers of {name} differ in the number or the size of their experts, which moeviz cannot serve. "
+            f"The MoE layers of {name} differ in the number or the size of their experts, which moeviz "
+            "cannot serve. "
             "Choose another MoE."
         )
     return Layout(len(modules), counts.pop(), dtype, {key: shape[1:] for key, shape in kinds.pop()})
@@ -260,7 +268,9 @@ def _notes(reached: list[Reached]) -> tuple[str, ...]:
 
 
 def _bring_shared(model: nn.Module, paths: list[str], device: torch.device) -> None:
-    """Puts on the device what all experts of a layer share, a norm for example: only stacked parameters are offloaded."""
+    """Puts on the device what all experts of a layer share, a norm for example: only stacked parameters are
+    offloaded.
+    """
     for path in paths:
         for module in list(model.get_submodule(path).modules())[1:]:
             for key, parameter in list(module.named_parameters(recurse=False)):
@@ -272,8 +282,8 @@ def _bring_shared(model: nn.Module, paths: list[str], device: torch.device) -> N
 def own(model: nn.Module) -> None:
     """Moves parameters out of the mapped checkpoint into memory of their own, one at a time.
 
-    A mapping would stay as long as one of them stands in it; and a CPU's matrix kernels may round differently by address, so that the
-    bits of a run would depend on the layout of a file.
+    A mapping would stay as long as one of them stands in it; and a CPU's matrix kernels may round differently
+    by address, so that the bits of a run would depend on the layout of a file.
     """
     for parameter in model.parameters():
         if parameter.device.type == "cpu":
@@ -307,8 +317,9 @@ def _device(name: str) -> torch.device:
 def _dtype(name: str, config: Any, device: torch.device, experts: nn.Module) -> tuple[torch.dtype, str]:
     """The dtype to compute in, and in words how it was chosen where it was measured.
 
-    An accelerator computes in the checkpoint's own. On a CPU bfloat16 is the faster on some and ten times the slower on others, so one
-    of the model's experts is tried in both; float32 is never given up for less precision than the checkpoint has.
+    An accelerator computes in the checkpoint's own. On a CPU bfloat16 is the faster on some and ten times the
+    slower on others, so one of the model's experts is tried in both; float32 is never given up for less
+    precision than the checkpoint has.
     """
     if name != "auto":
         return getattr(torch, name), ""
@@ -325,8 +336,9 @@ def _dtype(name: str, config: Any, device: torch.device, experts: nn.Module) -> 
 def _expert_ms(experts: nn.Module, dtypes: Sequence[torch.dtype]) -> dict[torch.dtype, float]:
     """Milliseconds of one token's products with the matrices of one expert, by dtype.
 
-    Experts are taken in turn, as many as fill 32 MB, because one that stays in the processor's cache would hide what moving it costs.
-    It is the thread's own time and the least of some rounds, taken in turn: what else the machine does should not decide.
+    Experts are taken in turn, as many as fill 32 MB, because one that stays in the processor's cache would
+    hide what moving it costs. It is the thread's own time and the least of some rounds, taken in turn: what
+    else the machine does should not decide.
     """
     shapes = [tuple(p.shape[1:]) for p in stacked(experts).values() if p.dim() == 3]
     work: dict[torch.dtype, list[tuple[torch.Tensor, torch.Tensor]]] = {}
@@ -368,13 +380,14 @@ def _config(name: str) -> tuple[Any, Path]:
             raise no_code(name) from None
         first = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"{name} cannot be read as a model: {first} Choose a folder with a model, or a hub id that is reachable."
+            f"{name} cannot be read as a model: {first} Choose a folder with a model, or a hub id that is "
+            "reachable."
         ) from None
     return config, Path(str(where)).parent
 
 
 def _tokenizer(name: object, folder: Path) -> Any:
-    """Read first of all: a model without one can run no prompt, and nothing should have been packed by then."""
+    """Read first of all: without one no prompt can be run, and nothing should have been packed by then."""
     try:
         return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:
@@ -393,12 +406,14 @@ def _guard(name: object, do: Callable[[], Any]) -> Any:
         raise
     except ModuleNotFoundError as error:
         raise ModelError(
-            f"{name} needs the package {error.name}, which is not installed. Install it: pip install {error.name}"
+            f"{name} needs the package {error.name}, which is not installed. Install it: pip install "
+            f"{error.name}"
         ) from None
     except OSError as error:
         if error.errno == 28:
             raise StoreError(
-                f"There is no space left to load {name}. Make room, or set MOEVIZ_CACHE to a folder on a larger disk."
+                f"There is no space left to load {name}. Make room, or set MOEVIZ_CACHE to a folder on a "
+                "larger disk."
             ) from None
         raise ModelError(f"{name} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
     except Exception as error:
@@ -409,7 +424,7 @@ def _guard(name: object, do: Callable[[], Any]) -> Any:
 
 
 def _shape(skeleton: nn.Module, every: list[str], config: Any) -> tuple[int, int, int] | None:
-    """MoE layers, experts and k as the configuration tells them; None where only running the model can tell."""
+    """MoE layers, experts and k as the configuration tells them; None where only a pass can tell."""
     text = config.get_text_config()
     fields = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts", "moe_k")
     k = next((value for field in fields if isinstance(value := getattr(text, field, None), int)), None)
@@ -443,8 +458,10 @@ def _placement(module: nn.Module, experts: set[str], device: str, prefix: str = 
 def _layers_of(
     weights: Mapping[str, Mapping[str, torch.Tensor]], layout: Layout, progress: Callable[[float], None]
 ) -> Iterator[Mapping[str, torch.Tensor]]:
-    """Stacked weights of one MoE layer after the other, through accelerate's maps: some architectures leave them in an
-    offload folder, some in the checkpoint, and the map knows where. weights: of the path of a layer's experts."""
+    """Stacked weights of one MoE layer after the other, through accelerate's maps, by the path of its experts.
+
+    Some architectures leave them in an offload folder, some in the checkpoint, and the map knows where.
+    """
     for number, (path, one) in enumerate(weights.items()):
         tensors = {name: one[name].to(layout.dtype) for name in layout.shapes}
         short = [n for n, shape in layout.shapes.items() if tensors[n].shape != (layout.experts, *shape)]

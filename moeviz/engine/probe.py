@@ -1,8 +1,9 @@
 """Asks a model, in one short pass, which experts its text reaches and which module routes to each.
 
-Nothing is guessed from names: the pass runs the model's own code with experts that answer zeros, so it needs none of their weights.
-What it finds is what the engine relies on: the order of the MoE layers, how many experts a token uses, which module chose them, what
-else that module was given, and where in its result the choice stands. Knows neither slots nor policies.
+Nothing is guessed from names: the pass runs the model's own code with experts that answer zeros, so it needs
+none of their weights. What it finds is what the engine relies on: the order of the MoE layers, how many
+experts a token uses, which module chose them, what else that module was given, and where in its result the
+choice stands. Knows neither slots nor policies.
 
     reached = probe(model, [5, 6])
     reached[0].k
@@ -24,8 +25,9 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 class Router:
     """A layer's router as something that can be asked about any hidden state.
 
-    Most routers multiply the hidden state with a matrix and choose the largest: these need no more than the product, a third of the
-    time. It is used where it gave the router's own logits, bit for bit, and its own choice, on random hidden states.
+    Most routers multiply the hidden state with a matrix and choose the largest: these need no more than the
+    product, a third of the time. It is used where it gave the router's own logits, bit for bit, and its own
+    choice, on random hidden states.
     """
 
     module: nn.Module
@@ -39,9 +41,10 @@ class Router:
     )
 
     def ask(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [token, expert], and what experts are to be ranked by, the same size: its own choice comes first.
+        """Logits [token, expert], and what experts are to be ranked by, the same size.
 
-        Some routers add biases or groups to their logits before they choose. No hook of the module is called.
+        Its own choice ranks first: some routers add biases or groups to their logits before they choose. No
+        hook of the module is called.
         """
         if self.product is not None:
             logits = self.product(hidden if hidden.dim() == 2 else hidden.flatten(0, -2))
@@ -84,7 +87,7 @@ def is_experts(module: nn.Module) -> bool:
 
 
 def probe(model: nn.Module, ids: list[int], device: torch.device | str = "cpu") -> list[Reached]:
-    """The MoE layers that a pass over the token `ids` reaches, in that order. Raises what the model's own code raises."""
+    """The MoE layers that a pass over the token `ids` reaches, in order. Raises what the model raises."""
     seen = _Pass()
     parents = {id(module): parent for parent in model.modules() for module in parent.children()}
     experts = [module for module in model.modules() if is_experts(module)]
@@ -155,7 +158,7 @@ def _find_router(
 
 
 def _product(router: Router, like: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """The product alone, where it gives this router's logits and choice for hidden states such as `like`; else None."""
+    """The product alone, where it gives the logits and choice for hidden states such as `like`."""
     weight = getattr(router.module, "weight", None)
     if not isinstance(weight, torch.Tensor) or weight.dim() != 2 or weight.shape[1] != like.shape[-1]:
         return None

@@ -1,7 +1,9 @@
-"""Runs a loaded model through an expert cache and records every event: the live counterpart of `moeviz.core.replay`.
+"""Runs a loaded model through an expert cache and records every event: the live counterpart of
+`moeviz.core.replay`.
 
-The cache decides, the link copies, this module waits and computes. It plugs into transformers' experts interface and calls each
-architecture's own expert code, one expert at a time, on the weights that stand in a slot.
+The cache decides, the link copies, this module waits and computes. It plugs into transformers' experts
+interface and calls each architecture's own expert code, one expert at a time, on the weights that stand in a
+slot.
 
     for record in generate(load(), "In the beginning", Settings(policy="lfu"), Options(max_new_tokens=20)):
         print(record.next_text, end="")
@@ -45,7 +47,7 @@ class Options:
     temperature: float = 0.7  # 0: the likeliest token each time
     seed: int = 0
     stop_at_end: bool = True  # of the model's text
-    then: str = ""  # a change of subject: halfway this text is fed, token by token, instead of what the model would choose
+    then: str = ""  # a change of subject: fed halfway, token by token, instead of what the model chooses
     guesses: bool = True  # record the routers' guesses in the trace; costs up to three more routers per layer
 
 
@@ -59,8 +61,9 @@ def generate(
 ) -> Iterator[PassRecord]:
     """Runs prompt and generation; one PassRecord per forward pass, the first for the whole prompt.
 
-    `stop` is asked before every pass; `future` is a trace of the same run, for settings that have to know it. Raises SettingsError or
-    ModelError before anything runs, and SettingsError where the run departs from its future.
+    `stop` is asked before every pass; `future` is a trace of the same run, for settings that have to know it.
+    Raises SettingsError or ModelError before anything runs, and SettingsError where the run departs from its
+    future.
     """
     ids = encode(loaded, prompt, options)
     script = list(loaded.tokenizer(options.then)["input_ids"]) if options.then else []
@@ -77,7 +80,8 @@ def encode(loaded: Loaded, prompt: str, options: Options) -> list[int]:
         raise ModelError(f"{options.max_new_tokens} new tokens were asked for. Ask for at least 1.")
     if len(ids) + options.max_new_tokens > loaded.context:
         raise ModelError(
-            f"The prompt is too long: {len(ids)} tokens and {options.max_new_tokens} new ones are more than the {loaded.context} that "
+            f"The prompt is too long: {len(ids)} tokens and {options.max_new_tokens} new ones are more than "
+            f"the {loaded.context} that "
             f"the model can take. Shorten the prompt or ask for fewer tokens."
         )
     return list(ids)
@@ -154,7 +158,9 @@ class HostClock:
 
 
 class DeviceClock:
-    """Stamps of an accelerator: events on its stream, read when they have passed, so that a stamp makes nothing wait."""
+    """Stamps of an accelerator: events on its stream, read when they have passed, so that a stamp makes
+    nothing wait.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -381,9 +387,11 @@ class Serving:
         return hook
 
     def _ask_at_once(self, number: int, tokens: int) -> None:
-        """Asks the routers of later layers about what entered this layer's: what pre-fetching needs now; of a prompt all of them.
+        """Asks the routers of later layers about what entered this layer's: what pre-fetching needs now; of a
+        prompt all of them.
 
-        What only the record needs of one token waits for the end of the pass; a prompt's hidden states would take too much memory.
+        What only the record needs of one token waits for the end of the pass; a prompt's hidden states would
+        take too much memory.
         """
         entering = self._router_input[number]
         if entering is None:
@@ -400,7 +408,9 @@ class Serving:
             self._router_input[number] = None
 
     def _ask_the_rest(self) -> None:
-        """Asks every router about the earlier layers' hidden states of this pass that it was not asked about, all at once."""
+        """Asks every router about the earlier layers' hidden states of this pass that it was not asked about,
+        all at once.
+        """
         asked: list[tuple[int, int]] = []
         logits: list[torch.Tensor] = []
         rankings: list[torch.Tensor] = []
@@ -426,7 +436,9 @@ class Serving:
     def _likeliest(
         self, logits: torch.Tensor, ranking: torch.Tensor
     ) -> tuple[list[list[int]], list[list[float]] | None]:
-        """Ids and probabilities of the experts that a router would choose next, likeliest first. [row, rank] both"""
+        """Ids and probabilities of the experts that a router would choose next, likeliest first. [row, rank]
+        both
+        """
         experts = ranking.topk(self._width, dim=1).indices
         if not self._needs_probabilities:
             return experts.tolist(), None
@@ -501,7 +513,9 @@ class _Rows:
         return True
 
     def of(self, expert: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """What an expert is given: hidden states [n, hidden] and router weights, [n, 1] or [1], of its tokens."""
+        """What an expert is given: hidden states [n, hidden] and router weights, [n, 1] or [1], of its
+        tokens.
+        """
         if self._columns is not None:
             return self._hidden, self._columns[expert]
         rank, token = np.nonzero(
@@ -514,7 +528,8 @@ class _Rows:
     def add(self, parts: dict[int, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
         """The sum of the contributions of each expert, [token, hidden].
 
-        In id order, whatever the slot or the wave: the resident model adds in that order, and sums of floats depend on it.
+        In id order, whatever the slot or the wave: the resident model adds in that order, and sums of floats
+        depend on it.
         """
         if self._columns is not None:
             first, *others = sorted(parts)

@@ -1,1 +1,1 @@
-"""Traces in the formats of other tools."""
+"""Files: the trace file and counts, what other tools write and read, and the library of kept traces."""

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 
 from moeviz.errors import TraceError
 from moeviz.files import moecounts, moetrace
-from moeviz.files.importers import Counted, Found, Imported, Options, open_content
+from moeviz.files.importers import AS_SAID, Counted, Found, Imported, Options, open_content
 from moeviz.files.importers.source import MORE
 from moeviz.files.moetrace import MAX_FILE_BYTES
 from moeviz.files.reading import read_regular
@@ -35,12 +35,12 @@ SLACK = 24 * 2**20  # address space of allocators and late imports
 ROOT = Path(__file__).parents[2]
 
 
-def open_file(path: str | os.PathLike[str], options: Options = Options(), format: str = "") -> Found:
+def open_file(path: str | os.PathLike[str], options: Options = AS_SAID, format: str = "") -> Found:
     """A regular file. Raises TraceError or OSError."""
     return open_guarded(Path(path).name, read_regular(path, MAX_FILE_BYTES), options, format)
 
 
-def open_guarded(name: str, content: bytes, options: Options = Options(), format: str = "") -> Found:
+def open_guarded(name: str, content: bytes, options: Options = AS_SAID, format: str = "") -> Found:
     """A file's content as a trace or as counts. Raises TraceError."""
     if ".py:" in format:
         path, _, own = format.rpartition(":")

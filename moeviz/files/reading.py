@@ -16,12 +16,12 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
     path = Path(path)
     about = path.stat()
     if not stat.S_ISREG(about.st_mode):
-        kind = "a folder" if stat.S_ISDIR(about.st_mode) else "a device or a pipe"
-        raise TraceError(f"{path} is {kind}, not a file. Give a regular file.")
+        what = "a folder" if stat.S_ISDIR(about.st_mode) else "no regular file"
+        raise TraceError(f"{path} is {what}; expected a trace file.")
     if about.st_size > most:
-        raise TraceError(f"{path.name} has {about.st_size:,} bytes; at most {most:,} are read.")
+        raise TraceError(f"{path.name} has {about.st_size:,} bytes; a trace has at most {most:,}.")
     with path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise TraceError(f"{path.name} has more than {most:,} bytes; at most {most:,} are read.")
+        raise TraceError(f"{path.name} has more than {most:,} bytes; a trace has at most {most:,}.")
     return content

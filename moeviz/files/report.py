@@ -29,8 +29,30 @@ from moeviz.numbers.curves import bounds, curve, knee
 MOST_EVENTS = 60_000  # of a trace whose curves over all slot counts are drawn
 MOST_TEXT = 2_000  # tokens shown
 TERMS = (  # that the page uses and explains at its end
-    *("MoE layer", "expert", "router", "forward pass", "prefill", "decode", "slot", "access", "hit", "late hit"),
-    *("miss", "hit ratio", "cold", "capacity", "collision", "pollution", "eviction", "policy", "bound", "belady"),
+    *(
+        "MoE layer",
+        "expert",
+        "router",
+        "forward pass",
+        "prefill",
+        "decode",
+        "slot",
+        "access",
+        "hit",
+        "late hit",
+    ),
+    *(
+        "miss",
+        "hit ratio",
+        "cold",
+        "capacity",
+        "collision",
+        "pollution",
+        "eviction",
+        "policy",
+        "bound",
+        "belady",
+    ),
     *("pre-fetch", "useful", "wasted", "stall", "measured", "replayed", "recorded"),
 )
 _CONFIG = '{"displaylogo":false,"responsive":true,"showSendToCloud":false,"plotlyServerURL":""}'

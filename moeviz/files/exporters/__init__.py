@@ -16,6 +16,8 @@ from moeviz.files.exporters.registry import EXPORTERS, Export, Exporter, exporte
 
 for _module in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.name):
     importlib.import_module(f"{__name__}.{_module.name}")
+for _name in sorted(EXPORTERS):  # lists for people are in the order of the names, not of the files
+    EXPORTERS[_name] = EXPORTERS.pop(_name)
 
 __all__ = ["EXPORTERS", "Export", "Exporter", "content", "exporter"]
 

@@ -18,12 +18,14 @@ from dataclasses import replace
 from moeviz.errors import MoevizError, TraceError
 from moeviz.files.importers.looks import looks_like
 from moeviz.files.importers.registry import (
+    AS_SAID,
     IMPORTERS,
     Counted,
     Found,
     Imported,
     Importer,
     Options,
+    format_names,
     importer,
     load_importer,
 )
@@ -34,6 +36,7 @@ for _module in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.
     importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
+    "AS_SAID",
     "IMPORTERS",
     "Counted",
     "Found",
@@ -49,12 +52,7 @@ __all__ = [
 ]
 
 
-def format_names() -> list[str]:
-    """Names for `--format`."""
-    return sorted(IMPORTERS)
-
-
-def read(name: str, content: bytes, options: Options = Options(), format: str = "") -> Imported:
+def read(name: str, content: bytes, options: Options = AS_SAID, format: str = "") -> Imported:
     """A file's content as a trace. Raises TraceError, also where the file only counts."""
     found = open_content(name, content, options, format)
     if isinstance(found, Counted):
@@ -67,7 +65,7 @@ def read(name: str, content: bytes, options: Options = Options(), format: str = 
     return found
 
 
-def open_content(name: str, content: bytes, options: Options = Options(), format: str = "") -> Found:
+def open_content(name: str, content: bytes, options: Options = AS_SAID, format: str = "") -> Found:
     """A file's content as a trace or as counts. `name` is for messages; `format`: empty, it is found by the
     content. Raises TraceError.
     """
@@ -83,9 +81,8 @@ def _open(source: Source, options: Options, format: str) -> Found:
     kind = load_importer(format) if format else _format_of(source)
     if not kind:
         raise TraceError(
-            f"{source.name} is none of the formats that are read: {looks_like(source)} "
-            f"Read are {'; '.join(sorted(one.what for one in IMPORTERS.values()))}; any of them as .gz or "
-            f".zst."
+            f"{source.name} is none of the formats that are read: {looks_like(source)} Read are "
+            f"{', '.join(format_names())} (`import --help` says more), each also as .gz or .zst."
         )
     found = IMPORTERS[kind].read(source, options)
     if isinstance(found, Imported) and found.trace.notes != (notes := tuple(found.report)):

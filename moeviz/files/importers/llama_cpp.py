@@ -13,7 +13,7 @@ from moeviz.files.importers.counting import counted_rows
 from moeviz.files.importers.registry import Found, Options, importer
 from moeviz.files.importers.source import Source
 
-NAME = "llama.cpp profile"
+NAME = "llama-cpp-profile"
 _LINE = re.compile(
     r"blk\.(\d{1,6})\.(ffn_\w{1,20}_exps)(?:\.weight)?\s*[,;\t]\s*(\d{1,6})\s*[,;\t]\s*(\d{1,15})\s*"
 )

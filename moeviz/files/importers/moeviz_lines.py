@@ -20,7 +20,7 @@ from moeviz.files.importers.registry import Found, Imported, Options, importer
 from moeviz.files.importers.routed import check_shape, narrow
 from moeviz.files.importers.source import Source
 
-NAME = "moeviz lines"
+NAME = "moeviz-lines"
 FORMAT, VERSION = "moeviz routes", 1
 _PHASES = {"prefill": 0, "decode": 1}
 

@@ -38,13 +38,13 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raises TraceError."""
-        for name, value, most in (
-            ("experts", self.experts, MAX_EXPERTS),
-            ("top-k", self.top_k, MAX_K),
-            ("prompt-tokens", self.prompt_tokens, MAX_TOKENS),
+        for name, value, least, most, has in (
+            ("experts", self.experts, 0, MAX_EXPERTS, "a layer has 1"),
+            ("experts a token", self.top_k, 0, MAX_K, "a token uses 1"),
+            ("prompt tokens", self.prompt_tokens, -1, MAX_TOKENS, "a request has 0"),
         ):
-            if value > most or value < (-1 if name == "prompt-tokens" else 0):
-                raise TraceError(f"--{name} is {value}; expected at most {most:,}.")
+            if not least <= value <= most:
+                raise TraceError(f"{value} {name} were given; {has} to {most:,}.")
         if self.axes:
             named = self.axes.split(",")
             if len(set(named)) < len(named) or not {"token", "layer"} <= set(named) <= set(AXES):
@@ -52,6 +52,9 @@ class Options:
                     f"--axes is {self.axes[:60]!r}; name each axis once, for example token,layer,k or "
                     f"layer,token,k."
                 )
+
+
+AS_SAID = Options()  # nothing but what the file says
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -100,14 +103,19 @@ def importer(name: str, what: str, sniff: Callable[[Source], int]) -> Callable[[
     return register
 
 
+def format_names() -> list[str]:
+    """Names for `--format`, moeviz's own first."""
+    return sorted(IMPORTERS, key=lambda name: (name != "moetrace", name))
+
+
 def load_importer(text: str) -> str:
     """The format of a name, or of a user's file as `path.py:name`, which is run. Raises TraceError."""
     path, colon, name = text.rpartition(":")
     if not colon or not path.endswith(".py"):
         if text not in IMPORTERS:
             raise TraceError(
-                f"format {text[:40]!r} is not known. Choose one of {', '.join(sorted(IMPORTERS))}, or "
-                f"path.py:name."
+                f"format {text[:40]!r} is not known. Choose one of {', '.join(format_names())}, or "
+                "path.py:name."
             )
         return text
     spec = importlib.util.spec_from_file_location(f"moeviz_importer_{Path(path).stem}", path)

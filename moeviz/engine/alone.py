@@ -1,0 +1,53 @@
+"""transformers alone: a model with all its experts in memory and no part of moeviz in it, to be compared
+with.
+
+model = Alone("moeviz/demo_model", "float32")
+model.pass_ns("grouped_mm", "In the beginning", tokens=50)
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoTokenizer
+
+from moeviz.engine.kinds import model_class, text_part
+from moeviz.engine.loader import own
+from moeviz.engine.session import only_the_last_logits
+
+BACKENDS = ("eager", "grouped_mm", "batched_mm")  # of transformers' experts interface, those that a CPU has
+
+
+class Alone:
+    """A checkpoint as `from_pretrained` loads it."""
+
+    def __init__(self, folder: str | Path, dtype: str) -> None:
+        """`folder`: of a model; `dtype`: its name in torch."""
+        config = text_part(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+        self._model = model_class(config).from_pretrained(
+            folder, config=config, dtype=getattr(torch, dtype), trust_remote_code=False
+        )
+        self._model.eval()
+        own(self._model)
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+    def pass_ns(self, backend: str, prompt: str, tokens: int) -> list[int]:
+        """Nanoseconds of each forward pass of a greedy generation of `tokens` tokens, the choice of its token
+        included.
+
+        The first pass is that of the prompt.
+        """
+        self._model.set_experts_implementation(backend)
+        last_only = only_the_last_logits(self._model)
+        ids, past, took = list(self._tokenizer(prompt)["input_ids"]), None, []
+        for _ in range(tokens):
+            start = time.perf_counter_ns()
+            with torch.inference_mode():
+                inputs = torch.tensor([ids])
+                output = self._model(input_ids=inputs, past_key_values=past, use_cache=True, **last_only)
+            past = output.past_key_values
+            ids = [int(output.logits[0, -1].argmax())]
+            took.append(time.perf_counter_ns() - start)
+        return took
