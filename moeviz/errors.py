@@ -32,6 +32,10 @@ class ExportError(MoevizError):
     """An export that cannot be made of this trace or run."""
 
 
+class StageError(MoevizError):
+    """A stage that cannot be made of this trace and these runs."""
+
+
 class ModelError(MoevizError):
     """A model that cannot be run; the message names the cause and the way out."""
 

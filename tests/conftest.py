@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -225,3 +226,30 @@ def _save_tiny(name: str, folder: Path) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     t.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?").save_pretrained(folder)
     return folder
+
+
+def odd_traces() -> dict[str, Trace]:
+    """What a trace may lack or hold that the bundled model's traces do not, by name; each has to be shown all the same."""
+    full = random_trace(7, tokens=30)
+    short = full.experts.copy()
+    short[3:9, 1, 1] = -1
+    short[4] = -1  # a token that no layer routes
+    short[10:20, 2] = -1  # a layer without any event in these passes
+    plain = replace(full, expert_bytes=0, weights=None, token_ids=None, texts=("",) * full.tokens)
+    none = np.full((full.tokens, full.layers, 0, 0), -1, np.int16)
+    of_two = (np.arange(full.tokens) % 2).astype(np.int16)
+    return {
+        "full": full,
+        "no weights": replace(full, weights=None),
+        "no guesses": replace(full, guess=none, guess_probability=None),
+        "no texts": replace(full, texts=("",) * full.tokens),
+        "no sizes": replace(full, expert_bytes=0),
+        "sizes by layer": replace(full, expert_bytes=(1_000, 2_000, 3_000)),
+        "unused places": replace(full, experts=short, weights=np.where(short < 0, 0, full.weights)),
+        "two sequences": replace(full, sequence=of_two),
+        "nothing but the experts": replace(plain, guess=none, guess_probability=None),
+        "prompt alone": replace(
+            full, phase=np.zeros(full.tokens, np.uint8), forward_pass=np.zeros(full.tokens, np.int32)
+        ),
+        "one layer of one pass": random_trace(8, tokens=1, layers=1, prompt=0),
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
@@ -116,141 +117,244 @@ def see(page: Page, text: str | re.Pattern[str]) -> None:
 
 
 def settle(page: Page) -> None:
-    """Waits until no script runs: a page that is drawn anew closes an open list and gives a download button another file."""
+    """Waits until no script runs: a page that is drawn anew closes an open list and gives a download button
+    another file.
+    """
     expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
 
 
 def saved(page: Page, button: Locator) -> Path:
-    """The file of a download button. What the last click or key led to has to be on the page already: then its script has begun."""
+    """The file of a download button. What the last click or key led to has to be on the page already: then
+    its script has begun.
+    """
     settle(page)
     with page.expect_download() as download:
         button.click()
     return Path(download.value.path())
 
 
-def test_live_opens_on_a_sample_runs_steps_and_saves(page: Page) -> None:
-    board = page.locator(".board")
-    expect(board).to_have_attribute("data-frames", "240")
-    page.get_by_label("New tokens").fill("24")
-    page.get_by_label("New tokens").press("Enter")
-    page.get_by_role("button", name="Run").click()
+def staged(page: Page) -> Locator:
+    """The stage, once it is drawn."""
+    stage = page.locator(".moeviz-stage")
+    expect(stage).to_have_attribute("data-pass", re.compile(r"\d+"))
+    settle(page)
+    return stage
+
+
+def goto(page: Page, app: str, query: str) -> Locator:
+    page.goto(f"{app}/?{query}")
+    return staged(page)
+
+
+def turn(page: Page, name: str) -> None:
+    """To another page of the app."""
+    page.get_by_test_id("stHeader").get_by_role("link", name=name, exact=True).click()
+    settle(page)
+
+
+def verdict(stage: Locator, text: str | re.Pattern[str]) -> None:
+    expect(stage.locator(".verdict")).to_contain_text(
+        text, timeout=240 * SECONDS
+    )  # a cold worker imports torch
+
+
+def test_a_run_is_followed_found_again_after_a_reload_and_saved(page: Page, app: str) -> None:
+    stage = goto(page, app, "tokens=150&tier=SD+card%2C+paced")
+    page.keyboard.press("r")
+    verdict(stage, re.compile(r"Live: lru, 4 slots, [1-9]\d* of 150 tokens"))
+    page.reload()
+    stage = staged(page)
     see(page, "live = replay, event for event")
-    expect(board).to_have_attribute("data-frames", "24")
-    expect(
-        page.get_by_role("button", name="Run")
-    ).to_be_visible()  # instead of Stop: the page has been drawn to its end
-    board.press("Home")
-    expect(board).to_have_attribute("data-step", "0")
-    for step in ("1", "2", "3"):
-        board.press("ArrowRight")
-        expect(board).to_have_attribute("data-step", step)
-    board.press("ArrowLeft")
-    expect(board).to_have_attribute("data-step", "2")
-    see(page, "Pass 3: who was needed")  # the step has come back to Python
-    board.press("Space")
-    expect(board).to_have_attribute("data-step", "23")
-    see(page, "Pass 24: who was needed")
+    expect(page.get_by_role("combobox", name="Trace")).to_have_value("my latest run")
+    page.keyboard.press("End")
+    expect(stage).to_have_attribute("data-pass", "149")
     trace, run = load_file(saved(page, page.get_by_role("button", name="Save trace")))
     assert run is not None
-    assert len(run.output_ids) == 24
-    assert trace.prompt == "And it came to pass in those days, that"
+    assert len(run.output_ids) == 150
+    assert trace.prompt == "Die Konfigurationsdatei enthält"
 
 
-def test_a_run_is_stopped_and_keeps_what_it_captured(page: Page) -> None:
-    page.get_by_label("New tokens").fill("1500")
-    page.get_by_label("New tokens").press("Enter")
-    page.get_by_role("button", name="Run").click()
-    see(page, "of 1500 tokens")
-    page.get_by_role("button", name="Stop").click()
+def test_a_stage_that_is_mounted_anew_after_pass_64_shows_the_whole_run(page: Page, app: str) -> None:
+    stage = goto(page, app, "tokens=260&tier=SD+card%2C+paced")
+    page.keyboard.press("r")
+    verdict(stage, re.compile(r"Live: lru, 4 slots, (6[5-9]|[7-9]\d|1\d\d) of 260 tokens"))
+    turn(page, "Library")
+    expect(stage).to_have_count(0)
+    turn(page, "Stage")
+    verdict(staged(page), re.compile(r"Live: lru, 4 slots, \d+ of 260 tokens"))
+    expect(stage).to_have_attribute(
+        "data-pass", re.compile(r"^(6[5-9]|[7-9]\d|[12]\d\d)$")
+    )  # at the end of what came
+    for _ in range(2):
+        page.keyboard.press("PageUp")
+    page.keyboard.press("Home")
+    expect(stage).to_have_attribute("data-pass", "0")
+    stage.get_by_role("button", name="Stop").click()
+    see(page, "live = replay, event for event")
     see(page, "stopped after")
-    assert 0 < int(page.locator(".board").get_attribute("data-frames") or 0) < 1500
+
+
+def test_a_run_is_stopped_and_keeps_what_it_captured(page: Page, app: str) -> None:
+    stage = goto(page, app, "tokens=1500")
+    stage.get_by_role("button", name="Run it live").click()
+    verdict(stage, re.compile(r"[1-9]\d* of 1500 tokens"))
+    stage.get_by_role("button", name="Stop").click()
+    see(page, "stopped after")
     see(page, "live = replay, event for event")
+    verdict(stage, "points more")
 
 
-def test_the_board_follows_a_live_run(page: Page) -> None:
-    page.get_by_label("New tokens").fill("60")
-    page.get_by_label("New tokens").press("Enter")
-    page.get_by_role("button", name="Run").click()
-    see(page, "so these speeds are no measurement")
-    before = int(page.locator(".board").get_attribute("data-drawn") or 0)
-    see(page, "live = replay, event for event")
-    expect(page.locator(".board")).to_have_attribute("data-step", "59")  # it played all that came
-    assert int(page.locator(".board").get_attribute("data-drawn") or 0) > before
-
-
-def test_compare_measures_lru_against_lfu(page: Page) -> None:
-    page.get_by_role("link", name="Compare").click()
-    page.get_by_label("New tokens").fill("16")
-    page.get_by_label("New tokens").press("Enter")
-    page.get_by_role("button", name="Measure").click()
+def test_lru_is_measured_against_lfu(page: Page, app: str) -> None:
+    stage = goto(page, app, "tokens=16&repeats=3&tier=this+disk")
+    page.keyboard.press("m")
     for badge in ("same tokens in every run", "measured = replayed"):
         see(page, badge)
+    verdict(stage, "Measured speed")
     for chart in (
         "Tokens per second",
         "Where the time of a token goes",
         "Hit ratio",
-        "What went over the link",
+        "What went over the link per token",
     ):
-        expect(page.get_by_role("heading", name=chart)).to_be_visible()
+        expect(page.get_by_role("heading", name=chart, exact=True)).to_be_visible()
     expect(page.locator(".js-plotly-plot")).to_have_count(4)
     see(page, "The same comparison without the browser")  # the page has been drawn to its end
     lines = saved(page, page.get_by_role("button", name="Table as CSV")).read_text().splitlines()
-    assert [line.split(",")[0].strip('"') for line in lines] == [
-        "settings",
-        "lru",
-        "lfu",
-        "resident",
-        "on-demand",
-        "whole-layer",
-    ]
+    assert [line.split(",")[0].strip('"') for line in lines] == ["settings", "lru", "lfu"]
 
 
-def test_a_page_fits_a_phone(page: Page) -> None:
+def test_a_setting_changed_on_a_board_goes_into_the_link_and_comes_from_it(page: Page, app: str) -> None:
+    stage = goto(page, app, "b=policy%3Dfifo%2Cslots%3D3")
+    verdict(stage, "FIFO")
+    page.reload()
+    verdict(staged(page), "FIFO")
+
+
+PAGES = {
+    "Stage": "canvas",
+    "Experts": ".js-plotly-plot",
+    "Timeline": ".js-plotly-plot",
+    "Prefetch": ".js-plotly-plot",
+    "What if": ".js-plotly-plot",
+}
+CONTROLS = (
+    "[data-testid=stMain] :is(select, textarea, [role=combobox], [role=radiogroup], [role=slider], "
+    "input[type=number], .stButton button, .stMenuButton button)"
+)
+
+
+@pytest.mark.parametrize("size", [(1440, 900), (1280, 720)])
+@pytest.mark.parametrize("name", PAGES)
+def test_the_first_screen_holds_the_question_the_picture_and_five_controls(
+    page: Page, name: str, size: tuple[int, int]
+) -> None:
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    turn(page, name)
+    expect(page.locator("h1").first).to_be_in_viewport()
+    picture = page.locator(PAGES[name]).first
+    expect(picture).to_be_visible()
+    settle(page)
+    box = picture.bounding_box()
+    assert box is not None
+    assert box["y"] < 0.55 * size[1]
+    assert box["y"] + box["height"] <= size[1] + 12
+    # not the stage's own, which are part of the picture
+    ours = "element => element.getRootNode() === document && !element.closest('.st-key-bar')"
+    shown = [one for one in page.locator(CONTROLS).all() if one.is_visible() and one.evaluate(ours)]
+    assert len(shown) <= 5
+
+
+@pytest.mark.parametrize("name", [*PAGES, "Library"])
+def test_a_page_fits_a_phone(page: Page, name: str) -> None:
+    turn(page, name)
     page.set_viewport_size({"width": 390, "height": 844})
-    expect(page.locator(".board canvas.experts")).to_be_visible()
-    wide = page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth")
-    assert wide <= 390
+    expect(page.locator("h1").first).to_be_visible()
+    settle(page)
+    assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= 390
 
 
 def test_a_bad_link_opens_the_page_all_the_same(page: Page, app: str) -> None:
-    page.goto(f"{app}/?slots=abc&policy=nonsense&seed=-4")
-    expect(page.locator(".board")).to_be_visible()
+    goto(page, app, "a=slots%3Dabc&policy=nonsense&seed=-4&step=99999999")
     assert page.locator("[data-testid=stException]").count() == 0
 
 
-def test_the_timeline_steps_and_jumps(page: Page) -> None:
-    page.get_by_role("link", name="Cache timeline").click()
-    board = page.locator(".board")
-    expect(board).to_have_attribute("data-step", "60")
-    expect(page.locator(".js-plotly-plot")).to_have_count(2)
-    board.press("ArrowRight")
-    expect(board).to_have_attribute("data-step", "61")
-    see(page, "Pass 61, MoE layer 0")
-    board.press("ArrowLeft")
+def test_the_cursor_steps_from_anywhere_and_jumps(page: Page) -> None:
+    turn(page, "Timeline")
+    strip = page.locator(".strip")
+    expect(strip).to_have_attribute("data-step", "59")
+    page.keyboard.press("ArrowRight")
+    expect(strip).to_have_attribute("data-step", "60")
     see(page, "Pass 60, MoE layer 0")
-    page.get_by_role("button", name="Next regretted eviction").click()
+    page.keyboard.press("ArrowLeft")
+    see(page, "Pass 59, MoE layer 0")
+    page.get_by_role("button", name="Jump to").click()
+    page.get_by_text("the next regretted eviction").click()
     see(page, "Belady would have dropped")
-    moved = page.get_by_text("Belady would have dropped").first
-    expect(moved).to_be_visible()
-    page.get_by_role("button", name="Next miss").click()
-    see(page, "missed (")
     expect(page).to_have_url(re.compile(r"step=\d+"))
-
-
-def test_the_strip_of_tokens_steps(page: Page) -> None:
-    page.get_by_role("link", name="Activations").click()
-    strip = page.locator(".strip-of-tokens")
-    expect(strip).to_have_attribute("data-step", "239")
-    strip.press("Home")
-    expect(page).to_have_url(re.compile(r"token=0\b"))
-    for step in ("1", "2"):
-        strip.press("ArrowRight")
-        expect(strip).to_have_attribute("data-step", step)
-    see(page, "Pass 2:")
+    page.keyboard.press("Home")
+    see(page, "Pass 0, MoE layer")
     strip.locator("span").nth(30).click()
-    see(page, "Pass 30:")
-    strip.press("ArrowLeft")
-    see(page, "Pass 29:")
+    see(page, "Pass 30, MoE layer")
+
+
+def test_a_miss_that_is_clicked_tells_its_story(page: Page) -> None:
+    turn(page, "Timeline")
+    expect(page.locator(".js-plotly-plot")).to_have_count(2)
+    raster = page.locator(".js-plotly-plot").first
+    spot = raster.evaluate(
+        """plot => {
+          const marks = plot.data[1], layout = plot._fullLayout, box = plot.getBoundingClientRect()
+          const n = marks.customdata.findIndex(one => one[0] > 100)
+          return {
+            x: box.x + layout.xaxis._offset + layout.xaxis.c2p(plot.calcdata[1][n].x),
+            y: box.y + layout.yaxis._offset + layout.yaxis.c2p(plot.calcdata[1][n].y),
+            at: [...marks.customdata[n]],
+          }
+        }"""
+    )
+    page.mouse.move(spot["x"], spot["y"])
+    page.mouse.click(spot["x"], spot["y"])
+    see(
+        page, re.compile(rf"Pass {spot['at'][0]}, MoE layer {spot['at'][1]}: .*expert {spot['at'][2]} missed")
+    )
+
+
+def test_presenter_mode_and_help_by_key(page: Page) -> None:
+    turn(page, "Experts")
+    header = page.get_by_test_id("stHeader")
+    page.keyboard.press("p")
+    expect(header).to_be_hidden()
+    expect(page).to_have_url(re.compile("presenter=true"))
+    assert page.evaluate("parseFloat(getComputedStyle(document.documentElement).fontSize)") >= 22
+    page.keyboard.press("p")
+    expect(header).to_be_visible()
+    page.keyboard.press("?")
+    see(page, "move the cursor by one token")
+
+
+def test_a_file_dropped_anywhere_in_the_library_is_the_current_trace(page: Page) -> None:
+    turn(page, "Library")
+    see(page, "Drop traces anywhere")
+    content = base64.b64encode((ROOT / "sample_traces" / "bible.moetrace").read_bytes()).decode()
+    page.evaluate(
+        """content => {
+          const bytes = Uint8Array.from(atob(content), one => one.charCodeAt(0))
+          const dataTransfer = new DataTransfer()
+          dataTransfer.items.add(new File([bytes], "dropped.moetrace"))
+          const drop = new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true })
+          document.querySelector("h1").dispatchEvent(drop)
+        }""",
+        content,
+    )
+    see(page, "Opened dropped")
+    trace = page.get_by_role("combobox", name="Trace")
+    expect(trace).to_have_value("upload: dropped")
+    for name in ("Experts", "Timeline", "Stage"):
+        turn(page, name)
+        expect(trace).to_have_value("upload: dropped")
+    page.reload()
+    staged(page)
+    expect(trace).to_have_value("upload: dropped")
 
 
 def test_a_link_to_a_page_opens_it_within_the_app(
@@ -263,19 +367,18 @@ def test_a_link_to_a_page_opens_it_within_the_app(
         expect(
             page.get_by_role("heading", name="How many slots, which policy, which machine?")
         ).to_be_visible(timeout=60 * SECONDS)
-        expect(page.get_by_role("link", name="Cache timeline")).to_be_visible()
+        expect(page.get_by_role("link", name="Timeline")).to_be_visible()
         page.close()
 
 
-def test_prefetch_and_what_if_draw_their_charts(page: Page) -> None:
-    page.get_by_role("link", name="Prefetch").click()
+def test_prefetch_and_what_if_draw_their_charts_and_give_their_tables(page: Page) -> None:
+    turn(page, "Prefetch")
     expect(page.locator(".js-plotly-plot")).to_have_count(5)
-    page.get_by_role("link", name="What if").click()
-    for chart in ("Hit ratio over slots", "Time per output token"):
-        expect(page.get_by_role("heading", name=chart)).to_be_visible()
+    turn(page, "What if")
+    expect(page.get_by_role("heading", name="Hit ratio over slots")).to_be_visible()
     expect(page.locator(".js-plotly-plot")).to_have_count(2)
-    expect(page.get_by_text("not checked on this machine yet")).to_be_visible()  # the last line of the page
-    page.get_by_test_id("stExpander").first.get_by_text("Table").click()
-    button = page.get_by_test_id("stDownloadButton").first.get_by_role("button")
+    expect(page.get_by_text("not checked on this machine yet")).to_be_visible()
+    page.get_by_role("button", name="Table").first.click()
+    button = page.get_by_test_id("stDownloadButton").get_by_role("button", name="CSV")
     expect(button).to_be_visible()
     assert saved(page, button).read_text().startswith("slots,lru,lfu")

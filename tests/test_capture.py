@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from conftest import ARCHITECTURES
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import moeviz
+from moeviz.core.trace import Trace
 from moeviz.engine import measure
 from moeviz.engine.loader import load
 from moeviz.engine.session import Options
@@ -54,5 +56,112 @@ def test_what_cannot_be_captured_is_refused(tiny_model: TinyModel) -> None:
     with moeviz.capture(model) as captured:
         with pytest.raises(ModelError, match="nothing was captured"):
             captured.trace()
-        with pytest.raises(ModelError, match="a batch of 2"):
-            model(input_ids=torch.ones((2, 3), dtype=torch.long))
+        with pytest.raises(ModelError, match="needs input_ids or inputs_embeds"):
+            model(labels=torch.ones((2, 3), dtype=torch.long))
+
+
+@pytest.fixture
+def mixtral(tiny_model: TinyModel) -> Any:
+    return AutoModelForCausalLM.from_pretrained(
+        tiny_model("mixtral"), dtype=torch.float32, experts_implementation="eager"
+    ).eval()
+
+
+IDS = torch.tensor([[5, 9, 17, 33, 2]])
+GREEDY = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+
+
+def alone(model: Any, ids: torch.Tensor, **more: Any) -> Trace:
+    with moeviz.capture(model) as captured:
+        model.generate(ids, **(GREEDY | more))
+    return captured.trace()
+
+
+def same_routing(a: Trace, b: Trace) -> bool:
+    return a.token_ids.tolist() == b.token_ids.tolist() and (a.experts == b.experts).all()
+
+
+def test_a_batch_is_a_sequence_each_and_padding_is_no_routing(mixtral: Any) -> None:
+    short, long = IDS[:, :2], IDS
+    batch = torch.cat([torch.nn.functional.pad(short, (3, 0)), long])
+    mask = torch.tensor([[0, 0, 0, 1, 1], [1, 1, 1, 1, 1]])
+    with moeviz.capture(mixtral) as captured:
+        mixtral.generate(batch, attention_mask=mask, **GREEDY)
+    trace = captured.trace()
+    assert trace.sequences() == [0, 1]
+    assert captured.report == ["3 tokens of padding were left out"]
+    for number, ids in enumerate((short, long)):
+        own = trace.of_sequence(number)
+        assert own is not None
+        assert same_routing(own, alone(mixtral, ids))
+    assert trace.forward_pass.tolist() == [0] * 7 + [1, 1, 2, 2, 3, 3, 4, 4]
+
+
+def test_a_prefix_that_is_computed_again_is_not_new(mixtral: Any) -> None:
+    with_cache, without = alone(mixtral, IDS), alone(mixtral, IDS, use_cache=False)
+    assert without.phase.tolist() == with_cache.phase.tolist() == [0] * 5 + [1] * 4
+    assert same_routing(with_cache, without)
+    assert any("tokens of prefixes that were computed again" in line for line in without.notes)
+
+
+def test_rejected_drafts_are_left_out(mixtral: Any) -> None:
+    ids = torch.tensor([[5, 9, 17, 5, 9, 17, 5, 9]])
+    plain = alone(mixtral, ids, max_new_tokens=12, min_new_tokens=12)
+    drafted = alone(mixtral, ids, max_new_tokens=12, min_new_tokens=12, prompt_lookup_num_tokens=3)
+    assert same_routing(plain, drafted)
+    assert drafted.phase.tolist() == plain.phase.tolist()
+    assert any("drafts that the model rejected were left out" in line for line in drafted.notes)
+
+
+def test_calls_follow_each_other_as_requests(mixtral: Any) -> None:
+    with moeviz.capture(mixtral) as captured:
+        mixtral.generate(IDS, **GREEDY)
+        mixtral.generate(IDS[:, :3], **GREEDY)
+    trace = captured.trace()
+    assert trace.sequences() == [0, 1]
+    second = trace.of_sequence(1)
+    assert second is not None
+    assert same_routing(second, alone(mixtral, IDS[:, :3]))
+
+
+def test_beam_search_is_refused_in_words(mixtral: Any) -> None:
+    with moeviz.capture(mixtral), pytest.raises(ModelError, match="cannot follow beam search"):
+        mixtral.generate(IDS, num_beams=2, **GREEDY)
+    assert mixtral.generate(IDS, num_beams=2, **GREEDY).shape[1] == 10
+
+
+def test_embeddings_are_captured_without_ids(mixtral: Any) -> None:
+    with moeviz.capture(mixtral) as captured, torch.no_grad():
+        mixtral(inputs_embeds=mixtral.get_input_embeddings()(IDS))
+    trace = captured.trace()
+    assert trace.token_ids is None
+    assert (trace.experts == alone(mixtral, IDS).experts[:5]).all()
+
+
+def test_a_layer_that_runs_for_some_tokens_only_is_left_out_there(mixtral: Any) -> None:
+    experts = mixtral.model.layers[1].mlp.experts
+    with moeviz.capture(mixtral) as captured, torch.no_grad():
+        mixtral(IDS)
+        whole = captured.trace()
+        captured._passes[-1].chosen[1] = tuple(part[:2] for part in captured._passes[-1].chosen[1])
+        del captured._passes[-1].chosen[2]
+    trace = captured.trace()
+    assert (trace.experts[:, 1:] == -1).all()
+    assert (trace.experts[:, 0] == whole.experts[:, 0]).all()
+    assert any("layer 1 ran for some tokens" in line for line in trace.notes)
+    assert experts is captured.modules[1]
+
+
+def test_verify_names_layers_that_choose_by_more_than_the_routers_output(
+    tiny_model: TinyModel, mixtral: Any
+) -> None:
+    with moeviz.capture(mixtral, verify=True) as captured:
+        mixtral.generate(IDS, **GREEDY)
+    assert captured.report == ["every token ran the highest experts of its routers' output"]
+    deepseek = AutoModelForCausalLM.from_pretrained(
+        tiny_model("deepseek_v3"), dtype=torch.float32, experts_implementation="eager"
+    ).eval()
+    with moeviz.capture(deepseek, verify=True) as captured:
+        deepseek.generate(IDS, **GREEDY)
+    assert any("tokens ran other experts than the highest" in line for line in captured.report)
+    assert captured.trace().layer_indices == (1, 2, 3)

@@ -1,43 +1,291 @@
-"""Charts: what they draw is what they were given; colours never stand alone."""
+"""Charts: what is drawn, the table behind it and the sentence about it are of the same numbers; colours never
+stand alone.
+"""
 
 from __future__ import annotations
 
-from conftest import random_trace
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
-from moeviz.charts import figures as charts
+import numpy as np
+import pytest
+from conftest import odd_traces, random_trace
+
+from moeviz.charts import (
+    Chart,
+    comparison,
+    curves,
+    domains,
+    guesses,
+    hits,
+    lanes,
+    residency,
+    style,
+    times,
+    traffic,
+    usage,
+)
+from moeviz.charts.board import frames
+from moeviz.charts.residency import EVICTED
 from moeviz.core.replay import replay
+from moeviz.core.run import MISS, Run
 from moeviz.core.settings import Settings
-from moeviz.numbers import metrics
+from moeviz.core.trace import Trace
+from moeviz.files import moetrace
+from moeviz.numbers.cost import fit
+from moeviz.numbers.curves import curve
+from moeviz.numbers.routing import guess_quality
+from moeviz.numbers.worth import break_even_precision
+
+ROOT = Path(__file__).parent.parent
+SAMPLES = ROOT / "sample_traces"
 
 
-def test_hit_ratio_over_time_has_a_dash_for_every_run() -> None:
-    runs = [(policy, replay(random_trace(1), Settings(policy))) for policy in ("lru", "lfu")]
-    figure = charts.hit_ratio_over_time(runs)
-    assert [line.name for line in figure.data] == ["lru", "lfu"]
-    assert len({line.line.dash for line in figure.data}) == 2
-    assert figure.layout.xaxis.title.text
-    assert figure.layout.yaxis.title.text
+@pytest.fixture(scope="module")
+def recorded() -> tuple[Trace, Run]:
+    trace, run = moetrace.load(SAMPLES / "change-of-subject.moetrace")
+    assert run is not None
+    return trace, run
 
 
-def test_speeds_span_least_to_most() -> None:
-    figure = charts.speeds(["a", "b"], [10.0, 20.0], [(8.0, 11.0), (20.0, 25.0)])
-    (bars,) = figure.data
-    assert list(bars.x) == [10, 20]
-    assert list(bars.error_x.array) == [1, 5]
-    assert list(bars.error_x.arrayminus) == [2, 0]
+def texts(trace: Trace) -> list[str]:
+    return ["".join(trace.texts[tokens]) for tokens in trace.passes()]
 
 
-def test_stacks_tell_their_parts_apart_without_colour() -> None:
-    figure = charts.stacks(["a"], [metrics.Stack(1, 2, 3)])
-    assert [bar.x[0] for bar in figure.data] == [1, 2, 3]
-    assert len({bar.marker.pattern.shape for bar in figure.data}) == 3
+def of_trace(trace: Trace) -> list[Chart]:
+    """Every chart that a trace alone, or a replay of it, can have."""
+    run = replay(trace, Settings("lru", trace.num_experts // 2))
+    last = len(trace.passes()) - 1
+    found = {name: guess_quality(trace, name) for name in ("previous-token", "frequency")}
+    made = [
+        hits.over_time([("lru", run)], bound=run, change=last // 2, at=0),
+        hits.compared([("lru", run)]),
+        traffic.crossed(run, run),
+        traffic.per_token([("lru", run)]),
+        usage.now_and_so_far(trace, last),
+        usage.whole(trace),
+        usage.skew(trace),
+        usage.reuse(trace),
+        usage.coverage(trace),
+        usage.together(trace, 0, 0),
+        usage.one_expert(trace, 0, 1),
+        *usage.two(trace, trace, ("one", "other")),
+        residency.paper(run, frames(run), texts(trace), 0, last),
+        residency.raster(run, texts(trace)),
+        guesses.precision(found, trace, 0, (0.5, 0.6, 0.7)),
+        guesses.by_layer("frequency", found["frequency"]),
+        curves.over_slots([curve(trace, Settings("lru", trace.k))], trace.k, 0.4),
+    ]
+    return made + ([usage.together(trace, 0, 1)] if trace.layers > 1 else [])
 
 
-def test_traffic_is_per_token() -> None:
-    figure = charts.traffic(["a"], [metrics.Moved(4_000_000, 2_000_000, 0)], [2])
-    assert [bar.x[0] for bar in figure.data] == [2, 1, 0]
+@pytest.mark.parametrize("name", odd_traces())
+def test_every_chart_of_every_kind_of_trace_has_its_axes_its_table_and_its_sentence(name: str) -> None:
+    for chart in of_trace(odd_traces()[name]):
+        assert chart.alt.endswith("."), chart.title
+        assert "nan" not in chart.alt, chart.alt
+        assert chart.figure.layout.xaxis.title.text, chart.title
+        assert len(chart.table.columns) > 1 or not chart.figure.data, chart.title
+        chart.figure.to_json()
 
 
-def test_hit_ratios_are_labelled() -> None:
-    figure = charts.hit_ratios(["a"], [0.5])
-    assert figure.data[0].text[0] == "50.0%"
+def test_a_chart_of_an_unknown_kind_is_refused() -> None:
+    good = usage.skew(random_trace(1))
+    with pytest.raises(ValueError, match="guessed"):
+        replace(good, kind="guessed")
+
+
+def test_the_hit_ratio_over_time_has_a_dash_a_line_and_a_bound(recorded: tuple[Trace, Run]) -> None:
+    trace, _ = recorded
+    lru, lfu, bound = (replay(trace, Settings(policy)) for policy in ("lru", "lfu", "belady"))
+    chart = hits.over_time([("lru", lru), ("lfu", lfu)], bound, change=120)
+    assert len({(line.line.color, line.line.dash) for line in chart.figure.data}) == 3
+    assert chart.figure.data[2].line.color == style.BOUND
+    assert chart.table["lru"].tolist() == list(chart.figure.data[0].y)
+    first = lru.accesses.outcome[lru.events.forward_pass[lru.accesses.event] < 10] != MISS
+    assert chart.table["lru"][9] == pytest.approx(first.mean())
+    assert chart.figure.layout.yaxis.range[0] > 0.3  # the lower half of the axis would be empty
+
+
+def test_the_sentence_tells_which_policy_minds_the_change_of_subject(recorded: tuple[Trace, Run]) -> None:
+    trace, _ = recorded
+    named = [(policy, replay(trace, Settings(policy))) for policy in ("lru", "lfu")]
+    told = hits.over_time(named, change=120).alt
+    before = [hits.ratio_of(run, 0, 120) for _, run in named]
+    after = [hits.ratio_of(run, 120) for _, run in named]
+    assert before[1] > before[0]
+    assert after[0] > after[1]
+    assert f"lfu: {before[1]:.1%} before the subject changes, {after[1]:.1%} after it" in told
+
+
+def test_speed_spans_least_to_most_and_says_whether_repeats_overlap(recorded: tuple[Trace, Run]) -> None:
+    _, run = recorded
+    assert run.times is not None
+    slow = replace(run, times=replace(run.times, pass_wall=run.times.pass_wall * 2))
+    middle = replace(run, times=replace(run.times, pass_wall=run.times.pass_wall * 3 // 2))
+    chart = times.speed([("a", [run, middle, slow]), ("b", [slow, slow, slow])])
+    (bars,) = chart.figure.data
+    fast = times.tokens_per_second(run)
+    assert fast is not None
+    assert bars.x[0] + bars.error_x.array[0] == pytest.approx(fast)
+    assert chart.table["least"].tolist() == pytest.approx([fast / 2, fast / 2])
+    assert chart.alt.endswith("their repeats overlap.")
+    assert times.speed([("a", [run]), ("b", [slow])]).alt.endswith("their repeats do not overlap.")
+
+
+def test_parts_of_the_time_are_told_apart_without_colour_and_add_up(recorded: tuple[Trace, Run]) -> None:
+    trace, run = recorded
+    chart = times.where_time_goes([("own", [run])])
+    assert len({bar.marker.pattern.shape for bar in chart.figure.data}) == 3
+    assert sum(bar.x[0] for bar in chart.figure.data) == pytest.approx(chart.table["ms per token"][0])
+    speed = times.tokens_per_second(run)
+    assert speed is not None
+    assert chart.table["ms per token"][0] == pytest.approx(1e3 / speed)
+    borrowed = times.modelled([("lru", replay(trace, Settings()))], fit(run), "the bundled model")
+    assert "the bundled model" in borrowed.title
+    assert borrowed.kind == "modelled"
+
+
+def test_a_comparison_has_four_charts_and_one_row_for_each_settings(recorded: tuple[Trace, Run]) -> None:
+    _, run = recorded
+    measured = [("a", [run, run]), ("b", [run, run])]
+    assert [chart.kind for chart in comparison.charts(measured, "paced")][:2] == ["paced", "paced"]
+    assert len(comparison.charts(measured)) == 4
+    assert comparison.table(measured)["settings"].tolist() == ["a", "b"]
+    assert comparison.charts([("a", [replace(run, times=None)])]) == []
+
+
+def test_traffic_is_counted_in_experts_where_their_size_is_unknown() -> None:
+    trace = replace(random_trace(3), expert_bytes=0)
+    run = replay(trace, Settings(slots=3, prefetch="next-gate"))
+    without = replay(trace, Settings(slots=3))
+    chart = traffic.crossed(run, without)
+    assert "experts" in chart.figure.layout.xaxis.title.text
+    assert chart.table["experts"].sum() == len(run.loads.event) + len(without.loads.event)
+    assert chart.table["MB"].isna().all()
+    known = traffic.crossed(replace(run, expert_bytes=4_000_000))
+    assert known.table["MB"].sum() == pytest.approx(4.0 * len(run.loads.event))
+
+
+def test_now_stands_on_so_far() -> None:
+    trace = random_trace(4)
+    chart = usage.now_and_so_far(trace, 3)
+    marks = chart.figure.data[1]
+    now = {(int(x), int(y)) for x, y in zip(marks.x, marks.y, strict=True)}
+    step = trace.passes()[3]
+    assert now == {
+        (layer, int(e)) for layer in range(trace.layers) for e in trace.experts[step, layer].ravel()
+    }
+    assert chart.table["so far, tokens"].sum() == trace.experts[: step.stop].size
+
+
+def test_nobody_is_chosen_together_with_itself() -> None:
+    chart = usage.together(random_trace(5), 1, 1)
+    assert np.isnan(np.diag(np.asarray(chart.figure.data[0].z, float))).all()
+    assert (chart.table.iloc[:, 0] != chart.table.iloc[:, 1]).all()
+
+
+def test_domains_name_every_expert_and_tell_what_the_text_is_about(recorded: tuple[Trace, Run]) -> None:
+    trace, _ = recorded
+    assert domains.known(trace)
+    assert not domains.known(random_trace(1))
+    chart = domains.favourites()
+    assert sum(len(one.text) for one in chart.figure.data) == trace.layers * trace.num_experts
+    assert set(chart.table["favours"]) <= set(chart.table.columns)
+    assert "nearest to german" in domains.nearest(trace, 60).alt
+    assert "nearest to python" in domains.nearest(trace, 200).alt
+
+
+def test_the_raster_shows_misses_evictions_and_takes_clicks_on_misses(recorded: tuple[Trace, Run]) -> None:
+    trace, _ = recorded
+    run = replay(trace, Settings())
+    chart = residency.raster(run, texts(trace))
+    cells, marks = chart.figure.data
+    assert (
+        (np.asarray(cells.z) == residency.MISS).sum() == (run.accesses.outcome == MISS).sum() == len(marks.x)
+    )
+    assert (np.asarray(cells.z) == EVICTED).any()
+    step, layer, expert = marks.customdata[7]
+    assert np.asarray(cells.z)[layer * run.experts + expert, step] == residency.MISS
+    assert len(chart.table) == len(marks.x)
+
+
+def test_a_model_of_many_experts_is_pooled_by_layer() -> None:
+    from moeviz.bench.made_up import made_up
+
+    trace = made_up(64)
+    assert trace.layers * trace.num_experts > residency.MOST_ROWS
+    run = replay(trace, Settings(slots=8))
+    chart = residency.raster(run, texts(trace))
+    assert np.asarray(chart.figure.data[0].z).shape == (trace.layers, 64)
+    assert np.asarray(chart.figure.data[0].z).sum() == (run.accesses.outcome == MISS).sum()
+
+
+def test_the_papers_figure_is_around_the_cursor(recorded: tuple[Trace, Run]) -> None:
+    trace, run = recorded
+    chart = residency.paper(run, frames(run), texts(trace), 3, 100)
+    assert chart.table["pass"].min() == 80
+    assert chart.table["pass"].max() == 120
+    assert chart.kind == "measured"
+
+
+def test_recall_is_drawn_only_where_it_is_not_precision(recorded: tuple[Trace, Run]) -> None:
+    trace, _ = recorded
+    equal = guesses.precision({"next-gate": guess_quality(trace, "next-gate")}, trace, 0)
+    wide = guesses.precision({"next-gate": guess_quality(trace, "next-gate", 4)}, trace, 4)
+    assert not any("recall" in one.name for one in equal.figure.data)
+    assert any("recall" in one.name for one in wide.figure.data)
+    assert (wide.table["recall"] > wide.table["precision"]).all()
+
+
+def test_a_guess_pays_from_a_lower_precision_on_a_faster_link(recorded: tuple[Trace, Run]) -> None:
+    costs = fit(recorded[1])
+    slow, fast = (replace(costs, copy=copy) for copy in (10 * costs.copy, 0.1 * costs.copy))
+    assert break_even_precision(slow, 8, 2, 1, 0.2) > break_even_precision(fast, 8, 2, 1, 0.2)
+    assert 0 <= break_even_precision(fast, 8, 2, 1, 0.0) < 0.01
+    assert break_even_precision(slow, 8, 2, 3, 0.2) < break_even_precision(slow, 8, 2, 1, 0.2)
+
+
+def test_lanes_of_several_passes_follow_each_other(recorded: tuple[Trace, Run]) -> None:
+    trace, run = recorded
+    one, three = (lanes.over_passes(run, 60, count).table for count in (1, 3))
+    assert three["to ms"].max() > 2 * one["to ms"].max()
+    assert three["what"].isin([name for name, _, _ in lanes.LOOKS.values()]).all()
+    modelled = lanes.over_passes(replay(trace, Settings(prefetch="next-gate")), 60, 2, fit(run))
+    assert modelled.kind == "modelled"
+    assert (modelled.table["to ms"] >= modelled.table["from ms"]).all()
+
+
+def test_the_curve_marks_the_bound_and_says_who_hits_most(recorded: tuple[Trace, Run]) -> None:
+    trace, _ = recorded
+    found = [curve(trace, Settings(policy)) for policy in ("lru", "lfu", "belady")]
+    chart = curves.over_slots(found, 4)
+    assert chart.figure.data[2].line.color == style.BOUND
+    assert chart.table.loc[chart.table["slots"] == 4, "lru"].item() == curves.at_slots(found[0], 4)
+    assert chart.alt.startswith("At 4 slots lru hits most")
+
+
+@pytest.mark.parametrize("make", [hits.compared, traffic.per_token])
+def test_a_name_from_a_file_cannot_become_markup(make: Callable[..., Chart]) -> None:
+    run = replay(random_trace(1), Settings(slots=3))
+    chart = make([("<a href='x'>lru</a>", run)])
+    assert "<a" not in chart.figure.to_json().replace("\\u003c", "<")
+
+
+def test_presenters_text_is_larger() -> None:
+    figure = usage.skew(random_trace(1)).figure
+    before = figure.layout.xaxis.tickfont.size
+    style.enlarge(figure, 1.6)
+    assert figure.layout.xaxis.tickfont.size >= 1.5 * before
+
+
+def test_charts_load_neither_plotly_nor_streamlit_before_they_draw() -> None:
+    code = (
+        "import sys\n"
+        "from moeviz.charts import curves, domains, guesses, hits, lanes, residency, times, traffic, usage\n"
+        "assert not {'plotly', 'streamlit', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

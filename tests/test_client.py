@@ -13,7 +13,7 @@ import pytest
 
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
-from moeviz.engine.client import Client, Job, ModelSpec, Owner
+from moeviz.engine.client import Client, Job, ModelSpec
 
 
 @pytest.fixture(scope="module")
@@ -112,24 +112,6 @@ def test_jobs_wait_their_turn_and_stop(client: Client) -> None:
     assert finish(second).state == "done"
     assert finish(third).state == "stopped"
     assert third.recording() is None
-
-
-@pytest.fixture
-def _no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Client.stop_later, "__defaults__", (0.05,))
-
-
-@pytest.mark.usefixtures("_no_grace")
-def test_a_session_that_ends_frees_its_jobs_and_one_that_comes_back_keeps_them(client: Client) -> None:
-    gone, back = Owner(client), Owner(client)
-    first, second = client.submit(watch(tokens=1_500)), client.submit(watch(tokens=3))
-    gone.hold([first])
-    back.hold([second])
-    back.leave()
-    back.hold([second])  # its connection had broken
-    gone.leave()
-    assert finish(first).state == "stopped"
-    assert finish(second).state == "done"
 
 
 def test_a_killed_worker_ends_the_run_with_a_message_keeps_what_came_and_is_replaced(client: Client) -> None:

@@ -273,7 +273,7 @@ def test_the_report_says_what_the_replay_says_and_asks_nobody() -> None:
     assert html.escape("".join(trace.texts[:3])) in html.unescape(body) or trace.texts[0] in body
     assert not re.search(r"""(src|href)\s*=""", body)
     figures = [json.loads(one) for one in re.findall(r'<script type="application/json">(.*?)</script>', body)]
-    assert len(figures) == 4
+    assert len(figures) == 5
     curves = {line["name"]: line for line in figures[-1]["data"]}
     assert set(curves) == {"lfu", "lru", "belady: the bound"}
     assert "more tokens" not in body

@@ -89,7 +89,7 @@ def test_relative_imports_are_seen(tmp_path: Path) -> None:
 
 def test_the_core_and_the_command_line_load_no_torch() -> None:
     code = (
-        "import sys, moeviz.core.replay, moeviz.charts.figures, moeviz.charts.board; "
+        "import sys, moeviz.core.replay, moeviz.charts.hits, moeviz.charts.board; "
         "import moeviz.engine.client, moeviz.cli.main; "
         "assert 'torch' not in sys.modules"
     )

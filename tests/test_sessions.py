@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import random_trace
 from playwright.sync_api import Browser, BrowserContext, Page, expect
-from test_browser import SECONDS, app, browser, see, settle  # noqa: F401
+from test_browser import SECONDS, app, browser, see, settle, staged, turn, verdict  # noqa: F401
 from test_browser import pytestmark as pytestmark
 
 SESSIONS = 20
@@ -60,7 +60,7 @@ def test_twenty_sessions(app: str, contexts: list[BrowserContext], tmp_path: Pat
         trace.save(tmp_path / f"{word}.moetrace")
     each_uploads(pages, tmp_path)
     each_explores(pages)
-    each_runs(pages)
+    each_runs(app, pages)
     assert wrong == []
     for page in pages[1:]:
         assert page.get_by_test_id("stException").count() == 0
@@ -68,18 +68,15 @@ def test_twenty_sessions(app: str, contexts: list[BrowserContext], tmp_path: Pat
 
 def each_uploads(pages: list[Page], folder: Path) -> None:
     for page in pages:
-        page.get_by_role("link", name="Library").click()
+        turn(page, "Library")
     for page, word in zip(pages, WORDS, strict=True):
-        see(page, "Nothing in a file is run")
+        see(page, "Drop traces anywhere")
         page.locator("input[type=file]").set_input_files(folder / f"{word}.moetrace")
-    for page, word in zip(pages, WORDS, strict=True):
-        see(page, f"{word}.moetrace")
-        settle(page)
-        page.get_by_test_id("stFormSubmitButton").get_by_role("button").click()
     for page, word in zip(pages, WORDS, strict=True):
         see(page, f"Opened {word}")
         settle(page)
         box = page.get_by_role("combobox", name="Trace", exact=True)
+        expect(box).to_have_value(f"upload: {word}")
         box.fill("upload")
         expect(page.get_by_role("option")).to_have_text([f"upload: {word}"])  # nobody else's
         box.press("Enter")
@@ -88,34 +85,33 @@ def each_uploads(pages: list[Page], folder: Path) -> None:
 
 def each_explores(pages: list[Page]) -> None:
     for page in pages:
-        page.get_by_test_id("stMain").get_by_role("button", name="Activations").click()
+        turn(page, "Experts")
     for page, word in zip(pages, WORDS, strict=True):
-        expect(page.locator(".strip-of-tokens span").first).to_have_text(
-            f"{word} " * 5
-        )  # the prompt's tokens
-        expect(page.locator(".js-plotly-plot")).to_have_count(2)
+        expect(page.locator(".strip span").first).to_have_text(f"{word} " * 5)  # the prompt's tokens
+        expect(page.locator(".js-plotly-plot")).to_have_count(1)
 
 
-def each_runs(pages: list[Page]) -> None:
-    """The first asks for more than anyone can wait for and closes its tab; everyone else's turn comes, one after the other."""
+def each_runs(app: str, pages: list[Page]) -> None:  # noqa: F811
+    """The first asks for more than anyone can wait for and closes its tab; everyone else's turn comes."""
     first, others = pages[0], pages[1:]
-    first.get_by_role("link", name="Compare").click()
-    first.get_by_label("New tokens").fill("1500")
-    first.get_by_label("New tokens").press("Enter")
-    first.get_by_role("button", name="Measure").click()
+    first.goto(f"{app}/?tokens=1500")
+    staged(first)
+    first.keyboard.press("m")
     see(first, "Getting the model ready")
     for page in others:
-        page.get_by_role("link", name="Live").click()
+        page.goto(f"{app}/?tokens=8", wait_until="commit")
     for number, (page, word) in enumerate(zip(others, WORDS[1:], strict=True), start=1):
-        page.get_by_label("New tokens").fill("8")
-        page.get_by_label("New tokens").press("Enter")
+        staged(page)
+        page.get_by_role("button", name="More").click()
         page.get_by_label("Prompt", exact=True).fill(f"And {word} said")
         page.get_by_label("Prompt", exact=True).press("Control+Enter")
         settle(page)
-        page.get_by_role("button", name="Run").click()
-        see(page, re.compile(rf"^{number} other runs? before yours"))
+        page.keyboard.press("Escape")
+        page.locator("h1").first.click()
+        page.keyboard.press("r")
+        verdict(staged(page), re.compile(rf"^{number} other runs? before yours"))
     first.close()
     for page, word in zip(others, WORDS[1:], strict=True):
         see(page, "live = replay, event for event")
-        expect(page.locator(".board .token").first).to_have_text(f"And {word} said")
-        expect(page.locator(".board")).to_have_attribute("data-frames", "8")
+        page.get_by_text("without the browser").click()
+        see(page, re.compile(f"And {word} said"))

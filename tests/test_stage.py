@@ -14,13 +14,14 @@ from click.testing import CliRunner
 from conftest import make_trace, random_trace
 
 import moeviz
-from moeviz.charts.stage import StageError, payload, stage, stage_html, stage_payload
+from moeviz.charts.stage import payload, stage, stage_html, stage_payload
 from moeviz.charts.stage.packing import packed, pairs_of_bits
 from moeviz.charts.stage.verdict import hit_verdict
 from moeviz.cli.main import main
 from moeviz.core.replay import replay
 from moeviz.core.run import HIT, MISS
 from moeviz.core.settings import Settings
+from moeviz.errors import StageError
 from moeviz.files import moetrace
 from moeviz.numbers.explain import Explainer
 from moeviz.numbers.subject import subject_changes
@@ -165,6 +166,15 @@ def test_times_are_measured_modelled_or_absent_and_say_which() -> None:
     assert stage_payload(trace, [lru])["runs"][0]["times"] is None
 
 
+def test_times_that_arrive_make_another_payload() -> None:
+    trace, recorded = moetrace.load(sample_file(SUBJECT))
+    assert recorded is not None
+    run = replay(trace, Settings("lru", 4))
+    bare, timed = stage_payload(trace, [run]), stage_payload(trace, [run], measured=[recorded])
+    assert bare["id"] != timed["id"]
+    assert bare["id"] == stage_payload(trace, [run], verdict="something else")["id"]
+
+
 def test_a_kept_part_stands_for_its_run() -> None:
     trace = random_trace(2)
     runs = [replay(trace, Settings(name, 3)) for name in ("lru", "lfu")]
@@ -286,9 +296,14 @@ def test_export_writes_the_stage(tmp_path: Path) -> None:
     assert int((outcomes(data["runs"][1]["outcome"], count) == 2).sum()) == misses
 
 
-def test_export_of_an_unknown_policy_is_one_message(tmp_path: Path) -> None:
-    arguments = ["export", str(sample_file("bible")), "--format", "stage", "--policies", "lru,nope"]
+@pytest.mark.parametrize(
+    ("policies", "says"), [("lru, nope", "'nope' is not known"), (" ,", "no policy was named")]
+)
+def test_export_of_policies_that_there_are_not_is_one_message(
+    tmp_path: Path, policies: str, says: str
+) -> None:
+    arguments = ["export", str(sample_file("bible")), "--format", "stage", "--policies", policies]
     done = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "x.html")])
     assert done.exit_code == 2
-    assert "'nope' is not known" in done.output
+    assert says in done.output
     assert "Traceback" not in done.output

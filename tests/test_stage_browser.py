@@ -553,6 +553,19 @@ def test_a_stage_that_is_mounted_anew_goes_on_where_it_was(show: Open, lesson: s
     assert value(page, "[stage.selected.board, stage.selected.layer, stage.selected.expert]") == [0, 2, 5]
 
 
+def test_new_words_around_the_same_runs_walk_nothing_anew(show: Open) -> None:
+    trace = random_trace(5)
+    runs = [replay(trace, Settings(name, 3)) for name in ("lru", "lfu")]
+    page = show(stage_html(stage_payload(trace, runs, verdict="not measured yet")))
+    page.evaluate("window.model = window.moevizStage.model")
+    actions = [{"id": "stop", "label": "Stop measuring", "key": "m"}]
+    said = stage_payload(trace, runs, verdict="3 of 5 rounds", actions=actions)
+    page.evaluate("(payload) => window.moevizStage.update(payload)", said)
+    expect(page.locator(".verdict")).to_have_text("3 of 5 rounds")
+    expect(page.get_by_role("button", name="Stop measuring")).to_be_visible()
+    assert value(page, "stage.model === window.model")
+
+
 def test_a_closed_stage_leaves_the_keys_alone(show: Open, lesson: str) -> None:
     page = show(lesson)
     page.evaluate("window.moevizStage.close()")

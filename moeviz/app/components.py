@@ -1,94 +1,75 @@
-"""What the browser draws with code of moeviz's own: the board, and the strip of tokens."""
+"""What the browser draws with code of moeviz's own besides the stage: the strip of tokens that holds the
+cursor, and the keys.
+"""
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import streamlit as st
 
-from moeviz.charts import figures as charts
-from moeviz.charts.board import STATES, Frame
+from moeviz.app import kept, traces
+from moeviz.charts import hits, style
+from moeviz.charts.board import STATES
+from moeviz.core.run import Run
+from moeviz.core.trace import Trace
 
 HERE = Path(__file__).parent
 
-_mount = st.components.v2.component(
-    "moeviz_board",
-    html=(HERE / "board.html").read_text(),
-    css=(HERE / "board.css").read_text() + f":host, .board {{ --miss: {charts.STATE_COLORS[4]}; }}\n",
-    js=(HERE / "board.js").read_text(),
-)
 
-
-_strip = st.components.v2.component(
-    "moeviz_strip",
-    html=(HERE / "strip.html").read_text(),
-    css=(HERE / "strip.css").read_text()
-    + ":host, .strip-of-tokens { "
-    + " ".join(
-        f"--{name}: {charts.STATE_COLORS[STATES.index(state)]};"
-        for name, state in (("resident", "resident"), ("hit", "hit"), ("late", "late hit"), ("miss", "miss"))
+def _component(name: str) -> Any:
+    """Registers name.html, name.css and name.js, with the colours of the states."""
+    colors = " ".join(
+        f"--{state.partition(' ')[0].rstrip(',')}: {color};"
+        for state, color in zip(STATES, style.STATE_COLORS, strict=True)
+        if color
     )
-    + " }\n",
-    js=(HERE / "strip.js").read_text(),
-)
+    html, css, js = ((HERE / f"{name}.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
+    return st.components.v2.component(
+        f"moeviz_{name}", html=html, css=f".{name} {{ {colors} }}\n{css}", js=js
+    )
 
 
-def board(
-    run_id: str,
-    frames: Sequence[Frame],
-    texts: Sequence[str],
-    live: bool,
-    key: str,
-    at: int = 0,
-    seek: int = 0,
-) -> int:
-    """Draws the board and returns the pass at which its user stopped. It begins at pass `at` and goes there again when `seek` changes.
+_strip, _keys = _component("strip"), _component("keys")
 
-    While live, only the latest frames are sent.
+
+def strip(trace: Trace, run: Run, marked: tuple[int, int] | None = None) -> int:
+    """The text, a forward pass each, with the cursor in it; gives the pass at which it stands.
+
+    Marked by how much of what a pass needed was there in `run`, or by whether it chose one expert, `marked`
+    (layer, expert).
     """
-    start = max(0, len(frames) - 64) if live else 0
-    part = frames[start:]
-    layers, experts = part[0].state.shape if part else (1, 1)
-    slots = (
-        part[0].slots.shape[1] if part and len(part[0].slots) == layers else 0
-    )  # shared slots have no layer of their own
-    data = {
-        "run": run_id,
-        "start": start,
-        "live": live,
-        "at": at,
-        "seek": seek,
-        "layers": layers,
-        "experts": experts,
-        "slots": slots,
-        "colors": charts.STATE_COLORS,
-        "glyphs": charts.STATE_GLYPHS,
-        "names": STATES,
-        "frames": _base64([frame.state for frame in part], np.uint8),
-        "slotFrames": _base64([frame.slots for frame in part], np.int16) if slots else "",
-        "texts": list(texts[start:]),
-    }
-    result = _mount(data=data, key=key, on_step_change=lambda: None)
-    step = result.step if isinstance(result.step, int) else at
-    return min(max(step, 0), max(len(frames) - 1, 0))
+    texts = kept.texts(trace)
+    last = len(texts) - 1
+    kinds, titles = _by_hits(run) if marked is None else _by_expert(trace, *marked)
+    at = traces.cursor(last)
+    data = {"of": trace.digest, "at": at, "texts": texts, "kinds": kinds, "titles": titles}
+    result = _strip(data=data, key="strip", on_moved_change=lambda: None)
+    moved, state = result.moved, st.session_state
+    if isinstance(moved, Mapping) and moved != state.get("strip-moved") and moved.get("of") == trace.digest:
+        state["strip-moved"] = moved
+        traces.move(min(max(int(moved["to"]), 0), last))
+    return traces.cursor(last)
 
 
-def strip(
-    of: str, texts: Sequence[str], kinds: Sequence[str], titles: Sequence[str], key: str, at: int
-) -> int:
-    """Draws tokens, marked by kind (most, some, few; chosen, first; or nothing), and returns the one at which its user stopped.
-
-    It begins at `at`, and again where `of` changes.
-    """
-    data = {"of": of, "at": at, "texts": list(texts), "kinds": list(kinds), "titles": list(titles)}
-    result = _strip(data=data, key=key, on_step_change=lambda: None)
-    step = result.step if isinstance(result.step, int) else at
-    return min(max(step, 0), max(len(texts) - 1, 0))
+def _by_hits(run: Run) -> tuple[list[str], list[str]]:
+    ratio = hits.of_last_passes(run, 1).tolist()
+    kinds = ["most" if share > 2 / 3 else "some" if share > 1 / 3 else "few" for share in ratio]
+    return kinds, [f"pass {n}: {share:.0%} of what it needed was there" for n, share in enumerate(ratio)]
 
 
-def _base64(arrays: Sequence[np.ndarray[Any, Any]], kind: type) -> str:
-    return base64.b64encode(b"".join(np.ascontiguousarray(a, kind).tobytes() for a in arrays)).decode()
+def _by_expert(trace: Trace, layer: int, expert: int) -> tuple[list[str], list[str]]:
+    chosen = trace.experts[:, layer] == expert
+    first = chosen[:, 0]
+    kinds, titles = [], []
+    for tokens in trace.passes():
+        kinds.append("first" if first[tokens].any() else "chosen" if chosen[tokens].any() else "")
+        titles.append(f"expert {expert} of layer {layer}: {'chosen' if kinds[-1] else 'not chosen'}")
+    return kinds, titles
+
+
+def keys(buttons: Mapping[str, str]) -> None:
+    """Keys that press buttons from anywhere on a page. buttons: keyboard's key -> key of an `st.button`"""
+    _keys(data={"buttons": dict(buttons)}, key="keys")

@@ -39,7 +39,6 @@ export default function (component) {
     stage.recall(memories.get(key))
   } else {
     stage.update(data.payload, host)
-    stage.layout() // the theme may have changed
   }
   stage.seekTo(data.seek)
   return () => {

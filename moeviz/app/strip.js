@@ -1,18 +1,32 @@
-// Tokens to step through, each marked by its kind. data: { of, at, texts, kinds, titles }; kinds are class names of strip.css.
+// Tokens with a cursor in them, each marked by its kind. data: { of, at, texts, kinds, titles }; kinds are class names of strip.css.
+// The cursor goes where the data say when they say something new, and tells Python where its user moved it.
 
 const strips = new WeakMap()
+const MOVES = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10, Home: -1e9, End: 1e9 }
+
+function typing(event) {
+  const target = event.composedPath()[0]
+  const role = target.getAttribute?.("role") || ""
+  return target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName) || /^(combobox|slider|radio|tab|option)$/.test(role)
+}
 
 class Strip {
   constructor(parent) {
-    this.root = parent.querySelector(".strip-of-tokens")
-    this.root.onkeydown = (event) => this.key(event)
+    this.root = parent.querySelector(".strip")
+    this.listen = (event) => this.key(event)
+    document.addEventListener("keydown", this.listen)
+  }
+
+  close() {
+    clearTimeout(this.timer)
+    document.removeEventListener("keydown", this.listen)
   }
 
   take(data, send) {
     this.send = send
     if (this.of !== data.of) {
       this.of = data.of
-      this.at = data.at
+      this.told = null
       this.root.replaceChildren(...data.texts.map((text, index) => {
         const element = document.createElement("span")
         element.textContent = text.replaceAll("\n", "⏎\n") || "␣"
@@ -25,6 +39,8 @@ class Strip {
       this.root.children[index].className = kind
       this.root.children[index].title = data.titles[index]
     })
+    if (this.told !== data.at && !this.timer) this.at = data.at
+    this.told = data.at
     this.mark()
   }
 
@@ -32,7 +48,10 @@ class Strip {
     this.at = Math.max(0, Math.min(index, this.root.children.length - 1))
     this.mark()
     clearTimeout(this.timer)
-    this.timer = setTimeout(() => this.send(this.at), 200) // one message for a key held down
+    this.timer = setTimeout(() => { // one message for a key held down
+      this.timer = null
+      this.send({ of: this.of, to: this.at, now: Date.now() })
+    }, 150)
   }
 
   mark() {
@@ -46,13 +65,12 @@ class Strip {
     element.setAttribute("aria-selected", "true")
     this.root.dataset.step = this.at
     const above = element.offsetTop - this.root.scrollTop
-    if (above < 0 || above > this.root.clientHeight - 40) this.root.scrollTop = element.offsetTop - this.root.clientHeight / 2
+    if (above < 0 || above > this.root.clientHeight - 30) this.root.scrollTop = element.offsetTop - this.root.clientHeight / 2
   }
 
   key(event) {
-    const moves = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10, Home: -1e9, End: 1e9 }
-    if (!(event.key in moves)) return
-    this.go(this.at + moves[event.key])
+    if (!(event.key in MOVES) || event.ctrlKey || event.metaKey || event.altKey || typing(event)) return
+    this.go(this.at + MOVES[event.key])
     event.preventDefault()
   }
 }
@@ -64,9 +82,9 @@ export default function (component) {
     strip = new Strip(parentElement)
     strips.set(parentElement, strip)
   }
-  strip.take(data, (step) => setStateValue("step", step))
+  strip.take(data, (moved) => setStateValue("moved", moved))
   return () => {
-    clearTimeout(strip.timer)
+    strip.close()
     strips.delete(parentElement)
   }
 }

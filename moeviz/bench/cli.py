@@ -113,6 +113,16 @@ def bench_pages(tokens: int, repeats: int) -> None:
         show(pages(tokens, repeats))
 
 
+@bench.command("capture")
+@rounds(9)
+@tokens(100, "Tokens to generate in each round.", 1_000)
+def bench_capture(repeats: int, tokens: int) -> None:
+    """What moeviz.capture costs the code that runs a model."""
+    from moeviz.bench.capturing import capturing
+
+    show(capturing(repeats, tokens))
+
+
 @bench.command("fuzz")
 @click.option(
     "--files",
@@ -179,7 +189,7 @@ def bench_soak(sessions: int, pause: float, runs: int) -> None:
 @rounds(3)
 @click.option(
     "--seconds",
-    type=click.FloatRange(1, 3_600),
+    type=Number(1, 3_600),
     default=3.0,
     show_default=True,
     help="Played in each round.",

@@ -18,12 +18,12 @@ from streamlit.testing.v1 import AppTest
 from moeviz.bench.made_up import made_up
 tokens = int(sys.argv[1])
 long = made_up(tokens)
-for page in ("activations", "timeline", "prefetch", "what_if"):
+for page in ("experts", "timeline", "prefetch", "what_if"):
     for name, trace in (("a sample", None), (f"{tokens:,} tokens", long)):
         app = AppTest.from_file("app.py", default_timeout=300).run()
         if trace is not None:
-            app.session_state["opened"] = {name: (trace, None)}
-            app.session_state["trace"] = name
+            app.session_state["desk"].opened[name] = trace, None
+            app.session_state["to_show"] = name
         st.cache_resource.clear()
         start = time.perf_counter()
         app.switch_page(f"pages/{page}.py").run()

@@ -1,4 +1,5 @@
-"""Pictures for the board: the state of every expert and of every slot before each event, forward pass by forward pass.
+"""Pictures for the board: the state of every expert and of every slot before each event, forward pass by
+forward pass.
 
 The same code draws a live run, fed with its records as they come, and a finished Run.
 """
@@ -54,7 +55,9 @@ class Board:
             self._slots[layer, slot] = expert
 
     def follow(self, run: Run) -> list[Frame]:
-        """The frames of the forward passes that are new since the last call; `run` is the same run, perhaps longer."""
+        """The frames of the forward passes that are new since the last call; `run` is the same run, perhaps
+        longer.
+        """
         access_at, load_at, pass_at = run.access_at.tolist(), run.load_at.tolist(), run.pass_at.tolist()
         layers, loads = run.events.layer.tolist(), run.loads
         arrivals = list(
@@ -100,7 +103,8 @@ def frames(run: Run) -> list[Frame]:
 
 
 def slots_over_time(pictures: Sequence[Frame]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """State and expert of every slot before each event of its layer (shared slots: before the pass). Both [F, row].
+    """State and expert of every slot before each event of its layer (shared slots: before the pass). Both [F,
+    row].
 
     Rows are slots, layer after layer; experts of shared slots are layer x E + expert; -1 is free.
     """

@@ -97,9 +97,9 @@ def import_(
         if isinstance(found, Counted):
             if out.suffix != moecounts.SUFFIX:
                 raise TraceError(
-                    f"{source.name} holds counts, not a trace ({found.format}): which token used which "
-                    "is not said, so no cache can be replayed. "
-                    f"Give --out {out.with_suffix(moecounts.SUFFIX).name} to keep them as calibration."
+                    f"{source.name} holds counts, not a trace ({found.format}): which token used which is "
+                    "not said, so no cache can be replayed. Give --out "
+                    f"{out.with_suffix(moecounts.SUFFIX).name} to keep them as calibration."
                 )
             content = moecounts.to_bytes(found.counts)
             shape = f"{found.counts.layers} MoE layers of {found.counts.num_experts} experts"
@@ -159,7 +159,7 @@ def export(file: Path, kind: str, recorded: bool, policies: str, out: Path, **ot
         if kind == "stage":
             from moeviz.charts.stage import stage
 
-            chosen = [load_policy(name) for name in policies.split(",")]
+            chosen = [load_policy(name.strip()) for name in policies.split(",") if name.strip()]
             page = stage(trace, [replace(settings, policy=name) for name in chosen], recorded=own)
             with writing(out):
                 moetrace.write_atomically(out, page.html.encode())

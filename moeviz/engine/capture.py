@@ -3,17 +3,25 @@
 with capture(model, tokenizer) as captured:
     model.generate(**tokenizer("In the beginning", return_tensors="pt"), max_new_tokens=50)
 captured.trace().save("mine.moetrace")
+
+Every sequence of a batch is a request of the trace, and so is every new call. What is no routing of the text
+is left out and said in `captured.report`: padding, by the attention mask; prefixes that are computed again
+because there is no cache; drafts that the model rejected. `capture(model, verify=True)` also compares the
+experts that ran with the highest of each router's own output.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 from torch import nn
 
 from moeviz.core.trace import DECODE, PREFILL, Trace
@@ -21,86 +29,270 @@ from moeviz.engine.experts import stacked
 from moeviz.engine.probe import is_experts
 from moeviz.errors import ModelError
 
+_NUMBER = re.compile(r"\.(\d+)\.")
+
+
+@dataclass(slots=True)
+class _Row:
+    """One sequence of the batch that runs now."""
+
+    sequence: int
+    # that entered so far, padding included; -1 where only embeddings did
+    ids: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Pass:
+    """One forward pass: where its tokens are among all rows that the layers see, and what they are."""
+
+    place: list[int]  # of each kept token in [batch x tokens]
+    sequence: list[int]
+    position: list[int]  # in the row, so that a rejected draft can be found again
+    ids: list[int]
+    phase: int
+    rows: int  # batch x tokens
+    chosen: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)  # of each layer
+
 
 class Captured:
-    """Forward passes as they were seen; one sequence at a time."""
+    """Forward passes as they were seen."""
 
-    def __init__(self, model: nn.Module, tokenizer: Any) -> None:
+    def __init__(self, model: nn.Module, tokenizer: Any, verify: bool) -> None:
         self._model, self._tokenizer = model, tokenizer
-        self.modules = [module for _, module in model.named_modules() if is_experts(module)]
-        self._ids: list[list[int]] = []  # of each complete pass
-        self._chosen: list[
-            list[tuple[np.ndarray, np.ndarray]]
-        ] = []  # [pass][layer] experts and weights, [token, k] each
-        self._open: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self._now: list[int] = []
-        self._reached: list[int] = []  # numbers of the modules that text reaches, in that order
+        found = [(name, module) for name, module in model.named_modules() if is_experts(module)]
+        self.modules = [module for _, module in found]
+        self.blocks = [model.get_submodule(name.rpartition(".")[0]) for name, _ in found]
+        self._layers = [
+            int(m[1]) if (m := _NUMBER.search(f".{name}.")) else n for n, (name, _) in enumerate(found)
+        ]
+        self._passes: list[_Pass] = []
+        self._now: _Pass | None = None
+        self._rows: list[_Row] = []
+        self._sequences = 0
+        self.assisted = False  # within a call of generate with drafts
+        self._left: dict[str, int] = {}  # what was left out -> how many tokens
+        self._logits: dict[int, torch.Tensor] = {}
+        self._differ: dict[int, list[int]] = {}  # layer -> tokens that ran other experts, tokens compared
+        self.verify = verify
+
+    # what happened
 
     def begin_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The model was called. Raises ModelError where its sequences cannot be told."""
         ids = kwargs.get("input_ids", args[0] if args else None)
-        if not isinstance(ids, torch.Tensor) or ids.dim() != 2:
-            raise ModelError("capture needs input_ids [1, tokens]; the model was called without them.")
-        if len(ids) != 1:
+        given = ids if isinstance(ids, torch.Tensor) else kwargs.get("inputs_embeds")
+        if not isinstance(given, torch.Tensor) or given.dim() < 2:
             raise ModelError(
-                f"capture records one sequence at a time; the model was called with a batch of {len(ids)}. "
-                "Run them one by one."
+                "capture needs input_ids or inputs_embeds [batch, tokens]; the model was called without."
             )
-        self._now, self._open = ids[0].tolist(), {}
+        batch, tokens = given.shape[:2]
+        rows = ids.tolist() if given is ids else [[-1] * tokens for _ in range(batch)]
+        cache = kwargs.get("past_key_values")
+        past = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
+        mask = kwargs.get("attention_mask")
+        real = [[True] * tokens for _ in range(batch)]
+        if isinstance(mask, torch.Tensor) and mask.dim() == 2 and mask.shape[1] >= tokens:
+            real = mask[:, -tokens:].bool().tolist()
+        again = self._again(kwargs, cache, rows, past)
+        if again:
+            self._count(
+                "tokens of prefixes that were computed again, without a cache", sum(map(sum, real)) - batch
+            )
+        elif past == 0 or len(self._rows) != batch:
+            if past:
+                raise ModelError(
+                    f"the model went on with {batch} sequences from {len(self._rows)}; capture tells "
+                    "sequences apart only where a batch stays as it is. Run without beam search, and each "
+                    "batch from its begin."
+                )
+            self._rows = [_Row(self._sequences + n) for n in range(batch)]
+            self._sequences += batch
+        else:
+            self._reject(past)
+        phase = PREFILL if not again and (past == 0 or (tokens > 1 and not self.assisted)) else DECODE
+        self._now = _Pass([], [], [], [], phase, batch * tokens)
+        for number, (row, own, keep) in enumerate(zip(self._rows, rows, real, strict=True)):
+            first = tokens - 1 if again else 0
+            for at in range(first, tokens):
+                if keep[at]:
+                    self._now.place.append(number * tokens + at)
+                    self._now.sequence.append(row.sequence)
+                    self._now.position.append(len(row.ids) + at - first)
+                    self._now.ids.append(own[at])
+                else:
+                    self._count("tokens of padding", 1)
+            row.ids += own[first:]
+
+    def _again(self, kwargs: dict[str, Any], cache: Any, rows: list[list[int]], past: int) -> bool:
+        """True where each row is what it was, with one token more, and nothing was kept of the pass
+        before.
+        """
+        if past or cache is not None or kwargs.get("use_cache") is not False or len(self._rows) != len(rows):
+            return False
+        return all(row.ids and own[:-1] == row.ids for row, own in zip(self._rows, rows, strict=True))
+
+    def _reject(self, past: int) -> None:
+        """Takes back the tokens beyond `past`, which the cache has dropped: drafts that were not accepted."""
+        beyond = max(len(row.ids) for row in self._rows) - past
+        if beyond <= 0:
+            return
+        numbers = {row.sequence for row in self._rows}
+        for row in self._rows:
+            del row.ids[past:]
+        for one in reversed(self._passes):
+            gone = [
+                n
+                for n, (s, p) in enumerate(zip(one.sequence, one.position, strict=True))
+                if s in numbers and p >= past
+            ]
+            if not gone:
+                break
+            for n in reversed(gone):
+                del one.place[n], one.sequence[n], one.position[n], one.ids[n]
+            self._count("drafts that the model rejected", len(gone))
+
+    def _count(self, what: str, tokens: int) -> None:
+        self._left[what] = self._left.get(what, 0) + tokens
 
     def take(self, number: int, index: torch.Tensor, weights: torch.Tensor) -> None:
-        ids, strength = index.cpu().numpy(), weights.detach().float().cpu().numpy()
-        order = np.lexsort((ids, -strength), axis=1)
-        self._open[number] = np.take_along_axis(ids, order, 1), np.take_along_axis(strength, order, 1)
+        """A layer's experts are about to run."""
+        if self._now is not None:
+            self._now.chosen[number] = index.detach().clone(), weights.detach().clone()
+
+    def logits(self, number: int, output: Any) -> None:
+        """What a module beside the experts gave; the first that has a number for each expert is the
+        router's.
+        """
+        experts = _experts_of(self.modules[number])
+        for one in output if isinstance(output, (tuple, list)) else (output,):
+            if isinstance(one, torch.Tensor) and one.is_floating_point() and one.shape[-1] == experts:
+                self._logits[number] = one.detach().reshape(-1, experts)
+                return
 
     def end_pass(self, *_: Any) -> None:
-        if not self._ids:
-            self._reached = list(self._open)
-        if list(self._open) == self._reached and all(
-            len(ids) == len(self._now) for ids, _ in self._open.values()
-        ):
-            self._ids.append(self._now)
-            self._chosen.append(list(self._open.values()))
+        """The model has answered."""
+        one, self._now = self._now, None
+        if one is None or not one.place:
+            return
+        self._passes.append(one)
+        if not self.verify:
+            return
+        for number, (index, _) in one.chosen.items():
+            logits = self._logits.pop(number, None)
+            if logits is None or len(logits) != len(index):
+                continue
+            highest = logits.topk(index.shape[1], dim=1).indices.sort(dim=1).values
+            differs = (highest != index.sort(dim=1).values).any(1)[one.place]
+            found = self._differ.setdefault(number, [0, 0])
+            found[0] += int(differs.sum())
+            found[1] += len(one.place)
+
+    # what it comes to
+
+    @property
+    def report(self) -> list[str]:
+        """What was left out, and what the check found, in words."""
+        lines = [f"{count:,} {what} were left out" for what, count in self._left.items()]
+        if not self.verify:
+            return lines
+        for number, (differ, compared) in sorted(self._differ.items()):
+            if differ:
+                lines.append(
+                    f"layer {self._layers[number]}: {differ:,} of {compared:,} tokens ran other experts "
+                    "than the highest of the router's output: a bias, groups or a limit choose there, and "
+                    "a plain top-k of it is wrong"
+                )
+        missing = len(self.modules) - len(self._differ)
+        if missing:
+            lines.append(
+                f"{missing} layers could not be checked: nothing beside their experts gives a number for each"
+            )
+        elif not any(differ for differ, _ in self._differ.values()):
+            lines.append("every token ran the highest experts of its routers' output")
+        return lines
 
     def trace(self) -> Trace:
         """What was captured so far. Raises ModelError where that is nothing."""
-        if not self._ids:
+        passes = [one for one in self._passes if one.place and one.chosen]
+        if not passes:
             raise ModelError("nothing was captured: the model was not called within the with block.")
-        lengths = [len(ids) for ids in self._ids]
-        parts = [
-            np.concatenate([np.stack([layer[kind] for layer in layers], 1) for layers in self._chosen])
-            for kind in (0, 1)
-        ]
-        token_ids = [token for ids in self._ids for token in ids]
-        phase = [PREFILL if number == 0 or length > 1 else DECODE for number, length in enumerate(lengths)]
-        module = self.modules[self._reached[0]]
-        weights = stacked(module).values()
-        count = len(next(iter(weights)))
-        return Trace(
-            experts=parts[0].astype(np.int16),
-            weights=parts[1].astype(np.float32),
-            token_ids=np.array(token_ids, np.int32),
-            phase=np.repeat(np.array(phase, np.uint8), lengths),
-            forward_pass=np.repeat(np.arange(len(lengths), dtype=np.int32), lengths),
-            guess=np.full((len(token_ids), len(self._reached), 0, 0), -1, np.int16),
-            num_experts=count,
-            texts=tuple(
-                self._tokenizer.decode([token]) if self._tokenizer else f"{token} " for token in token_ids
-            ),
-            model=str(getattr(self._model, "name_or_path", "") or type(self._model).__name__),
-            expert_bytes=sum(p.numel() * p.element_size() for p in weights) // count,
-            prompt=self._tokenizer.decode(self._ids[0]) if self._tokenizer else "",
-            recorded={"torch": torch.__version__, "transformers": transformers.__version__},
+        report = self.report
+        k = max(index.shape[1] for one in passes for index, _ in one.chosen.values())
+        parts = [self._laid_out(one, k, report) for one in passes]
+        ids = np.array([token for one in passes for token in one.ids], np.int64)
+        known = bool((ids >= 0).all())
+        sequence = np.array([number for one in passes for number in one.sequence])
+        counts = [len(one.place) for one in passes]
+        experts = _experts_of(self.modules[0])
+        sizes = tuple(
+            sum(p.numel() * p.element_size() for p in stacked(module).values()) // experts
+            for module in self.modules
         )
+        prompt = passes[0].ids if known else []
+        first = [
+            token
+            for token, own in zip(prompt, passes[0].sequence, strict=False)
+            if own == passes[0].sequence[0]
+        ]
+        return Trace(
+            experts=np.concatenate([part[0] for part in parts]),
+            weights=np.concatenate([part[1] for part in parts]),
+            token_ids=ids.astype(np.int32) if known else None,
+            phase=np.repeat(np.array([one.phase for one in passes], np.uint8), counts),
+            forward_pass=np.repeat(np.arange(len(passes), dtype=np.int32), counts),
+            guess=np.full((len(ids), len(self.modules), 0, 0), -1, np.int16),
+            num_experts=experts,
+            texts=tuple(self._text(token) for token in ids.tolist()),
+            model=str(getattr(self._model, "name_or_path", "") or type(self._model).__name__),
+            layer_indices=tuple(self._layers),
+            expert_bytes=sizes[0] if len(set(sizes)) == 1 else sizes,
+            prompt=self._tokenizer.decode(first) if self._tokenizer and known else "",
+            recorded={"torch": torch.__version__, "transformers": transformers.__version__},
+            sequence=sequence.astype(np.int16) if len(set(sequence.tolist())) > 1 else None,
+            notes=tuple(dict.fromkeys(report)),
+        )
+
+    def _text(self, token: int) -> str:
+        if token < 0:
+            return ""
+        return str(self._tokenizer.decode([token])) if self._tokenizer else f"{token} "
+
+    def _laid_out(
+        self, one: _Pass, k: int, report: list[str]
+    ) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+        """Experts and weights of a pass, strongest first. Both [token, layer, k]; -1 where a layer did not
+        run for a token.
+        """
+        shape = (len(one.place), len(self.modules), k)
+        ids, strength = np.full(shape, -1, np.int16), np.zeros(shape, np.float32)
+        for number, (index, weights) in one.chosen.items():
+            if len(index) != one.rows:
+                report.append(
+                    f"layer {self._layers[number]} ran for some tokens of a pass only; which is not said, "
+                    "and it is left out there"
+                )
+                continue
+            own, given = index.cpu().numpy(), weights.float().cpu().numpy()
+            order = np.lexsort((own, -given), axis=1)
+            width = own.shape[1]
+            ids[:, number, :width] = np.take_along_axis(own, order, 1)[one.place]
+            strength[:, number, :width] = np.take_along_axis(given, order, 1)[one.place]
+        return ids, strength
+
+
+def _experts_of(module: nn.Module) -> int:
+    return len(next(iter(stacked(module).values())))
 
 
 @contextmanager
-def capture(model: nn.Module, tokenizer: Any = None) -> Iterator[Captured]:
+def capture(model: nn.Module, tokenizer: Any = None, *, verify: bool = False) -> Iterator[Captured]:
     """Within the block every forward pass of `model` is recorded; `tokenizer` gives the tokens their text.
 
-    Raises ModelError where the model is no MoE that transformers' experts interface serves, or is called with
-    a batch.
+    `verify` compares the experts that run with the highest of each router's output; `captured.report` names
+    where they differ. Raises ModelError where the model is no MoE that transformers' experts interface
+    serves, or where sequences cannot be told apart.
     """
-    captured = Captured(model, tokenizer)
+    captured = Captured(model, tokenizer, verify)
     if not captured.modules:
         raise ModelError(
             f"{type(model).__name__} has no experts that transformers {transformers.__version__} serves "
@@ -111,16 +303,56 @@ def capture(model: nn.Module, tokenizer: Any = None) -> Iterator[Captured]:
         model.register_forward_hook(captured.end_pass),
     ]
     for number, module in enumerate(captured.modules):
-
-        def before(
-            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], number: int = number
-        ) -> None:
-            given = dict(zip(("hidden_states", "top_k_index", "top_k_weights"), args, strict=False)) | kwargs
-            captured.take(number, given["top_k_index"], given["top_k_weights"])
-
-        hooks.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        hooks.append(module.register_forward_pre_hook(_before(captured, number), with_kwargs=True))
+        if verify:
+            for child in captured.blocks[number].children():
+                if child is not module:
+                    hooks.append(child.register_forward_hook(_beside(captured, number)))
+    own = model.__dict__.get("generate")
+    if hasattr(model, "generate"):
+        model.generate = _generating(captured, model.generate)
     try:
         yield captured
     finally:
         for hook in hooks:
             hook.remove()
+        model.__dict__.pop("generate", None)
+        if own is not None:
+            model.generate = own
+
+
+def _before(captured: Captured, number: int) -> Callable[..., None]:
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = dict(zip(("hidden_states", "top_k_index", "top_k_weights"), args, strict=False)) | kwargs
+        captured.take(number, given["top_k_index"], given["top_k_weights"])
+
+    return before
+
+
+def _beside(captured: Captured, number: int) -> Callable[..., None]:
+    def beside(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        captured.logits(number, output)
+
+    return beside
+
+
+def _generating(captured: Captured, generate: Callable[..., Any]) -> Callable[..., Any]:
+    """`generate`, which says what kind of generation this is."""
+
+    def generating(*args: Any, **kwargs: Any) -> Any:
+        def asked(name: str) -> Any:
+            config = kwargs.get("generation_config") or captured._model.generation_config
+            return kwargs.get(name, getattr(config, name, None))
+
+        if (asked("num_beams") or 1) > 1:
+            raise ModelError(
+                f"capture cannot follow beam search ({asked('num_beams')} beams): the beams change places "
+                "between passes. Generate with num_beams=1."
+            )
+        captured.assisted = bool(kwargs.get("assistant_model") or asked("prompt_lookup_num_tokens"))
+        try:
+            return generate(*args, **kwargs)
+        finally:
+            captured.assisted = False
+
+    return generating

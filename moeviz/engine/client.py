@@ -15,7 +15,6 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from queue import Empty
@@ -153,27 +152,6 @@ class Job:
             "options": options,
             "repeats": self.repeats,
         }
-
-
-class Owner:
-    """The unfinished jobs of one browser session. They are stopped when it ends, so that others' turn
-    comes."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._jobs: list[Job] = []
-
-    def hold(self, jobs: Iterable[Job]) -> None:
-        """These are the session's jobs now."""
-        self._jobs = [job for job in jobs if not job.finished]
-        for job in self._jobs:
-            self._client.keep(job)
-
-    def leave(self) -> None:
-        """The session's connection ended: a closed tab, or one that comes back within GRACE seconds."""
-        for job in self._jobs:
-            if not job.finished:
-                self._client.stop_later(job)
 
 
 class Client:

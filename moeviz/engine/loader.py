@@ -458,7 +458,7 @@ def _placement(module: nn.Module, experts: set[str], device: str, prefix: str = 
 def _layers_of(
     weights: Mapping[str, Mapping[str, torch.Tensor]], layout: Layout, progress: Callable[[float], None]
 ) -> Iterator[Mapping[str, torch.Tensor]]:
-    """Stacked weights of one MoE layer after the other, through accelerate's maps, by the path of its experts.
+    """Stacked weights of one MoE layer after the other. weights: path of its experts -> accelerate's map.
 
     Some architectures leave them in an offload folder, some in the checkpoint, and the map knows where.
     """
@@ -467,8 +467,9 @@ def _layers_of(
         short = [n for n, shape in layout.shapes.items() if tensors[n].shape != (layout.experts, *shape)]
         if short:
             raise ModelError(
-                f"{named(f'{path}.{name}' for name in short)}: the checkpoint holds another number of experts, or "
-                "experts of another size, than its configuration says. Save or download the checkpoint again."
+                f"{named(f'{path}.{name}' for name in short)}: the checkpoint holds another number of "
+                "experts, or experts of another size, than its configuration says. Save or download the "
+                "checkpoint again."
             )
         yield tensors
         progress((number + 1) / len(weights))

@@ -112,8 +112,7 @@ def _check_decisions(run: Run, again: Run) -> None:
         if differs.size:
             raise RunError(
                 f"run.{name} contradicts the trace in row {differs[0]}: {own[differs[0]]}, but a replay of "
-                f"its "
-                f"settings gives {column[differs[0]]}."
+                f"its settings gives {column[differs[0]]}."
             )
 
 

@@ -4,7 +4,7 @@ hand back a checked trace.
 A file that makes a library run away brings down that process and nothing else: what comes back is a trace,
 which is checked once more here, or counts, or one sentence. The child loads numpy, safetensors and what the
 format needs (about 0.3 s on a busy core). Limits: 256 MiB beside the file and what is loaded, and 5 s of
-processor time, more for files over 16 MiB; `resource` sets them on Linux and macOS (which does not enforce
+processor time, more for files over 2 MiB; `resource` sets them on Linux and macOS (which does not enforce
 the one on memory), and the readers' own bounds hold everywhere.
 
     found = open_guarded("routes.jsonl", content, Options(experts=32))
@@ -30,7 +30,7 @@ from moeviz.files.moetrace import MAX_FILE_BYTES
 from moeviz.files.reading import read_regular
 
 SECONDS = 5.0  # of processor time, whatever a file declares
-BYTES_PER_SECOND = 4 * 2**20  # a large file may take longer, in proportion
+BYTES_PER_SECOND = 2 * 2**20  # a large file may take longer, in proportion
 SLACK = 24 * 2**20  # address space of allocators and late imports
 ROOT = Path(__file__).parents[2]
 
@@ -74,7 +74,7 @@ def open_guarded(name: str, content: bytes, options: Options = AS_SAID, format: 
 
 
 def _seconds(size: int) -> float:
-    return SECONDS + max(size - 16 * 2**20, 0) / BYTES_PER_SECOND
+    return SECONDS + max(size - 2 * 2**20, 0) / BYTES_PER_SECOND
 
 
 def _answer(name: str, content: bytes, answer: bytes, code: int, limit: float) -> Found:
@@ -83,12 +83,12 @@ def _answer(name: str, content: bytes, answer: bytes, code: int, limit: float) -
     if not newline:
         if -code == getattr(signal, "SIGXCPU", 0) or -code == getattr(signal, "SIGKILL", 0):
             raise TraceError(
-                f"{name} took more than {limit:.0f} s of processor time to be read, and was given up."
+                f"{name} took more than {limit:.0f} s of processor time to be read, and was given up. A "
+                "packed file may take longer once it is unpacked: its limit grows with its size."
             )
         raise TraceError(
             f"{name} cannot be read: the process that read it ended with {code}, most likely because it "
-            f"asked for more than "
-            f"{MORE >> 20} MiB beside the file."
+            f"asked for more than {MORE >> 20} MiB beside the file."
         )
     said = json.loads(head)
     match said["kind"]:

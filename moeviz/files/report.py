@@ -12,19 +12,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import pandas as pd
-import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
-
 from moeviz import words
-from moeviz.charts import board
-from moeviz.charts import figures as charts
-from moeviz.core.run import HIT, Run
+from moeviz.charts import Chart, board, curves, hits, style, times, usage
+from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
-from moeviz.numbers import metrics, routing
-from moeviz.numbers.curves import bounds, curve, knee
+from moeviz.numbers import metrics
+from moeviz.numbers.curves import bounds, curve
 
 MOST_EVENTS = 60_000  # of a trace whose curves over all slot counts are drawn
 MOST_TEXT = 2_000  # tokens shown
@@ -64,11 +58,20 @@ for (const one of document.querySelectorAll("script[type='application/json']")) 
 """
 _STYLE = """
 :root { color-scheme: light; }
-body { font: 17px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; background: #fff; }
+body {
+  font: 17px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1a1a1a; background: #fff;
+}
 h1 { font-size: 1.9rem; } h2 { font-size: 1.35rem; margin: 2.2rem 0 0; }
 table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid #ddd; padding: .3rem .9rem .3rem 0; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
-.kind { font-size: .8rem; background: #eee; border-radius: .6rem; padding: .1rem .6rem; margin-left: .6rem; font-weight: 400; vertical-align: middle; }
+th, td {
+  border-bottom: 1px solid #ddd; padding: .3rem .9rem .3rem 0; text-align: left; vertical-align: top;
+  overflow-wrap: anywhere;
+}
+.kind {
+  font-size: .8rem; background: #eee; border-radius: .6rem; padding: .1rem .6rem; margin-left: .6rem;
+  font-weight: 400; vertical-align: middle;
+}
 .table { max-height: 24rem; overflow: auto; }
 .text { white-space: pre-wrap; overflow-wrap: anywhere; }
 .text span { border-bottom: 3px solid; }
@@ -76,7 +79,11 @@ th, td { border-bottom: 1px solid #ddd; padding: .3rem .9rem .3rem 0; text-align
 
 
 def report(trace: Trace, run: Run) -> str:
-    """HTML with Plotly inside it. Everything that comes from the trace is escaped, and the page's policy lets only its own two scripts run."""
+    """HTML with Plotly inside it. Everything that comes from the trace is escaped; the page's policy lets
+    only its own two scripts run.
+    """
+    from plotly.offline import get_plotlyjs
+
     parts = "".join(_sections(trace, run))
     plotly = get_plotlyjs()
     allowed = " ".join(
@@ -85,58 +92,31 @@ def report(trace: Trace, run: Run) -> str:
     )
     policy = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f'<meta name="viewport" content="width=device-width"><title>moeviz: {_text(run.settings.label)}</title><style>{_STYLE}</style>'
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>moeviz: {_text(run.settings.label)}</title><style>{_STYLE}</style>"
         f"<script>{plotly}</script></head><body>{parts}<script>{_DRAW}</script></body></html>"
     )
 
 
 def _sections(trace: Trace, run: Run) -> Iterator[str]:
     kind = "measured" if run.measured else "replayed"
-    yield f"<h1>What did the cache do?</h1><p>{_text(run.settings.label)} on a trace of {_text(trace.model or 'an unknown model')}.</p>"
+    model = _text(trace.model or "an unknown model")
+    yield f"<h1>What did the cache do?</h1><p>{_text(run.settings.label)} on a trace of {model}.</p>"
     yield _table(words.trace(trace))
     yield f"<h2>Numbers{_kind(kind)}</h2>" + _table(numbers(trace, run))
-    passes = np.arange(len(run.passes.phase))
-    yield _chart(
-        "Does the cache get better as it goes?",
-        kind,
-        charts.hit_ratio_over_time([(_text(run.settings.label), run)]),
-        pd.DataFrame({"forward pass": passes, "hit ratio": metrics.hit_ratio_over_time(run)}),
-    )
-    part = metrics.stack(run)
-    if part is not None:
-        yield _chart(
-            "Where does the time of a token go?",
-            kind,
-            charts.stacks([_text(run.settings.label)], [part]),
-            pd.DataFrame(
-                [{"experts compute ms": part.compute, "stall ms": part.stall, "other ms": part.other}]
-            ),
-        )
-    use = routing.usage(trace)
-    yield _chart(
-        "Which experts did the tokens choose?",
-        "recorded",
-        charts.heat(use.T, "expert", "tokens"),
-        pd.DataFrame(use.astype(int), columns=[f"expert {n}" for n in range(trace.num_experts)])
-        .rename_axis("MoE layer")
-        .reset_index(),
-    )
-    lines = [
-        ("share of the busiest quarter", routing.top_share(use)),
-        ("entropy, 1 is even", routing.entropy(use)),
-        ("reuse of the token before", routing.reuse(trace)),
-    ]
-    yield _chart(
-        "Is the work spread evenly, and does it repeat?",
-        "recorded",
-        charts.layer_lines(lines, "share"),
-        pd.DataFrame({"MoE layer": range(trace.layers), **dict(lines)}),
-    )
+    named = [(run.settings.label, run)]
+    yield _chart(hits.over_time(named))
+    if metrics.stack(run) is not None:
+        yield _chart(times.where_time_goes([(run.settings.label, [run])]))
+    yield _chart(usage.whole(trace))
+    yield _chart(usage.skew(trace))
+    yield _chart(usage.reuse(trace))
     if trace.layers * len(trace.passes()) <= MOST_EVENTS:
         yield _curves(trace, run.settings)
     else:
-        yield f"<p>Curves over all slot counts are left out: the trace has more than {MOST_EVENTS:,} events.</p>"
+        yield f"<p>Curves over slot counts are left out of a trace of more than {MOST_EVENTS:,} events.</p>"
     yield _as_text(trace, run)
     yield "<h2>What the words mean</h2>" + _table(words.glossary(TERMS))
 
@@ -158,34 +138,20 @@ def _curves(trace: Trace, settings: Settings) -> str:
         *(replace(plain, policy=policy) for policy in ("lru", "lfu", "belady") if policy != plain.policy),
     ]
     known = [one for one in named if not one.needs_calibration]  # its calibration trace may not be at hand
-    found = [curve(trace, one) for one in known]
-    labels = [_text(one.policy) for one in known]
     at = settings.slots if settings.scope == "layer" and not settings.baseline else trace.k
-    return _chart(
-        "How many slots are enough?",
-        "replayed",
-        charts.slot_curves(found, labels, at, knee(found[0])),
-        pd.DataFrame(
-            {"slots per MoE layer": found[0].slots, **{one.settings.policy: one.hit_ratio for one in found}}
-        ),
-    )
+    return _chart(curves.over_slots([curve(trace, one) for one in known], at))
 
 
 def _as_text(trace: Trace, run: Run) -> str:
     """Tokens, underlined by what share of their experts was there."""
-    hit = np.bincount(
-        run.events.forward_pass[run.accesses.event], run.accesses.outcome == HIT, len(run.passes.phase)
-    )
-    all_ = np.maximum(
-        np.bincount(run.events.forward_pass[run.accesses.event], minlength=len(run.passes.phase)), 1
-    )
+    shares = hits.of_last_passes(run, 1)
     spans, shown = [], 0
     for number, tokens in enumerate(trace.passes()):
-        share = hit[number] / all_[number]
-        color = charts.STATE_COLORS[
+        share = float(shares[number])
+        color = style.STATE_COLORS[
             board.HIT if share > 2 / 3 else board.LATE if share > 1 / 3 else board.MISS
         ]
-        title = f"pass {number}: {hit[number]:.0f} of {all_[number]} accesses hit"
+        title = f"pass {number}: {share:.0%} of its accesses hit"
         text = "".join(trace.texts[tokens.start : min(tokens.stop, MOST_TEXT)])
         spans.append(f'<span title="{title}" style="border-color: {color}">{_text(text)}</span>')
         shown = min(tokens.stop, MOST_TEXT)
@@ -194,17 +160,24 @@ def _as_text(trace: Trace, run: Run) -> str:
     rest = f"<p>{trace.tokens - shown:,} more tokens are not shown.</p>" if trace.tokens > shown else ""
     return (
         f"<h2>Which tokens found their experts?{_kind('measured' if run.measured else 'replayed')}</h2>"
-        "<p>Underlined green where more than two thirds of a forward pass's accesses hit, orange where more than a third, red below; "
-        f'point at a token for the count.</p><p class="text">{"".join(spans)}</p>{rest}'
+        "<p>Underlined green where more than two thirds of a forward pass's accesses hit, orange where more "
+        f'than a third, red below; point at a token for it.</p><p class="text">{"".join(spans)}</p>{rest}'
     )
 
 
-def _chart(title: str, kind: str, figure: go.Figure, table: pd.DataFrame) -> str:
+def _chart(chart: Chart) -> str:
+    """A figure, its finding, and the table behind it. Legend entries, ticks and hover texts come from the
+    trace as HTML-safe text.
+    """
+    figure = chart.figure
     figure.update_layout(template="plotly_white", autosize=True)
     data = figure.to_json(engine="json").replace("<", "\\u003c")
+    table = chart.table.to_html(index=False, border=0, float_format=lambda value: format(value, ".4g"))
     return (
-        f'<h2>{_text(title)}{_kind(kind)}</h2><div></div><script type="application/json">{data}</script>'
-        f'<details><summary>Table</summary><div class="table">{table.to_html(index=False, border=0, float_format=lambda value: format(value, ".4g"))}</div></details>'
+        f"<h2>{_text(chart.title)}{_kind(chart.kind)}</h2><p>{_text(chart.alt)}</p>"
+        f'<div role="img" aria-label="{_text(chart.title)}"></div>'
+        f'<script type="application/json">{data}</script>'
+        f'<details><summary>Table</summary><div class="table">{table}</div></details>'
     )
 
 

@@ -75,9 +75,11 @@ def curve(
         plain if prefix or plain.policy != "belady" else replace(plain, policy="lru"), trace, find
     )
     phases = np.array([trace.phase[tokens.start] for tokens in passes])
-    per_pass = _accesses(trace, passes)
+    needs = trace.events()
+    per_pass = np.bincount(needs.forward_pass, np.diff(needs.first), len(passes)).astype(np.int64)
     accesses = np.array([per_pass[phases == phase].sum() for phase in (PREFILL, DECODE)], np.int64)
-    if prefix > 1 + len(passes) // 8:  # hardly anything is left to go through together
+    uneven = trace.weights is None or bool((trace.experts < 0).any())  # what goes together needs full rows
+    if uneven or prefix > 1 + len(passes) // 8:  # or hardly anything is left to go through together
         hits = np.array([_replayed(trace, replace(plain, slots=int(n)), find) for n in counts], np.int64)
     else:
         alike = prefix == 0 and plain.warm == "cold"  # nothing has happened: one empty cache stands for all
@@ -118,19 +120,6 @@ def knee(found: Curve) -> int | None:
     return int(found.slots[above.argmax()]) if above.max() > 0.01 else None
 
 
-def _accesses(trace: Trace, passes: Sequence[slice]) -> Array:
-    """Distinct experts needed, summed over layers, of each forward pass. [F]"""
-    return np.array(
-        [
-            trace.layers * trace.k
-            if tokens.stop - tokens.start == 1
-            else sum(len(np.unique(trace.experts[tokens, layer])) for layer in range(trace.layers))
-            for tokens in passes
-        ],
-        np.int64,
-    )
-
-
 def _replayed(trace: Trace, settings: Settings, find: Callable[[str], Trace] | None) -> list[int]:
     run = replay(trace, settings, find)
     hit = run.accesses.outcome == HIT
@@ -146,6 +135,7 @@ def _start(
     hits = [0, 0]
     for tokens in passes:
         cache.begin_pass(int(trace.phase[tokens.start]), tokens.stop - tokens.start)
+        assert trace.weights is not None, "a trace without weights is replayed"
         experts, weights = trace.experts[tokens].tolist(), trace.weights[tokens].tolist()
         for layer in range(trace.layers):
             waves = cache.demand(layer, [row[layer] for row in experts], [row[layer] for row in weights])
@@ -209,6 +199,7 @@ class _Together:
         self._layers, self._k = trace.layers, trace.k
         model = settings.scope == "model"
         chosen = trace.experts[tokens].astype(np.int64)  # [token, layer, rank]
+        assert trace.weights is not None, "a trace without weights is replayed"
         weights = trace.weights[tokens].astype(np.float64)
         if model:  # one group of all layers' experts; a step is an event
             self._groups, self._experts = 1, trace.layers * trace.num_experts

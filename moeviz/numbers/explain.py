@@ -82,21 +82,30 @@ class Explainer:
 
     def evictions(self, step: int, layer: int) -> list[Eviction]:
         """Who left at the event of a layer in a forward pass, in order; guesses made there included."""
-        event = step * self.run.layers + layer
+        event = self.run.event(step, layer)
+        if event is None:
+            return []
         first, last = np.searchsorted(self.run.loads.event, [event, event + 1])
         return [
-            self._explained(self._by_load[load], event)
+            self._explained(self._by_load[load], step * self.run.layers + layer)
             for load in range(first, last)
             if load in self._by_load
         ]
 
     def next_event(self, kind: str, step: int, layer: int) -> tuple[int, int] | None:
         """(step, layer) of the first event after this one with a miss, an eviction, a collision, or a regretted eviction."""
-        after = step * self.run.layers + layer
-        for event in self._events(kind):
-            if event > after:
-                return event // self.run.layers, event % self.run.layers
+        events = self.run.events
+        for row in self._events(kind):
+            found = int(events.forward_pass[row]), int(events.layer[row])
+            if found > (step, layer):
+                return found
         return None
+
+    def _moment(self, choice: Choice) -> int:
+        """forward pass x L + layer of the event at which a victim was chosen, as the future counts."""
+        row = int(self.run.loads.event[choice.load.index])
+        events = self.run.events
+        return int(events.forward_pass[row]) * self.run.layers + int(events.layer[row])
 
     def _events(self, kind: str) -> list[int]:
         run = self.run
@@ -114,7 +123,7 @@ class Explainer:
         return sorted(set(found.tolist()))
 
     def _regrets(self, choice: Choice) -> bool:
-        event = int(self.run.loads.event[choice.load.index])
+        event = self._moment(choice)
         victim = self._future.next_use(*choice.load.victim, event)
         return any(self._future.next_use(*key, event) > victim for key in self._could_leave(choice))
 

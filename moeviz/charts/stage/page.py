@@ -22,6 +22,7 @@ from moeviz.core.replay import replay
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
+from moeviz.errors import StageError
 from moeviz.numbers.explain import Explainer
 from moeviz.numbers.subject import subject_changes
 
@@ -123,6 +124,8 @@ def stage(
     `recorded`: a measured run of the trace, for times. Raises SettingsError where settings do not fit the
     trace.
     """
+    if not policies:
+        raise StageError("no policy was named. Name one or two, for example lru and lfu.")
     usual = slots or min(max(round(trace.num_experts / 3), trace.k + 1), trace.num_experts)
     settings = [one if isinstance(one, Settings) else Settings(load_policy(one), usual) for one in policies]
     explainers = [Explainer(trace, one) for one in settings]

@@ -19,19 +19,24 @@ from numpy.typing import NDArray
 from moeviz.charts.stage.packing import packed, pairs_of_bits
 from moeviz.charts.stage.stories import stories_of
 from moeviz.charts.stage.times import times_of
-from moeviz.charts.stage.words import KEYS, LEGEND, PHRASES, prefetch_name, setting_name, setting_names
+from moeviz.charts.stage.words import (
+    KEYS,
+    LEGEND,
+    PHRASES,
+    memory_held,
+    prefetch_name,
+    setting_name,
+    setting_names,
+)
 from moeviz.core.run import HIT, LATE, MISS, Run
 from moeviz.core.trace import Trace
+from moeviz.errors import StageError
 from moeviz.numbers import routing
 from moeviz.numbers.explain import Explainer
 from moeviz.numbers.subject import Change, known_domains, subject_changes
 
 VERSION = 1
 MAX_ACCESSES = 6_000_000  # of the trace; each is a byte or two for the browser to fetch and to keep
-
-
-class StageError(ValueError):
-    """A stage that cannot be made; the message says why and what would do."""
 
 
 def stage_payload(
@@ -84,9 +89,13 @@ def stage_payload(
     names = setting_names([run.settings for run in runs])
     told = [*explainers, *[None] * (len(runs) - len(explainers))]
     kept = [*parts, *[None] * (len(runs) - len(parts))]
+    given = [
+        {**(part if part is not None else run_part(run, measured, explainer)), "name": name}
+        for name, run, explainer, part in zip(names, runs, told, kept, strict=True)
+    ]
     return {
         "version": VERSION,
-        "id": _digest(trace, runs, bound),
+        "id": _digest(trace, runs, bound, given),
         "trace": trace.digest,
         "title": title,
         "verdict": verdict,
@@ -105,10 +114,7 @@ def stage_payload(
             "counts": packed(_per_event(runs[0], runs[0].accesses.event)),
             "experts": packed(runs[0].accesses.expert),
         },
-        "runs": [
-            {**(part if part is not None else run_part(run, measured, explainer)), "name": name}
-            for name, run, explainer, part in zip(names, runs, told, kept, strict=True)
-        ],
+        "runs": given,
         "bound": None
         if bound is None
         else {"hits": packed(_hits(bound)), "name": setting_name(bound.settings)},
@@ -124,10 +130,14 @@ def stage_payload(
     }
 
 
-def _digest(trace: Trace, runs: Sequence[Run], bound: Run | None) -> str:
+def _digest(trace: Trace, runs: Sequence[Run], bound: Run | None, parts: Sequence[Mapping[str, Any]]) -> str:
+    """Tells payloads apart by what is drawn: decisions, times, and whether evictions are told."""
     found = hashlib.blake2b(trace.digest.encode(), digest_size=12)
     for run in (*runs, *([bound] if bound else [])):
         found.update(run.digest.encode())
+    for part in parts:
+        times = part["times"]
+        found.update(f"{times and times['wall']['data']} {part['story'] is None}".encode())
     return found.hexdigest()
 
 
@@ -170,7 +180,7 @@ def run_part(run: Run, measured: Sequence[Run] = (), explainer: Explainer | None
         "prefetchName": prefetch_name(settings.prefetch),
         "baseline": settings.baseline,
         "keeps": settings.baseline in ("", "resident"),
-        "memory": [run.fast_tier_bytes, whole] if whole else None,
+        "memory": memory_held(run.fast_tier_bytes, whole, settings),
         "outcome": pairs_of_bits(_outcome(run)),
         "loads": {
             "counts": packed(_per_event(run, loads.event)),

@@ -1,5 +1,5 @@
-"""Why each victim left, packed for the browser: the policy's words, the bound's choice, the regret, and who was
-there.
+"""Why each victim left, packed for the browser: the policy's words, the bound's choice, the regret, and who
+was there.
 
 The words, scores and regrets are those of `moeviz.numbers.explain`; nothing is decided here.
 """

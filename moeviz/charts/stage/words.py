@@ -1,4 +1,4 @@
-"""The stage's sentences. The browser fills in names and numbers; it has no words of its own.
+"""The stage's sentences. The browser fills in names and numbers; of its own it has the names of its buttons.
 
 `{...}` are filled by the browser. Sentences about why an expert left come from the policy's own words
 (moeviz.numbers.explain).
@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from moeviz.core.settings import Settings
+from moeviz.words import memory
 
 POLICY_NAMES = {
     "lru": "LRU",
+    "lru-2": "LRU-2",
     "lfu": "LFU (counts kept)",
     "lfu-resident": "LFU (counts lost)",
     "lfu-aged": "LFU (aged)",
+    "lfuda": "LFUDA",
+    "weighted-lfu": "LFU (weighted)",
     "lfru": "LFRU",
     "fifo": "FIFO",
     "random": "random",
@@ -96,12 +100,16 @@ PHRASES = {
     "measured": "measured",
     "modelled short": "modelled",
     "modelled": "modelled from the run of {name}",
+    # the boards
+    "counts": "{hits} hit, {late}{misses} missed",
+    "counts late": "{late} late, ",
+    "board told": "{name}: {hits} there, {late} late, {misses} missing.",
     # the band and the curves
     "domain": "told from its experts alone, the text is {name}",
     "density": "the whole text: darker where more was missing",
     "part": "tokens {a} to {b} of {n}",
     "last": "hits, last {n} tokens",
-    "so far": "so far",
+    "so far": "thin: so far",
     "bound": "Belady, the bound",
     "bound without": "Belady without pre-fetch",
     "prompt": "prompt",
@@ -166,3 +174,10 @@ def setting_names(settings: Sequence[Settings]) -> list[str]:
 def prefetch_name(name: str) -> str:
     """What a predictor is called in the board's menu."""
     return "no pre-fetch" if name == "none" else f"pre-fetch: {name}"
+
+
+def memory_held(held: int, whole: int, settings: Settings) -> str:
+    """What the slots take, of what all experts would; the slots alone where sizes are not known."""
+    if whole:
+        return f"holds {memory(held)} of {memory(whole)}"
+    return f"{settings.slots} slots {'in all' if settings.scope == 'model' else 'a layer'}"

@@ -53,27 +53,27 @@ class Board extends Cells {
       late = needs.late[pass + 1],
       misses = needs.misses[pass + 1]
     const ratio = `${Math.round((100 * hits) / (hits + late + misses || 1))}%`
-    const lateText = late ? `${late.toLocaleString("en")} late, ` : ""
-    const counts = `${hits.toLocaleString("en")} hit, ${lateText}${misses.toLocaleString("en")} missed`
+    const { phrases } = run.model.payload
+    const many = (count) => count.toLocaleString("en")
+    const came = late ? say(phrases["counts late"], { late: many(late) }) : ""
+    const counts = say(phrases.counts, { hits: many(hits), late: came, misses: many(misses) })
     if (this.ratio.textContent !== ratio) this.ratio.textContent = ratio
     if (this.said !== counts) {
       this.said = counts
-      this.counts.replaceChildren(element("span", "", counts), element("span", "memory", this.memory()))
+      this.counts.replaceChildren(element("span", "", counts), element("span", "", run.about.memory))
     }
-  }
-
-  memory() {
-    const { memory, slots, scope } = this.run.about
-    if (!memory) return `${slots} slots ${scope === "model" ? "in all" : "a layer"}`
-    return `holds ${bytes(memory[0])} of ${bytes(memory[1])}`
   }
 
   // What the picture shows, for who does not see it.
   describe() {
-    const { hits, misses, late } = this.run
-    const { name } = this.run.about
-    const text = `${name}: ${hits[this.pass]} there, ${late[this.pass]} late, ${misses[this.pass]} missing.`
-    this.canvas.setAttribute("aria-label", text)
+    const { run, pass } = this
+    const values = {
+      name: run.about.name,
+      hits: run.hits[pass],
+      late: run.late[pass],
+      misses: run.misses[pass],
+    }
+    this.canvas.setAttribute("aria-label", say(run.model.payload.phrases["board told"], values))
   }
 
   pointer() {
@@ -119,14 +119,4 @@ class Board extends Cells {
     )
     canvas.addEventListener("dblclick", (event) => this.stage.zoom(2, this.fraction(event)))
   }
-}
-
-function bytes(count) {
-  const units = ["B", "KB", "MB", "GB", "TB"]
-  let unit = 0
-  while (count >= 1000 && unit < units.length - 1) {
-    count /= 1000
-    unit++
-  }
-  return `${count >= 100 || unit === 0 ? Math.round(count) : count.toFixed(1)} ${units[unit]}`
 }

@@ -111,7 +111,7 @@ class Curves {
     const { passes } = this.stage.model
     const part =
       passes > SPAN ? ` · ${say(phrases.part, { a: this.first, b: this.last, n: passes - 1 })}` : ""
-    const said = `${say(phrases.last, { n: WINDOW })} · thin: ${phrases["so far"]}${part}`
+    const said = `${say(phrases.last, { n: WINDOW })} · ${phrases["so far"]}${part}`
     sheet.text(said, this.left, size, { colour: "muted", room: this.plot })
   }
 

@@ -59,20 +59,27 @@ class Stage extends Player {
       if ((host.presenter ?? false) !== (this.host.presenter ?? false)) this.presenter = host.presenter
       this.host = { ...this.host, ...host }
     }
-    if (this.model?.payload === payload) return
-    const about = (one) =>
-      one && [one.id, one.title, one.verdict, one.actions, one.menus, one.runs.every((run) => run.story)]
-    if (JSON.stringify(about(this.model?.payload)) === JSON.stringify(about(payload))) return
-    const same = this.model?.payload.trace === payload.trace
-    this.model = new Model(payload)
-    if (!same) {
-      this.pass = payload.at ?? Math.min(this.model.passes - 1, this.model.promptEnd)
-      this.layer = this.selected = this.view = null
+    const old = this.model?.payload
+    if (old?.id === payload.id)
+      this.model.payload = payload // the same runs: only what is said around them
+    else {
+      this.model = new Model(payload)
+      if (old?.trace !== payload.trace) {
+        this.stop()
+        this.pass = payload.at ?? this.model.promptEnd
+        this.layer = this.selected = this.view = null
+      }
+      this.pass = clamp(this.pass, 0, this.model.passes - 1)
+      this.jumped = null
     }
-    this.pass = clamp(this.pass, 0, this.model.passes - 1)
     this.title.textContent = payload.title
     this.verdict.textContent = payload.verdict
-    this.show(this.model.runs.slice(0, 2))
+    if (old?.id !== payload.id) this.show(this.model.runs.slice(0, 2))
+    else if (JSON.stringify([old.actions, old.menus]) !== JSON.stringify([payload.actions, payload.menus])) {
+      this.transport.take()
+      for (const board of this.boards) this.transport.menus(board)
+    }
+    this.refresh()
   }
 
   // Puts runs on the boards.
@@ -91,7 +98,8 @@ class Stage extends Player {
     this.transport.take()
     this.settle()
     this.drawLegend()
-    this.layout()
+    this.laid = null
+    this.refresh()
     this.describe()
   }
 
@@ -123,28 +131,41 @@ class Stage extends Player {
   }
 
   watch() {
-    const again = () => {
-      if (this.width === this.outer.clientWidth && this.tall === window.innerHeight) return
-      this.layout()
-    }
+    const again = () => this.refresh()
     const observer = new ResizeObserver(again)
     observer.observe(this.outer.host ?? this.outer)
     this.sizes = new ResizeObserver(() => (this.resized = true)) // of canvases, whatever pushed them
     for (const canvas of this.root.querySelectorAll("canvas")) this.sizes.observe(canvas)
     window.addEventListener("resize", again)
     const dark = matchMedia("(prefers-color-scheme: dark)")
-    const theme = () => this.layout()
-    dark.addEventListener("change", theme)
+    dark.addEventListener("change", again)
     this.closers.push(
       () => observer.disconnect(),
       () => this.sizes.disconnect(),
       () => window.removeEventListener("resize", again),
     )
-    this.closers.push(() => dark.removeEventListener("change", theme))
+    this.closers.push(() => dark.removeEventListener("change", again))
+  }
+
+  // Lays out anew where something that it depends on has changed: the room, or the host's theme.
+  refresh() {
+    const { color, backgroundColor } = getComputedStyle(this.root)
+    const { title, verdict } = this.model.payload
+    const around = [
+      this.outer.clientWidth,
+      window.innerHeight,
+      this.fromTop(),
+      this.host.below,
+      title,
+      verdict,
+    ]
+    const now = [...around, color, backgroundColor, this.presenter].join()
+    if (this.laid === now) return
+    this.laid = now
+    this.layout()
   }
 
   layout() {
-    this.width = this.outer.clientWidth
     this.tall = window.innerHeight
     const wide = this.root.clientWidth
     const kind = wide < 640 ? "phone" : wide < 960 ? "narrow" : "wide"
@@ -236,7 +257,7 @@ class Stage extends Player {
 
   present() {
     this.presenter = !this.presenter
-    this.layout()
+    this.refresh()
     this.emit({ kind: "present", on: this.presenter })
   }
 
@@ -290,7 +311,7 @@ class Stage extends Player {
     this.transport.take()
     this.settle()
     if (memory.playing) this.toggle()
-    this.layout()
+    this.refit()
   }
 
   close() {

@@ -1,0 +1,144 @@
+"""What a run of the model needs to be told besides the cache's settings: prompt, model, length, sampling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+
+from moeviz.core.machines import LINKS
+from moeviz.core.trace import Trace
+from moeviz.engine.client import Job, ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A few words to start from."""
+
+    prompt: str
+    then: str = ""  # fed halfway
+
+
+PRESETS = {
+    "Bible": Preset("And it came to pass in those days, that"),
+    "Spanish": Preset("Y aconteció después de estas cosas, que"),
+    "German": Preset("Die Konfigurationsdatei enthält"),
+    "Python": Preset("class Parser:\n    def __init__(self, name):\n        "),
+    "Jargon": Preset(":hack: n. A program that"),
+    "Changes subject": Preset(
+        "Die Konfigurationsdatei enthält", then="\n\ndef main(argv):\n    for name in argv:\n        "
+    ),
+}
+PACED = {f"{name}, paced": ("host", name) for name in LINKS}
+TIERS = {
+    **PACED,
+    "this disk": ("disk", ""),
+    "this RAM": ("host", ""),
+}  # name -> slow tier and what its link is paced to
+DEFAULTS: dict[str, Any] = {
+    "tokens": 120,
+    "repeats": 5,
+    "tier": "SATA SSD, paced",  # where LRU against LFU is a larger difference than a laptop's noise
+    "temperature": 0.7,
+    "seed": 0,
+    "device": "auto",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Everything but the cache's settings."""
+
+    prompt: str
+    then: str
+    tokens: int
+    repeats: int
+    model: ModelSpec
+    temperature: float
+    seed: int
+
+    def job(self, kind: str, settings: list[Any]) -> Job:
+        return Job(
+            kind,
+            self.prompt,
+            settings,
+            self.model,
+            max_new_tokens=self.tokens,
+            temperature=self.temperature,
+            seed=self.seed,
+            stop_at_end=False,
+            then=self.then,
+            repeats=self.repeats,
+        )
+
+
+def preset_of(trace: Trace) -> str:
+    """The preset whose text the trace begins with, so that a sample and its preset agree."""
+    same = [name for name, one in PRESETS.items() if one.prompt == trace.prompt]
+    changes = [
+        name for name in same if PRESETS[name].then and PRESETS[name].then.strip() in "".join(trace.texts)
+    ]
+    return next(iter(changes or same), "Bible")
+
+
+def ask(trace: Trace) -> Ask:
+    """Draws the widgets here."""
+    state = st.session_state
+    first = preset_of(trace)
+
+    def fill() -> None:
+        if chosen := state.preset:
+            state.prompt = PRESETS[chosen].prompt
+
+    if state.get("prompt_of") != trace.digest and state.get("preset") in (None, state.get("first_preset")):
+        state.prompt, state.preset = (
+            PRESETS[first].prompt,
+            first,
+        )  # nobody chose another: it follows the trace
+    state.prompt_of, state.first_preset = trace.digest, first
+    st.pills("Prompt: a preset, or your own words", list(PRESETS), key="preset", on_change=fill)
+    prompt = st.text_area("Prompt", key="prompt", height=72, label_visibility="collapsed")
+    chosen = PRESETS.get(state.preset or "")
+    then = chosen.then if chosen and prompt == chosen.prompt else ""
+    if then:
+        st.caption(
+            f"Halfway the text changes to `{' '.join(then.split())}`, fed token by token; "
+            "then the model goes on."
+        )
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        linked: dict[str, Any] = {"bind": "query-params", "width": 125}
+        tokens = st.number_input("New tokens", 2, 100_000, DEFAULTS["tokens"], key="tokens", **linked)
+        repeats = st.number_input("Repeats", 3, 50, DEFAULTS["repeats"], key="repeats", **linked)
+        temperature = st.number_input(
+            "Temperature", 0.0, 2.0, DEFAULTS["temperature"], 0.1, key="temperature", width=125
+        )
+        seed = st.number_input("Seed", 0, 2**31 - 1, DEFAULTS["seed"], key="seed", **linked)
+    name = st.text_input(
+        "Model",
+        key="model",
+        placeholder="the bundled model",
+        help="A folder that save_pretrained wrote, or a hub id, of any MoE model of transformers.",
+    )
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        tier, link = TIERS[
+            st.selectbox(
+                "Slow tier",
+                list(TIERS),
+                list(TIERS).index(DEFAULTS["tier"]),
+                key="tier",
+                bind="query-params",
+                width=220,
+                help="Paced: real in everything but the link, whose copies are slowed down to that rate. "
+                "This disk: files read past the page cache. This RAM: as fast as it copies.",
+            )
+        ]
+        device = st.text_input(
+            "Fast tier",
+            DEFAULTS["device"],
+            key="device",
+            width=160,
+            help="auto: the accelerator if there is one; or cpu, cuda, ...",
+        )
+    spec = ModelSpec(name.strip(), tier, device.strip() or "auto", link=link)
+    return Ask(prompt, then, int(tokens), int(repeats), spec, float(temperature), int(seed))

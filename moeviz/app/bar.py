@@ -1,0 +1,113 @@
+"""What stands on every page: the current trace and presenter mode in the top bar, the keys, and what a bad
+link held.
+"""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import streamlit as st
+
+from moeviz.app import components, jobs, links, traces
+from moeviz.app.show import plain
+
+STYLE = """<style>
+.st-key-bar { position: fixed; top: 0.55rem; right: 1rem; width: min(29rem, 46vw); z-index: 1000000; }
+.st-key-drawer-body { min-width: min(34rem, 86vw); }
+.stMainBlockContainer { padding: 4.25rem 2rem 2rem; }
+.stMainBlockContainer h1 { padding: 0 0 0.25rem; }
+.st-key-keys { display: none; }
+:is([data-testid=stBaseButton-segmented_controlActive], [data-testid=stBaseButton-pillsActive]) {
+  &, p { color: inherit; font-weight: 700; }
+}
+[data-testid=stCaptionContainer] { color: inherit !important; opacity: 0.82; }
+@media (max-width: 900px) { .st-key-bar { position: static; width: 100%; } }
+@media (max-width: 640px) {
+  .st-key-help, .st-key-present { display: none; }
+  .stMainBlockContainer { padding: 4.25rem 1rem 2rem; }
+}
+</style>"""
+PRESENTER = """<style>
+html { font-size: 24px !important; }
+[data-testid=stHeader], .st-key-bar, .st-key-drawer { display: none; }
+[data-testid=stExpander], [data-testid=stDownloadButton] { display: none; }
+.stMainBlockContainer { padding-top: 1rem !important; }
+</style>"""
+STAGE = "Stage"
+KEYS = {"p": "present", "?": "help"}
+HELP = """
+| key | what it does |
+| --- | --- |
+| ← → | move the cursor by one token; Home and End to the ends |
+| Page up, Page down | by ten tokens |
+| P | presenter mode: large, without menus; P again ends it |
+| ? | this list |
+
+The Stage has more keys; press ? there.
+"""
+
+
+def draw(page: str) -> None:
+    """The bar, with room for the page's drawer. Comes before the page; `page` is its title."""
+    state = st.session_state
+    if state.get("page") != page:
+        state.page = page
+        state.pop("seek", None)  # the stage takes up the cursor where the page before left it
+    state.setdefault("linked", dict(st.query_params))
+    links.restore()
+    state.setdefault("presenter", links.get("presenter") == "true")
+    jobs.sit_down()
+    st.html(STYLE + (PRESENTER if state.presenter else ""))
+    with st.container(key="bar", horizontal=True, vertical_alignment="center", gap="small"):
+        traces.picker()
+        state.bar_slot = st.container(width="content")
+        st.button(
+            "", key="present", icon=":material/slideshow:", on_click=present, help="Presenter mode, key P"
+        )
+        if st.button("", key="help", icon=":material/help:", help="Keys, key ?"):
+            _help()
+    components.keys({} if page == STAGE else KEYS)  # the stage has its own
+
+
+def present() -> None:
+    """Presenter mode on or off; the link keeps it."""
+    state = st.session_state
+    state.presenter = not state.presenter
+    links.put("presenter", "true" if state.presenter else "")
+
+
+@st.dialog("Keys")
+def _help() -> None:
+    st.markdown(HELP)
+
+
+def say_what_did_not_fit() -> None:
+    """Once, after the first page is drawn: what the link asked for and did not get."""
+    linked = st.session_state.linked
+    for name, value in list(linked.items()):
+        state = st.session_state.get(name)
+        if name in st.session_state and name not in links.NAMES and _text(state) != value:
+            st.toast(
+                plain(
+                    f"The link says {name}={value[:40]}, which does not fit here; it is {_text(state)[:40]}."
+                )
+            )
+    linked.clear()
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def within_app() -> None:
+    """Sees to it that app.py runs around a page.
+
+    Where the first link that a fresh server is asked for names a page, Streamlit takes `pages/` for its older
+    kind of app and runs the page's file alone; then app.py is run from here, which ends that for good.
+    """
+    if not st.session_state.pop("within_app", False):  # app.py says it anew each time
+        runpy.run_path(str(Path(__file__).parents[2] / "app.py"))
+        st.stop()

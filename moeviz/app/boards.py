@@ -1,0 +1,234 @@
+"""The stage's host: what its two boards are set to, what they show of the current trace or of a run that goes
+on, what its user asks.
+
+two = boards.pair(trace, run)
+boards.draw(here, two, ask)
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import streamlit as st
+
+from moeviz import words
+from moeviz.app import bar, commands, jobs, kept, links, live, measure, show, traces
+from moeviz.app.asking import Ask
+from moeviz.app.stage import StageEvent, stage
+from moeviz.charts.stage import stage_payload
+from moeviz.charts.stage.verdict import hit_verdict
+from moeviz.charts.stage.words import POLICY_NAMES, prefetch_name
+from moeviz.core.policies import POLICIES
+from moeviz.core.predictors import BY_ROUTERS, PREDICTORS
+from moeviz.core.run import Run
+from moeviz.core.settings import BASELINES, Settings
+from moeviz.core.trace import Trace
+from moeviz.errors import MoevizError, SettingsError
+from moeviz.numbers import metrics
+
+TITLE = "Which cache suits this text?"
+LINKS = ("a", "b")  # names of the two boards' settings in the link
+BELOW, BELOW_WHILE_MEASURING = 12, 84  # px left free under the stage
+MOST_SLOTS = 64  # entries of the menu of slots
+
+
+def pair(trace: Trace, own: Run | None, both: dict[str, Any]) -> list[Settings]:
+    """The Settings of the two boards: as chosen on them, or as the link says, or LRU against LFU; `both`:
+    what the drawer says for both.
+    """
+    scope = str(both.get("scope", "layer"))
+    slots = traces.slots_for(trace, own, scope)
+    found = []
+    for link, policy in zip(LINKS, ("lru", "lfu"), strict=True):
+        first = Settings(**{**both, "policy": policy, "slots": slots})
+        try:
+            chosen = _linked(links.get(link), first)
+            chosen = chosen if chosen.needs_calibration else replace(chosen, calibration="")
+            chosen.check(trace.layers, trace.num_experts, trace.k)
+        except MoevizError as error:
+            st.toast(show.plain(f"Board {link.upper()} falls back to {first.policy}: {error}"))
+            chosen = replace(first, calibration="")
+            links.put(link, "")
+        found.append(chosen)
+    return found
+
+
+def _linked(text: str, first: Settings) -> Settings:
+    """Settings from the link. Raises SettingsError; a policy of a file never comes from a link."""
+    parts = dict(item.partition("=")[::2] for item in text.split(",") if item)
+    if parts.get("policy", "lru") not in POLICIES or ".py" in parts.get("policy", ""):
+        raise SettingsError(f"policy {parts['policy'][:40]!r} is not known.")
+    given = {name: value for name, value in parts.items() if name in ("policy", "slots", "prefetch")}
+    return Settings.parse(",".join(f"{n}={v}" for n, v in given.items()), **first.to_dict())
+
+
+def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str]) -> None:
+    """The stage of the current trace, or of the live run while there is one; does what its user asks."""
+    if (trace := live.just_ended()) is not None:
+        traces.show(trace)
+        st.rerun()
+    going = live.running()
+    queued = going is not None and going.state == "queued"
+    every = None if going is None else live.EVERY_QUEUED if queued else live.EVERY
+
+    def look() -> None:
+        job = live.running()
+        if going is not None and job is None:
+            st.rerun()
+        if queued and job is not None and job.state != "queued":
+            st.rerun()  # to look more often
+        captured = job.recording() if job is not None and job.passes else None
+        shown = here if captured is None else traces.Here(traces.LIVE, *captured)
+        try:
+            event = _stage(shown, two, job)
+        except MoevizError as error:
+            st.error(show.plain(str(error)))
+            return
+        if event.step is not None and job is None:
+            traces.move(event.step)
+        _act(event, two, ask, baselines)
+
+    st.fragment(look, run_every=every)()
+
+
+def _stage(here: traces.Here, two: list[Settings], job: Any) -> StageEvent:
+    trace, going = here.trace, job is not None
+    measured = _measured(here)
+    if here.name == traces.LIVE and going and here.run is not None:
+        runs, parts, bound = [here.run, kept.replayed(trace, two[1])], [], None
+    else:
+        parts = [kept.part(trace, one, measured) for one in two]
+        runs, bound = [kept.explained(trace, one).run for one in two], kept.bound(trace, two[0])
+    changes = kept.changes(trace)
+    said = live.in_words(job) if going else hit_verdict(trace, runs, changes) + _speed(two)
+    payload = stage_payload(
+        trace,
+        runs,
+        bound=bound,
+        measured=measured,
+        parts=parts,
+        changes=changes,
+        title=TITLE,
+        verdict=said,
+        menus={} if going else _menus(trace, two[0].scope),
+        actions=_actions(going),
+    )
+    if going and here.name == traces.LIVE:
+        payload["trace"] = f"live-{id(job)}"  # one text that grows
+    busy = _job("measure") is not None
+    return stage(
+        payload,
+        "stage",
+        seek=_seek(trace, going and here.name == traces.LIVE),
+        presenter=st.session_state.presenter,
+        below=BELOW_WHILE_MEASURING if busy else BELOW,
+    )
+
+
+def _job(name: str) -> Any:
+    job = jobs.desk().jobs.get(name)
+    return job if job is not None and not job.finished else None
+
+
+def _seek(trace: Trace, follows: bool) -> dict[str, int] | None:
+    """Where the cursor goes: to the end of a run that goes on, while its user has not stepped back; else
+    where another page left it.
+    """
+    state, last = st.session_state, len(trace.passes()) - 1
+    if not follows:
+        if "seek" not in state:
+            state.seek = {"step": traces.cursor(last)} if links.get("step") else None
+        return state.seek
+    cursor = (state.get("stage") or {}).get("cursor") or {}
+    back = cursor.get("pass", last) < state.get("followed", 0) - 2 and cursor.get("pass", 0) > 0
+    state.followed = last if not back else state.get("followed", 0)
+    return {"step": state.followed}
+
+
+def _measured(here: traces.Here) -> list[Run]:
+    """Measured runs of the trace, for the boards' times. A watched run was slowed by being watched, so it is
+    none.
+    """
+    job = jobs.desk().jobs.get("measure")
+    if here.name == traces.MEASURED and job is not None:
+        return [metrics.median_run(runs) for _, runs in measure.by_settings(job)]
+    return [here.run] if here.run is not None and here.run.measured and here.name != traces.LIVE else []
+
+
+def _speed(two: list[Settings]) -> str:
+    """What was measured of these very settings, after the verdict on their hits."""
+    job = jobs.desk().jobs.get("measure")
+    if job is None or not job.finished:
+        return ""
+    found = dict(measure.by_settings(job))
+    if any(one not in found for one in two):
+        return ""
+    first, second = (metrics.repeated(found[one]) for one in two)
+    told = words.speed_verdict(two[1].label, first, second)
+    return f" Measured {told}."
+
+
+def _menus(trace: Trace, scope: str) -> dict[str, list[tuple[str | int, str]]]:
+    """What the boards may be set to."""
+    most = trace.num_experts * (trace.layers if scope == "model" else 1)
+    every = max(1, -(-(most - trace.k + 1) // MOST_SLOTS))
+    slots = sorted({*range(trace.k, most + 1, every), most})
+    guessing = [name for name in PREDICTORS if trace.lookaheads or name not in BY_ROUTERS]
+    return {
+        "policy": [(name, POLICY_NAMES.get(name, name)) for name in POLICIES if ".py:" not in name],
+        "slots": [(count, f"{count} slots") for count in slots],
+        "prefetch": [(name, prefetch_name(name)) for name in guessing],
+    }
+
+
+def _actions(going: bool) -> list[dict[str, str]]:
+    if going:
+        return [{"id": "stop", "label": "Stop", "key": "r"}]
+    if _job("measure") is not None:
+        return [{"id": "stop", "label": "Stop measuring", "key": "m"}]
+    return [
+        {"id": "run", "label": "Run it live", "key": "r"},
+        {"id": "measure", "label": "Measure", "key": "m"},
+    ]
+
+
+def _act(event: StageEvent, two: list[Settings], ask: Ask, baselines: list[str]) -> None:
+    own = jobs.desk()
+    match event.kind:
+        case "settings":
+            links.put(LINKS[event.board], commands.setting(replace(two[event.board], **event.changes)))
+        case "run":
+            own.unshown = own.submit("live", ask.job("watch", [replace(two[0], seed=ask.seed)]))
+        case "measure":
+            chosen = [
+                *(replace(one, seed=ask.seed) for one in two),
+                *(Settings(baseline=one) for one in baselines),
+            ]
+            if chosen[0] == chosen[1]:
+                st.toast("Both boards are set alike. Change one: a comparison with itself shows nothing.")
+                return
+            own.submit("measure", ask.job("compare", chosen))
+        case "stop":
+            for job in own.running:
+                own.client.stop(job)
+        case "present" if event.on != st.session_state.presenter:
+            bar.present()
+        case _:
+            return
+    st.rerun()
+
+
+def baselines() -> list[str]:
+    """Which baselines a comparison measures beside the two boards."""
+    help = "\n".join(f"- **{name}**: {what}" for name, what in BASELINES.items())
+    return list(
+        st.pills(
+            "Measure beside them",
+            list(BASELINES),
+            selection_mode="multi",
+            key="baselines",
+            bind="query-params",
+            help=help,
+        )
+    )

@@ -1,0 +1,197 @@
+"""Forms made from the fields of `Settings`, and the drawer that holds what is not on a page's first screen.
+
+form = forms.SettingsForm(trace, run)
+form.show("policy", "slots")
+with forms.drawer(form, paper=False):
+    form.rest()
+    paper = st.toggle("Paper colours", key="paper", bind="query-params")
+settings = form.settings()      # None after one message
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+import streamlit as st
+
+from moeviz.app import traces
+from moeviz.core.policies import POLICIES
+from moeviz.core.predictors import PREDICTORS
+from moeviz.core.run import Run
+from moeviz.core.settings import DEFAULTS, KINDS, SCOPES, SETTINGS, WARM, Settings
+from moeviz.core.trace import MAX_LOOKAHEAD, Trace
+from moeviz.errors import MoevizError
+from moeviz.files.moetrace import sample_names
+
+LABELS = {
+    "policy": "Policy",
+    "slots": "Slots per layer",
+    "scope": "Scope",
+    "prefetch": "Pre-fetch",
+    "lookahead": "Lookahead",
+    "width": "Width",
+    "threshold": "Threshold",
+    "warm": "Warm start",
+    "calibration": "Calibration trace",
+    "half_life": "Half-life in tokens",
+}
+EXPLAINED: dict[str, dict[str, str]] = {
+    "policy": {name: score.__doc__ or "" for name, score in POLICIES.items()},
+    "prefetch": {name: (make.__doc__ or "").splitlines()[0] for name, make in PREDICTORS.items()},
+    "scope": dict(SCOPES),
+    "warm": WARM,
+}
+WIDTHS = {"policy": 160, "slots": 140, "prefetch": 170, "lookahead": 140, "width": 110, "threshold": 120}
+
+
+class SettingsForm:
+    """Widgets of one Settings, for the shape of one trace. `name` tells several apart in the link."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        run: Run | None,
+        name: str = "",
+        keys: Mapping[str, str] | None = None,
+        **first: Any,
+    ) -> None:
+        """`first`: what fields begin with, in place of their defaults. `keys`: fields that are called
+        otherwise in the link.
+        """
+        self.trace, self.name, self.keys = trace, name, dict(keys or {})
+        self.scope = str(st.session_state.get(f"scope{name}", first.get("scope", "layer")))
+        slots = traces.slots_for(trace, run, self.scope)
+        self.first: dict[str, Any] = {**DEFAULTS, "slots": slots, **first}
+        self.values: dict[str, Any] = {}
+
+    def key(self, field: str) -> str:
+        return f"{self.keys.get(field, field)}{self.name}"
+
+    def show(self, *fields: str) -> None:
+        """Draws the widgets of these fields here."""
+        for field in fields:
+            self.values[field] = self._widget(field)
+
+    def rest(self, *without: str) -> None:
+        """Draws the widgets of all fields that were not shown, but for these."""
+        self.show(*(field for field in self._hidden() if field not in without))
+
+    def _hidden(self) -> list[str]:
+        return [field for field in LABELS if field not in self.values]
+
+    def changed(self) -> int:
+        """How many of the fields that were not shown are not at their defaults."""
+        state = st.session_state
+        return sum(
+            state.get(self.key(field), self._default(field)) != self._default(field)
+            for field in self._hidden()
+        )
+
+    def _default(self, field: str) -> Any:
+        return sample_names()[0] if field == "calibration" else self.first[field]
+
+    def settings(self, seed: int = 0) -> Settings | None:
+        """The Settings, checked against the trace's shape; None after one message where they do not fit."""
+        try:
+            found = Settings(**{**self.first, **self.values, "seed": seed})
+            found = found if found.needs_calibration else replace(found, calibration="")
+            found.check(self.trace.layers, self.trace.num_experts, self.trace.k)
+        except MoevizError as error:
+            st.error(str(error))
+            return None
+        return found
+
+    def _widget(self, field: str) -> Any:
+        about, key, first = SETTINGS[field], self.key(field), self._default(field)
+        label, help = LABELS[field], _help(field)
+        bound: dict[str, Any] = {"key": key, "help": help, "bind": "query-params"}
+        if field == "scope":
+            return st.segmented_control(label, list(SCOPES), default=first, required=True, **bound)
+        if field == "calibration":
+            return st.selectbox(label, sample_names(), accept_new_options=True, key=key, help=help) or ""
+        if KINDS[field] is str:
+            options = list(about.known or ())
+            return st.selectbox(
+                label, options, options.index(first), width=_px(WIDTHS.get(field, "stretch")), **bound
+            )
+        least, most = self._range(field)
+        if field == "slots" and self.scope == "model":
+            label = "Slots in all"
+        value = _follow(key, first, least, most)
+        step = 0.1 if KINDS[field] is float else 1
+        return st.number_input(
+            label, least, most, step=step, width=_px(WIDTHS.get(field, "stretch")), **value, **bound
+        )
+
+    def _range(self, field: str) -> tuple[Any, Any]:
+        """What a number may be for a trace of this shape."""
+        trace, about = self.trace, SETTINGS[field]
+        if field == "slots":
+            return trace.k, trace.num_experts * (trace.layers if self.scope == "model" else 1)
+        most = {"lookahead": MAX_LOOKAHEAD, "width": trace.num_experts, "half_life": 100_000}
+        kind = KINDS[field]
+        return kind(about.least or 0), kind(most.get(field, about.most))
+
+
+def _help(field: str) -> str:
+    known = EXPLAINED.get(field)
+    text = f"{SETTINGS[field].help}."
+    return (
+        text
+        if known is None
+        else text + "\n" + "\n".join(f"- **{name}**: {what}" for name, what in known.items())
+    )
+
+
+def _follow(key: str, first: Any, least: Any, most: Any) -> dict[str, Any]:
+    """The value to make a number's widget with, so that what nobody changed follows the trace, and nothing is
+    out of range.
+    """
+    state, before = st.session_state, st.session_state.get(f"first-{key}")
+    state[f"first-{key}"] = first
+    if key not in state:
+        return {"value": first}
+    if not least <= state[key] <= most or (before not in (None, first) and state[key] == before):
+        state[key] = first
+    return {}
+
+
+def _px(width: Any) -> Any:
+    """A width in pixels, larger where the text is."""
+    return round(width * 1.5) if isinstance(width, int) and st.session_state.get("presenter") else width
+
+
+def drawer(form: SettingsForm | None = None, **more: Any) -> AbstractContextManager[Any]:
+    """A drawer in the top bar for what is not on the first screen; its label counts what is not at its
+    default.
+
+    more: the page's own keys and their defaults.
+    """
+    state = st.session_state
+    count = sum(state.get(key, default) != default for key, default in more.items())
+    count += form.changed() if form is not None else 0
+    label = f"More · {count} set" if count else "More"
+    with state.bar_slot:
+        return st.popover(label, icon=":material/tune:", key="drawer")
+
+
+def number(label: str, key: str, most: int) -> int:
+    """A whole number from 0 to `most`, which follows the trace."""
+    return int(
+        st.number_input(label, 0, most, key=traces.fits(key, most), bind="query-params", width=_px(130))
+    )
+
+
+def one_of(label: str, key: str, options: Sequence[int], first: int) -> int:
+    """A slider over a few numbers; begins at the nearest to `first`, and again where its value is none of
+    them.
+    """
+    nearest = min(options, key=lambda one: abs(one - first))
+    if st.session_state.get(key) not in options:
+        st.session_state.pop(key, None)
+    if len(options) == 1:
+        return options[0]
+    return int(st.select_slider(label, options, nearest, key=key, bind="query-params", width=_px(330)))

@@ -1,0 +1,153 @@
+"""Runs of the model that a browser asked for: who owns them, when their turn comes, how long they still take.
+
+A browser has one `Desk` on the server, however many tabs it opens and however often they are loaded again:
+its jobs and the traces that it opened lie there. It is told by the cookie that Streamlit gives every browser
+against forged requests; nothing else is set or kept.
+
+    if jobs.run_or_stop("Measure", "m", desk().jobs.get("measure")): ...
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from dataclasses import dataclass, field
+
+import streamlit as st
+
+from moeviz.core.run import Run
+from moeviz.core.trace import Trace
+from moeviz.engine.client import Client, Job
+
+COOKIE = "_streamlit_xsrf"
+GRACE = 15.0  # seconds in which a browser whose last tab went may come back before its jobs are stopped
+FORGET = 900.0  # seconds after which what it opened is dropped
+
+
+@dataclass(eq=False)
+class Desk:
+    """What belongs to one browser: its jobs by name, and the traces that it opened by theirs."""
+
+    client: Client
+    jobs: dict[str, Job] = field(default_factory=dict)
+    opened: dict[str, tuple[Trace, Run | None]] = field(default_factory=dict)
+    time_left: dict[str, float] = field(default_factory=dict)  # that was last shown, seconds
+    unshown: Job | None = None  # a live run whose end no page has shown yet
+    _sessions: int = 0
+    _timer: threading.Timer | None = None
+
+    def submit(self, name: str, job: Job) -> Job:
+        """Runs a job, in place of the last one of this name."""
+        if (old := self.jobs.get(name)) is not None and not old.finished:
+            self.client.stop(old)
+        self.time_left.pop(name, None)
+        self.jobs[name] = self.client.submit(job)
+        return job
+
+    @property
+    def running(self) -> list[Job]:
+        return [job for job in self.jobs.values() if not job.finished]
+
+    def enter(self) -> None:
+        """A tab opened, or came back."""
+        self._sessions += 1
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for job in self.running:
+            self.client.keep(job)
+
+    def leave(self, grace: float = GRACE, forget: float = FORGET) -> None:
+        """A tab closed. After the last one the jobs are stopped, so that others' turn comes, and in the end
+        all is dropped.
+        """
+        self._sessions -= 1
+        if self._sessions > 0:
+            return
+        for job in self.running:
+            self.client.stop_later(job, grace)
+        self._timer = threading.Timer(forget, self._drop)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _drop(self) -> None:
+        self.opened.clear()
+        self.jobs.clear()
+
+    def left(self, name: str, spent: float, share: float) -> float:
+        """Seconds that a job with `share` of its work done in `spent` seconds still takes: an estimate that
+        never grows.
+        """
+        now = spent / share - spent
+        self.time_left[name] = min(now, self.time_left.get(name, now))
+        return self.time_left[name]
+
+
+@st.cache_resource
+def client() -> Client:
+    """The one worker process of this server, started by its first job."""
+    return Client()
+
+
+@st.cache_resource
+def _desks() -> dict[str, Desk]:
+    return {}
+
+
+def desk() -> Desk:
+    """This browser's desk."""
+    if "desk" not in st.session_state:
+        cookie = st.context.cookies.get(COOKIE)
+        name = browser(cookie) if isinstance(cookie, str) else ""  # a test's browser sends none
+        st.session_state.desk = _desks().setdefault(name, Desk(client())) if name else Desk(client())
+    found: Desk = st.session_state.desk
+    return found
+
+
+def browser(cookie: str) -> str:
+    """A name for the browser that sent this cookie; "" where it is none that tells browsers apart.
+
+    The cookie is "2|mask|masked token|time", in hexadecimal, and is masked anew now and then; its token
+    stays.
+    """
+    parts = cookie.strip('"').split("|")
+    try:
+        mask, token = bytes.fromhex(parts[1]), bytes.fromhex(parts[2])
+    except (IndexError, ValueError):
+        return ""
+    if not mask or not token:
+        return ""
+    plain = bytes(byte ^ mask[n % len(mask)] for n, byte in enumerate(token))
+    return hashlib.sha256(plain).hexdigest()
+
+
+@st.cache_resource(scope="session", show_spinner=False, on_release=Desk.leave)
+def _seat() -> Desk:
+    found = desk()
+    found.enter()
+    return found
+
+
+def sit_down() -> None:
+    """Ties this session to its browser's desk until its connection ends."""
+    _seat()
+
+
+def waiting(job: Job) -> bool:
+    """Says so where others' jobs run before this one."""
+    place = client().place(job)
+    if place:
+        runs = "runs" if place > 1 else "run"
+        st.info(f"{place} other {runs} before yours; it starts by itself.", icon=":material/hourglass:")
+    if job.silent:
+        st.warning(job.message, icon=":material/heart_broken:")
+    return bool(place)
+
+
+def run_or_stop(label: str, icon: str, job: Job | None, key: str) -> bool:
+    """One button: it starts a job, or stops the one that runs. True where a job is to start."""
+    if job is None or job.finished:
+        return st.button(label, key=key, icon=icon)
+    if st.button("Stop", icon=":material/stop:", key=f"stop-{key}"):
+        client().stop(job)
+    return False

@@ -1,0 +1,85 @@
+"""What pages computed, kept by content for every session: replays, explanations, frames, curves, guesses.
+
+A page may ask for the same thing at every step of a cursor; two sessions' traces may share name and size,
+never content.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import streamlit as st
+
+from moeviz.charts.board import Frame, frames
+from moeviz.charts.stage.payload import run_part
+from moeviz.core.replay import replay
+from moeviz.core.run import Run
+from moeviz.core.settings import Settings
+from moeviz.core.trace import Trace
+from moeviz.numbers.curves import Curve, curve
+from moeviz.numbers.explain import Explainer
+from moeviz.numbers.routing import GuessQuality, guess_quality
+from moeviz.numbers.subject import Change, subject_changes
+
+BY_TRACE = {Trace: lambda trace: trace.digest}
+BY_RUN = {Run: lambda run: run.digest}
+
+
+@st.cache_resource(show_spinner="Replaying the trace", max_entries=64, hash_funcs=BY_TRACE)
+def replayed(trace: Trace, settings: Settings) -> Run:
+    """Raises SettingsError where the settings do not fit the trace."""
+    return replay(trace, settings)
+
+
+@st.cache_resource(show_spinner="Replaying the trace", max_entries=24, hash_funcs=BY_TRACE)
+def explained(trace: Trace, settings: Settings) -> Explainer:
+    """Raises SettingsError where the settings do not fit the trace."""
+    return Explainer(trace, settings)
+
+
+@st.cache_resource(show_spinner=False, max_entries=24, hash_funcs=BY_RUN)
+def pictures(run: Run) -> list[Frame]:
+    """The board's frames of a whole run."""
+    return frames(run)
+
+
+@st.cache_resource(show_spinner="Replaying the trace", max_entries=24, hash_funcs=BY_TRACE | BY_RUN)
+def part(trace: Trace, settings: Settings, measured: list[Run]) -> dict[str, Any]:
+    """What the stage shows of one board. Raises SettingsError where the settings do not fit the trace."""
+    found = explained(trace, settings)
+    return run_part(found.run, measured, found)
+
+
+def bound(trace: Trace, settings: Settings) -> Run:
+    """What no policy beats with the slots of these settings and without pre-fetching."""
+    return replayed(trace, replace(settings, policy="belady", baseline="", prefetch="none"))
+
+
+@st.cache_resource(show_spinner=False, max_entries=64, hash_funcs=BY_TRACE)
+def changes(trace: Trace) -> list[Change]:
+    """Where the text changes its subject."""
+    return subject_changes(trace)
+
+
+@st.cache_resource(show_spinner="Replaying every slot count", max_entries=64, hash_funcs=BY_TRACE)
+def curved(trace: Trace, settings: Settings) -> Curve:
+    """Raises SettingsError where the settings do not fit the trace."""
+    return curve(trace, settings)
+
+
+@st.cache_resource(show_spinner="Asking the predictors", max_entries=64, hash_funcs=BY_TRACE)
+def guessed(trace: Trace, predictor: str, width: int, threshold: float) -> GuessQuality:
+    return guess_quality(trace, predictor, width, threshold)
+
+
+@st.cache_resource(show_spinner=False, max_entries=64, hash_funcs=BY_TRACE | BY_RUN)
+def agrees(trace: Trace, run: Run) -> bool:
+    """Whether a replay of the trace decides, event for event, as the run did."""
+    return replayed(trace, run.settings).same_decisions(run)
+
+
+@st.cache_resource(show_spinner=False, max_entries=24, hash_funcs=BY_TRACE)
+def texts(trace: Trace) -> list[str]:
+    """The text that entered each forward pass."""
+    return ["".join(trace.texts[tokens]) for tokens in trace.passes()]

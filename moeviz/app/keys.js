@@ -1,0 +1,53 @@
+// Keys that press a button of the page, wherever the focus is, unless something is being typed; and files that are dropped anywhere on a
+// page that takes files. data: { buttons: { key: button } }
+// Listens before Streamlit does, whose own R draws the page anew.
+
+const closers = new WeakMap()
+
+function typing(event) {
+  const target = event.composedPath()[0]
+  return target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName) || target.getAttribute?.("role") === "combobox"
+}
+
+function uploader() {
+  return document.querySelector(".st-key-upload input[type=file]")
+}
+
+function over(event) {
+  if (uploader()) event.preventDefault()
+}
+
+function drop(event) {
+  const input = uploader()
+  if (!input || !event.dataTransfer?.files.length || event.composedPath().some((one) => one.dataset?.testid === "stFileUploaderDropzone")) return
+  event.preventDefault()
+  input.files = event.dataTransfer.files
+  input.dispatchEvent(new Event("change", { bubbles: true }))
+}
+
+function listening(buttons) {
+  const press = (event) => {
+    const name = buttons[event.key.toLowerCase()]
+    if (!name || event.ctrlKey || event.metaKey || event.altKey || typing(event)) return
+    const button = document.querySelector(`.st-key-${name} button`)
+    if (!button) return
+    event.preventDefault()
+    event.stopImmediatePropagation()
+    button.click()
+  }
+  const heard = { keydown: press, dragover: over, drop }
+  for (const [name, does] of Object.entries(heard)) window.addEventListener(name, does, true)
+  return () => {
+    for (const [name, does] of Object.entries(heard)) window.removeEventListener(name, does, true)
+  }
+}
+
+export default function (component) {
+  const { data, parentElement } = component
+  closers.get(parentElement)?.()
+  closers.set(parentElement, listening(data.buttons))
+  return () => {
+    closers.get(parentElement)?.()
+    closers.delete(parentElement)
+  }
+}

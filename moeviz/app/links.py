@@ -1,0 +1,42 @@
+"""What a link restores besides the widgets that Streamlit binds to it: trace, cursor, the boards of the
+stage, presenter mode.
+
+Streamlit drops a page's parameters when another page is opened, so they are kept here and put back.
+"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+NAMES = ("trace", "step", "a", "b", "presenter")
+
+
+def _kept() -> dict[str, str]:
+    state = st.session_state
+    if "links" not in state:
+        state.links = {name: st.query_params[name] for name in NAMES if name in st.query_params}
+    found: dict[str, str] = state.links
+    return found
+
+
+def get(name: str) -> str:
+    """What the link says, or was told since; "" where nothing."""
+    return _kept().get(name, "")
+
+
+def put(name: str, value: str) -> None:
+    """Tells the link; "" takes the parameter out."""
+    kept = _kept()
+    if value:
+        kept[name] = value
+        if st.query_params.get(name) != value:
+            st.query_params[name] = value
+    else:
+        kept.pop(name, None)
+        st.query_params.pop(name, None)
+
+
+def restore() -> None:
+    """Puts back what the change to another page dropped."""
+    for name, value in _kept().items():
+        put(name, value)

@@ -1,0 +1,93 @@
+"""A run of the model that is watched: what it captured so far, and what it leaves when it is over."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from moeviz.app import commands, jobs, kept, show, traces
+from moeviz.core.run import Run
+from moeviz.core.trace import Trace
+from moeviz.engine.client import Job
+from moeviz.files import library, moetrace
+
+EVERY = 0.3  # seconds between two looks at a run
+EVERY_QUEUED = 2.0
+
+
+def running() -> Job | None:
+    """This browser's live run, while it goes on. A tab that was loaded again finds it."""
+    job = jobs.desk().jobs.get("live")
+    return job if job is not None and not job.finished else None
+
+
+def just_ended() -> str | None:
+    """The name of the trace of a live run that ended since a page of any tab last asked."""
+    own = jobs.desk()
+    job = own.unshown
+    if job is None or not job.finished:
+        return None
+    own.unshown = None
+    return traces.LIVE if job.passes else None
+
+
+def in_words(job: Job) -> str:
+    """How far a run is."""
+    if place := jobs.client().place(job):
+        return f"{place} other {'runs' if place > 1 else 'run'} before yours; it starts by itself."
+    if job.facts is None or not job.passes:
+        return f"Getting the model ready: {job.message or 'reading the prompt'}."
+    return f"Live: {job.settings[0].label}, {len(job.passes)} of {job.max_new_tokens} tokens."
+
+
+def ended(name: str) -> None:
+    """What the last live run left, where `name`, the current trace, is its; and why one failed."""
+    job = jobs.desk().jobs.get("live")
+    if job is None or not job.finished:
+        return
+    if job.state == "failed":
+        st.error(show.plain(job.message), icon=":material/error:")
+    captured = job.recording()
+    if captured is None:
+        if job.state == "stopped":
+            st.info("Stopped before the first token.")
+        return
+    if name != traces.LIVE:
+        return
+    trace, run = captured
+    with st.container(horizontal=True, vertical_alignment="center"):
+        show.badge("watched")
+        if job.state == "stopped":
+            st.badge(f"stopped after {len(run.output_ids)} tokens", color="gray")
+        show.verdict(
+            kept.agrees(trace, run),
+            "live = replay, event for event",
+            "live differs from replay",
+            "A replay of the captured trace gave the same hits, misses, evictions and pre-fetches.",
+        )
+        _keep(trace, run)
+    with st.expander("The same run without the browser"):
+        st.code(commands.run(job), language="bash")
+
+
+def _keep(trace: Trace, run: Run) -> None:
+    show.download(
+        "Save trace",
+        lambda: moetrace.to_bytes(trace, run),
+        "run.moetrace",
+        help="Trace and run in one safetensors file; `python -m moeviz replay` reads it.",
+    )
+    help = "On this machine, for every browser that opens this server."
+    if st.button("Keep in the library", icon=":material/folder:", key="keep-live", help=help):
+        name = " ".join(trace.prompt.split()[:6]) or "a run"
+        try:
+            st.toast(show.plain(f"Kept as {library.keep(name, moetrace.to_bytes(trace, run))}."))
+        except OSError as error:
+            st.error(show.plain(library_fault(error)))
+
+
+def library_fault(error: OSError) -> str:
+    """Why the library cannot be changed, and the way out."""
+    return (
+        f"The library in {library.folder()} cannot be changed: {error.strerror or error}. "
+        "Set MOEVIZ_DATA to another folder."
+    )

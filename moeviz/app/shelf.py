@@ -1,0 +1,178 @@
+"""What the Library does with traces: open what is dropped, list, keep, rename, delete, export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from moeviz.app import forms, jobs, show, traces
+from moeviz.app.live import library_fault
+from moeviz.app.show import plain
+from moeviz.core.replay import check_trace, replay
+from moeviz.core.run import Run
+from moeviz.core.trace import DECODE, MAX_EXPERTS, MAX_K, MAX_LAYERS, MAX_TOKENS, Trace
+from moeviz.errors import MoevizError, TraceError
+from moeviz.files import library, moetrace
+from moeviz.files.guarded import open_guarded
+from moeviz.files.importers import IMPORTERS, Counted, Options
+from moeviz.files.library import named_trace
+from moeviz.files.moetrace import MAX_FILE_BYTES
+
+LIMITS = (
+    f"Up to {MAX_FILE_BYTES >> 20} MiB, {MAX_TOKENS:,} tokens, {MAX_LAYERS} layers, {MAX_EXPERTS:,} experts, "
+    f"{MAX_K} per token. Nothing in a file is run, and each is read in a "
+    "process of its own, with limits on memory and time. What you open stays in this browser until it is kept."
+)
+FORMATS = (
+    f"Read are {'; '.join(sorted(one.what for one in IMPORTERS.values()))}. Any of them as .gz or .zst. "
+    "Its content shows what a file is."
+)
+
+
+def drop(experts: int) -> None:
+    """The place where files are dropped. Each is checked whole before it is shown anywhere, and the last
+    becomes the current trace.
+
+    `experts`: per layer, where a file does not say; 0: inferred.
+    """
+    state = st.session_state
+    number = state.setdefault("uploads", 0)
+    with st.container(key="upload"):
+        files = st.file_uploader(
+            "Drop traces anywhere on this page",
+            accept_multiple_files=True,
+            max_upload_size=MAX_FILE_BYTES >> 20,
+            key=f"upload-{number}",
+            help=FORMATS,
+        )
+    if files:
+        state.told = [line for file in files for line in _opened(file.name, file.getvalue(), experts)]
+        state.uploads = number + 1  # an uploader of another key holds no files
+        st.rerun()
+    for kind, line in state.pop("told", []):
+        {"good": st.success, "bad": st.error, "note": st.caption}[kind](plain(line))
+
+
+def _opened(file: str, content: bytes, experts: int) -> list[tuple[str, str]]:
+    """What came of one file, in lines of a kind: good, bad, note."""
+    try:
+        found = open_guarded(file, content, Options(experts=experts))
+        if isinstance(found, Counted):
+            raise TraceError(
+                f"{file} holds counts, not a trace ({found.format}): which token used which expert is not "
+                "said. Make a .moecounts of it with python -m moeviz import, and give that as calibration."
+            )
+        base = library.safe_name(file)
+        traces.open_(base, found.trace, found.run)
+    except TraceError as error:
+        return [("bad", str(error))]
+    trace = found.trace
+    shape = f"{trace.tokens:,} tokens, {trace.layers} MoE layers of {trace.num_experts} experts"
+    return [("good", f"Opened {base}: {shape}."), *(("note", f"{base}: {line}.") for line in found.report)]
+
+
+def table() -> None:
+    """Every trace; the row that is clicked becomes the current one."""
+    rows, readable = [], []
+    for name in traces.names():
+        try:
+            rows.append(_about(name, *traces.load(name)))
+            readable.append(name)
+        except (TraceError, OSError):
+            _unreadable(name.removeprefix("library: "))
+    found: Any = st.dataframe(
+        pd.DataFrame(rows),
+        hide_index=True,
+        key="shelf",
+        on_select="rerun",
+        selection_mode="single-row",
+        height=min(250, 38 + 35 * len(rows)),
+    )
+    chosen = [readable[row] for row in found.selection.rows if row < len(readable)]
+    if chosen and chosen != st.session_state.get("shelf-chosen"):
+        st.session_state["shelf-chosen"] = chosen
+        traces.show(chosen[0])
+        st.rerun()
+
+
+def _unreadable(kept: str) -> None:
+    """A file of the library that is no trace: why, and the way to be rid of it."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.warning(plain(f"{kept} in the library cannot be read: {library.fault(kept)}"), width="stretch")
+        if st.button("Delete", icon=":material/delete:", key=f"delete-{kept}"):
+            _changed(lambda: library.delete(kept))
+
+
+def _about(name: str, trace: Trace, run: Run | None) -> dict[str, Any]:
+    decode = int((trace.phase == DECODE).sum())
+    return {
+        "trace": name,
+        "model": trace.model or "unknown",
+        "MoE layers": trace.layers,
+        "experts": trace.num_experts,
+        "per token": trace.k,
+        "prompt tokens": trace.tokens - decode,
+        "decoded": decode,
+        "recorded": trace.recorded.get("time", "unknown"),
+        "on": trace.recorded.get("machine", "unknown"),
+        "its own run": run.settings.label + (", measured" if run.measured else "") if run else "none",
+        "prompt": " ".join(trace.prompt.split())[:120],
+    }
+
+
+def actions(name: str, trace: Trace, run: Run | None) -> None:
+    """What can be done with the current trace."""
+    short = name.partition(": ")[2] or name
+    show.download("Download", lambda: moetrace.to_bytes(trace, run), f"{library.safe_name(short)}.moetrace")
+    if name.startswith("library: "):
+        with st.popover("Rename or delete", icon=":material/edit:"):
+            new = st.text_input("New name", short, max_chars=library.LONGEST)
+            if st.button("Rename") and new != short:
+                _changed(lambda: f"library: {library.rename(short, new)}")
+            if st.button("Delete", icon=":material/delete:"):
+                _changed(lambda: library.delete(short))
+    elif st.button("Keep in the library", icon=":material/folder:", key="keep"):
+        _changed(lambda: f"library: {library.keep(short, moetrace.to_bytes(trace, run))}")
+    if name in jobs.desk().opened and st.button("Close", icon=":material/close:"):
+        del jobs.desk().opened[name]
+        st.rerun()
+
+
+def _changed(work: Callable[[], str | None]) -> None:
+    """A change of the library, which may give the trace to show next; or one message."""
+    try:
+        if (name := work()) is not None:
+            traces.show(name)
+    except TraceError as error:
+        st.error(plain(str(error)))
+    except OSError as error:
+        st.error(plain(library_fault(error)))
+    else:
+        st.rerun()
+
+
+def export(name: str, trace: Trace, own: Run | None) -> None:
+    """The trace and what a cache did on it, of its own run or of a replay, for other tools and for people."""
+    replays = own is None
+    if own is not None:
+        of = ["its own run", "a replay"]
+        replays = st.segmented_control("Of", of, default=of[0], required=True, key="export_of") == "a replay"
+    if not replays and own is not None:
+        show.exporter(name, trace, lambda: own, own, "library")
+        return
+    form = forms.SettingsForm(trace, own, "_export")
+    form.rest()
+    settings = form.settings()
+    if settings is None:
+        return
+    try:
+        check_trace(trace, settings)
+        if settings.needs_calibration:
+            named_trace(settings.calibration)
+    except MoevizError as error:
+        st.error(plain(str(error)))
+        return
+    show.exporter(name, trace, lambda: replay(trace, settings), own, "library")

@@ -1,0 +1,162 @@
+"""How pages show things: charts with their table, badges, downloads, exports, and text that stays text.
+
+show.chart(usage.skew(trace), "skew")
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from moeviz.charts import KINDS, Chart, style
+from moeviz.core.run import Run
+from moeviz.core.trace import Trace
+from moeviz.files import exporters, library, moetrace
+from moeviz.files.exporters.tables import formula_safe
+
+LOOKS = {
+    "measured": ("blue", ":material/timer:"),
+    "paced": ("blue", ":material/speed:"),
+    "watched": ("orange", ":material/visibility:"),
+    "replayed": ("gray", ":material/replay:"),
+    "modelled": ("orange", ":material/function:"),
+    "recorded": ("gray", ":material/description:"),
+}
+INK = {"light": "#3A4653", "dark": "#D5DDE5"}  # of a figure's text
+PRESENTER_TEXT = 1.6  # how much larger a figure's text is in presenter mode
+
+
+def plain(text: str) -> str:
+    """Text as text where Streamlit reads Markdown: what stands in a trace, a prompt or a file name must not
+    become a link or a picture.
+
+    A bare address becomes a link even where it is escaped, so an invisible word joiner breaks it.
+    """
+    joiner = "\u2060"
+    broken = (
+        text.replace("://", joiner + "://").replace("www.", "www" + joiner + ".").replace("@", "@" + joiner)
+    )
+    return re.sub(r"([\\`*_{}\[\]()#+\-.!|~<>$:&])", r"\\\1", broken)
+
+
+def badge(kind: str) -> None:
+    """Where the numbers beside it come from."""
+    color, icon = LOOKS[kind]
+    st.badge(kind, color=color, icon=icon, help=KINDS[kind])  # type: ignore[arg-type]
+
+
+def verdict(good: bool, yes: str, no: str, help: str) -> None:
+    """A check and what came of it."""
+    icon = ":material/check:" if good else ":material/close:"
+    st.badge(yes if good else no, color="green" if good else "red", icon=icon, help=help)
+
+
+def chart(one: Chart, key: str, select: bool = False) -> None:
+    """A chart: its heading with the badge of its numbers, its finding, the figure, and the table one click
+    away.
+
+    With `select` its marks can be clicked, and `clicked` says which was.
+    """
+    presenter = st.session_state.get("presenter", False)
+    style.ink(one.figure, INK.get(st.context.theme.type or "light", INK["light"]))
+    if presenter:
+        style.enlarge(one.figure, PRESENTER_TEXT)
+    more: dict[str, Any] = {"on_select": "rerun", "selection_mode": "points"} if select else {}
+    with st.container(gap=None):
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.subheader(plain(one.title), width="content", anchor=False)
+            badge(one.kind)
+            if not presenter:
+                _table(one.table, key)
+        st.caption(plain(one.alt))
+        st.plotly_chart(one.figure, key=key, alt=one.alt, config={"displaylogo": False}, **more)
+
+
+def charts(several: Sequence[Chart], key: str) -> None:
+    """Charts in two columns; one alone, and the first of three, takes the whole width."""
+    wide = several[: len(several) % 2]
+    for number, one in enumerate(wide):
+        chart(one, f"{key}-{number}")
+    columns = st.columns(2) if len(several) > 1 else ()
+    for number, one in enumerate(several[len(wide) :], start=len(wide)):
+        with columns[(number - len(wide)) % 2]:
+            chart(one, f"{key}-{number}")
+
+
+def clicked(key: str) -> list[int]:
+    """The customdata of the mark of a chart that was clicked since the last time that the page was drawn;
+    empty where none was.
+    """
+    state = st.session_state
+    selection: Any = state.get(key) or {}
+    points = selection.get("selection", {}).get("points", [])
+    now = list(points[0]["customdata"]) if points else []
+    if now == state.get(f"{key}-clicked"):
+        return []
+    state[f"{key}-clicked"] = now
+    return [int(value) for value in now]
+
+
+@st.fragment
+def _table(table: pd.DataFrame, key: str) -> None:
+    """The table behind a chart, sent to the browser once it is asked for."""
+    with st.popover(
+        "Table", icon=":material/table:", type="tertiary", key=f"{key}-table", on_change="rerun"
+    ) as box:
+        if box.open:
+            st.dataframe(table, hide_index=True)
+            download("CSV", lambda: csv(table), f"{key}.csv", key=f"{key}-csv")
+
+
+def csv(table: pd.DataFrame) -> str:
+    return formula_safe(table).to_csv(index=False)
+
+
+def download(
+    label: str,
+    content: Callable[[], bytes | str],
+    name: str,
+    icon: str = "download",
+    help: str | None = None,
+    key: str | None = None,
+) -> None:
+    """A button that saves a file of that name. The file is made when it is asked for, and the page is not
+    drawn again for it.
+    """
+    st.download_button(label, content, name, on_click="ignore", icon=f":material/{icon}:", help=help, key=key)
+
+
+def exporter(name: str, trace: Trace, run: Callable[[], Run], own: Run | None, key: str) -> None:
+    """A format and its download. `run` gives the run to write, when it is asked for; `own`, a measured run of
+    the trace, gives times.
+    """
+    kinds = [kind for kind in exporters.EXPORTERS if kind != "perfetto" or (own is not None and own.measured)]
+    file = library.safe_name(name.partition(": ")[2] or name)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        kind = st.selectbox("Format", kinds, key=f"format-{key}", width=220)
+        suffix, what = exporters.EXPORTERS[kind].suffix, exporters.EXPORTERS[kind].what
+        download(
+            "Export",
+            lambda: exporters.content(kind, trace, run(), own, f"{file}.moetrace"),
+            file + suffix,
+            key=f"export-{key}",
+            icon="ios_share",
+        )
+        if kind == "notebook":
+            download(
+                "The trace it loads",
+                lambda: moetrace.to_bytes(trace, own),
+                f"{file}.moetrace",
+                key=f"loads-{key}",
+            )
+    times = " A replay is drawn with costs fitted on the recorded run." if kind == "perfetto" else ""
+    st.caption(f"{plain(file + suffix)}: {what}.{times}")
+
+
+def not_recorded(what: str, way: str) -> None:
+    """A designed state instead of a chart that cannot be: what the trace does not hold, and how to get it."""
+    st.info(f"This trace holds no {what}, so there is nothing to show here. {way}", icon=":material/block:")

@@ -1,0 +1,211 @@
+"""The one current trace of all pages, and the cursor in it.
+
+The bar at the top names the trace; the link keeps both over a reload. Opening, uploading or recording a trace
+makes it current.
+
+    name, trace, run = traces.here()
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import streamlit as st
+
+from moeviz.app import links
+from moeviz.app.jobs import desk
+from moeviz.app.show import plain
+from moeviz.core.run import Run
+from moeviz.core.settings import Settings
+from moeviz.core.trace import Trace
+from moeviz.errors import TraceError
+from moeviz.files import library, moetrace
+from moeviz.files.moetrace import SAMPLES, sample_names
+
+WHOLE, WINDOW = 13_000, 6_144  # events that are explored at once; of a longer trace so many at a time
+LIVE, MEASURED = "my latest run", "my latest comparison"
+FIRST = "sample: change-of-subject"
+ROOM = 1 << 30  # bytes of opened traces that one browser may hold
+
+
+class Here(NamedTuple):
+    """What a page is about."""
+
+    name: str
+    trace: Trace
+    run: Run | None  # that was recorded with the trace
+
+
+@st.cache_resource(show_spinner=False, max_entries=32)
+def _from_file(path: Path, changed_ns: int) -> tuple[Trace, Run | None]:
+    """A trace file, read again when it has changed."""
+    return moetrace.load(path)
+
+
+def names() -> list[str]:
+    """Every trace that this browser can explore: its own latest runs first, then what it opened, the library,
+    the samples.
+    """
+    own = desk()
+    live, measured = own.jobs.get("live"), own.jobs.get("measure")
+    found = [LIVE] if live is not None and live.finished and live.passes else []
+    found += [MEASURED] if measured is not None and measured.finished and measured.trace is not None else []
+    found += [*own.opened, *(f"library: {name}" for name in library.names())]
+    return found + [f"sample: {name}" for name in sorted(sample_names())]
+
+
+def load(name: str) -> tuple[Trace, Run | None]:
+    """A trace by its name. Raises TraceError or OSError where its file cannot be read."""
+    own = desk()
+    match name.partition(": ")[0]:
+        case "sample":
+            path = SAMPLES / f"{name.partition(': ')[2]}.moetrace"
+        case "library":
+            path = library.path(name.partition(": ")[2])
+        case _ if name == LIVE and (captured := own.jobs["live"].recording()):
+            return captured
+        case _ if name == MEASURED and (trace := own.jobs["measure"].trace):
+            return trace, own.jobs["measure"].recorded
+        case _:
+            return own.opened[name]
+    return _from_file(path, path.stat().st_mtime_ns)
+
+
+def like(trace: Trace) -> list[str]:
+    """Names of the traces of a model of the same shape."""
+    found = []
+    for name in names():
+        try:
+            other, _ = load(name)
+        except (TraceError, OSError):
+            continue
+        if (other.layers, other.num_experts) == (trace.layers, trace.num_experts):
+            found.append(name)
+    return found
+
+
+def sample(name: str = "change-of-subject") -> tuple[Trace, Run]:
+    """A bundled trace and the run that was measured with it."""
+    trace, run = load(f"sample: {name}")
+    if run is None:
+        raise TraceError(f"{name} holds no recorded run.")
+    return trace, run
+
+
+def show(name: str) -> None:
+    """Makes a trace the current one of all pages, from the next time that a page is drawn."""
+    st.session_state.to_show = name
+
+
+def open_(name: str, trace: Trace, run: Run | None) -> str:
+    """Takes in an uploaded trace and makes it current; gives the name that it got. Raises TraceError where
+    there is no room.
+    """
+    opened = desk().opened
+    if sum(_size(one) for one, _ in opened.values()) + _size(trace) > ROOM:
+        raise TraceError(f"{name}: this browser holds too much already. Close an opened trace first.")
+    wanted, number = f"upload: {name}", 2
+    chosen = wanted
+    while chosen in opened:
+        chosen, number = f"{wanted} ({number})", number + 1
+    opened[chosen] = trace, run
+    show(chosen)
+    return chosen
+
+
+def _size(trace: Trace) -> int:
+    return sum(one.nbytes for one in (trace.experts, trace.weights, trace.guess) if one is not None)
+
+
+def picker() -> None:
+    """The current trace, named and chosen at the top of every page."""
+    state, options = st.session_state, names()
+    if (wanted := state.pop("to_show", None)) in options:
+        state.trace = wanted
+    linked = links.get("trace")
+    if "trace" not in state and linked in options:
+        state.trace = linked
+    elif "trace" not in state and linked:
+        st.toast(plain(f"The link names a trace that is not here: {linked[:60]}. A sample is shown."))
+    if state.get("trace") not in options:
+        state.trace = FIRST
+    st.selectbox(
+        "Trace",
+        options,
+        key="trace",
+        persist_state="session",
+        label_visibility="collapsed",
+        help="The trace that every page is about. Open your own in the Library.",
+    )
+    links.put("trace", state.trace)
+
+
+def here() -> Here:
+    """The current trace; of a long one the window that is asked for here."""
+    name = st.session_state.get("trace", FIRST)
+    try:
+        trace, run = load(name)
+    except (TraceError, OSError) as error:
+        st.error(plain(f"{name} cannot be read: {error} The first sample is shown instead."))
+        name, (trace, run) = FIRST, sample()
+    count, most = len(trace.passes()), max(1, WINDOW // trace.layers)
+    if count * trace.layers <= WHOLE:
+        return Here(name, trace, run)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        first = st.number_input(
+            f"From pass (of {count:,})", 0, count - 1, 0, most, key=fits("window", count - 1), width=190
+        )
+        st.caption(
+            f"A long trace is explored {most:,} forward passes at a time; the cache begins the window cold."
+        )
+    last = min(first + most, count) - 1
+    return Here(f"{name}, passes {first:,} to {last:,}", trace.window(first, most), None)
+
+
+def slots_for(trace: Trace, run: Run | None, scope: str = "layer") -> int:
+    """Slots to begin with: those of the trace's own run, or a third of the experts and one more than a token
+    needs.
+    """
+    if run is not None and not run.settings.baseline and run.settings.scope == scope:
+        return run.settings.slots
+    slots = min(trace.num_experts, max(trace.k + 1, round(trace.num_experts / 3)))
+    return slots if scope == "layer" else slots * trace.layers
+
+
+def basis(trace: Trace, run: Run | None) -> tuple[Run, str]:
+    """A measured run whose costs stand for this trace's machine, and whose it is: its own, or the bundled
+    model's sample.
+    """
+    if run is not None and run.measured and (run.passes.phase == 1).any():
+        return run, "its own run"
+    return sample()[1], "the bundled model's run"
+
+
+def own_settings(run: Run | None) -> Settings | None:
+    """The settings of the trace's own run, where it ran with a cache."""
+    return run.settings if run is not None and not run.settings.baseline else None
+
+
+def fits(key: str, most: int) -> str:
+    """The key of a widget whose range depends on the trace; a value that another trace left in it is dropped
+    where it is out of range.
+    """
+    value = st.session_state.get(key)
+    if isinstance(value, int) and not 0 <= value <= most:
+        del st.session_state[key]
+    return key
+
+
+def cursor(last: int) -> int:
+    """The forward pass at which the cursor stands, at most `last`: where it was moved to, or the link says,
+    or a quarter through.
+    """
+    linked = links.get("step")
+    at = int(linked) if linked.isdecimal() and len(linked) < 9 else last // 4
+    return min(at, last)
+
+
+def move(step: int) -> None:
+    """Moves the cursor, and tells the link."""
+    links.put("step", str(step))

@@ -1,0 +1,56 @@
+"""A measured comparison of several Settings, as charts and as one table.
+
+charts([("lru", [run, run, run]), ("lfu", [run, run, run])])
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moeviz.charts import hits, times, traffic
+from moeviz.charts.chart import Chart
+from moeviz.numbers import metrics
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def charts(measured: times.Measured, kind: str = "measured") -> list[Chart]:
+    """Speed, where the time goes, hits, and what went over the link: of repeats that decoded something; else
+    none.
+    """
+    timed = [(name, runs) for name, runs in measured if metrics.median_stack(runs) is not None]
+    if not timed:
+        return []
+    firsts = [(name, runs[0]) for name, runs in timed]
+    return [
+        times.speed(timed, kind),
+        times.where_time_goes(timed, kind),
+        hits.compared(firsts),
+        traffic.per_token(firsts),
+    ]
+
+
+def table(measured: times.Measured) -> pd.DataFrame:
+    """One row for each named Settings: medians over its repeats."""
+    import pandas as pd
+
+    rows = [metrics.repeated(runs) for _, runs in measured]
+    times_of = [row.median.times for row in rows]
+    return pd.DataFrame(
+        {
+            "settings": [name for name, _ in measured],
+            "tokens/s": [one and one.tokens_per_second for one in times_of],
+            "least": [row.least and row.least.tokens_per_second for row in rows],
+            "most": [row.most and row.most.tokens_per_second for row in rows],
+            "hit ratio": [row.median.main.hit_ratio for row in rows],
+            "stall ms/token": [one and one.stall_ms_per_token for one in times_of],
+            "TTFT ms": [one and one.ttft_ms for one in times_of],
+            "TPOT ms": [one and one.tpot_ms_median for one in times_of],
+            "TPOT p95 ms": [one and one.tpot_ms_p95 for one in times_of],
+            "MB on demand": [row.median.moved.demand / 1e6 for row in rows],
+            "MB guessed, useful": [row.median.moved.prefetch_useful / 1e6 for row in rows],
+            "MB guessed, wasted": [row.median.moved.prefetch_wasted / 1e6 for row in rows],
+            "fast tier MB": [row.median.fast_tier_bytes / 1e6 for row in rows],
+        }
+    )

@@ -1,0 +1,76 @@
+"""Hit ratio over slot counts.
+
+over_slots([curve(trace, Settings(policy)) for policy in ("lru", "lfu", "belady")], at=4).alt
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from moeviz.charts import style
+from moeviz.charts.chart import Chart
+from moeviz.numbers.curves import Curve, knee
+from moeviz.words import percent
+
+
+def over_slots(curves: Sequence[Curve], at: int, break_even: float | None = None) -> Chart:
+    """A line for each policy, belady's in grey as the bound; `at` is the chosen slot count.
+
+    The knee is the first policy's: beyond it each further slot brings less than the average one. `break_even`
+    is the hit ratio from which a cache is better than keeping whole layers resident.
+    """
+    import pandas as pd
+
+    per_layer = curves[0].settings.scope == "layer"
+    figure = style.blank("slots per MoE layer" if per_layer else "slots in all", "hits / accesses", 400)
+    for number, one in enumerate(curves):
+        bound = one.settings.policy == "belady"
+        figure.add_scatter(
+            x=one.slots,
+            y=one.hit_ratio,
+            name="belady: the bound" if bound else style.html_safe(name_of(one)),
+            mode="lines+markers",
+            line={"color": style.BOUND, "width": 4} if bound else style.line(number),
+            marker={"symbol": number % 12, "size": 7},
+        )
+    cursor = {"color": style.CURSOR, "width": 2}
+    figure.add_vline(at, line=cursor, annotation_text=f"{at} slots", annotation_position="bottom right")
+    bend = knee(curves[0])
+    if bend is not None:
+        note = {"annotation_text": "knee", "annotation_position": "top left"}
+        figure.add_vline(bend, line={"color": style.BOUND, "width": 1, "dash": "dot"}, **note)
+    if break_even is not None:
+        note = {
+            "annotation_text": "whole layers resident would hit this",
+            "annotation_position": "bottom right",
+        }
+        figure.add_hline(break_even, line={"color": style.BOUND, "width": 1, "dash": "dash"}, **note)
+    style.share_axis(
+        figure, [float(ratio) for one in curves for ratio in (one.hit_ratio.min(), one.hit_ratio.max())]
+    )
+    table = pd.DataFrame({"slots": curves[0].slots, **{name_of(one): one.hit_ratio for one in curves}})
+    return Chart("Hit ratio over slots", figure, table, "replayed", _told(curves, at))
+
+
+def name_of(one: Curve) -> str:
+    return one.settings.policy.rpartition("/")[2]
+
+
+def at_slots(one: Curve, slots: int) -> float:
+    """Hit ratio at the nearest slot count that the curve knows."""
+    return float(one.hit_ratio[int(np.abs(one.slots - slots).argmin())])
+
+
+def _told(curves: Sequence[Curve], at: int) -> str:
+    found = {name_of(one): at_slots(one, at) for one in curves}
+    real = {name: ratio for name, ratio in found.items() if name != "belady"}
+    if not real:
+        return f"At {at} slots no policy can hit more than {percent(found['belady'])}."
+    best = max(real, key=lambda name: real[name])
+    text = f"At {at} slots {best} hits most, {percent(real[best])}"
+    if len(real) > 1:
+        worst = min(real, key=lambda name: real[name])
+        text += f", {worst} least, {percent(real[worst])}"
+    return text + (f"; no policy can hit more than {percent(found['belady'])}." if "belady" in found else ".")

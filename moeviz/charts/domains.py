@@ -1,0 +1,97 @@
+"""What kinds of text the bundled model's experts are for, and what a text looks like to them.
+
+nearest(trace, step=60).alt      # '... nearest to german ...'
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moeviz.charts import style
+from moeviz.charts.chart import Chart
+from moeviz.core.oracle import BUNDLED_NAME
+from moeviz.core.trace import Trace
+from moeviz.numbers import routing
+
+LAST = 32  # tokens whose experts are held against the domains
+
+
+def known(trace: Trace) -> bool:
+    """Only the bundled model's experts were counted on text of known domains."""
+    shape = next(iter(routing.domain_use().values())).shape
+    return trace.model == BUNDLED_NAME and (trace.layers, trace.num_experts) == shape
+
+
+def favourites() -> Chart:
+    """For each expert the domain that it favours: the one that gives it the largest share of its choices
+    among all.
+    """
+    import pandas as pd
+
+    use = routing.domain_use()
+    names, shares = list(use), np.stack(list(use.values()))  # [domain, L, E]
+    _, layers, experts = shares.shape
+    favour = shares.argmax(0)
+    times = shares.max(0) / np.maximum(shares.mean(0), 1e-12)  # as large as the mean domain's share
+    figure = style.blank("MoE layer", "expert", 90 + 34 * experts)
+    for number, name in enumerate(names):
+        layer, expert = np.nonzero(favour == number)
+        figure.add_scatter(
+            x=layer,
+            y=expert,
+            mode="markers+text",
+            name=name,
+            text=[name] * len(layer),
+            textfont={"size": 13, "color": "#000"},
+            marker={
+                "symbol": "square",
+                "size": 34,
+                "color": style.SERIES[number % len(style.SERIES)],
+                "opacity": np.clip((times[layer, expert] - 1) / 2, 0.25, 1.0),
+            },
+            customdata=np.stack([shares[number, layer, expert], times[layer, expert]], 1),
+            hovertemplate=(
+                f"layer %{{x}}, expert %{{y}}: %{{customdata[0]:.0%}} of its layer's choices on {name}, "
+                "%{customdata[1]:.1f} times the mean domain<extra></extra>"
+            ),
+        )
+    figure.update_xaxes(dtick=1, showgrid=False, zeroline=False, range=[-0.6, layers - 0.4])
+    figure.update_yaxes(dtick=1, autorange=None, showgrid=False, zeroline=False, range=[experts - 0.4, -0.6])
+    figure.update_layout(showlegend=False)
+    layer, expert = np.indices((layers, experts)).reshape(2, -1)
+    table = pd.DataFrame(
+        {
+            "MoE layer": layer,
+            "expert": expert,
+            "favours": [names[favour[a, b]] for a, b in zip(layer, expert, strict=True)],
+            "times the mean": times.ravel(),
+            **{name: values.ravel() for name, values in use.items()},
+        }
+    )
+    best = np.unravel_index(int(times.argmax()), times.shape)
+    alt = (
+        f"Clearest: layer {best[0]}'s expert {best[1]} is for {names[favour[best]]}, which gives it "
+        f"{times[best]:.1f} times the share that the mean domain does."
+    )
+    return Chart("Which domain each expert favours", figure, table, "recorded", alt)
+
+
+def nearest(trace: Trace, step: int) -> Chart:
+    """How alike the experts of the last 32 tokens are to each domain's, token by token; `step` is the pass
+    under the cursor.
+    """
+    import pandas as pd
+
+    use = routing.domain_use()
+    names = list(use)
+    alike = routing.likeness(trace, use, LAST)
+    at = trace.passes()[step].stop - 1
+    figure = style.blank("token", "cosine to the domain", 260)
+    for number, (name, values) in enumerate(zip(names, alike, strict=True)):
+        figure.add_scatter(y=values, name=name, mode="lines", line=style.line(number))
+    figure.update_yaxes(range=[float(alike.min()) - 0.03, min(1.0, float(alike.max()) + 0.03)])
+    figure.add_vline(at, line={"color": style.CURSOR, "width": 2})
+    table = pd.DataFrame(alike.T, columns=names)
+    table.insert(0, "token", range(trace.tokens))
+    alt = f"At token {at} the last {LAST} tokens are nearest to {names[int(alike[:, at].argmax())]}."
+    return Chart("What the text is about, told from its experts alone", figure, table, "recorded", alt)

@@ -1,0 +1,129 @@
+"""Are guesses right, and right often enough to be worth their copies?
+
+precision({"next-gate": guess_quality(trace, "next-gate")}, trace, width=0).alt
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from moeviz.charts import style
+from moeviz.charts.chart import Chart
+from moeviz.core.trace import Trace
+from moeviz.numbers.routing import GuessQuality
+from moeviz.words import percent
+
+AHEAD = ("1 layer ahead", "2 layers ahead", "3 layers ahead")
+SYMBOLS = ("circle", "square", "diamond")
+
+
+def precision(
+    found: Mapping[str, GuessQuality], trace: Trace, width: int, break_even: Sequence[float] = ()
+) -> Chart:
+    """Of each predictor's guesses the share that was needed, by lookahead, beside chance and the precision
+    from which a guess pays.
+
+    `break_even` has a value for each lookahead. Recall is drawn, hollow, only where it is another number:
+    with as many guesses as a token needs experts the two are equal.
+    """
+    import pandas as pd
+
+    guessed = width or trace.k
+    rows = [
+        (name, ahead, *quality.at(ahead + 1))
+        for name, quality in found.items()
+        for ahead in range(len(quality.recall))
+        if not np.isnan(quality.at(ahead + 1)[1])
+    ]
+    names = list(found)
+    figure = style.blank("share of guesses needed", "", max(220, 120 + 44 * len(names)))
+    equal = all(abs(one[2] - one[3]) < 1e-9 for one in rows)
+    for ahead, label in enumerate(AHEAD):
+        own = [one for one in rows if one[1] == ahead]
+        if own:
+            look = {"symbol": SYMBOLS[ahead], "size": 15, "color": style.SERIES[ahead]}
+            figure.add_scatter(
+                x=[one[2] for one in own], y=[one[0] for one in own], mode="markers", name=label, marker=look
+            )
+            if not equal:
+                hollow = {**look, "symbol": SYMBOLS[ahead] + "-open", "line": {"width": 3}}
+                figure.add_scatter(
+                    x=[one[3] for one in own],
+                    y=[one[0] for one in own],
+                    mode="markers",
+                    name=f"recall, {label}",
+                    marker=hollow,
+                )
+    chance = guessed / trace.num_experts
+    lines = [("by chance", chance, {"color": style.OTHER, "width": 2, "dash": "dash"})]
+    if break_even:
+        lines.append(("break-even, 1 layer ahead", break_even[0], {"color": style.CURSOR, "width": 2}))
+    for label, at, look in lines:
+        figure.add_scatter(x=[at, at], y=[names[0], names[-1]], mode="lines", name=label, line=look)
+    figure.update_xaxes(range=[0, 1.02], tickformat=".0%")
+    figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], range=[-0.6, len(names) - 0.4])
+    table = pd.DataFrame(
+        [
+            {
+                "predictor": name,
+                "layers ahead": ahead + 1,
+                "precision": right,
+                "recall": share,
+                "break-even": break_even[ahead] if ahead < len(break_even) else None,
+            }
+            for name, ahead, right, share in rows
+        ],
+        columns=["predictor", "layers ahead", "precision", "recall", "break-even"],
+    )
+    return Chart("Are the guesses right?", figure, table, "recorded", _told(rows, chance, break_even))
+
+
+def _told(rows: Sequence[tuple[str, int, float, float]], chance: float, break_even: Sequence[float]) -> str:
+    near = [one for one in rows if one[1] == 0]
+    if not near:
+        return "No predictor could guess for this trace."
+    name, _, right, _ = max(near, key=lambda one: one[2])
+    text = (
+        f"{name} is right most often: {percent(right)} of its guesses one layer ahead, by chance it would "
+        f"be {percent(chance)}"
+    )
+    if not break_even:
+        return text + "."
+    enough = "more than" if right > break_even[0] else "less than"
+    return f"{text}; {enough} the {percent(break_even[0])} from which a guess saves time."
+
+
+def by_layer(name: str, quality: GuessQuality) -> Chart:
+    """Of the experts that a layer needed, the share that was guessed, by MoE layer, a line for each
+    lookahead.
+    """
+    import pandas as pd
+
+    lines = {
+        label: quality.recall[ahead]
+        for ahead, label in enumerate(AHEAD[: len(quality.recall)])
+        if not np.isnan(quality.recall[ahead]).all()
+    }
+    figure = style.blank("MoE layer that is guessed for", "share of its experts that was guessed", 280)
+    layers = quality.recall.shape[1]
+    for number, (label, values) in enumerate(lines.items()):
+        figure.add_scatter(
+            x=np.arange(layers),
+            y=values,
+            name=label,
+            mode="lines+markers",
+            line=style.line(number),
+            marker={"symbol": SYMBOLS[number], "size": 9},
+        )
+    figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
+    figure.update_xaxes(dtick=1 if layers <= 32 else None)
+    table = pd.DataFrame({"MoE layer": range(layers), **lines})
+    means = [f"{percent(float(np.nanmean(values)))} {label}" for label, values in lines.items()]
+    alt = (
+        f"{name} finds {', '.join(means)} of what a layer needs."
+        if means
+        else f"{name} could not guess here."
+    )
+    return Chart(f"Layer by layer: {name}", figure, table, "recorded", alt)

@@ -1,0 +1,100 @@
+"""What compute and the link do at each moment of a few forward passes.
+
+over_passes(measured_run, first=60, count=3).alt
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from moeviz.charts import style
+from moeviz.charts.chart import Chart, kind_of
+from moeviz.core.run import Run
+from moeviz.numbers import cost
+
+LOOKS = {  # kind of a segment -> (name, colour, pattern)
+    "expert": ("an expert computes", style.COMPUTE, ""),
+    "other": ("other compute", style.OTHER, "."),
+    "stall": ("stall: compute waits", style.STALL, "/"),
+    "demand": ("copy on demand", style.DEMAND, ""),
+    "guess used": ("copy of a guess, used", style.USEFUL, "/"),
+    "guess wasted": ("copy of a guess, wasted", style.WASTED, "x"),
+}
+
+
+def over_passes(run: Run, first: int, count: int = 1, costs: cost.Costs | None = None) -> Chart:
+    """Lanes of `count` forward passes from number `first`: as measured where the run was, else as `costs`
+    model them.
+
+    Raises ValueError where the run was not measured and there are no costs.
+    """
+    import pandas as pd
+
+    if not run.measured and costs is None:
+        raise ValueError("a run that was not measured needs costs to be drawn with.")
+    last = min(first + count, len(run.passes.phase))
+    segments = list(_chained(run, range(first, last), costs))
+    figure = style.blank("ms; drag to zoom, double-click to see all", "", 280)
+    for kind, (name, color, pattern) in LOOKS.items():
+        own = [one for one in segments if one.kind == kind]
+        if own:
+            figure.add_bar(
+                y=[one.lane for one in own],
+                base=[one.start for one in own],
+                x=[one.end - one.start for one in own],
+                orientation="h",
+                name=name,
+                marker={
+                    "color": color,
+                    "pattern": style.hatch(pattern),
+                    "line": {"width": 0.5, "color": "#000"},
+                },
+                customdata=[_where(one) for one in own],
+                hovertemplate=name + ", %{customdata}: %{base:.2f} + %{x:.2f} ms<extra></extra>",
+            )
+    figure.update_layout(barmode="overlay", legend_traceorder="normal", dragmode="zoom")
+    figure.update_yaxes(categoryorder="array", categoryarray=["link", "compute"], fixedrange=True)
+    table = pd.DataFrame(
+        [
+            {
+                "lane": one.lane,
+                "what": LOOKS[one.kind][0],
+                "from ms": one.start,
+                "to ms": one.end,
+                "MoE layer": one.layer,
+                "expert": one.expert if one.expert >= 0 else None,
+            }
+            for one in segments
+        ],
+        columns=["lane", "what", "from ms", "to ms", "MoE layer", "expert"],
+    )
+    title = f"Compute and link in pass {first}" + (f" to {last - 1}" if last - first > 1 else "")
+    return Chart(title, figure, table, kind_of(run) if run.measured else "modelled", _told(segments))
+
+
+def _where(segment: cost.Segment) -> str:
+    return f"layer {segment.layer}" + (f", expert {segment.expert}" if segment.expert >= 0 else "")
+
+
+def _chained(run: Run, steps: Sequence[int], costs: cost.Costs | None) -> Iterator[cost.Segment]:
+    """Segments of several passes on one time axis that begins with the first."""
+    begin = 0.0
+    for step in steps:
+        if run.times is not None:
+            lanes = cost.measured_lanes(run, step)
+        else:
+            assert costs is not None
+            lanes = cost.modelled_lanes(run, costs, step)
+        for one in lanes:
+            yield replace(one, start=begin + one.start, end=begin + one.end)
+        begin += max((one.end for one in lanes if one.lane == "compute"), default=0.0)
+
+
+def _told(segments: Sequence[cost.Segment]) -> str:
+    if not segments:
+        return "No expert was needed, so there is nothing to draw."
+    waits = sum(one.end - one.start for one in segments if one.kind == "stall")
+    whole = max((one.end for one in segments if one.lane == "compute"), default=0.0)
+    copies = sum(one.lane == "link" for one in segments)
+    return f"Compute waits {waits:.1f} of {whole:.1f} ms, for {copies} copies over the link."

@@ -1,0 +1,253 @@
+"""Who was resident over the whole text: the paper's figure of one layer, and one raster of all.
+
+raster(replay(trace, Settings()), texts).alt
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeviz.charts import style
+from moeviz.charts.board import MISS, PREFETCHED, RESIDENT, STATES, Frame, frames
+from moeviz.charts.chart import Chart, kind_of
+from moeviz.core.run import MISS as MISSED
+from moeviz.core.run import Run
+from moeviz.numbers import metrics
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+# of the paper's figure (arXiv 2511.05814): white neither, light blue resident, purple activated and hit, red
+# activated and missed
+PAPER_COLORS = ("#FFFFFF", "#ADD8E6", "#800080", "#FFA500", "#FF0000", "#FFC0CB")
+LEGEND = (
+    "Blue: resident. ● green: needed and there. ◐ orange: needed, still on its way. "
+    "✕ red: needed and missed. ▸ pink: brought by a guess, not used yet. Pale: not in the fast tier."
+)
+PAPER_LEGEND = (
+    "As in the paper. Light blue: resident. ● purple: activated and hit. ✕ red: activated and missed. "
+    "White: neither. ◐ late hit. ▸ brought by a guess, not used yet."
+)
+EVICTED = 6  # resident, and leaves in this forward pass
+EVICTED_COLOR = "#4B2E83"
+AROUND = 41  # tokens of the paper's figure, around the cursor
+MOST_GLYPHS = 1_500  # cells that carry one
+MOST_ROWS = 256  # experts of all layers that are rows of their own
+MOST_CELLS = 1_000_000  # of a heatmap
+MOST_MARKS = 4_000  # cells that can be clicked
+
+
+def paper(
+    run: Run, pictures: Sequence[Frame], texts: Sequence[str], layer: int, at: int, paper_colors: bool = False
+) -> Chart:
+    """One MoE layer, 41 tokens around the cursor: every expert before each event, and who was needed, there
+    or missed.
+
+    `pictures` are the frames of the run, `texts` the text that entered each pass, `at` is the pass under the
+    cursor.
+    """
+    import pandas as pd
+
+    first = max(0, min(at - AROUND // 2, len(pictures) - AROUND))
+    chosen = slice(first, first + AROUND)
+    states = np.stack([frame.state[layer] for frame in pictures[chosen]])  # [pass, E]
+    colors = PAPER_COLORS if paper_colors else style.STATE_COLORS
+    figure = _raster(states.T, colors, STATES, first, "forward pass, and the token that went in", "expert")
+    shown = texts[chosen]
+    figure.update_xaxes(
+        tickvals=[first + n for n in range(len(shown))],
+        ticktext=[style.short(text) for text in shown],
+        tickangle=-45,
+        tickfont_size=12,
+    )
+    figure.update_yaxes(dtick=1 if run.experts <= 32 else None, range=[run.experts - 0.5, -0.5])
+    figure.update_layout(height=max(240, min(900, 130 + 24 * run.experts)))
+    style.mark_column(figure, at)
+    number, expert = np.indices(states.shape).reshape(2, -1)
+    table = pd.DataFrame(
+        {
+            "pass": first + number,
+            "token": [shown[n] for n in number],
+            "expert": expert,
+            "state": np.array(STATES)[states.ravel()],
+        }
+    )
+    misses = int((states == MISS).sum())
+    needed = misses + int(((states > RESIDENT) & (states < MISS)).sum())
+    alt = (
+        f"In passes {first} to {first + len(states) - 1} layer {layer} misses {misses} of {needed} experts "
+        "that it needs."
+    )
+    return Chart(f"MoE layer {layer}, token by token", figure, table, kind_of(run), alt)
+
+
+def raster(run: Run, texts: Sequence[str], pictures: Sequence[Frame] = (), at: int | None = None) -> Chart:
+    """Every expert over the whole text: resident, needed and there, missed, evicted. Layers are pooled where
+    experts are too many.
+
+    `texts` is what entered each pass. Misses can be selected by a click; their customdata is (pass, MoE
+    layer).
+    """
+    rows = run.layers * run.experts
+    pooled = rows > MOST_ROWS or rows * len(run.passes.phase) > MOST_CELLS
+    figure = _misses_by_layer(run) if pooled else _every_expert(run, pictures or frames(run))
+    missed, _, layer, _ = _missed(run)
+    _selectable(figure, run, texts, pooled)
+    if at is not None:
+        style.mark_column(figure, at)
+    table = _raster_table(run, texts)
+    counted = np.bincount(layer, minlength=run.layers)
+    worst = int(counted.argmax())
+    out = int((run.loads.victim_expert >= 0).sum())
+    alt = (
+        f"{missed:,} misses and {out:,} evictions in {len(run.passes.phase):,} passes; "
+        f"layer {worst} misses most, {counted[worst]:,}."
+    )
+    what = "Misses by layer" if pooled else "Every expert"
+    return Chart(f"{what}, over the whole text", figure, table, kind_of(run), alt)
+
+
+def _missed(run: Run) -> tuple[int, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """How many, and the pass, layer and expert of each."""
+    own = run.accesses.outcome == MISSED
+    event = run.accesses.event[own]
+    return (
+        int(own.sum()),
+        run.events.forward_pass[event].astype(np.int64),
+        run.events.layer[event].astype(np.int64),
+        run.accesses.expert[own].astype(np.int64),
+    )
+
+
+def _every_expert(run: Run, pictures: Sequence[Frame]) -> go.Figure:
+    states = np.stack([frame.state for frame in pictures])  # [F, L, E]
+    gone = run.loads.victim_expert >= 0
+    step = run.events.forward_pass[run.loads.event[gone]]
+    place = step, run.loads.victim_layer[gone], run.loads.victim_expert[gone]
+    idle = (states[place] == RESIDENT) | (states[place] == PREFETCHED)
+    states[tuple(one[idle] for one in place)] = EVICTED
+    names = (*STATES, "resident, leaves in this pass")
+    figure = _raster(
+        states.reshape(len(states), -1).T,
+        (*style.STATE_COLORS, EVICTED_COLOR),
+        names,
+        0,
+        "forward pass (0: the prompt)",
+        "MoE layer, and in it every expert",
+    )
+    ticks = [layer * run.experts + (run.experts - 1) / 2 for layer in range(run.layers)]
+    figure.update_yaxes(
+        tickvals=ticks,
+        ticktext=[str(layer) for layer in range(run.layers)],
+        range=[run.layers * run.experts - 0.5, -0.5],
+    )
+    for layer in range(1, run.layers):
+        figure.add_hline(layer * run.experts - 0.5, line_width=1, line_color="rgba(128,128,128,.8)")
+    figure.update_layout(height=max(280, min(560, 80 + round(4.4 * run.layers * run.experts))))
+    return figure
+
+
+def _misses_by_layer(run: Run) -> go.Figure:
+    _, step, layer, _ = _missed(run)
+    cells = np.zeros((run.layers, len(run.passes.phase)), np.uint16)
+    np.add.at(cells, (layer, step), 1)
+    figure = style.blank(
+        "forward pass (0: the prompt)", "MoE layer", max(280, min(620, 100 + 14 * run.layers))
+    )
+    figure.add_heatmap(
+        z=_pooled(cells, MOST_CELLS // run.layers),
+        dx=max(1, -(-cells.shape[1] // (MOST_CELLS // run.layers))),
+        zmin=0,
+        zmax=max(int(np.quantile(cells, 0.99)), 1),
+        colorscale=[[0, "rgba(128,128,128,.10)"], [1, style.STATE_COLORS[MISS]]],
+        colorbar={"title": "misses", "thickness": 14},
+        hovertemplate="pass %{x}, layer %{y}: %{z} misses<extra></extra>",
+    )
+    figure.update_xaxes(showgrid=False, zeroline=False)
+    figure.update_yaxes(showgrid=False, zeroline=False, range=[run.layers - 0.5, -0.5])
+    return figure
+
+
+def _pooled(cells: NDArray[np.uint16], most: int) -> NDArray[np.uint16]:
+    """The most misses of neighbouring passes, where columns are more than `most`. cells: [row, column]"""
+    if cells.shape[1] <= most:
+        return cells
+    every = -(-cells.shape[1] // most)
+    padded = np.pad(cells, ((0, 0), (0, -cells.shape[1] % every)))
+    return np.asarray(padded.reshape(len(cells), -1, every).max(2))
+
+
+def _selectable(figure: go.Figure, run: Run, texts: Sequence[str], pooled: bool) -> None:
+    """Squares over the misses that take a click: a heatmap's cells do not."""
+    count, step, layer, expert = _missed(run)
+    if not 0 < count <= MOST_MARKS:
+        return
+    figure.add_scatter(
+        x=step,
+        y=layer if pooled else layer * run.experts + expert,
+        mode="markers",
+        showlegend=False,
+        marker={"symbol": "square", "size": 9, "color": style.STATE_COLORS[MISS], "opacity": 0.01},
+        selected={"marker": {"opacity": 1.0, "size": 12}},
+        unselected={"marker": {"opacity": 0.01}},
+        customdata=np.stack([step, layer, expert], 1).tolist(),
+        text=[style.short(texts[n], 24) for n in step],
+        hovertemplate=(
+            "pass %{customdata[0]}, “%{text}”: layer %{customdata[1]}, expert %{customdata[2]} missed"
+            "<extra></extra>"
+        ),
+    )
+
+
+def _raster_table(run: Run, texts: Sequence[str]) -> pd.DataFrame:
+    import pandas as pd
+
+    kinds = metrics.miss_kind_of_access(run)[run.accesses.outcome == MISSED]
+    _, step, layer, expert = _missed(run)
+    return pd.DataFrame(
+        {
+            "pass": step,
+            "token": [texts[n] for n in step],
+            "MoE layer": layer,
+            "expert missed": expert,
+            "why": np.array(["", "cold", "capacity", "collision", "pollution"])[kinds],
+        }
+    )
+
+
+def _raster(
+    cells: NDArray[np.uint8], colors: Sequence[str], names: Sequence[str], first: int, x: str, y: str
+) -> go.Figure:
+    """A raster of states. cells: [row, column]"""
+    shades = [color or "rgba(128,128,128,.10)" for color in colors]
+    count = len(shades)
+    scale = [
+        stop for n, shade in enumerate(shades) for stop in ((n / count, shade), ((n + 1) / count, shade))
+    ]
+    glyphs = np.array((*style.STATE_GLYPHS, ""))[cells] if cells.size <= MOST_GLYPHS else None
+    gap = 1 if cells.shape[1] <= 200 and cells.shape[0] <= 64 else 0
+    figure = style.blank(x, y)
+    figure.add_heatmap(
+        z=cells,
+        x0=first,
+        dx=1,
+        zmin=-0.5,
+        zmax=count - 0.5,
+        colorscale=scale,
+        showscale=False,
+        xgap=gap,
+        ygap=gap,
+        text=glyphs,
+        texttemplate="%{text}" if glyphs is not None else None,
+        textfont={"color": "#000", "size": 13},
+        hovertemplate="pass %{x}, row %{y}: %{customdata}<extra></extra>",
+        customdata=np.array(names)[cells] if cells.size <= 60_000 else None,
+    )
+    figure.update_xaxes(showgrid=False, zeroline=False, range=[first - 0.5, first + cells.shape[1] - 0.5])
+    figure.update_yaxes(showgrid=False, zeroline=False)
+    return figure

@@ -1,0 +1,78 @@
+"""One event in words: who was needed, who left for it and why, who else was there.
+
+event(explainer, step=60, layer=3)      # 'Pass 60, MoE layer 3: expert 1 hit, expert 6 missed (capacity).'
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moeviz.core.run import MISS
+from moeviz.numbers import metrics
+from moeviz.numbers.explain import Eviction, Explainer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OUTCOMES = ("hit", "late hit", "missed")
+KINDS = ("", "cold", "capacity", "collision", "pollution")  # of misses
+MARKS = {
+    "leaves": "✕ leaves",
+    "could leave": "could leave",
+    "needed now": "pinned: needed now",
+    "held by a guess": "held by a guess",
+}
+
+
+def event(explainer: Explainer, step: int, layer: int) -> str:
+    """What a MoE layer needed in a forward pass, and whether it was there."""
+    run = explainer.run
+    row = run.event(step, layer)
+    if row is None:
+        return f"Pass {step}, MoE layer {layer}: no expert was needed."
+    own = run.accesses.event == row
+    experts, outcomes = run.accesses.expert[own], run.accesses.outcome[own]
+    kinds = metrics.miss_kind_of_access(run)[own]
+    parts = [
+        f"expert {expert} {OUTCOMES[outcome]}" + (f" ({KINDS[kind]})" if outcome == MISS else "")
+        for expert, outcome, kind in zip(experts.tolist(), outcomes.tolist(), kinds.tolist(), strict=True)
+    ]
+    return f"Pass {step}, MoE layer {layer}: {', '.join(parts)}."
+
+
+def eviction(one: Eviction, layer: int) -> str:
+    """Why an expert left at an event of `layer`, for whom, and whether it was regretted."""
+    who = f"expert {one.for_expert}" + (f" of layer {one.for_layer}" if one.for_layer != layer else "")
+    came = f"It made room for a guess: {who}." if one.speculative else f"It made room for {who}."
+    return f"{one.sentence} {came} {regret(one)}"
+
+
+def regret(one: Eviction) -> str:
+    """By how much the victim comes back too early."""
+    match one.regret:
+        case 0:
+            return "No regret: nobody that could leave comes back later."
+        case None:
+            return "Regret: another that could leave is never needed again."
+        case passes:
+            return f"Regret: {passes} pass{'es' if passes > 1 else ''} sooner back than belady's choice."
+
+
+def residents(one: Eviction) -> pd.DataFrame:
+    """Everyone resident when a victim was chosen, the first to leave first."""
+    import pandas as pd
+
+    found = one.residents
+    return pd.DataFrame(
+        {
+            "MoE layer": [other.layer for other in found],
+            "expert": [other.expert for other in found],
+            "": [
+                MARKS[other.status]
+                + (", belady's choice" if (other.layer, other.expert) == one.belady else "")
+                for other in found
+            ],
+            "last used, passes ago": [other.last_use for other in found],
+            "next used, in passes": [other.next_use for other in found],
+        }
+    )

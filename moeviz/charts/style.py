@@ -1,0 +1,135 @@
+"""How every figure looks: the one palette, and figures without anything in them yet.
+
+Colours are those of Okabe and Ito, which colour-blind people tell apart. A colour never stands alone: lines
+differ by dash, bars by pattern, cells by glyph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+STATE_COLORS = ("", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7")  # of the board's states
+STATE_GLYPHS = ("", "", "●", "◐", "✕", "▸")
+COMPUTE, STALL, OTHER = "#009E73", "#D55E00", "#999999"
+DEMAND, USEFUL, WASTED = "#0072B2", "#CC79A7", "#F0E442"
+SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#F0E442")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+BOUND = "#888888"  # of what no policy can beat
+CURSOR = "#D55E00"
+PHASE_NAMES = ("prompt", "decode")
+
+
+def blank(x: str, y: str, height: int = 320) -> go.Figure:
+    """A figure with its axes named and nothing drawn."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    figure.update_layout(
+        margin={"l": 10, "r": 16, "t": 8, "b": 48},
+        height=height,
+        font={"size": 15},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 14}},
+        hovermode="closest",
+    )
+    figure.update_xaxes(title=x, automargin=True, tickfont_size=14, title_font_size=15)
+    figure.update_yaxes(title=y, automargin=True, tickfont_size=14, title_font_size=15)
+    return figure
+
+
+def line(number: int, width: int = 3) -> dict[str, Any]:
+    """Colour and dash of the series with this number."""
+    return {
+        "color": SERIES[number % len(SERIES)],
+        "width": width,
+        "dash": DASHES[number % len(DASHES)],
+    }
+
+
+def share_axis(figure: go.Figure, values: Sequence[float], most: float = 1.0) -> None:
+    """Shares as percent, on an axis from a round number below the least of them, so that no half of it is
+    empty.
+    """
+    known = [value for value in values if value == value]
+    least = min(known, default=0.0)
+    start = 0.0 if least < 0.25 else int((least - 0.05) * 10) / 10
+    top = most if max(known, default=most) > 0.6 * most else min(most, 1.25 * max(known))
+    figure.update_yaxes(range=[start, top + 0.02 * (top - start)], tickformat=".0%")
+
+
+def rows(figure: go.Figure, count: int) -> go.Figure:
+    """Makes horizontal bars stand in their order from the top, tall enough to be read."""
+    figure.update_yaxes(autorange="reversed")
+    figure.update_layout(
+        height=max(210, 110 + 44 * count), bargap=0.25
+    )  # a phone puts the legend in three lines
+    return figure
+
+
+def stacked(
+    axis: str, labels: Sequence[str], parts: Mapping[str, tuple[str, str, Sequence[float]]]
+) -> go.Figure:
+    """Stacked horizontal bars, one a label. parts: name -> (colour, pattern, a value for each label)"""
+    figure = blank(axis, "")
+    for name, (color, pattern, values) in parts.items():
+        figure.add_bar(
+            y=[html_safe(label) for label in labels],
+            x=list(values),
+            name=name,
+            orientation="h",
+            marker={"color": color, "pattern": hatch(pattern)},
+        )
+    figure.update_layout(barmode="stack", legend_traceorder="normal")
+    return rows(figure, len(labels))
+
+
+def hatch(shape: str) -> dict[str, Any]:
+    """A pattern that tells a bar apart without its colour; "" for none."""
+    return {"shape": shape, "fillmode": "overlay", "fgcolor": "#000", "fgopacity": 0.4, "size": 7}
+
+
+def mark_column(figure: go.Figure, at: float) -> None:
+    """A frame around the column under the cursor."""
+    figure.add_vrect(at - 0.5, at + 0.5, line={"color": CURSOR, "width": 2}, fillcolor="rgba(0,0,0,0)")
+
+
+def ink(figure: go.Figure, color: str) -> None:
+    """All text of a figure in one colour, dark enough to be read on its ground."""
+    figure.update_layout(font_color=color, legend_font_color=color)
+    figure.update_xaxes(tickfont_color=color, title_font_color=color)
+    figure.update_yaxes(tickfont_color=color, title_font_color=color)
+    figure.update_annotations(font_color=color)
+    figure.update_traces(
+        colorbar_tickfont_color=color, colorbar_title_font_color=color, selector={"type": "heatmap"}
+    )
+
+
+def enlarge(figure: go.Figure, factor: float) -> None:
+    """All text of a figure `factor` times as large, and the figure higher, for the back row of a room."""
+    layout = figure.layout
+    layout.font.size = round((layout.font.size or 15) * factor)
+    layout.legend.font.size = round((layout.legend.font.size or 14) * factor)
+    layout.height = round((layout.height or 320) * (0.4 + 0.6 * factor))
+    figure.update_xaxes(tickfont_size=round(14 * factor), title_font_size=round(15 * factor))
+    figure.update_yaxes(tickfont_size=round(14 * factor), title_font_size=round(15 * factor))
+    figure.update_annotations(font_size=round(15 * factor))
+    figure.update_traces(
+        colorbar_tickfont_size=round(14 * factor),
+        colorbar_title_font_size=round(14 * factor),
+        selector={"type": "heatmap"},
+    )
+
+
+def html_safe(text: str) -> str:
+    """Text for a place where Plotly reads tags."""
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def short(text: str, most: int = 12) -> str:
+    """A token as a tick's label: one line, at most `most` characters, never nothing."""
+    line = text.replace("\n", "⏎")
+    cut = line if len(line) <= most else line[: most - 1] + "…"
+    return html_safe(cut) or "␣"

@@ -1,0 +1,85 @@
+"""Experts: who is used, where, when?"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from moeviz.app import bar, components, forms, kept, show, traces
+from moeviz.charts import domains, usage
+from moeviz.core.settings import Settings
+from moeviz.core.trace import DECODE, PREFILL
+
+PHASES = {"prompt and decode": None, "prompt": PREFILL, "decode": DECODE}
+NONE = "no other trace"
+
+bar.within_app()
+st.title("Who is used, where, when?", anchor=False)
+name, whole, own = traces.here()
+known = domains.known(whole)
+views = ["Now", "Skew", "Reuse", "Together", "One expert", *(["Domains"] if known else []), "Two traces"]
+with st.container(horizontal=True, vertical_alignment="bottom"):
+    view = st.segmented_control(
+        "Show",
+        views,
+        default="Now",
+        required=True,
+        key="view",
+        bind="query-params",
+        label_visibility="collapsed",
+    )
+    layer, expert = 0, 0
+    if view in ("Together", "One expert"):
+        layer = int(forms.number("MoE layer", "layer", whole.layers - 1))
+    if view == "One expert":
+        expert = int(forms.number("Expert", "expert", whole.num_experts - 1))
+    if view == "Two traces":
+        others = [one for one in traces.like(whole) if one != name]
+        against = st.selectbox("Beside", [NONE, *others], key="against", bind="query-params", width=330)
+    with forms.drawer(count="tokens", phase="prompt and decode"):
+        counts = ["tokens", "router weight"] if whole.weights is not None else ["tokens"]
+        count = st.segmented_control(
+            "Count", counts, default="tokens", required=True, key="count", bind="query-params"
+        )
+        phase = st.segmented_control(
+            "Phase",
+            list(PHASES),
+            default="prompt and decode",
+            required=True,
+            key="phase",
+            bind="query-params",
+        )
+trace = whole if PHASES[phase] is None else whole.only(PHASES[phase])
+if trace is None:
+    show.not_recorded(f"tokens of {phase}", "Choose another phase under More.")
+    st.stop()
+run = (
+    own
+    if own is not None and trace is whole
+    else kept.replayed(trace, Settings(slots=traces.slots_for(trace, None)))
+)
+marked = (layer, expert) if view == "One expert" else None
+step = components.strip(trace, run, marked)
+weighted = count != "tokens"
+match view:
+    case "Now":
+        charts = [usage.now_and_so_far(trace, step, weighted)]
+        charts += [domains.nearest(trace, step)] if known else []
+    case "Skew":
+        charts = [usage.skew(trace, weighted), usage.coverage(trace, weighted)]
+    case "Reuse":
+        charts = [usage.reuse(trace)]
+    case "Together":
+        charts = [usage.together(trace, layer, later) for later in (layer, layer + 1) if later < trace.layers]
+    case "One expert":
+        charts = [usage.one_expert(trace, layer, expert)]
+    case "Domains":
+        charts = [domains.favourites(), domains.nearest(trace, step)]
+    case _ if against == NONE:
+        st.info(
+            "Choose the trace to lay beside this one: of a model of the same shape.",
+            icon=":material/compare:",
+        )
+        charts = []
+    case _:
+        charts = usage.two(trace, traces.load(against)[0], (name, against), weighted)
+show.charts(charts, view)

@@ -1,0 +1,21 @@
+"""Stage: which cache suits this text?"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from moeviz.app import asking, bar, boards, forms, live, measure, traces
+
+bar.within_app()
+here = traces.here()
+form = forms.SettingsForm(here.trace, here.run, "_both")
+with forms.drawer(form, **asking.DEFAULTS, baselines=[]):
+    st.markdown("**Run it live, and Measure**")
+    ask = asking.ask(here.trace)
+    baselines = boards.baselines()
+    st.markdown("**Both boards**")
+    form.rest("policy", "slots", "prefetch")
+two = boards.pair(here.trace, here.run, form.values)
+boards.draw(here, two, ask, baselines)
+measure.watch(two)
+live.ended(here.name)

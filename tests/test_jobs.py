@@ -1,0 +1,91 @@
+"""What belongs to a browser: its jobs survive a reload, are stopped when its last tab is gone, and their time
+left only shrinks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from moeviz.app.jobs import Desk, browser
+from moeviz.core.settings import Settings
+from moeviz.engine.client import Job
+
+
+class Told:
+    """Stands in for the worker's client, and writes down what it was told."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, Any]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        def tell(job: Job, *others: Any) -> Job:
+            self.said.append((name, job))
+            return job
+
+        return tell
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk(Told())  # type: ignore[arg-type]
+
+
+def job() -> Job:
+    return Job("watch", "And it", [Settings()])
+
+
+def told(desk: Desk) -> list[str]:
+    return [name for name, _ in desk.client.said]  # type: ignore[attr-defined]
+
+
+def test_a_reload_keeps_the_run_and_the_last_tab_stops_it(desk: Desk) -> None:
+    desk.enter()
+    desk.submit("live", job())
+    desk.enter()  # a second tab
+    desk.leave()
+    assert "stop_later" not in told(desk)
+    desk.leave()
+    assert told(desk)[-1] == "stop_later"
+    desk.enter()  # the page was loaded again
+    assert told(desk)[-1] == "keep"
+    assert desk.jobs["live"] in desk.running
+
+
+def test_a_new_run_ends_the_one_before_it(desk: Desk) -> None:
+    first = desk.submit("live", job())
+    desk.submit("live", job())
+    assert ("stop", first) in desk.client.said  # type: ignore[attr-defined]
+
+
+def test_what_was_opened_is_forgotten_when_nobody_comes_back(desk: Desk) -> None:
+    desk.enter()
+    desk.opened["upload: x"] = (None, None)  # type: ignore[assignment]
+    desk.leave(forget=0.0)
+    assert desk._timer is not None
+    desk._timer.join()
+    assert desk.opened == {}
+
+
+def test_time_left_never_grows(desk: Desk) -> None:
+    shown = [
+        desk.left("measure", spent, share) for spent, share in ((5, 0.1), (20, 0.15), (30, 0.6), (31, 0.61))
+    ]
+    assert shown == sorted(shown, reverse=True)
+    assert shown[0] == pytest.approx(45)
+    assert shown[2] == pytest.approx(20)
+    desk.submit("measure", job())
+    assert desk.left("measure", 5, 0.05) == pytest.approx(95)  # another run's time
+
+
+def test_a_browser_is_known_by_its_cookie_however_it_is_masked() -> None:
+    token = bytes(range(16))
+
+    def cookie(mask: bytes) -> str:
+        masked = bytes(byte ^ mask[n % 4] for n, byte in enumerate(token))
+        return f"2|{mask.hex()}|{masked.hex()}|1700000000"
+
+    assert browser(cookie(b"abcd")) == browser(cookie(b"wxyz")) != ""
+    assert browser(cookie(b"abcd")) != browser(cookie(b"abcd").replace("2|61", "2|62"))
+    assert browser("") == browser("nonsense") == browser("2||x|") == browser("2|zz|00|1") == ""
