@@ -1,4 +1,4 @@
-"""What a policy or predictor of your own imports; see `moeviz.core.policies`, `moeviz.core.predictors`."""
+"""What a policy or a predictor of your own imports; see `moeviz.core.policies`."""
 
 from moeviz.core.policies import Moment, Use, policy
 from moeviz.core.predictors import predictor

@@ -22,7 +22,8 @@ EVENTS = 10 * LAYERS
 
 def replaying(repeats: int, tokens: int, trace: Trace | None = None) -> dict[str, Any]:
     """Replays event by event, hits alone, curves, and the policy work of a live event; `trace`: instead of a
-    made-up one."""
+    made-up one.
+    """
     import cachetools
 
     from moeviz.core.policies import POLICIES
@@ -104,7 +105,8 @@ def replaying(repeats: int, tokens: int, trace: Trace | None = None) -> dict[str
 
 def _live(policy: str) -> float:
     """Microseconds that a live event of `K` experts takes in the pool of 48 x 128 experts: outcomes, victims,
-    touches."""
+    touches.
+    """
     from moeviz.core.cache import start
     from moeviz.core.oracle import knowledge
     from moeviz.core.settings import ITSELF, Settings

@@ -117,7 +117,8 @@ def miss_kind_of_access(run: Run) -> NDArray[np.uint8]:
 @dataclass(frozen=True, slots=True)
 class Whole:
     """What was served without waiting: a token waits for its slowest expert, so one miss among all layers
-    costs it the hit."""
+    costs it the hit.
+    """
 
     passes: int  # forward passes with any event: in decode of one sequence, tokens
     whole_passes: int  # that found every expert of every layer
@@ -146,8 +147,9 @@ def whole(run: Run, phase: int | None = None) -> Whole:
 
 
 def gap_captured(hits: int, lru: int, belady: int) -> float | None:
-    """How much of what is possible beyond lru a policy gets: (policy - lru) / (belady - lru). None where
-    nothing is.
+    """How much of what is possible beyond lru a policy gets: (policy - lru) / (belady - lru).
+
+    None where nothing is.
 
     After gajsanders/moe-trace. All three are hits on the same accesses, at the same slots and under the same
     rule.
