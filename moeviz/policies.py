@@ -1,5 +1,6 @@
-"""What a policy of your own imports; see `moeviz.core.policies`."""
+"""What a policy or a predictor of your own imports; see `moeviz.core.policies` and `moeviz.core.predictors`."""
 
 from moeviz.core.policies import Moment, Use, policy
+from moeviz.core.predictors import predictor
 
-__all__ = ["Moment", "Use", "policy"]
+__all__ = ["Moment", "Use", "policy", "predictor"]

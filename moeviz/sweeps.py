@@ -29,8 +29,8 @@ import numpy as np
 import pandas as pd
 
 from moeviz import words
-from moeviz.core.policies import NEEDS_CALIBRATION, NEEDS_FUTURE, POLICIES, load_policy
-from moeviz.core.predictors import BY_FUTURE, PREDICTORS
+from moeviz.core.policies import POLICIES, load_policy
+from moeviz.core.predictors import PREDICTORS, load_predictor
 from moeviz.core.replay import replay
 from moeviz.core.settings import ITSELF, SCOPES, Settings
 from moeviz.core.trace import DECODE, PREFILL, Trace
@@ -111,7 +111,7 @@ class Plan:
             least, most = possible[0], possible[-1]
             counts = tuple(n for n in self.slots if least <= n <= most) if self.slots else tuple(possible)
             for policy in self.policies if counts else ():
-                calibration = ITSELF if policy in NEEDS_CALIBRATION else ""
+                calibration = ITSELF if "calibration" in POLICIES[policy].needs else ""
                 for predictor in self.prefetch:
                     yield (
                         Settings(
@@ -133,6 +133,7 @@ def work(path: str, settings: Settings, counts: Sequence[int]) -> list[Row]:
     Raises MoevizError or OSError. Runs in any process.
     """
     load_policy(settings.policy)  # of a user's file: this process may not know it yet
+    load_predictor(settings.prefetch)
     file = Path(path)
     trace = _loaded(path, file.stat().st_mtime_ns)
     about = {
@@ -509,7 +510,9 @@ def verdict(table: pd.DataFrame) -> list[str]:
     Caches that have to know the future are bounds and no candidates. The difference is paired per trace; its
     interval is a bootstrap's.
     """
-    possible = table[~table["policy"].isin(NEEDS_FUTURE) & ~table["prefetch"].isin(BY_FUTURE)]
+    bounds = [name for name, one in POLICIES.items() if "future" in one.needs]
+    oracles = [name for name, one in PREDICTORS.items() if "future" in one.needs]
+    possible = table[~table["policy"].isin(bounds) & ~table["prefetch"].isin(oracles)]
     if possible.empty:
         return ["Every row knows the future: these are bounds, and there is nothing to choose."]
     found = means(possible)

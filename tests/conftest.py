@@ -253,3 +253,56 @@ def odd_traces() -> dict[str, Trace]:
         ),
         "one layer of one pass": random_trace(8, tokens=1, layers=1, prompt=0),
     }
+
+
+def ragged_trace(seed: int) -> Trace:
+    """Not rectangular: -1 places, events without experts, several sequences and tokens a pass, perhaps no weights, sizes by layer."""
+    rng = np.random.default_rng(seed)
+    layers, experts, k = int(rng.integers(1, 4)), int(rng.integers(4, 10)), int(rng.integers(1, 4))
+    tokens = int(rng.integers(4, 30))
+    lively = rng.random(layers) * 0.9 + 0.1  # a layer may be left out by many tokens
+    chosen = np.full((tokens, layers, k), -1, np.int16)
+    for token in range(tokens):
+        for layer in range(layers):
+            count = int(rng.integers(1, k + 1)) if rng.random() < lively[layer] else 0
+            chosen[token, layer, :count] = rng.permutation(experts)[:count]
+    if (chosen < 0).all():
+        chosen[0, 0, 0] = 0
+    weights = np.where(chosen >= 0, -np.sort(-rng.random(chosen.shape), axis=2), 0).astype(np.float32)
+    prompt = int(rng.integers(0, tokens))
+    joined = rng.random(tokens) < 0.3
+    joined[prompt] = False
+    return Trace(
+        experts=chosen,
+        weights=None if seed % 4 == 0 else weights,
+        token_ids=None,
+        phase=(np.arange(tokens) >= prompt).astype(np.uint8),
+        forward_pass=np.cumsum(~joined).astype(np.int32),
+        guess=np.full((tokens, layers, 0, 0), -1, np.int16),
+        num_experts=experts,
+        texts=("",) * tokens,
+        expert_bytes=tuple(int(size) for size in rng.integers(1, 4, layers) * 100),
+        sequence=rng.integers(0, 3, tokens).astype(np.int16) if seed % 3 else None,
+    )
+
+
+def check_books(trace: Trace, run: Run) -> None:
+    """Residency followed load by load agrees with every outcome and never exceeds the slots."""
+    shared = run.settings.scope == "model"
+    start = zip(run.start.layer.tolist(), run.start.expert.tolist(), run.start.slot.tolist(), strict=True)
+    slots = {(0 if shared else layer, slot): (layer, expert) for layer, expert, slot in start}
+    for tokens, events in zip(trace.passes(), told(run), strict=True):
+        for event in events:
+            need = set(trace.experts[tokens, event.layer].ravel().tolist()) - {-1}
+            resident = {key[1] for key in slots.values() if key[0] == event.layer}
+            assert sorted(event.hits + event.misses) == sorted(need)
+            if not run.settings.one_by_one:
+                assert set(event.hits) == need & resident
+            for layer, expert, slot, victim_layer, victim, speculative in event.loads:
+                place = (0 if shared else layer, slot)
+                assert slots.get(place, (-1, -1)) == (victim_layer, victim)
+                assert (layer, expert) not in slots.values()
+                assert speculative == (layer != event.layer)
+                slots[place] = (layer, expert)
+                assert 0 <= slot < run.room.limits[place[0]]
+            assert {load[1] for load in event.loads if not load[5]} >= set(event.misses)

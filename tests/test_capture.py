@@ -89,7 +89,7 @@ def test_a_batch_is_a_sequence_each_and_padding_is_no_routing(mixtral: Any) -> N
         mixtral.generate(batch, attention_mask=mask, **GREEDY)
     trace = captured.trace()
     assert trace.sequences() == [0, 1]
-    assert captured.report == ["3 padding were left out"]
+    assert captured.report == ["3 tokens of padding were left out"]
     for number, ids in enumerate((short, long)):
         own = trace.of_sequence(number)
         assert own is not None

@@ -215,9 +215,9 @@ def test_the_raster_shows_misses_evictions_and_takes_clicks_on_misses(recorded: 
 
 
 def test_a_model_of_many_experts_is_pooled_by_layer() -> None:
-    from moeviz.bench.made_up import made_up
+    from moeviz.core.synthetic import synthetic
 
-    trace = made_up(64)
+    trace = synthetic(64)
     assert trace.layers * trace.num_experts > residency.MOST_ROWS
     run = replay(trace, Settings(slots=8))
     chart = residency.raster(run, texts(trace))

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
-from conftest import random_trace
+from conftest import make_trace, ragged_trace, random_trace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moeviz.core.policies import POLICIES
+from moeviz.core.policies import POLICIES, load_policy, policy
 from moeviz.core.replay import replay
 from moeviz.core.run import HIT
 from moeviz.core.settings import WARM, Settings
-from moeviz.numbers.curves import curve, slot_counts
+from moeviz.core.trace import Trace
+from moeviz.errors import SettingsError
+from moeviz.numbers.curves import bounds, curve, slot_counts
 
 
 def check(trace: object, wanted: Settings, counts: list[int]) -> None:
@@ -28,7 +34,7 @@ def check(trace: object, wanted: Settings, counts: list[int]) -> None:
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("scope", ["layer", "model"])
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     seed=st.integers(0, 10_000),
     prompt=st.sampled_from([1, 6]),
@@ -43,6 +49,65 @@ def test_a_curve_is_the_replays(policy: str, scope: str, seed: int, prompt: int,
         Settings(policy, counts[0], scope, warm=warm, calibration="itself", seed=seed, half_life=5),
         counts,
     )
+
+
+@pytest.fixture(scope="module")
+def own_policies() -> Iterator[None]:
+    """A user's policies: a stack algorithm that says so, one that is none, and one that does not say that it is."""
+    before = dict(POLICIES)
+    policy("declared", stack=True)(lambda use, now: use.touches * 8 - use.last_touch / 64)
+    policy("resident", says="left")(lambda use, now: use.touches_resident - use.loaded / 3)
+    policy("mru")(lambda use, now: -use.last_touch)
+    yield
+    POLICIES.clear()
+    POLICIES.update(before)
+
+
+@pytest.mark.parametrize("name", [*POLICIES, "declared", "resident", "mru"])
+@pytest.mark.parametrize("scope", ["layer", "model"])
+@settings(max_examples=12)
+@given(
+    seed=st.integers(0, 10_000),
+    rule=st.sampled_from(["pinned", "one-by-one", "batch:2"]),
+    warm=st.sampled_from(["cold", "first"]),
+)
+def test_a_curve_is_the_replays_on_any_trace(
+    own_policies: None, name: str, scope: str, seed: int, rule: str, warm: str
+) -> None:
+    trace = ragged_trace(seed)
+    if trace.weights is None and "weights" in POLICIES[name].needs:
+        return
+    most = trace.num_experts * (trace.layers if scope == "model" else 1)
+    counts = sorted({1 if rule == "one-by-one" else trace.k, trace.k, (trace.k + most) // 2, most})
+    wanted = Settings(
+        name, counts[0], scope, rule=rule, warm=warm, calibration="itself", half_life=5, seed=seed
+    )
+    check(trace, wanted, counts)
+    check(trace, wanted, counts[-1:])
+
+
+def test_a_policy_of_ones_own_gets_its_own_curve(tmp_path: Path) -> None:
+    (tmp_path / "mru.py").write_text(
+        'from moeviz.policies import Moment, Use, policy\n\n@policy("mru")\ndef mru(use: Use, now: Moment) -> float:\n'
+        '    "Most recently used leaves."\n    return -use.last_touch\n'
+    )
+    name = load_policy(f"{tmp_path / 'mru.py'}:mru")
+    trace = make_trace([[[expert]] for expert in (0, 1, 2, 0, 1, 2, 0, 1, 2)], experts=3)
+    try:
+        assert curve(trace, Settings(name, 1), [1, 2, 3]).hits[:, 1].tolist() == [0, 3, 6]
+        assert curve(trace, Settings("lru", 1), [1, 2, 3]).hits[:, 1].tolist() == [0, 0, 6]
+    finally:
+        del POLICIES[name]
+
+
+def test_bounds_are_those_of_the_rule() -> None:
+    trace = random_trace(2, tokens=60, prompt=1)
+    for rule in ("pinned", "one-by-one"):
+        bound = bounds(trace, Settings(slots=4, rule=rule), None)["belady_hit_ratio"]
+        best = replay(trace, Settings("belady", 4, rule=rule))
+        decoded = best.passes.phase[best.events.forward_pass[best.accesses.event]] == 1
+        assert bound == pytest.approx((best.accesses.outcome[decoded] == HIT).mean())
+    assert bounds(trace, Settings(budget=3 * 4 * 1_000), None) == bounds(trace, Settings(slots=4), None)
 
 
 def test_passes_of_several_tokens_in_the_middle_are_replayed() -> None:
@@ -63,3 +128,62 @@ def test_slot_counts() -> None:
     assert slot_counts(trace, "layer") == [2, 3, 4, 5, 6, 7, 8]
     counts = slot_counts(trace, "model", most=5)
     assert (counts[0], counts[-1], len(counts)) == (6, 24, 5)
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 10_000), name=st.sampled_from(["lru", "lfu", "lfu-resident", "belady"]))
+def test_a_budget_holds_as_many_experts_as_their_sizes_allow(seed: int, name: str) -> None:
+    """Against a simulation in plain Python: who leaves, leaves until who comes has room."""
+    trace = replace(ragged_trace(seed), expert_bytes=tuple(range(3, 3 + ragged_trace(seed).layers)))
+    sizes = trace.layer_bytes.tolist()
+    largest = max(trace.k, int(np.diff(trace.events().first).max()))  # so that no event comes in waves
+    budget = largest * max(sizes) + seed % 7
+    wanted = Settings(name, scope="model")
+    assert curve(trace, wanted, budgets=[budget]).hits.sum() == by_bytes(trace, name, budget)
+
+
+def by_bytes(trace: Trace, name: str, budget: int) -> int:
+    sizes = trace.layer_bytes.tolist()
+    needs = [(layer, experts) for _, layer, experts, _ in trace.events()]
+    resident: set[tuple[int, int]] = set()
+    touched: dict[tuple[int, int], int] = {}
+    count: dict[tuple[int, int], int] = {}
+    since: dict[tuple[int, int], int] = {}
+    hits = 0
+    for at, (layer, experts) in enumerate(needs):
+        keys = [(layer, expert) for expert in experts]
+
+        def later(key: tuple[int, int], at: int = at) -> int:
+            return next(
+                (n for n in range(at + 1, len(needs)) if key[0] == needs[n][0] and key[1] in needs[n][1]),
+                10**9,
+            )
+
+        score = {
+            "lru": lambda key: touched[key],
+            "lfu": lambda key: count[key],
+            "lfu-resident": lambda key: since[key],
+            "belady": lambda key, later=later: -later(key),
+        }[name]
+        hits += sum(key in resident for key in keys)
+        for key in keys:
+            if key in resident:
+                continue
+            while sum(sizes[one[0]] for one in resident) + sizes[layer] > budget:
+                resident.remove(min(resident - set(keys), key=lambda one: (score(one), touched[one])))
+            resident.add(key)
+            since[key] = 0
+        for key in reversed(keys):
+            touched[key] = len(touched) and max(touched.values()) + 1
+            count[key] = count.get(key, 0) + 1
+            since[key] += 1
+    return hits
+
+
+def test_a_budget_over_sizes_that_differ_has_a_curve_and_no_run() -> None:
+    trace = replace(make_trace([[[0], [1]]] * 3), expert_bytes=(100, 200))
+    assert curve(trace, Settings(scope="model"), budgets=[200, 300]).hits[:, 1].tolist() == [0, 4]
+    with pytest.raises(SettingsError, match="differ in size"):
+        replay(trace, Settings(scope="model", budget=300))
+    assert replay(trace, Settings(budget=800)).room.limits == (4, 2)
+    assert bounds(trace, Settings(scope="model", budget=300), None)["belady_hit_ratio"] is None

@@ -801,6 +801,37 @@ def test_a_users_own_format(tmp_path: Path) -> None:
             load_importer(text)
 
 
+def test_what_parquet_leaves_empty_is_unknown() -> None:
+    """MoE-PolicyLang writes all of its columns, and nulls where nothing was recorded."""
+    rows = [(t, n, e) for t, layers in enumerate(IDS.tolist()) for n, e in enumerate(layers)]
+    table = pd.DataFrame(rows, columns=["token_idx", "layer_idx", "selected_experts"])
+    table = table.assign(prompt_id=0, phase=None, token_id=pd.array([None] * 36, "Int32"), router_scores=None)
+    found = read("p.parquet", parquet(table.astype({"phase": "string"}).drop(columns="router_scores")), EIGHT)
+    assert (found.trace.experts == IDS).all()
+    assert found.trace.token_ids is None
+    blank = long_table().assign(phase=["prefill"] + [""] * 71, token_id=["7"] + [""] * 71)
+    found = read("t.csv", blank.to_csv(index=False).encode(), EIGHT)
+    assert {"phase is not used: some rows have none", "token_id is not used: some rows have none"} <= set(
+        found.report
+    )
+
+
+def test_wide_tables_of_marks_and_of_counts() -> None:
+    """A column for each expert is neither ids nor ranks."""
+    place = np.indices(IDS.shape[:2]).reshape(2, -1)
+    marks = np.zeros((len(place[0]), 8), int)
+    np.put_along_axis(marks, IDS.reshape(-1, 2).astype(int), 1, 1)
+    columns = {f"expert_{n}": marks[:, n] for n in range(8)}
+    table = pd.DataFrame({"token": place[0], "layer": place[1], **columns}).to_csv(index=False).encode()
+    trace = read("marks.csv", table).trace
+    assert (trace.experts == np.sort(IDS, axis=2)).all()
+    assert trace.num_experts == 8
+    found = open_content("counts.csv", b"layer,expert_0,expert_1,expert_2\n3,5,0,1\n4,2,2,9\n")
+    assert isinstance(found, Counted)
+    assert found.counts.counts.tolist() == [[5, 0, 1], [2, 2, 9]]
+    assert found.counts.layer_indices == (3, 4)
+
+
 def test_names_stand_in_one_row_only() -> None:
     every = [name for row in names.ALIASES.values() for name in row]
     assert len(every) == len(set(every))

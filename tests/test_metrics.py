@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import make_trace, random_trace
+from conftest import make_trace, ragged_trace, random_trace
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moeviz.core.replay import replay
 from moeviz.core.run import LATE, Run, Times
@@ -106,3 +108,47 @@ def test_repeats_give_medians_and_spread() -> None:
         [timed(run, wall=wall) for wall in (20_000_000, 10_000_000, 40_000_000)]
     ) == metrics.stack(timed(run, wall=20_000_000))
     assert metrics.repeated([run]).median.times is None
+
+
+def test_a_token_waits_for_its_slowest_expert() -> None:
+    # layer 0 hits from the second token on, layer 1 misses expert 5 at the third
+    trace = make_trace([[[0], [1]], [[0], [1]], [[0], [5]], [[0], [5]]])
+    found = metrics.whole(replay(trace, Settings(slots=1)))
+    assert (found.passes, found.whole_passes, found.events, found.whole_events) == (4, 2, 8, 5)
+    assert (found.pass_ratio, found.event_ratio) == (0.5, 0.625)
+    assert metrics.whole(replay(trace, Settings(slots=1)), phase=0).pass_ratio is None
+
+
+def test_gap_captured() -> None:
+    assert metrics.gap_captured(60, 50, 90) == 0.25
+    assert metrics.gap_captured(50, 50, 50) is None
+
+
+@pytest.mark.parametrize(
+    ("copy", "window", "precision"), [(4.0, 1.0, 0.75), (1.0, 1.0, 0.0), (1.0, 5.0, 0.0), (2.0, 0.0, 1.0)]
+)
+def test_a_guess_pays_from_a_precision_on_that_the_link_decides(
+    copy: float, window: float, precision: float
+) -> None:
+    assert metrics.break_even_precision(copy, window) == precision
+
+
+def test_break_even_of_a_measured_run() -> None:
+    run = timed(
+        replay(random_trace(2, layers=3), Settings(slots=3)), wall=1_500_000, stall=400_000, copy=600_000
+    )
+    # 1.5 - 3 x .4 = .3 ms without stalls in 3 layers: a window of .1 ms for a copy of .6 ms
+    assert metrics.break_even(run) == pytest.approx(1 - 0.1 / 0.6)
+    assert metrics.break_even(run, lookahead=3) == pytest.approx(0.5)
+    assert metrics.break_even(replay(random_trace(2), Settings(slots=3))) is None
+
+
+@given(seed=st.integers(0, 3_000))
+def test_numbers_of_any_trace_add_up(seed: int) -> None:
+    run = replay(trace := ragged_trace(seed), Settings(slots=trace.k, scope="model"))
+    found, kinds = metrics.counts(run), metrics.miss_kinds(run)
+    assert found.accesses == found.hits + found.misses == len(trace.events().expert)
+    assert kinds.cold + kinds.capacity + kinds.collision + kinds.pollution == found.misses
+    assert (metrics.residents_before(run) <= trace.k).all()
+    assert metrics.bytes_moved(run).demand == run.layer_bytes[run.loads.layer].sum()
+    assert metrics.summary(run).whole == found

@@ -16,10 +16,10 @@ from streamlit.testing.v1 import AppTest
 
 from moeviz.app import commands, machines
 from moeviz.app.asking import PRESETS
-from moeviz.bench.made_up import made_up
 from moeviz.core.policies import POLICIES
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
+from moeviz.core.synthetic import synthetic
 from moeviz.core.trace import Trace
 from moeviz.engine.client import Job, ModelSpec
 from moeviz.files import exporters
@@ -249,7 +249,7 @@ def test_a_trace_that_is_not_here_is_said() -> None:
 
 @pytest.mark.parametrize(("layers", "experts", "k", "slots"), [(4, 32, 4, 11), (3, 8, 4, 5), (3, 5, 4, 5)])
 def test_slots_follow_the_trace(layers: int, experts: int, k: int, slots: int) -> None:
-    app = showing(made_up(12, layers, experts, k))
+    app = showing(synthetic(12, layers, experts, k))
     assert {run["slots"] for run in payload(app)["runs"]} == {slots}
     turned(app, "timeline")
     assert app.number_input(key="slots").value == slots
@@ -274,7 +274,7 @@ def test_a_bad_value_in_the_link_falls_back(query: dict[str, str]) -> None:
 
 
 def test_a_long_trace_is_explored_in_windows() -> None:
-    app = turned(showing(made_up(600)), "timeline")
+    app = turned(showing(synthetic(600)), "timeline")
     assert "256 forward passes at a time" in texts(app.caption)
     app.number_input(key="window").set_value(500).run()
     assert not app.exception

@@ -83,7 +83,9 @@ def test_memory_is_dense_part_slots_and_a_windowed_cache() -> None:
 def test_speed_is_by_the_formula_that_is_shown() -> None:
     found = speed(SIZE, 0.5, LINK, 4.0)
     assert found.misses == 3.0  # half of two experts in three layers
-    assert found.copies_ms == pytest.approx(6.0)  # the packed bytes cross the link
+    assert found.copies_ms == pytest.approx(
+        6.0
+    )  # of 1,000 bytes that cross the link, not of 4,000 in the slot
     assert found.most == pytest.approx(1_000 / 6)
     assert found.least == pytest.approx(1_000 / 10)
     assert speed(SIZE, 0.5, LINK, None).least is None
@@ -273,3 +275,14 @@ def test_the_last_run_tells_what_compute_takes() -> None:
     found = as_json("--dtype", "float32")
     assert found["compute"]["source"] == "as the last run of this model measured it here"
     assert found["last_run"]["slots"] == 4
+
+
+def test_on_a_cpu_the_dtype_is_that_of_the_last_run_and_float32_before_there_was_one() -> None:
+    before = as_json()
+    assert before["size"]["dtype"] == "float32"
+    assert any("the faster of float32 and bfloat16" in note for note in before["notes"])
+    trace = replace(random_trace(1), model="moeviz demo model", expert_bytes=1_179_648 // 2)
+    engine.settle(trace, timed(replay(trace, Settings("lru", 4))))
+    after = as_json()
+    assert after["size"]["dtype"] == "bfloat16"
+    assert not any("the faster of" in note for note in after["notes"])

@@ -6,19 +6,20 @@ from pathlib import Path
 import cachetools
 import numpy as np
 import pytest
-from conftest import make_trace, random_trace, told
-from hypothesis import given
+from conftest import check_books, make_trace, random_trace
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import moeviz.core.policies
 from moeviz.core.policies import POLICIES, Moment, Use, load_policy
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.replay import replay
-from moeviz.core.run import HIT, MISS, Run
+from moeviz.core.run import HIT, MISS
 from moeviz.core.settings import WARM, Settings
 from moeviz.core.trace import Trace
 from moeviz.errors import PolicyError
 
+REGISTERS = "from moeviz.policies import policy\n"
 requests = st.lists(st.integers(0, 7), min_size=1, max_size=120)
 
 
@@ -76,27 +77,6 @@ class TestEveryPolicy:
         assert replay(trace, settings).same_decisions(replay(trace, settings))
 
 
-def check_books(trace: Trace, run: Run) -> None:
-    """Residency followed load by load agrees with every outcome and never exceeds the slots."""
-    shared = run.settings.scope == "model"
-    start = zip(run.start.layer.tolist(), run.start.expert.tolist(), run.start.slot.tolist(), strict=True)
-    slots = {(0 if shared else layer, slot): (layer, expert) for layer, expert, slot in start}
-    passes = told(run)
-    for tokens, events in zip(trace.passes(), passes, strict=True):
-        for event in events:
-            need = set(trace.experts[tokens, event.layer].ravel().tolist())
-            resident = {key[1] for key in slots.values() if key[0] == event.layer}
-            assert sorted(event.hits + event.misses) == sorted(need)
-            assert set(event.hits) == need & resident
-            for layer, expert, slot, victim_layer, victim, speculative in event.loads:
-                place = (0 if shared else layer, slot)
-                assert slots.get(place, (-1, -1)) == (victim_layer, victim)
-                assert (layer, expert) not in slots.values()
-                assert speculative == (layer != event.layer)
-                slots[place] = (layer, expert)
-                assert 0 <= slot < run.settings.slots
-
-
 @given(requests, st.integers(1, 7))
 def test_lru_equals_cachetools(stream: list[int], slots: int) -> None:
     assert one_by_one(stream, "lru", slots) == oracle(cachetools.LRUCache(slots), stream)
@@ -128,7 +108,8 @@ def oracle(cache: cachetools.Cache, stream: list[int]) -> list[bool]:
     return outcomes
 
 
-@pytest.mark.parametrize("policy", ["lru", "lfu", "belady"])
+@pytest.mark.parametrize("policy", [name for name, one in POLICIES.items() if one.stack])
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000))
 def test_stack_algorithms_never_lose_hits_by_more_slots(policy: str, seed: int) -> None:
     trace = random_trace(seed, tokens=30, layers=1, prompt=1)
@@ -156,13 +137,12 @@ def test_random_depends_on_its_seed_alone() -> None:
 
 def test_random_is_uniform() -> None:
     """Each of four residents leaves about equally often."""
-    uses = [Use(0, expert) for expert in range(4)]
 
-    def leaves(clock: int) -> int:
-        now = Moment(seed=0, layers=1, half_life=64, next_use=lambda layer, expert: 0.0, touches=clock)
-        return min(range(4), key=lambda expert: POLICIES["random"](uses[expert], now))
+    def leaves(touches: int) -> int:
+        now = Moment(seed=0, layers=1, half_life=64, touches=touches)
+        return min(range(4), key=lambda expert: POLICIES["random"].score(Use(0, expert, key=expert), now))
 
-    assert np.bincount([leaves(clock) for clock in range(4_000)]).min() > 850
+    assert np.bincount([leaves(touches) for touches in range(4_000)]).min() > 850
 
 
 def test_lfu_aged_forgets() -> None:
@@ -187,6 +167,41 @@ def test_lfru_weighs_frequency_against_age() -> None:
 def test_score_ema_keeps_what_the_router_weighed_most() -> None:
     trace = make_trace([[[0]], [[1]], [[2]]], weights=[[[0.9]], [[0.2]], [[0.5]]])
     assert replay(trace, Settings("score-ema", 2)).loads.victim_expert.tolist()[-1] == 1
+
+
+def test_lru_2_lets_go_of_what_was_used_once() -> None:
+    # 1 was used later than 0, but once only; then 0's last but one use lies further back than 1's
+    stream = [0, 0, 1, 2, 1, 1, 3]
+    run = replay(make_trace([[[expert]] for expert in stream]), Settings("lru-2", 2))
+    assert run.loads.victim_expert.tolist() == [-1, -1, 1, 2, 0]
+
+
+@given(requests, st.integers(1, 7))
+def test_lfuda_equals_a_simulation_by_its_paper(stream: list[int], slots: int) -> None:
+    assert one_by_one(stream, "lfuda", slots) == lfuda_of_the_paper(stream, slots)
+
+
+def lfuda_of_the_paper(stream: list[int], slots: int) -> list[bool]:
+    """Key = count + age at its last use; the lowest key leaves, of equal ones the least recently used, and is the new age."""
+    age, outcomes = 0, []
+    count: dict[int, int] = {}
+    key: dict[int, tuple[int, int]] = {}  # (key, time of the last use)
+    for time, expert in enumerate(stream):
+        outcomes.append(expert in key)
+        if expert not in key:
+            if len(key) == slots:
+                leaving = min(key, key=lambda one: key[one])
+                age = key.pop(leaving)[0]
+            count[expert] = 0
+        count[expert] += 1
+        key[expert] = (count[expert] + age, time)
+    return outcomes
+
+
+def test_weighted_lfu_counts_a_strong_choice_for_more() -> None:
+    trace = make_trace([[[0]], [[0]], [[1]], [[2]]], weights=[[[0.2]], [[0.2]], [[0.9]], [[0.5]]])
+    assert replay(trace, Settings("weighted-lfu", 2)).loads.victim_expert.tolist()[-1] == 0
+    assert replay(trace, Settings("lfu", 2)).loads.victim_expert.tolist()[-1] == 1
 
 
 def test_layer_distance_drops_whose_layer_comes_round_last() -> None:
@@ -275,6 +290,10 @@ def test_a_policy_of_ones_own(tmp_path: Path) -> None:
         (None, "f", "there is no file"),
         ("1 / 0", "f", "does not run: ZeroDivisionError"),
         ("x = 1", "f", "registers no policy 'f'"),
+        ("def f(use, now): return max(use.touches, 1)", "f", "does not work on arrays.*np.maximum"),
+        ("def f(use, now): return use.toches", "f", "there is no 'toches'; there are layer, expert"),
+        (f"{REGISTERS}@policy('f', says='{{who}}')\ndef f(use, now): return 0", "f", "may hold {ago}"),
+        (f"{REGISTERS}@policy('f', needs=['luck'])\ndef f(use, now): return 0", "f", "needs luck"),
     ],
 )
 def test_a_policy_file_that_does_not_serve_is_refused(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from conftest import make_trace, random_trace, told
 
-from moeviz.core.predictors import PREDICTORS, Context, Predictor, RouterGuess
+import moeviz.core.predictors
+from moeviz.core.predictors import PREDICTORS, Context, Predictor, RouterGuess, load_predictor
 from moeviz.core.replay import replay
 from moeviz.core.run import HIT
 from moeviz.core.settings import Settings
-from moeviz.errors import SettingsError
+from moeviz.errors import PolicyError, SettingsError
 
 
 def make(name: str, lookahead: int = 1, threshold: float = 0.0) -> Predictor:
@@ -97,6 +100,24 @@ def test_the_oracle_leaves_no_miss_that_it_was_asked_to_prevent() -> None:
     missed = run.events.layer[run.accesses.event[run.accesses.outcome != HIT]]
     assert set(missed.tolist()) == {0}
     assert run.loads.used.all()
+
+
+def test_a_predictor_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    example = str(moeviz.core.predictors.__doc__).split("asked for:\n")[1].replace("\n    ", "\n")
+    path.write_text(f"{example}\n\nclass Wide:\n    def __init__(self, context): pass\n")
+    name = load_predictor(f"{path}:same-again")
+    try:
+        assert "same-again" not in PREDICTORS
+        trace = make_trace([[[0, 1], [0, 1]], [[2, 3], [2, 3]]])
+        run = replay(trace, Settings.parse(f"slots=3,prefetch={name}"))
+        assert run.loads.expert[run.loads.speculative].tolist() == [0, 1, 2, 3]
+        assert run.loads.used.all()
+        assert not PREDICTORS[name].needs
+    finally:
+        del PREDICTORS[name]
+    with pytest.raises(PolicyError, match=r"registers no predictor 'other'\. It registers: same-again"):
+        load_predictor(f"{path}:other")
 
 
 def test_a_threshold_needs_probabilities() -> None:

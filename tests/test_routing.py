@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from conftest import make_trace, random_trace
+from conftest import make_trace, ragged_trace, random_trace
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.trace import Trace
+from moeviz.errors import TraceError
 from moeviz.files.moetrace import SAMPLES
 from moeviz.numbers import routing
 
@@ -105,3 +110,40 @@ def test_the_tokens_of_an_expert_come_heaviest_first() -> None:
     tokens, weights = routing.tokens_of(trace, 0, 1)
     assert tokens.tolist() == [1, 2, 0]
     assert weights == pytest.approx([0.8, 0.4, 0.1], rel=1e-6)
+
+
+@given(seed=st.integers(0, 3_000))
+def test_any_trace_has_its_numbers(seed: int) -> None:
+    """-1 places, events without experts, several sequences, unknown weights: everything that is asked of a trace counts what is there."""
+    trace = ragged_trace(seed)
+    used = trace.experts >= 0
+    use = routing.usage(trace)
+    assert use.sum(1).tolist() == used.sum((0, 2)).tolist()
+    reused = routing.reuse(trace)
+    assert ((reused >= 0) & (reused <= 1) | np.isnan(reused)).all()
+    for layer in range(trace.layers):
+        both = routing.together(trace, layer, layer)
+        assert (np.diag(both) == (use[layer] > 0)).all()
+        assert (
+            sum(len(routing.tokens_of(trace, layer, one)[0]) for one in range(trace.num_experts))
+            == use[layer].sum()
+        )
+    alike = routing.likeness(trace, {"itself": use})
+    assert ((alike >= 0) & (alike <= 1 + 1e-6)).all()
+    for name in PREDICTORS:
+        quality = routing.guess_quality(trace, name)
+        for values in (quality.precision, quality.recall):
+            known = values[~np.isnan(values)]
+            assert ((known >= 0) & (known <= 1)).all()
+        if name == "oracle":
+            assert (quality.precision[~np.isnan(quality.precision)] == 1).all()
+    if trace.weights is None:
+        with pytest.raises(TraceError, match="does not hold the routers' weights"):
+            routing.usage(trace, weighted=True)
+
+
+def test_reuse_is_within_a_sequence() -> None:
+    # two requests in turn: each uses its own experts again, and never the other's
+    trace = make_trace([[[0, 1]], [[2, 3]], [[0, 1]], [[2, 3]]])
+    assert routing.reuse(trace).tolist() == [0]
+    assert routing.reuse(replace(trace, sequence=np.array([0, 1, 0, 1], np.int16))).tolist() == [1]

@@ -94,7 +94,7 @@ def bench_loading() -> None:
     "--trace", "file", type=click.Path(path_type=Path), help="A .moetrace file instead of the made-up trace."
 )
 def bench_replay(repeats: int, tokens: int, file: Path | None) -> None:
-    """Every policy at every slot count, one replay, and cachetools on the same accesses."""
+    """Replays, hits and curves of every policy, live policy work, and cachetools on the same accesses."""
     from moeviz.bench.replay import replaying
     from moeviz.core.trace import Trace
 
@@ -111,6 +111,16 @@ def bench_pages(tokens: int, repeats: int) -> None:
 
     with refusing():
         show(pages(tokens, repeats))
+
+
+@bench.command("capture")
+@rounds(9)
+@tokens(100, "Tokens to generate in each round.", 1_000)
+def bench_capture(repeats: int, tokens: int) -> None:
+    """What moeviz.capture costs the code that runs a model."""
+    from moeviz.bench.capturing import capturing
+
+    show(capturing(repeats, tokens))
 
 
 @bench.command("fuzz")

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from moeviz.bench.made_up import made_up
+from moeviz.core.synthetic import synthetic
 from moeviz.errors import TraceError
 
 NASTY: tuple[Any, ...] = (
@@ -46,7 +46,7 @@ def seeds() -> dict[str, bytes]:
     from moeviz.files import exporters, moecounts, moetrace
     from moeviz.files.moecounts import Counts
 
-    trace = made_up(12, layers=3, experts=8, k=2)
+    trace = synthetic(12, layers=3, experts=8, k=2)
     run = replay(trace, Settings(slots=3))
     ids, rows = trace.experts, _rows(trace.experts)
     found = {

@@ -15,9 +15,9 @@ _PAGES = """
 import sys, time
 import streamlit as st
 from streamlit.testing.v1 import AppTest
-from moeviz.bench.made_up import made_up
+from moeviz.core.synthetic import synthetic
 tokens = int(sys.argv[1])
-long = made_up(tokens)
+long = synthetic(tokens)
 for page in ("experts", "timeline", "prefetch", "what_if"):
     for name, trace in (("a sample", None), (f"{tokens:,} tokens", long)):
         app = AppTest.from_file("app.py", default_timeout=300).run()

@@ -1,4 +1,4 @@
-"""Event-by-event replay and curves over all slot counts, beside another cache library on the same accesses.
+"""What replays and curves cost, in milliseconds: every policy, and other cache libraries on the same accesses.
 
 python -m moeviz bench replay
 """
@@ -7,44 +7,56 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from moeviz.bench.made_up import made_up
 from moeviz.bench.rounds import interleaved, spread
+from moeviz.core.synthetic import synthetic
 
 if TYPE_CHECKING:
     from moeviz.core.trace import Trace
 
+LAYERS, EXPERTS, K = 48, 128, 8  # of the model whose live policy work is timed, as Qwen3-30B-A3B
+EVENTS = 10 * LAYERS
+
 
 def replaying(repeats: int, tokens: int, trace: Trace | None = None) -> dict[str, Any]:
-    """Milliseconds for all policies at all slot counts, for one policy at one, for the event-by-event replay,
-    and for cachetools.
-    """
+    """Replays event by event, hits alone, curves, and the policy work of a live event; `trace`: instead of a made-up one."""
     import cachetools
 
     from moeviz.core.policies import POLICIES
     from moeviz.core.replay import replay
     from moeviz.core.settings import ITSELF, Settings
-    from moeviz.numbers.curves import curve
+    from moeviz.numbers.curves import curve, slot_counts
 
-    known = trace or made_up(tokens)
+    known = trace or synthetic(tokens)
     slots = min(2 * known.k, known.num_experts)
+    scopes = {"layer": slots, "model": slots * known.layers}
+    counts = slot_counts(known, "layer")
+    names = [one for one in POLICIES if known.weights is not None or "weights" not in POLICIES[one].needs]
     streams = known.experts.transpose(1, 0, 2).reshape(known.layers, -1).tolist()
+    longer = synthetic(10 * known.tokens, known.layers, known.num_experts, known.k)
+    shorter = longer.window(0, known.tokens)
+    known.events()
 
-    def timed(work: Callable[[], object]) -> Callable[[], float]:
-        def once() -> float:
-            start = time.perf_counter()
-            work()
-            return 1e3 * (time.perf_counter() - start)
+    def took(work: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        work()
+        return 1e3 * (time.perf_counter() - start)
 
-        return once
+    def settings(policy: str, scope: str) -> Settings:
+        return Settings(policy, scopes[scope], scope, calibration=ITSELF)
 
-    def everything() -> None:
-        for policy in POLICIES:
-            curve(known, Settings(policy, slots, calibration=ITSELF))
+    def slowest(scope: str, hits_only: bool) -> Callable[[], float]:
+        def one(policy: str) -> object:
+            wanted = settings(policy, scope)
+            return curve(known, wanted, [wanted.slots]) if hits_only else replay(known, wanted)
 
-    def oracle() -> None:
+        return lambda: max(took(lambda name=policy: one(name)) for policy in names)  # type: ignore[misc]
+
+    def everything() -> float:
+        return took(lambda: [curve(known, settings(policy, "layer")) for policy in names])
+
+    def others() -> None:
         for stream in streams:  # one expert at a time: no event rule, so its hits are not ours
             cache: cachetools.LRUCache[int, bool] = cachetools.LRUCache(slots)
             for expert in stream:
@@ -53,14 +65,53 @@ def replaying(repeats: int, tokens: int, trace: Trace | None = None) -> dict[str
                 else:
                     cache[expert] = True
 
-    work: dict[str, Callable[[], object]] = {
-        f"ms, {len(POLICIES)} policies x {known.num_experts - known.k + 1} slot counts": everything,
+    def ten_times() -> float:
+        wanted = settings("lru", "layer")
+        return took(lambda: replay(longer, wanted)) / took(lambda: replay(shorter, wanted))
+
+    work: dict[str, Callable[[], float]] = {
         **{
-            f"ms, hits of {policy} at {slots} slots": partial(curve, known, Settings(policy, slots), [slots])
-            for policy in ("lru", "lfu", "lfu-resident")
+            f"ms, event by event, scope {scope}, {count} slots, slowest of {len(names)}": slowest(
+                scope, False
+            )
+            for scope, count in scopes.items()
         },
-        f"ms, lru at {slots} slots event by event": lambda: replay(known, Settings("lru", slots)),
-        f"ms, cachetools.LRUCache({slots}) on the same accesses": oracle,
+        **{
+            f"ms, hits only, scope {scope}, {count} slots, slowest of {len(names)}": slowest(scope, True)
+            for scope, count in scopes.items()
+        },
+        **{
+            f"ms, hits only, scope {scope}, {count} slots, lru": lambda scope=scope, count=count: took(  # type: ignore[misc]
+                lambda: curve(known, settings("lru", scope), [count])
+            )
+            for scope, count in scopes.items()
+        },
+        f"ms, {len(names)} policies x {len(counts)} slot counts, scope layer": everything,
+        f"ms, lru event by event, scope layer, {slots} slots": lambda: took(
+            lambda: replay(known, settings("lru", "layer"))
+        ),
+        f"ms, cachetools.LRUCache({slots}), same accesses": lambda: took(others),
+        "times as long for 10 times the tokens, lru": ten_times,
+        "us of policy work a live event, 1,024 slots, slowest": lambda: max(map(_live, names)),
     }
-    found = interleaved({name: timed(one) for name, one in work.items()}, repeats)
-    return {"accesses": float(known.experts.size), **{name: spread(values) for name, values in found.items()}}
+    return {
+        "accesses": float((known.experts >= 0).sum()),
+        **{name: spread(values) for name, values in interleaved(work, repeats).items()},
+    }
+
+
+def _live(policy: str) -> float:
+    """Microseconds that a live event of `K` experts takes in the pool of 48 x 128 experts: outcomes, victims, touches."""
+    from moeviz.core.cache import start
+    from moeviz.core.oracle import knowledge
+    from moeviz.core.settings import ITSELF, Settings
+
+    wanted = Settings(policy, 1_024, "model", calibration=ITSELF)
+    trace = synthetic(EVENTS // LAYERS, LAYERS, EXPERTS, K, skew=0.3, reuse=0.3)
+    pools = start(trace, wanted, knowledge(wanted, trace), [wanted.room(LAYERS, EXPERTS, K)])
+    weight, never = [0.1] * K, [float("inf")] * K
+    begun = time.perf_counter()
+    for _, layer, experts, _ in trace.events():
+        pools.now.layer = layer
+        pools.serve_together(0, [layer * EXPERTS + expert for expert in experts], weight, never)
+    return 1e6 * (time.perf_counter() - begun) / EVENTS

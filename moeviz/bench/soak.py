@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import shutil
 import socket
 import subprocess
@@ -24,6 +23,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import psutil
 
 from moeviz.bench.rounds import ROOT, spread
@@ -71,16 +71,13 @@ def runs(count: int) -> dict[str, Any]:
 
 
 async def _visits(sessions: int, pause: float, seed: int) -> dict[str, Any]:
-    draw = random.Random(seed)
+    draws = np.random.default_rng(seed).spawn(sessions)
     with _server() as (server, address):
         async with _browser() as browser:
             start = Held.by(server)
-            await _visit(browser, address, random.Random(seed), 0, 0)
+            await _visit(browser, address, np.random.default_rng(seed), 0, 0)
             one = Held.by(server)
-            later = [draw.uniform(0, ARRIVE) for _ in range(sessions - 1)]
-            each = [
-                _visit(browser, address, random.Random(draw.random()), wait, pause) for wait in [0, *later]
-            ]
+            each = [_visit(browser, address, draw, draw.uniform(0, ARRIVE), pause) for draw in draws]
             seconds = [taken for visit in await asyncio.gather(*each) for taken in visit]
             most = Held.by(server)
             await asyncio.sleep(IDLE)
@@ -98,7 +95,7 @@ async def _visits(sessions: int, pause: float, seed: int) -> dict[str, Any]:
 
 
 async def _visit(
-    browser: Browser, address: str, draw: random.Random, wait: float, pause: float
+    browser: Browser, address: str, draw: np.random.Generator, wait: float, pause: float
 ) -> list[float]:
     """Seconds to each page of one who looks at all of them in an order of his own."""
     await asyncio.sleep(wait)
@@ -106,11 +103,9 @@ async def _visit(
     page = await context.new_page()
     page.set_default_timeout(LONGEST)
     seconds = [await _timed(page, lambda: page.goto(address))]
-    links = list(range(await page.locator(_LINKS).count()))
-    draw.shuffle(links)
-    for link in links:
+    for link in draw.permutation(await page.locator(_LINKS).count()):
         await asyncio.sleep(pause * draw.uniform(0.5, 1.5))
-        place = page.locator(_LINKS).nth(link)
+        place = page.locator(_LINKS).nth(int(link))
         if await place.get_attribute("aria-current") != "page":
             seconds.append(await _timed(page, place.click))
     await context.close()

@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from moeviz.bench.made_up import made_up
 from moeviz.bench.rounds import spread
+from moeviz.core.synthetic import synthetic
 
 SHAPES = ((8, 8, 2, 11), (24, 32, 4, 16), (48, 128, 8, 43))  # layers, experts, k, slots
 TOKENS = 128
@@ -61,7 +61,7 @@ def stage(seconds: float, repeats: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         files = {}
         for layers, experts, k, slots in SHAPES:
-            trace = made_up(TOKENS, layers, experts, k)
+            trace = synthetic(TOKENS, layers, experts, k)
             path = Path(folder) / f"{layers}x{experts}.html"
             make(trace, [Settings(name, min(slots, experts - 1)) for name in ("lru", "lfu")]).save(path)
             files[f"{layers} x {experts}"] = path

@@ -36,7 +36,7 @@ class Board:
 
     def __init__(self, run: Run) -> None:
         self._shape = (run.layers, run.experts)
-        room = run.settings.room(run.layers, run.experts, run.k)
+        room = run.room
         self._keeps, self._shared = room.keeps, room.pools == 1
         self._state = np.zeros(self._shape, np.uint8)
         rows = 1 if self._shared and self._keeps else run.layers

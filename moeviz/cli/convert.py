@@ -97,9 +97,9 @@ def import_(
         if isinstance(found, Counted):
             if out.suffix != moecounts.SUFFIX:
                 raise TraceError(
-                    f"{source.name} holds counts, not a trace ({found.format}): which token used which "
-                    "is not said, so no cache can be replayed. "
-                    f"Give --out {out.with_suffix(moecounts.SUFFIX).name} to keep them as calibration."
+                    f"{source.name} holds counts, not a trace ({found.format}): which token used which is "
+                    "not said, so no cache can be replayed. Give --out "
+                    f"{out.with_suffix(moecounts.SUFFIX).name} to keep them as calibration."
                 )
             content = moecounts.to_bytes(found.counts)
             shape = f"{found.counts.layers} MoE layers of {found.counts.num_experts} experts"

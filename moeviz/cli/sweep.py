@@ -22,7 +22,7 @@ from moeviz.cli.options import (
     writing,
 )
 from moeviz.core.policies import POLICIES, load_policy
-from moeviz.core.predictors import PREDICTORS
+from moeviz.core.predictors import PREDICTORS, load_predictor
 from moeviz.core.settings import SCOPES
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ SHOWN = 6  # slot counts in the table that is printed
     "--prefetch",
     default="none",
     show_default=True,
-    help=f"Predictors, with commas; all, or some of {', '.join(PREDICTORS)}.",
+    help=f"Predictors, with commas: path.py:name, all, or some of {', '.join(PREDICTORS)}.",
 )
 @setting_option("lookahead")
 @setting_option("width")
@@ -99,7 +99,7 @@ def sweep(
         plan = sweeps.Plan(
             tuple(POLICIES) if policies == "all" else tuple(map(load_policy, _names(policies))),
             tuple(SCOPES) if scope == "both" else (scope,),
-            tuple(PREDICTORS) if prefetch == "all" else _names(prefetch),
+            tuple(PREDICTORS) if prefetch == "all" else tuple(map(load_predictor, _names(prefetch))),
             lookahead,
             width,
             counts,

@@ -1,7 +1,7 @@
 """The expert cache: which experts are resident, who is admitted and who leaves. Live engine and replay drive this one object.
 
 Knows no times, no weights and no tensors: it decides, the engine copies. An event is (forward pass, MoE layer, set A of distinct
-experts that the layer's tokens need); the rule that it follows:
+experts that the layer's tokens need); the rule that it follows, `pinned`:
 
 1. The outcome of each member of A is read from residency before the event.
 2. All of A is pinned: no member is evicted to admit another.
@@ -9,7 +9,8 @@ experts that the layer's tokens need); the rule that it follows:
 4. Then A is touched, weakest first, strongest last; an expert that several tokens ask for counts once, with its largest weight.
 
 An A larger than the slots (prefill) is served in waves of at most `slots` experts, residents first, then by id, each wave pinned and
-touched by the same rules.
+touched by the same rules. Under the rule `one-by-one` every member of A, strongest first, is a wave of its own and its outcome is read
+when its turn comes, so that one member may leave for the next. Slots, columns and victims are the business of `moeviz.core.pools`.
 
     cache = ExpertCache(Settings(slots=2), layers=1, experts=4, k=2)
     cache.demand(0, [[3, 1]], [[0.7, 0.3]])      # one Wave: misses 3 and 1
@@ -17,15 +18,19 @@ touched by the same rules.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from moeviz.core.oracle import Knowledge, strongest
-from moeviz.core.policies import EMA, POLICIES, Moment, Use
+import numpy as np
+from numpy.typing import NDArray
+
+from moeviz.core.oracle import Floats, Knowledge, strongest
+from moeviz.core.policies import POLICIES, Moment
+from moeviz.core.pools import Pools, in_waves
 from moeviz.core.predictors import PREDICTORS, Context, RouterGuess
-from moeviz.core.run import HIT, MISS, ExpertBytes, Recorder
-from moeviz.core.settings import Settings
+from moeviz.core.run import HIT, MISS, ExpertBytes, Recorder, layer_bytes
+from moeviz.core.settings import Room, Settings
+from moeviz.core.trace import Trace
 from moeviz.errors import SettingsError
 
 Key = tuple[int, int]  # (MoE layer, expert)
@@ -44,14 +49,15 @@ class Load:
     speculative: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Choice:
     """How a victim was chosen: every resident of the pool at that moment."""
 
-    load: Load
+    victim: Key
     scores: dict[Key, float]  # the victim's is the lowest of those that could leave
     pinned: frozenset[Key]  # by this event
     held: frozenset[Key]  # by guesses for events to come
+    load: int = -1  # number of the load that took the slot
 
 
 @dataclass(slots=True)
@@ -63,11 +69,51 @@ class Wave:
     slots: dict[int, int] = field(default_factory=dict)  # expert -> its slot while this wave is served
 
 
+def start(trace: Trace, settings: Settings, known: Knowledge, rooms: Sequence[Room]) -> Pools:
+    """The pools of each room, one room after the other, as they are when a run of the trace begins."""
+    first_use = known.future.next_uses()[1] if known.future else None
+    return _pools(settings, trace.layers, trace.num_experts, known, rooms, first_use, trace.layer_bytes)[0]
+
+
+def _pools(
+    settings: Settings,
+    layers: int,
+    experts: int,
+    known: Knowledge,
+    rooms: Sequence[Room],
+    first_use: Floats | None,
+    sizes: NDArray[np.int64],
+) -> tuple[Pools, list[tuple[int, int]]]:
+    """Pools, filled as the settings say, and the place and slot of who is resident from the start."""
+    pools = Pools(
+        POLICIES[settings.policy],
+        Moment(settings.seed, layers, settings.half_life),
+        layers,
+        experts,
+        [limit for room in rooms for limit in room.limits],
+        rooms[0].pools == layers,
+        known.calibrated,
+        first_use,
+        np.repeat(sizes, experts) if rooms[0].bytes else None,
+        rooms[0].bytes,
+    )
+    everyone = np.arange(layers * experts).reshape(layers, experts).T.ravel()
+    match settings.baseline or settings.warm:
+        case "resident" | "first":
+            chosen = everyone
+        case "calibrated":
+            assert known.calibrated is not None
+            chosen = everyone[np.argsort(-known.calibrated[everyone], kind="stable")]
+        case _:
+            return pools, []
+    return pools, [one for copy in range(len(rooms)) for one in pools.fill(chosen + copy * layers * experts)]
+
+
 class ExpertCache:
     """Slots and the policy that decides who leaves, for a whole model.
 
     `layers`, `experts`, `k`: MoE layers, experts of each, experts chosen per token. `known`: what the settings have to know besides.
-    Raises SettingsError where they do not fit.
+    `expert_bytes`: of one expert, for a budget in bytes. Raises SettingsError where they do not fit.
     """
 
     def __init__(
@@ -79,65 +125,45 @@ class ExpertCache:
         known: Knowledge = Knowledge(),  # noqa: B008
         expert_bytes: ExpertBytes = 0,
     ) -> None:
-        settings.check(layers, experts, k)
+        settings.check(layers, experts, k, expert_bytes)
+        known.check(layers, experts)
         self.settings = settings
         self.layers, self.experts = layers, experts
         self.width = settings.width or k
-        room = settings.room(layers, experts, k)
+        room = settings.room(layers, experts, k, expert_bytes)
+        if room.bytes:
+            raise SettingsError(
+                "experts of different layers differ in size, and in scope model one load may then cost several experts their place, "
+                "which a run has no room for. Choose scope layer or slots; hit ratios of such a budget are had by a curve."
+            )
         self.pools, self.slots, self._keeps = room.pools, room.slots, room.keeps
+        self.limits = room.limits
         self._own_pools = self.pools == layers
-        self._score = POLICIES[settings.policy]
-        # a power for every touch is spared where nobody asks for it; a user's policy may
-        self._ages = settings.policy == "lfu-aged" or ".py:" in settings.policy
+        self._whole = settings.baseline == "whole-layer"
         self._future = known.future
-        self._now = Moment(settings.seed, layers, settings.half_life, self._next_use)
+        self._following: Floats | None = None
+        first_use: Floats | None = None
+        if known.future is not None:
+            self._following, first_use = known.future.next_uses()
+        self.room, placed = _pools(
+            settings, layers, experts, known, [room], first_use, layer_bytes(expert_bytes, layers)
+        )
+        self.now = self.room.now
+        self.initial = [(*self._key(place), slot) for place, slot in placed]  # who is resident from the start
         self._predictor = PREDICTORS["none" if settings.baseline else settings.prefetch](
             Context(layers, experts, settings.lookahead, settings.threshold, self._truth)
         )
-        self.uses = [
-            [Use(layer, expert) for expert in range(experts)] for layer in range(layers)
-        ]  # read it, leave it
-        if known.calibration is not None:
-            if [len(row) for row in known.calibration] != [experts] * layers:
-                raise SettingsError(
-                    f"the calibration trace is of another model: {len(known.calibration)} MoE layers of {len(known.calibration[0])} "
-                    f"experts, not {layers} of {experts}. Choose a trace of this model."
-                )
-            for row, counts in zip(self.uses, known.calibration, strict=True):
-                for use, count in zip(row, counts, strict=True):
-                    use.calibrated = count
-        self._slot_of: list[dict[Key, int]] = [{} for _ in range(self.pools)]  # residents of each pool
-        self._free = [list(range(self.slots - 1, -1, -1)) for _ in range(self.pools)]
-        self._held: dict[int, set[Key]] = {}  # for each later layer: what its pending guess holds
-        self._pinned: set[Key] = set()  # by the last wave
-        self._unused: dict[Key, int] = {}  # pre-fetched and not demanded yet -> index of the load
-        self.choices: list[Choice] | None = None  # set it to a list to be told how every victim is chosen
-        self.initial = self._warm_up()  # (layer, expert, slot) of who is resident when the run begins
+        self._held: dict[int, set[int]] = {}  # for each later layer: places that its pending guess holds
+        self._pinned: list[int] = []  # places of the last wave
+        self._unused: dict[int, int] = {}  # place of who was pre-fetched and not demanded yet -> its load
+        self._choices: list[Choice] | None = None
         self.recorder = Recorder(settings, layers, experts, k, expert_bytes, self.initial)
 
-    def _warm_up(self) -> list[tuple[int, int, int]]:
-        """Fills the slots before the run begins, as the settings say."""
-        everyone = [(layer, expert) for expert in range(self.experts) for layer in range(self.layers)]
-        match self.settings.baseline or self.settings.warm:
-            case "resident" | "first":
-                chosen = everyone
-            case "calibrated":
-                chosen = sorted(everyone, key=lambda key: -self.uses[key[0]][key[1]].calibrated)
-            case _:
-                chosen = []
-        placed = []
-        for layer, expert in chosen:
-            pool = self.pool(layer)
-            if self._free[pool]:
-                slot = self._slot_of[pool][layer, expert] = self._free[pool].pop()
-                placed.append((layer, expert, slot))
-        for layer, expert, _ in reversed(placed):  # who was placed first counts as the most recent
-            self._now.clock += 1
-            use = self.uses[layer][expert]
-            use.loaded = use.last_touch = self._now.clock
-        return placed
-
     # what is there
+
+    def _key(self, place: int) -> Key:
+        layer, expert = divmod(place, self.experts)
+        return layer, expert
 
     def pool(self, layer: int) -> int:
         """Index of the pool that serves a layer."""
@@ -145,38 +171,54 @@ class ExpertCache:
 
     def slot(self, layer: int, expert: int) -> int:
         """Slot of a resident expert; KeyError where it is not resident."""
-        return self._slot_of[self.pool(layer)][layer, expert]
+        slot = int(self.room.slot_of[layer * self.experts + expert])
+        if slot < 0:
+            raise KeyError((layer, expert))
+        return slot
 
     def residents(self, layer: int) -> list[int]:
         """Experts of a layer in the fast tier, ascending."""
-        return sorted(expert for at, expert in self._slot_of[self.pool(layer)] if at == layer)
+        own = self.room.slot_of[layer * self.experts : (layer + 1) * self.experts]
+        found: list[int] = (own >= 0).nonzero()[0].tolist()
+        return found
 
     def unused(self, layer: int) -> list[int]:
         """Residents of a layer that were pre-fetched and not demanded yet, ascending."""
-        return sorted(expert for at, expert in self._unused if at == layer)
-
-    @property
-    def clock(self) -> int:
-        """Touches and loads so far."""
-        return self._now.clock
-
-    @property
-    def touched(self) -> int:
-        """Touches so far."""
-        return self._now.touches
+        return sorted(place % self.experts for place in self._unused if place // self.experts == layer)
 
     def scores(self, layer: int) -> dict[Key, float]:
         """Score of every resident of the layer's pool now; the lowest leaves."""
+        places = self.room.residents(self.pool(layer))
         return {
-            key: self._score(self.uses[key[0]][key[1]], self._now) for key in self._slot_of[self.pool(layer)]
+            self._key(place): score
+            for place, score in zip(places.tolist(), self.room.scores(places).tolist(), strict=True)
         }
+
+    def tell_choices(self, choices: list[Choice]) -> None:
+        """From now on the list is told how every victim is chosen."""
+        self._choices = choices
+        self.room.watch = self._note_choice
+
+    def _note_choice(self, row: int, place: int, victim: int) -> None:
+        assert self._choices is not None
+        layer = victim // self.experts
+        pinned = frozenset(self._pinned)
+        held = frozenset(place for places in self._held.values() for place in places) - pinned
+        self._choices.append(
+            Choice(
+                self._key(victim),
+                self.scores(layer),
+                frozenset(map(self._key, pinned)),
+                frozenset(map(self._key, held)),
+            )
+        )
 
     # what happens
 
     def begin_pass(self, phase: int, tokens: int) -> None:
         """A forward pass of so many tokens begins."""
-        self._now.forward_pass += 1
-        self._now.tokens += tokens
+        self.now.forward_pass += 1
+        self.now.tokens += tokens
         self.recorder.add_pass(phase, tokens)
 
     def demand(
@@ -188,65 +230,92 @@ class ExpertCache:
         The waves are decided together and must be served in order: a wave's copies overwrite experts of the one before.
         """
         need = strongest(experts, weights)
-        now = self._now
+        now = self.now
         now.layer = layer
-        if self._future is not None and set(self._future.needs(now.forward_pass, layer)) != need.keys():
-            raise SettingsError(
-                f"the run departs from the trace given as its future in forward pass {now.forward_pass}. Give a trace of the same "
-                "prompt, seed and temperature, as long as the run."
-            )
+        later: dict[int, float] = {}
+        if self._future is not None:
+            assert self._following is not None
+            known = self._future.needs(now.forward_pass, layer)
+            if set(known) != need.keys():
+                raise SettingsError(
+                    f"the run departs from the trace given as its future in forward pass {now.forward_pass}. "
+                    "Give a trace of the same prompt, seed and temperature, as long as the run."
+                )
+            own = self._future.accesses(now.forward_pass, layer)
+            later = dict(zip(known, self._following[own].tolist(), strict=True))
         self._held.pop(layer, None)  # the router has spoken: a wrong guess holds its slot no longer
         if not need:
             return []
         self._predictor.observe(layer, experts)
-
         pool = self.pool(layer)
-        slot_of = self._slot_of[pool]
         if not self._keeps:
-            self._free[pool] = list(range(self.slots - 1, -1, -1))
-            slot_of.clear()
-        self.recorder.add_event(
-            layer, {expert: HIT if (layer, expert) in slot_of else MISS for expert in need}
-        )
-        waves = []
+            self.room.clear(pool)
+
+        waves, outcomes = [], dict.fromkeys(need, MISS)
+        loads: list[Load] = []
         for members in self._waves(layer, need):
-            keys = [(layer, expert) for expert in members]
-            self._pinned = set(keys)
+            self._pinned = [layer * self.experts + expert for expert in members]
+            found, came = self.room.serve_together(
+                pool,
+                self._pinned,
+                [need.get(expert, 0.0) for expert in members],
+                [later.get(expert, np.inf) for expert in members],
+                self._held_slots(layer) if self._held else (),
+            )
             wave = Wave()
-            for key in keys:
-                expert = key[1]
-                slot = slot_of.get(key)
-                if slot is None:
-                    load = self._admit(layer, expert, speculative=False)
-                    assert load is not None, "a wave is no larger than its pool"
-                    wave.loads.append(load)
-                    wave.slots[expert] = load.slot
-                else:
-                    wave.hits.append(expert)
-                    wave.slots[expert] = slot
-                    if self._unused and (index := self._unused.pop(key, None)) is not None:
-                        self.recorder.use_load(index)
-            for expert in reversed(members):
-                if expert in need:
-                    self._touch(layer, expert, need[expert])
+            slots = dict(zip(members, found, strict=True))
+            for rank, slot, victim in came:
+                slots[members[rank]] = slot
+                load = Load(
+                    layer, members[rank], slot, self._key(victim) if victim >= 0 else NOBODY, -1, False
+                )
+                loads.append(load)
+                wave.loads.append(load)
+            wave.hits = [expert for expert, slot in zip(members, found, strict=True) if slot >= 0]
+            wave.slots = slots
+            outcomes.update(dict.fromkeys(wave.hits, HIT))
             waves.append(wave)
+        for wave in waves if self._unused else ():
+            for expert in wave.hits:
+                if (index := self._unused.pop(layer * self.experts + expert, None)) is not None:
+                    self.recorder.use_load(index)
+        self.recorder.add_event(layer, outcomes)
+        self._record(loads)
         return waves
+
+    def _held_slots(self, layer: int) -> list[int]:
+        """Slots, in the pool of a layer, of residents that pending guesses hold."""
+        slots = self.room.slot_of
+        return [
+            int(slots[place])
+            for at, places in self._held.items()
+            if at == layer or not self._own_pools
+            for place in places
+            if slots[place] >= 0
+        ]
+
+    def _record(self, loads: Sequence[Load]) -> None:
+        """Gives loads their numbers, records them, and forgets the unused guesses that they evicted."""
+        choice = len(self._choices or ()) - sum(load.victim != NOBODY for load in loads)
+        for load in loads:
+            load.index = self.recorder.add_load(
+                load.layer, load.expert, load.slot, load.victim, load.speculative
+            )
+            if load.victim != NOBODY:
+                self._unused.pop(load.victim[0] * self.experts + load.victim[1], None)
+                if self._choices is not None:
+                    self._choices[choice].load = load.index
+                    choice += 1
 
     def _waves(self, layer: int, need: dict[int, float]) -> list[list[int]]:
         """Experts that are served together, strongest first in each wave; need: strongest first."""
-        if len(need) <= self.slots and self.settings.baseline != "whole-layer":
+        if self.settings.one_by_one:
+            return [[expert] for expert in need]
+        limit = self.limits[self.pool(layer)]
+        if len(need) <= limit and not self._whole:
             return [list(need)]
-        slot_of = self._slot_of[self.pool(layer)]
-        strength = {expert: rank for rank, expert in enumerate(need)}
-        resident = sorted(expert for expert in need if (layer, expert) in slot_of)
-        absent = sorted(expert for expert in need if (layer, expert) not in slot_of)
-        if self.settings.baseline == "whole-layer":
-            absent = list(range(self.experts))
-        order = resident + absent
-        return [
-            sorted(order[start : start + self.slots], key=lambda expert: strength.get(expert, len(need)))
-            for start in range(0, len(order), self.slots)
-        ]
+        everyone = range(self.experts) if self._whole else ()
+        return in_waves(list(need), set(self.residents(layer)), limit, everyone)
 
     def speculate(self, layer: int, routers: RouterGuess | None = None) -> list[Load]:
         """After the event of `layer`: pre-fetches for layer + lookahead. `routers`: next-gate's guesses for it.
@@ -257,76 +326,31 @@ class ExpertCache:
         if target >= self.layers:
             return []
         guess = self._predictor.guess(target, routers, self.width)
-        residents = self._slot_of[self.pool(target)]
+        slot_of = self.room.slot_of
+        places = [target * self.experts + expert for expert in guess]
         held = self._held.setdefault(target, set())
-        held.update((target, expert) for expert in guess if (target, expert) in residents)
+        held.update(place for place in places if slot_of[place] >= 0)
+        pool = self.pool(target)
         loads = []
-        for expert in guess:
-            if (target, expert) in residents:
+        for place in places:
+            if slot_of[place] >= 0:
                 continue
-            if load := self._admit(target, expert, speculative=True):
-                loads.append(load)
-                held.add((target, expert))
-            else:
+            stay = self._held_slots(target)
+            if not self._own_pools:
+                stay += [int(slot_of[one]) for one in self._pinned]
+            found = self.room.admit(pool, place, int(self.now.clock) + 1, stay)
+            if found is None:
                 self.recorder.drop_guess()
+                continue
+            self.now.clock += 1
+            slot, victim = found
+            load = Load(*self._key(place), slot, self._key(victim) if victim >= 0 else NOBODY, -1, True)
+            self._record([load])
+            self._unused[place] = load.index
+            held.add(place)
+            loads.append(load)
         return loads
-
-    def _admit(self, layer: int, expert: int, *, speculative: bool) -> Load | None:
-        """Gives an absent expert a slot: a free one, or the victim's. None where a guess finds every slot held."""
-        pool = self.pool(layer)
-        slot_of, free = self._slot_of[pool], self._free[pool]
-        victim = NOBODY
-        if free:
-            slot = free.pop()
-        else:
-            held = self._pinned.union(*self._held.values()) if self._held else self._pinned
-            candidates = [key for key in slot_of if key not in held]
-            if not candidates and not speculative:  # demand beats a guess
-                candidates = [key for key in slot_of if key not in self._pinned]
-            if not candidates:
-                return None
-            victim = min(candidates, key=self._rank)
-            scores = self.scores(layer) if self.choices is not None else {}
-            slot = slot_of.pop(victim)
-            self._unused.pop(victim, None)
-        slot_of[layer, expert] = slot
-        self._now.clock += 1
-        use = self.uses[layer][expert]
-        use.loaded = use.last_touch = self._now.clock
-        use.touches_resident = 0
-        index = self.recorder.add_load(layer, expert, slot, victim, speculative)
-        load = Load(layer, expert, slot, victim, index, speculative)
-        if speculative:
-            self._unused[layer, expert] = load.index
-        if self.choices is not None and victim != NOBODY:
-            self.choices.append(Choice(load, scores, frozenset(self._pinned), frozenset(held - self._pinned)))
-        return load
-
-    def _rank(self, key: Key) -> tuple[float, int, int, int]:
-        """The least leaves: lowest score, then least recently used, then lower expert id."""
-        layer, expert = key
-        use = self.uses[layer][expert]
-        return self._score(use, self._now), use.last_touch, expert, layer
-
-    def _touch(self, layer: int, expert: int, weight: float) -> None:
-        now = self._now
-        now.clock += 1
-        now.touches += 1
-        use = self.uses[layer][expert]
-        use.last_touch = now.clock
-        use.touches += 1
-        use.touches_resident += 1
-        use.touch_number = now.touches
-        use.touch_pass = now.forward_pass
-        if self._ages:
-            use.aged = 1.0 + use.aged * 2.0 ** ((use.touch_token - now.tokens) / now.half_life)
-        use.touch_token = now.tokens
-        use.average = EMA * weight + (1 - EMA) * use.average
-
-    def _next_use(self, layer: int, expert: int) -> float:
-        event = self._now.forward_pass * self.layers + self._now.layer
-        return self._future.next_use(layer, expert, event) if self._future else math.inf
 
     def _truth(self, layer: int) -> list[int]:
         assert self._future is not None
-        return self._future.needs(self._now.forward_pass, layer)
+        return self._future.needs(int(self.now.forward_pass), layer)

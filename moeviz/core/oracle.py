@@ -6,7 +6,6 @@ Knows no cache. `knowledge(settings, trace)` gives what a replay of `trace` unde
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from moeviz.core.policies import NEEDS_FUTURE
-from moeviz.core.predictors import BY_FUTURE
+from moeviz.core.policies import POLICIES
 from moeviz.core.settings import ITSELF, Settings
-from moeviz.core.trace import Trace
+from moeviz.core.trace import MAX_EXPERTS, Trace
 from moeviz.errors import SettingsError
 
+Floats = NDArray[np.float64]
 BUNDLED_NAME = "moeviz demo model"  # in the traces of the bundled model
 DOMAIN_USE = (
     Path(__file__).parents[1] / "demo_model" / "domains.json"
@@ -28,32 +27,68 @@ DOMAIN_USE = (
 
 
 class Future:
-    """What every event of a trace needs. Events are numbered forward pass x MoE layers + layer."""
+    """What every event of a trace needs. Events are numbered forward pass x MoE layers + layer.
 
-    def __init__(self, trace: Trace) -> None:
-        self.layers = trace.layers
-        self._needs: dict[tuple[int, int], list[int]] = {}  # (pass, layer) -> experts, strongest first
-        self._uses: dict[
-            tuple[int, int], list[int]
-        ] = {}  # (layer, expert) -> numbers of the events that need it
-        for step, layer, experts, _ in trace.events():
-            self._needs[step, layer] = experts
-            for expert in experts:
-                self._uses.setdefault((layer, expert), []).append(step * trace.layers + layer)
+    `one_by_one`: the experts of an event are served one after the other, and numbered apart, by parts of one.
+    """
 
-    def next_use(self, layer: int, expert: int, event: int) -> float:
-        """Number of the first event after `event` that needs an expert; infinity where none does."""
-        uses = self._uses.get((layer, expert), ())
-        at = bisect_right(uses, event)
-        return uses[at] if at < len(uses) else math.inf
+    def __init__(self, trace: Trace, one_by_one: bool = False) -> None:
+        needs = trace.events()
+        self.layers, self._experts = trace.layers, trace.num_experts
+        self.shape = (trace.layers, trace.num_experts)
+        self._needs = needs
+        self._numbers = needs.forward_pass.astype(np.int64) * trace.layers + needs.layer  # [N] ascending
+        self._event = needs.access_event  # [M]
+        self._place = needs.layer[self._event].astype(np.int64) * trace.num_experts + needs.expert  # [M]
+        order = np.argsort(self._place, kind="stable")  # uses of one expert together, in time order
+        self._order = order
+        self._begins = np.searchsorted(
+            self._place[order], np.arange(trace.layers * trace.num_experts + 1)
+        )  # [L x E + 1]
+        self._number = self._numbers[self._event].astype(np.float64)  # [M]
+        if one_by_one:
+            self._number += (np.arange(len(order)) - needs.first[self._event]) / MAX_EXPERTS
+        self._when = self._number[order]
 
-    def uses(self, layer: int, expert: int) -> list[int]:
+    def next_uses(self) -> tuple[Floats, Floats]:
+        """Number of the event that needs the expert of every access next [M], and of each expert's first [L x E]; infinity: none does."""
+        order, place, when = self._order, self._place, self._number
+        following = np.full(len(place), np.inf)
+        same = place[order][1:] == place[order][:-1]
+        following[order[:-1][same]] = when[order[1:][same]]
+        first = np.full(self.layers * self._experts, np.inf)
+        begins = order[np.append(True, ~same)]
+        first[place[begins]] = when[begins]
+        return following, first
+
+    def number(self, forward_pass: int, layer: int, expert: int) -> float:
+        """Number at which an event needs an expert."""
+        own = self.accesses(forward_pass, layer)
+        return float(self._number[own][self._needs.expert[own] == expert][0])
+
+    def uses(self, layer: int, expert: int) -> Floats:
         """Numbers of all events that need an expert, ascending."""
-        return self._uses.get((layer, expert), [])
+        at = layer * self._experts + expert
+        return self._when[self._begins[at] : self._begins[at + 1]]
+
+    def next_use(self, layer: int, expert: int, event: float) -> float:
+        """Number of the first event after `event` that needs an expert; infinity where none does."""
+        uses = self.uses(layer, expert)
+        at = int(np.searchsorted(uses, event, "right"))
+        return float(uses[at]) if at < len(uses) else math.inf
+
+    def accesses(self, forward_pass: int, layer: int) -> slice:
+        """Rows of an event's experts, strongest first, among all accesses; an empty one after the trace's end."""
+        number = forward_pass * self.layers + layer
+        at = int(np.searchsorted(self._numbers, number))
+        if at == len(self._numbers) or self._numbers[at] != number:
+            return slice(0, 0)
+        return slice(int(self._needs.first[at]), int(self._needs.first[at + 1]))
 
     def needs(self, forward_pass: int, layer: int) -> list[int]:
         """Experts of an event, strongest first; none after the trace's end."""
-        return self._needs.get((forward_pass, layer), [])
+        found: list[int] = self._needs.expert[self.accesses(forward_pass, layer)].tolist()
+        return found
 
 
 def strongest(experts: Sequence[Sequence[int]], weights: Sequence[Sequence[float]]) -> dict[int, float]:
@@ -84,12 +119,28 @@ class Uses(Protocol):
 class Knowledge:
     """Nothing, unless settings ask for more."""
 
-    calibration: list[list[int]] | None = None  # [layer][expert] accesses in the calibration trace
+    calibration: NDArray[np.number] | None = None  # [L, E] accesses in the calibration trace
     future: Future | None = None
 
+    @property
+    def calibrated(self) -> Floats | None:
+        """Accesses in the calibration trace, layer after layer. [L x E]"""
+        return None if self.calibration is None else self.calibration.ravel().astype(np.float64)
 
-def needs_future(settings: Settings) -> bool:
-    return not settings.baseline and (settings.policy in NEEDS_FUTURE or settings.prefetch in BY_FUTURE)
+    def check(self, layers: int, experts: int) -> None:
+        """Raises SettingsError where the calibration or the future is of a model of another shape."""
+        if self.future is not None and self.future.shape != (layers, experts):
+            others, of = self.future.shape
+            raise SettingsError(
+                f"the run departs from the trace given as its future: that is of {others} MoE layers of {of} experts, not {layers} of "
+                f"{experts}. Give a trace of the same prompt, seed and temperature, as long as the run."
+            )
+        if self.calibration is not None and self.calibration.shape != (layers, experts):
+            others, of = self.calibration.shape
+            raise SettingsError(
+                f"the calibration trace is of another model: {others} MoE layers of {of} experts, not {layers} of "
+                f"{experts}. Choose a trace of this model."
+            )
 
 
 def knowledge(
@@ -107,23 +158,22 @@ def knowledge(
                 f"calibration {ITSELF!r} is for replays. A live run is calibrated on a trace file or a sample."
             )
         counts = usage(calibration)
-    if needs_future(settings):
+    if settings.needs_future:
         if trace is None:
-            what = settings.policy if settings.policy in NEEDS_FUTURE else settings.prefetch
+            what = settings.policy if "future" in POLICIES[settings.policy].needs else settings.prefetch
             raise SettingsError(
                 f"{what!r} has to know the future: record a trace of the same prompt first and give it as the future."
             )
-        future = Future(trace)
+        future = Future(trace, settings.one_by_one)
     return Knowledge(counts, future)
 
 
-def usage(trace: Trace | Uses) -> list[list[int]]:
-    """How many tokens chose each expert, as a trace shows or as counts without order say. [layer][expert]"""
+def usage(trace: Trace | Uses) -> NDArray[np.number]:
+    """How many tokens chose each expert, as a trace shows or as counts without order say. [L, E]"""
     if not isinstance(trace, Trace):
-        counts: list[list[int]] = trace.counts.tolist()
-        return counts
+        return np.asarray(trace.counts)
     layers = trace.experts.transpose(1, 0, 2).reshape(trace.layers, -1)
-    return [np.bincount(row[row >= 0], minlength=trace.num_experts).tolist() for row in layers]
+    return np.array([np.bincount(row[row >= 0], minlength=trace.num_experts) for row in layers])
 
 
 def _named(name: str) -> Trace | Uses:

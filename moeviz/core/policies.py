@@ -1,12 +1,14 @@
 """Eviction policies: a score for every resident expert; the lowest leaves.
 
-A policy sees one expert's record of use and the moment, nothing else, so the app can show every score at every eviction.
-Ties leave by least recent use, then by lower expert id. A new policy is one function under `@policy`, here or in a file of
-your own, named as `path.py:name` wherever a policy is asked for:
+A score is an expression over columns of use (`Use`) and the moment (`Moment`). It is written once and works on one expert's numbers and
+on arrays of any shape alike, so the live cache, the replay, the curves over all slot counts and the explanations evaluate the very same
+function. What a touch or a load does to the columns is written once too, in `TOUCHED` and `LOADED`. Of equal scores the least recently
+used leaves; no two residents were used last at the same moment. A new policy is one function under `@policy`, here or in a file of your
+own, named as `path.py:name` wherever a policy is asked for:
 
     from moeviz.policies import Moment, Use, policy
 
-    @policy("mru")
+    @policy("mru", says="used more recently than any other that could leave")
     def mru(use: Use, now: Moment) -> float:
         "Most recently used leaves."
         return -use.last_touch
@@ -14,65 +16,136 @@ your own, named as `path.py:name` wherever a policy is asked for:
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
+import numpy as np
+
+from moeviz.core.owncode import functions_of
 from moeviz.errors import PolicyError
 
 EMA = 0.3  # weight of the newest router weight in `score-ema`, as in moe-policylang
+MAX_EXPERTS = 4_096  # of a layer
+NEEDS = frozenset({"future", "calibration", "weights"})
+
+Column = Any  # one expert's number, or an array of them; whole numbers are exact up to 2 ** 53
 
 
 @dataclass(slots=True)
 class Use:
-    """One expert's history in a run, kept by the cache, whether or not the expert is resident."""
+    """Columns of use: what the cache knows of each expert, whether or not it is resident. Each field is a number or an array."""
 
-    layer: int
-    expert: int
-    last_touch: int = -1  # clock of the last touch, or of the arrival of a pre-fetched expert not touched yet
-    loaded: int = -1  # clock of the last load
-    touches: int = 0  # since the run began, kept when the expert is evicted
-    touches_resident: int = 0  # since the last load
-    touch_number: int = (
-        0  # how many touches of any expert the run had seen at this one's last, itself included
-    )
-    touch_pass: int = -1  # forward pass of the last touch
-    touch_token: int = 0  # tokens that had entered the model by then
-    aged: float = 0.0  # touches, each halved every half-life, as of touch_token
-    average: float = 0.0  # exponential average of the router weights it was chosen with
-    calibrated: float = 0.0  # accesses to it in the calibration trace
+    layer: Column
+    expert: Column
+    key: Column = 0.0  # layer x 4,096 + expert
+    last_touch: Column = -1.0  # clock of the last touch, or of the arrival of a pre-fetched expert
+    loaded: Column = -1.0  # clock of the last load
+    touches: Column = 0.0  # since the run began, kept when the expert is evicted
+    touches_resident: Column = 0.0  # since the last load
+    touch_number: Column = 0.0  # touches of any expert that the run had seen at this one's last, it included
+    touch_before: Column = -1.0  # clock of the touch before the last one; -1: there was none
+    touch_pass: Column = -1.0  # forward pass of the last touch
+    touch_token: Column = 0.0  # tokens that had entered the model by then
+    aged: Column = 0.0  # touches, each halved every half-life, as of touch_token
+    average: Column = 0.0  # exponential average of the router weights it was chosen with
+    weight: Column = 0.0  # sum of the router weights it was chosen with
+    level: Column = 0.0  # the pool's level (`Touch`) at the last touch
+    calibrated: Column = 0.0  # accesses to it in the calibration trace
+    next_use: Column = np.inf  # number of the event that needs it next, pass x layers + layer; infinity: none
 
 
 @dataclass(slots=True)
 class Moment:
-    """When a score is asked for."""
+    """When a score is asked for. In a replay of many pools at once, fields that differ between them are arrays [pool, 1]."""
 
     seed: int
     layers: int  # MoE layers of the model
     half_life: int  # tokens; of `lfu-aged`
-    next_use: Callable[
-        [int, int], float
-    ]  # (layer, expert) -> number of the event that needs it next; infinity: none does
-    clock: int = 0  # grows by one with every touch and every load
-    touches: int = 0  # so far
-    layer: int = 0  # whose event this is
-    forward_pass: int = -1
-    tokens: int = 0  # that have entered the model, this pass's included
+    clock: Column = 0  # two ticks for every access (its load and its touch), one for every pre-fetch
+    touches: Column = 0  # so far
+    layer: Column = 0  # whose event this is
+    forward_pass: Column = -1
+    tokens: Column = 0  # that have entered the model, this pass's included
 
 
-Score = Callable[[Use, Moment], float]
-POLICIES: dict[str, Score] = {}
-NEEDS_FUTURE = frozenset({"belady"})
-NEEDS_CALIBRATION = frozenset({"static"})
-NEEDS_WEIGHTS = frozenset({"score-ema"})
+@dataclass(slots=True)
+class Touch:
+    """What the experts of one event, or of events in several pools, are touched with. Arrays are [member]."""
+
+    clock: Column  # of each touch
+    number: Column = 0.0  # touches of any expert, this one included
+    weight: Column = 0.0  # of the router
+    next_use: Column = np.inf
+    forward_pass: Column = 0
+    tokens: Column = 0
+    half_life: int = 1
+    level: Column = 0.0  # of the pool: the highest score of anyone evicted so far, 0 before
 
 
-def policy(name: str) -> Callable[[Score], Score]:
-    """Registers a score under a name."""
+Places = Any  # which experts: an index into columns
+CONSTANT = frozenset({"layer", "expert", "key", "calibrated"})
+TOUCHED: dict[str, Callable[[Use, Places, Touch], Column]] = {  # in this order: old values are read first
+    "touch_before": lambda use, at, touch: use.last_touch[at],
+    "last_touch": lambda use, at, touch: touch.clock,
+    "touches": lambda use, at, touch: use.touches[at] + 1.0,
+    "touches_resident": lambda use, at, touch: use.touches_resident[at] + 1.0,
+    "touch_number": lambda use, at, touch: touch.number,
+    "touch_pass": lambda use, at, touch: touch.forward_pass,
+    "aged": lambda use, at, touch: (
+        1.0 + use.aged[at] * np.exp2((use.touch_token[at] - touch.tokens) / touch.half_life)
+    ),
+    "touch_token": lambda use, at, touch: touch.tokens,
+    "average": lambda use, at, touch: EMA * touch.weight + (1 - EMA) * use.average[at],
+    "weight": lambda use, at, touch: use.weight[at] + touch.weight,
+    "level": lambda use, at, touch: touch.level,
+    "next_use": lambda use, at, touch: touch.next_use,
+}
+LOADED: dict[str, Callable[[Column], Column]] = {  # clock of the load -> new value
+    "loaded": lambda clock: clock,
+    "touches_resident": lambda clock: 0.0,
+}
+BY_RESIDENCY = frozenset({"loaded", "touches_resident", "level"})  # differ from one slot count to the next
+
+Score = Callable[[Use, Moment], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A score and what it needs; made by `@policy`."""
+
+    name: str
+    score: Score
+    says: str  # the victim's score in words: {ago}, {times} and {score} are filled in
+    needs: frozenset[str]  # of NEEDS
+    stack: bool  # who stays at n slots stays at n + 1: declared, never guessed
+    reads: frozenset[str]  # columns of use
+    steady: bool  # an expert's score changes only when the expert is touched or loaded
+    distinct: bool  # no two residents have the same score
+    guarded: bool  # its scores may hold what is no number
+
+    @property
+    def text(self) -> str:
+        """What the policy does, for people: the docstring of its score."""
+        return self.score.__doc__ or ""
+
+
+POLICIES: dict[str, Policy] = {}
+ANY_SCORE = "its score was {score:.4g}, the least of all that could leave"
+
+
+def policy(
+    name: str, *, says: str = ANY_SCORE, needs: Iterable[str] = (), stack: bool = False
+) -> Callable[[Score], Score]:
+    """Registers a score under a name.
+
+    `says`: why the victim left, in words. `needs`: what has to be known besides the run: "future", "calibration" or "weights" (of the
+    router). `stack`: True promises that more slots never lose a hit because the score depends on neither slots nor residency (Mattson et
+    al. 1970); curves are then drawn faster. Raises PolicyError where the score is not an expression that works on arrays.
+    """
 
     def register(score: Score) -> Score:
-        POLICIES[name] = score
+        POLICIES[name] = _examined(name, score, says, frozenset(needs), stack)
         return score
 
     return register
@@ -83,113 +156,199 @@ def load_policy(text: str) -> str:
 
     Only for what a user typed: names that stand in a trace file never come here.
     """
-    file, colon, function = text.rpartition(":")
-    if not (colon and file.endswith(".py")) or text in POLICIES:
+    if text in POLICIES:
         return text
-    path = Path(file)
-    if not path.is_file():
-        raise PolicyError(
-            f"policy {text!r}: there is no file {file}. Write path.py:name, or choose one of {', '.join(POLICIES)}."
-        )
-    known = dict(POLICIES)
-    spec = importlib.util.spec_from_file_location("moeviz_user_policy", path)
-    assert spec is not None
-    assert spec.loader is not None
-    try:
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise PolicyError(f"policy {text!r}: {file} does not run: {type(error).__name__}: {error}") from None
-    finally:
-        own = {name: score for name, score in POLICIES.items() if known.get(name) is not score}
-        POLICIES.clear()  # a file cannot replace what moeviz calls by that name
-        POLICIES.update(known)
-    score = own.get(function) or getattr(module, function, None)
-    if not callable(score):
-        names = ", ".join(own) or "none"
-        raise PolicyError(f"policy {text!r}: {file} registers no policy {function!r}. It registers: {names}.")
-    POLICIES[text] = score
+    found = functions_of("policy", text, POLICIES)
+    if found is None:
+        return text
+    if not isinstance(found, Policy):
+        found = _examined(text, found, ANY_SCORE, frozenset(), False)
+    POLICIES[text] = replace(found, name=text)
     return text
 
 
-@policy("lru")
-def lru(use: Use, now: Moment) -> float:
+class _Seen:
+    """Stands for a Use or a Moment and remembers which fields were asked for."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+        self.asked: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        self.asked.add(name)
+        try:
+            return self._values[name]
+        except KeyError:
+            raise AttributeError(f"there is no {name!r}; there are {', '.join(self._values)}") from None
+
+
+def _examined(name: str, score: Score, says: str, needs: frozenset[str], stack: bool) -> Policy:
+    """Evaluates a score once, on two experts at once, to see what it reads."""
+    if not needs <= NEEDS:
+        raise PolicyError(
+            f"policy {name!r} needs {', '.join(sorted(needs - NEEDS))}; a policy may need {', '.join(sorted(NEEDS))}."
+        )
+    columns = {field.name: np.array([1.0, 2.0]) for field in fields(Use)}
+    use = _Seen(columns)
+    now = _Seen(
+        {
+            field.name: 3 if field.name in ("seed", "layers", "half_life") else np.full((2, 1), 3)
+            for field in fields(Moment)
+        }
+    )
+    try:
+        with np.errstate(all="ignore"):
+            found = score(use, now)  # type: ignore[arg-type]
+            np.broadcast_to(np.asarray(found, np.float64), (2, 2))
+        says.format(score=0.0, ago="", times="")
+    except (KeyError, IndexError) as error:
+        raise PolicyError(
+            f"policy {name!r}: says={says!r} may hold {{ago}}, {{times}} and {{score}}, not {error}."
+        ) from None
+    except Exception as error:
+        raise PolicyError(
+            f"policy {name!r} does not work on arrays of experts: {type(error).__name__}: {error}. Write an expression over "
+            "columns of use, for example -use.last_touch, with np.where and np.maximum instead of if and max."
+        ) from None
+    steady = now.asked <= {"seed", "layers", "half_life"}
+    distinct = found is columns["last_touch"] or found is columns["loaded"]  # clocks are
+    return Policy(
+        name, score, says, needs, stack, frozenset(use.asked), steady, distinct, score.__module__ != __name__
+    )
+
+
+@policy("lru", says="last used {ago}, longer ago than any other that could leave", stack=True)
+def lru(use: Use, now: Moment) -> Column:
     """Least recently used leaves: the clock of the last touch. Source: mixtral-offloading, arXiv 2312.17238."""
     return use.last_touch
 
 
-@policy("lfu")
-def lfu(use: Use, now: Moment) -> float:
+@policy("lfu", says="used {times} so far, no other that could leave was used less", stack=True)
+def lfu(use: Use, now: Moment) -> Column:
     """Least frequently used leaves, counts kept: touches since the run began. arXiv 2511.05814 proposes LFU; the flavour is ours."""
     return use.touches
 
 
-@policy("lfu-resident")
-def lfu_resident(use: Use, now: Moment) -> float:
+@policy("lfu-resident", says="used {times} since it was last loaded, no other that could leave was used less")
+def lfu_resident(use: Use, now: Moment) -> Column:
     """Least frequently used leaves, counts lost on eviction: touches since the last load. As MoE-Infinity, libCacheSim, cachetools."""
     return use.touches_resident
 
 
-@policy("lfu-aged")
-def lfu_aged(use: Use, now: Moment) -> float:
+@policy(
+    "lfu-aged",
+    says="its uses, old ones counting less, came to {score:.2f}, the least of all that could leave",
+    stack=True,
+)
+def lfu_aged(use: Use, now: Moment) -> Column:
     """Least frequently used leaves, old touches count less: each is halved every half-life of tokens. Decayed LFU."""
-    return use.aged * float(2.0 ** ((use.touch_token - now.tokens) / now.half_life))
+    return use.aged * np.exp2((use.touch_token - now.tokens) / now.half_life)
 
 
-@policy("lfru")
-def lfru(use: Use, now: Moment) -> float:
+@policy("lfru", says="uses over age came to {score:.4f}, the least of all that could leave", stack=True)
+def lfru(use: Use, now: Moment) -> Column:
     """Frequency over age: touches kept / (touches of any expert since its last + 1). Source: tinyserve; vLLM PR 37190."""
     return use.touches / (now.touches - use.touch_number + 1)
 
 
-@policy("fifo")
-def fifo(use: Use, now: Moment) -> float:
+@policy(
+    "lru-2",
+    says="of all that could leave its use before the last lies furthest back, or there was none",
+    stack=True,
+)
+def lru_2(use: Use, now: Moment) -> Column:
+    """The use before the last counts, so that being used once does not keep an expert: the clock of the last but one touch. LRU-K with
+    K = 2 (O'Neil, O'Neil, Weikum, SIGMOD 1993), its history kept when an expert leaves; the arrival of a pre-fetch counts as a use."""
+    return use.touch_before
+
+
+@policy(
+    "lfuda",
+    says="uses since it was last loaded and the level of the pool at its last came to {score:.0f}, the least of all that could leave",
+)
+def lfuda(use: Use, now: Moment) -> Column:
+    """LFU with dynamic aging: touches since the last load + the highest score of anyone evicted before the last touch, so that what comes
+    new can compete with old favourites. Arlitt, Cherkasova, Dilley, Friedrich, Jin 2000; Squid's cache_replacement_policy."""
+    return use.touches_resident + use.level
+
+
+@policy(
+    "weighted-lfu",
+    says="the router's weights for it added up to {score:.3f}, the least of all that could leave",
+    needs={"weights"},
+    stack=True,
+)
+def weighted_lfu(use: Use, now: Moment) -> Column:
+    """Least wanted leaves: the router weights it was chosen with, summed, so that a strong choice counts more than a weak one. HybriMoE
+    (arXiv 2504.05897) caches by router scores, averaged over time; the plain sum is ours."""
+    return use.weight
+
+
+@policy("fifo", says="loaded before any other that could leave")
+def fifo(use: Use, now: Moment) -> Column:
     """First in, first out: the clock of the load."""
     return use.loaded
 
 
-@policy("random")
-def random(use: Use, now: Moment) -> float:
+@policy("random", says="drawn at random", stack=True)
+def random(use: Use, now: Moment) -> Column:
     """Uniform: a hash of seed, touches so far and expert, so that a replay draws what the live run drew.
 
     SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
     """
-    z = (now.seed << 48) ^ (now.touches << 24) ^ (use.layer << 12) ^ use.expert
-    z = (z + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-    return float(z ^ (z >> 31))
+    moment = np.uint64(now.seed % 2**16 << 48) ^ (np.uint64(now.touches) << np.uint64(24))
+    z = np.uint64(use.key) ^ moment
+    z = np.add(
+        z, np.uint64(0x9E3779B97F4A7C15)
+    )  # functions, not operators: numbers alone would warn of overflow
+    z = np.multiply(z ^ (z >> np.uint64(30)), np.uint64(0xBF58476D1CE4E5B9))
+    z = np.multiply(z ^ (z >> np.uint64(27)), np.uint64(0x94D049BB133111EB))
+    return np.float64(z ^ (z >> np.uint64(31)))
 
 
-@policy("score-ema")
-def score_ema(use: Use, now: Moment) -> float:
+@policy(
+    "score-ema",
+    says="the router's weights for it averaged {score:.3f}, the least of all that could leave",
+    needs={"weights"},
+    stack=True,
+)
+def score_ema(use: Use, now: Moment) -> Column:
     """Weakest leaves: exponential average of the router weights it was chosen with, s <- 0.3 w + 0.7 s. Source: moe-policylang."""
     return use.average
 
 
-@policy("least-stale")
-def least_stale(use: Use, now: Moment) -> float:
+@policy(
+    "least-stale",
+    says="not needed in this forward pass so far and of a layer already passed, or else the oldest",
+    stack=True,
+)
+def least_stale(use: Use, now: Moment) -> Column:
     """Experts untouched in this forward pass leave before touched ones; of those, layers already passed before layers to come;
     then the oldest touch. Our reading of SpecMD (arXiv 2602.03921), which has no public code. In scope `layer` it is lru."""
     touched = use.touch_pass == now.forward_pass
     to_come = use.layer > now.layer
-    return float((2 * touched + to_come) * 2**48 + use.last_touch)
+    return (2 * touched + to_come) * 2.0**48 + use.last_touch
 
 
-@policy("layer-distance")
-def layer_distance(use: Use, now: Moment) -> float:
+@policy("layer-distance", says="its layer comes round last", stack=True)
+def layer_distance(use: Use, now: Moment) -> Column:
     """The expert whose layer comes round last leaves: 1 - ((its layer - current layer) mod L) / L. HOBBIT (arXiv 2411.01433, eq. 3).
     In scope `layer` all are equal, and ties make it lru."""
     return 1.0 - ((use.layer - now.layer) % now.layers) / now.layers
 
 
-@policy("static")
-def static(use: Use, now: Moment) -> float:
+@policy(
+    "static",
+    says="used {times} in the calibration trace, no other that could leave was used less",
+    needs={"calibration"},
+    stack=True,
+)
+def static(use: Use, now: Moment) -> Column:
     """Least used in a calibration trace leaves; never adapts. As Fiddler and KTransformers place their experts."""
     return use.calibrated
 
 
-@policy("belady")
-def belady(use: Use, now: Moment) -> float:
+@policy("belady", says="needed again later than any other that could leave", needs={"future"}, stack=True)
+def belady(use: Use, now: Moment) -> Column:
     """The one needed again last leaves: minus its next use. The bound that no policy beats; it has to know the future. Belady 1966."""
-    return -now.next_use(use.layer, use.expert)
+    return -use.next_use

@@ -1,15 +1,29 @@
 """Predictors: an ordered list of experts that a layer will need, made before its router has spoken.
 
 A predictor sees the router's choices so far and, for `next-gate`, the guesses that the model's own routers made; it knows neither
-slots nor residency. A new one is one class under `@predictor`.
+slots nor residency. A new one is one class under `@predictor`, here or in a file of your own, named as `path.py:name` wherever a
+predictor is asked for:
+
+    from moeviz.policies import predictor
+
+    @predictor("same-again")
+    class SameAgain:
+        "What the latest event of any layer used."
+
+        def __init__(self, context): self.last = []
+        def observe(self, layer, chosen): self.last = [expert for expert in chosen[-1] if expert >= 0]
+        def guess(self, layer, routers, width): return self.last[:width]
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from moeviz.core.owncode import functions_of
+from moeviz.errors import PolicyError
 
 Rows = Sequence[Sequence[int]]  # [token, rank] experts, strongest or likeliest first, -1 where there is none
 
@@ -47,19 +61,60 @@ class Predictor(Protocol):
         """At most `width` distinct experts for `layer`, likeliest first; `routers` holds next-gate's guesses if there are any."""
 
 
-PREDICTORS: dict[str, Callable[[Context], Predictor]] = {}
-BY_ROUTERS = frozenset({"next-gate"})  # need the guesses of the model's routers
-BY_FUTURE = frozenset({"oracle"})  # need the truth
+NEEDS = frozenset({"routers", "future"})
 
 
-def predictor(name: str) -> Callable[[Callable[[Context], Predictor]], Callable[[Context], Predictor]]:
-    """Registers a predictor, made from the run's Context, under a name."""
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A predictor and what it needs; made by `@predictor`, called with a run's Context."""
+
+    name: str
+    make: Callable[[Context], Predictor]
+    needs: frozenset[str]  # "routers": the guesses of the model's routers; "future": the truth
+
+    def __call__(self, context: Context) -> Predictor:
+        return self.make(context)
+
+    @property
+    def text(self) -> str:
+        """What the predictor does, for people: its docstring."""
+        return self.make.__doc__ or ""
+
+
+PREDICTORS: dict[str, Kind] = {}
+
+
+def predictor(name: str, *, needs: Iterable[str] = ()) -> Callable[[Any], Any]:
+    """Registers a predictor, a class or function made from the run's Context, under a name.
+
+    `needs`: "routers" (the guesses that the model's own routers made) or "future" (the truth). Raises PolicyError for other needs.
+    """
+    if not set(needs) <= NEEDS:
+        raise PolicyError(
+            f"predictor {name!r} needs {needs}; a predictor may need {', '.join(sorted(NEEDS))}."
+        )
 
     def register(make: Callable[[Context], Predictor]) -> Callable[[Context], Predictor]:
-        PREDICTORS[name] = make
+        PREDICTORS[name] = Kind(name, make, frozenset(needs))
         return make
 
     return register
+
+
+def load_predictor(text: str) -> str:
+    """The name of a predictor: as it is, or from a file as `path.py:name`, which runs that file. Raises PolicyError.
+
+    Only for what a user typed: names that stand in a trace file never come here.
+    """
+    if text in PREDICTORS:
+        return text
+    found = functions_of("predictor", text, PREDICTORS)
+    if found is None:
+        return text
+    PREDICTORS[text] = (
+        replace(found, name=text) if isinstance(found, Kind) else Kind(text, found, frozenset())
+    )
+    return text
 
 
 @predictor("none")
@@ -136,7 +191,7 @@ class Transition:
         return sorted(range(self._experts), key=lambda e: (-likely[e], e))[:width]
 
 
-@predictor("next-gate")
+@predictor("next-gate", needs={"routers"})
 class NextGate:
     """The router of the later layer applied to the hidden state that enters this layer's router (arXiv 2312.17238, 2511.05814).
 
@@ -173,7 +228,7 @@ class NextGate:
         return sorted(votes, key=lambda e: (-votes[e], best[e], e))[:most]
 
 
-@predictor("oracle")
+@predictor("oracle", needs={"future"})
 class Oracle:
     """The truth, issued as early as any guess: the ceiling that the link's bandwidth allows. It has to know the future."""
 

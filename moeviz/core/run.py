@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeviz.core.machines import Machine
-from moeviz.core.settings import Settings
+from moeviz.core.settings import Room, Settings
 
 HIT, LATE, MISS = 0, 1, 2  # outcome of an access: resident and loaded; still in flight when demanded; neither
 
@@ -239,12 +239,18 @@ class Run:
         return round(float(self.layer_bytes.mean()))
 
     @property
+    def room(self) -> Room:
+        """How the fast tier is divided."""
+        return self.settings.room(self.layers, self.experts, self.k, self.expert_bytes)
+
+    @property
     def fast_tier_bytes(self) -> int:
         """Room for experts in the fast tier; a slot that layers share has to hold the largest of them."""
-        room = self.settings.room(self.layers, self.experts, self.k)
-        sizes = self.layer_bytes
+        room, sizes = self.room, self.layer_bytes
+        if room.bytes:
+            return room.bytes
         if room.pools == self.layers:
-            return int(room.slots * sizes.sum())
+            return int((np.array(room.limits) * sizes).sum())
         return int(room.slots * sizes.max())
 
     @property
@@ -417,16 +423,17 @@ class Recorder:
             else:
                 self.columns[name].extend(values)
 
-    def run(self, tier: Tier | None = None) -> Run:
-        """The Run so far; measured where its passes were timed."""
+    def run(self, tier: Tier | None = None, columns: Mapping[str, NDArray[Any]] | None = None) -> Run:
+        """The Run so far; measured where its passes were timed. `columns`: whole ones, instead of rows appended one by one."""
         measured = bool(self.columns["times.pass_wall"])
         if measured:
             self._fill_load_times()
-        columns = {
-            name: np.array(self.columns[name], dtype)
+        whole = columns or {}
+        found = {
+            name: whole[name] if name in whole else np.array(self.columns[name], dtype)
             for name, dtype in COLUMNS.items()
             if measured or not name.startswith("times.")
         }
         return Run.of_columns(
-            columns, self.settings, **self._about, tier=tier, output_ids=tuple(self.output_ids)
+            found, self.settings, **self._about, tier=tier, output_ids=tuple(self.output_ids)
         )

@@ -9,12 +9,13 @@ its shape by `Settings.check`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any
 
-from moeviz.core.policies import NEEDS_CALIBRATION, POLICIES, load_policy
-from moeviz.core.predictors import PREDICTORS
+from moeviz.core.policies import POLICIES, load_policy
+from moeviz.core.predictors import PREDICTORS, load_predictor
 from moeviz.errors import MoevizError, SettingsError
 
 SCOPES = {
@@ -60,13 +61,42 @@ def _setting(default: Any, help: str, **more: Any) -> Any:
     return field(default=default, metadata={"setting": Setting(help, **more)})
 
 
+UNITS: dict[str, int] = {"": 1, "b": 1} | {
+    f"{letter}{ending}": base**power
+    for ending, base in (("b", 1000), ("ib", 1024))
+    for power, letter in enumerate("kmgt", 1)
+}
+
+
+def byte_count(text: str) -> int:
+    """Bytes from what a user typed: 3GiB, 3000 MB, 1.5e9. Raises ValueError."""
+    found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([a-z]*)\s*", text.lower())
+    if found is None or found[2] not in UNITS:
+        raise ValueError(text)
+    value = float(found[1]) * UNITS[found[2]]
+    if value >= 2**63:
+        raise ValueError(text)
+    return round(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Room:
     """How the fast tier is divided."""
 
-    pools: int  # one for each MoE layer, or one for all
-    slots: int  # of each pool
+    limits: tuple[int, ...]  # slots of each pool: one pool for each MoE layer, or one for all
     keeps: bool  # False: nothing stays between events
+    bytes: int = (
+        0  # that the residents of one pool may take, where layers' experts differ in size; 0: slots limit
+    )
+
+    @property
+    def pools(self) -> int:
+        return len(self.limits)
+
+    @property
+    def slots(self) -> int:
+        """Of the largest pool."""
+        return max(self.limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +106,12 @@ class Settings:
     policy: str = _setting("lru", "Who leaves, or path.py:name", known=POLICIES, read=load_policy)
     slots: int = _setting(4, "Experts that fit in the fast tier, per MoE layer or in all", least=1, most=MOST)
     scope: str = _setting("layer", "Whose slots they are, each MoE layer's or the model's", known=SCOPES)
-    prefetch: str = _setting("none", "How to guess what a later layer needs", known=PREDICTORS)
+    prefetch: str = _setting(
+        "none",
+        "How to guess what a later layer needs, or path.py:name",
+        known=PREDICTORS,
+        read=load_predictor,
+    )
     lookahead: int = _setting(1, "How many MoE layers ahead a guess is made", least=1, most=MOST)
     width: int = _setting(0, "Experts guessed; 0: as many as the router chooses", least=0, most=MOST)
     threshold: float = _setting(
@@ -88,31 +123,75 @@ class Settings:
         64, "Tokens after which a use counts half, for policy lfu-aged", least=1, most=MOST
     )
     seed: int = _setting(0, "Seed of policy random", least=0, most=2**63 - 1)
+    rule: str = _setting(
+        "pinned",
+        "How experts of an event are served: pinned (together), one-by-one, or batch:N (N decode tokens at a time)",
+    )
+    budget: int = _setting(
+        0,
+        "Bytes for experts in all, for example 3GiB, instead of slots; 0: slots",
+        least=0,
+        most=2**63 - 1,
+        read=byte_count,
+    )
     baseline: str = _setting("", "Instead of a cache", known=BASELINES, empty=True)
 
     def __post_init__(self) -> None:
         for name in SETTINGS:
             check(name, getattr(self, name))
+        if not re.fullmatch("pinned|one-by-one|batch:[1-9][0-9]{0,6}", self.rule):
+            raise SettingsError(
+                f"rule {self.rule!r} is not known. Choose pinned, one-by-one or batch:N with a number N, for example batch:4."
+            )
 
     @property
     def needs_calibration(self) -> bool:
         """True where a run has to be told how often a calibration trace used each expert."""
-        return not self.baseline and (self.policy in NEEDS_CALIBRATION or self.warm == "calibrated")
+        return not self.baseline and (
+            "calibration" in POLICIES[self.policy].needs or self.warm == "calibrated"
+        )
 
-    def check(self, layers: int, experts: int, k: int) -> None:
+    @property
+    def needs_future(self) -> bool:
+        """True where a run has to be told what it will need."""
+        return not self.baseline and (
+            "future" in POLICIES[self.policy].needs or "future" in PREDICTORS[self.prefetch].needs
+        )
+
+    @property
+    def by_routers(self) -> bool:
+        """True where guesses are made by the model's own routers."""
+        return not self.baseline and "routers" in PREDICTORS[self.prefetch].needs
+
+    @property
+    def one_by_one(self) -> bool:
+        """True where the experts of an event are served one after the other and none is pinned."""
+        return not self.baseline and self.rule == "one-by-one"
+
+    @property
+    def batch(self) -> int:
+        """Decode tokens that are served at a time; 0: as the trace has them."""
+        return int(self.rule[6:]) if self.rule.startswith("batch:") else 0
+
+    def check(self, layers: int, experts: int, k: int, expert_bytes: int | tuple[int, ...] = 0) -> None:
         """Raises SettingsError where a model of this shape cannot run under these settings."""
         if self.baseline:
             return
-        most = experts if self.scope == "layer" else experts * layers
-        where = "each MoE layer" if self.scope == "layer" else "the model"
-        if self.slots < k:
-            raise SettingsError(
-                f"{self.slots} slots are too few: a token needs {k} experts of a layer at once. Choose {k} to {most} slots."
-            )
-        if self.slots > most:
-            raise SettingsError(
-                f"{self.slots} slots are more than the {most} experts of {where}. Choose {k} to {most} slots."
-            )
+        least = 1 if self.one_by_one else k
+        if self.budget:
+            self._check_budget(layers, experts, least, expert_bytes)
+        else:
+            most = experts if self.scope == "layer" else experts * layers
+            where = "each MoE layer" if self.scope == "layer" else "the model"
+            if self.slots < least:
+                raise SettingsError(
+                    f"{self.slots} slots are too few: a token needs {k} experts of a layer at once. "
+                    f"Choose {least} to {most} slots."
+                )
+            if self.slots > most:
+                raise SettingsError(
+                    f"{self.slots} slots are more than the {most} experts of {where}. Choose {least} to {most} slots."
+                )
         if self.prefetch != "none" and self.lookahead >= layers:
             raise SettingsError(
                 f"lookahead is {self.lookahead}, but there are {layers} MoE layers. Choose less than {layers}."
@@ -124,23 +203,52 @@ class Settings:
         if self.needs_calibration and not self.calibration:
             what = (
                 f"policy {self.policy!r}"
-                if self.policy in NEEDS_CALIBRATION
+                if "calibration" in POLICIES[self.policy].needs
                 else "the warm start 'calibrated'"
             )
             raise SettingsError(
                 f"{what} needs a calibration trace. Name a trace file or a sample, for example calibration=bible."
             )
 
-    def room(self, layers: int, experts: int, k: int) -> Room:
-        """The slots that a model of this shape has under these settings."""
+    def _check_budget(
+        self, layers: int, experts: int, least: int, expert_bytes: int | tuple[int, ...]
+    ) -> None:
+        sizes = _by_layer(expert_bytes, layers)
+        if min(sizes) < 1:
+            raise SettingsError(
+                "a budget in bytes needs the size of an expert, which is not known here. Give slots."
+            )
+        need = least * max(sizes) * (layers if self.scope == "layer" else 1)  # layers share it equally
+        if self.budget < need:
+            raise SettingsError(
+                f"a budget of {_in_words(self.budget)} is too small: {least} experts of a layer have to fit at once. "
+                f"Give at least {_in_words(need)}."
+            )
+
+    def room(self, layers: int, experts: int, k: int, expert_bytes: int | tuple[int, ...] = 0) -> Room:
+        """The slots that a model of this shape has under these settings.
+
+        A budget in bytes is shared equally over the layers in scope layer; in scope model as many experts fit as their sizes allow.
+        """
         match self.baseline:
             case "resident":
-                return Room(layers, experts, True)
+                return Room((experts,) * layers, True)
             case "on-demand":
-                return Room(1, k, False)
+                return Room((k,), False)
             case "whole-layer":
-                return Room(1, experts, False)
-        return Room(layers if self.scope == "layer" else 1, self.slots, True)
+                return Room((experts,), False)
+        if not self.budget:
+            return Room((self.slots,) * layers if self.scope == "layer" else (self.slots,), True)
+        sizes = _by_layer(expert_bytes, layers)
+        if self.scope == "layer":
+            return Room(tuple(min(experts, self.budget // layers // size) for size in sizes), True)
+        if len(set(sizes)) == 1:
+            return Room((min(experts * layers, self.budget // sizes[0]),), True)
+        slots, left = 0, self.budget
+        for size in sorted(sizes):
+            fit = min(experts, left // size)
+            slots, left = slots + fit, left - fit * size
+        return Room((slots,), True, self.budget)
 
     @property
     def label(self) -> str:
@@ -150,13 +258,18 @@ class Settings:
         name = self.policy.rpartition("/")[2]
         if self.policy == "lfu-aged":
             name += f" ({self.half_life} tokens)"
-        parts = [name, f"{self.slots} slots" + (" in all" if self.scope == "model" else "")]
+        room = _in_words(self.budget) if self.budget else f"{self.slots} slots"
+        parts = [name, room + (" in all" if self.scope == "model" else "")]
         if self.prefetch != "none":
-            parts.append(self.prefetch + (f" +{self.lookahead}" if self.lookahead > 1 else ""))
+            parts.append(
+                self.prefetch.rpartition("/")[2] + (f" +{self.lookahead}" if self.lookahead > 1 else "")
+            )
             if self.threshold and self.prefetch == "next-gate":
                 parts.append(f"to {self.threshold:g}")
             elif self.width:
                 parts.append(f"width {self.width}")
+        if self.rule != "pinned":
+            parts.append(self.rule)
         if self.warm != "cold":
             parts.append(f"warm: {self.warm}")
         if self.needs_calibration:
@@ -252,3 +365,15 @@ def _numbers(kind: type, least: float | None, most: float | None, high: bool = F
         if most is None or (most >= MOST and not high)
         else f"{what} from {least} to {most}"
     )
+
+
+def _by_layer(expert_bytes: int | tuple[int, ...], layers: int) -> tuple[int, ...]:
+    return expert_bytes if isinstance(expert_bytes, tuple) else (expert_bytes,) * layers
+
+
+def _in_words(count: int) -> str:
+    """A number of bytes, for a label."""
+    for unit in ("TiB", "GiB", "MiB", "KiB"):
+        if count >= UNITS[unit.lower()]:
+            return f"{count / UNITS[unit.lower()]:.4g} {unit}"
+    return f"{count} bytes"

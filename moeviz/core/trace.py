@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moeviz.core.policies import MAX_EXPERTS as MAX_EXPERTS
 from moeviz.core.run import ExpertBytes, Run, layer_bytes
 from moeviz.errors import TraceError
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 PREFILL, DECODE = 0, 1
-MAX_TOKENS, MAX_LAYERS, MAX_EXPERTS, MAX_K = 2_000_000, 512, 4_096, 64
+MAX_TOKENS, MAX_LAYERS, MAX_K = 2_000_000, 512, 64
 MAX_LOOKAHEAD = 8
 MAX_SEQUENCES = 2**15
 

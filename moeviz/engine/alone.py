@@ -26,11 +26,11 @@ class Alone:
     def __init__(self, folder: str | Path, dtype: str) -> None:
         """`folder`: of a model; `dtype`: its name in torch."""
         config = text_part(AutoConfig.from_pretrained(folder, trust_remote_code=False))
-        self._model = model_class(config).from_pretrained(
+        self.model = model_class(config).from_pretrained(
             folder, config=config, dtype=getattr(torch, dtype), trust_remote_code=False
         )
-        self._model.eval()
-        own(self._model)
+        self.model.eval()
+        own(self.model)
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
     def pass_ns(self, backend: str, prompt: str, tokens: int) -> list[int]:
@@ -39,14 +39,14 @@ class Alone:
 
         The first pass is that of the prompt.
         """
-        self._model.set_experts_implementation(backend)
-        last_only = only_the_last_logits(self._model)
+        self.model.set_experts_implementation(backend)
+        last_only = only_the_last_logits(self.model)
         ids, past, took = list(self._tokenizer(prompt)["input_ids"]), None, []
         for _ in range(tokens):
             start = time.perf_counter_ns()
             with torch.inference_mode():
                 inputs = torch.tensor([ids])
-                output = self._model(input_ids=inputs, past_key_values=past, use_cache=True, **last_only)
+                output = self.model(input_ids=inputs, past_key_values=past, use_cache=True, **last_only)
             past = output.past_key_values
             ids = [int(output.logits[0, -1].argmax())]
             took.append(time.perf_counter_ns() - start)

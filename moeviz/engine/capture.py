@@ -37,10 +37,8 @@ class _Row:
     """One sequence of the batch that runs now."""
 
     sequence: int
-    ids: list[int] = field(
-        default_factory=list
-    )  # that entered so far, padding included; -1 where only embeddings did
-    real: list[bool] = field(default_factory=list)  # False: padding
+    # that entered so far, padding included; -1 where only embeddings did
+    ids: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -104,8 +102,8 @@ class Captured:
             if past:
                 raise ModelError(
                     f"the model went on with {batch} sequences from {len(self._rows)}; capture tells "
-                    f"sequences apart only "
-                    "where a batch stays as it is. Run without beam search, and each batch from its begin."
+                    "sequences apart only where a batch stays as it is. Run without beam search, and each "
+                    "batch from its begin."
                 )
             self._rows = [_Row(self._sequences + n) for n in range(batch)]
             self._sequences += batch
@@ -122,9 +120,8 @@ class Captured:
                     self._now.position.append(len(row.ids) + at - first)
                     self._now.ids.append(own[at])
                 else:
-                    self._count("padding", 1)
+                    self._count("tokens of padding", 1)
             row.ids += own[first:]
-            row.real += keep[first:]
 
     def _again(self, kwargs: dict[str, Any], cache: Any, rows: list[list[int]], past: int) -> bool:
         """True where each row is what it was, with one token more, and nothing was kept of the pass
@@ -141,7 +138,7 @@ class Captured:
             return
         numbers = {row.sequence for row in self._rows}
         for row in self._rows:
-            del row.ids[past:], row.real[past:]
+            del row.ids[past:]
         for one in reversed(self._passes):
             gone = [
                 n
@@ -201,10 +198,9 @@ class Captured:
         for number, (differ, compared) in sorted(self._differ.items()):
             if differ:
                 lines.append(
-                    f"layer {self._layers[number]}: {differ:,} of {compared:,} tokens ran other experts than "
-                    f"the highest of the "
-                    "router's output: a bias, groups or a limit choose there, and a plain top-k of it is "
-                    "wrong"
+                    f"layer {self._layers[number]}: {differ:,} of {compared:,} tokens ran other experts "
+                    "than the highest of the router's output: a bias, groups or a limit choose there, and "
+                    "a plain top-k of it is wrong"
                 )
         missing = len(self.modules) - len(self._differ)
         if missing:
@@ -273,7 +269,7 @@ class Captured:
             if len(index) != one.rows:
                 report.append(
                     f"layer {self._layers[number]} ran for some tokens of a pass only; which is not said, "
-                    f"and it is left out there"
+                    "and it is left out there"
                 )
                 continue
             own, given = index.cpu().numpy(), weights.float().cpu().numpy()
@@ -300,8 +296,7 @@ def capture(model: nn.Module, tokenizer: Any = None, *, verify: bool = False) ->
     if not captured.modules:
         raise ModelError(
             f"{type(model).__name__} has no experts that transformers {transformers.__version__} serves "
-            f"through its "
-            "experts interface."
+            "through its experts interface."
         )
     hooks = [
         model.register_forward_pre_hook(captured.begin_pass, with_kwargs=True),
@@ -352,8 +347,7 @@ def _generating(captured: Captured, generate: Callable[..., Any]) -> Callable[..
         if (asked("num_beams") or 1) > 1:
             raise ModelError(
                 f"capture cannot follow beam search ({asked('num_beams')} beams): the beams change places "
-                f"between passes. "
-                "Generate with num_beams=1."
+                "between passes. Generate with num_beams=1."
             )
         captured.assisted = bool(kwargs.get("assistant_model") or asked("prompt_lookup_num_tokens"))
         try:

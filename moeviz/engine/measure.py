@@ -22,7 +22,6 @@ import torch
 import transformers
 
 from moeviz.core import machines
-from moeviz.core.oracle import needs_future
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
@@ -86,7 +85,7 @@ def look_ahead(
 
     It is recorded in the slots that the run itself will have, so it fits wherever the run does.
     """
-    if not needs_future(settings):
+    if not settings.needs_future:
         return None
     return record(loaded, prompt, recording_settings([settings]), replace(options, guesses=False), stop)[0]
 
@@ -96,7 +95,7 @@ def recording_settings(settings: Sequence[Settings]) -> Settings:
     slots."""
     for one in settings:
         if not one.baseline:
-            return Settings(slots=one.slots, scope=one.scope)
+            return Settings(slots=one.slots, scope=one.scope, budget=one.budget)
     return Settings(baseline="on-demand")
 
 
@@ -212,7 +211,7 @@ def compare(
     say before.
     """
     for one in settings:  # before anything runs
-        one.check(len(loaded.layers), loaded.experts, loaded.k)
+        one.check(len(loaded.layers), loaded.experts, loaded.k, loaded.store.layout.expert_bytes)
     total = 1 + repeats * len(settings)
     trace, recorded = record(loaded, prompt, recording_settings(settings), options, stop)
     yield 1 / total, -1, trace, recorded

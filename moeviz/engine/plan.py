@@ -29,7 +29,7 @@ from moeviz.files.moetrace import write_atomically
 from moeviz.numbers import metrics
 from moeviz.numbers import plan as plans
 from moeviz.numbers.plan import Compute, Memory, Plan
-from moeviz.numbers.sizes import ModelSize, checkpoint_dtype, sizes
+from moeviz.numbers.sizes import Headers, ModelSize, checkpoint_dtype, sizes
 
 BUNDLED = Path(__file__).parent.parent / "demo_model"
 MEASURE = "measure"  # --link measure: this disk
@@ -57,8 +57,7 @@ def make(
     read = headers.read(model or str(BUNDLED))
     name = BUNDLED_NAME if not model or Path(model).resolve() == BUNDLED.resolve() else model
     memory = this_machine(fast)
-    kind = dtype if dtype != "auto" else "float32" if memory.fast_is_host else checkpoint_dtype(read.config)
-    size = sizes(read, kind)
+    size = _size(read, name, dtype, memory.fast_is_host)
     own = run if trace is not None and (trace.model, trace.mean_bytes) == (name, size.mean_bytes) else None
     machine = trace.recorded.get("machine", "a machine that it does not name") if trace is not None else ""
     return plans.plan(
@@ -71,6 +70,22 @@ def make(
         link=_link(link, size, own),
         compute=_compute(name, size, memory, own, machine, fast_speed),
     )
+
+
+def _size(read: Headers, name: str, dtype: str, on_cpu: bool) -> ModelSize:
+    """Sizes in the dtype of the run. On a CPU `auto` is measured once the model is loaded: until this one has
+    run, the plan takes float32 and says so.
+    """
+    own = checkpoint_dtype(read.config)
+    if dtype != "auto" or not on_cpu or own == "float32":
+        return sizes(read, own if dtype == "auto" else dtype)
+    if (before := last(name)) is not None and (found := sizes(read, own)).mean_bytes == before.expert_bytes:
+        return found
+    found = sizes(read, "float32")
+    note = (
+        f"On a CPU a run takes the faster of float32 and {own}, measured as it loads; --dtype plans for one."
+    )
+    return replace(found, notes=(*found.notes, note))
 
 
 def rows(plan: Plan) -> list[tuple[str, str]]:

@@ -24,7 +24,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from moeviz.core.cache import NOBODY, ExpertCache, Load
 from moeviz.core.oracle import knowledge
-from moeviz.core.predictors import BY_ROUTERS, RouterGuess
+from moeviz.core.predictors import RouterGuess
 from moeviz.core.settings import Settings
 from moeviz.core.trace import DECODE, PREFILL, Trace
 from moeviz.engine.experts import Expert
@@ -195,7 +195,12 @@ class Serving:
         self._settings = settings
         self._lookaheads = _lookaheads(settings, options, count)
         self._width = min(loaded.experts, max(2 * loaded.k, self.cache.width, GUESSES))
-        by_routers = settings.prefetch in BY_ROUTERS and not settings.baseline
+        if settings.rule != "pinned" and not settings.baseline:
+            raise SettingsError(
+                f"rule {settings.rule!r} is for replays: a layer needs its experts together, so a live run is pinned. "
+                "Record it, then replay it under the rule."
+            )
+        by_routers = settings.by_routers
         if by_routers and all(layer.router is None for layer in loaded.layers):
             raise SettingsError(
                 "prefetch 'next-gate' asks the layers' routers ahead, which this model's cannot be: "
@@ -475,7 +480,7 @@ class Serving:
 def _lookaheads(settings: Settings, options: Options, layers: int) -> list[int]:
     """How far ahead routers are asked."""
     ahead = set(range(1, LOOKAHEADS + 1)) if options.guesses else set()
-    if settings.prefetch in BY_ROUTERS and not settings.baseline:
+    if settings.by_routers:
         ahead.add(settings.lookahead)
     return sorted(d for d in ahead if d < layers)
 

@@ -42,10 +42,12 @@ def accelerator_free() -> int | None:
     """Free bytes of the first accelerator that its driver tells of without torch; None where there is none,
     or none that is known.
     """
-    with suppress(OSError, ValueError, IndexError, subprocess.SubprocessError):
-        asked = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
-        said = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout
-        return int(said.splitlines()[0]) * 2**20
+    driver = shutil.which("nvidia-smi")
+    if driver is not None:
+        asked = [driver, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+        with suppress(OSError, ValueError, IndexError, subprocess.SubprocessError):
+            said = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout
+            return int(said.splitlines()[0]) * 2**20
     for card in sorted(Path("/sys/class/drm").glob("card*/device")):  # amdgpu
         with suppress(OSError, ValueError):
             total, used = (int((card / f"mem_info_vram_{kind}").read_text()) for kind in ("total", "used"))

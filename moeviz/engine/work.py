@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from moeviz.core import machines
-from moeviz.core.oracle import needs_future
 from moeviz.core.policies import load_policy
+from moeviz.core.predictors import load_predictor
 from moeviz.core.settings import Settings
 from moeviz.engine import measure
 from moeviz.engine.loader import BUNDLED, Loaded, load
@@ -43,7 +43,13 @@ class Worker:
         """One job; every error becomes one message."""
         try:
             settings = [
-                Settings.from_dict({**values, "policy": load_policy(values["policy"])})
+                Settings.from_dict(
+                    {
+                        **values,
+                        "policy": load_policy(values["policy"]),
+                        "prefetch": load_predictor(values["prefetch"]),
+                    }
+                )
                 for values in job["settings"]
             ]
             loaded = self._load(job["model"], settings)
@@ -73,7 +79,7 @@ class Worker:
 
     def _watch(self, loaded: Loaded, prompt: str, settings: Settings, options: Options) -> None:
         measure.fitting(loaded, [settings])
-        if needs_future(settings):
+        if settings.needs_future:
             self._progress(1.0, f"{settings.label} knows the future: recording it first")
         future = measure.look_ahead(loaded, prompt, settings, options, self._stop.is_set)
         for record in generate(loaded, prompt, settings, options, self._stop.is_set, future):
@@ -110,7 +116,8 @@ class Worker:
     def _load(self, spec: dict[str, Any], settings: list[Settings]) -> Loaded:
         def check(layers: int, experts: int, k: int) -> None:
             for one in settings:
-                one.check(layers, experts, k)
+                if not one.budget:  # which the size of an expert decides, known when the model is loaded
+                    one.check(layers, experts, k)
 
         pace = machines.find(spec["link"])  # what cannot be read is said before anything is loaded
         wanted = {name: value for name, value in spec.items() if name != "link"}

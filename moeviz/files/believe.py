@@ -29,7 +29,7 @@ def check_run(trace: Trace, run: Run, find: Callable[[str], Trace]) -> None:
             f"the recorded run's experts have {run.expert_bytes} bytes, the trace's {trace.expert_bytes}."
         )
     try:
-        run.settings.check(run.layers, run.experts, run.k)
+        run.settings.check(run.layers, run.experts, run.k, run.expert_bytes)
     except SettingsError as error:
         raise RunError(f"the recorded run's settings do not fit: {error}") from None
     _check_lengths(trace, run)
@@ -68,7 +68,7 @@ def _check_lengths(trace: Trace, run: Run) -> None:
 
 def _check_ranges(run: Run) -> None:
     """Ids and row numbers, so that nothing that reads the columns can fall out of them."""
-    room = run.settings.room(run.layers, run.experts, run.k)
+    room = run.room
     for name, least, most in (
         ("events.forward_pass", 0, len(run.passes.phase)),
         ("events.layer", 0, run.layers),
@@ -112,8 +112,7 @@ def _check_decisions(run: Run, again: Run) -> None:
         if differs.size:
             raise RunError(
                 f"run.{name} contradicts the trace in row {differs[0]}: {own[differs[0]]}, but a replay of "
-                f"its "
-                f"settings gives {column[differs[0]]}."
+                f"its settings gives {column[differs[0]]}."
             )
 
 

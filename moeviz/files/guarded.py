@@ -83,13 +83,12 @@ def _answer(name: str, content: bytes, answer: bytes, code: int, limit: float) -
     if not newline:
         if -code == getattr(signal, "SIGXCPU", 0) or -code == getattr(signal, "SIGKILL", 0):
             raise TraceError(
-                f"{name} took more than {limit:.0f} s of processor time to be read, and was given up. "
-                "A packed file may take longer once it is unpacked: its limit grows with its size."
+                f"{name} took more than {limit:.0f} s of processor time to be read, and was given up. A "
+                "packed file may take longer once it is unpacked: its limit grows with its size."
             )
         raise TraceError(
             f"{name} cannot be read: the process that read it ended with {code}, most likely because it "
-            f"asked for more than "
-            f"{MORE >> 20} MiB beside the file."
+            f"asked for more than {MORE >> 20} MiB beside the file."
         )
     said = json.loads(head)
     match said["kind"]:

@@ -94,8 +94,7 @@ def named_trace(name: str) -> Trace | Counts:
     if not Path(name).is_file():
         raise SettingsError(
             f"calibration {name!r} is no trace file and no sample. Give a .moetrace or .moecounts file, or "
-            f"one of "
-            f"{', '.join(moetrace.sample_names())}."
+            f"one of {', '.join(moetrace.sample_names())}."
         )
     try:
         return moecounts.load(name) if name.endswith(moecounts.SUFFIX) else moetrace.load(name)[0]

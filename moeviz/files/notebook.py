@@ -54,6 +54,8 @@ def notebook(trace: Trace, run: Run, file: str) -> str:
     own = ""
     if settings.policy.rpartition(":")[0].endswith(".py"):
         own = f"from moeviz.core.policies import load_policy\n\nload_policy({settings.policy!r})\n"
+    if settings.prefetch.rpartition(":")[0].endswith(".py"):
+        own += f"from moeviz.core.predictors import load_predictor\n\nload_predictor({settings.prefetch!r})\n"
     bound = bounds(trace, settings, None)["belady_hit_ratio"]
     took = "run = recorded" if run.measured else "run = mv.replay(trace, SETTINGS)"
     kind = (

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeviz.core.oracle import DOMAIN_USE, Future
-from moeviz.core.predictors import BY_FUTURE, BY_ROUTERS, PREDICTORS, Context, RouterGuess
+from moeviz.core.predictors import PREDICTORS, Context, RouterGuess
 from moeviz.core.trace import DECODE, Trace
+from moeviz.errors import TraceError
 
 Floats = NDArray[np.float64]
 
@@ -23,16 +24,22 @@ Floats = NDArray[np.float64]
 def usage(trace: Trace, weighted: bool = False, tokens: slice = slice(None)) -> Floats:
     """How often a token chose each expert, or the router weight it gave them, summed. [L, E]
 
-    Raises ValueError where weights are asked of a trace that holds none.
+    Raises TraceError where weights are asked for that the trace does not hold.
     """
-    if weighted and trace.weights is None:
-        raise ValueError("this trace holds no router weights.")
     experts = trace.experts[tokens]
     token, layer, rank = np.nonzero(experts >= 0)
-    cell = layer * trace.num_experts + experts[token, layer, rank]
-    weights = trace.weights[tokens][token, layer, rank] if weighted and trace.weights is not None else None
-    counted = np.bincount(cell, weights, trace.layers * trace.num_experts)
-    return np.asarray(counted.reshape(trace.layers, trace.num_experts), np.float64)
+    weights = _weights(trace)[tokens][token, layer, rank].astype(np.float64) if weighted else None
+    place = layer * trace.num_experts + experts[token, layer, rank]
+    table = np.bincount(place, weights, trace.layers * trace.num_experts)
+    return table.reshape(trace.layers, trace.num_experts).astype(np.float64)
+
+
+def _weights(trace: Trace) -> NDArray[np.floating[Any]]:
+    if trace.weights is None:
+        raise TraceError(
+            "the trace does not hold the routers' weights, so there is nothing to weigh experts by."
+        )
+    return trace.weights
 
 
 def top_share(use: Floats, part: float = 0.25) -> Floats:
@@ -49,21 +56,25 @@ def entropy(use: Floats) -> Floats:
 
 
 def reuse(trace: Trace) -> Floats:
-    """Share of a token's experts that the token before it, of the same sequence, used too, in decode; chance is k / E.
+    """Share of a token's experts that the token before it in its sequence used too, in decode; chance is k / E.
 
-    nan for layers in which no decode token with one before it chose any expert. [L]
+    nan for layers without two decode tokens one after the other. [L]
     """
-    decode = np.flatnonzero(trace.phase == DECODE)
-    if trace.sequence is not None:
-        decode = decode[np.argsort(trace.sequence[decode], kind="stable")]
-    before, after = decode[:-1], decode[1:]
-    if trace.sequence is not None:
-        alike = trace.sequence[before] == trace.sequence[after]
-        before, after = before[alike], after[alike]
-    now, then = trace.experts[after], trace.experts[before]  # [token, layer, rank]
-    same = (now[:, :, :, None] == then[:, :, None, :]).any(3) & (now >= 0)
+    same, chosen = np.zeros(trace.layers), np.zeros(trace.layers)
+    for number in trace.sequences():
+        own = trace.of_sequence(number)
+        if own is None:
+            continue
+        decode = own.experts[own.phase == DECODE]
+        known = decode[1:] >= 0
+        known &= (decode[:-1] >= 0).any(
+            2, keepdims=True
+        )  # a layer that the token before left out says nothing
+        again = (decode[1:, :, :, None] == decode[:-1, :, None, :]).any(3) & known  # [token, layer, rank]
+        same += again.sum((0, 2))
+        chosen += known.sum((0, 2))
     with np.errstate(invalid="ignore"):
-        return np.asarray(same.sum((0, 2)) / (now >= 0).sum((0, 2)))
+        return np.asarray(same / np.where(chosen > 0, chosen, np.nan))
 
 
 def coverage(use: Floats) -> Floats:
@@ -74,8 +85,16 @@ def coverage(use: Floats) -> Floats:
 def together(trace: Trace, layer: int, later: int) -> Floats:
     """How often tokens that chose expert i in `layer` chose expert j in `later`, as shares of i's tokens; later = layer: of one layer.
     [E, E]; rows of experts that nobody chose are 0"""
-    first, second = (_chosen(trace)[:, at] for at in (layer, later))
+    first, second = _chosen(trace, layer), _chosen(trace, later)
     return np.asarray((first.T @ second) / np.maximum(first.sum(0)[:, None], 1), np.float64)
+
+
+def _chosen(trace: Trace, layer: int) -> NDArray[np.float32]:
+    """1 where a token chose an expert of a layer. [T, E]"""
+    found = np.zeros((trace.tokens, trace.num_experts), np.float32)
+    token, rank = np.nonzero(trace.experts[:, layer] >= 0)
+    found[token, trace.experts[token, layer, rank]] = 1
+    return found
 
 
 def similarity(a: Floats, b: Floats) -> Floats:
@@ -93,8 +112,10 @@ def domain_use() -> dict[str, Floats]:
 
 def likeness(trace: Trace, domains: Mapping[str, Floats], window: int = 32) -> Floats:
     """How alike the use of the last `window` tokens is to each domain's: cosine, mean over layers. [domain, T]"""
-    nobody = np.zeros((1, trace.layers, trace.num_experts), np.float32)
-    summed = np.concatenate([nobody, _chosen(trace)]).cumsum(0)
+    chosen = np.zeros((trace.tokens + 1, trace.layers, trace.num_experts), np.float32)
+    token, layer, rank = np.nonzero(trace.experts >= 0)
+    chosen[token + 1, layer, trace.experts[token, layer, rank]] = 1
+    summed = chosen.cumsum(0)
     last = np.arange(1, trace.tokens + 1)
     use = summed[last] - summed[np.maximum(last - window, 0)]
     return np.stack(
@@ -102,16 +123,8 @@ def likeness(trace: Trace, domains: Mapping[str, Floats], window: int = 32) -> F
     )
 
 
-def _chosen(trace: Trace) -> NDArray[np.float32]:
-    """1 where a token chose an expert. [T, L, E]"""
-    chosen = np.zeros((trace.tokens, trace.layers, trace.num_experts), np.float32)
-    token, layer, rank = np.nonzero(trace.experts >= 0)
-    chosen[token, layer, trace.experts[token, layer, rank]] = 1
-    return chosen
-
-
 def tokens_of(trace: Trace, layer: int, expert: int) -> tuple[NDArray[np.int64], Floats]:
-    """Tokens that chose an expert and the weight it got, heaviest first; nan where weights are unknown. Both [n]"""
+    """Tokens that chose an expert and the weight it got, heaviest first; in the text's order and nan where weights are unknown. Both [n]"""
     token, rank = np.nonzero(trace.experts[:, layer] == expert)
     if trace.weights is None:
         return token, np.full(len(token), np.nan)
@@ -145,7 +158,7 @@ def guess_quality(
     precision = np.full((lookaheads, trace.layers), np.nan)
     recall = precision.copy()
     for d in range(1, min(lookaheads, trace.layers - 1) + 1):
-        if name in BY_ROUTERS and d > trace.lookaheads:
+        if "routers" in PREDICTORS[name].needs and d > trace.lookaheads:
             continue
         found, guessed, needed = _guesses(trace, name, d, width or trace.k, threshold)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -157,7 +170,7 @@ def guess_quality(
 
 def _guesses(trace: Trace, name: str, d: int, width: int, threshold: float) -> tuple[Floats, Floats, Floats]:
     """Right guesses, guesses and needs of decode, per layer."""
-    future = Future(trace) if name in BY_FUTURE else None
+    future = Future(trace) if "future" in PREDICTORS[name].needs else None
     now = 0
     truth: Callable[[int], list[int]] = lambda layer: future.needs(now, layer) if future else []  # noqa: E731
     predictor = PREDICTORS[name](Context(trace.layers, trace.num_experts, d, threshold, truth))
@@ -169,16 +182,19 @@ def _guesses(trace: Trace, name: str, d: int, width: int, threshold: float) -> t
         decode = trace.phase[tokens.start] == DECODE
         for layer in range(trace.layers):
             rows = [row[layer] for row in experts[tokens]]
-            if decode and layer in pending:
-                need = {expert for row in rows for expert in row if expert >= 0}
-                found[layer] += len(need & set(pending[layer]))
-                guessed[layer] += len(pending[layer])
+            need = {expert for row in rows for expert in row if expert >= 0}
+            made = pending.pop(layer, None)
+            if not need:  # no event, and no guess is made at it
+                continue
+            if decode and made is not None:
+                found[layer] += len(need & set(made))
+                guessed[layer] += len(made)
                 needed[layer] += len(need)
             predictor.observe(layer, rows)
             target = layer + d
             if target < trace.layers:
                 routers = None
-                if name in BY_ROUTERS:
+                if "routers" in PREDICTORS[name].needs:
                     known = (
                         None if probability is None else [row[target][d - 1] for row in probability[tokens]]
                     )
@@ -195,7 +211,7 @@ def summary(trace: Trace, prefetch: str = "none", width: int = 0, threshold: flo
     by_routers = guess_quality(trace, "next-gate") if trace.lookaheads else None
     recalls = [by_routers.at(d)[1] for d in range(1, 1 + min(3, trace.lookaheads))] if by_routers else []
     return {
-        "reuse_of_previous_token": None if np.isnan(again).all() else float(again.mean()),
+        "reuse_of_previous_token": None if np.isnan(again).all() else float(np.nanmean(again)),
         "reuse_by_chance": trace.k / trace.num_experts,
         "top_quarter_share": top_share(use).tolist(),
         "entropy": entropy(use).tolist(),

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeviz.charts.stage.packing import packed
-from moeviz.numbers.explain import SAYS, Eviction, Explainer, Resident
+from moeviz.core.policies import POLICIES
+from moeviz.numbers.explain import Eviction, Explainer, Resident
 
 MAX_RESIDENTS = 150_000  # of all evictions together; beyond that the page would grow past what a mail carries
 SHOWN = 8  # residents told of one eviction: who leaves, the bound's choice, and those who would leave next
@@ -36,7 +37,7 @@ def stories_of(explainer: Explainer) -> dict[str, Any] | None:
     evictions = int((run.loads.victim_expert >= 0).sum())
     if run.settings.baseline or evictions * min(run.settings.slots, SHOWN) > MAX_RESIDENTS:
         return None
-    words = _Words(SAYS.get(run.settings.policy, "its score was {score:.4g},").rpartition(",")[0])
+    words = _Words(POLICIES[run.settings.policy].says.rpartition(",")[0])
     rows: list[tuple[int, int, int, int, int]] = []
     there: list[tuple[int, int, int]] = []
     scores: list[float] = []

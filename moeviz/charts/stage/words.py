@@ -13,9 +13,12 @@ from moeviz.words import memory
 
 POLICY_NAMES = {
     "lru": "LRU",
+    "lru-2": "LRU-2",
     "lfu": "LFU (counts kept)",
     "lfu-resident": "LFU (counts lost)",
     "lfu-aged": "LFU (aged)",
+    "lfuda": "LFUDA",
+    "weighted-lfu": "LFU (weighted)",
     "lfru": "LFRU",
     "fifo": "FIFO",
     "random": "random",

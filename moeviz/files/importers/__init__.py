@@ -58,9 +58,8 @@ def read(name: str, content: bytes, options: Options = AS_SAID, format: str = ""
     if isinstance(found, Counted):
         raise TraceError(
             f"{name} holds counts, not a trace ({found.format}): which token used which expert is not said, "
-            f"so no cache can be "
-            "replayed. `moeviz import` makes a .moecounts of it, which the policy static and warm starts "
-            "take as calibration."
+            "so no cache can be replayed. `moeviz import` makes a .moecounts of it, which the policy "
+            "static and warm starts take as calibration."
         )
     return found
 

@@ -181,8 +181,7 @@ def _shaped(
     if UNKNOWN in (prompt, completion) or not alone:
         raise source.error(
             f"{answer.place}: the shape of routed_experts cannot be known without prompt_tokens and "
-            f"completion_tokens. "
-            "Save the whole answer, or the decoded array as .npy."
+            "completion_tokens. Save the whole answer, or the decoded array as .npy."
         )
     tokens = next(
         (n for n in (prompt + completion - 1, prompt + completion) if n > 0 and len(flat) % n == 0), 0
@@ -190,7 +189,7 @@ def _shaped(
     if not tokens:
         raise source.error(
             f"{answer.place}: {len(flat):,} numbers do not fit {prompt:,} + {completion:,} tokens of the "
-            f"same layers and experts."
+            "same layers and experts."
         )
     width = len(flat) // tokens
     k = options.top_k
@@ -211,7 +210,7 @@ def _shaped(
             )
         report.append(
             f"the shape was worked out: {tokens:,} tokens x {width // k} layers x {k} experts (--top-k sets "
-            f"it)"
+            "it)"
         )
     if width // k > MAX_LAYERS:
         raise source.error(

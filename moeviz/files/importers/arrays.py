@@ -51,8 +51,8 @@ def from_arrays(source: Source, options: Options, arrays: Mapping[str, Array], f
             ids,
             format,
             [
-                "two axes were taken for counts, [layer, expert]; --axes token,layer reads them as routes of "
-                "one expert",
+                "two axes were taken for counts, [layer, expert]; --axes token,layer reads them as routes "
+                "of one expert",
                 *unused([name for name in arrays if name != found["experts"]], "arrays"),
             ],
         )
@@ -90,8 +90,8 @@ def _axes(source: Source, options: Options, ids: Array, report: list[str]) -> tu
             named = ["layer", "token", "k"]
     else:
         raise source.error(
-            f"holds an array with {ids.ndim} dimensions, {shape}; expected [token, layer, k]. "
-            "Name the axes, for example --axes sequence,token,layer,k."
+            f"holds an array with {ids.ndim} dimensions, {shape}; expected [token, layer, k]. Name the "
+            "axes, for example --axes sequence,token,layer,k."
         )
     order = tuple(named.index(axis) for axis in ("sequence", "token", "layer", "k") if axis in named)
     sizes = dict(zip(named, shape, strict=True))
@@ -101,8 +101,7 @@ def _axes(source: Source, options: Options, ids: Array, report: list[str]) -> tu
     if not options.axes and sizes["layer"] > sizes["token"] and named[0] == "token" and sizes["layer"] > 8:
         report.append(
             f"{sizes['layer']:,} layers of {sizes['token']:,} tokens are unlikely: if the first axis is the "
-            f"layer, "
-            "give --axes layer,token,k"
+            "layer, give --axes layer,token,k"
         )
     return order
 
@@ -132,8 +131,8 @@ def _choices(
         if not options.top_k:
             raise source.error(
                 f"{_called(name)} holds {ids.dtype} that are no whole numbers, as router logits are: "
-                f"{ids.shape}. "
-                "Give --top-k N to read the N highest of each as the chosen experts, or save the chosen ids."
+                f"{ids.shape}. Give --top-k N to read the N highest of each as the chosen experts, or save "
+                "the chosen ids."
             )
         return _top_k(source, options.top_k, ids, report)
     if ids.dtype.kind not in "iuf":
@@ -176,7 +175,7 @@ def _top_k(
         weights[start : start + rows] = np.take_along_axis(part, order, 2)
     report.append(
         f"the numbers are taken for router logits: the {k} highest of {experts} are the choice, their "
-        f"softmax the weights"
+        "softmax the weights"
     )
     return ids, weights, experts
 
@@ -215,7 +214,7 @@ def _marked(source: Source, ids: Array, experts: int, report: list[str]) -> NDAr
         if mask.any():
             report.append(
                 f"{int(mask.any((1, 2)).sum()):,} tokens hold the id {sentinel}, which stands for an unused "
-                f"place"
+                "place"
             )
             rest = ids[~mask]
             narrow(source, rest)
@@ -328,7 +327,7 @@ def _requests(source: Source, options: Options, arrays: Mapping[str, Array], for
     if not own or len(shapes) > 1:
         seen = ", ".join(f"{name} {a.dtype} {a.shape}" for name, a in list(arrays.items())[:6])
         raise source.error(
-            f"holds no array routed_experts or experts, nor integer [token, layer, k] of one shape a "
+            "holds no array routed_experts or experts, nor integer [token, layer, k] of one shape a "
             f"request; it holds {seen[:200]}."
         )
     report: list[str] = []

@@ -65,12 +65,12 @@ def read(source: Source, options: Options) -> Found:
         there = int(np.count_nonzero(columns["residency"]))
         report.append(
             f"residency of its own cache: {there:,} of {len(columns['residency']):,} routings; moeviz "
-            f"replays its own"
+            "replays its own"
         )
     if "dropped" in columns and np.any(columns["dropped"]):
         report.append(
             f"{int(np.count_nonzero(columns['dropped'])):,} routings were dropped by its policy; they are "
-            f"kept, as the router chose them"
+            "kept, as the router chose them"
         )
     left = [name for name in table.names if name not in columns and name != "expert_bytes"]
     renamed = {meaning: columns[name] for name, meaning in own.items()}

@@ -51,7 +51,7 @@ def weight_list(
     """A weight for each id; None where there is none. Numbers of all E experts are read for the chosen ones.
     Raises TraceError.
     """
-    if value is None:
+    if value is None or (value == [] and ids):
         return None
     if not isinstance(value, list) or not all(type(one) in (int, float) for one in value):
         raise source.error(f"{place}: {what} must be a list of numbers.")
@@ -235,9 +235,8 @@ class Routes:
                 layer = (found & -found).bit_length() - 1
                 raise self.source.error(
                     f"has token {token} more than once in layer {layer}, but not in all layers; expected "
-                    f"each "
-                    "route once, or tokens that are counted from the begin again with all layers in each "
-                    "pass."
+                    "each route once, or tokens that are counted from the begin again with all layers in "
+                    "each pass."
                 )
 
     def _without_profile(
@@ -259,7 +258,7 @@ class Routes:
                 return keep
         self.report.append(
             f"the first pass was left out: its {int(first.sum()):,} tokens are all routed alike, as in a "
-            f"profile run"
+            "profile run"
         )
         keep[first[order]] = False
         return keep

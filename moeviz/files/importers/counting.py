@@ -49,7 +49,7 @@ def counted_rows(
     if not experts:
         lines.append(
             f"how many experts a layer has is not said; taken for {most}, the largest id and one (--experts "
-            f"sets it)"
+            "sets it)"
         )
     if not 1 <= len(layers) <= MAX_LAYERS or (experts or most) > MAX_EXPERTS:
         raise source.error(

@@ -42,9 +42,8 @@ def read_npy(source: Source, content: bytes | memoryview, name: str = "") -> NDA
     header = bytes(data[begin : begin + size])
     if b"'|O'" in header or b"'O'" in header:
         raise source.error(
-            f"{where} is an object array, which only running a pickle could read. "
-            "Save integers [token, layer, k] with -1 in unused places, or an array for each request with "
-            "np.savez."
+            f"{where} is an object array, which only running a pickle could read. Save integers [token, "
+            "layer, k] with -1 in unused places, or an array for each request with np.savez."
         )
     found = _HEADER.fullmatch(header)
     if found is None:

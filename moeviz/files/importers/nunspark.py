@@ -40,9 +40,8 @@ def read(source: Source, options: Options) -> Found:
         calls.add(place, layer_number(source, row["layer"], place), [ids])
     if not count:
         raise source.error(
-            f"holds {unions:,} calls of several tokens each: `fired` is their union, which does not say what "
-            f"a token used. "
-            "Record decode, one token at a time."
+            f"holds {unions:,} calls of several tokens each: `fired` is their union, which does not say "
+            "what a token used. Record decode, one token at a time."
         )
     routed = calls.routed()
     routed.report.append("tokens are not numbered: one ends where a layer comes again")

@@ -132,7 +132,7 @@ def read_rows(
             calls.row(place, layer, ids, own)
             ordered += 1
             continue
-        text = row.get(found.get("text", ""))
+        text, said_phase = row.get(found.get("text", "")), row.get(found.get("phase", ""))
         routes.add(
             place,
             request,
@@ -140,7 +140,7 @@ def read_rows(
             layer,
             ids,
             own,
-            phase=phase_of(row[found["phase"]], f"{source.name}: {place}") if "phase" in found else UNKNOWN,
+            phase=UNKNOWN if said_phase in (None, "") else phase_of(said_phase, f"{source.name}: {place}"),
             step=_optional(source, row.get(found.get("step", "")), place, found.get("step", "")),
             token_id=_optional(source, row.get(found.get("token_id", "")), place, found.get("token_id", "")),
             text=text if isinstance(text, str) else None,
@@ -162,4 +162,4 @@ def read_rows(
 
 
 def _optional(source: Source, value: Any, place: str, what: str) -> int:
-    return UNKNOWN if value is None else whole(source, value, place, what)
+    return UNKNOWN if value is None else whole(source, value, place, what, UNKNOWN)

@@ -59,7 +59,7 @@ def open_parquet(source: Source) -> Any:
 
 
 def read_columns(source: Source, file: Any, wanted: Mapping[str, str]) -> dict[str, list[Any]]:
-    """Columns as pieces, arrays or lists: `wanted` maps a column to int, float, text or list. Raises
+    """Columns as pieces, arrays or lists: `wanted` maps a column to int, maybe, float, text or list. Raises
     TraceError.
     """
     import pyarrow
@@ -89,7 +89,7 @@ def read_columns(source: Source, file: Any, wanted: Mapping[str, str]) -> dict[s
 def _piece(source: Source, column: Any, name: str, kind: str, rows: int) -> Any:
     import pyarrow.types as types
 
-    if column.null_count:
+    if column.null_count and kind == "int":
         at = rows - len(column) + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0]) + 1
         raise source.error(f"row {at}: {name} is empty; expected a value.")
     type_ = column.type
@@ -100,12 +100,14 @@ def _piece(source: Source, column: Any, name: str, kind: str, rows: int) -> Any:
     if kind == "text":
         if types.is_dictionary(type_):
             known = [str(one) for one in column.dictionary.to_pylist()]
-            return [known[at] for at in column.indices.to_pylist()]
-        return [str(one) for one in column.to_pylist()]
+            return ["" if at is None else known[at] for at in column.indices.to_pylist()]
+        return ["" if one is None else str(one) for one in column.to_pylist()]
     if not (types.is_integer(type_) or types.is_floating(type_)):
         raise source.error(
             f"{name} holds {type_}; expected {'whole numbers' if kind == 'int' else 'numbers'}."
         )
+    if kind == "maybe" and column.null_count:
+        column = column.fill_null(-1)
     return column.to_numpy(zero_copy_only=False)
 
 

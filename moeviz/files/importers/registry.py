@@ -50,7 +50,7 @@ class Options:
             if len(set(named)) < len(named) or not {"token", "layer"} <= set(named) <= set(AXES):
                 raise TraceError(
                     f"--axes is {self.axes[:60]!r}; name each axis once, for example token,layer,k or "
-                    f"layer,token,k."
+                    "layer,token,k."
                 )
 
 

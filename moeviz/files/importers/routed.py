@@ -73,8 +73,8 @@ def check_shape(source: Source, shape: Sequence[int], weights: bool) -> None:
     tokens, layers, k = shape
     if tokens > MAX_TOKENS or layers > MAX_LAYERS or k > MAX_K or 0 in (tokens, layers, k):
         raise source.error(
-            f"holds {tokens:,} tokens x {layers:,} layers x {k:,} experts per token; "
-            f"expected up to {MAX_TOKENS:,} x {MAX_LAYERS} x {MAX_K}, and none of them 0."
+            f"holds {tokens:,} tokens x {layers:,} layers x {k:,} experts per token; expected up to "
+            f"{MAX_TOKENS:,} x {MAX_LAYERS} x {MAX_K}, and none of them 0."
         )
     source.places(tokens, layers, k, weights)
 
@@ -215,7 +215,7 @@ def _experts(ids: NDArray[np.int16], said: int, asked: bool, report: list[str]) 
     if not said:
         report.append(
             f"how many experts a layer has is not said; taken for {most + 1}, the largest id and one "
-            f"(--experts sets it)"
+            "(--experts sets it)"
         )
     return said or most + 1
 

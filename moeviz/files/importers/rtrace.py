@@ -32,7 +32,7 @@ def read(source: Source, options: Options) -> Found:
     if (len(content) - 16) % record.itemsize or len(content) == 16:
         raise source.error(
             f"has {len(content) - 16:,} bytes of records; expected a multiple of {record.itemsize:,}, and "
-            f"some."
+            "some."
         )
     k = options.top_k
     if not 1 <= k <= min(experts, MAX_K):

@@ -45,7 +45,7 @@ def read(source: Source, options: Options) -> Found:
     if any(name.endswith((".weight", ".bias")) for name in arrays):
         names = ", ".join(list(arrays)[:4])
         raise source.error(
-            f"holds a model's weights ({names}), no trace. Run the model and record it: python -m moeviz run "
-            f"FOLDER."
+            f"holds a model's weights ({names}), no trace. Run the model and record it: python -m moeviz "
+            "run FOLDER."
         )
     return from_arrays(source, options, arrays, NAME)

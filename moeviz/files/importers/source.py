@@ -45,7 +45,7 @@ class Source:
         if size > self.room:
             raise self.error(
                 f"{what} would take {size >> 20:,} MiB; reading a file may take {self.room >> 20:,} MiB "
-                f"beside it."
+                "beside it."
             )
 
     def places(self, tokens: int, layers: int, k: int, weights: bool) -> None:
@@ -170,6 +170,6 @@ def _unzstd(source: Source) -> bytes:
 def _check_unpacked(source: Source, size: int) -> None:
     if size > UNPACKED:
         raise source.error(
-            f"unpacks to more than {UNPACKED >> 20} MiB. Unpack it first: a file that is not packed may have "
-            f"more."
+            f"unpacks to more than {UNPACKED >> 20} MiB. Unpack it first: a file that is not packed may "
+            "have more."
         )

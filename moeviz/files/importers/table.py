@@ -15,6 +15,7 @@ import numpy as np
 
 from moeviz.core.trace import Trace
 from moeviz.errors import TraceError
+from moeviz.files.importers.counting import counted_rows
 from moeviz.files.importers.names import About, meanings, plain, unused
 from moeviz.files.importers.objects import read_rows
 from moeviz.files.importers.parquet import MAGIC
@@ -66,9 +67,8 @@ def read(source: Source, options: Options) -> Found:
         return _wide(source, options, table, found, wide)
     raise source.error(
         f"has the columns {', '.join(name[:40] for name in table.names[:8])}; expected token, layer, rank, "
-        f"expert[, weight], or "
-        "token, layer, experts (a list), or layer, expert, count. The documentation of importers lists all "
-        "names that are known."
+        "expert[, weight], or token, layer, experts (a list), or layer, expert, count. The documentation "
+        "of importers lists all names that are known."
     )
 
 
@@ -93,9 +93,47 @@ def _wide(source: Source, options: Options, table: Table, found: dict[str, str],
             yield f"row {number + 1}", row
 
     left = unused([name for name in table.names if name not in wanted], "columns")
+    if "token" not in found:
+        return _wide_counts(source, table, values[found["layer"]], [values[name] for name in wide], left)
+    if len(wide) > 2 and not weights and all(set(values[name]) <= {0, 1} for name in wide):
+        return _marked(source, options, values, rest, wide, left)
     read_back = read_rows(source, options, rows(), About(), NAME)
     read_back.report.extend(left)
     return read_back
+
+
+def _wide_counts(
+    source: Source, table: Table, layers: list[int], uses: list[list[int]], left: list[str]
+) -> Found:
+    """A row for each layer, a column for each expert, and no tokens: counts."""
+    if len(set(layers)) < len(layers):
+        raise source.error("has no column that numbers the tokens, and layers that stand more than once.")
+    rows = {
+        (layer, expert): float(count[row])
+        for row, layer in enumerate(layers)
+        for expert, count in enumerate(uses)
+    }
+    return counted_rows(source, rows, len(uses), NAME, left)
+
+
+def _marked(
+    source: Source,
+    options: Options,
+    values: dict[str, list[Any]],
+    rest: list[str],
+    wide: list[str],
+    left: list[str],
+) -> Found:
+    """A column for each expert, 1 where it was chosen."""
+
+    def rows() -> Any:
+        for number in range(len(values[wide[0]])):
+            chosen = [expert for expert, name in enumerate(wide) if values[name][number]]
+            yield f"row {number + 1}", {name: values[name][number] for name in rest} | {"experts": chosen}
+
+    found = read_rows(source, options, rows(), About(experts=len(wide)), NAME)
+    found.report.extend([f"columns {wide[0]} to {wide[-1]} mark the chosen experts with 1", *left])
+    return found
 
 
 def _own(source: Source, table: Table) -> Found:

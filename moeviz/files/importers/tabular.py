@@ -43,7 +43,8 @@ _WIDE = {
     "weight": re.compile(r"(?:w|weight|weights|prob|score|gate|topk_weight)_?(\d{1,4})"),
 }
 KINDS = {
-    **dict.fromkeys(("token", "layer", "rank", "expert", "step", "token_id"), "int"),
+    **dict.fromkeys(("token", "layer", "rank", "expert"), "int"),
+    **dict.fromkeys(("step", "token_id"), "maybe"),  # a whole number, -1 where a row has none
     **dict.fromkeys(("weight", "count"), "float"),
     **dict.fromkeys(("phase", "request", "text"), "text"),
     **dict.fromkeys(("experts", "weights"), "list"),
@@ -77,7 +78,9 @@ class Table:
         if kind in ("text", "list"):
             return [one for piece in pieces for one in piece]
         joined = np.concatenate(pieces)
-        return _whole_column(self.source, joined, name) if kind == "int" else joined.astype(np.float64)
+        if kind == "float":
+            return joined.astype(np.float64)
+        return _whole_column(self.source, joined, name)
 
     def _csv_pieces(self, wanted: Mapping[str, str]) -> dict[str, list[Any]]:
         found: dict[str, list[Any]] = {name: [] for name in wanted}
@@ -188,11 +191,13 @@ def _cells(source: Source, cells: list[str], name: str, kind: str, done: int, sa
         )
     if kind == "list":
         return [_numbers_of(source, cell, name, done + number) for number, cell in enumerate(cells, 1)]
-    convert: Any = int if kind == "int" else float
+    if kind == "maybe":
+        cells = [cell if cell.strip() else "-1" for cell in cells]
+    convert: Any = float if kind == "float" else int
     joined = "".join(cells)
     if joined.isascii() and "_" not in joined:
         try:
-            return np.array(list(map(convert, cells)), np.int64 if kind == "int" else np.float64)
+            return np.array(list(map(convert, cells)), np.float64 if kind == "float" else np.int64)
         except (ValueError, OverflowError):
             pass
     for number, cell in enumerate(cells, 1):
@@ -204,9 +209,9 @@ def _cells(source: Source, cells: list[str], name: str, kind: str, done: int, sa
             "_" in cell
             or not cell.isascii()
             or (value in (float("inf"), float("-inf")))
-            or (kind == "int" and not value.is_integer())
+            or (kind != "float" and not value.is_integer())
         ):
-            what = "a whole number" if kind == "int" else "a number"
+            what = "a number" if kind == "float" else "a whole number"
             raise source.error(f"row {done + number}: {name} is {cell[:40]!r}; expected {what}.")
     return np.array([float(cell) if cell.strip() else float("nan") for cell in cells], np.float64)
 
@@ -241,7 +246,10 @@ def list_rows(table: Table) -> Iterator[Row]:
     columns = table.columns(wanted)
     values = {n: c.tolist() if isinstance(c, np.ndarray) else c for n, c in columns.items()}
     for number, row in enumerate(zip(*values.values(), strict=True), 1):
-        yield f"row {number}", dict(zip(values, row, strict=True))
+        named = dict(zip(values, row, strict=True))
+        if named[found["experts"]] is None:  # a list that parquet leaves empty
+            named[found["experts"]] = []
+        yield f"row {number}", named
 
 
 def is_long(names: Any) -> bool:
@@ -420,8 +428,8 @@ def _long(
     if int(sizes.max()) > MAX_K:
         at = int(by[begins[int(np.argmax(sizes))]])
         raise source.error(
-            f"token {ints['token'][at]} in layer {ints['layer'][at]} has {int(sizes.max())} experts; at most "
-            f"{MAX_K} are read."
+            f"token {ints['token'][at]} in layer {ints['layer'][at]} has {int(sizes.max())} experts; at "
+            f"most {MAX_K} are read."
         )
     ids, weights = scatter(
         source,
@@ -435,11 +443,16 @@ def _long(
     routed = Routed(ids, weights, [int(one) for one in layers], report=report, **others)
     if "request" in values and int(request.max()) > 0:
         routed.sequence = request[begin]
-    if "step" in ints:
+    for meaning in ("step", "token_id"):
+        if meaning in ints and (ints[meaning] < 0).any():
+            report.append(f"{found[meaning]} is not used: some rows have none")
+    if "step" in ints and (step >= 0).all():
         routed.forward_pass = step[begin]
-    if "token_id" in ints:
+    if "token_id" in ints and (ints["token_id"] >= 0).all():
         routed.token_ids = _first(source, found["token_id"], row, ints["token_id"], tokens)
-    if "phase" in values:
+    if "phase" in values and "" in values["phase"]:
+        report.append(f"{found['phase']} is not used: some rows have none")
+    elif "phase" in values:
         known = {one: phase_of(one, f"{source.name}: {found['phase']}") for one in set(values["phase"])}
         phase = np.array([known[one] for one in values["phase"]], np.int64)
         routed.phase = _first(source, found["phase"], row, phase, tokens).astype(np.uint8)

@@ -60,7 +60,7 @@ def read(source: Source, options: Options) -> Found:
     if any(key.endswith((".weight", ".bias")) for key in tensors):
         raise source.error(
             f"holds a model's weights ({keys}), no trace. Run the model and record it: python -m moeviz run "
-            f"FOLDER."
+            "FOLDER."
         )
     source.afford(
         sum(8 * int(np.prod(one.shape, dtype=np.float64)) for one in tensors.values()), "its tensors"
@@ -89,8 +89,7 @@ def _sglang(source: Source, options: Options, file: TorchFile, content: dict[Any
         what = "per_pass" if any("global_physical_count" in record for record in records) else "other"
         raise source.error(
             f"was recorded in {what} mode: it counts each forward pass and does not say which token used "
-            f"which expert. "
-            "Record with --expert-distribution-recorder-mode per_token."
+            "which expert. Record with --expert-distribution-recorder-mode per_token."
         )
     passes = sorted(records, key=lambda one: _number(source, one.get("forward_pass_id"), "forward_pass_id"))
     report: list[str] = []
@@ -173,7 +172,7 @@ def _logical(
         return ids, experts
     report.append(
         f"{mapping.shape[1]} physical ids a layer were mapped to {experts} logical experts, by the last map "
-        f"of the recording"
+        "of the recording"
     )
     layer = np.arange(ids.shape[1])[None, :, None]
     mapped = np.where(ids >= 0, mapping[layer, np.maximum(ids, 0)], -1).astype(np.int16)

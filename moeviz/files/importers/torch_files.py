@@ -214,9 +214,8 @@ class TorchFile:
         module, _, attribute = name.partition(" ")
         if name not in (_REBUILD, _DICT) and not (module == "torch" and attribute in _STORAGES):
             raise self._source.error(
-                f"its pickle names {name.replace(' ', '.')[:60]}, which is code; nothing of it was run. Only "
-                f"tensors, "
-                "lists, dicts, numbers and text are read."
+                f"its pickle names {name.replace(' ', '.')[:60]}, which is code; nothing of it was run. "
+                "Only tensors, lists, dicts, numbers and text are read."
             )
         return _Name(name)
 

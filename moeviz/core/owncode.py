@@ -1,0 +1,46 @@
+"""Policies and predictors from a user's own file, named as `path.py:name`. Runs that file; only for what a user typed."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from moeviz.errors import PolicyError
+
+
+def functions_of(kind: str, text: str, registry: dict[str, Any]) -> Any:
+    """What the file of `path.py:name` registers or defines by that name; None where `text` is no such name.
+
+    `kind`: policy or predictor, for messages. `registry`: where the file's decorators put what they register; it is left as it was, so
+    that a file cannot replace what moeviz calls by a name. Raises PolicyError where the file is missing, fails, or has nothing of that
+    name.
+    """
+    file, colon, name = text.rpartition(":")
+    if not (colon and file.endswith(".py")):
+        return None
+    path = Path(file)
+    if not path.is_file():
+        raise PolicyError(
+            f"{kind} {text!r}: there is no file {file}. Write path.py:name, or choose one of {', '.join(registry)}."
+        )
+    known = dict(registry)
+    spec = importlib.util.spec_from_file_location(f"moeviz_user_{kind}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    try:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    except PolicyError as error:
+        raise PolicyError(f"{kind} {text!r}: {error}") from None
+    except Exception as error:
+        raise PolicyError(f"{kind} {text!r}: {file} does not run: {type(error).__name__}: {error}") from None
+    finally:
+        own = {key: value for key, value in registry.items() if known.get(key) is not value}
+        registry.clear()
+        registry.update(known)
+    found = own.get(name) or getattr(module, name, None)
+    if found is None or not (name in own or callable(found)):
+        names = ", ".join(own) or "none"
+        raise PolicyError(f"{kind} {text!r}: {file} registers no {kind} {name!r}. It registers: {names}.")
+    return found

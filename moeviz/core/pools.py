@@ -1,0 +1,431 @@
+"""Pools of slots: who is resident, who is admitted and who leaves. The one place where the event rule is carried out.
+
+A pool is a row of slots that serves one MoE layer (scope layer) or all of them (scope model). The live cache serves one event at a time
+(`serve`); a replay without pre-fetching serves an event of every pool at once (`serve_rows`), and a curve those of every slot count too,
+as so many more pools. Both choose the lowest scores by the same function of the same columns, and a test holds them to the same victims.
+Experts are named by their place: pool x (experts of a pool) + number in it.
+
+    pools = Pools(POLICIES["lru"], Moment(0, 1, 64), layers=1, experts=4, limits=[2], own=True)
+    pools.serve(0, np.array([3, 1]), Touch(clock=np.array([4.0, 3.0])), clock=0)      # ([-1, -1], [(0, 0, -1), (1, 1, -1)])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeviz.core.policies import CONSTANT, LOADED, MAX_EXPERTS, TOUCHED, Moment, Policy, Touch, Use
+from moeviz.errors import PolicyError
+
+Ints = NDArray[np.intp]
+Floats = NDArray[np.float64]
+FEW = 1_024  # scores up to which sorting them all is quicker than looking for the lowest one by one
+LARGEST = np.finfo(np.float64).max
+
+
+def in_waves(
+    members: Sequence[int], resident: Container[int], limit: int, everyone: Iterable[int] = ()
+) -> list[list[int]]:
+    """Experts of one event that are served together, strongest first in each wave.
+
+    members: strongest first. Where they are more than `limit`, residents come first, then the others by id. `everyone`: experts to copy
+    whether they are needed or not.
+    """
+    if len(members) <= limit and not everyone:
+        return [list(members)]
+    strength = {member: rank for rank, member in enumerate(members)}
+    order = sorted(member for member in members if member in resident)
+    order += sorted(other for other in everyone or members if other not in resident)
+    return [
+        sorted(order[start : start + limit], key=lambda member: strength.get(member, len(members)))
+        for start in range(0, len(order), limit)
+    ]
+
+
+class _Taken:
+    """The columns that a policy reads, of the experts that are resident."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise PolicyError(
+            f"the policy reads use.{name} at some moments and not at others. Let it read the same columns each time."
+        )
+
+
+class Pools:
+    """`limits`: slots of every pool. `sizes`, `room`: [layers x experts] bytes of each expert, and of what one shared pool may hold, where
+    sizes differ; a load may then cost several their place, and slots are no more than numbers. `own`: every layer has a pool of its own; several times as many limits are several slot counts.
+
+    `calibrated`, `first_use`: [layers x experts] accesses in a calibration trace, and the number of the event that needs an expert first.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        now: Moment,
+        layers: int,
+        experts: int,
+        limits: Sequence[int],
+        own: bool,
+        calibrated: Floats | None = None,
+        first_use: Floats | None = None,
+        sizes: NDArray[np.int64] | None = None,
+        room: int = 0,
+    ) -> None:
+        self.policy, self.now = policy, now
+        self.limits: Ints = np.array(limits, np.intp)
+        self.rows, self.most = len(self.limits), int(self.limits.max())
+        self.width = experts if own else layers * experts  # experts of a pool
+        copies = self.rows * self.width // (layers * experts)
+        size = self.rows * self.width
+        self.slot_of: Ints = np.full(size, -1, np.intp)  # by place; -1: not resident
+        self.holder: Ints = np.zeros((self.rows, self.most), np.intp)  # place of who is in a slot
+        self.filled: Ints = np.zeros(self.rows, np.intp)  # slots taken, the first ones
+        self.level: Floats = np.zeros(self.rows)  # highest score of anyone evicted; kept where it is read
+        self.watch: Callable[[int, int, int], None] | None = None  # told row, place, victim's place
+        self._sizes = None if sizes is None else sizes.tolist()
+        self._room = room  # bytes that are left
+        self._holders = [self.holder[row, :limit] for row, limit in enumerate(limits)]
+
+        reads = policy.reads
+        kept = reads | {"last_touch"} | ({"touch_token"} if "aged" in reads else set())
+        place = np.tile(np.arange(layers * experts), copies)
+        given = {
+            "layer": place // experts,
+            "expert": place % experts,
+            "key": place // experts * MAX_EXPERTS + place % experts,
+            "calibrated": 0.0 if calibrated is None else np.tile(calibrated, copies),
+            "next_use": np.inf if first_use is None else np.tile(first_use, copies),
+        }
+        start = Use(**given)
+        self.columns: dict[str, Floats] = {
+            field.name: np.array(np.broadcast_to(getattr(start, field.name), size), np.float64)
+            for field in fields(Use)
+            if field.name in kept | CONSTANT
+        }
+        self.use = Use(**{field.name: self.columns.get(field.name, np.empty(0)) for field in fields(Use)})
+        self._touched = [(self.columns[name], rule) for name, rule in TOUCHED.items() if name in kept]
+        self._loaded = [(self.columns[name], rule) for name, rule in LOADED.items() if name in kept]
+        self._reading = [(name, self.columns[name]) for name in sorted(reads)]
+        self._kept = kept
+        self._leveled = "level" in reads
+        self._taken: Any = _Taken()
+        self._full = False  # every pool is as large as the largest, and no slot is free
+
+    # columns
+
+    def touch(self, at: Any, touch: Touch) -> None:
+        """Experts were used. at: places, distinct."""
+        for column, rule in self._touched:
+            column[at] = rule(self.use, at, touch)
+
+    def load(self, at: Any, clock: Any) -> None:
+        """Experts came into slots."""
+        for column, rule in self._loaded:
+            column[at] = rule(clock)
+
+    def scores(self, places: Ints) -> Floats:
+        """The policy's scores of experts now, in an array of its own; never infinite above."""
+        taken = self._taken
+        for name, column in self._reading:
+            setattr(taken, name, column.take(places))
+        if self.policy.guarded:
+            with np.errstate(all="ignore"):
+                found: Any = self.policy.score(taken, self.now)
+                found = np.nan_to_num(found, nan=-np.inf, posinf=LARGEST, neginf=-np.inf)
+        else:
+            found = self.policy.score(taken, self.now)
+        if type(found) is not np.ndarray or found.dtype != np.float64 or found.shape != places.shape:
+            found = np.array(np.broadcast_to(found, places.shape), np.float64)
+        return found  # type: ignore[no-any-return]
+
+    def limit(self, row: int, place: int) -> int:
+        """How many experts like this one a pool can hold at once."""
+        if self._sizes is None:
+            return int(self.limits[row])
+        held = sum(self._sizes[one] for one in self.residents(row).tolist())
+        return int((self._room + held) // self._sizes[place])
+
+    def residents(self, row: int) -> Ints:
+        """Places of who is in a pool, by slot."""
+        return self.holder[row, : self.filled[row]]
+
+    def fill(self, chosen: Ints) -> list[tuple[int, int]]:
+        """Before a run: gives experts free slots while there are any, the first as if used last, all before
+        the clock's zero. (place, slot) of who got one."""
+        placed = []
+        for place in chosen.tolist():
+            row = place // self.width
+            slot = int(self.filled[row])
+            if slot < self.limits[row] and (self._sizes is None or self._sizes[place] <= self._room):
+                self._take_room(place)
+                self._place(row, place, slot)
+                self.filled[row] += 1
+                placed.append((place, slot))
+        for clock, (place, _) in enumerate(reversed(placed), -len(placed)):
+            self.load(place, clock)
+            self.columns["last_touch"][place] = clock
+        return placed
+
+    # one event of one pool
+
+    def serve(
+        self, row: int, at: Ints, touch: Touch, clock: int, held: Iterable[int] = ()
+    ) -> tuple[list[int], list[tuple[int, int, int]]]:
+        """Serves experts that are needed together: none of them leaves for another, misses come in their order, then all are touched.
+
+        at: their places, strongest first, no more than the pool has slots. `clock`: ticks before the event. `held`: slots of residents
+        that stay if any other can leave. Returns the slots that they had before (-1: a miss), and the loads as (index in `at`, slot,
+        place of the victim or -1).
+        """
+        found: list[int] = self.slot_of[at].tolist()
+        loads: list[tuple[int, int, int]] = []
+        if min(found) < 0:
+            loads = self._fill(row, at.tolist(), found, clock, held)
+        if self._leveled:
+            touch.level = self.level[row]
+        self.touch(at, touch)
+        return found, loads
+
+    def serve_together(
+        self,
+        row: int,
+        places: Sequence[int],
+        weight: Sequence[float],
+        next_use: Sequence[float],
+        held: Iterable[int] = (),
+    ) -> tuple[list[int], list[tuple[int, int, int]]]:
+        """`serve` at the moment's clock, which then goes on. places, weight, next_use: of each member."""
+        now, size, kept = self.now, len(places), self._kept
+        counts = np.arange(size, 0, -1.0)
+        touch = Touch(
+            counts + (now.clock + size),
+            forward_pass=now.forward_pass,
+            tokens=now.tokens,
+            half_life=now.half_life,
+        )
+        if "touch_number" in kept:
+            touch.number = counts + now.touches
+        if "average" in kept or "weight" in kept:
+            touch.weight = np.array(weight)
+        if "next_use" in kept:
+            touch.next_use = np.array(next_use)
+        found = self.serve(row, np.array(places), touch, now.clock, held)
+        now.clock += 2 * size
+        now.touches += size
+        return found
+
+    def _fill(
+        self, row: int, places: list[int], found: list[int], clock: int, held: Iterable[int]
+    ) -> list[tuple[int, int, int]]:
+        loads = []
+        filled, limit = int(self.filled[row]), int(self.limits[row])
+        taken = [slot for slot in found if slot >= 0]
+        scores: Floats | None = None
+        for rank, place in enumerate(places):
+            if found[rank] >= 0:
+                continue
+            victim = -1
+            if self._sizes is not None:
+                filled = self._fit(row, place, filled, places)
+            if filled < limit:
+                slot = filled
+                filled += 1
+                taken.append(slot)
+            else:
+                if scores is None:
+                    scores = self._allowed(row, taken, held)
+                slot = self._lowest(row, scores)
+                if slot < 0:  # every other is held by a guess: demand comes first
+                    scores = self._allowed(row, taken, ())
+                    slot = self._lowest(row, scores)
+                victim = self._evict(row, place, slot, float(scores[slot]))
+                scores[slot] = np.inf
+                taken.append(slot)
+            self._place(row, place, slot)
+            self.load(place, clock + rank + 1)
+            loads.append((rank, slot, victim))
+        self.filled[row] = filled
+        return loads
+
+    def _fit(self, row: int, place: int, filled: int, stay: list[int]) -> int:
+        """Evicts until an expert's bytes are free; others move up into the slots that are left. The number of residents then."""
+        assert self._sizes is not None
+        while self._sizes[place] > self._room:
+            scores = self.scores(self.holder[row, :filled])
+            for one in stay:
+                if self.slot_of[one] >= 0:
+                    scores[self.slot_of[one]] = np.inf
+            slot = self._lowest(row, scores)
+            victim = self._evict(row, place, slot, float(scores[slot]))
+            self._room += self._sizes[victim]
+            filled -= 1
+            if slot < filled:
+                self._place(row, int(self.holder[row, filled]), slot)
+        self._take_room(place)
+        return filled
+
+    def _take_room(self, place: int) -> None:
+        if self._sizes is not None:
+            self._room -= self._sizes[place]
+
+    def admit(self, row: int, place: int, clock: int, held: Iterable[int]) -> tuple[int, int] | None:
+        """Gives an expert that was guessed a slot: a free one, or the lowest of those not held. (slot, victim's place or -1) or None."""
+        slot, victim = int(self.filled[row]), -1
+        if slot < self.limits[row]:
+            self.filled[row] += 1
+        else:
+            scores = self._allowed(row, held)
+            slot = self._lowest(row, scores)
+            if slot < 0:
+                return None
+            victim = self._evict(row, place, slot, float(scores[slot]))
+        self._place(row, place, slot)
+        self.load(place, clock)
+        self.columns["last_touch"][place] = clock
+        return slot, victim
+
+    def clear(self, row: int) -> None:
+        """Nothing stays."""
+        self.slot_of[self.holder[row, : self.filled[row]]] = -1
+        self.filled[row] = 0
+
+    def _place(self, row: int, place: int, slot: int) -> None:
+        self.holder[row, slot] = place
+        self.slot_of[place] = slot
+
+    def _evict(self, row: int, place: int, slot: int, score: float) -> int:
+        victim = int(self.holder[row, slot])
+        if self.watch is not None:
+            self.watch(row, place, victim)
+        self.slot_of[victim] = -1
+        if self._leveled:
+            self.level[row] = max(self.level[row], score)
+        return victim
+
+    def _allowed(self, row: int, *stay: Iterable[int]) -> Floats:
+        """Scores of a full pool by slot, infinite where the resident has to stay."""
+        scores = self.scores(self._holders[row])
+        for slots in stay:
+            for slot in slots:
+                scores[slot] = np.inf
+        return scores
+
+    def _lowest(self, row: int, scores: Floats) -> int:
+        """Slot of the lowest score; of equal ones the least recently used. -1 where all have to stay."""
+        slot = int(scores.argmin())
+        low = scores[slot]
+        if low == np.inf:
+            return -1
+        if not self.policy.distinct:
+            same = (scores == low).nonzero()[0]
+            if len(same) > 1:
+                return int(same[self.use.last_touch[self._holders[row][same]].argmin()])
+        return slot
+
+    # an event of many pools at once
+
+    def serve_rows(self, at: Ints, row: Ints, touch: Touch, clock: Floats) -> tuple[Ints, Ints, Ints, Ints]:
+        """Serves one event of each of several pools, as `serve` does. `clock`: of each member's load, if it has to be loaded.
+
+        at, row: [copies, member], the members of one pool after the other, strongest first. `clock` and the columns of `touch` are
+        [member]. Returns the slots that they had before [copies, member], and of each load the index in `at`, flat, the slot and the
+        victim's place (-1: a free slot).
+        """
+        before: Ints = self.slot_of[at]
+        gone = (before.ravel() < 0).nonzero()[0]
+        if not len(gone):
+            slots = victims = gone
+        else:
+            own, place = row.ravel()[gone], at.ravel()[gone]
+            slots, victims = self._fill_rows(own, row, before)
+            self.holder[own, slots] = place
+            self.slot_of[place] = slots
+            if self._loaded:
+                self.load(place, clock[gone % len(clock)])
+        if self._leveled:
+            touch.level = self.level[row]
+        self.touch(at, touch)
+        return before, gone, slots, victims
+
+    def _fill_rows(self, own: Ints, row: Ints, before: Ints) -> tuple[Ints, Ints]:
+        """Slots for the misses of several pools, and who leaves them. own: [miss]; row, before: [copies, member]"""
+        count = np.bincount(own, minlength=self.rows)
+        rank = np.arange(len(own)) - (count.cumsum() - count)[own]  # among the misses of the pool
+        if self._full:
+            slots = self._lowest_of_rows(count, row, before)[own, rank]
+            victims: Ints = self.holder[own, slots]
+            self._leave(own, victims)
+            return slots, victims
+        free = self.limits - self.filled
+        short = count - free
+        slots = self.filled[own] + rank
+        victims = np.full(len(own), -1, np.intp)
+        if short.max() > 0:
+            late = (rank >= free[own]).nonzero()[0]
+            which = own[late]
+            slots[late] = self._lowest_of_rows(short, row, before)[which, rank[late] - free[which]]
+            victims[late] = self.holder[which, slots[late]]
+            self._leave(which, victims[late])
+        self.filled += np.minimum(count, free)
+        self._full = bool((self.filled == self.most).all())
+        return slots, victims
+
+    def _leave(self, rows: Ints, victims: Ints) -> None:
+        if self._leveled:
+            taken = np.zeros((self.rows, 1), np.intp)
+            for row, victim in zip(rows.tolist(), victims.tolist(), strict=True):
+                taken[row] = victim
+                self.level[row] = max(self.level[row], self.scores(taken)[row, 0])
+        self.slot_of[victims] = -1
+
+    def _scores_of_rows(self, some: Ints, row: Ints, before: Ints) -> tuple[Floats, Ints]:
+        """Scores and residents of some pools [pool, slot]; infinite where somebody stays or there is no slot."""
+        inside = before >= 0
+        kept, slots = row[inside], before[inside]
+        if len(some) == self.rows:
+            scores, holder = self.scores(self.holder), self.holder
+        elif self.policy.steady:  # nothing of the moment is read, so that other pools need no scores
+            holder = self.holder[some]
+            scores = self.scores(holder)
+            number = np.full(self.rows, -1)
+            number[some] = np.arange(len(some))
+            kept = number[kept]
+            kept, slots = kept[kept >= 0], slots[kept >= 0]
+        else:
+            holder = self.holder[some]
+            whole = self.scores(self.holder)
+            whole[kept, slots] = np.inf
+            scores = whole[some]
+            kept = slots = slots[:0]
+        if not self._full:
+            scores[np.arange(self.most) >= self.filled[some][:, None]] = np.inf
+        scores.reshape(-1)[kept * self.most + slots] = np.inf
+        return scores, holder
+
+    def _lowest_of_rows(self, short: Ints, row: Ints, before: Ints) -> Ints:
+        """Slots of the `short` lowest scores of each pool, lowest first, as `_lowest` finds them. [pool, most that are short]"""
+        most = int(short.max())
+        some = (short > 0).nonzero()[0]
+        scores, holder = self._scores_of_rows(some, row, before)
+        found = np.empty((self.rows, most), np.intp)
+        distinct = self.policy.distinct
+        if most > 1 and scores.size <= FEW and not distinct:
+            found[some] = np.lexsort((self.use.last_touch.take(holder), scores), axis=1)[:, :most]
+            return found
+        last = scores if distinct else self.use.last_touch.take(holder)
+        for number in range(most):
+            if number:
+                more = short[some] > number
+                some, scores = some[more], scores[more]
+                last = last if distinct else last[more]
+            each = np.arange(len(some))
+            slots = scores.argmin(1)
+            if not distinct:
+                slots = np.where(scores == scores[each, slots][:, None], last, np.inf).argmin(1)
+            found[some, number] = slots
+            scores[each, slots] = np.inf
+        return found

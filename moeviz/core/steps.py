@@ -1,0 +1,292 @@
+"""The events of a whole trace, laid out to be served: which experts are needed together, in which pools, at which ticks of the clock.
+
+Without pre-fetching every event's clock, count of touches and next uses are known beforehand, whatever the cache holds. So a replay serves
+an event of every layer at once where layers own their slots, and a curve those of many slot counts too. Knows no policy.
+
+    Steps(trace, Knowledge(), settings).serve(pools).slot >= 0      # which accesses hit
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeviz.core.oracle import Knowledge
+from moeviz.core.policies import Touch
+from moeviz.core.pools import Ints, Pools, in_waves
+from moeviz.core.settings import Settings
+from moeviz.core.trace import Trace
+
+Index = slice | Ints
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Served:
+    """What became of the M accesses of a trace, strongest first in each event, and of the P loads, in the order of their copies."""
+
+    slot: Ints  # [M] that the expert was in when its turn came; -1: a miss
+    load: Ints  # [P] the access that each load is for
+    load_slot: Ints  # [P]
+    victim: Ints  # [P] layer x experts + expert of who left; -1: nobody
+
+
+class Steps:
+    """The accesses of a trace under the rule and scope of some settings."""
+
+    def __init__(self, trace: Trace, known: Knowledge, settings: Settings) -> None:
+        needs = trace.events()
+        self.settings, self._needs = settings, needs
+        self._experts, self._layers = trace.num_experts, trace.layers
+        self._own = settings.scope == "layer" or bool(settings.baseline)
+        self._single = settings.one_by_one
+        count = len(needs.expert)
+        event = needs.access_event
+        self._event = event
+        self._first: Ints = needs.first.astype(np.intp)
+        layer = needs.layer[event].astype(np.intp)
+        self._place: Ints = layer * trace.num_experts + needs.expert
+        self._row: Ints = layer if self._own else np.zeros(count, np.intp)
+        number = np.arange(count, dtype=np.float64)
+        begin = number if self._single else self._first[event].astype(np.float64)
+        size = np.ones(count) if self._single else np.diff(self._first)[event].astype(np.float64)
+        rank = number - begin
+        self._base = begin  # touches before the experts that are served together with this one
+        self._load_clock = 2 * begin + rank + 1
+        self._touch_clock = 2 * begin + 2 * size - rank
+        self._touch_number = begin + size - rank
+        self._weight = needs.weight
+        self._next = np.full(count, np.inf) if known.future is None else known.future.next_uses()[0]
+        self._phase = trace.pass_phase[needs.forward_pass[event]]
+        self._tokens = np.cumsum([tokens.stop - tokens.start for tokens in trace.passes()])
+
+    def serve(self, pools: Pools) -> Served:
+        """Serves every event in pools of one slot count."""
+        if pools.rows == 1:
+            return self._one_pool(pools)
+        slot = np.empty(len(self._place), np.intp)
+        load, load_slot, victim = [], [], []
+        for index, before, gone, slots, victims in self._walk(pools):
+            slot[index] = before.ravel()
+            if len(gone):
+                load.append(gone + index.start if isinstance(index, slice) else index[gone])
+                load_slot.append(slots)
+                victim.append(victims)
+        nothing: list[Ints] = [np.empty(0, np.intp)]
+        access = np.concatenate(load or nothing)
+        order = np.argsort(self._event[access], kind="stable")
+        return Served(
+            slot,
+            access[order],
+            np.concatenate(load_slot or nothing)[order],
+            np.concatenate(victim or nothing)[order],
+        )
+
+    def hits(self, pools: Pools) -> NDArray[np.int64]:
+        """Serves every event in pools of several slot counts, one after the other in `pools`. Hits by phase. [slot count, phase]"""
+        copies = len(pools.slot_of) // (self._layers * self._experts)
+        found = np.zeros((copies, 2), np.int64)
+        if pools.rows == 1:
+            found[0] = np.bincount(self.phase[self._one_pool(pools).slot >= 0], minlength=2)
+            return found
+        for index, before, *_ in self._walk(pools):
+            where = self.phase[index.start if isinstance(index, slice) else index[0]]
+            found[:, where] += (before >= 0).sum(1)
+        return found
+
+    @property
+    def accesses(self) -> int:
+        return len(self._place)
+
+    @property
+    def largest(self) -> int:
+        """Most experts that are served together."""
+        return 1 if self._single else int(np.diff(self._first).max())
+
+    @property
+    def even(self) -> int:
+        """Experts of every event, where every pass has an event of every pool and all are served at once; else 0."""
+        rows = self._layers if self._own else 1
+        served = len(self._tokens) * (1 if self._own else self._layers)
+        most = int(np.diff(self._first).max())
+        return most if not self._single and len(self._place) == served * rows * most else 0
+
+    @property
+    def phase(self) -> NDArray[np.uint8]:
+        """PREFILL or DECODE of every access. [M]"""
+        return self._phase
+
+    def members(self, pools: Pools | None = None) -> Iterator[tuple[Index, Ints, Ints]]:
+        """Accesses that are served together, their places and pools, in order. `pools`: is told the moment of each."""
+        rows = self._layers if self._own else 1
+        layers, touches = np.arange(rows)[:, None], np.empty(rows)
+        for step, index, _ in self._groups():
+            if pools is not None:
+                self._tell(pools, step, index, layers, touches, 1)
+            yield index, self._place[index], self._row[index]
+
+    def touch_of(self, index: Index) -> Touch:
+        """What accesses of one pass are touched with."""
+        step = self._needs.forward_pass[self._event[index.start if isinstance(index, slice) else index[0]]]
+        return Touch(
+            self._touch_clock[index],
+            self._touch_number[index],
+            self._weight[index],
+            self._next[index],
+            step,
+            self._tokens[step],
+            self.settings.half_life,
+        )
+
+    def ranks(self, pools: Pools) -> Ints:
+        """Rank of every access among all, by its expert's score after it, for scores that change with a touch only. [M]"""
+        scores = np.empty(len(self._place))
+        bounds = np.searchsorted(self._needs.forward_pass, np.arange(len(self._tokens) + 1))
+        for begin, end in pairwise(self._first[bounds].tolist()):
+            if begin < end:  # each expert is needed at most once in a pass
+                index = slice(begin, end)
+                place = self._place[index]
+                pools.touch(place, self.touch_of(index))
+                scores[index] = pools.scores(place)
+        order = scores.argsort() if pools.policy.distinct else np.lexsort((self._touch_clock, scores))
+        ranks = np.empty(len(order), np.intp)
+        ranks[order] = np.arange(len(order))
+        return ranks
+
+    def _one_pool(self, pools: Pools) -> Served:
+        """One pool for all layers: event by event."""
+        needs, now = self._needs, pools.now
+        limits = [pools.limit(0, layer * self._experts) for layer in range(self._layers)]
+        place, clock, number = self._place, self._touch_clock, self._touch_number
+        weight, following = self._weight, self._next
+        touch = Touch(0.0, half_life=now.half_life)
+        slot: list[int] = []
+        load: list[int] = []
+        load_slot: list[int] = []
+        victim: list[int] = []
+        first = list(range(len(place) + 1)) if self._single else self._first.tolist()
+        events = self._event.tolist() if self._single else range(len(needs))
+        layers, passes = needs.layer.tolist(), needs.forward_pass.tolist()
+        tokens = self._tokens.tolist()
+        serve = pools.serve
+        for step, event in enumerate(events):
+            begin, end = first[step], first[step + 1]
+            now.layer, now.forward_pass = layers[event], passes[event]
+            now.tokens = tokens[now.forward_pass]
+            now.touches, now.clock = begin, 2 * begin
+            if end - begin > limits[layers[event]]:
+                _, apart, gone, slots, victims = self._apart(pools, event, 1)
+                slot += apart[0].tolist()
+                load += (gone + begin).tolist()
+                load_slot += slots.tolist()
+                victim += victims.tolist()
+                continue
+            touch.clock, touch.number = clock[begin:end], number[begin:end]
+            touch.weight, touch.next_use = weight[begin:end], following[begin:end]
+            touch.forward_pass, touch.tokens = now.forward_pass, now.tokens
+            before, loads = serve(0, place[begin:end], touch, 2 * begin)
+            slot += before
+            for rank, to, who in loads:
+                load.append(begin + rank)
+                load_slot.append(to)
+                victim.append(who)
+        return Served(*(np.array(values, np.intp) for values in (slot, load, load_slot, victim)))
+
+    def _walk(self, pools: Pools) -> Iterator[tuple[Index, Ints, Ints, Ints, Ints]]:
+        """One event of every pool at a time: accesses, their slots before [slot count, access], and the loads as `serve_rows` gives them."""
+        copies = len(pools.slot_of) // (self._layers * self._experts)
+        rows = pools.rows // copies  # of one slot count
+        shift = np.arange(copies)[:, None]
+        steady, now = pools.policy.steady, pools.now
+        layers = np.tile(np.arange(self._layers), copies)[:, None]
+        touches = np.empty(rows)
+        touch = Touch(0.0, half_life=now.half_life)
+        least = int(pools.limits.min())
+        for step, index, largest in self._groups():
+            if largest > least:
+                assert isinstance(index, slice)
+                for event in range(self._event[index.start], self._event[index.stop - 1] + 1):
+                    yield self._apart(pools, event, copies)
+                continue
+            own = self._row[index]
+            now.forward_pass, now.tokens = step, self._tokens[step]
+            if not steady:
+                self._tell(pools, step, index, layers, touches, copies)
+            touch.clock, touch.number = self._touch_clock[index], self._touch_number[index]
+            touch.weight, touch.next_use = self._weight[index], self._next[index]
+            touch.forward_pass, touch.tokens = step, now.tokens
+            at = self._place[index] + shift * (self._layers * self._experts)
+            yield index, *pools.serve_rows(at, own + shift * rows, touch, self._load_clock[index])
+
+    def _tell(
+        self, pools: Pools, step: int, index: Index, layers: Ints, touches: NDArray[np.float64], copies: int
+    ) -> None:
+        """The moment before accesses are served. `touches`: room for those of each pool."""
+        now = pools.now
+        now.forward_pass, now.tokens = step, self._tokens[step]
+        if self._own:
+            now.layer = layers
+            touches.fill(len(self._place))  # of pools that are not served: no less than any number of theirs
+            touches[self._row[index]] = self._base[index]
+            now.touches = np.tile(touches, copies)[:, None]
+        else:
+            now.layer, now.touches = self._needs.layer[self._event[index][0]], self._base[index][0]
+        now.clock = 2 * now.touches
+
+    def _groups(self) -> Iterator[tuple[int, Index, int]]:
+        """(pass, accesses with at most one event of each pool, experts of the largest event), in the order in which they are served."""
+        needs = self._needs
+        largest = np.diff(self._first)
+        if not self._own:
+            ends = range(1, len(self._place) + 1) if self._single else self._first[1:].tolist()
+            begin = 0
+            for end in ends:
+                event = self._event[begin]
+                yield int(needs.forward_pass[event]), slice(begin, end), end - begin
+                begin = end
+            return
+        at = needs.forward_pass.searchsorted(np.arange(len(self._tokens) + 1))
+        bounds = self._first[at].tolist()
+        steps = np.flatnonzero(np.diff(at))  # passes without events are none
+        most = np.maximum.reduceat(largest, at[steps]).tolist()
+        for step, largest_here in zip(steps.tolist(), most, strict=True):
+            begin, end = bounds[step], bounds[step + 1]
+            if not self._single:
+                yield step, slice(begin, end), largest_here
+                continue
+            rank = np.arange(begin, end) - self._first[self._event[begin:end]]
+            for number in range(largest_here):
+                yield step, begin + (rank == number).nonzero()[0], 1
+
+    def _apart(self, pools: Pools, event: int, copies: int) -> tuple[Index, Ints, Ints, Ints, Ints]:
+        """An event that needs more than the slots of some slot count: in waves, and for each slot count by itself.
+
+        As `_walk` yields; the loads are those of the last slot count.
+        """
+        begin, end = int(self._first[event]), int(self._first[event + 1])
+        now, layer = pools.now, int(self._needs.layer[event])
+        now.layer, now.forward_pass = layer, int(self._needs.forward_pass[event])
+        now.tokens = self._tokens[now.forward_pass]
+        rows = pools.rows // copies
+        before = np.empty((copies, end - begin), np.intp)
+        loads: list[tuple[int, int, int]] = []
+        for copy in range(copies):
+            row = copy * rows + (layer if self._own else 0)
+            places = self._place[begin:end] + copy * self._layers * self._experts
+            number = {place: at for at, place in enumerate(places.tolist())}
+            resident = {place for place in number if pools.slot_of[place] >= 0}
+            now.touches, now.clock = begin, 2 * begin
+            loads = []
+            for wave in in_waves(list(number), resident, pools.limit(row, int(places[0]))):
+                ranks = [number[place] for place in wave]
+                at = np.array(ranks) + begin
+                found, came = pools.serve_together(
+                    row, wave, self._weight[at].tolist(), self._next[at].tolist()
+                )
+                before[copy, ranks] = found
+                loads += [(ranks[rank], slot, victim) for rank, slot, victim in came]
+        gone, slots, victims = np.array(loads, np.intp).reshape(-1, 3).T
+        return slice(begin, end), before, gone, slots, victims

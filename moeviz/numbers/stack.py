@@ -1,0 +1,145 @@
+"""Hits of a stack algorithm at every slot count at once (Mattson, Gecsei, Slutz, Traiger 1970).
+
+A policy whose scores depend on neither slots nor residency keeps at n slots everybody whom it keeps at n - 1, and one more. So one list a
+pool, the stack, says who is resident at every slot count: its first n. It does not serve events as `moeviz.core.pools` does, one slot count
+after the other, and that is why it is a second way beside it: it is several times quicker. It scores and touches by the same functions, and
+a test holds the two to the same hits. Only for a cold start and slot counts of at least every event's experts.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeviz.core.pools import Ints, Pools
+from moeviz.core.steps import Steps
+
+HOLE = np.iinfo(np.int64).min  # the place of who was taken out of a stack
+TOP = np.iinfo(np.int64).max  # who is needed now and stays at every slot count
+
+
+def depths(steps: Steps, pools: Pools) -> Ints:
+    """Place in its pool's stack of every access's expert before its event: resident at more slots than that. [M]
+
+    `pools`: as they are before the run; their slots are not used. An expert that was never loaded is deeper than any slot count.
+    """
+    found = np.empty(steps.accesses, np.intp)
+    if pools.policy.steady:
+        ranks = steps.ranks(pools)
+        _steady(steps, ranks, pools, found)
+    else:
+        _moving(steps, pools, found)
+    return found
+
+
+def _steady(steps: Steps, ranks: Ints, pools: Pools, found: Ints) -> None:
+    """Scores that change with a touch only: a stack holds each expert's rank among all accesses, of its last one."""
+    never = -1 - np.arange(pools.rows * pools.width)  # of who was not used yet, below all others
+    stack = never.reshape(pools.rows, pools.width).copy()
+    last = never.copy()  # rank by place
+    even = steps.even
+    for index, place, row in steps.members():
+        own = last[place]
+        depth = (stack[row] == own[:, None]).argmax(1)
+        stack[row, depth] = HOLE
+        found[index] = np.where(own < 0, pools.width, depth)
+        last[place] = ranks[index]
+        _rise(stack, row, even)
+        _name(stack, row, ranks[index], even)
+
+
+def _moving(steps: Steps, pools: Pools, found: Ints) -> None:
+    """Scores that change by themselves: everybody is ranked anew at each event."""
+    stack = np.arange(pools.rows * pools.width).reshape(pools.rows, pools.width)
+    base = np.arange(pools.rows)[:, None] * pools.width
+    seen = np.zeros(pools.rows * pools.width, bool)
+    rank = np.empty_like(stack)
+    even, everyone = steps.even, False
+    ascending = np.broadcast_to(np.arange(pools.width), stack.shape)
+    for index, place, row in steps.members(pools):
+        depth = (stack[row] == place[:, None]).argmax(1)
+        found[index] = np.where(seen[place], depth, pools.width)
+        scores = pools.scores(stack)
+        if not everyone:
+            known = seen.take(stack)
+            everyone = bool(known.all())
+            scores[~known] = -np.inf
+        order = np.lexsort((pools.use.last_touch.take(stack), scores), axis=1)
+        order += base
+        rank.ravel()[order] = ascending
+        rank[row, depth] = HOLE
+        _rise(rank, row, even)
+        np.minimum(rank, pools.width - 1, out=rank)
+        rank += base
+        stack = stack.take(order.take(rank))
+        _name(stack, row, place, even)
+        seen[place] = True
+        pools.touch(place, steps.touch_of(index))
+
+
+def _rise(stack: NDArray[np.int64], row: Ints, even: int) -> None:
+    """Whoever was taken out comes to the top; at every depth the lowest so far falls on, until it fills a hole.
+
+    stack: [pool, depth] ranks; row: the pool of each hole; even: holes of every pool where all have as many, else 0.
+    """
+    if even:
+        stack[:] = _risen(stack.T, even).T
+        return
+    holes = np.bincount(row, minlength=len(stack))
+    for count in np.unique(holes[holes > 0]):
+        some = holes == count
+        stack[some] = _risen(stack[some].T, int(count)).T
+
+
+def _risen(stack: NDArray[np.int64], holes: int) -> NDArray[np.int64]:
+    """stack: [depth, pool], so that what is beside each other in memory moves alike"""
+    stack = stack.copy()
+    for _ in range(holes):
+        fallen = np.minimum.accumulate(stack, 0)
+        np.maximum(stack[1:], fallen[:-1], out=stack[1:])
+        stack[0] = TOP
+    return stack
+
+
+def _name(stack: NDArray[np.int64], row: Ints, names: Ints, even: int) -> None:
+    """Gives the top of each stack to who is needed now. row: ascending."""
+    if even:
+        stack[:, :even] = names.reshape(len(stack), even)
+        return
+    begins = row.searchsorted(row)
+    stack[row, np.arange(len(row)) - begins] = names
+
+
+def hits(depth: Ints, phase: NDArray[np.uint8], counts: Ints) -> NDArray[np.int64]:
+    """Hits by slot count and phase. depth, phase: [M] of each access; gives [slot count, phase]"""
+    most = int(max(counts.max(), depth.max())) + 1
+    return np.stack(
+        [np.bincount(depth[phase == one], minlength=most).cumsum()[counts - 1] for one in (0, 1)], 1
+    )
+
+
+def hits_of_one_pool(steps: Steps, pools: Pools, slots: int) -> NDArray[np.int64]:
+    """Hits by phase of scores that change with a touch only, at one slot count of one pool. [phase]
+
+    Every access's rank is known beforehand, so that a heap finds who leaves without asking for a score.
+    """
+    ranks = steps.ranks(pools)
+    resident: dict[int, int] = {}  # place -> rank
+    whose: dict[int, int] = {}  # rank -> place
+    heap: list[int] = []
+    hit = np.zeros(steps.accesses, bool)
+    for index, place, _ in steps.members():
+        members, own = place.tolist(), ranks[index].tolist()
+        hit[index] = [member in resident for member in members]
+        for member, rank in zip(members, own, strict=True):
+            resident[member] = rank
+            whose[rank] = member
+        while len(resident) > slots:
+            lowest = heappop(heap)
+            if resident.get(leaving := whose.pop(lowest)) == lowest:
+                del resident[leaving]
+        for rank in own:
+            heappush(heap, rank)
+    return np.bincount(steps.phase[hit], minlength=2)
