@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from moeviz.app import bar, components, forms, kept, show, traces
-from moeviz.charts import domains, usage
+from moeviz.app import bar, components, forms, kept, show, traces, views
+from moeviz.charts import usage
 from moeviz.core.settings import Settings
 from moeviz.core.trace import DECODE, PREFILL
 
@@ -15,12 +15,10 @@ NONE = "no other trace"
 bar.within_app()
 st.title("Who is used, where, when?", anchor=False)
 name, whole, own = traces.here()
-known = domains.known(whole)
-views = ["Now", "Skew", "Reuse", "Together", "One expert", *(["Domains"] if known else []), "Two traces"]
 with st.container(horizontal=True, vertical_alignment="bottom"):
     view = st.segmented_control(
         "Show",
-        views,
+        views.names(whole),
         default="Now",
         required=True,
         key="view",
@@ -32,7 +30,7 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
         layer = int(forms.number("MoE layer", "layer", whole.layers - 1))
     if view == "One expert":
         expert = int(forms.number("Expert", "expert", whole.num_experts - 1))
-    if view == "Two traces":
+    if view == views.TWO:
         others = [one for one in traces.like(whole) if one != name]
         against = st.selectbox("Beside", [NONE, *others], key="against", bind="query-params", width=330)
     with forms.drawer(count="tokens", phase="prompt and decode"):
@@ -60,26 +58,11 @@ run = (
 marked = (layer, expert) if view == "One expert" else None
 step = components.strip(trace, run, marked)
 weighted = count != "tokens"
-match view:
-    case "Now":
-        charts = [usage.now_and_so_far(trace, step, weighted)]
-        charts += [domains.nearest(trace, step)] if known else []
-    case "Skew":
-        charts = [usage.skew(trace, weighted), usage.coverage(trace, weighted)]
-    case "Reuse":
-        charts = [usage.reuse(trace)]
-    case "Together":
-        charts = [usage.together(trace, layer, later) for later in (layer, layer + 1) if later < trace.layers]
-    case "One expert":
-        charts = [usage.one_expert(trace, layer, expert)]
-    case "Domains":
-        charts = [domains.favourites(), domains.nearest(trace, step)]
-    case _ if against == NONE:
-        st.info(
-            "Choose the trace to lay beside this one: of a model of the same shape.",
-            icon=":material/compare:",
-        )
-        charts = []
-    case _:
-        charts = usage.two(trace, traces.load(against)[0], (name, against), weighted)
+charts = views.charts(view, trace, step, weighted, layer, expert)
+if view == views.TWO and against == NONE:
+    st.info(
+        "Choose the trace to lay beside this one: of a model of the same shape.", icon=":material/compare:"
+    )
+elif view == views.TWO:
+    charts = usage.two(trace, traces.load(against)[0], (name, against), weighted)
 show.charts(charts, view)

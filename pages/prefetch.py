@@ -9,6 +9,7 @@ import streamlit as st
 from moeviz.app import bar, components, forms, kept, show, traces
 from moeviz.charts import guesses, lanes, traffic
 from moeviz.core.predictors import PREDICTORS
+from moeviz.core.replay import served
 from moeviz.numbers import cost, worth
 
 bar.within_app()
@@ -18,7 +19,9 @@ if trace.layers < 2:
     show.not_recorded("second MoE layer", "A guess is made in one MoE layer for a later one.")
     st.stop()
 known = [
-    one for one in PREDICTORS if one not in ("none", "oracle") and (one != "next-gate" or trace.lookaheads)
+    name
+    for name, one in PREDICTORS.items()
+    if name != "none" and "future" not in one.needs and (trace.lookaheads or "routers" not in one.needs)
 ]
 form = forms.SettingsForm(trace, own, keys={"prefetch": "predictor"}, prefetch=known[-1])
 with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -29,11 +32,12 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
 settings = form.settings()
 if settings is None:
     st.stop()
-if settings.prefetch == "next-gate" and not trace.lookaheads:
+if "routers" in PREDICTORS[settings.prefetch].needs and not trace.lookaheads:
     show.not_recorded(
         "guesses of its routers", "Record it with moeviz, or choose a predictor that needs none."
     )
     st.stop()
+trace = served(trace, settings)
 same = own is not None and own.settings == settings
 run = own if same else kept.replayed(trace, settings)
 without = kept.replayed(trace, replace(settings, prefetch="none", lookahead=1, width=0, threshold=0.0))

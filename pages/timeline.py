@@ -37,7 +37,8 @@ settings = form.settings()
 if settings is None:
     st.stop()
 explainer = kept.explained(trace, settings)
-run, texts, pictures = explainer.run, kept.texts(trace), kept.pictures(explainer.run)
+trace, run = explainer.trace, explainer.run  # in the passes in which the rule serves it
+texts, pictures = kept.texts(trace), kept.pictures(run)
 if kind is not None:
     found = explainer.next_event(kind, traces.cursor(last), st.session_state.get("layer", 0))
     if found is None:

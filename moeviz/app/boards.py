@@ -20,7 +20,8 @@ from moeviz.charts.stage import stage_payload
 from moeviz.charts.stage.verdict import hit_verdict
 from moeviz.charts.stage.words import POLICY_NAMES, prefetch_name
 from moeviz.core.policies import POLICIES
-from moeviz.core.predictors import BY_ROUTERS, PREDICTORS
+from moeviz.core.predictors import PREDICTORS
+from moeviz.core.replay import served
 from moeviz.core.run import Run
 from moeviz.core.settings import BASELINES, Settings
 from moeviz.core.trace import Trace
@@ -93,7 +94,7 @@ def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str])
 
 
 def _stage(here: traces.Here, two: list[Settings], job: Any) -> StageEvent:
-    trace, going = here.trace, job is not None
+    trace, going = served(here.trace, two[0]), job is not None
     measured = _measured(here)
     if here.name == traces.LIVE and going and here.run is not None:
         runs, parts, bound = [here.run, kept.replayed(trace, two[1])], [], None
@@ -174,12 +175,21 @@ def _menus(trace: Trace, scope: str) -> dict[str, list[tuple[str | int, str]]]:
     most = trace.num_experts * (trace.layers if scope == "model" else 1)
     every = max(1, -(-(most - trace.k + 1) // MOST_SLOTS))
     slots = sorted({*range(trace.k, most + 1, every), most})
-    guessing = [name for name in PREDICTORS if trace.lookaheads or name not in BY_ROUTERS]
+    guessing = [name for name, one in PREDICTORS.items() if trace.lookaheads or "routers" not in one.needs]
     return {
-        "policy": [(name, POLICY_NAMES.get(name, name)) for name in POLICIES if ".py:" not in name],
+        "policy": [(name, POLICY_NAMES.get(name, name)) for name in _policies(trace)],
         "slots": [(count, f"{count} slots") for count in slots],
         "prefetch": [(name, prefetch_name(name)) for name in guessing],
     }
+
+
+def _policies(trace: Trace) -> list[str]:
+    """Those that the trace can be replayed under, files of users aside."""
+    return [
+        name
+        for name, one in POLICIES.items()
+        if ".py:" not in name and (trace.weights is not None or "weights" not in one.needs)
+    ]
 
 
 def _actions(going: bool) -> list[dict[str, str]]:

@@ -37,10 +37,14 @@ LABELS = {
     "warm": "Warm start",
     "calibration": "Calibration trace",
     "half_life": "Half-life in tokens",
+    "rule": "Rule",
+    "budget": "Bytes for experts in all, instead of slots",
 }
+FIELDS = [name for name in SETTINGS if name not in ("seed", "baseline")]
+RULES = ["pinned", "one-by-one", "batch:4", "batch:16"]
 EXPLAINED: dict[str, dict[str, str]] = {
-    "policy": {name: score.__doc__ or "" for name, score in POLICIES.items()},
-    "prefetch": {name: (make.__doc__ or "").splitlines()[0] for name, make in PREDICTORS.items()},
+    "policy": {name: one.text for name, one in POLICIES.items()},
+    "prefetch": {name: (one.text.splitlines() or [""])[0] for name, one in PREDICTORS.items()},
     "scope": dict(SCOPES),
     "warm": WARM,
 }
@@ -80,7 +84,7 @@ class SettingsForm:
         self.show(*(field for field in self._hidden() if field not in without))
 
     def _hidden(self) -> list[str]:
-        return [field for field in LABELS if field not in self.values]
+        return [field for field in FIELDS if field not in self.values]
 
     def changed(self) -> int:
         """How many of the fields that were not shown are not at their defaults."""
@@ -106,12 +110,16 @@ class SettingsForm:
 
     def _widget(self, field: str) -> Any:
         about, key, first = SETTINGS[field], self.key(field), self._default(field)
-        label, help = LABELS[field], _help(field)
+        label, help = LABELS.get(field, field.replace("_", " ").capitalize()), _help(field)
         bound: dict[str, Any] = {"key": key, "help": help, "bind": "query-params"}
         if field == "scope":
             return st.segmented_control(label, list(SCOPES), default=first, required=True, **bound)
         if field == "calibration":
             return st.selectbox(label, sample_names(), accept_new_options=True, key=key, help=help) or ""
+        if field == "rule":
+            return st.selectbox(label, RULES, accept_new_options=True, **bound)
+        if KINDS[field] is str and about.known is None:
+            return st.text_input(label, first, **bound)
         if KINDS[field] is str:
             options = list(about.known or ())
             return st.selectbox(
@@ -131,7 +139,12 @@ class SettingsForm:
         trace, about = self.trace, SETTINGS[field]
         if field == "slots":
             return trace.k, trace.num_experts * (trace.layers if self.scope == "model" else 1)
-        most = {"lookahead": MAX_LOOKAHEAD, "width": trace.num_experts, "half_life": 100_000}
+        most = {
+            "lookahead": MAX_LOOKAHEAD,
+            "width": trace.num_experts,
+            "half_life": 100_000,
+            "budget": 2**53 - 1,  # what a browser's number can count to
+        }
         kind = KINDS[field]
         return kind(about.least or 0), kind(most.get(field, about.most))
 

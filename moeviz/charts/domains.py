@@ -35,28 +35,28 @@ def favourites() -> Chart:
     times = shares.max(0) / np.maximum(shares.mean(0), 1e-12)  # as large as the mean domain's share
     figure = style.blank("MoE layer", "expert", 90 + 34 * experts)
     for number, name in enumerate(names):
-        layer, expert = np.nonzero(favour == number)
-        figure.add_scatter(
-            x=layer,
-            y=expert,
-            mode="markers+text",
+        own = favour == number  # [L, E]
+        color = style.SERIES[number % len(style.SERIES)]
+        figure.add_heatmap(
+            z=np.where(own, times, np.nan).T,
+            zmin=0.8,
+            zmax=3,
+            colorscale=[[0, "#FFFFFF"], [1, color]],
+            showscale=False,
+            xgap=2,
+            ygap=2,
             name=name,
-            text=[name] * len(layer),
-            textfont={"size": 13, "color": "#000"},
-            marker={
-                "symbol": "square",
-                "size": 34,
-                "color": style.SERIES[number % len(style.SERIES)],
-                "opacity": np.clip((times[layer, expert] - 1) / 2, 0.25, 1.0),
-            },
-            customdata=np.stack([shares[number, layer, expert], times[layer, expert]], 1),
+            text=np.where(own, name, "").T,
+            texttemplate="%{text}",
+            textfont={"size": 14, "color": "#000"},
+            customdata=shares[number].T,
             hovertemplate=(
-                f"layer %{{x}}, expert %{{y}}: %{{customdata[0]:.0%}} of its layer's choices on {name}, "
-                "%{customdata[1]:.1f} times the mean domain<extra></extra>"
+                f"layer %{{x}}, expert %{{y}}: %{{customdata:.0%}} of its layer's choices on {name}, "
+                "%{z:.1f} times the mean domain<extra></extra>"
             ),
         )
-    figure.update_xaxes(dtick=1, showgrid=False, zeroline=False, range=[-0.6, layers - 0.4])
-    figure.update_yaxes(dtick=1, autorange=None, showgrid=False, zeroline=False, range=[experts - 0.4, -0.6])
+    figure.update_xaxes(dtick=1, showgrid=False, zeroline=False)
+    figure.update_yaxes(dtick=1, showgrid=False, zeroline=False, range=[experts - 0.5, -0.5])
     figure.update_layout(showlegend=False)
     layer, expert = np.indices((layers, experts)).reshape(2, -1)
     table = pd.DataFrame(
