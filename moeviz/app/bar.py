@@ -55,6 +55,8 @@ def draw(page: str) -> None:
     if state.get("page") != page:
         state.page = page
         state.pop("seek", None)  # the stage takes up the cursor where the page before left it
+        if "trace" in state and (named := st.query_params.get("trace", state.trace)) != state.trace:
+            traces.show(named)  # a link from another page names it; the picker alone would keep its own
     state.setdefault("linked", dict(st.query_params))
     links.restore()
     state.setdefault("presenter", links.get("presenter") == "true")
