@@ -6,6 +6,7 @@ import html
 import os
 import re
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def test_the_plan_fills_45_minutes_without_a_gap() -> None:
     rows = sheet.plan(lessons())
     assert rows[0][0] == 0
     assert rows[-1][1] == 45
-    assert all(before[1] == after[0] for before, after in zip(rows, rows[1:], strict=False))
+    assert all(before[1] == after[0] for before, after in pairwise(rows))
     assert all(first < last for first, last, _ in rows)
 
 

@@ -93,8 +93,9 @@ def test_sliders_make_the_text_anew() -> None:
     assert not app.exception
 
 
-def test_trying_leads_to_the_stage_with_the_lessons_settings() -> None:
-    app = press(press(lesson(1), "choice-3"), "try")
-    assert linked(app, "b") == "policy=lfu-aged,slots=4"
-    turned(app, "lessons")
-    assert linked(app, "progress") == ".1"
+def test_trying_leads_to_a_page_with_the_lessons_settings() -> None:
+    app = press(lesson(1), "choice-3")
+    (link,) = [one for one in app.get("page_link") if "Try other policies" in one.proto.label]
+    assert "b=policy%3Dlfu-aged%2Cslots%3D4" in link.proto.query_string
+    turned(app, "stage")
+    assert linked(turned(app, "lessons"), "progress") == ".1"

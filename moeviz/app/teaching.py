@@ -29,7 +29,6 @@ from moeviz.lessons import (
     Lesson,
     Picture,
     Shown,
-    Try,
     game,
     lessons,
     made_up,
