@@ -8,7 +8,7 @@ from moeviz.app import bar, teaching
 
 bar.within_app()
 one = teaching.choose()
-left, right = st.columns([5, 11], gap="medium")
+left, right = st.columns([2, 5], gap="medium")
 with left:
     given = teaching.predict(one)
     if given is not None:

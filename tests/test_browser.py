@@ -264,13 +264,57 @@ def test_the_first_screen_holds_the_question_the_picture_and_five_controls(
     assert len(shown) <= 5
 
 
-@pytest.mark.parametrize("name", [*PAGES, "Library"])
+@pytest.mark.parametrize("name", [*PAGES, "Lessons", "Library"])
 def test_a_page_fits_a_phone(page: Page, name: str) -> None:
     turn(page, name)
     page.set_viewport_size({"width": 390, "height": 844})
     expect(page.locator("h1").first).to_be_visible()
     settle(page)
     assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= 390
+
+
+def test_a_lesson_is_predicted_by_key_revealed_on_one_screen_kept_and_tried(page: Page, app: str) -> None:
+    turn(page, "Lessons")
+    see(page, "Step 1 of 7")
+    page.get_by_role("button", name="Next", exact=True).click()
+    see(page, "Step 2 of 7")
+    page.get_by_role("radio", name="1", exact=True).click()
+    see(page, "The text begins as German")
+    settle(page)
+    page.keyboard.press("3")
+    see(page, "Neither is better")
+    stage = staged(page)
+    for one in (stage, page.get_by_role("button", name="Next lesson")):
+        box = one.bounding_box()
+        assert box is not None
+        assert box["y"] + box["height"] <= 900 + 12
+    expect(page).to_have_url(re.compile(r"lesson=1.*progress=\.1|progress=\.1.*lesson=1"))
+    turn(page, "Library")
+    turn(page, "Lessons")
+    see(page, "1 of 1 predicted right")
+    see(page, "Neither is better")
+    page.get_by_role("link", name="Try other policies and slots").click()
+    verdict(staged(page), "LFU (aged)")
+
+
+def test_the_game_of_a_lesson_is_played_by_mouse(page: Page, app: str) -> None:
+    turn(page, "Lessons")
+    page.get_by_role("radio", name="3", exact=True).click()
+    see(page, "Who leaves?")
+    page.get_by_role("button", name="Hint").click()
+    see(page, "Last used")
+    page.get_by_role("button", name=re.compile(r"Expert \d")).first.click()
+    see(page, re.compile(r"Expert \d left: last used"))
+    page.get_by_role("button", name="Next round").click()
+    see(page, "Round 2 of 8")
+
+
+def test_a_sheet_is_saved_from_the_page(page: Page, app: str) -> None:
+    turn(page, "Lessons")
+    page.get_by_role("button", name="Sheets").click()
+    button = page.get_by_role("button", name="Questions", exact=True)
+    expect(button).to_be_visible()
+    assert "A model whose experts do not fit" in saved(page, button).read_text(encoding="utf-8")
 
 
 def test_a_bad_link_opens_the_page_all_the_same(page: Page, app: str) -> None:

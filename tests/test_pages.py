@@ -26,7 +26,7 @@ from moeviz.files import exporters
 
 ROOT = Path(__file__).parent.parent
 WAIT = 120  # seconds a script may take on a slow machine
-PAGES = ("stage", "experts", "timeline", "prefetch", "what_if", "library")
+PAGES = ("stage", "experts", "timeline", "prefetch", "what_if", "lessons", "library")
 
 
 @pytest.fixture(autouse=True)
