@@ -84,7 +84,7 @@ def replaying(repeats: int, tokens: int, trace: Trace | None = None) -> dict[str
             for scope, count in scopes.items()
         },
         **{
-            f"ms, hits only, scope {scope}, {count} slots, lru": lambda scope=scope, count=count: took(  # type: ignore[misc]
+            f"ms, hits only, scope {scope}, {count} slots, lru": lambda scope=scope, count=count: took(
                 lambda: curve(known, settings("lru", scope), [count])
             )
             for scope, count in scopes.items()
