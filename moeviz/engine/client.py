@@ -269,7 +269,8 @@ class Client:
                 said, job.silent = job.message, True
                 job.message = (
                     f"The worker process has given no sign of life for {SILENCE:.0f} s: it hangs, or "
-                    f"the machine is out of memory. Stop ends it; without Stop it is ended after {PATIENCE:.0f} s."
+                    "the machine is out of memory. Stop ends it; without Stop it is ended after "
+                    f"{PATIENCE:.0f} s."
                 )
             elif silence < SILENCE and job.silent:
                 job.message, job.silent = said, False
