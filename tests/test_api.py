@@ -97,3 +97,11 @@ def test_the_engine_runs(tmp_path: Path) -> None:
     assert trace.seed == run.settings.seed == 1
     assert len(run.output_ids) == 3
     assert run.same_decisions(mv.replay(trace, run.settings))
+
+
+def test_a_curve_draws_itself() -> None:
+    trace = random_trace(2)
+    found = mv.curve(trace, "lfu")
+    chart = found.chart(mv.curve(trace, "belady"), at=4)
+    assert chart.table["lfu"].tolist() == found.hit_ratio.tolist()
+    assert [line.name for line in chart.figure.data] == ["lfu", "belady: the bound"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,9 @@ from moeviz.core.settings import Room, Settings
 from moeviz.core.steps import Steps
 from moeviz.core.trace import DECODE, PREFILL, Trace
 from moeviz.numbers import metrics, stack
+
+if TYPE_CHECKING:
+    from moeviz.charts.chart import Chart
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -41,6 +45,14 @@ class Curve:
         """Of decode, or of prefill where nothing was decoded. [n]"""
         phase = DECODE if self.accesses[DECODE] else PREFILL
         return self.hits[:, phase] / max(int(self.accesses[phase]), 1)
+
+    def chart(self, *others: Curve, at: int = 0) -> Chart:
+        """The curve as a chart, others of the same trace beside it: `.figure` shows it, `.table` holds its
+        numbers. `at` is a slot count to mark; 0: the middle one.
+        """
+        from moeviz.charts.curves import over_slots
+
+        return over_slots([self, *others], at or int(self.slots[len(self.slots) // 2]))
 
 
 def slot_counts(trace: Trace, scope: str, most: int = 24) -> list[int]:
