@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from moeviz.core.predictors import predictor as predictor
     from moeviz.core.run import Run as Run
     from moeviz.core.settings import Settings as Settings
+    from moeviz.core.synthetic import synthetic as synthetic
     from moeviz.core.trace import Trace as Trace
     from moeviz.engine.capture import capture as capture
     from moeviz.errors import MoevizError as MoevizError
@@ -53,6 +54,7 @@ WHERE = {  # name -> the module that has it
     "stage": "moeviz.charts.stage",
     "summary": "moeviz.api",
     "sweep": "moeviz.api",
+    "synthetic": "moeviz.core.synthetic",
 }
 __all__ = list(WHERE)
 

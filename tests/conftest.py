@@ -1,4 +1,5 @@
-"""What the tests share: tiny random models and hand-made traces. Nothing here sleeps, times or reaches for the network."""
+"""What the tests share: tiny random models and hand-made traces. Nothing here sleeps, times or reaches for
+the network."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ hypothesis.settings.load_profile("moeviz")
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread_and_own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Two torch threads on two busy cores fight; packed experts of tests do not belong in the user's cache."""
+    """Two torch threads on two busy cores fight; packed experts of tests do not belong in the user's
+    cache."""
     os.environ["MOEVIZ_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["MOEVIZ_DATA"] = str(tmp_path_factory.mktemp("data"))
     import torch
@@ -256,7 +258,8 @@ def odd_traces() -> dict[str, Trace]:
 
 
 def ragged_trace(seed: int) -> Trace:
-    """Not rectangular: -1 places, events without experts, several sequences and tokens a pass, perhaps no weights, sizes by layer."""
+    """Not rectangular: -1 places, events without experts, several sequences and tokens a pass, perhaps no
+    weights, sizes by layer."""
     rng = np.random.default_rng(seed)
     layers, experts, k = int(rng.integers(1, 4)), int(rng.integers(4, 10)), int(rng.integers(1, 4))
     tokens = int(rng.integers(4, 30))

@@ -140,9 +140,11 @@ def test_commands_survive_what_happens_to_them(commands: list[Command], tmp_path
     what it always gave.
     """
     whole = {command.name: command.works() for command in commands}
-    for number, draw in rounds(SECONDS * 0.6):
-        command = draw.choice(commands)
-        what = draw.choice(["kill", "terminate", "interrupt", "pause", "full"])
+    pairs = list(itertools.product(commands, ("kill", "terminate", "interrupt", "pause", "full")))
+    for number, draw in rounds(SECONDS * 0.7):
+        if number % len(pairs) == 0:
+            draw.shuffle(pairs)  # every disturbance of every command comes once before any comes again
+        command, what = pairs[number % len(pairs)]
         if command.out is not None and draw.random() < 0.5:
             command.out.unlink(missing_ok=True)
         if draw.random() < 0.3:  # the slow tier is filled again
@@ -150,7 +152,7 @@ def test_commands_survive_what_happens_to_them(commands: list[Command], tmp_path
                 file.unlink()
         about = f"round {number}: {what} {command.name}"
         print(about)  # what came before is shown where it fails
-        process = command.start(draw.choice([0, 100, 5_000, 1_000_000]) if what == "full" else None)
+        process = command.start(draw.choice([0, 100, 5_000]) if what == "full" else None)
         family = disturb(process, what, draw.uniform(0, command.took))
         _, said = process.communicate(timeout=PATIENCE)
         assert "Traceback" not in said, f"{about}: {said}"
@@ -161,7 +163,7 @@ def test_commands_survive_what_happens_to_them(commands: list[Command], tmp_path
                 assert process.returncode in (0, 130, -signal.SIGINT), f"{about}: {process.returncode} {said}"
             case "full":
                 assert process.returncode in (0, 2), f"{about}: {process.returncode} {said}"
-                assert process.returncode == 0 or said.startswith(("Error:", "Usage:")), f"{about}: {said}"
+                assert process.returncode == 0 or "Error: " in said, f"{about}: {said}"
         _, alive = psutil.wait_procs(family, timeout=60)
         assert not alive, f"{about}: {alive} outlived their parent"
         if command.out is not None and command.out.exists():
@@ -202,7 +204,7 @@ def test_the_worker_is_killed_stopped_and_hung_and_the_queue_goes_on() -> None:
     """
     client = Client()
     try:
-        for number, draw in rounds(SECONDS * 0.4):
+        for number, draw in rounds(SECONDS * 0.3):
             job = client.submit(watch(draw.choice([2, 200])))
             what = draw.choice(["kill", "hang", "stop"])
             about = f"round {number}: {what}"

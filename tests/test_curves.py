@@ -53,7 +53,8 @@ def test_a_curve_is_the_replays(policy: str, scope: str, seed: int, prompt: int,
 
 @pytest.fixture(scope="module")
 def own_policies() -> Iterator[None]:
-    """A user's policies: a stack algorithm that says so, one that is none, and one that does not say that it is."""
+    """A user's policies: a stack algorithm that says so, one that is none, and one that does not say that
+    it is."""
     before = dict(POLICIES)
     policy("declared", stack=True)(lambda use, now: use.touches * 8 - use.last_touch / 64)
     policy("resident", says="left")(lambda use, now: use.touches_resident - use.loaded / 3)
@@ -88,8 +89,8 @@ def test_a_curve_is_the_replays_on_any_trace(
 
 def test_a_policy_of_ones_own_gets_its_own_curve(tmp_path: Path) -> None:
     (tmp_path / "mru.py").write_text(
-        'from moeviz.policies import Moment, Use, policy\n\n@policy("mru")\ndef mru(use: Use, now: Moment) -> float:\n'
-        '    "Most recently used leaves."\n    return -use.last_touch\n'
+        'from moeviz.policies import Moment, Use, policy\n\n@policy("mru")\n'
+        "def mru(use: Use, now: Moment) -> float:\n    return -use.last_touch\n"
     )
     name = load_policy(f"{tmp_path / 'mru.py'}:mru")
     trace = make_trace([[[expert]] for expert in (0, 1, 2, 0, 1, 2, 0, 1, 2)], experts=3)

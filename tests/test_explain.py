@@ -1,4 +1,5 @@
-"""Explanations: the sentence is about the victim, the victim had the lowest score that could leave, the regret is real."""
+"""Explanations: the sentence is about the victim, the victim had the lowest score that could leave, the
+regret is real."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ def test_an_eviction_in_words() -> None:
     explainer = only([0, 1, 1, 2, 0, 0, 1], "lfu", 2)
     (eviction,) = explainer.evictions(3, 0)
     assert eviction.sentence == (
-        "Expert 0 left: used once so far, no other that could leave was used less; next needed 1 token later. "
+        "Expert 0 left: used once so far, no other that could leave was used less; next needed 1 token "
+        "later. "
         "Belady would have dropped expert 1."
     )
     assert (eviction.belady, eviction.regret) == ((0, 1), 2)

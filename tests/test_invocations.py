@@ -366,7 +366,7 @@ def test_two_sweeps_on_one_table_are_refused(tmp_path: Path) -> None:
         ("import moeviz", "numpy pandas torch plotly click"),
         (
             "from moeviz.cli.main import main; main(['--help'])",
-            "numpy pandas torch plotly rich",
+            "pandas pyarrow torch plotly rich",
         ),
         (
             f"from moeviz.cli.main import main; main(['replay', {SAMPLE!r}, '--json'])",

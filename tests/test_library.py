@@ -63,3 +63,10 @@ def test_what_is_no_name_is_refused(text: str) -> None:
         return
     with pytest.raises(TraceError, match="is no name"):
         library.safe_name(text)
+
+
+def test_what_cannot_be_read_says_why_and_can_be_deleted() -> None:
+    library.keep("broken", b"not a trace")
+    assert "is not a .moetrace file" in library.fault("broken")
+    library.delete("broken")
+    assert library.names() == []

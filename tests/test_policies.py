@@ -158,7 +158,8 @@ def test_lfu_aged_forgets() -> None:
 
 
 def test_lfru_weighs_frequency_against_age() -> None:
-    # at the end: 0 was touched 4 times, last 5 touches ago: 4 / 6; 1 twice, last 4 ago: 2 / 5; 2 three times, just now: 3 / 1
+    # at the end: 0 was touched 4 times, last 5 touches ago: 4 / 6; 1 twice, last 4 ago: 2 / 5; 2 three
+    # times, just now: 3 / 1
     stream = [0, 0, 0, 0, 1, 1, 2, 2, 2, 3]
     run = replay(make_trace([[[expert]] for expert in stream]), Settings("lfru", 3))
     assert run.loads.victim_expert.tolist()[-1] == 1
@@ -182,7 +183,8 @@ def test_lfuda_equals_a_simulation_by_its_paper(stream: list[int], slots: int) -
 
 
 def lfuda_of_the_paper(stream: list[int], slots: int) -> list[bool]:
-    """Key = count + age at its last use; the lowest key leaves, of equal ones the least recently used, and is the new age."""
+    """Key = count + age at its last use; the lowest key leaves, of equal ones the least recently used, and
+    is the new age."""
     age, outcomes = 0, []
     count: dict[int, int] = {}
     key: dict[int, tuple[int, int]] = {}  # (key, time of the last use)

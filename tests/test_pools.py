@@ -1,4 +1,5 @@
-"""Event by event or many pools at once: the same decisions, whatever the trace, the rule and the policy, a user's own included."""
+"""Event by event or many pools at once: the same decisions, whatever the trace, the rule and the policy, a
+user's own included."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ OWN = ("mru", "constant", "by-hand", "never a number")
 
 @pytest.fixture(autouse=True, scope="module")
 def _own_policies() -> Iterator[None]:
-    """Policies as a user writes them: an expression, one number for all, columns that depend on residency, and bad numbers."""
+    """Policies as a user writes them: an expression, one number for all, columns that depend on residency,
+    and bad numbers."""
     before = dict(POLICIES)
     policy("mru")(lambda use, now: -use.last_touch)
     policy("constant")(lambda use, now: 1)

@@ -32,7 +32,8 @@ class TestEveryPredictor:
                     assert set(guess) <= set(range(4))
 
     def test_a_guess_never_evicts_what_the_event_needs(self, name: str) -> None:
-        """Scope model, as tight as it can be: whatever is guessed, the event's own experts stay for its computation."""
+        """Scope model, as tight as it can be: whatever is guessed, the event's own experts stay for its
+        computation."""
         trace = random_trace(3, tokens=30)
         run = replay(trace, Settings(slots=trace.k, scope="model", prefetch=name))
         for tokens, events in zip(trace.passes(), told(run), strict=True):

@@ -114,7 +114,8 @@ def test_the_tokens_of_an_expert_come_heaviest_first() -> None:
 
 @given(seed=st.integers(0, 3_000))
 def test_any_trace_has_its_numbers(seed: int) -> None:
-    """-1 places, events without experts, several sequences, unknown weights: everything that is asked of a trace counts what is there."""
+    """-1 places, events without experts, several sequences, unknown weights: everything that is asked of a
+    trace counts what is there."""
     trace = ragged_trace(seed)
     used = trace.experts >= 0
     use = routing.usage(trace)

@@ -268,6 +268,16 @@ def test_a_notebook_shows_the_page_in_a_frame_of_its_own(tmp_path: Path) -> None
     assert (tmp_path / "stage.html").read_text() == made.html
 
 
+def test_boards_of_one_batch_size_share_a_stage_and_others_do_not() -> None:
+    trace = random_trace(1, tokens=30, prompt=6)
+    four = [Settings(name, 6, rule="batch:4") for name in ("lru", "lfu")]
+    page = stage(trace, four).html
+    data = json.loads(page.partition('id="payload">')[2].partition("</script>")[0])
+    assert data["shape"]["passes"] == len(replay(trace, four[0]).passes.phase) < len(trace.passes())
+    with pytest.raises(StageError, match="has to be the same"):
+        stage(trace, [four[0], Settings("lru", 6)])
+
+
 def test_slots_that_nobody_chose_are_a_third_but_more_than_k() -> None:
     found = [
         given_slots(random_trace(1, experts=experts, k=k, lookaheads=0))

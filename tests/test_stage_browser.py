@@ -523,16 +523,34 @@ def test_a_changed_run_keeps_the_cursor_and_what_is_selected(show: Open) -> None
     assert value(page, "[stage.selected.board, stage.selected.layer, stage.selected.expert]") == [1, 2, 5]
 
 
-def test_a_notebook_shows_it_in_a_frame(browser: Browser) -> None:
+def test_a_notebook_shows_it_in_a_frame(browser: Browser, tmp_path: Path) -> None:
     trace = random_trace(5)
+    file = tmp_path / "notebook.html"
+    file.write_text(stage(trace, ["lru", "lfu"])._repr_html_(), encoding="utf-8")
     page = browser.new_page()
-    page.set_content(stage(trace, ["lru", "lfu"])._repr_html_())
+    page.goto(file.as_uri())
     frame = page.frame_locator("iframe")
     expect(frame.locator(".moeviz-stage[data-pictures]")).to_be_visible()
     frame.get_by_role("button", name="miss").click()
     page.keyboard.press("Home")
     expect(frame.locator(".moeviz-stage")).to_have_attribute("data-pass", "0")
     page.close()
+
+
+def test_a_stage_that_is_hidden_at_first_is_drawn_once_it_is_shown(show: Open, lesson: str) -> None:
+    page = show(lesson)
+    page.evaluate(
+        """() => {
+          const payload = window.moevizStage.model.payload, place = document.getElementById("stage")
+          window.moevizStage.close()
+          place.style.display = "none"
+          window.moevizStage = MoevizStage.mount(place, payload)
+          place.style.display = ""
+        }"""
+    )
+    until(page, "stage.boards[0].sheet.width > 200")
+    until(page, "!stage.resized && !stage.dirty")
+    assert cut(page) == []
 
 
 def test_a_stage_that_is_mounted_anew_goes_on_where_it_was(show: Open, lesson: str) -> None:

@@ -1,4 +1,5 @@
-"""What replays and curves cost, in milliseconds: every policy, and other cache libraries on the same accesses.
+"""What replays and curves cost, in milliseconds: every policy, and other cache libraries on the same
+accesses.
 
 python -m moeviz bench replay
 """
@@ -20,7 +21,9 @@ EVENTS = 10 * LAYERS
 
 
 def replaying(repeats: int, tokens: int, trace: Trace | None = None) -> dict[str, Any]:
-    """Replays event by event, hits alone, curves, and the policy work of a live event; `trace`: instead of a made-up one."""
+    """Replays event by event, hits alone, curves, and the policy work of a live event; `trace`: instead of a
+    made-up one.
+    """
     import cachetools
 
     from moeviz.core.policies import POLICIES
@@ -101,7 +104,9 @@ def replaying(repeats: int, tokens: int, trace: Trace | None = None) -> dict[str
 
 
 def _live(policy: str) -> float:
-    """Microseconds that a live event of `K` experts takes in the pool of 48 x 128 experts: outcomes, victims, touches."""
+    """Microseconds that a live event of `K` experts takes in the pool of 48 x 128 experts: outcomes, victims,
+    touches.
+    """
     from moeviz.core.cache import start
     from moeviz.core.oracle import knowledge
     from moeviz.core.settings import ITSELF, Settings

@@ -1,7 +1,7 @@
 """What the commands share: options, one way to refuse, one way to write a file, one way to be interrupted.
 
 Options of `Settings` are made from its fields, so that a new setting is an option of every command without a
-line here. Loads neither numpy nor torch: `--help` needs none of them.
+line here. Loads neither torch nor pandas nor plotly: `--help` needs none of them.
 """
 
 from __future__ import annotations

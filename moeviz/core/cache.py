@@ -1,16 +1,20 @@
-"""The expert cache: which experts are resident, who is admitted and who leaves. Live engine and replay drive this one object.
+"""The expert cache: which experts are resident, who is admitted and who leaves. Live engine and replay drive
+this one object.
 
-Knows no times, no weights and no tensors: it decides, the engine copies. An event is (forward pass, MoE layer, set A of distinct
-experts that the layer's tokens need); the rule that it follows, `pinned`:
+Knows no times, no weights and no tensors: it decides, the engine copies. An event is (forward pass, MoE
+layer, set A of distinct experts that the layer's tokens need); the rule that it follows, `pinned`:
 
 1. The outcome of each member of A is read from residency before the event.
 2. All of A is pinned: no member is evicted to admit another.
-3. Each miss, strongest router weight first, takes a free slot or evicts the policy's lowest-scored resident that is not pinned.
-4. Then A is touched, weakest first, strongest last; an expert that several tokens ask for counts once, with its largest weight.
+3. Each miss, strongest router weight first, takes a free slot or evicts the policy's lowest-scored resident
+   that is not pinned.
+4. Then A is touched, weakest first, strongest last; an expert that several tokens ask for counts once, with
+   its largest weight.
 
-An A larger than the slots (prefill) is served in waves of at most `slots` experts, residents first, then by id, each wave pinned and
-touched by the same rules. Under the rule `one-by-one` every member of A, strongest first, is a wave of its own and its outcome is read
-when its turn comes, so that one member may leave for the next. Slots, columns and victims are the business of `moeviz.core.pools`.
+An A larger than the slots (prefill) is served in waves of at most `slots` experts, residents first, then by
+id, each wave pinned and touched by the same rules. Under the rule `one-by-one` every member of A, strongest
+first, is a wave of its own and its outcome is read when its turn comes, so that one member may leave for the
+next. Slots, columns and victims are the business of `moeviz.core.pools`.
 
     cache = ExpertCache(Settings(slots=2), layers=1, experts=4, k=2)
     cache.demand(0, [[3, 1]], [[0.7, 0.3]])      # one Wave: misses 3 and 1
@@ -112,8 +116,9 @@ def _pools(
 class ExpertCache:
     """Slots and the policy that decides who leaves, for a whole model.
 
-    `layers`, `experts`, `k`: MoE layers, experts of each, experts chosen per token. `known`: what the settings have to know besides.
-    `expert_bytes`: of one expert, for a budget in bytes. Raises SettingsError where they do not fit.
+    `layers`, `experts`, `k`: MoE layers, experts of each, experts chosen per token. `known`: what the
+    settings have to know besides. `expert_bytes`: of one expert, for a budget in bytes. Raises SettingsError
+    where they do not fit.
     """
 
     def __init__(
@@ -133,8 +138,10 @@ class ExpertCache:
         room = settings.room(layers, experts, k, expert_bytes)
         if room.bytes:
             raise SettingsError(
-                "experts of different layers differ in size, and in scope model one load may then cost several experts their place, "
-                "which a run has no room for. Choose scope layer or slots; hit ratios of such a budget are had by a curve."
+                "experts of different layers differ in size, and in scope model one load may then cost "
+                "several experts their place, "
+                "which a run has no room for. Choose scope layer or slots; hit ratios of such a budget are "
+                "had by a curve."
             )
         self.pools, self.slots, self._keeps = room.pools, room.slots, room.keeps
         self.limits = room.limits
@@ -226,8 +233,9 @@ class ExpertCache:
     ) -> list[Wave]:
         """One event of the pass: decides who is a hit and who is loaded over whom, and records it.
 
-        experts, weights: [token, rank], strongest first, -1 where a token uses fewer. Where no token needs an expert there is no event.
-        The waves are decided together and must be served in order: a wave's copies overwrite experts of the one before.
+        experts, weights: [token, rank], strongest first, -1 where a token uses fewer. Where no token needs an
+        expert there is no event. The waves are decided together and must be served in order: a wave's copies
+        overwrite experts of the one before.
         """
         need = strongest(experts, weights)
         now = self.now
@@ -318,9 +326,11 @@ class ExpertCache:
         return in_waves(list(need), set(self.residents(layer)), limit, everyone)
 
     def speculate(self, layer: int, routers: RouterGuess | None = None) -> list[Load]:
-        """After the event of `layer`: pre-fetches for layer + lookahead. `routers`: next-gate's guesses for it.
+        """After the event of `layer`: pre-fetches for layer + lookahead. `routers`: next-gate's guesses for
+        it.
 
-        What a guess names is held until the event that it is for. Returns the copies; a guess that finds every slot held is dropped.
+        What a guess names is held until the event that it is for. Returns the copies; a guess that finds
+        every slot held is dropped.
         """
         target = layer + self.settings.lookahead
         if target >= self.layers:

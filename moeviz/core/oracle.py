@@ -1,6 +1,8 @@
-"""What some settings have to know besides the run itself: how often a calibration trace used each expert, and what the future holds.
+"""What some settings have to know besides the run itself: how often a calibration trace used each expert, and
+what the future holds.
 
-Knows no cache. `knowledge(settings, trace)` gives what a replay of `trace` under `settings` needs, and nothing more.
+Knows no cache. `knowledge(settings, trace)` gives what a replay of `trace` under `settings` needs, and
+nothing more.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ class Future:
         self._when = self._number[order]
 
     def next_uses(self) -> tuple[Floats, Floats]:
-        """Number of the event that needs the expert of every access next [M], and of each expert's first [L x E]; infinity: none does."""
+        """Number of the event that needs the expert of every access next [M], and of each expert's first [L x
+        E]; infinity: none does."""
         order, place, when = self._order, self._place, self._number
         following = np.full(len(place), np.inf)
         same = place[order][1:] == place[order][:-1]
@@ -78,7 +81,8 @@ class Future:
         return float(uses[at]) if at < len(uses) else math.inf
 
     def accesses(self, forward_pass: int, layer: int) -> slice:
-        """Rows of an event's experts, strongest first, among all accesses; an empty one after the trace's end."""
+        """Rows of an event's experts, strongest first, among all accesses; an empty one after the trace's
+        end."""
         number = forward_pass * self.layers + layer
         at = int(np.searchsorted(self._numbers, number))
         if at == len(self._numbers) or self._numbers[at] != number:
@@ -94,8 +98,8 @@ class Future:
 def strongest(experts: Sequence[Sequence[int]], weights: Sequence[Sequence[float]]) -> dict[int, float]:
     """Distinct experts of one event with their largest weights, strongest first.
 
-    experts, weights: [token, rank], strongest first; -1 where a token uses fewer. Of equal weights the one that a router names first
-    counts as the stronger.
+    experts, weights: [token, rank], strongest first; -1 where a token uses fewer. Of equal weights the one
+    that a router names first counts as the stronger.
     """
     if len(experts) == 1:
         return {e: w for e, w in zip(experts[0], weights[0], strict=True) if e >= 0}
@@ -132,13 +136,15 @@ class Knowledge:
         if self.future is not None and self.future.shape != (layers, experts):
             others, of = self.future.shape
             raise SettingsError(
-                f"the run departs from the trace given as its future: that is of {others} MoE layers of {of} experts, not {layers} of "
+                f"the run departs from the trace given as its future: that is of {others} MoE layers of "
+                f"{of} experts, not {layers} of "
                 f"{experts}. Give a trace of the same prompt, seed and temperature, as long as the run."
             )
         if self.calibration is not None and self.calibration.shape != (layers, experts):
             others, of = self.calibration.shape
             raise SettingsError(
-                f"the calibration trace is of another model: {others} MoE layers of {of} experts, not {layers} of "
+                f"the calibration trace is of another model: {others} MoE layers of {of} experts, not "
+                f"{layers} of "
                 f"{experts}. Choose a trace of this model."
             )
 
@@ -146,23 +152,27 @@ class Knowledge:
 def knowledge(
     settings: Settings, trace: Trace | None, find: Callable[[str], Trace | Uses] | None = None
 ) -> Knowledge:
-    """What a run under `settings` has to know; `trace` is the one replayed, or the future of a live run, None where there is none.
+    """What a run under `settings` has to know; `trace` is the one replayed, or the future of a live run, None
+    where there is none.
 
-    `find` gives the trace or the counts of a calibration's name (default: `moeviz.files.library.named_trace`). Raises SettingsError where something is missing.
+    `find` gives the trace or the counts of a calibration's name (default:
+    `moeviz.files.library.named_trace`). Raises SettingsError where something is missing.
     """
     counts = future = None
     if settings.needs_calibration and settings.calibration:
         calibration = trace if settings.calibration == ITSELF else (find or _named)(settings.calibration)
         if calibration is None:
             raise SettingsError(
-                f"calibration {ITSELF!r} is for replays. A live run is calibrated on a trace file or a sample."
+                f"calibration {ITSELF!r} is for replays. A live run is calibrated on a trace file or a "
+                "sample."
             )
         counts = usage(calibration)
     if settings.needs_future:
         if trace is None:
             what = settings.policy if "future" in POLICIES[settings.policy].needs else settings.prefetch
             raise SettingsError(
-                f"{what!r} has to know the future: record a trace of the same prompt first and give it as the future."
+                f"{what!r} has to know the future: record a trace of the same prompt first and give it as "
+                "the future."
             )
         future = Future(trace, settings.one_by_one)
     return Knowledge(counts, future)

@@ -1,20 +1,27 @@
-"""Policies and predictors from a user's own file, named as `path.py:name`. Runs that file; only for what a user typed."""
+"""Policies and predictors from a user's own file, named as `path.py:name`. Runs that file; only for what a
+user typed."""
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from pathlib import Path
 from typing import Any
 
 from moeviz.errors import PolicyError
 
 
+def first_paragraph(doc: str | None) -> str:
+    """Of a docstring, on one line."""
+    return " ".join(inspect.cleandoc(doc or "").partition("\n\n")[0].split())
+
+
 def functions_of(kind: str, text: str, registry: dict[str, Any]) -> Any:
     """What the file of `path.py:name` registers or defines by that name; None where `text` is no such name.
 
-    `kind`: policy or predictor, for messages. `registry`: where the file's decorators put what they register; it is left as it was, so
-    that a file cannot replace what moeviz calls by a name. Raises PolicyError where the file is missing, fails, or has nothing of that
-    name.
+    `kind`: policy or predictor, for messages. `registry`: where the file's decorators put what they register;
+    it is left as it was, so that a file cannot replace what moeviz calls by a name. Raises PolicyError where
+    the file is missing, fails, or has nothing of that name.
     """
     file, colon, name = text.rpartition(":")
     if not (colon and file.endswith(".py")):
@@ -22,7 +29,8 @@ def functions_of(kind: str, text: str, registry: dict[str, Any]) -> Any:
     path = Path(file)
     if not path.is_file():
         raise PolicyError(
-            f"{kind} {text!r}: there is no file {file}. Write path.py:name, or choose one of {', '.join(registry)}."
+            f"{kind} {text!r}: there is no file {file}. Write path.py:name, or choose one of "
+            f"{', '.join(registry)}."
         )
     known = dict(registry)
     spec = importlib.util.spec_from_file_location(f"moeviz_user_{kind}", path)

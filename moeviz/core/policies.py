@@ -1,10 +1,11 @@
 """Eviction policies: a score for every resident expert; the lowest leaves.
 
-A score is an expression over columns of use (`Use`) and the moment (`Moment`). It is written once and works on one expert's numbers and
-on arrays of any shape alike, so the live cache, the replay, the curves over all slot counts and the explanations evaluate the very same
-function. What a touch or a load does to the columns is written once too, in `TOUCHED` and `LOADED`. Of equal scores the least recently
-used leaves; no two residents were used last at the same moment. A new policy is one function under `@policy`, here or in a file of your
-own, named as `path.py:name` wherever a policy is asked for:
+A score is an expression over columns of use (`Use`) and the moment (`Moment`). It is written once and works
+on one expert's numbers and on arrays of any shape alike, so the live cache, the replay, the curves over all
+slot counts and the explanations evaluate the very same function. What a touch or a load does to the columns
+is written once too, in `TOUCHED` and `LOADED`. Of equal scores the least recently used leaves; no two
+residents were used last at the same moment. A new policy is one function under `@policy`, here or in a file
+of your own, named as `path.py:name` wherever a policy is asked for:
 
     from moeviz.policies import Moment, Use, policy
 
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from moeviz.core.owncode import functions_of
+from moeviz.core.owncode import first_paragraph, functions_of
 from moeviz.errors import PolicyError
 
 EMA = 0.3  # weight of the newest router weight in `score-ema`, as in moe-policylang
@@ -34,7 +35,8 @@ Column = Any  # one expert's number, or an array of them; whole numbers are exac
 
 @dataclass(slots=True)
 class Use:
-    """Columns of use: what the cache knows of each expert, whether or not it is resident. Each field is a number or an array."""
+    """Columns of use: what the cache knows of each expert, whether or not it is resident. Each field is a
+    number or an array."""
 
     layer: Column
     expert: Column
@@ -57,7 +59,8 @@ class Use:
 
 @dataclass(slots=True)
 class Moment:
-    """When a score is asked for. In a replay of many pools at once, fields that differ between them are arrays [pool, 1]."""
+    """When a score is asked for. In a replay of many pools at once, fields that differ between them are
+    arrays [pool, 1]."""
 
     seed: int
     layers: int  # MoE layers of the model
@@ -127,7 +130,7 @@ class Policy:
     @property
     def text(self) -> str:
         """What the policy does, for people: the docstring of its score."""
-        return self.score.__doc__ or ""
+        return first_paragraph(self.score.__doc__)
 
 
 POLICIES: dict[str, Policy] = {}
@@ -139,9 +142,10 @@ def policy(
 ) -> Callable[[Score], Score]:
     """Registers a score under a name.
 
-    `says`: why the victim left, in words. `needs`: what has to be known besides the run: "future", "calibration" or "weights" (of the
-    router). `stack`: True promises that more slots never lose a hit because the score depends on neither slots nor residency (Mattson et
-    al. 1970); curves are then drawn faster. Raises PolicyError where the score is not an expression that works on arrays.
+    `says`: why the victim left, in words. `needs`: what has to be known besides the run: "future",
+    "calibration" or "weights" (of the router). `stack`: True promises that more slots never lose a hit
+    because the score depends on neither slots nor residency (Mattson et al. 1970); curves are then drawn
+    faster. Raises PolicyError where the score is not an expression that works on arrays.
     """
 
     def register(score: Score) -> Score:
@@ -152,7 +156,8 @@ def policy(
 
 
 def load_policy(text: str) -> str:
-    """The name of a policy: as it is, or from a file as `path.py:name`, which runs that file. Raises PolicyError.
+    """The name of a policy: as it is, or from a file as `path.py:name`, which runs that file. Raises
+    PolicyError.
 
     Only for what a user typed: names that stand in a trace file never come here.
     """
@@ -186,7 +191,8 @@ def _examined(name: str, score: Score, says: str, needs: frozenset[str], stack: 
     """Evaluates a score once, on two experts at once, to see what it reads."""
     if not needs <= NEEDS:
         raise PolicyError(
-            f"policy {name!r} needs {', '.join(sorted(needs - NEEDS))}; a policy may need {', '.join(sorted(NEEDS))}."
+            f"policy {name!r} needs {', '.join(sorted(needs - NEEDS))}; a policy may need "
+            f"{', '.join(sorted(NEEDS))}."
         )
     columns = {field.name: np.array([1.0, 2.0]) for field in fields(Use)}
     use = _Seen(columns)
@@ -207,7 +213,8 @@ def _examined(name: str, score: Score, says: str, needs: frozenset[str], stack: 
         ) from None
     except Exception as error:
         raise PolicyError(
-            f"policy {name!r} does not work on arrays of experts: {type(error).__name__}: {error}. Write an expression over "
+            f"policy {name!r} does not work on arrays of experts: {type(error).__name__}: {error}. Write an "
+            "expression over "
             "columns of use, for example -use.last_touch, with np.where and np.maximum instead of if and max."
         ) from None
     steady = now.asked <= {"seed", "layers", "half_life"}
@@ -219,19 +226,22 @@ def _examined(name: str, score: Score, says: str, needs: frozenset[str], stack: 
 
 @policy("lru", says="last used {ago}, longer ago than any other that could leave", stack=True)
 def lru(use: Use, now: Moment) -> Column:
-    """Least recently used leaves: the clock of the last touch. Source: mixtral-offloading, arXiv 2312.17238."""
+    """Least recently used leaves: the clock of the last touch. Source: mixtral-offloading, arXiv
+    2312.17238."""
     return use.last_touch
 
 
 @policy("lfu", says="used {times} so far, no other that could leave was used less", stack=True)
 def lfu(use: Use, now: Moment) -> Column:
-    """Least frequently used leaves, counts kept: touches since the run began. arXiv 2511.05814 proposes LFU; the flavour is ours."""
+    """Least frequently used leaves, counts kept: touches since the run began. arXiv 2511.05814 proposes LFU;
+    the flavour is ours."""
     return use.touches
 
 
 @policy("lfu-resident", says="used {times} since it was last loaded, no other that could leave was used less")
 def lfu_resident(use: Use, now: Moment) -> Column:
-    """Least frequently used leaves, counts lost on eviction: touches since the last load. As MoE-Infinity, libCacheSim, cachetools."""
+    """Least frequently used leaves, counts lost on eviction: touches since the last load. As MoE-Infinity,
+    libCacheSim, cachetools."""
     return use.touches_resident
 
 
@@ -241,13 +251,15 @@ def lfu_resident(use: Use, now: Moment) -> Column:
     stack=True,
 )
 def lfu_aged(use: Use, now: Moment) -> Column:
-    """Least frequently used leaves, old touches count less: each is halved every half-life of tokens. Decayed LFU."""
+    """Least frequently used leaves, old touches count less: each is halved every half-life of tokens. Decayed
+    LFU."""
     return use.aged * np.exp2((use.touch_token - now.tokens) / now.half_life)
 
 
 @policy("lfru", says="uses over age came to {score:.4f}, the least of all that could leave", stack=True)
 def lfru(use: Use, now: Moment) -> Column:
-    """Frequency over age: touches kept / (touches of any expert since its last + 1). Source: tinyserve; vLLM PR 37190."""
+    """Frequency over age: touches kept / (touches of any expert since its last + 1). Source: tinyserve; vLLM
+    PR 37190."""
     return use.touches / (now.touches - use.touch_number + 1)
 
 
@@ -257,18 +269,21 @@ def lfru(use: Use, now: Moment) -> Column:
     stack=True,
 )
 def lru_2(use: Use, now: Moment) -> Column:
-    """The use before the last counts, so that being used once does not keep an expert: the clock of the last but one touch. LRU-K with
-    K = 2 (O'Neil, O'Neil, Weikum, SIGMOD 1993), its history kept when an expert leaves; the arrival of a pre-fetch counts as a use."""
+    """The use before the last counts, so that being used once does not keep an expert: the clock of the last
+    but one touch. LRU-K with K = 2 (O'Neil, O'Neil, Weikum, SIGMOD 1993), its history kept when an expert
+    leaves; the arrival of a pre-fetch counts as a use."""
     return use.touch_before
 
 
 @policy(
     "lfuda",
-    says="uses since it was last loaded and the level of the pool at its last came to {score:.0f}, the least of all that could leave",
+    says="uses since it was last loaded and the level of the pool at its last came to {score:.0f}, the "
+    "least of all that could leave",
 )
 def lfuda(use: Use, now: Moment) -> Column:
-    """LFU with dynamic aging: touches since the last load + the highest score of anyone evicted before the last touch, so that what comes
-    new can compete with old favourites. Arlitt, Cherkasova, Dilley, Friedrich, Jin 2000; Squid's cache_replacement_policy."""
+    """LFU with dynamic aging: touches since the last load + the highest score of anyone evicted before the
+    last touch, so that what comes new can compete with old favourites. Arlitt, Cherkasova, Dilley, Friedrich,
+    Jin 2000; Squid's cache_replacement_policy."""
     return use.touches_resident + use.level
 
 
@@ -279,8 +294,9 @@ def lfuda(use: Use, now: Moment) -> Column:
     stack=True,
 )
 def weighted_lfu(use: Use, now: Moment) -> Column:
-    """Least wanted leaves: the router weights it was chosen with, summed, so that a strong choice counts more than a weak one. HybriMoE
-    (arXiv 2504.05897) caches by router scores, averaged over time; the plain sum is ours."""
+    """Least wanted leaves: the router weights it was chosen with, summed, so that a strong choice counts more
+    than a weak one. HybriMoE (arXiv 2504.05897) caches by router scores, averaged over time; the plain sum is
+    ours."""
     return use.weight
 
 
@@ -313,7 +329,8 @@ def random(use: Use, now: Moment) -> Column:
     stack=True,
 )
 def score_ema(use: Use, now: Moment) -> Column:
-    """Weakest leaves: exponential average of the router weights it was chosen with, s <- 0.3 w + 0.7 s. Source: moe-policylang."""
+    """Weakest leaves: exponential average of the router weights it was chosen with, s <- 0.3 w + 0.7 s.
+    Source: moe-policylang."""
     return use.average
 
 
@@ -323,8 +340,9 @@ def score_ema(use: Use, now: Moment) -> Column:
     stack=True,
 )
 def least_stale(use: Use, now: Moment) -> Column:
-    """Experts untouched in this forward pass leave before touched ones; of those, layers already passed before layers to come;
-    then the oldest touch. Our reading of SpecMD (arXiv 2602.03921), which has no public code. In scope `layer` it is lru."""
+    """Experts untouched in this forward pass leave before touched ones; of those, layers already passed
+    before layers to come; then the oldest touch. Our reading of SpecMD (arXiv 2602.03921), which has no
+    public code. In scope `layer` it is lru."""
     touched = use.touch_pass == now.forward_pass
     to_come = use.layer > now.layer
     return (2 * touched + to_come) * 2.0**48 + use.last_touch
@@ -332,8 +350,8 @@ def least_stale(use: Use, now: Moment) -> Column:
 
 @policy("layer-distance", says="its layer comes round last", stack=True)
 def layer_distance(use: Use, now: Moment) -> Column:
-    """The expert whose layer comes round last leaves: 1 - ((its layer - current layer) mod L) / L. HOBBIT (arXiv 2411.01433, eq. 3).
-    In scope `layer` all are equal, and ties make it lru."""
+    """The expert whose layer comes round last leaves: 1 - ((its layer - current layer) mod L) / L. HOBBIT
+    (arXiv 2411.01433, eq. 3). In scope `layer` all are equal, and ties make it lru."""
     return 1.0 - ((use.layer - now.layer) % now.layers) / now.layers
 
 
@@ -344,11 +362,13 @@ def layer_distance(use: Use, now: Moment) -> Column:
     stack=True,
 )
 def static(use: Use, now: Moment) -> Column:
-    """Least used in a calibration trace leaves; never adapts. As Fiddler and KTransformers place their experts."""
+    """Least used in a calibration trace leaves; never adapts. As Fiddler and KTransformers place their
+    experts."""
     return use.calibrated
 
 
 @policy("belady", says="needed again later than any other that could leave", needs={"future"}, stack=True)
 def belady(use: Use, now: Moment) -> Column:
-    """The one needed again last leaves: minus its next use. The bound that no policy beats; it has to know the future. Belady 1966."""
+    """The one needed again last leaves: minus its next use. The bound that no policy beats; it has to know
+    the future. Belady 1966."""
     return -use.next_use

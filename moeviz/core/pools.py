@@ -1,12 +1,15 @@
-"""Pools of slots: who is resident, who is admitted and who leaves. The one place where the event rule is carried out.
+"""Pools of slots: who is resident, who is admitted and who leaves. The one place where the event rule is
+carried out.
 
-A pool is a row of slots that serves one MoE layer (scope layer) or all of them (scope model). The live cache serves one event at a time
-(`serve`); a replay without pre-fetching serves an event of every pool at once (`serve_rows`), and a curve those of every slot count too,
-as so many more pools. Both choose the lowest scores by the same function of the same columns, and a test holds them to the same victims.
-Experts are named by their place: pool x (experts of a pool) + number in it.
+A pool is a row of slots that serves one MoE layer (scope layer) or all of them (scope model). The live cache
+serves one event at a time (`serve`); a replay without pre-fetching serves an event of every pool at once
+(`serve_rows`), and a curve those of every slot count too, as so many more pools. Both choose the lowest
+scores by the same function of the same columns, and a test holds them to the same victims. Experts are named
+by their place: pool x (experts of a pool) + number in it.
 
     pools = Pools(POLICIES["lru"], Moment(0, 1, 64), layers=1, experts=4, limits=[2], own=True)
-    pools.serve(0, np.array([3, 1]), Touch(clock=np.array([4.0, 3.0])), clock=0)      # ([-1, -1], [(0, 0, -1), (1, 1, -1)])
+    pools.serve(0, np.array([3, 1]), Touch(clock=np.array([4.0, 3.0])), clock=0)
+    # ([-1, -1], [(0, 0, -1), (1, 1, -1)]): two misses into free slots
 """
 
 from __future__ import annotations
@@ -32,8 +35,8 @@ def in_waves(
 ) -> list[list[int]]:
     """Experts of one event that are served together, strongest first in each wave.
 
-    members: strongest first. Where they are more than `limit`, residents come first, then the others by id. `everyone`: experts to copy
-    whether they are needed or not.
+    members: strongest first. Where they are more than `limit`, residents come first, then the others by id.
+    `everyone`: experts to copy whether they are needed or not.
     """
     if len(members) <= limit and not everyone:
         return [list(members)]
@@ -51,15 +54,19 @@ class _Taken:
 
     def __getattr__(self, name: str) -> Any:
         raise PolicyError(
-            f"the policy reads use.{name} at some moments and not at others. Let it read the same columns each time."
+            f"the policy reads use.{name} at some moments and not at others. Let it read the same columns "
+            "each time."
         )
 
 
 class Pools:
-    """`limits`: slots of every pool. `sizes`, `room`: [layers x experts] bytes of each expert, and of what one shared pool may hold, where
-    sizes differ; a load may then cost several their place, and slots are no more than numbers. `own`: every layer has a pool of its own; several times as many limits are several slot counts.
+    """`limits`: slots of every pool. `sizes`, `room`: [layers x experts] bytes of each expert, and of what
+    one shared pool may hold, where sizes differ; a load may then cost several their place, and slots are no
+    more than numbers. `own`: every layer has a pool of its own; several times as many limits are several slot
+    counts.
 
-    `calibrated`, `first_use`: [layers x experts] accesses in a calibration trace, and the number of the event that needs an expert first.
+    `calibrated`, `first_use`: [layers x experts] accesses in a calibration trace, and the number of the event
+    that needs an expert first.
     """
 
     def __init__(
@@ -175,11 +182,12 @@ class Pools:
     def serve(
         self, row: int, at: Ints, touch: Touch, clock: int, held: Iterable[int] = ()
     ) -> tuple[list[int], list[tuple[int, int, int]]]:
-        """Serves experts that are needed together: none of them leaves for another, misses come in their order, then all are touched.
+        """Serves experts that are needed together: none of them leaves for another, misses come in their
+        order, then all are touched.
 
-        at: their places, strongest first, no more than the pool has slots. `clock`: ticks before the event. `held`: slots of residents
-        that stay if any other can leave. Returns the slots that they had before (-1: a miss), and the loads as (index in `at`, slot,
-        place of the victim or -1).
+        at: their places, strongest first, no more than the pool has slots. `clock`: ticks before the event.
+        `held`: slots of residents that stay if any other can leave. Returns the slots that they had before
+        (-1: a miss), and the loads as (index in `at`, slot, place of the victim or -1).
         """
         found: list[int] = self.slot_of[at].tolist()
         loads: list[tuple[int, int, int]] = []
@@ -252,7 +260,8 @@ class Pools:
         return loads
 
     def _fit(self, row: int, place: int, filled: int, stay: list[int]) -> int:
-        """Evicts until an expert's bytes are free; others move up into the slots that are left. The number of residents then."""
+        """Evicts until an expert's bytes are free; others move up into the slots that are left. The number of
+        residents then."""
         assert self._sizes is not None
         while self._sizes[place] > self._room:
             scores = self.scores(self.holder[row, :filled])
@@ -273,7 +282,8 @@ class Pools:
             self._room -= self._sizes[place]
 
     def admit(self, row: int, place: int, clock: int, held: Iterable[int]) -> tuple[int, int] | None:
-        """Gives an expert that was guessed a slot: a free one, or the lowest of those not held. (slot, victim's place or -1) or None."""
+        """Gives an expert that was guessed a slot: a free one, or the lowest of those not held. (slot,
+        victim's place or -1) or None."""
         slot, victim = int(self.filled[row]), -1
         if slot < self.limits[row]:
             self.filled[row] += 1
@@ -329,11 +339,12 @@ class Pools:
     # an event of many pools at once
 
     def serve_rows(self, at: Ints, row: Ints, touch: Touch, clock: Floats) -> tuple[Ints, Ints, Ints, Ints]:
-        """Serves one event of each of several pools, as `serve` does. `clock`: of each member's load, if it has to be loaded.
+        """Serves one event of each of several pools, as `serve` does. `clock`: of each member's load, if it
+        has to be loaded.
 
-        at, row: [copies, member], the members of one pool after the other, strongest first. `clock` and the columns of `touch` are
-        [member]. Returns the slots that they had before [copies, member], and of each load the index in `at`, flat, the slot and the
-        victim's place (-1: a free slot).
+        at, row: [copies, member], the members of one pool after the other, strongest first. `clock` and the
+        columns of `touch` are [member]. Returns the slots that they had before [copies, member], and of each
+        load the index in `at`, flat, the slot and the victim's place (-1: a free slot).
         """
         before: Ints = self.slot_of[at]
         gone = (before.ravel() < 0).nonzero()[0]
@@ -352,7 +363,8 @@ class Pools:
         return before, gone, slots, victims
 
     def _fill_rows(self, own: Ints, row: Ints, before: Ints) -> tuple[Ints, Ints]:
-        """Slots for the misses of several pools, and who leaves them. own: [miss]; row, before: [copies, member]"""
+        """Slots for the misses of several pools, and who leaves them. own: [miss]; row, before: [copies,
+        member]"""
         count = np.bincount(own, minlength=self.rows)
         rank = np.arange(len(own)) - (count.cumsum() - count)[own]  # among the misses of the pool
         if self._full:
@@ -376,14 +388,16 @@ class Pools:
 
     def _leave(self, rows: Ints, victims: Ints) -> None:
         if self._leveled:
-            taken = np.zeros((self.rows, 1), np.intp)
-            for row, victim in zip(rows.tolist(), victims.tolist(), strict=True):
-                taken[row] = victim
-                self.level[row] = max(self.level[row], self.scores(taken)[row, 0])
+            if self.policy.steady:
+                scores = self.scores(victims)
+            else:  # the moment's fields are by pool, so that all of them are asked for
+                scores = self.scores(self.holder)[rows, self.slot_of[victims]]
+            np.maximum.at(self.level, rows, scores)
         self.slot_of[victims] = -1
 
     def _scores_of_rows(self, some: Ints, row: Ints, before: Ints) -> tuple[Floats, Ints]:
-        """Scores and residents of some pools [pool, slot]; infinite where somebody stays or there is no slot."""
+        """Scores and residents of some pools [pool, slot]; infinite where somebody stays or there is no
+        slot."""
         inside = before >= 0
         kept, slots = row[inside], before[inside]
         if len(some) == self.rows:
@@ -407,7 +421,8 @@ class Pools:
         return scores, holder
 
     def _lowest_of_rows(self, short: Ints, row: Ints, before: Ints) -> Ints:
-        """Slots of the `short` lowest scores of each pool, lowest first, as `_lowest` finds them. [pool, most that are short]"""
+        """Slots of the `short` lowest scores of each pool, lowest first, as `_lowest` finds them. [pool, most
+        that are short]"""
         most = int(short.max())
         some = (short > 0).nonzero()[0]
         scores, holder = self._scores_of_rows(some, row, before)

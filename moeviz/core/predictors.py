@@ -1,8 +1,8 @@
 """Predictors: an ordered list of experts that a layer will need, made before its router has spoken.
 
-A predictor sees the router's choices so far and, for `next-gate`, the guesses that the model's own routers made; it knows neither
-slots nor residency. A new one is one class under `@predictor`, here or in a file of your own, named as `path.py:name` wherever a
-predictor is asked for:
+A predictor sees the router's choices so far and, for `next-gate`, the guesses that the model's own routers
+made; it knows neither slots nor residency. A new one is one class under `@predictor`, here or in a file of
+your own, named as `path.py:name` wherever a predictor is asked for:
 
     from moeviz.policies import predictor
 
@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from moeviz.core.owncode import functions_of
+from moeviz.core.owncode import first_paragraph, functions_of
 from moeviz.errors import PolicyError
 
 Rows = Sequence[Sequence[int]]  # [token, rank] experts, strongest or likeliest first, -1 where there is none
@@ -58,7 +58,8 @@ class Predictor(Protocol):
         """The router of `layer` chose these experts."""
 
     def guess(self, layer: int, routers: RouterGuess | None, width: int) -> list[int]:
-        """At most `width` distinct experts for `layer`, likeliest first; `routers` holds next-gate's guesses if there are any."""
+        """At most `width` distinct experts for `layer`, likeliest first; `routers` holds next-gate's guesses
+        if there are any."""
 
 
 NEEDS = frozenset({"routers", "future"})
@@ -78,7 +79,7 @@ class Kind:
     @property
     def text(self) -> str:
         """What the predictor does, for people: its docstring."""
-        return self.make.__doc__ or ""
+        return first_paragraph(self.make.__doc__)
 
 
 PREDICTORS: dict[str, Kind] = {}
@@ -87,7 +88,8 @@ PREDICTORS: dict[str, Kind] = {}
 def predictor(name: str, *, needs: Iterable[str] = ()) -> Callable[[Any], Any]:
     """Registers a predictor, a class or function made from the run's Context, under a name.
 
-    `needs`: "routers" (the guesses that the model's own routers made) or "future" (the truth). Raises PolicyError for other needs.
+    `needs`: "routers" (the guesses that the model's own routers made) or "future" (the truth). Raises
+    PolicyError for other needs.
     """
     if not set(needs) <= NEEDS:
         raise PolicyError(
@@ -102,7 +104,8 @@ def predictor(name: str, *, needs: Iterable[str] = ()) -> Callable[[Any], Any]:
 
 
 def load_predictor(text: str) -> str:
-    """The name of a predictor: as it is, or from a file as `path.py:name`, which runs that file. Raises PolicyError.
+    """The name of a predictor: as it is, or from a file as `path.py:name`, which runs that file. Raises
+    PolicyError.
 
     Only for what a user typed: names that stand in a trace file never come here.
     """
@@ -161,8 +164,9 @@ class Frequency:
 
 @predictor("transition")
 class Transition:
-    """What followed this layer's experts so far: T[i, j] counts how often j at the later layer followed i at the earlier, rows add-one
-    smoothed and normalised, summed over the current experts. moe-policylang calls it affinity."""
+    """What followed this layer's experts so far: T[i, j] counts how often j at the later layer followed i at
+    the earlier, rows add-one smoothed and normalised, summed over the current experts. moe-policylang calls
+    it affinity."""
 
     def __init__(self, context: Context) -> None:
         self._ahead, self._experts = context.lookahead, context.experts
@@ -193,11 +197,13 @@ class Transition:
 
 @predictor("next-gate", needs={"routers"})
 class NextGate:
-    """The router of the later layer applied to the hidden state that enters this layer's router (arXiv 2312.17238, 2511.05814).
+    """The router of the later layer applied to the hidden state that enters this layer's router (arXiv
+    2312.17238, 2511.05814).
 
-    The guesses come with the event. Without a threshold the first `width` of each token; with one, as many as it takes until their
-    probabilities reach it (SpecMD, arXiv 2602.03921), however many that is. Where an event has several tokens, the experts named by
-    most of them come first, then the better ranked, then the lower id.
+    The guesses come with the event. Without a threshold the first `width` of each token; with one, as many as
+    it takes until their probabilities reach it (SpecMD, arXiv 2602.03921), however many that is. Where an
+    event has several tokens, the experts named by most of them come first, then the better ranked, then the
+    lower id.
     """
 
     def __init__(self, context: Context) -> None:
@@ -230,7 +236,8 @@ class NextGate:
 
 @predictor("oracle", needs={"future"})
 class Oracle:
-    """The truth, issued as early as any guess: the ceiling that the link's bandwidth allows. It has to know the future."""
+    """The truth, issued as early as any guess: the ceiling that the link's bandwidth allows. It has to know
+    the future."""
 
     def __init__(self, context: Context) -> None:
         assert context.truth is not None
@@ -247,7 +254,8 @@ def _chosen(expert: int) -> bool:
 
 
 def _until(threshold: float, experts: Sequence[int], probabilities: Sequence[float]) -> Sequence[int]:
-    """The likeliest experts whose probabilities together reach the threshold; all of them where they do not."""
+    """The likeliest experts whose probabilities together reach the threshold; all of them where they do
+    not."""
     reached = 0.0
     for rank, probability in enumerate(probabilities):
         reached += probability

@@ -1,8 +1,9 @@
 """Replays a Trace through the expert cache: what would these Settings have done?
 
-The pools of slots, the rule and the scores are the live engine's own (`moeviz.core.pools`), so a measured run replayed under its Settings
-makes the same decisions, event for event. With pre-fetching, a replay goes event by event through the same `ExpertCache` as a live run;
-without, whole passes are served at once, since layers that own their slots do not touch each other.
+The pools of slots, the rule and the scores are the live engine's own (`moeviz.core.pools`), so a measured run
+replayed under its Settings makes the same decisions, event for event. With pre-fetching, a replay goes event
+by event through the same `ExpertCache` as a live run; without, whole passes are served at once, since layers
+that own their slots do not touch each other.
 
     replay(Trace.load("sample_traces/bible.moetrace"), Settings(policy="lfu", slots=4))
 """
@@ -35,8 +36,9 @@ def replay(
 ) -> Run:
     """The Run of these Settings on this Trace, without times.
 
-    `find` gives the calibration trace of a name, `choices` is filled with how every victim was chosen. Raises SettingsError where
-    the Settings do not fit the trace's model, or where they ask for guesses that the trace lacks.
+    `find` gives the calibration trace of a name, `choices` is filled with how every victim was chosen. Raises
+    SettingsError where the Settings do not fit the trace's model, or where they ask for guesses that the
+    trace lacks.
     """
     trace = served(trace, settings)
     known = knowledge(settings, trace, find)
@@ -50,7 +52,8 @@ def replay(
 
 
 def served(trace: Trace, settings: Settings) -> Trace:
-    """The trace in the forward passes in which the rule serves it: `batch:N` puts N decode tokens into one. Raises nothing."""
+    """The trace in the forward passes in which the rule serves it: `batch:N` puts N decode tokens into one.
+    Raises nothing."""
     if not settings.batch or settings.baseline:
         return trace
     decode = trace.phase == DECODE
@@ -62,7 +65,8 @@ def served(trace: Trace, settings: Settings) -> Trace:
 
 
 def _at_once(trace: Trace, cache: ExpertCache, known: Knowledge) -> Run:
-    """No pre-fetching: pools are served together where they can be, and the tables are made of whole columns."""
+    """No pre-fetching: pools are served together where they can be, and the tables are made of whole
+    columns."""
     steps = Steps(trace, known, cache.settings)
     served = steps.serve(cache.room)
     needs = trace.events()
@@ -120,7 +124,8 @@ def check_trace(trace: Trace, settings: Settings) -> None:
     """Raises SettingsError where Settings ask for router weights or guesses that the trace does not hold."""
     if trace.weights is None and "weights" in POLICIES[settings.policy].needs and not settings.baseline:
         raise SettingsError(
-            f"policy {settings.policy!r} needs the routers' weights, which this trace does not hold. Choose another policy."
+            f"policy {settings.policy!r} needs the routers' weights, which this trace does not hold. Choose "
+            "another policy."
         )
     if not settings.by_routers:
         return
@@ -131,7 +136,8 @@ def check_trace(trace: Trace, settings: Settings) -> None:
         )
     if settings.threshold and trace.guess_probability is None:
         raise SettingsError(
-            "the trace does not hold the probabilities of next-gate's guesses, so there is no threshold to reach. Use width."
+            "the trace does not hold the probabilities of next-gate's guesses, so there is no threshold to "
+            "reach. Use width."
         )
     if not settings.threshold and (settings.width or trace.k) > width:
         raise SettingsError(

@@ -3,11 +3,12 @@
     passes     a forward pass               phase, tokens
     events     a MoE layer in a pass        forward_pass, layer, dropped
     accesses   an expert that it needs      event, expert, outcome
-    loads      an expert that came          event, layer, expert, slot, victim_layer, victim_expert, speculative, used
+    loads      an expert that came          event, layer, expert, slot, victim_layer, victim_expert,
+                                            speculative, used
 
-Rows stand in the order in which they happened; `event` and `forward_pass` are row numbers of the table above. An event changes its form
-once: the cache appends it, everything later reads columns. A replay and a live run give the same type; only a measured run has times.
-Knows neither policies nor models nor files.
+Rows stand in the order in which they happened; `event` and `forward_pass` are row numbers of the table above.
+An event changes its form once: the cache appends it, everything later reads columns. A replay and a live run
+give the same type; only a measured run has times. Knows neither policies nor models nor files.
 
     run = replay(trace, Settings("lfu", slots=4))
     run.loads.expert[run.loads.victim_expert >= 0]      # who came over somebody else
@@ -204,7 +205,8 @@ class Run:
 
     @property
     def hit_ratio(self) -> float:
-        """Hits / accesses of decode, or of the whole run where nothing was decoded; late hits are not counted."""
+        """Hits / accesses of decode, or of the whole run where nothing was decoded; late hits are not
+        counted."""
         decode = self.passes.phase[self.events.forward_pass[self.accesses.event]] == 1
         outcome = self.accesses.outcome[decode] if decode.any() else self.accesses.outcome
         return float((outcome == HIT).mean())
@@ -296,7 +298,8 @@ def layer_bytes(expert_bytes: ExpertBytes, layers: int) -> NDArray[np.int64]:
 
 
 class Recorder:
-    """Collects a run, row by row. The cache appends what it decides; an engine adds what only a clock can say."""
+    """Collects a run, row by row. The cache appends what it decides; an engine adds what only a clock can
+    say."""
 
     def __init__(
         self,
@@ -327,7 +330,8 @@ class Recorder:
         self.columns["passes.tokens"].append(tokens)
 
     def add_event(self, layer: int, outcomes: Mapping[int, int]) -> None:
-        """An event of the pass that was begun last. outcomes: expert -> HIT or MISS, of each expert that it needs."""
+        """An event of the pass that was begun last. outcomes: expert -> HIT or MISS, of each expert that it
+        needs."""
         c = self.columns
         at = len(c["events.layer"])
         c["events.forward_pass"].append(len(c["passes.phase"]) - 1)
@@ -401,7 +405,8 @@ class Recorder:
     # to other processes, and to readers
 
     def take(self) -> dict[str, list[int]]:
-        """The rows that are new since the last call, by column, and under "used" the pre-fetches first used since then.
+        """The rows that are new since the last call, by column, and under "used" the pre-fetches first used
+        since then.
 
         Times of loads are not among them: `time_loads` says them when the copies have arrived.
         """
@@ -424,7 +429,8 @@ class Recorder:
                 self.columns[name].extend(values)
 
     def run(self, tier: Tier | None = None, columns: Mapping[str, NDArray[Any]] | None = None) -> Run:
-        """The Run so far; measured where its passes were timed. `columns`: whole ones, instead of rows appended one by one."""
+        """The Run so far; measured where its passes were timed. `columns`: whole ones, instead of rows
+        appended one by one."""
         measured = bool(self.columns["times.pass_wall"])
         if measured:
             self._fill_load_times()

@@ -1,8 +1,8 @@
 """What a cache is told to do: policy, slots, scope, pre-fetching. Frozen, checked once.
 
-A field carries its default, its range and its help. The command line's options, the page's form and `Settings.parse` are made from
-them, so a new setting is one line here. Knows neither models nor traces; whether the slots are enough for a model is checked against
-its shape by `Settings.check`.
+A field carries its default, its range and its help. The command line's options, the page's form and
+`Settings.parse` are made from them, so a new setting is one line here. Knows neither models nor traces;
+whether the slots are enough for a model is checked against its shape by `Settings.check`.
 
     Settings(policy="lfu", slots=4, prefetch="next-gate").label      # 'lfu, 4 slots, next-gate'
 """
@@ -125,7 +125,8 @@ class Settings:
     seed: int = _setting(0, "Seed of policy random", least=0, most=2**63 - 1)
     rule: str = _setting(
         "pinned",
-        "How experts of an event are served: pinned (together), one-by-one, or batch:N (N decode tokens at a time)",
+        "How experts of an event are served: pinned (together), one-by-one, or batch:N (N decode tokens at "
+        "a time)",
     )
     budget: int = _setting(
         0,
@@ -141,7 +142,8 @@ class Settings:
             check(name, getattr(self, name))
         if not re.fullmatch("pinned|one-by-one|batch:[1-9][0-9]{0,6}", self.rule):
             raise SettingsError(
-                f"rule {self.rule!r} is not known. Choose pinned, one-by-one or batch:N with a number N, for example batch:4."
+                f"rule {self.rule!r} is not known. Choose pinned, one-by-one or batch:N with a number N, "
+                "for example batch:4."
             )
 
     @property
@@ -190,11 +192,13 @@ class Settings:
                 )
             if self.slots > most:
                 raise SettingsError(
-                    f"{self.slots} slots are more than the {most} experts of {where}. Choose {least} to {most} slots."
+                    f"{self.slots} slots are more than the {most} experts of {where}. Choose {least} to "
+                    f"{most} slots."
                 )
         if self.prefetch != "none" and self.lookahead >= layers:
             raise SettingsError(
-                f"lookahead is {self.lookahead}, but there are {layers} MoE layers. Choose less than {layers}."
+                f"lookahead is {self.lookahead}, but there are {layers} MoE layers. Choose less than "
+                f"{layers}."
             )
         if self.width > experts:
             raise SettingsError(
@@ -207,7 +211,8 @@ class Settings:
                 else "the warm start 'calibrated'"
             )
             raise SettingsError(
-                f"{what} needs a calibration trace. Name a trace file or a sample, for example calibration=bible."
+                f"{what} needs a calibration trace. Name a trace file or a sample, for example "
+                "calibration=bible."
             )
 
     def _check_budget(
@@ -221,14 +226,16 @@ class Settings:
         need = least * max(sizes) * (layers if self.scope == "layer" else 1)  # layers share it equally
         if self.budget < need:
             raise SettingsError(
-                f"a budget of {_in_words(self.budget)} is too small: {least} experts of a layer have to fit at once. "
+                f"a budget of {_in_words(self.budget)} is too small: {least} experts of a layer have to fit "
+                "at once. "
                 f"Give at least {_in_words(need)}."
             )
 
     def room(self, layers: int, experts: int, k: int, expert_bytes: int | tuple[int, ...] = 0) -> Room:
         """The slots that a model of this shape has under these settings.
 
-        A budget in bytes is shared equally over the layers in scope layer; in scope model as many experts fit as their sizes allow.
+        A budget in bytes is shared equally over the layers in scope layer; in scope model as many experts fit
+        as their sizes allow.
         """
         match self.baseline:
             case "resident":
@@ -278,9 +285,11 @@ class Settings:
 
     @classmethod
     def parse(cls, text: str, **defaults: Any) -> Settings:
-        """From what a user typed, `policy=lru,slots=4,prefetch=next-gate`; unnamed fields keep their defaults, or those given.
+        """From what a user typed, `policy=lru,slots=4,prefetch=next-gate`; unnamed fields keep their
+        defaults, or those given.
 
-        A policy `path.py:name` is loaded from its file. Raises SettingsError or PolicyError for an unknown field or value.
+        A policy `path.py:name` is loaded from its file. Raises SettingsError or PolicyError for an unknown
+        field or value.
         """
         values = dict(defaults)
         for item in filter(None, (part.strip() for part in text.split(","))):
@@ -337,7 +346,8 @@ def check(name: str, value: object) -> None:
 
 
 def read(name: str, text: str) -> Any:
-    """The value of a field from what a user typed. Raises SettingsError, or PolicyError of a policy's file."""
+    """The value of a field from what a user typed. Raises SettingsError, or PolicyError of a policy's
+    file."""
     setting, kind = SETTINGS[name], KINDS[name]
     try:
         value = (setting.read or kind)(text)

@@ -1,7 +1,9 @@
-"""The events of a whole trace, laid out to be served: which experts are needed together, in which pools, at which ticks of the clock.
+"""The events of a whole trace, laid out to be served: which experts are needed together, in which pools, at
+which ticks of the clock.
 
-Without pre-fetching every event's clock, count of touches and next uses are known beforehand, whatever the cache holds. So a replay serves
-an event of every layer at once where layers own their slots, and a curve those of many slot counts too. Knows no policy.
+Without pre-fetching every event's clock, count of touches and next uses are known beforehand, whatever the
+cache holds. So a replay serves an event of every layer at once where layers own their slots, and a curve
+those of many slot counts too. Knows no policy.
 
     Steps(trace, Knowledge(), settings).serve(pools).slot >= 0      # which accesses hit
 """
@@ -26,7 +28,8 @@ Index = slice | Ints
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Served:
-    """What became of the M accesses of a trace, strongest first in each event, and of the P loads, in the order of their copies."""
+    """What became of the M accesses of a trace, strongest first in each event, and of the P loads, in the
+    order of their copies."""
 
     slot: Ints  # [M] that the expert was in when its turn came; -1: a miss
     load: Ints  # [P] the access that each load is for
@@ -86,7 +89,8 @@ class Steps:
         )
 
     def hits(self, pools: Pools) -> NDArray[np.int64]:
-        """Serves every event in pools of several slot counts, one after the other in `pools`. Hits by phase. [slot count, phase]"""
+        """Serves every event in pools of several slot counts, one after the other in `pools`. Hits by phase.
+        [slot count, phase]"""
         copies = len(pools.slot_of) // (self._layers * self._experts)
         found = np.zeros((copies, 2), np.int64)
         if pools.rows == 1:
@@ -108,7 +112,8 @@ class Steps:
 
     @property
     def even(self) -> int:
-        """Experts of every event, where every pass has an event of every pool and all are served at once; else 0."""
+        """Experts of every event, where every pass has an event of every pool and all are served at once;
+        else 0."""
         rows = self._layers if self._own else 1
         served = len(self._tokens) * (1 if self._own else self._layers)
         most = int(np.diff(self._first).max())
@@ -120,7 +125,8 @@ class Steps:
         return self._phase
 
     def members(self, pools: Pools | None = None) -> Iterator[tuple[Index, Ints, Ints]]:
-        """Accesses that are served together, their places and pools, in order. `pools`: is told the moment of each."""
+        """Accesses that are served together, their places and pools, in order. `pools`: is told the moment of
+        each."""
         rows = self._layers if self._own else 1
         layers, touches = np.arange(rows)[:, None], np.empty(rows)
         for step, index, _ in self._groups():
@@ -142,7 +148,8 @@ class Steps:
         )
 
     def ranks(self, pools: Pools) -> Ints:
-        """Rank of every access among all, by its expert's score after it, for scores that change with a touch only. [M]"""
+        """Rank of every access among all, by its expert's score after it, for scores that change with a touch
+        only. [M]"""
         scores = np.empty(len(self._place))
         bounds = np.searchsorted(self._needs.forward_pass, np.arange(len(self._tokens) + 1))
         for begin, end in pairwise(self._first[bounds].tolist()):
@@ -196,7 +203,8 @@ class Steps:
         return Served(*(np.array(values, np.intp) for values in (slot, load, load_slot, victim)))
 
     def _walk(self, pools: Pools) -> Iterator[tuple[Index, Ints, Ints, Ints, Ints]]:
-        """One event of every pool at a time: accesses, their slots before [slot count, access], and the loads as `serve_rows` gives them."""
+        """One event of every pool at a time: accesses, their slots before [slot count, access], and the loads
+        as `serve_rows` gives them."""
         copies = len(pools.slot_of) // (self._layers * self._experts)
         rows = pools.rows // copies  # of one slot count
         shift = np.arange(copies)[:, None]
@@ -237,7 +245,8 @@ class Steps:
         now.clock = 2 * now.touches
 
     def _groups(self) -> Iterator[tuple[int, Index, int]]:
-        """(pass, accesses with at most one event of each pool, experts of the largest event), in the order in which they are served."""
+        """(pass, accesses with at most one event of each pool, experts of the largest event), in the order in
+        which they are served."""
         needs = self._needs
         largest = np.diff(self._first)
         if not self._own:
@@ -262,7 +271,8 @@ class Steps:
                 yield step, begin + (rank == number).nonzero()[0], 1
 
     def _apart(self, pools: Pools, event: int, copies: int) -> tuple[Index, Ints, Ints, Ints, Ints]:
-        """An event that needs more than the slots of some slot count: in waves, and for each slot count by itself.
+        """An event that needs more than the slots of some slot count: in waves, and for each slot count by
+        itself.
 
         As `_walk` yields; the loads are those of the last slot count.
         """

@@ -1,4 +1,5 @@
-"""Made-up traces of controlled skew, reuse and change of subject, for lessons, tests and benchmarks. Knows no model.
+"""Made-up traces of controlled skew, reuse and change of subject, for lessons, tests and benchmarks. Knows no
+model.
 
 synthetic(511, layers=24, experts=32, k=4, skew=1.0, reuse=0.5).tokens
 """
@@ -25,10 +26,11 @@ def synthetic(
 ) -> Trace:
     """A decode trace in which every layer has favourites of its own.
 
-    `skew`: the expert that is drawn n-th most has a weight of n ** -skew (Zipf); 0 draws all alike. `reuse`: the chance that an expert of
-    the last token is kept; the others are drawn anew and may come back by chance. `change`: after so many tokens the subject changes and
-    every layer gets other favourites; 0: never. The same arguments give the same trace. Raises SettingsError or TraceError where they
-    make no trace.
+    `skew`: the expert that is drawn n-th most has a weight of n ** -skew (Zipf); 0 draws all alike. `reuse`:
+    the chance that an expert of the last token is kept; the others are drawn anew and may come back by
+    chance. `change`: after so many tokens the subject changes and every layer gets other favourites; 0:
+    never. The same arguments give the same trace. Raises SettingsError or TraceError where they make no
+    trace.
     """
     if not 0 <= reuse <= 1:
         raise SettingsError(f"reuse is {reuse!r}; it must be a number from 0 to 1.")
@@ -36,7 +38,8 @@ def synthetic(
         raise SettingsError(f"skew is {skew!r}; it must be a number from 0 to 100.")
     if min(tokens, layers, experts, k) < 1 or change < 0 or seed < 0 or k > experts:
         raise SettingsError(
-            f"{tokens} tokens, {layers} layers, {k} of {experts} experts, change {change} and seed {seed} make no trace: tokens, "
+            f"{tokens} tokens, {layers} layers, {k} of {experts} experts, change {change} and seed {seed} "
+            "make no trace: tokens, "
             "layers, experts and k are at least 1, change and seed at least 0, and k is at most experts."
         )
     rng = np.random.default_rng(seed)

@@ -1,8 +1,10 @@
-"""What the router chose: the `Trace`. It belongs to a model and a text, not to any cache, and is checked when it is made.
+"""What the router chose: the `Trace`. It belongs to a model and a text, not to any cache, and is checked when
+it is made.
 
-Not every token uses k experts in every layer: places that are not used hold -1, at the end of a row. An event is a forward pass and a
-MoE layer in which any expert is needed; `events()` gives them all, with the experts that each needs in the order in which a cache
-serves them. The file `*.moetrace` is the business of `moeviz.files.moetrace`.
+Not every token uses k experts in every layer: places that are not used hold -1, at the end of a row. An event
+is a forward pass and a MoE layer in which any expert is needed; `events()` gives them all, with the experts
+that each needs in the order in which a cache serves them. The file `*.moetrace` is the business of
+`moeviz.files.moetrace`.
 
     trace = Trace.load("sample_traces/bible.moetrace")
     trace.events().expert       # of all events, one after the other
@@ -104,7 +106,8 @@ class Trace:
 
     @cached_property
     def digest(self) -> str:
-        """Tells traces apart by what they hold: equal for equal choices, guesses and texts, whatever the file's name."""
+        """Tells traces apart by what they hold: equal for equal choices, guesses and texts, whatever the
+        file's name."""
         about = (self.model, self.num_experts, self.expert_bytes, self.link_bytes, self.prompt, self.texts)
         found = hashlib.blake2b(repr(about).encode(), digest_size=16)
         for name in TENSORS:
@@ -233,7 +236,8 @@ class Trace:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trace:
-        """From a trace file. Raises TraceError where it is not a valid one, OSError where it cannot be read."""
+        """From a trace file. Raises TraceError where it is not a valid one, OSError where it cannot be
+        read."""
         from moeviz.files import moetrace
 
         return moetrace.load(path)[0]
@@ -338,7 +342,8 @@ def _check_experts(trace: Trace) -> None:
         if (hole := np.argwhere((experts[:, :, :-1] < 0) & (experts[:, :, 1:] >= 0))).size:
             token, layer, _ = hole[0]
             raise TraceError(
-                f"experts has -1 before an expert for token {token} in layer {layer}; unused places stand last."
+                f"experts has -1 before an expert for token {token} in layer {layer}; unused places stand "
+                "last."
             )
         ordered = np.sort(experts, axis=2)
         if (twice := np.argwhere((ordered[:, :, 1:] == ordered[:, :, :-1]) & (ordered[:, :, 1:] >= 0))).size:
@@ -365,7 +370,8 @@ def _check_unicode(name: str, text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise TraceError(
-            f"{name} holds {text[error.start]!r}, half of a character (a lone surrogate); expected Unicode text."
+            f"{name} holds {text[error.start]!r}, half of a character (a lone surrogate); expected Unicode "
+            "text."
         ) from None
 
 

@@ -1,7 +1,8 @@
 """Hit ratio over slot counts: what a replay at every slot count would give, for all of them at once.
 
-The slots, the rule and the scores are the replay's own (`moeviz.core.pools`): a slot count is so many more pools. A stack algorithm from a
-cold start needs one ranking of experts for all slot counts (`moeviz.numbers.stack`). No pre-fetching.
+The slots, the rule and the scores are the replay's own (`moeviz.core.pools`): a slot count is so many more
+pools. A stack algorithm from a cold start needs one ranking of experts for all slot counts
+(`moeviz.numbers.stack`). No pre-fetching.
 
     curve(trace, Settings("lfu")).hit_ratio      # [slot count]
 """
@@ -43,7 +44,8 @@ class Curve:
 
 
 def slot_counts(trace: Trace, scope: str, most: int = 24) -> list[int]:
-    """Scope layer: from k to every expert. Scope model: at most `most` counts, evenly from one token's need to every expert."""
+    """Scope layer: from k to every expert. Scope model: at most `most` counts, evenly from one token's need
+    to every expert."""
     if scope == "layer":
         return list(range(trace.k, trace.num_experts + 1))
     need, every = trace.k * trace.layers, trace.num_experts * trace.layers
@@ -57,10 +59,11 @@ def curve(
     find: Callable[[str], Trace] | None = None,
     budgets: Sequence[int] | None = None,
 ) -> Curve:
-    """Hits at each slot count (default: `slot_counts`), or at each budget in bytes. Raises SettingsError as `replay` does.
+    """Hits at each slot count (default: `slot_counts`), or at each budget in bytes. Raises SettingsError as
+    `replay` does.
 
-    Where layers' experts differ in size, a budget in scope model holds as many as fit, each with its own size: who leaves, leaves until
-    who comes has room.
+    Where layers' experts differ in size, a budget in scope model holds as many as fit, each with its own
+    size: who leaves, leaves until who comes has room.
     """
     if budgets is not None:
         within = [replace(settings, prefetch="none", budget=int(budget)) for budget in budgets]
@@ -115,11 +118,12 @@ def _hits(
 
 
 def bounds(trace: Trace, settings: Settings, recorded: Run | None) -> dict[str, float | None]:
-    """What no policy can beat at these slots: belady's hits / accesses (of decode, or of prefill where nothing was decoded), and the least
-    ms per output token on the machine of the recorded run (None without one). For a baseline both are None.
+    """What no policy can beat at these slots: belady's hits / accesses (of decode, or of prefill where
+    nothing was decoded), and the least ms per output token on the machine of the recorded run (None without
+    one). For a baseline both are None.
 
-    The bound is belady's under the settings' own rule. It is none (None) where a pool's experts differ in size: the fewest misses are
-    then no longer had by who is needed again last.
+    The bound is belady's under the settings' own rule. It is none (None) where a pool's experts differ in
+    size: the fewest misses are then no longer had by who is needed again last.
     """
     room = settings.room(trace.layers, trace.num_experts, trace.k, trace.expert_bytes)
     if settings.baseline or room.bytes:
@@ -133,7 +137,8 @@ def bounds(trace: Trace, settings: Settings, recorded: Run | None) -> dict[str, 
 
 
 def knee(found: Curve) -> int | None:
-    """Slot count where the curve bends most: furthest above the straight line between its ends (Satopaa et al. 2011); None where none is."""
+    """Slot count where the curve bends most: furthest above the straight line between its ends (Satopaa et
+    al. 2011); None where none is."""
     if len(found.slots) < 3:
         return None
     x = (found.slots - found.slots[0]) / (found.slots[-1] - found.slots[0])

@@ -1,4 +1,5 @@
-"""Why an expert left: every resident's score at that moment, the victim's beside the others', one sentence, and the regret.
+"""Why an expert left: every resident's score at that moment, the victim's beside the others', one sentence,
+and the regret.
 
 Explainer(trace, settings).evictions(step=50, layer=3)[0].sentence
 """
@@ -67,7 +68,8 @@ class Explainer:
         self._by_load = {choice.load: choice for choice in self._choices}
 
     def evictions(self, step: int, layer: int) -> list[Eviction]:
-        """Who left at the event of a layer in a forward pass, in order; guesses made there included. None where there was no event."""
+        """Who left at the event of a layer in a forward pass, in order; guesses made there included. None
+        where there was no event."""
         event = self.run.event(step, layer)
         if event is None:
             return []
@@ -75,7 +77,8 @@ class Explainer:
         return [self._explained(self._by_load[load]) for load in range(first, last) if load in self._by_load]
 
     def next_event(self, kind: str, step: int, layer: int) -> tuple[int, int] | None:
-        """(step, layer) of the first event after this one with a miss, an eviction, a collision, or a regretted eviction."""
+        """(step, layer) of the first event after this one with a miss, an eviction, a collision, or a
+        regretted eviction."""
         events = self.run.events
         found = self._events(kind)
         passes, layers = events.forward_pass[found], events.layer[found]

@@ -116,7 +116,9 @@ def miss_kind_of_access(run: Run) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """What was served without waiting: a token waits for its slowest expert, so one miss among all layers costs it the hit."""
+    """What was served without waiting: a token waits for its slowest expert, so one miss among all layers
+    costs it the hit.
+    """
 
     passes: int  # forward passes with any event: in decode of one sequence, tokens
     whole_passes: int  # that found every expert of every layer
@@ -145,9 +147,12 @@ def whole(run: Run, phase: int | None = None) -> Whole:
 
 
 def gap_captured(hits: int, lru: int, belady: int) -> float | None:
-    """How much of what is possible beyond lru a policy gets: (policy - lru) / (belady - lru). None where nothing is.
+    """How much of what is possible beyond lru a policy gets: (policy - lru) / (belady - lru).
 
-    After gajsanders/moe-trace. All three are hits on the same accesses, at the same slots and under the same rule.
+    None where nothing is.
+
+    After gajsanders/moe-trace. All three are hits on the same accesses, at the same slots and under the same
+    rule.
     """
     return (hits - lru) / (belady - lru) if belady != lru else None
 
@@ -155,16 +160,18 @@ def gap_captured(hits: int, lru: int, belady: int) -> float | None:
 def break_even_precision(copy_ms: float, window_ms: float) -> float:
     """Precision of pre-fetches above which they save more time than they cost.
 
-    copy_ms: time of one copy on the link; window_ms: time from the guess to the event that it is for. A right guess saves min(copy, window)
-    of a stall; a wrong one holds the link for copy - window beyond its window, and the event's own misses wait. So the two are even at a
-    precision of 1 - window / copy, or 0 where a copy fits into the window. Who leaves for a wrong guess is not counted: on a tight cache
-    the precision has to be higher (everett6/moe-prefetch found .75 on its machine).
+    copy_ms: time of one copy on the link; window_ms: time from the guess to the event that it is for. A right
+    guess saves min(copy, window) of a stall; a wrong one holds the link for copy - window beyond its window,
+    and the event's own misses wait. So the two are even at a precision of 1 - window / copy, or 0 where a
+    copy fits into the window. Who leaves for a wrong guess is not counted: on a tight cache the precision has
+    to be higher (everett6/moe-prefetch found .75 on its machine).
     """
     return max(0.0, 1 - window_ms / copy_ms) if copy_ms > 0 else 0.0
 
 
 def break_even(run: Run, lookahead: int | None = None) -> float | None:
-    """`break_even_precision` on the machine of a measured run: its mean copy, and what it computes from one MoE layer to `lookahead` later.
+    """`break_even_precision` on the machine of a measured run: its mean copy, and what it computes from one
+    MoE layer to `lookahead` later.
 
     Default: the run's own lookahead. None where the run was not measured, decoded nothing or copied nothing.
     """

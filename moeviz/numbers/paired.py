@@ -31,8 +31,8 @@ class Difference:
 def paired(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Difference | None:
     """The same number of the same prompts under two settings. None with fewer than two prompts.
 
-    Percentile bootstrap over prompts (Efron 1979), with a fixed seed: the same numbers give the same interval. Raises ValueError where
-    the two are not of the same prompts.
+    Percentile bootstrap over prompts (Efron 1979), with a fixed seed: the same numbers give the same
+    interval. Raises ValueError where the two are not of the same prompts.
     """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} values cannot be paired with {len(second)}.")

@@ -1,4 +1,5 @@
-"""Numbers of a Trace alone, whatever the cache: who is used how much, what repeats, what guesses are worth. Each with its formula.
+"""Numbers of a Trace alone, whatever the cache: who is used how much, what repeats, what guesses are worth.
+Each with its formula.
 
 reuse(Trace.load("sample_traces/bible.moetrace"))      # [layer]
 """
@@ -49,14 +50,16 @@ def top_share(use: Floats, part: float = 0.25) -> Floats:
 
 
 def entropy(use: Floats) -> Floats:
-    """Shannon entropy of a layer's choices / log E: 1 where all experts are used alike, 0 where one does all. use: [L, E]; gives [L]"""
+    """Shannon entropy of a layer's choices / log E: 1 where all experts are used alike, 0 where one does all.
+    use: [L, E]; gives [L]"""
     share = use / np.maximum(use.sum(1, keepdims=True), 1e-12)
     bits = -(share * np.log(np.maximum(share, 1e-300))).sum(1)
     return np.asarray(bits / np.log(use.shape[1])) if use.shape[1] > 1 else np.zeros(len(use))
 
 
 def reuse(trace: Trace) -> Floats:
-    """Share of a token's experts that the token before it in its sequence used too, in decode; chance is k / E.
+    """Share of a token's experts that the token before it in its sequence used too, in decode; chance is k /
+    E.
 
     nan for layers without two decode tokens one after the other. [L]
     """
@@ -78,13 +81,14 @@ def reuse(trace: Trace) -> Floats:
 
 
 def coverage(use: Floats) -> Floats:
-    """Share of a layer's choices that its busiest 1, 2, ... E experts got. use: [L, E]; gives [L, E], rising to 1"""
+    """Share of a layer's choices that its busiest 1, 2, ... E experts got. use: [L, E]; gives [L, E], rising
+    to 1"""
     return np.asarray((-np.sort(-use, 1)).cumsum(1) / np.maximum(use.sum(1, keepdims=True), 1e-12))
 
 
 def together(trace: Trace, layer: int, later: int) -> Floats:
-    """How often tokens that chose expert i in `layer` chose expert j in `later`, as shares of i's tokens; later = layer: of one layer.
-    [E, E]; rows of experts that nobody chose are 0"""
+    """How often tokens that chose expert i in `layer` chose expert j in `later`, as shares of i's tokens;
+    later = layer: of one layer. [E, E]; rows of experts that nobody chose are 0"""
     first, second = _chosen(trace, layer), _chosen(trace, later)
     return np.asarray((first.T @ second) / np.maximum(first.sum(0)[:, None], 1), np.float64)
 
@@ -98,20 +102,23 @@ def _chosen(trace: Trace, layer: int) -> NDArray[np.float32]:
 
 
 def similarity(a: Floats, b: Floats) -> Floats:
-    """Cosine of two traces' expert use, layer by layer: 1 the same shares, 0 nothing in common. a, b: [..., L, E]; gives [..., L]"""
+    """Cosine of two traces' expert use, layer by layer: 1 the same shares, 0 nothing in common. a, b: [...,
+    L, E]; gives [..., L]"""
     return np.asarray(
         (a * b).sum(-1) / np.maximum(np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1), 1e-12)
     )
 
 
 def domain_use() -> dict[str, Floats]:
-    """Share of a layer's choices that each expert of the bundled model got on held-out text of each domain. name -> [L, E]"""
+    """Share of a layer's choices that each expert of the bundled model got on held-out text of each domain.
+    name -> [L, E]"""
     found = json.loads(DOMAIN_USE.read_text(encoding="utf-8"))
     return {name: np.array(shares) for name, shares in found.items()}
 
 
 def likeness(trace: Trace, domains: Mapping[str, Floats], window: int = 32) -> Floats:
-    """How alike the use of the last `window` tokens is to each domain's: cosine, mean over layers. [domain, T]"""
+    """How alike the use of the last `window` tokens is to each domain's: cosine, mean over layers. [domain,
+    T]"""
     chosen = np.zeros((trace.tokens + 1, trace.layers, trace.num_experts), np.float32)
     token, layer, rank = np.nonzero(trace.experts >= 0)
     chosen[token + 1, layer, trace.experts[token, layer, rank]] = 1
@@ -124,7 +131,8 @@ def likeness(trace: Trace, domains: Mapping[str, Floats], window: int = 32) -> F
 
 
 def tokens_of(trace: Trace, layer: int, expert: int) -> tuple[NDArray[np.int64], Floats]:
-    """Tokens that chose an expert and the weight it got, heaviest first; in the text's order and nan where weights are unknown. Both [n]"""
+    """Tokens that chose an expert and the weight it got, heaviest first; in the text's order and nan where
+    weights are unknown. Both [n]"""
     token, rank = np.nonzero(trace.experts[:, layer] == expert)
     if trace.weights is None:
         return token, np.full(len(token), np.nan)
@@ -135,7 +143,8 @@ def tokens_of(trace: Trace, layer: int, expert: int) -> tuple[NDArray[np.int64],
 
 @dataclass(frozen=True, eq=False, slots=True)
 class GuessQuality:
-    """How good guesses for a layer are, d layers ahead, over decode events. nan where there is none. [D, L], lookahead 1 first"""
+    """How good guesses for a layer are, d layers ahead, over decode events. nan where there is none. [D, L],
+    lookahead 1 first"""
 
     precision: Floats  # |guess and A| / |guess|
     recall: Floats  # |guess and A| / |A|
@@ -151,7 +160,8 @@ class GuessQuality:
 def guess_quality(
     trace: Trace, name: str, width: int = 0, threshold: float = 0.0, lookaheads: int = 3
 ) -> GuessQuality:
-    """Every guess of a predictor, whatever is resident. Where guesses are as many as experts chosen, precision = recall.
+    """Every guess of a predictor, whatever is resident. Where guesses are as many as experts chosen,
+    precision = recall.
 
     Lookaheads that the trace holds no router guesses for stay nan.
     """
@@ -205,7 +215,8 @@ def _guesses(trace: Trace, name: str, d: int, width: int, threshold: float) -> t
 
 
 def summary(trace: Trace, prefetch: str = "none", width: int = 0, threshold: float = 0.0) -> dict[str, Any]:
-    """The trace in the words of `python -m moeviz replay --json`; `guesses` are those of the predictor `prefetch`, [lookahead][layer]."""
+    """The trace in the words of `python -m moeviz replay --json`; `guesses` are those of the predictor
+    `prefetch`, [lookahead][layer]."""
     use = usage(trace)
     again = reuse(trace)
     by_routers = guess_quality(trace, "next-gate") if trace.lookaheads else None

@@ -1,9 +1,10 @@
 """Hits of a stack algorithm at every slot count at once (Mattson, Gecsei, Slutz, Traiger 1970).
 
-A policy whose scores depend on neither slots nor residency keeps at n slots everybody whom it keeps at n - 1, and one more. So one list a
-pool, the stack, says who is resident at every slot count: its first n. It does not serve events as `moeviz.core.pools` does, one slot count
-after the other, and that is why it is a second way beside it: it is several times quicker. It scores and touches by the same functions, and
-a test holds the two to the same hits. Only for a cold start and slot counts of at least every event's experts.
+A policy whose scores depend on neither slots nor residency keeps at n slots everybody whom it keeps at n - 1,
+and one more. So one list a pool, the stack, says who is resident at every slot count: its first n. It does
+not serve events as `moeviz.core.pools` does, one slot count after the other, and that is why it is a second
+way beside it: it is several times quicker. It scores and touches by the same functions, and a test holds the
+two to the same hits. Only for a cold start and slot counts of at least every event's experts.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ TOP = np.iinfo(np.int64).max  # who is needed now and stays at every slot count
 
 
 def depths(steps: Steps, pools: Pools) -> Ints:
-    """Place in its pool's stack of every access's expert before its event: resident at more slots than that. [M]
+    """Place in its pool's stack of every access's expert before its event: resident at more slots than that.
+    [M]
 
-    `pools`: as they are before the run; their slots are not used. An expert that was never loaded is deeper than any slot count.
+    `pools`: as they are before the run; their slots are not used. An expert that was never loaded is deeper
+    than any slot count.
     """
     found = np.empty(steps.accesses, np.intp)
     if pools.policy.steady:
@@ -35,7 +38,8 @@ def depths(steps: Steps, pools: Pools) -> Ints:
 
 
 def _steady(steps: Steps, ranks: Ints, pools: Pools, found: Ints) -> None:
-    """Scores that change with a touch only: a stack holds each expert's rank among all accesses, of its last one."""
+    """Scores that change with a touch only: a stack holds each expert's rank among all accesses, of its last
+    one."""
     never = -1 - np.arange(pools.rows * pools.width)  # of who was not used yet, below all others
     stack = never.reshape(pools.rows, pools.width).copy()
     last = never.copy()  # rank by place
@@ -80,9 +84,11 @@ def _moving(steps: Steps, pools: Pools, found: Ints) -> None:
 
 
 def _rise(stack: NDArray[np.int64], row: Ints, even: int) -> None:
-    """Whoever was taken out comes to the top; at every depth the lowest so far falls on, until it fills a hole.
+    """Whoever was taken out comes to the top; at every depth the lowest so far falls on, until it fills a
+    hole.
 
-    stack: [pool, depth] ranks; row: the pool of each hole; even: holes of every pool where all have as many, else 0.
+    stack: [pool, depth] ranks; row: the pool of each hole; even: holes of every pool where all have as many,
+    else 0.
     """
     if even:
         stack[:] = _risen(stack.T, even).T

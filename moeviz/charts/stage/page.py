@@ -131,15 +131,16 @@ def stage(
     explainers = [Explainer(trace, one) for one in settings]
     bound = replay(trace, replace(settings[0], policy="belady", baseline="", prefetch="none"))
     runs = [one.run for one in explainers]
-    changes = subject_changes(trace)
+    served = explainers[0].trace  # under a rule batch:N, with that rule's passes
+    changes = subject_changes(served)
     payload = stage_payload(
-        trace,
+        served,
         runs,
         bound=bound,
         measured=[recorded] if recorded is not None and recorded.measured else [],
         explainers=explainers,
         changes=changes,
         title=title,
-        verdict=hit_verdict(trace, runs, changes),
+        verdict=hit_verdict(served, runs, changes),
     )
     return StagePage(stage_html(payload, presenter))

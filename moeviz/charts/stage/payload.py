@@ -75,7 +75,8 @@ def stage_payload(
         if found != shape:
             raise StageError(
                 f"a run of {found[0]} passes, {found[1]} layers and {found[2]} experts is none of this "
-                f"trace, which has {shape[0]}, {shape[1]} and {shape[2]}. Replay this trace."
+                f"trace, which has {shape[0]}, {shape[1]} and {shape[2]}. Replay this trace; boards share "
+                "its passes, so a rule batch:N has to be the same on all of them."
             )
     if len(runs[0].accesses.event) > MAX_ACCESSES:
         raise StageError(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeviz.core.trace import MAX_EXPERTS, MAX_K, MAX_LAYERS, MAX_TOKENS, PREFILL
+from moeviz.core.trace import MAX_EXPERTS, MAX_K, MAX_LAYERS, MAX_TOKENS
 from moeviz.files.importers.routed import Routed, check_shape
 from moeviz.files.importers.source import Source
 
@@ -351,6 +351,3 @@ class Calls:
 def layer_number(source: Source, value: object, place: str, what: str = "layer") -> int:
     """Raises TraceError."""
     return whole(source, value, place, what, 0, 4 * MAX_LAYERS)
-
-
-__all__ = ["PREFILL", "Calls", "Routes", "expert_list", "layer_number", "scatter", "weight_list", "whole"]

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import numpy as np
+
 from moeviz.core.trace import DECODE
 from moeviz.files.importers.collect import Routes, expert_list, layer_number, weight_list
 from moeviz.files.importers.names import about, unused
@@ -50,7 +52,7 @@ def read(source: Source, options: Options) -> Found:
         routed.report.append("full_text does not end with generated_only; where the prompt ends is not known")
     if options.prompt_tokens < 0:
         routed.report.append("all tokens were generated (decode), as this data set records them")
-        routed.phase = routed.ids[:, 0, 0].astype("uint8") * 0 + DECODE
+        routed.phase = np.full(len(routed.ids), DECODE, np.uint8)
     routed.report += unused(said.unused, "keys")
     return finish(source, options, routed, NAME)
 

@@ -3,6 +3,7 @@
 
 // of states that are pooled: a miss hides a hit, a hit hides who is only there
 const WORST = [0, 1, 3, 4, 5, 2]
+const MIN_ROOM = 8 // px
 const LEAST = 3.4 // px; cells that would be smaller are pooled
 
 class Grid {
@@ -16,9 +17,10 @@ class Grid {
       Math.ceil(
         Math.max(this.sheet.wide("expert", size), this.sheet.wide(String(Math.max(layers, experts)), size)),
       ) + 8
+    // a stage that is not shown yet has no room; it is laid out again once it has
     const room = {
-      width: this.sheet.width - left - 2,
-      height: this.sheet.height - this.linkHeight - size - 12,
+      width: Math.max(MIN_ROOM, this.sheet.width - left - 2),
+      height: Math.max(MIN_ROOM, this.sheet.height - this.linkHeight - size - 12),
     }
     // layers run across unless cells come out squarer with the experts across
     const upright = Math.min(room.width / layers, room.height / experts)
@@ -36,7 +38,7 @@ class Grid {
     const names = this.across === "layer" ? ["layer", "expert"] : ["expert", "layer"]
     ;[this.columnName, this.rowName] = names
     this.ownLine = room.width / seenX < this.sheet.wide(`${this.columnName} 0`, size)
-    if (this.ownLine) room.height -= Math.ceil(size * 1.1)
+    if (this.ownLine) room.height = Math.max(MIN_ROOM, room.height - Math.ceil(size * 1.1))
     this.top = this.sheet.height - this.linkHeight - 2 - room.height
     this.room = room
     this.poolX = Math.ceil(seenX / Math.max(1, Math.floor(room.width / LEAST)))
