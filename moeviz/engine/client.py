@@ -274,8 +274,9 @@ class Client:
             if silence >= SILENCE and not job.silent:
                 said, job.silent = job.message, True
                 job.message = (
-                    f"The worker process has given no sign of life for {SILENCE:.0f} s: it hangs, or the machine "
-                    f"is out of memory. Stop ends it; without Stop it is ended after {PATIENCE:.0f} s."
+                    f"The worker process has given no sign of life for {SILENCE:.0f} s: it hangs, or "
+                    "the machine is out of memory. Stop ends it; without Stop it is ended after "
+                    f"{PATIENCE:.0f} s."
                 )
             elif silence < SILENCE and job.silent:
                 job.message, job.silent = said, False

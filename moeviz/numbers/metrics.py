@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -480,7 +481,8 @@ def _of_times(each: Sequence[Timed], of: Callable[[list[float]], float]) -> Time
         one.name: [value for times in each if (value := getattr(times, one.name)) is not None]
         for one in fields(Timed)
     }
-    return Timed(**{name: of(values) if values else None for name, values in found.items()})  # type: ignore[arg-type]
+    reduced: dict[str, Any] = {name: of(values) if values else None for name, values in found.items()}
+    return Timed(**reduced)
 
 
 def median_run(runs: Sequence[Run]) -> Run:
