@@ -281,6 +281,13 @@ def numbers(found: Summary, bound: float | None = None) -> list[tuple[str, str]]
         rows.append(
             ("Bound (replayed)", f"{percent(bound)} by belady, which knows the future, without pre-fetching")
         )
+    if found.served.pass_ratio is not None:
+        rows.append(
+            (
+                "Tokens that waited for none",
+                f"{percent(found.served.pass_ratio)} found every expert of every layer",
+            )
+        )
     rows += [("Misses of the whole run", misses(found.miss_kinds)), ("Evictions", f"{found.evictions:,}")]
     if found.ledger.issued:
         issued = (

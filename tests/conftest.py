@@ -231,7 +231,9 @@ def _save_tiny(name: str, folder: Path) -> Path:
 
 
 def odd_traces() -> dict[str, Trace]:
-    """What a trace may lack or hold that the bundled model's traces do not, by name; each has to be shown all the same."""
+    """What a trace may lack or hold that the bundled model's traces do not, by name; each has to be shown all
+    the same.
+    """
     full = random_trace(7, tokens=30)
     short = full.experts.copy()
     short[3:9, 1, 1] = -1

@@ -61,7 +61,9 @@ def test_compare_and_curve_and_summary_say_the_same() -> None:
     assert run.hit_ratio == mv.summary(run).decode.hit_ratio == table["hit_ratio"].iloc[-1]
     assert run.misses == mv.summary(run).whole.misses
     assert run.tokens_per_second is None
-    assert timed(run).tokens_per_second == metrics.summary(timed(run)).times.tokens_per_second  # type: ignore[union-attr]
+    times = metrics.summary(timed(run)).times
+    assert times is not None
+    assert timed(run).tokens_per_second == times.tokens_per_second
 
 
 def test_explain_says_why(tmp_path: Path) -> None:
@@ -95,3 +97,11 @@ def test_the_engine_runs(tmp_path: Path) -> None:
     assert trace.seed == run.settings.seed == 1
     assert len(run.output_ids) == 3
     assert run.same_decisions(mv.replay(trace, run.settings))
+
+
+def test_a_curve_draws_itself() -> None:
+    trace = random_trace(2)
+    found = mv.curve(trace, "lfu")
+    chart = found.chart(mv.curve(trace, "belady"), at=4)
+    assert chart.table["lfu"].tolist() == found.hit_ratio.tolist()
+    assert [line.name for line in chart.figure.data] == ["lfu", "belady: the bound"]

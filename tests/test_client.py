@@ -100,6 +100,16 @@ def test_a_model_that_is_no_moe_is_one_message(tiny_model: Callable[[str], Path]
     assert "not a mixture-of-experts model" in job.message
 
 
+def test_a_worker_that_was_warmed_serves_the_first_job() -> None:
+    fresh = Client()
+    fresh.warm()
+    pid = fresh.pid
+    assert pid is not None
+    assert finish(fresh.submit(watch(tokens=2))).state == "done"
+    assert fresh.pid == pid
+    fresh.kill()
+
+
 def test_jobs_wait_their_turn_and_stop(client: Client) -> None:
     first = client.submit(watch(tokens=1_500))
     second = client.submit(watch())

@@ -98,7 +98,8 @@ def test_resident_never_waits_and_on_demand_waits_for_all() -> None:
     assert resident is not None
     assert demand is not None
     assert (resident.stall, resident.other) == (0, pytest.approx(COSTS.other))
-    # of each event's two copies the first is waited for whole, the second while the first expert is computed: 2 x 1.0 - 0.2
+    # of each event's two copies the first is waited for whole, the second while the first expert is
+    # computed: 2 x 1.0 - 0.2
     assert demand.stall == pytest.approx(trace.layers * (2 * COSTS.copy - COSTS.expert))
 
 

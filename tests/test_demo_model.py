@@ -1,4 +1,7 @@
-"""The bundled model and the samples recorded with it: what the card says is so. The texts are not in the repository."""
+"""The bundled model and the samples recorded with it: what the card says is so.
+
+The texts are not in the repository.
+"""
 
 from __future__ import annotations
 
@@ -133,7 +136,9 @@ def test_live_equals_replay_for_every_policy_scope_and_predictor() -> None:
 
 
 def test_training_starts_resumes_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model of a few thousand weights on made-up text: stopped halfway and resumed, it is the same model as trained in one go."""
+    """A model of a few thousand weights on made-up text: stopped halfway and resumed, it is the same model as
+    trained in one go.
+    """
     words = {
         name: [" ".join(f"{name}{n % 7}" for n in range(start, start + 900))] * 3
         for start, name in enumerate(data.DOMAINS)

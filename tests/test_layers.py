@@ -41,6 +41,8 @@ UPWARDS = {  # imported only when it is asked for by name, so that the core alon
     ("moeviz.core.oracle", "moeviz.files.library"): "the trace that a calibration names",
     ("moeviz.core.trace", "moeviz.charts.inline"): "what a notebook shows of a trace",
     ("moeviz.core.run", "moeviz.charts.inline"): "what a notebook shows of a run",
+    ("moeviz.numbers.curves", "moeviz.charts.curves.over_slots"): "Curve.chart",
+    ("moeviz.numbers.curves", "moeviz.charts.chart.Chart"): "the type of Curve.chart, for the checker alone",
 }
 
 

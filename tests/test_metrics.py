@@ -124,25 +124,6 @@ def test_gap_captured() -> None:
     assert metrics.gap_captured(50, 50, 50) is None
 
 
-@pytest.mark.parametrize(
-    ("copy", "window", "precision"), [(4.0, 1.0, 0.75), (1.0, 1.0, 0.0), (1.0, 5.0, 0.0), (2.0, 0.0, 1.0)]
-)
-def test_a_guess_pays_from_a_precision_on_that_the_link_decides(
-    copy: float, window: float, precision: float
-) -> None:
-    assert metrics.break_even_precision(copy, window) == precision
-
-
-def test_break_even_of_a_measured_run() -> None:
-    run = timed(
-        replay(random_trace(2, layers=3), Settings(slots=3)), wall=1_500_000, stall=400_000, copy=600_000
-    )
-    # 1.5 - 3 x .4 = .3 ms without stalls in 3 layers: a window of .1 ms for a copy of .6 ms
-    assert metrics.break_even(run) == pytest.approx(1 - 0.1 / 0.6)
-    assert metrics.break_even(run, lookahead=3) == pytest.approx(0.5)
-    assert metrics.break_even(replay(random_trace(2), Settings(slots=3))) is None
-
-
 @given(seed=st.integers(0, 3_000))
 def test_numbers_of_any_trace_add_up(seed: int) -> None:
     run = replay(trace := ragged_trace(seed), Settings(slots=trace.k, scope="model"))

@@ -1,4 +1,6 @@
-"""Twenty browser sessions at once on one server: each keeps to itself, runs wait their turn, and a closed tab frees its run."""
+"""Twenty browser sessions at once on one server: each keeps to itself, runs wait their turn, and a closed tab
+frees its run.
+"""
 
 from __future__ import annotations
 

@@ -18,8 +18,9 @@ STYLE = """<style>
 .stMainBlockContainer { padding: 4.25rem 2rem 2rem; }
 .stMainBlockContainer h1 { padding: 0 0 0.25rem; }
 .st-key-keys { display: none; }
-:is([data-testid=stBaseButton-segmented_controlActive], [data-testid=stBaseButton-pillsActive]) {
-  &, p { color: inherit; font-weight: 700; }
+[data-testid=stButtonGroup] [data-selected=true], [data-testid=stButtonGroup] [data-selected=true] p {
+  color: var(--st-text-color, inherit) !important;
+  font-weight: 700;
 }
 [data-testid=stCaptionContainer] { color: inherit !important; opacity: 0.82; }
 @media (max-width: 900px) { .st-key-bar { position: static; width: 100%; } }

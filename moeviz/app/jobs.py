@@ -125,6 +125,8 @@ def browser(cookie: str) -> str:
 def _seat() -> Desk:
     found = desk()
     found.enter()
+    if isinstance(st.context.cookies.get(COOKIE), str):  # somebody is there: a run may follow
+        found.client.warm()
     return found
 
 

@@ -24,7 +24,8 @@ from moeviz.files.moetrace import MAX_FILE_BYTES
 LIMITS = (
     f"Up to {MAX_FILE_BYTES >> 20} MiB, {MAX_TOKENS:,} tokens, {MAX_LAYERS} layers, {MAX_EXPERTS:,} experts, "
     f"{MAX_K} per token. Nothing in a file is run, and each is read in a "
-    "process of its own, with limits on memory and time. What you open stays in this browser until it is kept."
+    "process of its own, with limits on memory and time. What you open stays in this browser until it is "
+    "kept."
 )
 FORMATS = (
     f"Read are {'; '.join(sorted(one.what for one in IMPORTERS.values()))}. Any of them as .gz or .zst. "

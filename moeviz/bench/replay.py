@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from moeviz.bench.rounds import interleaved, spread
@@ -56,6 +57,9 @@ def replaying(repeats: int, tokens: int, trace: Trace | None = None) -> dict[str
 
         return lambda: max(took(lambda name=policy: one(name)) for policy in names)  # type: ignore[misc]
 
+    def lru_hits(scope: str, count: int) -> float:
+        return took(lambda: curve(known, settings("lru", scope), [count]))
+
     def everything() -> float:
         return took(lambda: [curve(known, settings(policy, "layer")) for policy in names])
 
@@ -84,9 +88,7 @@ def replaying(repeats: int, tokens: int, trace: Trace | None = None) -> dict[str
             for scope, count in scopes.items()
         },
         **{
-            f"ms, hits only, scope {scope}, {count} slots, lru": lambda scope=scope, count=count: took(  # type: ignore[misc]
-                lambda: curve(known, settings("lru", scope), [count])
-            )
+            f"ms, hits only, scope {scope}, {count} slots, lru": partial(lru_hits, scope, count)
             for scope, count in scopes.items()
         },
         f"ms, {len(names)} policies x {len(counts)} slot counts, scope layer": everything,

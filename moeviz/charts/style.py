@@ -116,6 +116,9 @@ def enlarge(figure: go.Figure, factor: float) -> None:
     figure.update_xaxes(tickfont_size=round(14 * factor), title_font_size=round(15 * factor))
     figure.update_yaxes(tickfont_size=round(14 * factor), title_font_size=round(15 * factor))
     figure.update_annotations(font_size=round(15 * factor))
+    for one in figure.data:
+        if one.textfont.size:
+            one.textfont.size = round(one.textfont.size * factor)
     figure.update_traces(
         colorbar_tickfont_size=round(14 * factor),
         colorbar_title_font_size=round(14 * factor),

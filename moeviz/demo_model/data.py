@@ -42,7 +42,10 @@ def bible() -> list[Document]:
 
 
 def spanish() -> list[Document]:
-    """Reina-Valera 1909, a document per chapter (package sword-text-sparv, read by diatheke; public domain)."""
+    """Reina-Valera 1909, a document per chapter (package sword-text-sparv, read by diatheke).
+
+    It is in the public domain.
+    """
     if not shutil.which("diatheke"):
         raise MissingText(
             "The program that reads the Reina-Valera is missing: apt install diatheke sword-text-sparv"

@@ -121,7 +121,8 @@ def main() -> None:
     least = min(domain.use().min() for domain in domains.values())
     whole = np.mean([domain.use() for domain in domains.values()], axis=0)
     print(
-        f"least used expert: {whole.min():.1%} of its layer's choices over all domains, {least:.1%} in a domain"
+        f"least used expert: {whole.min():.1%} of its layer's choices over all domains, "
+        f"{least:.1%} in a domain"
     )
     print(f"domain guessed from {WINDOW} tokens' expert use: right in {guessed_right(domains):.1%}")
     shares = {name: np.round(domain.use(), 4).tolist() for name, domain in domains.items()}

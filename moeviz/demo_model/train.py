@@ -3,7 +3,7 @@
 Resumable, seeded, one thread by default. Needs the Debian packages that `moeviz.demo_model.data` names and
 fetches nothing.
 
-    python -m moeviz.demo_model.train --work /tmp/demo --minutes 90      # again to go on; writes the model when done
+    python -m moeviz.demo_model.train --work /tmp/demo --minutes 90   # again to go on; writes the model
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Runs a transformers mixture-of-experts model whose experts live in a slow tier. The only part of moeviz that imports torch.
+"""Runs a transformers mixture-of-experts model whose experts live in a slow tier.
 
-Nothing is imported here, so that the app can use `moeviz.engine.client` without loading torch into its own process.
+The only part of moeviz that imports torch.
+
+Nothing is imported here, so that the app can use `moeviz.engine.client` without loading torch into its own
+process.
 """

@@ -72,8 +72,8 @@ def needs_code(error: BaseException) -> bool:
 def no_code(name: object) -> ModelError:
     """The message for a model that cannot be loaded without code of its own."""
     return ModelError(
-        f"{name} needs Python code that comes with the model (auto_map in its configuration), and moeviz runs no "
-        "code of a model folder. Choose a checkpoint of an architecture that transformers "
+        f"{name} needs Python code that comes with the model (auto_map in its configuration), and moeviz "
+        "runs no code of a model folder. Choose a checkpoint of an architecture that transformers "
         f"{transformers.__version__} has itself."
     )
 

@@ -166,6 +166,12 @@ class Client:
         self._stop_by = 0.0  # time.monotonic() until which the current job has to stop; 0: nobody asked
         threading.Thread(target=self._work, name="moeviz-client", daemon=True).start()
 
+    def warm(self) -> None:
+        """Starts the worker process before its first job, which then does not wait for its imports."""
+        with self._changed:
+            if self._worker is None and self._current is None and not self._jobs:
+                self._worker = WorkerProcess()
+
     def submit(self, job: Job) -> Job:
         with self._changed:
             self._jobs.append(job)
@@ -268,8 +274,9 @@ class Client:
             if silence >= SILENCE and not job.silent:
                 said, job.silent = job.message, True
                 job.message = (
-                    f"The worker process has given no sign of life for {SILENCE:.0f} s: it hangs, or the machine "
-                    f"is out of memory. Stop ends it; without Stop it is ended after {PATIENCE:.0f} s."
+                    f"The worker process has given no sign of life for {SILENCE:.0f} s: it hangs, or "
+                    "the machine is out of memory. Stop ends it; without Stop it is ended after "
+                    f"{PATIENCE:.0f} s."
                 )
             elif silence < SILENCE and job.silent:
                 job.message, job.silent = said, False

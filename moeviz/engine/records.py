@@ -1,4 +1,6 @@
-"""What the engine tells of a run: facts of the model, and a `PassRecord` for each forward pass. Imports no torch.
+"""What the engine tells of a run: facts of the model, and a `PassRecord` for each forward pass.
+
+Imports no torch.
 
 A record carries the rows that are new, column by column, as the cache wrote them; nothing is said twice.
 """
@@ -53,7 +55,9 @@ class ModelFacts:
 
 @dataclass(slots=True)
 class PassRecord:
-    """One forward pass: what went in, what the routers chose, what came out, and the new rows of the run's tables."""
+    """One forward pass: what went in, what the routers chose, what came out, and the new rows of the run's
+    tables.
+    """
 
     phase: int
     token_ids: list[int]
@@ -97,7 +101,10 @@ def recording(
     seed: int,
     recorded_at: str,
 ) -> tuple[Trace, Run]:
-    """Trace and measured Run of what was captured, whether or not the run came to its end. Needs at least one pass."""
+    """Trace and measured Run of what was captured, whether or not the run came to its end.
+
+    Needs at least one pass.
+    """
     recorder = facts.recorder(settings)
     for record in records:
         record.add_to(recorder)

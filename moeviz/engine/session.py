@@ -197,8 +197,8 @@ class Serving:
         self._width = min(loaded.experts, max(2 * loaded.k, self.cache.width, GUESSES))
         if settings.rule != "pinned" and not settings.baseline:
             raise SettingsError(
-                f"rule {settings.rule!r} is for replays: a layer needs its experts together, so a live run is pinned. "
-                "Record it, then replay it under the rule."
+                f"rule {settings.rule!r} is for replays: a layer needs its experts together, so a live run "
+                "is pinned. Record it, then replay it under the rule."
             )
         by_routers = settings.by_routers
         if by_routers and all(layer.router is None for layer in loaded.layers):

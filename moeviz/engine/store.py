@@ -131,9 +131,9 @@ class HostStore:
 class DiskStore:
     """All experts in one file that is read past the page cache: O_DIRECT on Linux, F_NOCACHE on macOS.
 
-    The file may be older than this process: each record's checksum is compared when the record is first
-    read. Where the file system or the system refuses, reads are buffered, their pages are dropped where the system lets us, and
-    `page_cache_bypassed` is False.
+    The file may be older than this process: each record's checksum is compared when the record is first read.
+    Where the file system or the system refuses, reads are buffered, their pages are dropped where the system
+    lets us, and `page_cache_bypassed` is False.
     """
 
     kind = "disk"
@@ -170,9 +170,9 @@ class DiskStore:
         if zlib.crc32(record.numpy()) != self._checksums[number]:
             self.path.unlink(missing_ok=True)
             raise StoreError(
-                f"The slow tier's file {self.path.name} is damaged: expert {expert} of MoE layer {layer} does not "
-                "have the bytes that were written. It has been deleted; run again, and it is made anew from the "
-                "checkpoint."
+                f"The slow tier's file {self.path.name} is damaged: expert {expert} of MoE layer {layer} "
+                "does not have the bytes that were written. It has been deleted; run again, and it is made "
+                "anew from the checkpoint."
             )
         self._checked[number] = True
 

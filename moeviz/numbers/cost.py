@@ -1,8 +1,9 @@
-"""What a run would cost per token: a model of compute, link and waiting, fitted on one measured run and checked on others.
+"""What a run would cost per token: a model of compute, link and waiting, fitted on one measured run and
+checked on others.
 
-The rule is the engine's (`moeviz.engine.session`): one link copies one expert at a time, demand before guesses; an event computes its
-ready experts first and then waits for the others in the order of their copies; whatever is neither expert compute nor waiting is a
-constant per token and per copy.
+The rule is the engine's (`moeviz.engine.session`): one link copies one expert at a time, demand before
+guesses; an event computes its ready experts first and then waits for the others in the order of their copies;
+whatever is neither expert compute nor waiting is a constant per token and per copy.
 
     costs = fit(measured_run)
     predict(replay(trace, Settings("lfu", 6)), costs)      # ms per output token
@@ -40,8 +41,9 @@ class Costs:
 
 
 def fit(*runs: Run) -> Costs:
-    """Costs of the machine of a measured run from its decode passes; of repeats of one, the median of each cost: a slow tier drifts from run
-    to run. Raises ValueError where a run was not measured or decoded nothing.
+    """Costs of the machine of a measured run from its decode passes; of repeats of one, the median of each
+    cost: a slow tier drifts from run to run. Raises ValueError where a run was not measured or decoded
+    nothing.
     """
     found = [_fitted(run) for run in runs]
     return Costs(*(float(np.median([getattr(one, f.name) for one in found])) for f in fields(Costs)))
@@ -62,7 +64,8 @@ def _fitted(run: Run) -> Costs:
     copies = np.bincount(run.events.forward_pass[run.loads.event], minlength=passes)[decode]
     slope, level = 0.0, float(np.median(other))
     if np.ptp(copies) > 0:
-        # robust against passes that the system held up: the slope between the medians of the passes with few and with many copies
+        # robust against passes that the system held up: the slope between the medians of the passes with few
+        # and with many copies
         few, many = copies <= np.quantile(copies, 0.35), copies >= np.quantile(copies, 0.65)
         apart = float(np.median(copies[many]) - np.median(copies[few]))
         if apart > 0:
@@ -84,7 +87,10 @@ def _fitted(run: Run) -> Costs:
 
 
 def predict(run: Run, costs: Costs) -> float:
-    """Modelled ms per output token of a run, replayed or measured; its times are not looked at. nan where it decoded nothing."""
+    """Modelled ms per output token of a run, replayed or measured; its times are not looked at.
+
+    nan where it decoded nothing.
+    """
     parts = stack(run, costs)
     return parts.compute + parts.stall + parts.other if parts else float("nan")
 
@@ -108,7 +114,10 @@ def stack(run: Run, costs: Costs) -> metrics.Stack | None:
 def _passes(
     run: Run, costs: Costs, chosen: Sequence[bool] | np.ndarray, lanes: list[Segment] | None = None
 ) -> Iterable[tuple[float, float]]:
-    """(stall, wall) of every chosen forward pass, ms; the link's queue goes on between passes. `lanes` takes what happens in them."""
+    """(stall, wall) of every chosen forward pass, ms; the link's queue goes on between passes.
+
+    `lanes` takes what happens in them.
+    """
     now = link = 0.0
     arrival: dict[tuple[int, int], float] = {}  # of copies under way or done
     waiting: deque[tuple[tuple[int, int], int]] = deque()  # guesses whose copy has not begun, and their loads
@@ -208,8 +217,11 @@ def modelled_lanes(run: Run, costs: Costs, step: int) -> list[Segment]:
 
 
 def measured_lanes(run: Run, step: int) -> list[Segment]:
-    """What compute and link did in one forward pass of a measured run. Of an event only its start and its sums of waiting and computing
-    were kept: they are drawn one after the other. Raises ValueError where the run was not measured."""
+    """What compute and link did in one forward pass of a measured run.
+
+    Of an event only its start and its sums of waiting and computing were kept: they are drawn one after the
+    other. Raises ValueError where the run was not measured.
+    """
     if run.times is None:
         raise ValueError("only a measured run has times.")
     times = run.times
@@ -264,7 +276,9 @@ class Check:
 
 
 def check(fitted_on: Sequence[Run], others: Iterable[Sequence[Run]]) -> list[Check]:
-    """Fits on the measured repeats of one settings and predicts those of others, which it has not seen: medians over repeats."""
+    """Fits on the measured repeats of one settings and predicts those of others, which it has not seen:
+    medians over repeats.
+    """
     costs = fit(*fitted_on)
     checks = []
     for repeats in others:
@@ -288,15 +302,18 @@ def median_error(checks: Sequence[Check]) -> float:
 def break_even(slots: int, experts: int, layers: int, k: int) -> float:
     """Hit ratio from which a cache pays against keeping whole layers resident in the same memory.
 
-    The memory of `slots` experts per layer also holds every expert of some layers for good, and k slots for the others to compute from:
-    then the share of accesses that never miss is (slots x layers - k) / (experts x layers), and a cache has to hit more often than that.
-    Against on-demand any hit pays, as long as nothing is pre-fetched in vain.
+    The memory of `slots` experts per layer also holds every expert of some layers for good, and k slots for
+    the others to compute from: then the share of accesses that never miss is (slots x layers - k) / (experts
+    x layers), and a cache has to hit more often than that. Against on-demand any hit pays, as long as nothing
+    is pre-fetched in vain.
     """
     return max(0.0, (slots * layers - k) / (experts * layers)) if slots < experts else 1.0
 
 
 def modelled_passes(run: Run, costs: Costs) -> Iterable[tuple[float, list[Segment]]]:
-    """(wall in ms, what compute and link do) of every forward pass, by the model; the run's own times are not looked at."""
+    """(wall in ms, what compute and link do) of every forward pass, by the model; the run's own times are not
+    looked at.
+    """
     lanes: list[Segment] = []
     for _, wall in _passes(run, costs, np.ones(len(run.passes.phase), bool), lanes):
         yield wall, lanes.copy()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,9 @@ from moeviz.core.settings import Room, Settings
 from moeviz.core.steps import Steps
 from moeviz.core.trace import DECODE, PREFILL, Trace
 from moeviz.numbers import metrics, stack
+
+if TYPE_CHECKING:
+    from moeviz.charts.chart import Chart
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -41,6 +45,14 @@ class Curve:
         """Of decode, or of prefill where nothing was decoded. [n]"""
         phase = DECODE if self.accesses[DECODE] else PREFILL
         return self.hits[:, phase] / max(int(self.accesses[phase]), 1)
+
+    def chart(self, *others: Curve, at: int = 0) -> Chart:
+        """The curve as a chart, others of the same trace beside it: `.figure` shows it, `.table` holds its
+        numbers. `at` is a slot count to mark; 0: the middle one.
+        """
+        from moeviz.charts.curves import over_slots
+
+        return over_slots([self, *others], at or int(self.slots[len(self.slots) // 2]))
 
 
 def slot_counts(trace: Trace, scope: str, most: int = 24) -> list[int]:
@@ -118,22 +130,31 @@ def _hits(
 
 
 def bounds(trace: Trace, settings: Settings, recorded: Run | None) -> dict[str, float | None]:
-    """What no policy can beat at these slots: belady's hits / accesses (of decode, or of prefill where
-    nothing was decoded), and the least ms per output token on the machine of the recorded run (None without
-    one). For a baseline both are None.
+    """What no policy can beat at these slots, and how much of it the settings' policy gets.
+
+    `belady_hit_ratio`: belady's hits / accesses (of decode, or of prefill where nothing was decoded).
+    `least_ms_per_token`: on the machine of the recorded run; None without one. `gap_captured`: see
+    `metrics.gap_captured`; all three policies without pre-fetching. For a baseline all are None.
 
     The bound is belady's under the settings' own rule. It is none (None) where a pool's experts differ in
     size: the fewest misses are then no longer had by who is needed again last.
     """
     room = settings.room(trace.layers, trace.num_experts, trace.k, trace.expert_bytes)
     if settings.baseline or room.bytes:
-        return {"belady_hit_ratio": None, "least_ms_per_token": None}
-    best = replace(settings, policy="belady", prefetch="none")
-    hits, accesses = _hits(trace, best, [room], None)
-    found = Curve(best, np.array([room.slots]), hits, accesses)
-    misses = int(accesses[DECODE] - hits[0, DECODE])
-    least = metrics.bandwidth_bound_ms(recorded, misses) if recorded else None
-    return {"belady_hit_ratio": float(found.hit_ratio[0]), "least_ms_per_token": least}
+        return {"belady_hit_ratio": None, "least_ms_per_token": None, "gap_captured": None}
+    alone = replace(settings, prefetch="none")
+    hits = {}
+    for policy in dict.fromkeys(("belady", "lru", settings.policy)):
+        found, accesses = _hits(trace, replace(alone, policy=policy), [room], None)
+        hits[policy] = found[0]
+    phase = DECODE if accesses[DECODE] else PREFILL
+    of_phase = {policy: int(found[phase]) for policy, found in hits.items()}
+    misses = int(accesses[DECODE] - hits["belady"][DECODE])
+    return {
+        "belady_hit_ratio": of_phase["belady"] / max(int(accesses[phase]), 1),
+        "least_ms_per_token": metrics.bandwidth_bound_ms(recorded, misses) if recorded else None,
+        "gap_captured": metrics.gap_captured(of_phase[settings.policy], of_phase["lru"], of_phase["belady"]),
+    }
 
 
 def knee(found: Curve) -> int | None:

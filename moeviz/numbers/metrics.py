@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,43 +148,13 @@ def whole(run: Run, phase: int | None = None) -> Whole:
 
 
 def gap_captured(hits: int, lru: int, belady: int) -> float | None:
-    """How much of what is possible beyond lru a policy gets: (policy - lru) / (belady - lru).
-
-    None where nothing is.
+    """How much of what is possible beyond lru a policy gets: (policy - lru) / (belady - lru); None
+    where nothing is possible.
 
     After gajsanders/moe-trace. All three are hits on the same accesses, at the same slots and under the same
     rule.
     """
     return (hits - lru) / (belady - lru) if belady != lru else None
-
-
-def break_even_precision(copy_ms: float, window_ms: float) -> float:
-    """Precision of pre-fetches above which they save more time than they cost.
-
-    copy_ms: time of one copy on the link; window_ms: time from the guess to the event that it is for. A right
-    guess saves min(copy, window) of a stall; a wrong one holds the link for copy - window beyond its window,
-    and the event's own misses wait. So the two are even at a precision of 1 - window / copy, or 0 where a
-    copy fits into the window. Who leaves for a wrong guess is not counted: on a tight cache the precision has
-    to be higher (everett6/moe-prefetch found .75 on its machine).
-    """
-    return max(0.0, 1 - window_ms / copy_ms) if copy_ms > 0 else 0.0
-
-
-def break_even(run: Run, lookahead: int | None = None) -> float | None:
-    """`break_even_precision` on the machine of a measured run: its mean copy, and what it computes from one
-    MoE layer to `lookahead` later.
-
-    Default: the run's own lookahead. None where the run was not measured, decoded nothing or copied nothing.
-    """
-    parts = stack(run)
-    if run.times is None or parts is None:
-        return None
-    began = run.times.load_start >= 0
-    if not began.any():
-        return None
-    copy_ms = float((run.times.load_end - run.times.load_start)[began].mean() / 1e6)
-    window_ms = (parts.compute + parts.other) / run.layers * (lookahead or run.settings.lookahead)
-    return break_even_precision(copy_ms, window_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,6 +346,7 @@ class Summary:
     miss_kinds: MissKinds
     cache_as_predictor: CacheAsPredictor | None
     ledger: Ledger
+    served: Whole  # in decode, what did not wait for its slowest expert
     times: Timed | None  # None where the run was not measured
     overlap: float | None
     achieved_gigabytes_per_second: float | None
@@ -405,6 +377,7 @@ def summary(run: Run) -> Summary:
         miss_kinds=miss_kinds(run),
         cache_as_predictor=cache_as_predictor(run),
         ledger=ledger(run),
+        served=whole(run, DECODE),
         times=timed(run),
         overlap=overlap(run),
         achieved_gigabytes_per_second=achieved_gigabytes_per_second(run),
@@ -480,7 +453,8 @@ def _of_times(each: Sequence[Timed], of: Callable[[list[float]], float]) -> Time
         one.name: [value for times in each if (value := getattr(times, one.name)) is not None]
         for one in fields(Timed)
     }
-    return Timed(**{name: of(values) if values else None for name, values in found.items()})  # type: ignore[arg-type]
+    reduced: dict[str, Any] = {name: of(values) if values else None for name, values in found.items()}
+    return Timed(**reduced)
 
 
 def median_run(runs: Sequence[Run]) -> Run:

@@ -33,6 +33,7 @@ def summary(found: Summary) -> dict[str, Any]:
         "miss_kinds": asdict(found.miss_kinds),
         "cache_as_predictor": asdict(found.cache_as_predictor) if found.cache_as_predictor else None,
         "prefetch_ledger": asdict(found.ledger),
+        "whole_token_hits": asdict(found.served),
         "bytes_per_token": found.bytes_per_token,
         "overlap": found.overlap,
         "achieved_gigabytes_per_second": found.achieved_gigabytes_per_second,
