@@ -48,7 +48,7 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
         f"past: last use, or number of uses. {BELADY} looks at the future and drops whoever is needed "
         "again last; no policy hits more.",
         "An eviction is regretted where another expert that could have left was needed later than the "
-        "one that left. Play a few rounds below, then predict.",
+        "one that left. Play a few rounds, then predict.",
     ),
     ask=f"Which part of {LRU}'s evictions is regretted?",
     predict=Guess(0, 100, "%", close=10),
