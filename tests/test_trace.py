@@ -22,7 +22,7 @@ from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.errors import TraceError
 from moeviz.files import moetrace as module
-from moeviz.files.moetrace import from_bytes, to_bytes, write_atomically
+from moeviz.files.moetrace import from_bytes, run_from_bytes, run_to_bytes, to_bytes, write_atomically
 from moeviz.files.moetrace import load as load_file
 
 
@@ -216,3 +216,11 @@ def test_mutated_files_are_valid_or_refused(seed: int) -> None:
     except TraceError:
         return
     replay(trace, Settings(slots=trace.k))
+
+
+def test_a_run_travels_without_its_trace() -> None:
+    run = replay(GOOD, Settings("lfu", slots=3))
+    again = run_from_bytes(run_to_bytes(run))
+    assert again.settings == run.settings
+    assert again.same_decisions(run)
+    assert len(run_to_bytes(run)) < len(to_bytes(GOOD, run))

@@ -25,7 +25,7 @@ from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.engine.pipe import WAKE, WorkerProcess
 from moeviz.engine.records import ModelFacts, PassRecord, recording
-from moeviz.files.moetrace import from_bytes
+from moeviz.files.moetrace import from_bytes, run_from_bytes
 
 GRACE = 5.0  # seconds in which a browser session whose connection broke can come back
 SILENCE = 15.0  # seconds without a sign of life that are told; the worker gives one every half second
@@ -122,13 +122,12 @@ class Job:
             case "pass":
                 self.passes.append(PassRecord.from_json(message["record"]))
             case "run":
-                trace, run = from_bytes(base64.b64decode(message["content"]), "the worker's answer")
-                assert run is not None
+                content = base64.b64decode(message["content"])
                 self.share = message["share"]
                 if message["number"] < 0:
-                    self.trace, self.recorded = trace, run
+                    self.trace, self.recorded = from_bytes(content, "the worker's answer")
                 else:
-                    self.runs.append((message["number"], run))
+                    self.runs.append((message["number"], run_from_bytes(content)))
             case "verified":
                 self.lossless, self.notes = message["lossless"], message["notes"]
             case "end":

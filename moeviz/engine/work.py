@@ -101,9 +101,12 @@ class Worker:
                 assert trace is not None
                 logits.append(seen.copy())
                 seen.clear()
-                content = base64.b64encode(moetrace.to_bytes(trace, run)).decode()
-                own = numbers[number] if number >= 0 else number
-                self._send({"event": "run", "share": share, "number": own, "content": content})
+                if recorded is not None:
+                    content, own = moetrace.to_bytes(recorded, run), number
+                else:  # the trace is there already
+                    content, own = moetrace.run_to_bytes(run), numbers[number]
+                packed = base64.b64encode(content).decode()
+                self._send({"event": "run", "share": share, "number": own, "content": packed})
         if trace is None or self._stop.is_set():
             return
         lossless = None

@@ -75,17 +75,39 @@ def to_bytes(trace: Trace, run: Run | None = None) -> bytes:
         "notes": list(trace.notes),
     }
     if run is not None:
-        tensors |= {RUN_PREFIX + name: np.ascontiguousarray(column) for name, column in run.columns().items()}
-        header["run"] = {
-            "settings": run.settings.to_dict(),
-            "layers": run.layers,
-            "experts": run.experts,
-            "k": run.k,
-            "expert_bytes": run.expert_bytes,
-            "tier": run.tier.to_dict() if run.tier else None,
-            "output_ids": list(run.output_ids),
-        }
+        tensors |= _columns(run)
+        header["run"] = _about(run)
     return bytes(save_safetensors(tensors, {"moetrace": json.dumps(header)}))
+
+
+def run_to_bytes(run: Run) -> bytes:
+    """A run without its trace, for a reader that has the trace already."""
+    return bytes(save_safetensors(_columns(run), {"run": json.dumps(_about(run))}))
+
+
+def run_from_bytes(content: bytes) -> Run:
+    """What `run_to_bytes` gave, in the same program: it is not held against a trace. Raises RunError."""
+    (size,) = struct.unpack("<Q", content[:8])
+    about = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["run"])
+    columns = load_safetensors(content)
+    return _run({name.removeprefix(RUN_PREFIX): column for name, column in columns.items()}, about)
+
+
+def _columns(run: Run) -> dict[str, NDArray[Any]]:
+    return {RUN_PREFIX + name: np.ascontiguousarray(column) for name, column in run.columns().items()}
+
+
+def _about(run: Run) -> dict[str, Any]:
+    """Header of a run."""
+    return {
+        "settings": run.settings.to_dict(),
+        "layers": run.layers,
+        "experts": run.experts,
+        "k": run.k,
+        "expert_bytes": run.expert_bytes,
+        "tier": run.tier.to_dict() if run.tier else None,
+        "output_ids": list(run.output_ids),
+    }
 
 
 def save(path: str | os.PathLike[str], trace: Trace, run: Run | None = None) -> None:
