@@ -1,4 +1,4 @@
-"""Every lesson on the bundled samples: what its texts take for right is what comes out, and its pictures give nothing away."""
+"""Every lesson on the bundled samples: what its texts take for right is what comes out."""
 
 from __future__ import annotations
 

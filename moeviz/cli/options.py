@@ -236,7 +236,9 @@ def writable(path: Path, *, overwrite: bool, option: str = "--out") -> Path:
         return path
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise Refused(f"{option} {str(path)[:80]!r} cannot be a file: {reason}. Choose another name.") from None
+        raise Refused(
+            f"{option} {str(path)[:80]!r} cannot be a file: {reason}. Choose another name."
+        ) from None
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
         raise Refused(f"{path} is {what}. Choose the name of a file for {option}.")
