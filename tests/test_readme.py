@@ -38,6 +38,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("plain_main")
 def test_the_command_lines_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(here)
     commands = re.findall(r"^\.venv/bin/python -m moeviz (.*)$", README, re.MULTILINE)

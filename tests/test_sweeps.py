@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -26,11 +24,7 @@ from moeviz.files.moetrace import SAMPLES
 from moeviz.numbers import metrics
 from moeviz.sweeps import Plan, executor, means, sweep, verdict
 
-
-@pytest.fixture(autouse=True)
-def _plain_main(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new process runs the main module's file again, and AppTest leaves the app in that place."""
-    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
+pytestmark = pytest.mark.usefixtures("plain_main")
 
 
 @pytest.fixture

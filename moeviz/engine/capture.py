@@ -223,10 +223,19 @@ class Captured:
         known = bool((ids >= 0).all())
         sequence = np.array([number for one in passes for number in one.sequence])
         counts = [len(one.place) for one in passes]
-        experts = _experts_of(self.modules[0])
+        chosen, strength = (np.concatenate([part[n] for part in parts]) for n in (0, 1))
+        reached = np.flatnonzero((chosen >= 0).any((0, 2))).tolist()
+        if len(reached) < len(self.modules):  # a vision tower's experts, where there was no picture
+            report.append(
+                f"{len(self.modules) - len(reached)} experts modules that no token reached were left out"
+            )
+        if not reached:
+            raise ModelError("nothing was captured: no token reached an experts module.")
+        modules = [self.modules[number] for number in reached]
+        experts = _experts_of(modules[0])
         sizes = tuple(
             sum(p.numel() * p.element_size() for p in stacked(module).values()) // experts
-            for module in self.modules
+            for module in modules
         )
         prompt = passes[0].ids if known else []
         first = [
@@ -235,16 +244,16 @@ class Captured:
             if own == passes[0].sequence[0]
         ]
         return Trace(
-            experts=np.concatenate([part[0] for part in parts]),
-            weights=np.concatenate([part[1] for part in parts]),
+            experts=chosen[:, reached],
+            weights=strength[:, reached],
             token_ids=ids.astype(np.int32) if known else None,
             phase=np.repeat(np.array([one.phase for one in passes], np.uint8), counts),
             forward_pass=np.repeat(np.arange(len(passes), dtype=np.int32), counts),
-            guess=np.full((len(ids), len(self.modules), 0, 0), -1, np.int16),
+            guess=np.full((len(ids), len(modules), 0, 0), -1, np.int16),
             num_experts=experts,
             texts=tuple(self._text(token) for token in ids.tolist()),
             model=str(getattr(self._model, "name_or_path", "") or type(self._model).__name__),
-            layer_indices=tuple(self._layers),
+            layer_indices=tuple(self._layers[number] for number in reached),
             expert_bytes=sizes[0] if len(set(sizes)) == 1 else sizes,
             prompt=self._tokenizer.decode(first) if self._tokenizer and known else "",
             recorded={"torch": torch.__version__, "transformers": transformers.__version__},
