@@ -17,7 +17,7 @@ def test_every_page_is_opened_and_the_runs_are_made(monkeypatch: pytest.MonkeyPa
     taken: list[float] = []
     monkeypatch.setattr(soak, "spread", lambda seconds: taken.extend(seconds))
     found = soak.visits(1, 0.0)
-    assert len(taken) == PAGES
+    assert len(taken) in (PAGES, PAGES + 1)  # the first page is seen again where it is not drawn first
     assert found["server after one session saw every page, MiB"] > found["server at its start, MiB"] > 0
     found = soak.runs(2)
     assert found["worker after 2 runs, MiB"] > found["server after 2 runs, MiB"] > 0

@@ -35,10 +35,11 @@ if TYPE_CHECKING:
 IDLE = 60  # seconds after all have left until the server's memory is read
 ARRIVE = 20  # seconds within which all come
 LONGEST = 300_000  # ms that a page may take before the bench gives up
-_LINKS = "[data-testid=stSidebarNavLink], [data-testid=stTopNavLink]"
+_LINKS = "[data-testid=stTopNavLink]"
 _DRAWN = """before => {
-    const app = document.querySelector("[data-testid=stApp]"), title = document.querySelector("h1");
-    return title && title.innerText !== before && app.dataset.testScriptState === "notRunning";
+    const app = document.querySelector("[data-testid=stApp]");
+    const here = document.querySelector("[data-testid=stTopNavLink][aria-current=page]");
+    return here && here.innerText !== before && app.dataset.testScriptState === "notRunning";
 }"""
 
 
@@ -59,7 +60,7 @@ class Held:
 def visits(sessions: int, pause: float, seed: int = 0) -> dict[str, Any]:
     """So many people who each open every page, about `pause` seconds apart, and leave.
 
-    A page is done when its title stands there and no script runs. Raises MoevizError where there is no
+    A page is done when the bar names it and no script runs. Raises MoevizError where there is no
     Chromium.
     """
     return asyncio.run(_visits(sessions, pause, seed))
@@ -116,8 +117,8 @@ async def _timed(page: Page, do: Any) -> float:
     """Seconds until another page than before has been drawn."""
     from playwright.async_api import TimeoutError
 
-    title = page.locator("h1").first
-    before = await title.inner_text() if await title.count() else ""
+    here = page.locator(f"{_LINKS}[aria-current=page]")
+    before = await here.inner_text() if await here.count() else ""
     start = time.perf_counter()
     try:
         await do()
@@ -139,9 +140,9 @@ async def _runs(count: int) -> dict[str, Any]:
             page.set_default_timeout(LONGEST)
             await _timed(page, lambda: page.goto(f"{address}/?tokens=8"))
             for number in range(count):
-                await page.get_by_role("button", name="Run").click()
+                await page.get_by_role("button", name="Run it live").click()
                 await page.get_by_role("button", name="Stop").wait_for()
-                await page.get_by_role("button", name="Run").wait_for()
+                await page.get_by_role("button", name="Run it live").wait_for()
                 if number + 1 in (early, count):
                     worker = server.children(recursive=True)[0]
                     held.append((Held.by(server), Held.by(worker)))
