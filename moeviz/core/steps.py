@@ -106,6 +106,15 @@ class Steps:
         return len(self._place)
 
     @property
+    def place(self) -> Ints:
+        """Place of every access's expert. [M]"""
+        return self._place
+
+    def ends(self) -> list[int]:
+        """One past the last access of each event of one pool for all layers, in order."""
+        return list(range(1, len(self._place) + 1)) if self._single else self._first[1:].tolist()
+
+    @property
     def largest(self) -> int:
         """Most experts that are served together."""
         return 1 if self._single else int(np.diff(self._first).max())
@@ -174,7 +183,7 @@ class Steps:
         load: list[int] = []
         load_slot: list[int] = []
         victim: list[int] = []
-        first = list(range(len(place) + 1)) if self._single else self._first.tolist()
+        first = [0, *self.ends()]
         events = self._event.tolist() if self._single else range(len(needs))
         layers, passes = needs.layer.tolist(), needs.forward_pass.tolist()
         tokens = self._tokens.tolist()
@@ -250,9 +259,8 @@ class Steps:
         needs = self._needs
         largest = np.diff(self._first)
         if not self._own:
-            ends = range(1, len(self._place) + 1) if self._single else self._first[1:].tolist()
             begin = 0
-            for end in ends:
+            for end in self.ends():
                 event = self._event[begin]
                 yield int(needs.forward_pass[event]), slice(begin, end), end - begin
                 begin = end

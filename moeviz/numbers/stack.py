@@ -132,20 +132,28 @@ def hits_of_one_pool(steps: Steps, pools: Pools, slots: int) -> NDArray[np.int64
     Every access's rank is known beforehand, so that a heap finds who leaves without asking for a score.
     """
     ranks = steps.ranks(pools)
-    resident: dict[int, int] = {}  # place -> rank
-    whose: dict[int, int] = {}  # rank -> place
-    heap: list[int] = []
-    hit = np.zeros(steps.accesses, bool)
-    for index, place, _ in steps.members():
-        members, own = place.tolist(), ranks[index].tolist()
-        hit[index] = [member in resident for member in members]
-        for member, rank in zip(members, own, strict=True):
-            resident[member] = rank
-            whose[rank] = member
-        while len(resident) > slots:
+    place = steps.place
+    whose = np.empty_like(place)  # place by rank
+    whose[ranks] = place
+    members, owners, own = place.tolist(), whose.tolist(), ranks.tolist()
+    rank_of = [-1] * (pools.rows * pools.width)  # by place, of residents
+    heap: list[int] = []  # ranks; of residents, and older ones of who was touched since or left
+    hit = bytearray(len(own))
+    free, begin = slots, 0
+    for end in steps.ends():
+        for index in range(begin, end):
+            member = members[index]
+            if rank_of[member] >= 0:
+                hit[index] = 1
+            else:
+                free -= 1
+            rank_of[member] = own[index]
+        while free < 0:
             lowest = heappop(heap)
-            if resident.get(leaving := whose.pop(lowest)) == lowest:
-                del resident[leaving]
-        for rank in own:
+            if rank_of[leaving := owners[lowest]] == lowest:
+                rank_of[leaving] = -1
+                free += 1
+        for rank in own[begin:end]:
             heappush(heap, rank)
-    return np.bincount(steps.phase[hit], minlength=2)
+        begin = end
+    return np.bincount(steps.phase[np.frombuffer(hit, np.bool_)], minlength=2)
