@@ -110,6 +110,11 @@ class Steps:
         """Place of every access's expert. [M]"""
         return self._place
 
+    @property
+    def clocks(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Clock of every access's load, if it is one, and of its touch. [M] each"""
+        return self._load_clock, self._touch_clock
+
     def ends(self) -> list[int]:
         """One past the last access of each event of one pool for all layers, in order."""
         return list(range(1, len(self._place) + 1)) if self._single else self._first[1:].tolist()
