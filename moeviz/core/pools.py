@@ -98,7 +98,7 @@ class Pools:
         self._holders = [self.holder[row, :limit] for row, limit in enumerate(limits)]
 
         reads = policy.reads
-        kept = reads | {"last_touch"} | ({"touch_token"} if "aged" in reads else set())
+        kept = reads | {"last_touch"}
         place = np.tile(np.arange(layers * experts), copies)
         given = {
             "layer": place // experts,
