@@ -367,20 +367,20 @@ class Pools:
         """Slots for the misses of several pools, and who leaves them. own: pool of each miss; at: who
         stays"""
         count = np.bincount(own, minlength=self.rows)
-        rank = np.arange(len(own)) - (count.cumsum() - count)[own]  # among the misses of the pool
         if self._full:
-            slots = self._lowest_of_rows(count, at)[own, rank]
+            slots = self._lowest_of_rows(count, at)
             victims: Ints = self.holder[own, slots]
             self._leave(own, victims)
             return slots, victims
         free = self.limits - self.filled
         short = count - free
+        rank = np.arange(len(own)) - (count.cumsum() - count)[own]  # among the misses of the pool
         slots = self.filled[own] + rank
         victims = np.full(len(own), -1, np.intp)
         if short.max() > 0:
             late = (rank >= free[own]).nonzero()[0]
             which = own[late]
-            slots[late] = self._lowest_of_rows(short, at)[which, rank[late] - free[which]]
+            slots[late] = self._lowest_of_rows(short, at)
             victims[late] = self.holder[which, slots[late]]
             self._leave(which, victims[late])
         self.filled += np.minimum(count, free)
@@ -412,25 +412,25 @@ class Pools:
         return scores, holder
 
     def _lowest_of_rows(self, short: Ints, at: Ints) -> Ints:
-        """Slots of the `short` lowest scores of each pool, lowest first, as `_lowest` finds them. [pool, most
-        that are short]"""
+        """Slots of the `short` lowest scores of each pool, lowest first, as `_lowest` finds them, one pool's
+        after the other."""
         most = int(short.max())
         some = (short > 0).nonzero()[0]
         scores, holder = self._scores_of_rows(some, at)
-        found = np.empty((self.rows, most), np.intp)
+        wanted = np.arange(most) < short[some][:, None]
         distinct = self.policy.distinct
         last = scores if distinct else self.use.last_touch.take(holder)
-        if most > 1:
-            many = slice(None) if scores.size <= FEW else (short[some] > 1).nonzero()[0]
-            order = scores[many].argsort(1) if distinct else np.lexsort((last[many], scores[many]), axis=1)
-            found[some[many]] = order[:, :most]
-            if scores.size <= FEW:
-                return found
-            one = (short[some] == 1).nonzero()[0]
-            some, scores, last = some[one], scores[one], last[one]
+        if scores.size <= FEW:
+            order = scores.argsort(1) if distinct else np.lexsort((last, scores), axis=1)
+            return order[:, :most][wanted]
+        found = np.empty((len(some), most), np.intp)
         slots = scores.argmin(1)
         if not distinct:
             low = scores[np.arange(len(some)), slots][:, None]
             slots = np.where(scores == low, last, np.inf).argmin(1)
-        found[some, 0] = slots
-        return found
+        found[:, 0] = slots
+        if most > 1:
+            many = (short[some] > 1).nonzero()[0]
+            order = scores[many].argsort(1) if distinct else np.lexsort((last[many], scores[many]), axis=1)
+            found[many] = order[:, :most]
+        return found[wanted]

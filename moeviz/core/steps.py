@@ -142,10 +142,10 @@ class Steps:
         """Accesses that are served together, their places and pools, in order. `pools`: is told the moment of
         each."""
         rows = self._layers if self._own else 1
-        layers, touches = np.arange(rows)[:, None], np.empty(rows)
+        layers, touches = np.arange(rows)[:, None], np.empty((1, rows))
         for step, index, _ in self._groups():
             if pools is not None:
-                self._tell(pools, step, index, layers, touches, 1)
+                self._tell(pools, step, index, layers, touches)
             yield index, self._place[index], self._row[index]
 
     def touch_of(self, index: Index) -> Touch:
@@ -224,7 +224,7 @@ class Steps:
         shift = np.arange(copies)[:, None]
         steady, now = pools.policy.steady, pools.now
         layers = np.tile(np.arange(self._layers), copies)[:, None]
-        touches = np.empty(rows)
+        touches = np.empty((copies, rows))
         touch = Touch(0.0, half_life=now.half_life)
         least = int(pools.limits.min())
         for step, index, largest in self._groups():
@@ -236,7 +236,7 @@ class Steps:
             own = self._row[index]
             now.forward_pass, now.tokens = step, self._tokens[step]
             if not steady:
-                self._tell(pools, step, index, layers, touches, copies)
+                self._tell(pools, step, index, layers, touches)
             touch.clock, touch.number = self._touch_clock[index], self._touch_number[index]
             touch.weight, touch.next_use = self._weight[index], self._next[index]
             touch.forward_pass, touch.tokens = step, now.tokens
@@ -244,16 +244,16 @@ class Steps:
             yield index, *pools.serve_rows(at, own + shift * rows, touch, self._load_clock[index])
 
     def _tell(
-        self, pools: Pools, step: int, index: Index, layers: Ints, touches: NDArray[np.float64], copies: int
+        self, pools: Pools, step: int, index: Index, layers: Ints, touches: NDArray[np.float64]
     ) -> None:
-        """The moment before accesses are served. `touches`: room for those of each pool."""
+        """The moment before accesses are served. `touches`: room for those of each pool [copies, pool]."""
         now = pools.now
         now.forward_pass, now.tokens = step, self._tokens[step]
         if self._own:
             now.layer = layers
             touches.fill(len(self._place))  # of pools that are not served: no less than any number of theirs
-            touches[self._row[index]] = self._base[index]
-            now.touches = np.tile(touches, copies)[:, None]
+            touches[:, self._row[index]] = self._base[index]
+            now.touches = touches.reshape(-1, 1)
         else:
             now.layer, now.touches = self._needs.layer[self._event[index][0]], self._base[index][0]
         now.clock = 2 * now.touches
