@@ -32,6 +32,15 @@ def test_an_eviction_in_words() -> None:
     ]
 
 
+def test_aged_uses_are_told_as_their_sum_of_now() -> None:
+    """The policy ranks by a logarithm, which would say nothing to a reader."""
+    trace = make_trace([[[expert]] for expert in [0, 0, 0, 1, 2]])
+    (eviction,) = Explainer(trace, Settings("lfu-aged", 2, half_life=1)).evictions(4, 0)
+    assert [one.expert for one in eviction.residents] == [0, 1]
+    assert [one.score for one in eviction.residents] == pytest.approx([7 / 16, 1 / 2])
+    assert "its uses, old ones counting less, came to 0.44, the least" in eviction.sentence
+
+
 @pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize("scope", ["layer", "model"])
 @given(seed=st.integers(0, 400))

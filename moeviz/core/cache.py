@@ -194,11 +194,11 @@ class ExpertCache:
         return sorted(place % self.experts for place in self._unused if place // self.experts == layer)
 
     def scores(self, layer: int) -> dict[Key, float]:
-        """Score of every resident of the layer's pool now; the lowest leaves."""
+        """Score of every resident of the layer's pool now, as it is shown; the lowest leaves."""
         places = self.room.residents(self.pool(layer))
+        scores = self.room.policy.shown(self.room.scores(places), self.room.now)
         return {
-            self._key(place): score
-            for place, score in zip(places.tolist(), self.room.scores(places).tolist(), strict=True)
+            self._key(place): score for place, score in zip(places.tolist(), scores.tolist(), strict=True)
         }
 
     def tell_choices(self, choices: list[Choice]) -> None:

@@ -98,7 +98,7 @@ class Pools:
         self._holders = [self.holder[row, :limit] for row, limit in enumerate(limits)]
 
         reads = policy.reads
-        kept = reads | {"last_touch"} | ({"touch_token"} if "aged" in reads else set())
+        kept = reads | {"last_touch"}
         place = np.tile(np.arange(layers * experts), copies)
         given = {
             "layer": place // experts,
@@ -120,6 +120,7 @@ class Pools:
         self._kept = kept
         self._leveled = "level" in reads
         self._taken: Any = _Taken()
+        self._stays = np.zeros(size, np.bool_)  # by place; set for a moment only
         self._full = False  # every pool is as large as the largest, and no slot is free
 
     # columns
@@ -352,7 +353,7 @@ class Pools:
             slots = victims = gone
         else:
             own, place = row.ravel()[gone], at.ravel()[gone]
-            slots, victims = self._fill_rows(own, row, before)
+            slots, victims = self._fill_rows(own, at)
             self.holder[own, slots] = place
             self.slot_of[place] = slots
             if self._loaded:
@@ -362,24 +363,24 @@ class Pools:
         self.touch(at, touch)
         return before, gone, slots, victims
 
-    def _fill_rows(self, own: Ints, row: Ints, before: Ints) -> tuple[Ints, Ints]:
-        """Slots for the misses of several pools, and who leaves them. own: [miss]; row, before: [copies,
-        member]"""
+    def _fill_rows(self, own: Ints, at: Ints) -> tuple[Ints, Ints]:
+        """Slots for the misses of several pools, and who leaves them. own: pool of each miss; at: who
+        stays"""
         count = np.bincount(own, minlength=self.rows)
-        rank = np.arange(len(own)) - (count.cumsum() - count)[own]  # among the misses of the pool
         if self._full:
-            slots = self._lowest_of_rows(count, row, before)[own, rank]
+            slots = self._lowest_of_rows(count, at)
             victims: Ints = self.holder[own, slots]
             self._leave(own, victims)
             return slots, victims
         free = self.limits - self.filled
         short = count - free
+        rank = np.arange(len(own)) - (count.cumsum() - count)[own]  # among the misses of the pool
         slots = self.filled[own] + rank
         victims = np.full(len(own), -1, np.intp)
         if short.max() > 0:
             late = (rank >= free[own]).nonzero()[0]
             which = own[late]
-            slots[late] = self._lowest_of_rows(short, row, before)[which, rank[late] - free[which]]
+            slots[late] = self._lowest_of_rows(short, at)
             victims[late] = self.holder[which, slots[late]]
             self._leave(which, victims[late])
         self.filled += np.minimum(count, free)
@@ -395,52 +396,41 @@ class Pools:
             np.maximum.at(self.level, rows, scores)
         self.slot_of[victims] = -1
 
-    def _scores_of_rows(self, some: Ints, row: Ints, before: Ints) -> tuple[Floats, Ints]:
+    def _scores_of_rows(self, some: Ints, at: Ints) -> tuple[Floats, Ints]:
         """Scores and residents of some pools [pool, slot]; infinite where somebody stays or there is no
         slot."""
-        inside = before >= 0
-        kept, slots = row[inside], before[inside]
-        if len(some) == self.rows:
-            scores, holder = self.scores(self.holder), self.holder
-        elif self.policy.steady:  # nothing of the moment is read, so that other pools need no scores
-            holder = self.holder[some]
-            scores = self.scores(holder)
-            number = np.full(self.rows, -1)
-            number[some] = np.arange(len(some))
-            kept = number[kept]
-            kept, slots = kept[kept >= 0], slots[kept >= 0]
-        else:
-            holder = self.holder[some]
-            whole = self.scores(self.holder)
-            whole[kept, slots] = np.inf
-            scores = whole[some]
-            kept = slots = slots[:0]
+        every = len(some) == self.rows
+        holder = self.holder if every else self.holder[some]
+        apart = every or self.policy.steady  # else the moment's fields are by pool, and all are asked for
+        scores = self.scores(holder) if apart else self.scores(self.holder)[some]
+        self._stays[at] = True
+        never = self._stays.take(holder)
+        self._stays.fill(False)
         if not self._full:
-            scores[np.arange(self.most) >= self.filled[some][:, None]] = np.inf
-        scores.reshape(-1)[kept * self.most + slots] = np.inf
+            never |= np.arange(self.most) >= self.filled[some][:, None]
+        np.copyto(scores, np.inf, where=never)
         return scores, holder
 
-    def _lowest_of_rows(self, short: Ints, row: Ints, before: Ints) -> Ints:
-        """Slots of the `short` lowest scores of each pool, lowest first, as `_lowest` finds them. [pool, most
-        that are short]"""
+    def _lowest_of_rows(self, short: Ints, at: Ints) -> Ints:
+        """Slots of the `short` lowest scores of each pool, lowest first, as `_lowest` finds them, one pool's
+        after the other."""
         most = int(short.max())
         some = (short > 0).nonzero()[0]
-        scores, holder = self._scores_of_rows(some, row, before)
-        found = np.empty((self.rows, most), np.intp)
+        scores, holder = self._scores_of_rows(some, at)
+        wanted = np.arange(most) < short[some][:, None]
         distinct = self.policy.distinct
-        if most > 1 and scores.size <= FEW and not distinct:
-            found[some] = np.lexsort((self.use.last_touch.take(holder), scores), axis=1)[:, :most]
-            return found
         last = scores if distinct else self.use.last_touch.take(holder)
-        for number in range(most):
-            if number:
-                more = short[some] > number
-                some, scores = some[more], scores[more]
-                last = last if distinct else last[more]
-            each = np.arange(len(some))
-            slots = scores.argmin(1)
-            if not distinct:
-                slots = np.where(scores == scores[each, slots][:, None], last, np.inf).argmin(1)
-            found[some, number] = slots
-            scores[each, slots] = np.inf
-        return found
+        if scores.size <= FEW:
+            order = scores.argsort(1) if distinct else np.lexsort((last, scores), axis=1)
+            return order[:, :most][wanted]
+        found = np.empty((len(some), most), np.intp)
+        slots = scores.argmin(1)
+        if not distinct:
+            low = scores[np.arange(len(some)), slots][:, None]
+            slots = np.where(scores == low, last, np.inf).argmin(1)
+        found[:, 0] = slots
+        if most > 1:
+            many = (short[some] > 1).nonzero()[0]
+            order = scores[many].argsort(1) if distinct else np.lexsort((last[many], scores[many]), axis=1)
+            found[many] = order[:, :most]
+        return found[wanted]

@@ -106,6 +106,20 @@ class Steps:
         return len(self._place)
 
     @property
+    def place(self) -> Ints:
+        """Place of every access's expert. [M]"""
+        return self._place
+
+    @property
+    def clocks(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Clock of every access's load, if it is one, and of its touch. [M] each"""
+        return self._load_clock, self._touch_clock
+
+    def ends(self) -> list[int]:
+        """One past the last access of each event of one pool for all layers, in order."""
+        return list(range(1, len(self._place) + 1)) if self._single else self._first[1:].tolist()
+
+    @property
     def largest(self) -> int:
         """Most experts that are served together."""
         return 1 if self._single else int(np.diff(self._first).max())
@@ -128,10 +142,10 @@ class Steps:
         """Accesses that are served together, their places and pools, in order. `pools`: is told the moment of
         each."""
         rows = self._layers if self._own else 1
-        layers, touches = np.arange(rows)[:, None], np.empty(rows)
+        layers, touches = np.arange(rows)[:, None], np.empty((1, rows))
         for step, index, _ in self._groups():
             if pools is not None:
-                self._tell(pools, step, index, layers, touches, 1)
+                self._tell(pools, step, index, layers, touches)
             yield index, self._place[index], self._row[index]
 
     def touch_of(self, index: Index) -> Touch:
@@ -174,7 +188,7 @@ class Steps:
         load: list[int] = []
         load_slot: list[int] = []
         victim: list[int] = []
-        first = list(range(len(place) + 1)) if self._single else self._first.tolist()
+        first = [0, *self.ends()]
         events = self._event.tolist() if self._single else range(len(needs))
         layers, passes = needs.layer.tolist(), needs.forward_pass.tolist()
         tokens = self._tokens.tolist()
@@ -210,7 +224,7 @@ class Steps:
         shift = np.arange(copies)[:, None]
         steady, now = pools.policy.steady, pools.now
         layers = np.tile(np.arange(self._layers), copies)[:, None]
-        touches = np.empty(rows)
+        touches = np.empty((copies, rows))
         touch = Touch(0.0, half_life=now.half_life)
         least = int(pools.limits.min())
         for step, index, largest in self._groups():
@@ -222,7 +236,7 @@ class Steps:
             own = self._row[index]
             now.forward_pass, now.tokens = step, self._tokens[step]
             if not steady:
-                self._tell(pools, step, index, layers, touches, copies)
+                self._tell(pools, step, index, layers, touches)
             touch.clock, touch.number = self._touch_clock[index], self._touch_number[index]
             touch.weight, touch.next_use = self._weight[index], self._next[index]
             touch.forward_pass, touch.tokens = step, now.tokens
@@ -230,16 +244,16 @@ class Steps:
             yield index, *pools.serve_rows(at, own + shift * rows, touch, self._load_clock[index])
 
     def _tell(
-        self, pools: Pools, step: int, index: Index, layers: Ints, touches: NDArray[np.float64], copies: int
+        self, pools: Pools, step: int, index: Index, layers: Ints, touches: NDArray[np.float64]
     ) -> None:
-        """The moment before accesses are served. `touches`: room for those of each pool."""
+        """The moment before accesses are served. `touches`: room for those of each pool [copies, pool]."""
         now = pools.now
         now.forward_pass, now.tokens = step, self._tokens[step]
         if self._own:
             now.layer = layers
             touches.fill(len(self._place))  # of pools that are not served: no less than any number of theirs
-            touches[self._row[index]] = self._base[index]
-            now.touches = np.tile(touches, copies)[:, None]
+            touches[:, self._row[index]] = self._base[index]
+            now.touches = touches.reshape(-1, 1)
         else:
             now.layer, now.touches = self._needs.layer[self._event[index][0]], self._base[index][0]
         now.clock = 2 * now.touches
@@ -250,9 +264,8 @@ class Steps:
         needs = self._needs
         largest = np.diff(self._first)
         if not self._own:
-            ends = range(1, len(self._place) + 1) if self._single else self._first[1:].tolist()
             begin = 0
-            for end in ends:
+            for end in self.ends():
                 event = self._event[begin]
                 yield int(needs.forward_pass[event]), slice(begin, end), end - begin
                 begin = end

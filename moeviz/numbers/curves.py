@@ -107,17 +107,15 @@ def _hits(
     fits = [
         at
         for at, room in enumerate(rooms)
-        if policy.stack
-        and settings.warm == "cold"
-        and not room.bytes
-        and steps.largest <= room.slots == min(room.limits)
+        if settings.warm == "cold" and not room.bytes and steps.largest <= room.slots == min(room.limits)
     ]
-    if len(fits) > 1:
+    if len(fits) > 1 and policy.stack:
         depth = stack.depths(steps, start(trace, settings, known, rooms[:1]))
         found[fits] = stack.hits(depth, steps.phase, np.array([rooms[at].slots for at in fits]))
-    elif fits and policy.steady and rooms[0].pools == 1:
-        (at,) = fits
-        found[at] = stack.hits_of_one_pool(steps, start(trace, settings, known, rooms[:1]), rooms[at].slots)
+    elif rooms[0].pools == 1 and stack.heaped(policy):
+        for at in fits:
+            pools = start(trace, settings, known, rooms[:1])
+            found[at] = stack.hits_of_one_pool(steps, pools, rooms[at].slots)
     else:
         fits = []
     apart = [at for at in range(len(rooms)) if at not in fits]

@@ -9,11 +9,13 @@ two to the same hits. Only for a cold start and slot counts of at least every ev
 
 from __future__ import annotations
 
+from dataclasses import fields
 from heapq import heappop, heappush
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moeviz.core.policies import BY_RESIDENCY, LOADED, TOUCHED, Policy, Touch, Use
 from moeviz.core.pools import Ints, Pools
 from moeviz.core.steps import Steps
 
@@ -126,26 +128,92 @@ def hits(depth: Ints, phase: NDArray[np.uint8], counts: Ints) -> NDArray[np.int6
     )
 
 
-def hits_of_one_pool(steps: Steps, pools: Pools, slots: int) -> NDArray[np.int64]:
-    """Hits by phase of scores that change with a touch only, at one slot count of one pool. [phase]
+def heaped(policy: Policy) -> bool:
+    """Whether `hits_of_one_pool` serves a policy."""
+    return policy.steady and (policy.stack or (policy.reads <= BY_RESIDENCY and not policy.guarded))
 
-    Every access's rank is known beforehand, so that a heap finds who leaves without asking for a score.
+
+def hits_of_one_pool(steps: Steps, pools: Pools, slots: int) -> NDArray[np.int64]:
+    """Hits by phase at one slot count of one pool, of scores that change with a touch or a load only. [phase]
+
+    A heap finds who leaves without asking for everybody's score again. `pools`: as they are before the run.
     """
+    hit = (_hit_by_ranks if pools.policy.stack else _hit_by_scores)(steps, pools, slots)
+    return np.bincount(steps.phase[np.frombuffer(hit, np.bool_)], minlength=2)
+
+
+def _hit_by_ranks(steps: Steps, pools: Pools, slots: int) -> bytearray:
+    """Which accesses hit. Every access's rank is known beforehand."""
     ranks = steps.ranks(pools)
-    resident: dict[int, int] = {}  # place -> rank
-    whose: dict[int, int] = {}  # rank -> place
-    heap: list[int] = []
-    hit = np.zeros(steps.accesses, bool)
-    for index, place, _ in steps.members():
-        members, own = place.tolist(), ranks[index].tolist()
-        hit[index] = [member in resident for member in members]
-        for member, rank in zip(members, own, strict=True):
-            resident[member] = rank
-            whose[rank] = member
-        while len(resident) > slots:
+    place = steps.place
+    whose = np.empty_like(place)  # place by rank
+    whose[ranks] = place
+    members, owners, own = place.tolist(), whose.tolist(), ranks.tolist()
+    rank_of = [-1] * (pools.rows * pools.width)  # by place, of residents
+    heap: list[int] = []  # ranks; of residents, and older ones of who was touched since or left
+    hit = bytearray(len(own))
+    free, begin = slots, 0
+    for end in steps.ends():
+        for index in range(begin, end):
+            member = members[index]
+            if rank_of[member] >= 0:
+                hit[index] = 1
+            else:
+                free -= 1
+            rank_of[member] = own[index]
+        while free < 0:
             lowest = heappop(heap)
-            if resident.get(leaving := whose.pop(lowest)) == lowest:
-                del resident[leaving]
-        for rank in own:
+            if rank_of[leaving := owners[lowest]] == lowest:
+                rank_of[leaving] = -1
+                free += 1
+        for rank in own[begin:end]:
             heappush(heap, rank)
-    return np.bincount(steps.phase[hit], minlength=2)
+        begin = end
+    return hit
+
+
+def _hit_by_scores(steps: Steps, pools: Pools, slots: int) -> bytearray:
+    """Which accesses hit. Scores read columns of residency only, and are found as the run goes on: one
+    expert's at a time, in plain lists, since numpy is slower with so few."""
+    policy, now = pools.policy, pools.now
+    columns = {name: pools.columns[name].tolist() for name in policy.reads}
+    use = Use(**{field.name: columns.get(field.name) for field in fields(Use)})
+    touched = [(columns[name], rule) for name, rule in TOUCHED.items() if name in columns]
+    loaded = [(columns[name], rule) for name, rule in LOADED.items() if name in columns]
+    one, touch = Use(0, 0), Touch(0.0)
+    members, load_clock, clock = steps.place.tolist(), *(clocks.tolist() for clocks in steps.clocks)
+    stays = (0.0, 0.0, -1)  # the entry of who is needed now
+    entry_of: list[tuple[float, float, int] | None] = [None] * pools.width  # by place; None: not resident
+    heap: list[tuple[float, float, int]] = []  # score, last touch, place; older entries of them too
+    hit = bytearray(len(members))
+    free, begin = slots, 0
+    for end in steps.ends():
+        came = []
+        for index in range(begin, end):
+            member = members[index]
+            if entry_of[member] is None:
+                came.append(index)
+            else:
+                hit[index] = 1
+            entry_of[member] = stays
+        free -= len(came)
+        while free < 0:
+            entry = heappop(heap)
+            if entry_of[entry[2]] is entry:
+                entry_of[entry[2]] = None
+                free += 1
+                touch.level = max(touch.level, entry[0])
+        for index in came:
+            for column, rule in loaded:
+                column[members[index]] = rule(load_clock[index])
+        for index in range(begin, end):
+            member = members[index]
+            touch.clock = clock[index]
+            for column, touching in touched:
+                column[member] = touching(use, member, touch)
+            for name, column in columns.items():
+                setattr(one, name, column[member])
+            entry_of[member] = entry = (policy.score(one, now), touch.clock, member)
+            heappush(heap, entry)
+        begin = end
+    return hit
