@@ -86,13 +86,13 @@ def read_rows(
     format: str,
     others: list[str] | None = None,
     softmax: str = "",
-    extra: Callable[[str, dict[str, Any]], None] | None = None,
+    also: Callable[[str, dict[str, Any]], None] | None = None,
     used: Iterable[str] = (),
     recorded: dict[str, str] | None = None,
 ) -> Found:
     """A trace of routes as objects. Raises TraceError.
 
-    `softmax` names a key with numbers of all experts that stand in where a row has no weights; `extra` is
+    `softmax` names a key with numbers of all experts that stand in where a row has no weights; `also` is
     shown every row's request and row; `used` names keys that the caller uses or knows to say nothing;
     `recorded` goes into the trace, as it is when all rows are read.
     """
@@ -111,8 +111,8 @@ def read_rows(
         chosen, name = row[found["experts"]], found["experts"]
         weights = row.get(found.get("weights", ""))
         request = str(row.get(found.get("request", ""), ""))
-        if extra:
-            extra(request, row)
+        if also:
+            also(request, row)
         if isinstance(chosen, list) and chosen and isinstance(chosen[0], list):
             lists = [expert_list(source, one, place, name) for one in chosen]
             given = None
