@@ -18,7 +18,7 @@ from moeviz.core.run import HIT
 from moeviz.core.settings import WARM, Settings
 from moeviz.core.trace import Trace
 from moeviz.errors import SettingsError
-from moeviz.numbers.curves import bounds, curve, slot_counts
+from moeviz.numbers.curves import bounds, curve, gap_captured, slot_counts
 
 
 def check(trace: object, wanted: Settings, counts: list[int]) -> None:
@@ -188,3 +188,11 @@ def test_a_budget_over_sizes_that_differ_has_a_curve_and_no_run() -> None:
         replay(trace, Settings(scope="model", budget=300))
     assert replay(trace, Settings(budget=800)).room.limits == (4, 2)
     assert bounds(trace, Settings(scope="model", budget=300), None)["belady_hit_ratio"] is None
+
+
+def test_the_gap_captured_is_none_of_lru_all_of_belady() -> None:
+    trace = random_trace(3, tokens=60)
+    assert gap_captured(trace, Settings("lru", 4)) == 0
+    assert gap_captured(trace, Settings("belady", 4)) == 1
+    assert gap_captured(trace, Settings(baseline="resident")) is None
+    assert gap_captured(trace, Settings("lfu", 2)) is None  # with k slots every policy hits alike

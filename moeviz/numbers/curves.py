@@ -128,31 +128,37 @@ def _hits(
 
 
 def bounds(trace: Trace, settings: Settings, recorded: Run | None) -> dict[str, float | None]:
-    """What no policy can beat at these slots, and how much of it the settings' policy gets.
-
-    `belady_hit_ratio`: belady's hits / accesses (of decode, or of prefill where nothing was decoded).
-    `least_ms_per_token`: on the machine of the recorded run; None without one. `gap_captured`: see
-    `metrics.gap_captured`; all three policies without pre-fetching. For a baseline all are None.
+    """What no policy can beat at these slots: belady's hits / accesses (of decode, or of prefill where
+    nothing was decoded), and the least ms per output token on the machine of the recorded run (None without
+    one). For a baseline both are None.
 
     The bound is belady's under the settings' own rule. It is none (None) where a pool's experts differ in
     size: the fewest misses are then no longer had by who is needed again last.
     """
     room = settings.room(trace.layers, trace.num_experts, trace.k, trace.expert_bytes)
     if settings.baseline or room.bytes:
-        return {"belady_hit_ratio": None, "least_ms_per_token": None, "gap_captured": None}
-    alone = replace(settings, prefetch="none")
-    hits = {}
-    for policy in dict.fromkeys(("belady", "lru", settings.policy)):
-        found, accesses = _hits(trace, replace(alone, policy=policy), [room], None)
-        hits[policy] = found[0]
-    phase = DECODE if accesses[DECODE] else PREFILL
-    of_phase = {policy: int(found[phase]) for policy, found in hits.items()}
-    misses = int(accesses[DECODE] - hits["belady"][DECODE])
-    return {
-        "belady_hit_ratio": of_phase["belady"] / max(int(accesses[phase]), 1),
-        "least_ms_per_token": metrics.bandwidth_bound_ms(recorded, misses) if recorded else None,
-        "gap_captured": metrics.gap_captured(of_phase[settings.policy], of_phase["lru"], of_phase["belady"]),
-    }
+        return {"belady_hit_ratio": None, "least_ms_per_token": None}
+    best = replace(settings, policy="belady", prefetch="none")
+    hits, accesses = _hits(trace, best, [room], None)
+    found = Curve(best, np.array([room.slots]), hits, accesses)
+    misses = int(accesses[DECODE] - hits[0, DECODE])
+    least = metrics.bandwidth_bound_ms(recorded, misses) if recorded else None
+    return {"belady_hit_ratio": float(found.hit_ratio[0]), "least_ms_per_token": least}
+
+
+def gap_captured(trace: Trace, settings: Settings) -> float | None:
+    """`metrics.gap_captured` of the settings' policy at their slots, without pre-fetching, in decode, or in
+    prefill where nothing was decoded. None for a baseline, and where belady is no bound (see `bounds`).
+    """
+    room = settings.room(trace.layers, trace.num_experts, trace.k, trace.expert_bytes)
+    if settings.baseline or room.bytes:
+        return None
+    phase = DECODE if (trace.phase == DECODE).any() else PREFILL
+    own, lru, best = (
+        int(_hits(trace, replace(settings, policy=policy, prefetch="none"), [room], None)[0][0, phase])
+        for policy in (settings.policy, "lru", "belady")
+    )
+    return metrics.gap_captured(own, lru, best)
 
 
 def knee(found: Curve) -> int | None:
