@@ -97,8 +97,8 @@ def summary(run: Run) -> metrics.Summary:
 
 def compare(
     trace: Trace,
-    settings: Sequence[str | Settings] = ("lru", "lfu", "belady"),
-    slots: Sequence[int] = (),
+    settings: str | Settings | Sequence[str | Settings] = ("lru", "lfu", "belady"),
+    slots: int | Sequence[int] = (),
     **others: Any,
 ) -> pd.DataFrame:
     """Replays every settings at every number of slots (default: its own), a row each. Raises SettingsError.
@@ -109,8 +109,9 @@ def compare(
     import pandas as pd
 
     rows = []
-    for one in settings:
-        for at in [{"slots": count} for count in slots] or [{}]:
+    counts = (slots,) if isinstance(slots, int) else slots
+    for one in (settings,) if isinstance(settings, str | Settings) else settings:
+        for at in [{"slots": count} for count in counts] or [{}]:
             chosen = settings_of(one, **others, **at)
             found = metrics.summary(core.replay(trace, chosen))
             rows.append(

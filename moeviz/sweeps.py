@@ -548,7 +548,7 @@ def verdict(table: pd.DataFrame) -> list[str]:
             f"{words.percent(best.hit_ratio[at])} of accesses hit{held}; "
             "each further slot brings less than the average one."
         )
-    return lines or [f"{best.name}: {words.percent(best.mean)} of accesses hit."]
+    return lines or [f"{best.name}: {words.percent(best.mean)} of accesses hit, the mean over traces."]
 
 
 def _as_curve(found: Means) -> Curve:

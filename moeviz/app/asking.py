@@ -97,6 +97,8 @@ def ask(trace: Trace) -> Ask:
             first,
         )  # nobody chose another: it follows the trace
     state.prompt_of, state.first_preset = trace.digest, first
+    # the drawer's widgets are mounted when it is opened, and then show only what this script run has set
+    state.prompt, state.preset = state.get("prompt", PRESETS[first].prompt), state.get("preset")
     st.pills("Prompt: a preset, or your own words", list(PRESETS), key="preset", on_change=fill)
     prompt = st.text_area("Prompt", key="prompt", height=72, label_visibility="collapsed")
     chosen = PRESETS.get(state.preset or "")

@@ -1,8 +1,8 @@
 """The stage's host: what its two boards are set to, what they show of the current trace or of a run that goes
 on, what its user asks.
 
-two = boards.pair(trace, run)
-boards.draw(here, two, ask)
+two = boards.pair(trace, run, both)
+boards.draw(here, two, ask, baselines)
 """
 
 from __future__ import annotations
@@ -100,7 +100,10 @@ def _stage(here: traces.Here, two: list[Settings], job: Any) -> StageEvent:
         runs, parts, bound = [here.run, kept.replayed(trace, two[1])], [], None
     else:
         parts = [kept.part(trace, one, measured) for one in two]
-        runs, bound = [kept.explained(trace, one).run for one in two], kept.bound(trace, two[0])
+        runs, bound = (
+            [kept.explained(trace, one).run for one in two],
+            kept.bound(trace, max(two, key=lambda one: one.slots)),
+        )
     changes = kept.changes(trace)
     said = live.in_words(job) if going else hit_verdict(trace, runs, changes) + _speed(two)
     payload = stage_payload(
