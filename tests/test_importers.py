@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import random_trace
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeviz.core.replay import replay
@@ -23,6 +23,7 @@ from moeviz.core.run import HIT
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.errors import TraceError
+from moeviz.files.guarded import open_guarded
 from moeviz.files.importers import Counted, Found, Imported, Options, load_importer, names, open_content, read
 from moeviz.files.moetrace import to_bytes
 
@@ -837,22 +838,42 @@ def test_names_stand_in_one_row_only() -> None:
     assert len(every) == len(set(every))
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-@given(seed=st.integers(0, 2**32))
-def test_mutated_files_are_valid_or_refused(kind: str, seed: int) -> None:
-    _, make, options = FORMATS[kind]
+PARQUET = [kind for kind in FORMATS if "parquet" in kind]
+
+
+def _mutated(kind: str, seed: int) -> bytes:
+    _, make, _ = FORMATS[kind]
     rng = np.random.default_rng(seed)
     content = bytearray(_made(kind, make))
     for _ in range(rng.integers(1, 8)):
         content[rng.integers(len(content))] = rng.integers(256)
     if rng.random() < 0.2:
         content = content[: rng.integers(1, len(content) + 1)]
+    return bytes(content)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind not in PARQUET])
+@given(seed=st.integers(0, 2**32))
+def test_mutated_files_are_valid_or_refused(kind: str, seed: int) -> None:
     said, found = "", None
     try:
-        found = open_content("file", bytes(content), options)
+        found = open_content("file", _mutated(kind, seed), FORMATS[kind][2])
     except TraceError as error:
         said = str(error)
     assert not ("cannot be read: " in said and "Error: " in said), f"a reader stumbled: {said}"
+    if isinstance(found, Imported):
+        assert found.trace.experts.max() < found.trace.num_experts
+
+
+@pytest.mark.parametrize("kind", PARQUET)
+@settings(max_examples=10)
+@given(seed=st.integers(0, 2**32))
+def test_mutated_parquet_is_valid_or_refused_in_a_process_of_its_own(kind: str, seed: int) -> None:
+    # pyarrow ends the process on some damaged metadata; an upload is read in a child for such a case
+    try:
+        found = open_guarded("file", _mutated(kind, seed), FORMATS[kind][2])
+    except TraceError:
+        return
     if isinstance(found, Imported):
         assert found.trace.experts.max() < found.trace.num_experts
 
