@@ -178,7 +178,7 @@ REFUSED = {
     f"bench replay --tokens {SEEDS}": "not in the range",
     "bench engine --repeats 0": "not in the range",
     f"bench pages --tokens {SEEDS}": "not in the range",
-    "bench board --seconds nan": "not a finite number",
+    "bench stage --seconds nan": "not a finite number",
     f"bench fuzz --files 1 --seed {SEEDS}": "not in the range",
 }
 DONE = (

@@ -141,23 +141,6 @@ def bench_fuzz(files: int, seed: int) -> None:
     show(fuzz(files, seed))
 
 
-@bench.command("board")
-@rounds(3)
-@click.option(
-    "--seconds",
-    type=Number(1, 3_600),
-    default=5.0,
-    show_default=True,
-    help="Watched in each round.",
-)
-def bench_board(repeats: int, seconds: float) -> None:
-    """Pictures per second of the board while a model generates (needs Chromium)."""
-    from moeviz.bench.board import board
-
-    with refusing():
-        show(board(seconds, repeats))
-
-
 @bench.command("soak")
 @click.option(
     "--sessions",
