@@ -12,14 +12,20 @@ import numpy as np
 from moeviz.charts import style
 from moeviz.charts.chart import Chart
 from moeviz.numbers.curves import Curve, knee
+from moeviz.numbers.published import Published
 from moeviz.words import percent
 
+HOLLOW = ("circle-open", "square-open", "diamond-open", "cross-open", "x-open", "triangle-up-open")
 
-def over_slots(curves: Sequence[Curve], at: int, break_even: float | None = None) -> Chart:
+
+def over_slots(
+    curves: Sequence[Curve], at: int, break_even: float | None = None, published: Sequence[Published] = ()
+) -> Chart:
     """A line for each policy, belady's in grey as the bound; `at` is the chosen slot count.
 
     The knee is the first policy's: beyond it each further slot brings less than the average one. `break_even`
-    is the hit ratio from which a cache is better than keeping whole layers resident.
+    is the hit ratio from which a cache is better than keeping whole layers resident. `published`: curves of
+    others, dotted, of the policies that are shown; they lie where the same share of all experts has a slot.
     """
     import pandas as pd
 
@@ -47,10 +53,29 @@ def over_slots(curves: Sequence[Curve], at: int, break_even: float | None = None
             "annotation_position": "bottom right",
         }
         figure.add_hline(break_even, line={"color": style.BOUND, "width": 1, "dash": "dash"}, **note)
-    style.share_axis(
-        figure, [float(ratio) for one in curves for ratio in (one.hit_ratio.min(), one.hit_ratio.max())]
-    )
+    colors = {
+        name_of(one): style.BOUND if one.settings.policy == "belady" else style.line(number)["color"]
+        for number, one in enumerate(curves)
+    }
+    every = int(curves[0].slots[-1])
     table = pd.DataFrame({"slots": curves[0].slots, **{name_of(one): one.hit_ratio for one in curves}})
+    shown = [float(ratio) for one in curves for ratio in (one.hit_ratio.min(), one.hit_ratio.max())]
+    for number, theirs in enumerate(published):
+        x = [share * every for share in theirs.shares]
+        for policy in [name for name in theirs.hit_ratio if name in colors]:
+            name = f"{policy}, {theirs.name}"
+            figure.add_scatter(
+                x=x,
+                y=theirs.hit_ratio[policy],
+                name=style.html_safe(name),
+                mode="lines+markers",
+                line={"color": colors[policy], "width": 2, "dash": "dot"},
+                marker={"symbol": HOLLOW[number % len(HOLLOW)], "size": 9, "line": {"width": 2}},
+            )
+            own = pd.DataFrame({"slots": x, name: theirs.hit_ratio[policy]})
+            table = table.merge(own, how="outer", on="slots")
+            shown += [min(theirs.hit_ratio[policy]), max(theirs.hit_ratio[policy])]
+    style.share_axis(figure, shown)
     return Chart("Hit ratio over slots", figure, table, "replayed", _told(curves, at))
 
 

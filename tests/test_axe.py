@@ -1,0 +1,79 @@
+"""Every page, light and dark and for a projector, against WCAG 2.2 A and AA, as axe-core checks them. Needs Chromium;
+never skipped in CI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+from test_browser import SECONDS, browser, pytestmark, serving, settle, staged, turn
+
+__all__ = ["browser", "pytestmark"]  # a fixture and marks, which pytest finds by their names
+
+PAGES = ("Stage", "Experts", "Timeline", "Prefetch", "What if", "Lessons", "Library")
+RULES = {
+    "runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]},
+    "resultTypes": ["violations"],
+}
+STREAMLITS: set[tuple[str, str]] = set()  # (rule, selector) of what is Streamlit's own and cannot be mended here
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving(tmp_path_factory) as address:
+        yield address
+
+
+@pytest.fixture
+def page(app: str, browser: Browser) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme="light")
+    page = context.new_page()
+    page.set_default_timeout(60 * SECONDS)
+    expect.set_options(timeout=60 * SECONDS)
+    page.goto(app)
+    staged(page)
+    yield page
+    context.close()
+
+
+def broken(page: Page) -> list[str]:
+    """What breaks a rule here and is ours: rule, element and reason of each."""
+    found = Axe().run(page, options=RULES).response["violations"]
+    return [
+        f"{rule['id']} at {' '.join(map(str, node['target']))}: {node['failureSummary']} in {node['html'][:200]}"
+        for rule in found
+        for node in rule["nodes"]
+        if (rule["id"], " ".join(map(str, node["target"]))) not in STREAMLITS
+    ]
+
+
+def in_both_themes(page: Page, where: str) -> list[str]:
+    """The same for the page as it is, light and dark; ends in light."""
+    wrong = []
+    for scheme in ("dark", "light"):
+        page.emulate_media(color_scheme=scheme)
+        ground = {"dark": "rgb(17, 22, 28)", "light": "rgb(255, 255, 255)"}[scheme]
+        expect(page.get_by_test_id("stApp")).to_have_css("background-color", ground)
+        settle(page)
+        wrong += [f"{where}, {scheme}: {one}" for one in broken(page)]
+    return wrong
+
+
+def ready(page: Page) -> None:
+    """Waits until a page is drawn to its end."""
+    page.locator("h1, .moeviz-stage[data-pass]").first.wait_for()
+    settle(page)
+    if page.locator(".js-plotly-plot").count():
+        page.locator(".js-plotly-plot .main-svg").first.wait_for()
+
+
+def test_every_page_keeps_the_rules_in_both_themes(page: Page) -> None:
+    wrong = []
+    for name in PAGES:
+        turn(page, name)
+        ready(page)
+        wrong += in_both_themes(page, name)
+    assert wrong == []
