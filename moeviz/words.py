@@ -10,12 +10,15 @@ escapes them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moeviz.core.policies import POLICIES
+from moeviz.core.predictors import PREDICTORS
 from moeviz.core.run import HIT, LATE, MISS, Run, Tier
 from moeviz.core.settings import BASELINES, SCOPES, Settings
 from moeviz.core.trace import Trace
@@ -39,6 +42,12 @@ GLOSSARY = {
     "router weight": "How strongly a router wants an expert; the results of the chosen ones are mixed by it.",
     "token": "A piece of text, about a short word, that a model reads or writes in one step.",
     "forward pass": "One run through all layers: the whole prompt at first, then one token each time.",
+    "pass": "A forward pass: one run through all layers.",
+    "phase": "Reading the prompt (prefill), or writing token by token (decode).",
+    "prompt": "The text that a model is given to go on with.",
+    "context": "The tokens that a model still sees; it keeps keys and values of each.",
+    "temperature": "How freely a model chooses its next token: at 0 always the likeliest.",
+    "seed": "The number that chance begins with; with the same one a run comes out the same.",
     "prefill": "The first forward pass, which reads the whole prompt at once.",
     "decode": "The forward passes after the prompt, each of which writes one token.",
     # the tiers
@@ -47,9 +56,18 @@ GLOSSARY = {
     "link": "The way from the slow tier to the fast one; it copies one expert at a time.",
     "slot": "Room for one expert in the fast tier.",
     "expert cache": "The slots, and the policy that decides who leaves when another expert needs one.",
+    "compute": "The arithmetic of the layers, as against copying.",
+    "PCIe": "The bus between a computer's own memory and its accelerator or drives.",
+    "NVMe": "A drive on PCIe: several GB a second.",
+    "SATA SSD": "A drive on an older bus: about half a GB a second.",
+    "SD card": "A memory card: about a tenth of a GB a second.",
     "resident": "In a slot of the fast tier. As a baseline: every expert is, from the start.",
     "scope": "Whose the slots are: each MoE layer has its own (layer), or all layers share one pool (model).",
     "warm start": "What is resident when a run begins; a cold cache begins empty.",
+    "rule": "How the experts of an event are served: together (pinned), one by one, or in batches of tokens.",
+    "pinned": "The rule that all experts of an event are needed at once, so that none of them leaves for another.",
+    "one-by-one": "The rule of ordinary caches: one access after another, nothing is held.",
+    "batch": "The rule that several tokens at a time need the union of their experts.",
     "baseline": "A way without a cache of one's own choice, to compare with.",
     "on-demand": "The baseline that keeps nothing: every needed expert is copied every time.",
     "whole-layer": "The baseline that copies every expert of a layer each time the layer is reached.",
@@ -75,6 +93,8 @@ GLOSSARY = {
     "belady": "The policy that knows the future and drops the expert that is needed again last.",
     # pre-fetching
     "pre-fetch": "Copying an expert before it is needed, because it was guessed.",
+    "predictor": "What guesses which experts a later layer will need.",
+    "demand": "A copy on demand: the expert was needed and was not there.",
     "lookahead": "How many MoE layers ahead a guess is made.",
     "width": "How many experts are guessed at a time.",
     "threshold": "The probability that the guessed experts have to reach together.",
@@ -96,8 +116,12 @@ GLOSSARY = {
     # things
     "trace": "What the routers chose for each token of a text, in a file; any cache can be replayed on it.",
     "run": "What a cache did on a trace, and how long it took where that was measured.",
+    "published curve": "Hit ratios that others published, of their model and their text, as numbers from their source.",
     "knee": "The number of slots beyond which each further slot brings less than the average one.",
     "break-even": "The hit ratio above which a cache beats keeping some layers resident in the same memory.",
+    "skew": "How unevenly experts are used: the more, the more a few of them do most of the work.",
+    "domain": "What kind of text it is: Bible, Spanish, German, Python or jargon, told from the experts alone.",
+    "cosine": "How alike two shares are: 1 where they are the same, 0 where nothing is in common.",
     "reuse": "The part of a token's experts that the token before it used in the same layer.",
     "entropy": "How evenly a layer's experts are used: 1 is even, 0 means that one expert gets every choice.",
 }
@@ -457,3 +481,35 @@ def about(run: Run) -> list[tuple[str, str]]:
 def glossary(terms: Sequence[str]) -> list[tuple[str, str]]:
     """Terms and what they mean, in the order given. Raises KeyError where one is not in the glossary."""
     return [(term, GLOSSARY[term]) for term in terms]
+
+
+def _plural(term: str) -> str:
+    """A pattern of a term and its plural."""
+    return rf"{re.escape(term[:-1])}(?:y|ies)" if term.endswith("y") else rf"{re.escape(term)}(?:s|es)?"
+
+
+_TOLD = {  # names that a chart or a menu may show, and what each means
+    **{name: one.text.partition("\n")[0] for name, one in [*PREDICTORS.items(), *POLICIES.items()]},
+    **GLOSSARY,
+}
+_BY_LENGTH = sorted(_TOLD, key=len, reverse=True)  # so that "hit ratio" is found before "hit"
+_TERMS = re.compile("|".join(rf"\b({_plural(term)})\b" for term in _BY_LENGTH), re.IGNORECASE)
+
+
+def terms_in(*texts: str) -> list[str]:
+    """Terms that stand in these texts, singular or plural, each once: the glossary's, policies and predictors."""
+    found = (
+        _BY_LENGTH[match.lastindex - 1]
+        for text in texts
+        for match in _TERMS.finditer(text)
+        if match.lastindex
+    )
+    return list(dict.fromkeys(found))
+
+
+def tooltip(*texts: str, more: str = "") -> str | None:
+    """What the terms in these texts mean, as Markdown for a tooltip; `more`, plain Markdown, stands before
+    them. None where there is nothing to say.
+    """
+    told = [f"**{term}**: {_TOLD[term]}" for term in terms_in(*texts)]
+    return "\n\n".join([*([more] if more else []), *told]) or None

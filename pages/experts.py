@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from moeviz import words
 from moeviz.app import bar, components, forms, kept, show, traces, views
 from moeviz.charts import usage
 from moeviz.core.settings import Settings
@@ -14,6 +15,12 @@ NONE = "no other trace"
 
 bar.within_app()
 st.title("Who is used, where, when?", anchor=False)
+if (counts := traces.counted()) is not None:
+    show.charts(usage.counted(counts.counts), "counts")
+    st.caption(
+        f"Counts without order, so that nothing is told of when: {show.plain(counts.model or 'no model named')}."
+    )
+    st.stop()
 name, whole, own = traces.here()
 with st.container(horizontal=True, vertical_alignment="bottom"):
     view = st.segmented_control(
@@ -36,7 +43,13 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     with forms.drawer(count="tokens", phase="prompt and decode"):
         counts = ["tokens", "router weight"] if whole.weights is not None else ["tokens"]
         count = st.segmented_control(
-            "Count", counts, default="tokens", required=True, key="count", bind="query-params"
+            "Count",
+            counts,
+            default="tokens",
+            required=True,
+            key="count",
+            bind="query-params",
+            help=words.tooltip(*counts),
         )
         phase = st.segmented_control(
             "Phase",
@@ -45,6 +58,7 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
             required=True,
             key="phase",
             bind="query-params",
+            help=words.tooltip("phase", *PHASES),
         )
 trace = whole if PHASES[phase] is None else whole.only(PHASES[phase])
 if trace is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from moeviz import words
 from moeviz.app import bar, forms, shelf, show, traces
 from moeviz.core.trace import MAX_EXPERTS
 
@@ -12,6 +13,10 @@ SHOWN = 400  # tokens of the text
 bar.within_app()
 st.title("Which traces are there, and what do they hold?", anchor=False)
 shelf.drop(int(st.session_state.get("experts_of_file", 0)))
+if (counts := traces.counted()) is not None:
+    shelf.table()
+    shelf.counts(counts)
+    st.stop()
 name, trace, run = traces.here()
 shelf.table()
 with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -24,7 +29,7 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
             MAX_EXPERTS,
             key="experts_of_file",
             persist_state="session",
-            help="0: infer it as the largest id + 1.",
+            help=words.tooltip("expert", more="0: infer it as the largest id + 1."),
         )
         st.caption(shelf.LIMITS)
         st.divider()

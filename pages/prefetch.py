@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import streamlit as st
 
+from moeviz import words
 from moeviz.app import bar, components, forms, kept, show, traces
 from moeviz.charts import guesses, lanes, traffic
 from moeviz.core.predictors import PREDICTORS
@@ -28,7 +29,9 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     form.show("prefetch", "lookahead", "slots")
     with forms.drawer(form, passes=3):
         form.rest()
-        passes = st.number_input("Passes drawn", 1, 20, 3, key="passes", bind="query-params")
+        passes = st.number_input(
+            "Passes drawn", 1, 20, 3, key="passes", bind="query-params", help=words.tooltip("pass")
+        )
 settings = form.settings()
 if settings is None:
     st.stop()

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import streamlit as st
 
-from moeviz.app import bar, forms, kept, machines, show, traces
+from moeviz import words
+from moeviz.app import bar, forms, kept, machines, others, planning, show, traces
 from moeviz.charts import curves, times
 from moeviz.core.policies import POLICIES
 from moeviz.core.settings import ITSELF, SCOPES, Settings
@@ -18,12 +19,21 @@ BASELINES = [Settings(baseline="resident"), Settings(baseline="on-demand")]
 
 bar.within_app()
 st.title("How many slots, which policy, which machine?", anchor=False)
-_, trace, own = traces.here()
+if traces.counted() is not None:
+    planning.section(None, None)
+here = traces.here()
+_, trace, own = here
 scope = st.session_state.get("scope", "layer")
 counts = slot_counts(trace, scope)
 with st.container(horizontal=True, vertical_alignment="bottom"):
     policies = st.multiselect(
-        "Policies", list(POLICIES), ["lru", "lfu", "belady"], key="policies", bind="query-params", width=420
+        "Policies",
+        list(POLICIES),
+        ["lru", "lfu", "belady"],
+        key="policies",
+        bind="query-params",
+        width=420,
+        help=words.tooltip("policy", *POLICIES),
     )
     at = forms.one_of(
         "Slots per layer" if scope == "layer" else "Slots in all",
@@ -32,10 +42,17 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
         traces.slots_for(trace, own, scope),
     )
     place = machines.pick(trace, own)
-    with forms.drawer(scope="layer"):
+    with forms.drawer(scope="layer", published=others.first(trace, scope)):
         st.segmented_control(
-            "Scope", list(SCOPES), default="layer", required=True, key="scope", bind="query-params"
+            "Scope",
+            list(SCOPES),
+            default="layer",
+            required=True,
+            key="scope",
+            bind="query-params",
+            help=words.tooltip("scope"),
         )
+        laid = others.choose(trace, scope)
         size = machines.expert_size(trace, own)
         machines.check()
 if not policies:
@@ -53,7 +70,8 @@ even = cost.break_even(
 )
 left, right = st.columns([3, 2])
 with left:
-    show.chart(curves.over_slots(found, at, even), "curves")
+    show.chart(curves.over_slots(found, at, even, laid), "curves")
+    others.sources(laid)
 with right:
     if place is None or not size:
         machines.say_what_is_missing(size)
@@ -65,3 +83,4 @@ with right:
     if "static" in policies:
         st.caption("static is calibrated on this very trace here: the best that fixed frequencies can do.")
 machines.checked()
+planning.section(here, place)

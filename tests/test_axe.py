@@ -1,10 +1,11 @@
-"""Every page, light and dark and for a projector, against WCAG 2.2 A and AA, as axe-core checks them. Needs Chromium;
-never skipped in CI.
+"""Every page, light and dark and for a projector, against WCAG 2.2 A and AA, as axe-core checks them. Needs
+Chromium; never skipped in CI.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -18,7 +19,9 @@ RULES = {
     "runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]},
     "resultTypes": ["violations"],
 }
-STREAMLITS: set[tuple[str, str]] = set()  # (rule, selector) of what is Streamlit's own and cannot be mended here
+STREAMLITS: set[tuple[str, str]] = (
+    set()
+)  # (rule, selector) of what is Streamlit's own and cannot be mended here
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +42,19 @@ def page(app: str, browser: Browser) -> Iterator[Page]:
     context.close()
 
 
+def selector(node: dict[str, Any]) -> str:
+    """Of an element; those in a shadow root come as a list."""
+    return " ".join(map(str, node["target"]))
+
+
 def broken(page: Page) -> list[str]:
     """What breaks a rule here and is ours: rule, element and reason of each."""
     found = Axe().run(page, options=RULES).response["violations"]
     return [
-        f"{rule['id']} at {' '.join(map(str, node['target']))}: {node['failureSummary']} in {node['html'][:200]}"
+        f"{rule['id']} at {selector(node)}: {node['failureSummary']} in {node['html'][:200]}"
         for rule in found
         for node in rule["nodes"]
-        if (rule["id"], " ".join(map(str, node["target"]))) not in STREAMLITS
+        if (rule["id"], selector(node)) not in STREAMLITS
     ]
 
 

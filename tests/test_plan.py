@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from conftest import random_trace
@@ -27,8 +28,10 @@ from moeviz.core.settings import Settings
 from moeviz.engine import plan as engine
 from moeviz.engine import tiers
 from moeviz.errors import SettingsError
+from moeviz.files.moecounts import Counts, to_bytes
 from moeviz.numbers import metrics
 from moeviz.numbers.plan import (
+    BUSIEST,
     EVEN,
     USABLE,
     Compute,
@@ -112,6 +115,25 @@ def test_a_trace_of_another_shape_is_not_scaled_but_refused_in_words() -> None:
     deeper = plan("m", SIZE, RAM, context=10, slots=[4], trace=random_trace(1, layers=5))
     assert "5 MoE layers and this model 3" in deeper.notes[0]
     assert deeper.rows[0].expected[0].policy == "lru"
+
+
+def test_counts_tell_what_the_busiest_experts_hit_and_nothing_of_order(tmp_path: Path) -> None:
+    counts = np.array([[6, 1, 1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0, 8, 0]], float)
+    found = plan("m", SIZE, RAM, context=10, slots=[2, 8], counts=counts)
+    expected = [(one.policy, one.hit_ratio) for row in found.rows for one in row.expected]
+    assert expected == [(BUSIEST, pytest.approx((7 + 2 + 8) / 24)), (BUSIEST, 1.0)]
+    assert "nothing is told of lru, lfu and belady" in found.notes[1]
+    both = plan("m", SIZE, RAM, context=10, slots=[2], counts=counts, trace=random_trace(1, layers=3))
+    assert [one.policy for one in both.rows[0].expected] == ["lru", "lfu", "belady", BUSIEST]
+    with pytest.raises(SettingsError, match="of 3 experts a layer and this model has 8"):
+        plan("m", SIZE, RAM, context=10, counts=counts[:, :3])
+    path = tmp_path / "popular.moecounts"
+    path.write_bytes(to_bytes(Counts(np.ones((8, 8)))))
+    (row,) = as_json("--slots", "4", "--calibration", path)["rows"]
+    assert [(one["policy"], one["hit_ratio"]) for one in row["expected"]] == [(BUSIEST, 0.5)]
+    refused = run("--calibration", tmp_path / "none.moecounts")
+    assert refused.exit_code == 2
+    assert "none.moecounts" in refused.stderr
 
 
 def test_what_does_not_fit_is_planned_at_the_least_slots_and_says_so() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import streamlit as st
 
+from moeviz import words
 from moeviz.core.machines import LINKS
 from moeviz.core.trace import Trace
 from moeviz.engine.client import Job, ModelSpec
@@ -99,8 +100,16 @@ def ask(trace: Trace) -> Ask:
     state.prompt_of, state.first_preset = trace.digest, first
     # the drawer's widgets are mounted when it is opened, and then show only what this script run has set
     state.prompt, state.preset = state.get("prompt", PRESETS[first].prompt), state.get("preset")
-    st.pills("Prompt: a preset, or your own words", list(PRESETS), key="preset", on_change=fill)
-    prompt = st.text_area("Prompt", key="prompt", height=72, label_visibility="collapsed")
+    st.pills(
+        "Prompt: a preset, or your own words",
+        list(PRESETS),
+        key="preset",
+        on_change=fill,
+        help=words.tooltip("prompt"),
+    )
+    prompt = st.text_area(
+        "Prompt", key="prompt", height=72, label_visibility="collapsed", help=words.tooltip("prompt")
+    )
     chosen = PRESETS.get(state.preset or "")
     then = chosen.then if chosen and prompt == chosen.prompt else ""
     if then:
@@ -110,12 +119,23 @@ def ask(trace: Trace) -> Ask:
         )
     with st.container(horizontal=True, vertical_alignment="bottom"):
         linked: dict[str, Any] = {"bind": "query-params", "width": 125}
-        tokens = st.number_input("New tokens", 2, 100_000, DEFAULTS["tokens"], key="tokens", **linked)
+        tokens = st.number_input(
+            "New tokens", 2, 100_000, DEFAULTS["tokens"], key="tokens", help=words.tooltip("token"), **linked
+        )
         repeats = st.number_input("Repeats", 3, 50, DEFAULTS["repeats"], key="repeats", **linked)
         temperature = st.number_input(
-            "Temperature", 0.0, 2.0, DEFAULTS["temperature"], 0.1, key="temperature", width=125
+            "Temperature",
+            0.0,
+            2.0,
+            DEFAULTS["temperature"],
+            0.1,
+            key="temperature",
+            width=125,
+            help=words.tooltip("temperature"),
         )
-        seed = st.number_input("Seed", 0, 2**31 - 1, DEFAULTS["seed"], key="seed", **linked)
+        seed = st.number_input(
+            "Seed", 0, 2**31 - 1, DEFAULTS["seed"], key="seed", help=words.tooltip("seed"), **linked
+        )
     name = st.text_input(
         "Model",
         key="model",
@@ -131,8 +151,12 @@ def ask(trace: Trace) -> Ask:
                 key="tier",
                 bind="query-params",
                 width=220,
-                help="Paced: real in everything but the link, whose copies are slowed down to that rate. "
-                "This disk: files read past the page cache. This RAM: as fast as it copies.",
+                help=words.tooltip(
+                    "slow tier",
+                    *TIERS,
+                    more="Paced: real in everything but the link, whose copies are slowed down to that rate. "
+                    "This disk: files read past the page cache. This RAM: as fast as it copies.",
+                ),
             )
         ]
         device = st.text_input(
@@ -140,7 +164,7 @@ def ask(trace: Trace) -> Ask:
             DEFAULTS["device"],
             key="device",
             width=160,
-            help="auto: the accelerator if there is one; or cpu, cuda, ...",
+            help=words.tooltip("fast tier", more="auto: the accelerator if there is one; or cpu, cuda, ..."),
         )
     spec = ModelSpec(name.strip(), tier, device.strip() or "auto", link=link)
     return Ask(prompt, then, int(tokens), int(repeats), spec, float(temperature), int(seed))

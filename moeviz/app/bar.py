@@ -9,6 +9,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from moeviz import words
 from moeviz.app import components, jobs, links, traces
 from moeviz.app.show import plain
 
@@ -21,6 +22,10 @@ STYLE = """<style>
 [data-testid=stButtonGroup] [data-selected=true], [data-testid=stButtonGroup] [data-selected=true] p {
   color: var(--st-text-color, inherit) !important;
   font-weight: 700;
+}
+[data-testid=stSliderThumbValue] { color: inherit !important; }
+button:is([kind=secondary], [kind=tertiary]):is(:hover, :active, [aria-expanded=true]) {
+  color: inherit !important;
 }
 [data-testid=stCaptionContainer] { color: inherit !important; opacity: 0.82; }
 @media (max-width: 900px) { .st-key-bar { position: static; width: 100%; } }
@@ -44,7 +49,7 @@ HELP = """
 | Page up, Page down | by ten tokens |
 | 1 to 9 | in a lesson: the answer of that number |
 | P | presenter mode: large, without menus; P again ends it |
-| ? | this list |
+| ? | this list, and what the words mean |
 
 The Stage has more keys; press ? there.
 """
@@ -69,7 +74,7 @@ def draw(page: str) -> None:
         st.button(
             "", key="present", icon=":material/slideshow:", on_click=present, help="Presenter mode, key P"
         )
-        if st.button("", key="help", icon=":material/help:", help="Keys, key ?"):
+        if st.button("", key="help", icon=":material/help:", help="Keys and words, key ?"):
             _help()
     components.keys({} if page == STAGE else KEYS)  # the stage has its own
 
@@ -81,9 +86,11 @@ def present() -> None:
     links.put("presenter", "true" if state.presenter else "")
 
 
-@st.dialog("Keys")
+@st.dialog("Keys and words")
 def _help() -> None:
     st.markdown(HELP)
+    st.markdown("**Words**")
+    st.markdown("\n".join(f"- **{term}**: {sentence}" for term, sentence in words.GLOSSARY.items()))
 
 
 def say_what_did_not_fit() -> None:

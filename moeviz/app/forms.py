@@ -17,6 +17,7 @@ from typing import Any
 
 import streamlit as st
 
+from moeviz import words
 from moeviz.app import traces
 from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
@@ -152,11 +153,9 @@ class SettingsForm:
 def _help(field: str) -> str:
     known = EXPLAINED.get(field)
     text = f"{SETTINGS[field].help}."
-    return (
-        text
-        if known is None
-        else text + "\n" + "\n".join(f"- **{name}**: {what}" for name, what in known.items())
-    )
+    if known is not None:
+        text += "\n" + "\n".join(f"- **{name}**: {what}" for name, what in known.items())
+    return words.tooltip(LABELS.get(field, field), more=text) or text
 
 
 def _follow(key: str, first: Any, least: Any, most: Any) -> dict[str, Any]:
@@ -194,8 +193,25 @@ def drawer(form: SettingsForm | None = None, **more: Any) -> AbstractContextMana
 def number(label: str, key: str, most: int) -> int:
     """A whole number from 0 to `most`, which follows the trace."""
     return int(
-        st.number_input(label, 0, most, key=traces.fits(key, most), bind="query-params", width=_px(130))
+        st.number_input(
+            label,
+            0,
+            most,
+            key=traces.fits(key, most),
+            bind="query-params",
+            width=_px(130),
+            help=words.tooltip(label),
+        )
     )
+
+
+def several(label: str, key: str, options: Sequence[str], first: Sequence[str], help: str) -> list[str]:
+    """Several of a few names; those that a link or another trace left and that are no option are dropped."""
+    state = st.session_state
+    if key in state:
+        state[key] = [name for name in state[key] if name in options]
+    given = {} if key in state else {"default": list(first)}
+    return list(st.multiselect(label, options, key=key, bind="query-params", help=help, **given))
 
 
 def one_of(label: str, key: str, options: Sequence[int], first: int) -> int:
@@ -207,4 +223,14 @@ def one_of(label: str, key: str, options: Sequence[int], first: int) -> int:
         st.session_state.pop(key, None)
     if len(options) == 1:
         return options[0]
-    return int(st.select_slider(label, options, nearest, key=key, bind="query-params", width=_px(330)))
+    return int(
+        st.select_slider(
+            label,
+            options,
+            nearest,
+            key=key,
+            bind="query-params",
+            width=_px(330),
+            help=words.tooltip(label),
+        )
+    )

@@ -18,6 +18,7 @@ import streamlit as st
 from moeviz.core.run import Run
 from moeviz.core.trace import Trace
 from moeviz.engine.client import Client, Job
+from moeviz.files.moecounts import Counts
 
 COOKIE = "_streamlit_xsrf"
 GRACE = 15.0  # seconds in which a browser whose last tab went may come back before its jobs are stopped
@@ -26,11 +27,12 @@ FORGET = 900.0  # seconds after which what it opened is dropped
 
 @dataclass(eq=False)
 class Desk:
-    """What belongs to one browser: its jobs by name, and the traces that it opened by theirs."""
+    """What belongs to one browser: its jobs by name, and the traces and counts that it opened by theirs."""
 
     client: Client
     jobs: dict[str, Job] = field(default_factory=dict)
     opened: dict[str, tuple[Trace, Run | None]] = field(default_factory=dict)
+    counted: dict[str, Counts] = field(default_factory=dict)  # uses without order
     time_left: dict[str, float] = field(default_factory=dict)  # that was last shown, seconds
     unshown: Job | None = None  # a live run whose end no page has shown yet
     _sessions: int = 0
@@ -72,6 +74,7 @@ class Desk:
 
     def _drop(self) -> None:
         self.opened.clear()
+        self.counted.clear()
         self.jobs.clear()
 
     def left(self, name: str, spent: float, share: float) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from moeviz import words
 from moeviz.app import jobs, measure, traces
 from moeviz.app.asking import PRESETS
 from moeviz.core.machines import MACHINES, TYPED, Machine
@@ -20,6 +21,7 @@ from moeviz.engine.client import Job
 from moeviz.numbers import cost
 
 OWN = "as measured with this trace"
+LATENCY = "What a copy takes before its first byte arrives."
 CHECK_TOKENS, CHECK_REPEATS = 100, 6
 CHECKED = [
     Settings("lru", 4),
@@ -47,13 +49,17 @@ def pick(trace: Trace, own: Run | None) -> Machine | None:
         bind="query-params",
         width=280,
         placeholder="which machine?",
-        help="Nominal figures, one direction. Compute stays that of the run whose costs are used.",
+        help=words.tooltip(
+            "slow tier",
+            *names,
+            more="Nominal figures, one direction. Compute stays that of the run whose costs are used.",
+        ),
     )
     if name == OWN and measured is not None:
         return Machine(OWN, measured.latency_ms, measured.gigabytes_per_second, nominal=False)
     if name == TYPED:
         latency = st.number_input(
-            "Latency ms", 0.0, 1_000.0, 0.05, key="latency", bind="query-params", width=130
+            "Latency ms", 0.0, 1_000.0, 0.05, key="latency", bind="query-params", width=130, help=LATENCY
         )
         rate = st.number_input("GB/s", 0.001, 10_000.0, 25.0, key="bandwidth", bind="query-params", width=130)
         return Machine(TYPED, latency, rate)
@@ -72,7 +78,9 @@ def expert_size(trace: Trace, own: Run | None) -> int:
         0.0,
         key="expert_mb",
         bind="query-params",
-        help="Not said in this trace. Mixtral 8x7B in bfloat16: 352; gpt-oss-20b packed: 13.",
+        help=words.tooltip(
+            "expert", more="Not said in this trace. Mixtral 8x7B in bfloat16: 352; gpt-oss-20b packed: 13."
+        ),
     )
     return round(typed * 1e6)
 

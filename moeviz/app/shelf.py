@@ -15,10 +15,11 @@ from moeviz.core.replay import check_trace, replay
 from moeviz.core.run import Run
 from moeviz.core.trace import DECODE, MAX_EXPERTS, MAX_K, MAX_LAYERS, MAX_TOKENS, Trace
 from moeviz.errors import MoevizError, TraceError
-from moeviz.files import library, moetrace
+from moeviz.files import library, moecounts, moetrace
 from moeviz.files.guarded import open_guarded
 from moeviz.files.importers import IMPORTERS, Counted, Options
 from moeviz.files.library import named_trace
+from moeviz.files.moecounts import Counts
 from moeviz.files.moetrace import MAX_FILE_BYTES
 
 LIMITS = (
@@ -61,17 +62,17 @@ def _opened(file: str, content: bytes, experts: int) -> list[tuple[str, str]]:
     """What came of one file, in lines of a kind: good, bad, note."""
     try:
         found = open_guarded(file, content, Options(experts=experts))
-        if isinstance(found, Counted):
-            raise TraceError(
-                f"{file} holds counts, not a trace ({found.format}): which token used which expert is not "
-                "said. Make a .moecounts of it with python -m moeviz import, and give that as calibration."
-            )
         base = library.safe_name(file)
-        traces.open_(base, found.trace, found.run)
+        if isinstance(found, Counted):
+            traces.open_counts(base, found.counts)
+            counts = found.counts
+            shape = f"counts without order, {counts.layers} MoE layers of {counts.num_experts} experts"
+        else:
+            traces.open_(base, found.trace, found.run)
+            trace = found.trace
+            shape = f"{trace.tokens:,} tokens, {trace.layers} MoE layers of {trace.num_experts} experts"
     except TraceError as error:
         return [("bad", str(error))]
-    trace = found.trace
-    shape = f"{trace.tokens:,} tokens, {trace.layers} MoE layers of {trace.num_experts} experts"
     return [("good", f"Opened {base}: {shape}."), *(("note", f"{base}: {line}.") for line in found.report)]
 
 
@@ -84,6 +85,17 @@ def table() -> None:
             readable.append(name)
         except (TraceError, OSError):
             _unreadable(name.removeprefix("library: "))
+    for name, counts in jobs.desk().counted.items():
+        rows.append(
+            {
+                "trace": name,
+                "model": counts.model or "unknown",
+                "MoE layers": counts.layers,
+                "experts": counts.num_experts,
+                "its own run": "none: counts without order",
+            }
+        )
+        readable.append(name)
     found: Any = st.dataframe(
         pd.DataFrame(rows),
         hide_index=True,
@@ -122,6 +134,21 @@ def _about(name: str, trace: Trace, run: Run | None) -> dict[str, Any]:
         "its own run": run.settings.label + (", measured" if run.measured else "") if run else "none",
         "prompt": " ".join(trace.prompt.split())[:120],
     }
+
+
+def counts(found: Counts) -> None:
+    """What can be done with the current counts, and what was met on the way to them."""
+    name = st.session_state.trace
+    short = library.safe_name(name.partition(": ")[2])
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.markdown(f"**{plain(name)}**", width="content")
+        show.download("Download", lambda: moecounts.to_bytes(found), f"{short}{moecounts.SUFFIX}")
+        if st.button("Close", icon=":material/close:"):
+            del jobs.desk().counted[name]
+            st.rerun()
+    st.caption(plain(f"{name} {traces.NO_ORDER}"))
+    for note in found.notes:
+        st.caption(plain(note))
 
 
 def actions(name: str, trace: Trace, run: Run | None) -> None:

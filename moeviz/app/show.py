@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from moeviz import words
 from moeviz.charts import KINDS, Chart, style
 from moeviz.core.run import Run
 from moeviz.core.trace import Trace
@@ -68,10 +69,10 @@ def chart(one: Chart, key: str, select: bool = False) -> None:
     more: dict[str, Any] = {"on_select": "rerun", "selection_mode": "points"} if select else {}
     with st.container(gap=None):
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.subheader(plain(one.title), width="content", anchor=False)
+            st.subheader(plain(one.title), width="content", anchor=False, help=_terms(one))
             badge(one.kind)
             if not presenter:
-                _table(one.table, key)
+                _table(one.title, one.table, key)
         st.caption(plain(one.alt))
         st.plotly_chart(one.figure, key=key, alt=one.alt, config={"displaylogo": False}, **more)
 
@@ -101,15 +102,31 @@ def clicked(key: str) -> list[int]:
     return [int(value) for value in now]
 
 
+def _terms(one: Chart) -> str | None:
+    """What the words on a chart mean: of its title, its axes, its legend and its table."""
+    figure = one.figure
+    drawn = [
+        figure.layout.xaxis.title.text,
+        figure.layout.yaxis.title.text,
+        *(mark.name for mark in figure.data),
+    ]
+    return words.tooltip(one.title, *filter(None, drawn), *map(str, one.table.columns))
+
+
 @st.fragment
-def _table(table: pd.DataFrame, key: str) -> None:
-    """The table behind a chart, sent to the browser once it is asked for."""
-    with st.popover(
-        "Table", icon=":material/table:", type="tertiary", key=f"{key}-table", on_change="rerun"
-    ) as box:
-        if box.open:
-            st.dataframe(table, hide_index=True)
-            download("CSV", lambda: csv(table), f"{key}.csv", key=f"{key}-csv")
+def _table(title: str, table: pd.DataFrame, key: str) -> None:
+    """The table behind a chart, sent to the browser once it is asked for.
+
+    In a dialog: what closes at a click on another page's link asks for its fragment again, and that page then
+    stays empty.
+    """
+
+    def show() -> None:
+        st.dataframe(table, hide_index=True)
+        download("CSV", lambda: csv(table), f"{key}.csv", key=f"{key}-csv")
+
+    if st.button("Table", icon=":material/table:", type="tertiary", key=f"{key}-table"):
+        st.dialog(plain(title), width="medium")(show)()
 
 
 def csv(table: pd.DataFrame) -> str:

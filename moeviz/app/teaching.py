@@ -14,6 +14,7 @@ from typing import Any
 
 import streamlit as st
 
+from moeviz import words
 from moeviz.app import components, kept, links, show, traces
 from moeviz.app.stage import stage
 from moeviz.charts.stage import stage_payload
@@ -245,12 +246,14 @@ def sliders() -> Shown:
     """A made-up text by its three numbers."""
     linked: dict[str, Any] = {"bind": "query-params"}
     with st.container(horizontal=True):
-        skew = st.slider("Skew", 0.0, 3.0, 1.0, 0.1, key="skew", **linked)
-        reuse = st.slider("Reuse", 0.0, 1.0, 0.3, 0.05, key="reuse", **linked)
+        skew = st.slider("Skew", 0.0, 3.0, 1.0, 0.1, key="skew", help=words.tooltip("skew"), **linked)
+        reuse = st.slider("Reuse", 0.0, 1.0, 0.3, 0.05, key="reuse", help=words.tooltip("reuse"), **linked)
         change = st.select_slider(
             "Subject changes", [0, 120, 60, 30, 15], 60, key="change", format_func=_pace, **linked
         )
-        seed = st.number_input("Seed", 0, 10_000, 0, key="made_seed", width=110, **linked)
+        seed = st.number_input(
+            "Seed", 0, 10_000, 0, key="made_seed", width=110, help=words.tooltip("seed"), **linked
+        )
     recipe = Recipe(float(skew), float(reuse), int(change), int(seed))
     return Shown(
         _made(recipe),

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import streamlit as st
 
+from moeviz import words
 from moeviz.app import links
 from moeviz.app.jobs import desk
 from moeviz.app.show import plain
@@ -21,11 +22,16 @@ from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.errors import TraceError
 from moeviz.files import library, moetrace
+from moeviz.files.moecounts import Counts
 from moeviz.files.moetrace import SAMPLES, sample_names
 
 WHOLE, WINDOW = 13_000, 6_144  # events that are explored at once; of a longer trace so many at a time
 LIVE, MEASURED = "my latest run", "my latest comparison"
 FIRST = "sample: change-of-subject"
+NO_ORDER = (
+    "says how often each expert was used, and nothing of when, so that no cache can be replayed on it. Experts "
+    "shows it and What if plans with it; for everything else choose a trace above."
+)
 ROOM = 1 << 30  # bytes of opened traces that one browser may hold
 
 
@@ -102,16 +108,38 @@ def open_(name: str, trace: Trace, run: Run | None) -> str:
     """Takes in an uploaded trace and makes it current; gives the name that it got. Raises TraceError where
     there is no room.
     """
-    opened = desk().opened
-    if sum(_size(one) for one, _ in opened.values()) + _size(trace) > ROOM:
-        raise TraceError(f"{name}: this browser holds too much already. Close an opened trace first.")
-    wanted, number = f"upload: {name}", 2
-    chosen = wanted
-    while chosen in opened:
-        chosen, number = f"{wanted} ({number})", number + 1
-    opened[chosen] = trace, run
+    chosen = _place(f"upload: {name}", _size(trace))
+    desk().opened[chosen] = trace, run
     show(chosen)
     return chosen
+
+
+def open_counts(name: str, counts: Counts) -> str:
+    """Takes in uploaded counts and makes them current; gives the name that they got. Raises TraceError where
+    there is no room.
+    """
+    chosen = _place(f"counts: {name}", counts.counts.nbytes)
+    desk().counted[chosen] = counts
+    show(chosen)
+    return chosen
+
+
+def _place(wanted: str, size: int) -> str:
+    """A name that is free, where there is room. Raises TraceError."""
+    own = desk()
+    held = sum(_size(one) for one, _ in own.opened.values())
+    if held + sum(one.counts.nbytes for one in own.counted.values()) + size > ROOM:
+        name = wanted.partition(": ")[2]
+        raise TraceError(f"{name}: this browser holds too much already. Close an opened trace first.")
+    chosen, number = wanted, 2
+    while chosen in own.opened or chosen in own.counted:
+        chosen, number = f"{wanted} ({number})", number + 1
+    return chosen
+
+
+def counted() -> Counts | None:
+    """The current counts, where they were chosen in the place of a trace."""
+    return desk().counted.get(st.session_state.get("trace", FIRST))
 
 
 def _size(trace: Trace) -> int:
@@ -120,7 +148,7 @@ def _size(trace: Trace) -> int:
 
 def picker() -> None:
     """The current trace, named and chosen at the top of every page."""
-    state, options = st.session_state, names()
+    state, options = st.session_state, [*names(), *desk().counted]
     if (wanted := state.pop("to_show", None)) in options:
         state.trace = wanted
     linked = links.get("trace")
@@ -136,14 +164,20 @@ def picker() -> None:
         key="trace",
         persist_state="session",
         label_visibility="collapsed",
-        help="The trace that every page is about. Open your own in the Library.",
+        help=words.tooltip("trace", more="The trace that every page is about. Open your own in the Library."),
     )
     links.put("trace", state.trace)
 
 
 def here() -> Here:
-    """The current trace; of a long one the window that is asked for here."""
+    """The current trace; of a long one the window that is asked for here.
+
+    Where counts were chosen in its place, a page that needs a trace says so and ends here.
+    """
     name = st.session_state.get("trace", FIRST)
+    if counted() is not None:
+        st.info(plain(f"{name} {NO_ORDER}"), icon=":material/bar_chart:")
+        st.stop()
     try:
         trace, run = load(name)
     except (TraceError, OSError) as error:

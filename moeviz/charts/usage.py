@@ -115,19 +115,37 @@ def whole(trace: Trace) -> Chart:
 
 def skew(trace: Trace, weighted: bool = False) -> Chart:
     """How much of a layer's work its busiest quarter of experts does, beside an even share."""
-    share = routing.top_share(routing.usage(trace, weighted))
-    quarter = max(1, round(0.25 * trace.num_experts))
-    even = np.full(trace.layers, quarter / trace.num_experts)
+    return _uneven(routing.usage(trace, weighted))
+
+
+def _uneven(use: Floats) -> Chart:
+    """use: [L, E]"""
+    layers, experts = use.shape
+    share = routing.top_share(use)
+    quarter = max(1, round(0.25 * experts))
+    even = np.full(layers, quarter / experts)
     alt = (
-        f"The busiest {quarter} of {trace.num_experts} experts get {percent(float(share.mean()))} of a "
+        f"The busiest {quarter} of {experts} experts get {percent(float(share.mean()))} of a "
         f"layer's choices, evenly it would be {percent(float(even[0]))}."
     )
     return _by_layer(
         "How uneven: the busiest quarter's share",
-        {f"busiest {quarter} of {trace.num_experts} experts": share, "if all were used alike": even},
+        {f"busiest {quarter} of {experts} experts": share, "if all were used alike": even},
         "share of choices",
         alt,
     )
+
+
+def counted(use: Floats) -> list[Chart]:
+    """Counts without order: who was used how often, how unevenly, and how many experts serve how much.
+    use: [L, E]
+    """
+    most = np.unravel_index(int(use.argmax()), use.shape)
+    alt = f"Layer {most[0]}'s expert {most[1]} was used most, {use.max():,.0f} times of {use.sum():,.0f} in all."
+    grid_of_all = Chart(
+        "How often each expert was used", grid(use, "uses"), _by_expert({"uses": use}), "recorded", alt
+    )
+    return [grid_of_all, _uneven(use), _served(use)]
 
 
 def reuse(trace: Trace) -> Chart:
@@ -172,10 +190,15 @@ def coverage(trace: Trace, weighted: bool = False) -> Chart:
     """Share of choices that a layer's busiest experts get, over their number: the mean layer, and the range
     over layers.
     """
+    return _served(routing.usage(trace, weighted))
+
+
+def _served(use: Floats) -> Chart:
+    """use: [L, E]"""
     import pandas as pd
 
-    shares = routing.coverage(routing.usage(trace, weighted))
-    experts = trace.num_experts
+    shares = routing.coverage(use)
+    experts = use.shape[1]
     figure = style.blank("busiest experts of a layer that are resident", "share of its choices", 300)
     x = np.arange(1, experts + 1)
     band: dict[str, Any] = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}

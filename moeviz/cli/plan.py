@@ -32,6 +32,12 @@ def _counts(text: str) -> list[int]:
     type=click.Path(path_type=Path),
     help="A .moetrace file of this model, or of one with as many experts, to tell hit ratios from.",
 )
+@click.option(
+    "--calibration",
+    "counted",
+    type=click.Path(path_type=Path),
+    help="A .moecounts file of this model (`import` makes one): what its busiest experts would hit.",
+)
 @click.option("--fast", help="Memory of the fast tier, as 8GiB. Left out: what is free here.")
 @click.option(
     "--context",
@@ -62,6 +68,7 @@ def _counts(text: str) -> list[int]:
 def plan(
     model: str,
     file: Path | None,
+    counted: Path | None,
     fast: str | None,
     context: int,
     slots: str,
@@ -83,7 +90,7 @@ def plan(
     """
     from moeviz import words
     from moeviz.engine import plan as plans
-    from moeviz.files import moetrace
+    from moeviz.files import moecounts, moetrace
     from moeviz.numbers.plan import ASSUMPTIONS
 
     with refusing():
@@ -96,6 +103,7 @@ def plan(
             slots=_counts(slots),
             trace=trace,
             run=run,
+            counts=moecounts.load(counted) if counted is not None else None,
             link=link,
             fast_speed=fast_speed,
         )

@@ -25,6 +25,7 @@ from moeviz.core.trace import Trace
 from moeviz.engine import tiers
 from moeviz.engine.cachefolder import cache_folder
 from moeviz.files import headers, library
+from moeviz.files.moecounts import Counts
 from moeviz.files.moetrace import write_atomically
 from moeviz.numbers import metrics
 from moeviz.numbers import plan as plans
@@ -45,14 +46,16 @@ def make(
     slots: Sequence[int] = (),
     trace: Trace | None = None,
     run: Run | None = None,
+    counts: Counts | None = None,
     link: str = "",
     fast_speed: float | None = None,
 ) -> Plan:
     """The plan for a folder or hub id (empty: the bundled model) on this machine.
 
-    fast: bytes of the fast tier (None: what is free); run: the recorded run of `trace`; link: as
-    `machines.find` takes it, or MEASURE; fast_speed: GB/s at which the fast tier reads its own memory (None:
-    measured where it is RAM). Raises ModelError, SettingsError, StoreError.
+    fast: bytes of the fast tier (None: what is free); run: the recorded run of `trace`; counts: of this
+    model's experts, without order; link: as `machines.find` takes it, or MEASURE; fast_speed: GB/s at which
+    the fast tier reads its own memory (None: measured where it is RAM). Raises ModelError, SettingsError,
+    StoreError.
     """
     read = headers.read(model or str(BUNDLED))
     name = BUNDLED_NAME if not model or Path(model).resolve() == BUNDLED.resolve() else model
@@ -67,6 +70,7 @@ def make(
         context=min(context, size.longest or context),
         slots=slots,
         trace=trace,
+        counts=None if counts is None else counts.counts,
         link=_link(link, size, own),
         compute=_compute(name, size, memory, own, machine, fast_speed),
     )
@@ -239,7 +243,7 @@ def remember(plan: Plan) -> None:
         f"{plan.size.mean_bytes} {row.slots} {one.policy}": [one.hit_ratio, *_ends(one.band)]
         for row in plan.rows
         for one in row.expected
-        if one.policy != plans.EVEN
+        if one.policy in plans.POLICIES
     }
     _keep({**kept, plan.model: {**about, "expected": _table(about.get("expected")) | expected}})
 

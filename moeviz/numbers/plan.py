@@ -13,14 +13,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from moeviz.core.machines import Machine
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.errors import SettingsError
 from moeviz.numbers.curves import curve
+from moeviz.numbers.routing import coverage
 from moeviz.numbers.sizes import ModelSize
 
 POLICIES = ("lru", "lfu", "belady")
+BUSIEST = "busiest experts resident"  # what counts without order can tell of, in a policy's place
 EVEN = "even routing"  # stands in a policy's place where there is no trace
 USABLE = 0.9  # of a tier: the rest is left to activations, libraries and other programs
 
@@ -131,15 +136,24 @@ def unlike(size: ModelSize, trace: Trace) -> str:
     )
 
 
-def hit_ratios(size: ModelSize, trace: Trace | None, slots: Sequence[int]) -> list[dict[str, float]]:
-    """Hit ratio of decode by policy at each slot count: a trace's, or that of routing without any pattern.
+def hit_ratios(
+    size: ModelSize, trace: Trace | None, counts: NDArray[np.float64] | None, slots: Sequence[int]
+) -> list[dict[str, float]]:
+    """Hit ratio of decode by policy at each slot count: a trace's, and what counts [L, E] say; or that of
+    routing without any pattern.
 
+    Counts say nothing of order: with each layer's busiest experts resident, their share of the choices hits.
     Where every expert of a layer is as likely as the next whatever came before, no policy hits more than
     slots / E.
     """
-    if trace is None:
-        return [{EVEN: min(1.0, count / size.num_experts)} for count in slots]
-    found = {policy: curve(trace, Settings(policy), slots).hit_ratio for policy in POLICIES}
+    found: dict[str, Sequence[float]] = {}
+    if trace is not None:
+        found = {policy: list(curve(trace, Settings(policy), slots).hit_ratio) for policy in POLICIES}
+    if counts is not None:
+        busiest = np.average(coverage(counts), axis=0, weights=counts.sum(1))
+        found[BUSIEST] = [busiest[min(count, len(busiest)) - 1] for count in slots]
+    if not found:
+        found[EVEN] = [min(1.0, count / size.num_experts) for count in slots]
     return [{policy: float(ratios[at]) for policy, ratios in found.items()} for at in range(len(slots))]
 
 
@@ -167,14 +181,21 @@ def plan(
     context: int,
     slots: Sequence[int] = (),
     trace: Trace | None = None,
+    counts: NDArray[np.float64] | None = None,
     link: Machine | None = None,
     compute: Compute | None = None,
 ) -> Plan:
     """What to expect at each of `slots` (left out: the most that fit, or what a token needs where they do
-    not).
+    not). counts: uses [L, E] of the model's experts.
 
-    Raises SettingsError for slots that a token's experts do not fit in.
+    Raises SettingsError for slots that a token's experts do not fit in, and for counts of another number of
+    experts.
     """
+    if counts is not None and counts.shape[1] != size.num_experts:
+        raise SettingsError(
+            f"The counts are of {counts.shape[1]:,} experts a layer and this model has {size.num_experts:,}. "
+            "Give counts of this model."
+        )
     most = slots_that_fit(size, memory.fast, context)
     least = min(size.k, size.num_experts)
     if too_few := [count for count in slots if count < least]:
@@ -182,11 +203,19 @@ def plan(
             f"slots {too_few[0]}: a token uses {least} experts of a layer at once. "
             f"Choose at least {least} slots."
         )
-    counts = sorted({min(count, size.num_experts) for count in slots or [max(most, least)]})
+    tried = sorted({min(count, size.num_experts) for count in slots or [max(most, least)]})
     notes = list(size.notes)
     why = unlike(size, trace) if trace is not None else "There is no trace to tell hit ratios from (--trace)."
+    if counts is not None:
+        notes.append(
+            f"{BUSIEST.capitalize()}: never evicted, their share of the counted choices hits. A cache that "
+            "takes in every miss keeps fewer of them, and a text of another kind uses others."
+        )
     if why:
         trace = None
+    if why and counts is not None:
+        notes.append(f"{why} Counts have no order, so that nothing is told of lru, lfu and belady.")
+    elif why:
         notes.append(
             f"{why} Until then the hit ratio is that of routing without any pattern, slots / experts; "
             "real routing has patterns, and mostly hits more."
@@ -221,7 +250,7 @@ def plan(
         size.slow_tier <= USABLE * memory.disk,
         link,
         compute,
-        tuple(map(row, counts, hit_ratios(size, trace, counts))),
+        tuple(map(row, tried, hit_ratios(size, trace, counts, tried))),
         tuple(notes),
     )
 

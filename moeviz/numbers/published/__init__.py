@@ -1,7 +1,8 @@
-"""Hit ratios over slots that others published, to lay under one's own: numbers as read in their sources, none of ours.
+"""Hit ratios over slots that others published, to lay under one's own: numbers as read in their sources,
+none of ours.
 
-A publication is a file in this folder; its docstring says where its numbers stand and how they were made. Knows no
-trace and no figure.
+A publication is a file in this folder; its docstring says where its numbers stand and how they were made.
+Knows no trace and no figure.
 
     published()[0].shares           # of all experts that have a slot
     of_model("Qwen/Qwen3-30B-A3B")

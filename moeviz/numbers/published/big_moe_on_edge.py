@@ -1,8 +1,10 @@
-"""Helldez/BigMoeOnEdge on GitHub, docs/bench-data/2026-07-20-cache-replay/*-curve.txt of 2026-07-20: three models, 4 bits.
+"""Helldez/BigMoeOnEdge on GitHub, docs/bench-data/2026-07-20-cache-replay/*-curve.txt of 2026-07-20: three
+models, 4 bits.
 
-Replays of one recorded text of 64 to 128 tokens each, decode alone, cold, the experts of a layer needed at once. Budgets
-are in MiB; an expert's mean size makes slots of them. Its columns "layer" and "layerlfu" share the budget equally over
-the layers, with LRU and LFU in each; budgets in which a layer does not hold one token's experts are left out of those.
+Replays of one recorded text of 64 to 128 tokens each, decode alone, cold, the experts of a layer needed at
+once. Budgets are in MiB; an expert's mean size makes slots of them. Its columns "layer" and "layerlfu"
+share the budget equally over the layers, with LRU and LFU in each; budgets in which a layer does not hold
+one token's experts are left out of those.
 """
 
 from moeviz.numbers.published.publication import publish

@@ -1,7 +1,7 @@
 """kekzl/imp on GitHub, pull request 2061 of 2026-09-21: Qwen3.8-Flash-Next in NVFP4.
 
-One generation of 300 tokens, replayed by its tools/analysis/expert_cache_sim.py, which gave 62.0% at 186 slots where
-the engine itself had counted 62.7%. Slots are per layer, 512 of them are all experts.
+One generation of 300 tokens, replayed by its tools/analysis/expert_cache_sim.py, which gave 62.0% at 186
+slots where the engine itself had counted 62.7%. Slots are per layer, 512 of them are all experts.
 """
 
 from moeviz.numbers.published.publication import publish

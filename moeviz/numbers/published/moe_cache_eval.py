@@ -1,7 +1,8 @@
-"""shijiuzhang/moe-cache-eval on GitHub (arXiv 2608.07911), paper/v2 at f7bacc2, section 4, table 2: Qwen3-30B-A3B.
+"""shijiuzhang/moe-cache-eval on GitHub (arXiv 2608.07911), paper/v2 at f7bacc2, section 4, table 2:
+Qwen3-30B-A3B.
 
-Slots for 40% of each layer's experts, eight requests at a time, so that an event needs the union of their experts. The
-table gives misses; the column "event-atomic" is the rule that is called `pinned` here.
+Slots for 40% of each layer's experts, eight requests at a time, so that an event needs the union of their
+experts. The table gives misses; the column "event-atomic" is the rule that is called `pinned` here.
 """
 
 from moeviz.numbers.published.publication import publish

@@ -53,8 +53,8 @@ class Published:
     def sentence(self) -> str:
         """Where the numbers stand and how they were made."""
         return (
-            f"{self.name}: {self.layers} MoE layers of {self.experts} experts, {self.k} for each token. {self.told} "
-            f"Source: {self.source}."
+            f"{self.name}: {self.layers} MoE layers of {self.experts} experts, {self.k} for each token. "
+            f"{self.told} Source: {self.source}."
         )
 
 
@@ -72,7 +72,9 @@ def publish(
     **percent: Sequence[float],
 ) -> None:
     """Registers a curve. shape: MoE layers, experts, k; percent: hits in percent by policy, with _ for -."""
-    ratios = {policy.replace("_", "-"): tuple(one / 100 for one in values) for policy, values in percent.items()}
+    ratios = {
+        policy.replace("_", "-"): tuple(one / 100 for one in values) for policy, values in percent.items()
+    }
     _FOUND.append(Published(whose, source, model, *shape, scope, told, tuple(slots), ratios))
 
 

@@ -6,6 +6,7 @@ class Story {
     this.stage = stage
     this.root = element("aside", "story")
     this.root.setAttribute("aria-label", "story")
+    this.root.tabIndex = 0 // so that a long one is scrolled by the keyboard too
     this.body = element("div", "told")
     this.foot = element("div", "foot")
     this.root.append(this.body, this.foot)

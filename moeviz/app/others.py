@@ -1,0 +1,39 @@
+"""Other people's published curves on What if: which are laid under one's own, and where they stand.
+
+with forms.drawer(scope="layer", published=others.first(trace, scope)):
+    laid = others.choose(trace, scope)
+"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from moeviz import words
+from moeviz.app import forms
+from moeviz.app.show import plain
+from moeviz.core.trace import Trace
+from moeviz.numbers.published import Published, of_model, published
+
+
+def first(trace: Trace, scope: str) -> list[str]:
+    """Those that lie there from the start: of the trace's own model."""
+    return [one.name for one in of_model(trace.model) if one.scope == scope]
+
+
+def choose(trace: Trace, scope: str) -> list[Published]:
+    """Draws the choice."""
+    known = {one.name: one for one in published() if one.scope == scope}
+    names = forms.several(
+        "Published curves",
+        "published",
+        list(known),
+        first(trace, scope),
+        words.tooltip("published curve", more="Dotted, where the same share of all experts has a slot."),
+    )
+    return [known[name] for name in names]
+
+
+def sources(laid: list[Published]) -> None:
+    """Where each stands, and how it was made."""
+    for one in laid:
+        st.caption(plain(one.sentence()))

@@ -1,0 +1,131 @@
+"""A plan for a model by its configuration, on What if: the numbers of `python -m moeviz plan`, and that
+command.
+
+The model's folder is typed here and comes from nowhere else: no link opens one.
+"""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import suppress
+
+import pandas as pd
+import streamlit as st
+
+from moeviz import words
+from moeviz.app import jobs, machines, traces
+from moeviz.app.show import plain
+from moeviz.core.machines import TYPED, Machine
+from moeviz.core.settings import byte_count
+from moeviz.engine import plan as plans
+from moeviz.errors import MoevizError
+from moeviz.files.moecounts import Counts
+from moeviz.numbers.plan import ASSUMPTIONS, Plan
+
+NONE = "none"
+
+
+def section(here: traces.Here | None, place: Machine | None) -> None:
+    """The form, and the plan that it was last asked for.
+
+    here: the trace that tells hit ratios; place: the slow tier chosen on the page.
+    """
+    with st.expander("Plan for a model, before anything is loaded", icon=":material/memory:", key="plan"):
+        with st.form("plan-form", border=False):
+            asked = _asked()
+            if st.form_submit_button("Plan", type="primary"):
+                st.session_state.plan = _made(here, place, *asked)
+        found = st.session_state.get("plan")
+        if isinstance(found, str):
+            st.error(plain(found))
+        elif found is not None:
+            _show(*found)
+
+
+def _asked() -> tuple[str, str, int, str]:
+    """Model, fast memory, context, counts."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        model = st.text_input(
+            "Model",
+            key="plan_model",
+            placeholder="the bundled model",
+            width=330,
+            help="A folder that save_pretrained wrote, or a hub id. Only its configuration and the headers "
+            "of its safetensors files are read.",
+        )
+        fast = st.text_input(
+            "Memory of the fast tier",
+            key="plan_fast",
+            placeholder="what is free here",
+            width=190,
+            help=words.tooltip("fast tier", more="For example 8GiB. Left out: what is free on this machine."),
+        )
+        context = st.number_input(
+            "Context in tokens",
+            1,
+            10_000_000,
+            4_096,
+            key="plan_context",
+            width=150,
+            help="Tokens whose keys and values are kept beside the experts.",
+        )
+        counted = NONE
+        if names := list(jobs.desk().counted):
+            counted = st.selectbox(
+                "Counts", [NONE, *names], key="plan_counts", help=words.tooltip("calibration"), width=220
+            )
+    return model.strip(), fast.strip(), int(context), counted
+
+
+def _made(
+    here: traces.Here | None, place: Machine | None, model: str, fast: str, context: int, counted: str
+) -> tuple[Plan, str] | str:
+    """The plan and the command that gives it too, or one message."""
+    counts = jobs.desk().counted.get(counted)
+    try:
+        memory = byte_count(fast) if fast else None
+    except ValueError:
+        return f"The memory {fast[:40]!r} is not known. Write for example 8GiB or 8GB."
+    link = _link(place)
+    try:
+        with st.spinner("Reading the model's configuration"):
+            found = plans.make(
+                model,
+                fast=memory,
+                context=context,
+                trace=here.trace if here else None,
+                run=here.run if here else None,
+                counts=counts,
+                link=link,
+            )
+    except (MoevizError, OSError) as error:
+        return str(error)
+    with suppress(OSError):  # a plan is of use where it cannot be kept, too
+        plans.remember(found)
+    return found, _command(here, model, fast, context, link, counts)
+
+
+def _link(place: Machine | None) -> str:
+    """As `--link` takes it; empty for none, and for that of the trace's own run, which a plan takes by itself."""
+    if place is None or place.name == machines.OWN:
+        return ""
+    return f"{place.gigabytes_per_second:g},{place.latency_ms:g}" if place.name == TYPED else place.name
+
+
+def _command(
+    here: traces.Here | None, model: str, fast: str, context: int, link: str, counts: Counts | None
+) -> str:
+    parts = ["python", "-m", "moeviz", "plan", *([model] if model else []), "--context", str(context)]
+    parts += ["--fast", fast] if fast else []
+    parts += ["--link", link] if link else []
+    parts += ["--trace", f"{here.name.partition(': ')[2] or here.name}.moetrace"] if here else []
+    parts += ["--calibration", "counts.moecounts"] if counts is not None else []
+    return shlex.join(parts)
+
+
+def _show(found: Plan, command: str) -> None:
+    rows = [(plain(name.strip()), plain(text)) for name, text in plans.rows(found)]
+    st.table(pd.DataFrame(rows, columns=["what", "planned"]).set_index("what"))
+    for sentence in (*found.notes, *ASSUMPTIONS):
+        st.caption(plain(sentence))
+    st.code(command, language="bash")
