@@ -64,8 +64,9 @@ GLOSSARY = {
     "resident": "In a slot of the fast tier. As a baseline: every expert is, from the start.",
     "scope": "Whose the slots are: each MoE layer has its own (layer), or all layers share one pool (model).",
     "warm start": "What is resident when a run begins; a cold cache begins empty.",
+    "budget": "Bytes for experts in all, in place of a number of slots.",
     "rule": "How the experts of an event are served: together (pinned), one by one, or in batches of tokens.",
-    "pinned": "The rule that all experts of an event are needed at once, so that none of them leaves for another.",
+    "pinned": "The rule that all experts of an event are needed at once: none leaves for another.",
     "one-by-one": "The rule of ordinary caches: one access after another, nothing is held.",
     "batch": "The rule that several tokens at a time need the union of their experts.",
     "baseline": "A way without a cache of one's own choice, to compare with.",
@@ -93,6 +94,7 @@ GLOSSARY = {
     "belady": "The policy that knows the future and drops the expert that is needed again last.",
     # pre-fetching
     "pre-fetch": "Copying an expert before it is needed, because it was guessed.",
+    "guess": "An expert that a predictor expects a later layer to need.",
     "predictor": "What guesses which experts a later layer will need.",
     "demand": "A copy on demand: the expert was needed and was not there.",
     "lookahead": "How many MoE layers ahead a guess is made.",
@@ -107,6 +109,10 @@ GLOSSARY = {
     "overlap": "The part of the copying that compute did not wait for: 1 - stall / transfer time.",
     "TTFT": "Time to first token: from the prompt to the first token that is written.",
     "TPOT": "Time per output token, once the first has been written.",
+    "median": "The middle one of several numbers: half of them lie below it.",
+    "p95": "Of a hundred times, 95 were at most this long.",
+    "paced": "Slowed down, by waiting, to a rate that is named.",
+    "lane": "A row of a drawing over time: what compute does, or the link.",
     "spread": "From the least to the most of the repeats of one measurement.",
     "measured": "Timed while the model ran.",
     "replayed": "What a cache would have done on a recorded trace: exact decisions, no times.",
@@ -116,11 +122,11 @@ GLOSSARY = {
     # things
     "trace": "What the routers chose for each token of a text, in a file; any cache can be replayed on it.",
     "run": "What a cache did on a trace, and how long it took where that was measured.",
-    "published curve": "Hit ratios that others published, of their model and their text, as numbers from their source.",
+    "published curve": "Hit ratios that others published, of their model and text; with their source.",
     "knee": "The number of slots beyond which each further slot brings less than the average one.",
     "break-even": "The hit ratio above which a cache beats keeping some layers resident in the same memory.",
     "skew": "How unevenly experts are used: the more, the more a few of them do most of the work.",
-    "domain": "What kind of text it is: Bible, Spanish, German, Python or jargon, told from the experts alone.",
+    "domain": "What kind of text it is, told from the experts alone: Bible, German, Python or another.",
     "cosine": "How alike two shares are: 1 where they are the same, 0 where nothing is in common.",
     "reuse": "The part of a token's experts that the token before it used in the same layer.",
     "entropy": "How evenly a layer's experts are used: 1 is even, 0 means that one expert gets every choice.",
@@ -483,21 +489,23 @@ def glossary(terms: Sequence[str]) -> list[tuple[str, str]]:
     return [(term, GLOSSARY[term]) for term in terms]
 
 
-def _plural(term: str) -> str:
-    """A pattern of a term and its plural."""
-    return rf"{re.escape(term[:-1])}(?:y|ies)" if term.endswith("y") else rf"{re.escape(term)}(?:s|es)?"
+def _forms(term: str) -> str:
+    """A pattern of a term, its plural and its past, with or without hyphens: policies, missed, prefetch."""
+    stem = re.escape(term[:-1] if term.endswith("y") else term).replace(r"\-", "-?")
+    return rf"{stem}(?:y|ies)" if term.endswith("y") else rf"{stem}(?:s|es|t?ed)?"
 
 
 _TOLD = {  # names that a chart or a menu may show, and what each means
-    **{name: one.text.partition("\n")[0] for name, one in [*PREDICTORS.items(), *POLICIES.items()]},
+    **{name: one.text.partition("\n")[0] for name, one in PREDICTORS.items()},
+    **{name: one.text.partition("\n")[0] for name, one in POLICIES.items()},
     **GLOSSARY,
 }
 _BY_LENGTH = sorted(_TOLD, key=len, reverse=True)  # so that "hit ratio" is found before "hit"
-_TERMS = re.compile("|".join(rf"\b({_plural(term)})\b" for term in _BY_LENGTH), re.IGNORECASE)
+_TERMS = re.compile("|".join(rf"\b({_forms(term)})\b" for term in _BY_LENGTH), re.IGNORECASE)
 
 
 def terms_in(*texts: str) -> list[str]:
-    """Terms that stand in these texts, singular or plural, each once: the glossary's, policies and predictors."""
+    """Terms in these texts, singular or plural, each once: the glossary's, policies and predictors."""
     found = (
         _BY_LENGTH[match.lastindex - 1]
         for text in texts
@@ -505,6 +513,11 @@ def terms_in(*texts: str) -> list[str]:
         if match.lastindex
     )
     return list(dict.fromkeys(found))
+
+
+def without_terms(text: str) -> str:
+    """A text without the terms that `terms_in` finds."""
+    return _TERMS.sub(" ", text)
 
 
 def tooltip(*texts: str, more: str = "") -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import streamlit as st
 
 from moeviz import words
@@ -17,9 +19,7 @@ bar.within_app()
 st.title("Who is used, where, when?", anchor=False)
 if (counts := traces.counted()) is not None:
     show.charts(usage.counted(counts.counts), "counts")
-    st.caption(
-        f"Counts without order, so that nothing is told of when: {show.plain(counts.model or 'no model named')}."
-    )
+    st.caption(f"Model: {show.plain(counts.model or 'not named')}. Counts do not say when.")
     st.stop()
 name, whole, own = traces.here()
 with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -42,23 +42,12 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
         against = st.selectbox("Beside", [NONE, *others], key="against", bind="query-params", width=330)
     with forms.drawer(count="tokens", phase="prompt and decode"):
         counts = ["tokens", "router weight"] if whole.weights is not None else ["tokens"]
-        count = st.segmented_control(
-            "Count",
-            counts,
-            default="tokens",
-            required=True,
-            key="count",
-            bind="query-params",
-            help=words.tooltip(*counts),
-        )
+        linked: dict[str, Any] = {"required": True, "bind": "query-params"}
+        meaning = words.tooltip(*counts)
+        count = st.segmented_control("Count", counts, default="tokens", key="count", help=meaning, **linked)
+        meaning = words.tooltip("phase", *PHASES)
         phase = st.segmented_control(
-            "Phase",
-            list(PHASES),
-            default="prompt and decode",
-            required=True,
-            key="phase",
-            bind="query-params",
-            help=words.tooltip("phase", *PHASES),
+            "Phase", list(PHASES), default="prompt and decode", key="phase", help=meaning, **linked
         )
 trace = whole if PHASES[phase] is None else whole.only(PHASES[phase])
 if trace is None:

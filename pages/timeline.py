@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from moeviz import words
 from moeviz.app import bar, components, forms, kept, show, traces
 from moeviz.charts import residency, story
 
@@ -51,12 +52,14 @@ with row:
 step = components.strip(trace, run)
 show.chart(residency.raster(run, texts, pictures, step), "raster", select=True)
 st.caption(residency.LEGEND + " Dark: leaves in this pass. Click a miss, or step with the arrow keys.")
-st.markdown(f"**{story.event(explainer, step, layer)}**")
+told = story.event(explainer, step, layer)
+st.markdown(f"**{told}**", help=words.tooltip(told))
 evictions = explainer.evictions(step, layer)
 if not evictions:
     st.caption("Nobody left at this event.")
 for one in evictions:
-    st.markdown(story.eviction(one, layer))
+    told = story.eviction(one, layer)
+    st.markdown(told, help=words.tooltip(told))
     st.caption("Everyone resident at that moment, the first to leave first:")
     st.dataframe(story.residents(one), hide_index=True)
 show.chart(residency.paper(run, pictures, texts, layer, step, paper), "paper-figure")

@@ -10,7 +10,7 @@ from moeviz import words
 from moeviz.app import bar, forms, kept, machines, others, planning, show, traces
 from moeviz.charts import curves, times
 from moeviz.core.policies import POLICIES
-from moeviz.core.settings import ITSELF, SCOPES, Settings
+from moeviz.core.settings import ITSELF, Settings
 from moeviz.errors import MoevizError
 from moeviz.numbers import cost
 from moeviz.numbers.curves import slot_counts
@@ -43,15 +43,6 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     )
     place = machines.pick(trace, own)
     with forms.drawer(scope="layer", published=others.first(trace, scope)):
-        st.segmented_control(
-            "Scope",
-            list(SCOPES),
-            default="layer",
-            required=True,
-            key="scope",
-            bind="query-params",
-            help=words.tooltip("scope"),
-        )
         laid = others.choose(trace, scope)
         size = machines.expert_size(trace, own)
         machines.check()

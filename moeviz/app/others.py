@@ -11,6 +11,7 @@ import streamlit as st
 from moeviz import words
 from moeviz.app import forms
 from moeviz.app.show import plain
+from moeviz.core.settings import SCOPES
 from moeviz.core.trace import Trace
 from moeviz.numbers.published import Published, of_model, published
 
@@ -21,7 +22,16 @@ def first(trace: Trace, scope: str) -> list[str]:
 
 
 def choose(trace: Trace, scope: str) -> list[Published]:
-    """Draws the choice."""
+    """Draws the choice of the scope of all curves, and of the published ones."""
+    st.segmented_control(
+        "Scope",
+        list(SCOPES),
+        default="layer",
+        required=True,
+        key="scope",
+        bind="query-params",
+        help=words.tooltip("scope"),
+    )
     known = {one.name: one for one in published() if one.scope == scope}
     names = forms.several(
         "Published curves",

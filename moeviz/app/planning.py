@@ -67,7 +67,7 @@ def _asked() -> tuple[str, str, int, str]:
             4_096,
             key="plan_context",
             width=150,
-            help="Tokens whose keys and values are kept beside the experts.",
+            help=words.tooltip("context", "token"),
         )
         counted = NONE
         if names := list(jobs.desk().counted):
@@ -106,7 +106,7 @@ def _made(
 
 
 def _link(place: Machine | None) -> str:
-    """As `--link` takes it; empty for none, and for that of the trace's own run, which a plan takes by itself."""
+    """As `--link` takes it; empty for none, and for the own run's, which a plan takes by itself."""
     if place is None or place.name == machines.OWN:
         return ""
     return f"{place.gigabytes_per_second:g},{place.latency_ms:g}" if place.name == TYPED else place.name

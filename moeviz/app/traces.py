@@ -29,8 +29,8 @@ WHOLE, WINDOW = 13_000, 6_144  # events that are explored at once; of a longer t
 LIVE, MEASURED = "my latest run", "my latest comparison"
 FIRST = "sample: change-of-subject"
 NO_ORDER = (
-    "says how often each expert was used, and nothing of when, so that no cache can be replayed on it. Experts "
-    "shows it and What if plans with it; for everything else choose a trace above."
+    "says how often each expert was used, and nothing of when, so that no cache can be replayed on it. "
+    "Experts shows it and What if plans with it; for everything else choose a trace above."
 )
 ROOM = 1 << 30  # bytes of opened traces that one browser may hold
 

@@ -141,7 +141,10 @@ def counted(use: Floats) -> list[Chart]:
     use: [L, E]
     """
     most = np.unravel_index(int(use.argmax()), use.shape)
-    alt = f"Layer {most[0]}'s expert {most[1]} was used most, {use.max():,.0f} times of {use.sum():,.0f} in all."
+    alt = (
+        f"Layer {most[0]}'s expert {most[1]} was used most, {use.max():,.0f} times "
+        f"of {use.sum():,.0f} in all."
+    )
     grid_of_all = Chart(
         "How often each expert was used", grid(use, "uses"), _by_expert({"uses": use}), "recorded", alt
     )

@@ -1,0 +1,130 @@
+"""Whoever meets a word of the field in the app finds its sentence there. Nobody has to know it before."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import odd_traces
+from test_charts import of_trace
+from test_pages import PAGES, opened
+
+from moeviz import words
+from moeviz.charts import Chart, comparison, domains, lanes, story, times
+from moeviz.charts.stage.words import PHRASES, POLICY_NAMES
+from moeviz.core.replay import replay
+from moeviz.core.settings import SETTINGS, Settings
+from moeviz.files import exporters, moetrace
+from moeviz.numbers import cost, metrics
+from moeviz.numbers.explain import Explainer
+
+SAMPLE = Path(__file__).parent.parent / "sample_traces" / "change-of-subject.moetrace"
+LABELLED = (
+    "selectbox",
+    "multiselect",
+    "number_input",
+    "text_input",
+    "text_area",
+    "slider",
+    "select_slider",
+    "button_group",
+    "toggle",
+)
+NAMES = {"Trace", "Published curves", "Format"}  # their options are names of things, not words
+EVERYDAY = """
+a about after again aged ago ahead alike all alone an and are as ask at back became been before began beside
+between bible both busiest but by bytes calibrated came cell chance change-of-subject changes choice choices
+chose chosen click colours come comes copied copy costs count counts curve darker difference disk distance
+does double-click drag drawn dropped each earlier either equally every far faster favours fetched file find
+first for format free from future german goes had half has have held here host how if in included instead is
+it its jargon kept knows last late layer layers leads least leaves left lesson life loaded lost many mb mean
+measure memory missing model more most moved moves ms much needed never new next no nobody not nothing now
+of often on once one one's or other output over own paper per points position prediction preset python
+python-long quarter's ram repeats replay right s same say scale second see serve settings share shares show
+shown shows similarity slower so sooner spanish speed ssd stale state stays still subject tell text that the
+them then there thin this through time times to together told too took two typed under uneven until used
+uses very wait waited waits warm was way weight weighted went were what when where which while who whole why
+with within without words worst would x16 x4 yet your zoom zooms
+"""
+PLAIN = set(EVERYDAY.split())
+
+
+@pytest.fixture(scope="module")
+def shown() -> list[tuple[str, str, str, list[str]]]:
+    """Every label and heading of every page: where, its text, its tooltip, and its options."""
+    found = []
+    for page in PAGES:
+        app = opened(page)
+        for kind in LABELLED:
+            for one in getattr(app, kind):
+                options = [] if one.label in NAMES else list(map(str, getattr(one, "options", [])))
+                found.append((f"{page}: {kind}", one.label, one.proto.help, options))
+        found += [(f"{page}: heading", one.value, one.proto.help, []) for one in app.subheader]
+    return found
+
+
+def drawn() -> Iterator[Chart]:
+    """Every chart that a page can show."""
+    yield from of_trace(odd_traces()["full"])
+    trace, run = moetrace.load(SAMPLE)
+    assert run is not None
+    costs = cost.fit(run)
+    yield from comparison.charts([("lru, 4 slots", [run, run])], "measured")
+    yield times.modelled([("lru, 4 slots", replay(trace, Settings("lru", 4)))], costs, "its own run")
+    yield lanes.over_passes(run, 10, 3, costs)
+    yield from (domains.favourites(), domains.nearest(trace, 10))
+
+
+def on_charts() -> Iterator[str]:
+    for one in drawn():
+        yield one.title
+        yield from (str(name) for name in one.table.columns)
+        yield from (mark.name for mark in one.figure.data if mark.name)
+        axes = (one.figure.layout.xaxis, one.figure.layout.yaxis)
+        yield from (axis.title.text for axis in axes if axis.title.text)
+
+
+def unknown(text: str) -> set[str]:
+    """Words of a text that are neither plain nor explained."""
+    return {word.lower() for word in re.findall(r"[^\W\d_][\w’'-]*", words.without_terms(text))} - PLAIN
+
+
+def test_every_word_of_labels_headings_and_charts_is_plain_or_in_the_glossary(shown: Any) -> None:
+    texts = [text for _, label, _, options in shown for text in (label, *options)]
+    trace, run = moetrace.load(SAMPLE)
+    assert run is not None
+    numbers = [name for name, _ in words.numbers(metrics.summary(run), 0.5)]
+    one = next(one for step in range(40) for one in Explainer(trace, Settings("lru", 3)).evictions(step, 0))
+    columns = [*map(str, story.residents(one).columns), *map(str, comparison.table([("lru", [run])]).columns)]
+    stage = [re.sub(r"\{\w+\}", "", phrase) for phrase in (*PHRASES.values(), *POLICY_NAMES.values())]
+    strange = {}
+    for text in (*texts, *on_charts(), *numbers, *columns, *stage, *SETTINGS):
+        if text not in exporters.EXPORTERS and (missing := unknown(text.replace("\\", "").replace("_", " "))):
+            strange[text] = missing
+    assert strange == {}, "a plain word belongs in PLAIN, a word of the field in the glossary"
+
+
+def test_a_term_has_its_sentence_in_the_tooltip_of_where_it_stands(shown: Any) -> None:
+    silent = [
+        (where, label, term)
+        for where, label, tooltip, _ in shown
+        for term in words.terms_in(label.replace("\\", ""))
+        if term in words.GLOSSARY and words.GLOSSARY[term] not in tooltip
+    ]
+    assert silent == []
+
+
+def test_no_table_shows_a_bare_score_and_nothing_pays() -> None:
+    for text in on_charts():
+        assert not re.search(r"\b(scores?|pays?)\b", text), text
+    for phrase in PHRASES.values():
+        assert not re.search(r"\b(pays?|pollution|collision)\b", phrase), phrase
+
+
+def test_a_tooltip_tells_each_term_once_the_longest_first() -> None:
+    assert words.terms_in("Late hits over slots, policies; hit") == ["late hit", "slot", "policy", "hit"]
+    assert words.tooltip("Slots", more="How many.") == f"How many.\n\n**slot**: {words.GLOSSARY['slot']}"
+    assert words.tooltip("Other words") is None
