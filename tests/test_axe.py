@@ -83,5 +83,46 @@ def test_every_page_keeps_the_rules_in_both_themes(page: Page) -> None:
     for name in PAGES:
         turn(page, name)
         ready(page)
+        if name == "Lessons":
+            page.get_by_role("slider").first.wait_for()
         wrong += in_both_themes(page, name)
+        if name == "What if":
+            page.get_by_role("button", name="Table").first.hover()
+            wrong += in_both_themes(page, "what the mouse is over")
+    assert wrong == []
+
+
+def test_what_opens_keeps_the_rules_too(page: Page) -> None:
+    """A lesson's answer with the stage, the table behind a chart, the drawer, and a plan."""
+    page.keyboard.press("?")
+    wrong = in_both_themes(page, "the stage's keys and signs")
+    turn(page, "Lessons")
+    page.get_by_role("radio", name="7", exact=True).click()
+    settle(page)
+    page.keyboard.press("1")
+    staged(page)
+    wrong += in_both_themes(page, "a lesson's answer")
+    turn(page, "What if")
+    ready(page)
+    page.get_by_text("Plan for a model").click()
+    page.get_by_role("button", name="Plan", exact=True).click()
+    page.get_by_text("Slots that fit").wait_for()
+    wrong += in_both_themes(page, "a plan")
+    page.get_by_role("button", name="More").click()
+    page.get_by_text("Published curves").wait_for()
+    wrong += in_both_themes(page, "the drawer")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Table").first.click()
+    page.get_by_role("dialog").get_by_text("CSV").wait_for()
+    wrong += in_both_themes(page, "a table")
+    assert wrong == []
+
+
+def test_presenter_mode_keeps_the_rules(page: Page, app: str) -> None:
+    page.set_viewport_size({"width": 1920, "height": 1080})
+    wrong = []
+    for name in PAGES:
+        page.goto(f"{app}/{name.lower().replace(' ', '_') if name != 'Stage' else ''}?presenter=true")
+        ready(page)
+        wrong += [f"{name}: {one}" for one in broken(page)]
     assert wrong == []

@@ -5,24 +5,31 @@ one message.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import streamlit as st
+from click.testing import CliRunner
 from conftest import odd_traces, random_trace
 from streamlit.testing.v1 import AppTest
 
 from moeviz.app import commands, machines
 from moeviz.app.asking import PRESETS
+from moeviz.cli.main import main
 from moeviz.core.policies import POLICIES
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.synthetic import synthetic
 from moeviz.core.trace import Trace
+from moeviz.engine import tiers
 from moeviz.engine.client import Job, ModelSpec
 from moeviz.files import exporters
+from moeviz.files.moecounts import Counts, to_bytes
 
 ROOT = Path(__file__).parent.parent
 WAIT = 120  # seconds a script may take on a slow machine
@@ -374,6 +381,49 @@ def test_what_if_asks_for_size_and_tier_and_never_calls_a_borrowed_cost_own() ->
     assert "own" not in texts(app.subheader)
 
 
+def test_what_if_lays_published_curves_under_ones_own_with_their_source() -> None:
+    app = opened("what_if")
+    assert app.multiselect(key="published").value == []
+    app.multiselect(key="published").set_value(["Qwen3-30B-A3B (moe-trace)"]).run()
+    assert not app.exception
+    assert "finding 007" in texts(app.caption)
+    app.button_group(key="scope").set_value("model").run()  # where that one has no curve
+    assert not app.exception
+    assert app.multiselect(key="published").value == []
+    same = turned(showing(replace(random_trace(1), model="Qwen/Qwen3-30B-A3B")), "what_if")
+    assert "Qwen3-30B-A3B (moe-trace)" in same.multiselect(key="published").value
+
+
+def test_what_if_plans_as_the_command_line_does(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiers, "memory_speed", lambda: 10.0)
+    monkeypatch.setattr(tiers, "host_free", lambda: 2**33)
+    app = opened("what_if", trace="sample: bible", machine="SATA SSD")
+    app.text_input(key="plan_fast").set_value("32MiB")
+    button(app, "Plan").click().run()
+    assert not app.exception
+    shown = app.table[0].value
+    command = next(one.value for one in app.code if "moeviz plan" in one.value).split(" ", 3)[3]
+    result = CliRunner().invoke(
+        main, shlex.split(command.replace("bible.moetrace", str(ROOT / "sample_traces" / "bible.moetrace")))
+    )
+    assert result.exit_code == 0, result.output
+    for name, text in zip(shown.index, shown["planned"], strict=True):
+        if name != "Slow tier disk":  # whose free room others change
+            assert text.replace("\\", "") in result.output, name
+    app.text_input(key="plan_fast").set_value("much")
+    button(app, "Plan").click().run()
+    assert "Write for example 8GiB" in texts(app.error)
+    app.text_input(key="plan_fast").set_value("")
+    app.text_input(key="plan_model").set_value(str(data_folder))
+    button(app, "Plan").click().run()
+    assert "has no config.json" in texts(app.error)
+
+
+def test_no_link_opens_a_model_folder() -> None:
+    app = opened("what_if", plan_model="/etc", plan_fast="1GiB")
+    assert app.text_input(key="plan_model").value == ""
+
+
 # experts
 
 
@@ -416,6 +466,26 @@ def test_what_is_dropped_is_opened_and_is_the_current_trace(data_folder: Path) -
     assert app.selectbox(key="trace").value == "upload: mine"
     turned(app, "timeline")
     assert app.selectbox(key="trace").value == "upload: mine"
+
+
+def test_counts_are_shown_by_experts_planned_with_and_refused_by_the_others(data_folder: Path) -> None:
+    popular = Counts(np.arange(1.0, 65.0).reshape(8, 8), model="m", notes=("prompts were left out",))
+    app = upload(opened("library"), ("popular.moecounts", to_bytes(popular)))
+    assert "Opened popular: counts without order, 8 MoE layers of 8 experts" in texts(app.success)
+    assert app.selectbox(key="trace").value == "counts: popular"
+    assert "prompts were left out" in texts(app.caption)
+    turned(app, "experts")
+    assert "expert 7 was used most, 64 times of 2,080" in texts(app.caption)
+    for page in ("stage", "timeline", "prefetch", "what_if"):
+        turned(app, page)
+        assert "no cache can be replayed on it" in texts(app.info), page
+        assert not app.error
+    app.selectbox(key="plan_counts").select("counts: popular")
+    button(app, "Plan").click().run()
+    assert "busiest experts resident" in [str(name) for name in app.table[0].value.index]
+    turned(app, "library")
+    button(app, "Close").click().run()
+    assert app.selectbox(key="trace").value == "sample: change-of-subject"
 
 
 def test_the_library_keeps_renames_and_deletes(data_folder: Path) -> None:

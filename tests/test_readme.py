@@ -117,3 +117,18 @@ def test_the_interface_s_terms_are_in_the_glossary() -> None:
     terms += ",calibration,half-life,baseline,measured,replayed,modelled,recorded,knee,break-even"
     named = {*terms.split(","), *BASELINES, *(one.name for one in fields(MissKinds)), "prefill", "decode"}
     assert not named - words.GLOSSARY.keys()
+
+
+def test_its_pictures_are_there_and_the_moving_one_is_short_and_light() -> None:
+    from PIL import Image
+
+    named = re.findall(r"!\[[^]]+\]\(([^)]+)\)", README)
+    assert set(named) == {"pages/tour.webp", "pages/stage.webp"}
+    assert all((ROOT / name).stat().st_size < 3_000_000 for name in named)
+    with Image.open(ROOT / "pages/tour.webp") as tour:
+        shown = 0
+        for frame in range(tour.n_frames):
+            tour.seek(frame)
+            tour.load()
+            shown += tour.info["duration"]
+    assert 15_000 <= shown <= 25_000  # milliseconds

@@ -73,16 +73,16 @@ def runs(count: int) -> dict[str, Any]:
 
 async def _visits(sessions: int, pause: float, seed: int) -> dict[str, Any]:
     draws = np.random.default_rng(seed).spawn(sessions)
-    with _server() as (server, address):
+    with server() as (process, address):
         async with _browser() as browser:
-            start = Held.by(server)
+            start = Held.by(process)
             await _visit(browser, address, np.random.default_rng(seed), 0, 0)
-            one = Held.by(server)
+            one = Held.by(process)
             each = [_visit(browser, address, draw, draw.uniform(0, ARRIVE), pause) for draw in draws]
             seconds = [taken for visit in await asyncio.gather(*each) for taken in visit]
-            most = Held.by(server)
+            most = Held.by(process)
             await asyncio.sleep(IDLE)
-            left = Held.by(server)
+            left = Held.by(process)
     return {
         f"seconds to a page, {sessions} sessions": spread(seconds),
         "server at its start, MiB": start.mib,
@@ -134,7 +134,7 @@ async def _runs(count: int) -> dict[str, Any]:
     """What server and worker hold after a tenth of the runs and after all."""
     early = max(1, count // 10)
     held: list[tuple[Held, Held]] = []
-    with _server() as (server, address):
+    with server() as (process, address):
         async with _browser() as browser:
             page = await browser.new_page(viewport={"width": 1440, "height": 900})
             page.set_default_timeout(LONGEST)
@@ -144,8 +144,8 @@ async def _runs(count: int) -> dict[str, Any]:
                 await page.get_by_role("button", name="Stop").wait_for()
                 await page.get_by_role("button", name="Run it live").wait_for()
                 if number + 1 in (early, count):
-                    worker = server.children(recursive=True)[0]
-                    held.append((Held.by(server), Held.by(worker)))
+                    worker = process.children(recursive=True)[0]
+                    held.append((Held.by(process), Held.by(worker)))
     found: dict[str, Any] = {}
     for name, first, last in zip(("server", "worker"), held[0], held[-1], strict=True):
         found |= {
@@ -158,7 +158,7 @@ async def _runs(count: int) -> dict[str, Any]:
 
 
 @contextmanager
-def _server() -> Iterator[tuple[psutil.Process, str]]:
+def server() -> Iterator[tuple[psutil.Process, str]]:
     """A server of its own with an empty library, and its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -166,7 +166,7 @@ def _server() -> Iterator[tuple[psutil.Process, str]]:
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
     command += ["--server.headless", "true"]  # opens no browser of its own
     with tempfile.TemporaryDirectory() as data:
-        server = subprocess.Popen(
+        running = subprocess.Popen(
             command,
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
@@ -175,17 +175,17 @@ def _server() -> Iterator[tuple[psutil.Process, str]]:
         )
         try:
             while True:
-                if server.poll() is not None:
+                if running.poll() is not None:
                     raise MoevizError("The server ended at once. Try: python -m streamlit run app.py")
                 try:
                     urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health").read()
                     break
                 except OSError:
                     time.sleep(0.1)
-            yield psutil.Process(server.pid), f"http://127.0.0.1:{port}"
+            yield psutil.Process(running.pid), f"http://127.0.0.1:{port}"
         finally:
-            server.terminate()
-            server.wait()
+            running.terminate()
+            running.wait()
 
 
 @asynccontextmanager

@@ -58,7 +58,8 @@ def over_slots(
         for number, one in enumerate(curves)
     }
     every = int(curves[0].slots[-1])
-    table = pd.DataFrame({"slots": curves[0].slots, **{name_of(one): one.hit_ratio for one in curves}})
+    own_slots = curves[0].slots.astype(float) if published else curves[0].slots
+    table = pd.DataFrame({"slots": own_slots, **{name_of(one): one.hit_ratio for one in curves}})
     shown = [float(ratio) for one in curves for ratio in (one.hit_ratio.min(), one.hit_ratio.max())]
     for number, theirs in enumerate(published):
         x = [share * every for share in theirs.shares]

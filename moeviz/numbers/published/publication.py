@@ -73,7 +73,8 @@ def publish(
 ) -> None:
     """Registers a curve. shape: MoE layers, experts, k; percent: hits in percent by policy, with _ for -."""
     ratios = {
-        policy.replace("_", "-"): tuple(one / 100 for one in values) for policy, values in percent.items()
+        policy.replace("_", "-"): tuple(round(one / 100, 5) for one in values)
+        for policy, values in percent.items()
     }
     _FOUND.append(Published(whose, source, model, *shape, scope, told, tuple(slots), ratios))
 
