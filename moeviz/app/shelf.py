@@ -62,7 +62,7 @@ def _opened(file: str, content: bytes, experts: int) -> list[tuple[str, str]]:
     """What came of one file, in lines of a kind: good, bad, note."""
     try:
         found = open_guarded(file, content, Options(experts=experts))
-        base = library.safe_name(file)
+        base = library.safe_name(file.removesuffix(moecounts.SUFFIX))
         if isinstance(found, Counted):
             traces.open_counts(base, found.counts)
             counts = found.counts
