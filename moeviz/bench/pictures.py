@@ -28,8 +28,6 @@ SMALL = (1080, 675)  # of the moving picture
 PLAYED = range(100, 160)  # tokens; the subject changes at 120
 TOKEN_MS, READ_MS = 200, 2_800  # how long a token, and a page to be read, is shown
 MOST_BYTES = 3_000_000
-_READY = """() => document.querySelector("[data-testid=stApp]")?.dataset.testScriptState === "notRunning"
-  && document.querySelector("h1, .moeviz-stage[data-pass]")"""
 
 
 def pictures(folder: Path = FOLDER) -> list[Path]:
@@ -99,7 +97,8 @@ def _open(page: Page, address: str) -> None:
 
 def _ready(page: Page) -> None:
     """Waits until nothing is drawn any more."""
-    page.wait_for_function(_READY)
+    page.locator("h1, .moeviz-stage[data-pass]").first.wait_for()
+    page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for()
     page.wait_for_timeout(400)  # for what moves into its place
 
 
