@@ -9,7 +9,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from moeviz.app import components, jobs, links, traces
+from moeviz.app import components, jobs, lectern, links, traces
 from moeviz.app.show import plain
 
 STYLE = """<style>
@@ -62,6 +62,7 @@ def draw(page: str) -> None:
     links.restore()
     state.setdefault("presenter", links.get("presenter") == "true")
     jobs.sit_down()
+    lectern.sit_down()
     st.html(STYLE + (PRESENTER if state.presenter else ""))
     with st.container(key="bar", horizontal=True, vertical_alignment="center", gap="small"):
         traces.picker()
