@@ -86,7 +86,7 @@ class Room:
                 self._right[self._lesson.number] = right
 
     def answer(self, student: str, round_: int, value: float) -> str:
-        """Counts a student's prediction, in place of an earlier one. Gives "" or, where it does not count, why.
+        """Counts a student's prediction, in place of an earlier one. Gives "", or why it does not count.
 
         `round_` is the question's own number: what comes too late does not count for the next question.
         """
