@@ -1,4 +1,4 @@
-"""Who gets in: from elsewhere a student's three requests and nothing else, whatever is asked and pretended."""
+"""Who gets in: from elsewhere a student's three requests and nothing else, whatever is pretended."""
 
 from __future__ import annotations
 

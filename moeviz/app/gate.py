@@ -34,6 +34,7 @@ from streamlit.cli_util import open_browser
 from moeviz.app.room import HALL, Hall
 
 COMMAND = "streamlit run app.py --server.address 0.0.0.0 -- --room"
+EVERYWHERE = ("0.0.0.0", "::", "", None)  # values of server.address under which others can ask at all
 PATH = "/room"
 COOKIE = "moeviz_student"
 MOST_BYTES = 1_000  # of an answer
@@ -76,7 +77,7 @@ async def opened(_: object) -> AsyncIterator[None]:
     """
     if not st.get_option("server.headless"):
         at = st.get_option("server.address")
-        name = "localhost" if at in ("0.0.0.0", "::", None) else at  # nosec B104: compared, not bound
+        name = "localhost" if at in EVERYWHERE else at
         url = f"http://{name}:{st.get_option('server.port')}"
         threading.Timer(0.5, open_browser, [url]).start()  # the server listens right after this
     yield

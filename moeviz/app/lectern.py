@@ -20,7 +20,6 @@ from moeviz.app.show import plain
 from moeviz.lessons import Lesson
 
 EVERY = 2.0  # seconds between two looks at the counts
-EVERYWHERE = ("0.0.0.0", "::", "", None)  # nosec B104: values of server.address that let a room be, not bound
 STYLE = """<style>
 .room-bars .bar { margin: 0 0 0.6rem; }
 .room-bars .row { display: flex; justify-content: space-between; gap: 1rem; }
@@ -44,7 +43,7 @@ def control() -> None:
     """The button that opens the room, and the room's card once it is open; the command where the server was
     not started for it.
     """
-    if not HALL.admits or st.get_option("server.address") not in EVERYWHERE:
+    if not HALL.admits or st.get_option("server.address") not in gate.EVERYWHERE:
         with st.popover("The room", icon=":material/groups:", help="The class predicts on its phones"):
             st.markdown(
                 "Your class predicts on its own phones, and you see the counts and reveal. For that the "
