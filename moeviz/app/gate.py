@@ -34,7 +34,8 @@ from streamlit.cli_util import open_browser
 from moeviz.app.room import HALL, Hall
 
 COMMAND = "streamlit run app.py --server.address 0.0.0.0 -- --room"
-EVERYWHERE = ("0.0.0.0", "::", "", None)  # values of server.address under which others can ask at all
+# values of server.address under which others can ask at all
+EVERYWHERE = ("0.0.0.0", "::", "", None)  # nosec B104
 PATH = "/room"
 COOKIE = "moeviz_student"
 MOST_BYTES = 1_000  # of an answer

@@ -155,7 +155,7 @@ def qr(url: str) -> str:
     """The picture of a link, as SVG. Dark on light in every theme: not all phones read the reverse."""
     code = segno.make(url, error="m", micro=False)
     found: str = code.svg_inline(title=f"QR code: {url}", light="#FFFFFF", omitsize=True, svgclass=None)
-    return found
+    return found.replace("<svg", '<svg role="img"', 1)
 
 
 def addresses() -> list[str]:
