@@ -168,7 +168,8 @@ def explain(one: Lesson, given: float | str) -> None:
     answer = answered(one.number)
     right = f"**{show.plain(one.predict.text(answer.right))}**"
     if isinstance(given, str):
-        st.markdown(f"The answer: {right}")
+        if HALL.room is None or isinstance(one.predict, Guess):  # a class's bars mark the right choice
+            st.markdown(f"The answer: {right}")
     elif one.predict.right(given, answer.right):
         st.success(f"Right: {right}", icon=":material/check:")
     else:
