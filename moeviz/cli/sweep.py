@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from moeviz.cli.options import (
+    Listing,
     Refused,
     keeps,
     out_option,
@@ -21,9 +22,8 @@ from moeviz.cli.options import (
     setting_option,
     writing,
 )
-from moeviz.core.policies import POLICIES, load_policy
 from moeviz.core.predictors import PREDICTORS, load_predictor
-from moeviz.core.settings import SCOPES
+from moeviz.core.settings import SCOPES, SETTINGS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,9 @@ SHOWN = 6  # slot counts in the table that is printed
     "--policies",
     default="lru,lfu,belady",
     show_default=True,
-    help=f"Policies, with commas: path.py:name, all, or some of {', '.join(POLICIES)}.",
+    cls=Listing,
+    names=lambda: SETTINGS["policy"].known or (),
+    help="Policies, with commas: path.py:name, all, or some of {names}.",
 )
 @click.option(
     "--slots",
@@ -94,6 +96,7 @@ def sweep(
     """
     counts = _counts(slots)
     from moeviz import sweeps
+    from moeviz.core.policies import POLICIES, load_policy
 
     with refusing():
         plan = sweeps.Plan(

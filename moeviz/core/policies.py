@@ -330,10 +330,13 @@ def random(use: Use, now: Moment) -> Column:
     SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
     """
     moment = np.uint64(now.seed % 2**16 << 48) ^ (np.uint64(now.touches) << _24)
-    z = np.add(np.uint64(use.key) ^ moment, STEP)  # functions, not operators: numbers alone would warn
-    z = np.multiply(z ^ (z >> _30), FIRST)  # of overflow
-    z = np.multiply(z ^ (z >> _27), SECOND)
-    return np.float64(z ^ (z >> _31))
+    z = np.add(np.uint64(use.key), np.add(moment, STEP))  # functions, not operators: numbers alone would
+    z ^= z >> _30  # warn of overflow; the key has no bit of the moment's
+    z = np.multiply(z, FIRST)
+    z ^= z >> _27
+    z = np.multiply(z, SECOND)
+    z ^= z >> _31
+    return np.float64(z)
 
 
 @policy(
@@ -366,7 +369,8 @@ def least_stale(use: Use, now: Moment) -> Column:
 def layer_distance(use: Use, now: Moment) -> Column:
     """The expert whose layer comes round last leaves: 1 - ((its layer - current layer) mod L) / L. HOBBIT
     (arXiv 2411.01433, eq. 3). In scope `layer` all are equal, and ties make it lru."""
-    return 1.0 - ((use.layer - now.layer) % now.layers) / now.layers
+    ahead = use.layer - now.layer
+    return 1.0 - (ahead + now.layers * (ahead < 0)) / now.layers  # the remainder; numpy's is slow
 
 
 @policy(

@@ -116,7 +116,8 @@ class Pools:
         self.use = Use(**{field.name: self.columns.get(field.name, np.empty(0)) for field in fields(Use)})
         self._touched = [(self.columns[name], rule) for name, rule in TOUCHED.items() if name in kept]
         self._loaded = [(self.columns[name], rule) for name, rule in LOADED.items() if name in kept]
-        self._reading = [(name, self.columns[name]) for name in sorted(reads)]
+        self._names = sorted(reads)
+        self._reading = [self.columns[name] for name in self._names]
         self._kept = kept
         self._leveled = "level" in reads
         self._taken: Any = _Taken()
@@ -135,19 +136,27 @@ class Pools:
         for column, rule in self._loaded:
             column[at] = rule(clock)
 
+    def read(self, places: Ints) -> list[Floats]:
+        """The columns that the policy reads, of experts now."""
+        return [column.take(places) for column in self._reading]
+
     def scores(self, places: Ints) -> Floats:
         """The policy's scores of experts now, in an array of its own; never infinite above."""
+        return self.scored(self.read(places), places.shape)
+
+    def scored(self, columns: list[Floats], shape: tuple[int, ...]) -> Floats:
+        """The policy's scores from columns that `read` gave; `shape`: theirs and the moment's together."""
         taken = self._taken
-        for name, column in self._reading:
-            setattr(taken, name, column.take(places))
+        for name, column in zip(self._names, columns, strict=True):
+            setattr(taken, name, column)
         if self.policy.guarded:
             with np.errstate(all="ignore"):
                 found: Any = self.policy.score(taken, self.now)
                 found = np.nan_to_num(found, nan=-np.inf, posinf=LARGEST, neginf=-np.inf)
         else:
             found = self.policy.score(taken, self.now)
-        if type(found) is not np.ndarray or found.dtype != np.float64 or found.shape != places.shape:
-            found = np.array(np.broadcast_to(found, places.shape), np.float64)
+        if type(found) is not np.ndarray or found.dtype != np.float64 or found.shape != shape:
+            found = np.array(np.broadcast_to(found, shape), np.float64)
         return found  # type: ignore[no-any-return]
 
     def limit(self, row: int, place: int) -> int:

@@ -148,6 +148,25 @@ class Steps:
                 self._tell(pools, step, index, layers, touches)
             yield index, self._place[index], self._row[index]
 
+    def passes(self, pools: Pools) -> Iterator[tuple[int, int, Ints]]:
+        """Accesses of each forward pass of one pool, from and to, and which of the pass's events each is of.
+        `pools`: is told the moments of those events, [event, 1]."""
+        first: Ints = np.array([0, *self.ends()[:-1]], np.intp)  # access of each event
+        count = len(self._place)
+        event = np.arange(count) if self._single else self._event
+        layer = self._needs.layer[self._event[first]].astype(np.float64)[:, None]
+        touches = self._base[first][:, None]
+        clock, now = 2 * touches, pools.now
+        bounds = self._first[self._needs.forward_pass.searchsorted(np.arange(len(self._tokens) + 1))]
+        event_at = first.searchsorted(bounds)
+        for step, (begin, end) in enumerate(pairwise(bounds.tolist())):
+            if begin == end:
+                continue
+            own = slice(event_at[step], event_at[step + 1])
+            now.forward_pass, now.tokens = step, self._tokens[step]
+            now.layer, now.touches, now.clock = layer[own], touches[own], clock[own]
+            yield begin, end, event[begin:end] - own.start
+
     def touch_of(self, index: Index) -> Touch:
         """What accesses of one pass are touched with."""
         step = self._needs.forward_pass[self._event[index.start if isinstance(index, slice) else index[0]]]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from heapq import heappop, heappush
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,7 +131,9 @@ def hits(depth: Ints, phase: NDArray[np.uint8], counts: Ints) -> NDArray[np.int6
 
 def heaped(policy: Policy) -> bool:
     """Whether `hits_of_one_pool` serves a policy."""
-    return policy.steady and (policy.stack or (policy.reads <= BY_RESIDENCY and not policy.guarded))
+    if not policy.steady:
+        return not policy.reads & BY_RESIDENCY
+    return policy.stack or (policy.reads <= BY_RESIDENCY and not policy.guarded)
 
 
 def hits_of_one_pool(steps: Steps, pools: Pools, slots: int) -> NDArray[np.int64]:
@@ -138,8 +141,75 @@ def hits_of_one_pool(steps: Steps, pools: Pools, slots: int) -> NDArray[np.int64
 
     A heap finds who leaves without asking for everybody's score again. `pools`: as they are before the run.
     """
-    hit = (_hit_by_ranks if pools.policy.stack else _hit_by_scores)(steps, pools, slots)
+    policy = pools.policy
+    if not policy.steady:
+        return np.bincount(steps.phase[_hit_by_passes(steps, pools, slots)], minlength=2)
+    hit = (_hit_by_ranks if policy.stack else _hit_by_scores)(steps, pools, slots)
     return np.bincount(steps.phase[np.frombuffer(hit, np.bool_)], minlength=2)
+
+
+def _hit_by_passes(steps: Steps, pools: Pools, slots: int) -> NDArray[np.bool_]:
+    """Which accesses hit. Scores change by themselves, but do not depend on residency: so those of a whole
+    forward pass are asked for at once, at the moment of each of its events.
+
+    An expert is needed at most once in a pass. So a column of the table of scores is one expert as it was
+    before the pass, up to its event, or as it is touched there, after it. Columns are in the order of last
+    touches, so that the first of equal scores is the one to leave.
+    """
+    hit = np.zeros(steps.accesses, np.bool_)
+    place, by_touch = steps.place, steps.clocks[1].argsort()
+    column_of = np.full(pools.width, -1, np.intp)  # by place; -1: not resident
+    residents = np.empty(0, np.intp)  # their places, by column
+    free = slots
+    for begin, end, event in steps.passes(pools):
+        own, count, held = place[begin:end], len(pools.now.touches), len(residents)
+        order = by_touch[begin:end] - begin
+        touched = own[order]
+        width = held + len(own)
+        column = column_of[own]
+        found = column >= 0
+        leaves = np.full(held, count, np.int32)  # the event at which a resident's column ends
+        leaves[column[found]] = event[found]
+        enters = event[order].astype(np.int32)  # the event after which the column of who is needed begins
+        before = pools.read(residents)
+        pools.touch(own, steps.touch_of(slice(begin, end)))
+        after = pools.read(touched)
+        with np.errstate(all="ignore"):  # of columns at moments that are not theirs
+            scores = pools.scored(list(map(_joined, before, after)), (count, width))
+        moments = np.arange(count, dtype=np.int32)[:, None]
+        never = np.empty(scores.shape, np.bool_)
+        np.greater_equal(moments, leaves, out=never[:, :held])
+        np.less_equal(moments, enters, out=never[:, held:])
+        np.putmask(scores, never, np.inf)
+        misses = np.bincount(event[~found], minlength=count).tolist()
+        until: list[int] = leaves.tolist()
+        gone: list[int] = []
+        for moment, short in enumerate(misses):
+            if free:
+                took = min(free, short)
+                free, short = free - took, short - took
+            if not short:
+                continue
+            row, rest = scores[moment], scores[moment:]
+            for _ in range(short):
+                lowest = int(row.argmin())
+                rest[:, lowest] = np.inf
+                gone.append(lowest)
+                if lowest < held and until[lowest] < count:  # it is needed later in this pass
+                    misses[until[lowest]] += 1
+        stays = np.ones(width, np.bool_)
+        stays[gone] = False
+        found[found] = stays[column[found]]
+        hit[begin:end] = found
+        stays[:held] &= leaves == count
+        column_of[residents] = -1
+        residents = _joined(residents, touched)[stays]
+        column_of[residents] = np.arange(len(residents))
+    return hit
+
+
+def _joined(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
+    return np.concatenate((first, second), -1)
 
 
 def _hit_by_ranks(steps: Steps, pools: Pools, slots: int) -> bytearray:
