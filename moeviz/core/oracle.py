@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -55,6 +56,10 @@ class Future:
     def next_uses(self) -> tuple[Floats, Floats]:
         """Number of the event that needs the expert of every access next [M], and of each expert's first [L x
         E]; infinity: none does."""
+        return self._next_uses
+
+    @cached_property
+    def _next_uses(self) -> tuple[Floats, Floats]:
         order, place, when = self._order, self._place, self._number
         following = np.full(len(place), np.inf)
         same = place[order][1:] == place[order][:-1]

@@ -272,7 +272,7 @@ def lfu_aged(use: Use, now: Moment) -> Column:
 def lfru(use: Use, now: Moment) -> Column:
     """Frequency over age: touches kept / (touches of any expert since its last + 1). Source: tinyserve; vLLM
     PR 37190."""
-    return use.touches / (now.touches - use.touch_number + 1)
+    return use.touches / (now.touches + 1 - use.touch_number)
 
 
 @policy(
@@ -362,7 +362,7 @@ def least_stale(use: Use, now: Moment) -> Column:
     public code. In scope `layer` it is lru."""
     touched = use.touch_pass == now.forward_pass
     to_come = use.layer > now.layer
-    return (2 * touched + to_come) * 2.0**48 + use.last_touch
+    return touched * 2.0**49 + use.last_touch + to_come * 2.0**48
 
 
 @policy("layer-distance", says="its layer comes round last", stack=True)

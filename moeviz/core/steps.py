@@ -50,20 +50,21 @@ class Steps:
         event = needs.access_event
         self._event = event
         self._first: Ints = needs.first.astype(np.intp)
-        layer = needs.layer[event].astype(np.intp)
-        self._place: Ints = layer * trace.num_experts + needs.expert
-        self._row: Ints = layer if self._own else np.zeros(count, np.intp)
+        layer = needs.layer.astype(np.intp)
+        self._place: Ints = (layer * trace.num_experts).take(event) + needs.expert
+        self._row: Ints = layer.take(event) if self._own else np.zeros(count, np.intp)
         number = np.arange(count, dtype=np.float64)
-        begin = number if self._single else self._first[event].astype(np.float64)
-        size = np.ones(count) if self._single else np.diff(self._first)[event].astype(np.float64)
-        rank = number - begin
-        self._base = begin  # touches before the experts that are served together with this one
-        self._load_clock = 2 * begin + rank + 1
-        self._touch_clock = 2 * begin + 2 * size - rank
-        self._touch_number = begin + size - rank
+        if self._single:
+            self._base, self._touch_clock, self._touch_number = number, 2 * number + 2, number + 1
+        else:  # of each event first: the arrays of all accesses of a long trace leave the processor's cache
+            begin, size = self._first[:-1].astype(np.float64), np.diff(self._first)
+            self._base = begin.take(event)  # touches before the experts that are served together with this one
+            self._touch_clock = (3 * begin + 2 * size).take(event) - number  # the strongest is touched last
+            self._touch_number = (2 * begin + size).take(event) - number
+        self._load_clock = self._base + number + 1
         self._weight = needs.weight
         self._next = np.full(count, np.inf) if known.future is None else known.future.next_uses()[0]
-        self._phase = trace.pass_phase[needs.forward_pass[event]]
+        self._phase = trace.pass_phase[needs.forward_pass].take(event)
         self._tokens = np.cumsum([tokens.stop - tokens.start for tokens in trace.passes()])
 
     def serve(self, pools: Pools) -> Served:
@@ -240,7 +241,8 @@ class Steps:
         as `serve_rows` gives them."""
         copies = len(pools.slot_of) // (self._layers * self._experts)
         rows = pools.rows // copies  # of one slot count
-        shift = np.arange(copies)[:, None]
+        copy = np.arange(copies)[:, None]
+        shift, row_shift = copy * (self._layers * self._experts), copy * rows
         steady, now = pools.policy.steady, pools.now
         layers = np.tile(np.arange(self._layers), copies)[:, None]
         touches = np.empty((copies, rows))
@@ -259,8 +261,8 @@ class Steps:
             touch.clock, touch.number = self._touch_clock[index], self._touch_number[index]
             touch.weight, touch.next_use = self._weight[index], self._next[index]
             touch.forward_pass, touch.tokens = step, now.tokens
-            at = self._place[index] + shift * (self._layers * self._experts)
-            yield index, *pools.serve_rows(at, own + shift * rows, touch, self._load_clock[index])
+            at = self._place[index] + shift
+            yield index, *pools.serve_rows(at, own + row_shift, touch, self._load_clock[index])
 
     def _tell(
         self, pools: Pools, step: int, index: Index, layers: Ints, touches: NDArray[np.float64]

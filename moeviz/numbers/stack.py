@@ -10,7 +10,7 @@ two to the same hits. Only for a cold start and slot counts of at least every ev
 from __future__ import annotations
 
 from dataclasses import fields
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heapreplace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,9 @@ from moeviz.core.pools import Ints, Pools
 from moeviz.core.steps import Steps
 
 HOLE = np.iinfo(np.int64).min  # the place of who was taken out of a stack
+LEAST = np.finfo(np.float64).min  # above the score of who was never used
 TOP = np.iinfo(np.int64).max  # who is needed now and stays at every slot count
+Entry = tuple[float, float, int]  # score, last touch, place
 
 
 def depths(steps: Steps, pools: Pools) -> Ints:
@@ -72,9 +74,15 @@ def _moving(steps: Steps, pools: Pools, found: Ints) -> None:
         if not everyone:
             known = seen.take(stack)
             everyone = bool(known.all())
-            scores[~known] = -np.inf
-        order = np.lexsort((pools.use.last_touch.take(stack), scores), axis=1)
+            np.maximum(scores, LEAST, out=scores)
+            scores[~known] = -np.inf  # in any order
+        order = scores.argsort(1)
         order += base
+        ranked = scores.take(order)
+        tied = ranked[:, 1:] == ranked[:, :-1]
+        if (tied if everyone else tied & (ranked[:, 1:] >= LEAST)).any():  # who was used last decides
+            order = np.lexsort((pools.use.last_touch.take(stack), scores), axis=1)
+            order += base
         rank.ravel()[order] = ascending
         rank[row, depth] = HOLE
         _rise(rank, row, even)
@@ -252,15 +260,17 @@ def _hit_by_scores(steps: Steps, pools: Pools, slots: int) -> bytearray:
     loaded = [(columns[name], rule) for name, rule in LOADED.items() if name in columns]
     one, touch = Use(0, 0), Touch(0.0)
     members, load_clock, clock = steps.place.tolist(), *(clocks.tolist() for clocks in steps.clocks)
+    score, reading = policy.score, list(columns.items())
     stays = (0.0, 0.0, -1)  # the entry of who is needed now
-    entry_of: list[tuple[float, float, int] | None] = [None] * pools.width  # by place; None: not resident
-    heap: list[tuple[float, float, int]] = []  # score, last touch, place; older entries of them too
+    entry_of: list[Entry | None] = [None] * pools.width  # by place; None: not resident
+    heaped: list[Entry | None] = [None] * pools.width  # the heap's entry of a resident: its own, or one below
+    heap: list[Entry] = []
     hit = bytearray(len(members))
     free, begin = slots, 0
     for end in steps.ends():
+        own = members[begin:end]
         came = []
-        for index in range(begin, end):
-            member = members[index]
+        for index, member in enumerate(own, begin):
             if entry_of[member] is None:
                 came.append(index)
             else:
@@ -268,22 +278,34 @@ def _hit_by_scores(steps: Steps, pools: Pools, slots: int) -> bytearray:
             entry_of[member] = stays
         free -= len(came)
         while free < 0:
-            entry = heappop(heap)
-            if entry_of[entry[2]] is entry:
-                entry_of[entry[2]] = None
+            entry = heap[0]
+            member = entry[2]
+            now_of = entry_of[member]
+            if heaped[member] is not entry or now_of is None:  # it has another, or has left
+                heappop(heap)
+            elif now_of is stays:
+                heaped[member] = None
+                heappop(heap)
+            elif now_of is not entry:
+                heaped[member] = now_of
+                heapreplace(heap, now_of)
+            else:
+                heaped[member] = entry_of[member] = None
+                heappop(heap)
                 free += 1
                 touch.level = max(touch.level, entry[0])
         for index in came:
             for column, rule in loaded:
                 column[members[index]] = rule(load_clock[index])
-        for index in range(begin, end):
-            member = members[index]
-            touch.clock = clock[index]
+        for member, touch.clock in zip(own, clock[begin:end], strict=True):
             for column, touching in touched:
                 column[member] = touching(use, member, touch)
-            for name, column in columns.items():
+            for name, column in reading:
                 setattr(one, name, column[member])
-            entry_of[member] = entry = (policy.score(one, now), touch.clock, member)
-            heappush(heap, entry)
+            entry_of[member] = entry = (score(one, now), touch.clock, member)
+            before = heaped[member]
+            if before is None or entry < before:
+                heaped[member] = entry
+                heappush(heap, entry)
         begin = end
     return hit
