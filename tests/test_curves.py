@@ -18,7 +18,7 @@ from moeviz.core.run import HIT
 from moeviz.core.settings import WARM, Settings
 from moeviz.core.trace import Trace
 from moeviz.errors import SettingsError
-from moeviz.numbers.curves import bounds, curve, gap_captured, slot_counts
+from moeviz.numbers.curves import bounds, curve, slot_counts
 
 
 def check(trace: object, wanted: Settings, counts: list[int]) -> None:
@@ -192,7 +192,11 @@ def test_a_budget_over_sizes_that_differ_has_a_curve_and_no_run() -> None:
 
 def test_the_gap_captured_is_none_of_lru_all_of_belady() -> None:
     trace = random_trace(3, tokens=60)
-    assert gap_captured(trace, Settings("lru", 4)) == 0
-    assert gap_captured(trace, Settings("belady", 4)) == 1
-    assert gap_captured(trace, Settings(baseline="resident")) is None
-    assert gap_captured(trace, Settings("lfu", 2)) is None  # with k slots every policy hits alike
+
+    def gap(wanted: Settings) -> float | None:
+        return bounds(trace, wanted, None, gap=True)["gap_captured"]
+
+    assert gap(Settings("lru", 4)) == 0
+    assert gap(Settings("belady", 4)) == 1
+    assert gap(Settings(baseline="resident")) is None
+    assert gap(Settings("lfu", 2)) is None  # with k slots every policy hits alike

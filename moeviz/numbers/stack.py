@@ -105,9 +105,9 @@ def _rise(stack: NDArray[np.int64], row: Ints, even: int) -> None:
         stack[:] = _risen(stack.T, even).T
         return
     holes = np.bincount(row, minlength=len(stack))
-    for count in np.unique(holes[holes > 0]):
+    for count in set(holes.tolist()) - {0}:
         some = holes == count
-        stack[some] = _risen(stack[some].T, int(count)).T
+        stack[some] = _risen(stack[some].T, count).T
 
 
 def _risen(stack: NDArray[np.int64], holes: int) -> NDArray[np.int64]:
