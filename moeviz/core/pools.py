@@ -116,7 +116,8 @@ class Pools:
         }
         self.use = Use(**{field.name: self.columns.get(field.name, np.empty(0)) for field in fields(Use)})
         unread = {"last_touch"} - reads if policy.distinct else set()  # it tells equal scores apart
-        self._touched = [(self.columns[name], rule) for name, rule in TOUCHED.items() if name in kept - unread]
+        touched = kept - unread
+        self._touched = [(self.columns[name], rule) for name, rule in TOUCHED.items() if name in touched]
         self._loaded = [(self.columns[name], rule) for name, rule in LOADED.items() if name in kept]
         self._names = sorted(reads)
         self._reading = [self.columns[name] for name in self._names]
@@ -381,8 +382,8 @@ class Pools:
         """Slots for the misses of several pools, and who leaves them. own: pool of each miss; at: who
         stays"""
         count = np.bincount(own, minlength=self.rows)
-        taken = 0 if self._full else np.minimum(count, self.limits - self.filled)  # of the free slots
-        if self._full or not taken.any():
+        taken = None if self._full else np.minimum(count, self.limits - self.filled)  # of the free slots
+        if taken is None or not taken.any():
             slots = self._lowest_of_rows(count, at)
             victims: Ints = self.holder[own, slots]
             self._leave(own, victims)
@@ -428,7 +429,7 @@ class Pools:
     def _lowest_of_rows(self, short: Ints, at: Ints) -> Ints:
         """Slots of the `short` lowest scores of each pool, lowest first, as `_lowest` finds them, one pool's
         after the other."""
-        most = int(short.max())
+        most = int(np.maximum.reduce(short))
         some = (short > 0).nonzero()[0]
         scores, holder = self._scores_of_rows(some, at)
         count = short[some]

@@ -23,6 +23,7 @@ from moeviz.core.pools import Ints, Pools, in_waves
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 
+Floats = NDArray[np.float64]
 Index = slice | Ints
 
 
@@ -58,7 +59,9 @@ class Steps:
             self._base, self._touch_clock, self._touch_number = number, 2 * number + 2, number + 1
         else:  # of each event first: the arrays of all accesses of a long trace leave the processor's cache
             begin, size = self._first[:-1].astype(np.float64), np.diff(self._first)
-            self._base = begin.take(event)  # touches before the experts that are served together with this one
+            self._base = begin.take(
+                event
+            )  # touches before the experts that are served together with this one
             self._touch_clock = (3 * begin + 2 * size).take(event) - number  # the strongest is touched last
             self._touch_number = (2 * begin + size).take(event) - number
         self._load_clock = self._base + number + 1
@@ -97,9 +100,11 @@ class Steps:
         if pools.rows == 1:
             found[0] = np.bincount(self.phase[self._one_pool(pools).slot >= 0], minlength=2)
             return found
+        first, hits = [], []
         for index, before, *_ in self._walk(pools):
-            where = self.phase[index.start if isinstance(index, slice) else index[0]]
-            found[:, where] += (before >= 0).sum(1)
+            first.append(index.start if isinstance(index, slice) else index[0])
+            hits.append((before >= 0).sum(1))
+        np.add.at(found.T, self.phase[first], hits)
         return found
 
     @property
@@ -143,7 +148,7 @@ class Steps:
         """Accesses that are served together, their places and pools, in order. `pools`: is told the moment of
         each."""
         rows = self._layers if self._own else 1
-        layers, touches = np.arange(rows)[:, None], np.empty((1, rows))
+        layers, touches = np.arange(rows, dtype=np.float64)[:, None], np.empty((1, rows))
         for step, index, _ in self._groups():
             if pools is not None:
                 self._tell(pools, step, index, layers, touches)
@@ -244,7 +249,7 @@ class Steps:
         copy = np.arange(copies)[:, None]
         shift, row_shift = copy * (self._layers * self._experts), copy * rows
         steady, now = pools.policy.steady, pools.now
-        layers = np.tile(np.arange(self._layers), copies)[:, None]
+        layers = np.tile(np.arange(self._layers, dtype=np.float64), copies)[:, None]
         touches = np.empty((copies, rows))
         touch = Touch(0.0, half_life=now.half_life)
         least = int(pools.limits.min())
@@ -264,9 +269,7 @@ class Steps:
             at = self._place[index] + shift
             yield index, *pools.serve_rows(at, own + row_shift, touch, self._load_clock[index])
 
-    def _tell(
-        self, pools: Pools, step: int, index: Index, layers: Ints, touches: NDArray[np.float64]
-    ) -> None:
+    def _tell(self, pools: Pools, step: int, index: Index, layers: Floats, touches: Floats) -> None:
         """The moment before accesses are served. `touches`: room for those of each pool [copies, pool]."""
         now = pools.now
         now.forward_pass, now.tokens = step, self._tokens[step]
