@@ -43,7 +43,8 @@ class Future:
         self._numbers = needs.forward_pass.astype(np.int64) * trace.layers + needs.layer  # [N] ascending
         self._event = needs.access_event  # [M]
         self._place = needs.layer[self._event].astype(np.int64) * trace.num_experts + needs.expert  # [M]
-        order = np.argsort(self._place, kind="stable")  # uses of one expert together, in time order
+        small = self._place.astype(np.min_scalar_type(trace.layers * trace.num_experts))  # quick
+        order = np.argsort(small, kind="stable")  # uses of one expert together, in time order
         self._order = order
         self._begins = np.searchsorted(
             self._place[order], np.arange(trace.layers * trace.num_experts + 1)

@@ -354,9 +354,11 @@ class Pools:
 
     # an event of many pools at once
 
-    def serve_rows(self, at: Ints, row: Ints, touch: Touch, clock: Floats) -> tuple[Ints, Ints, Ints, Ints]:
+    def serve_rows(
+        self, at: Ints, row: Ints, touch: Touch, clock: Floats | None
+    ) -> tuple[Ints, Ints, Ints, Ints]:
         """Serves one event of each of several pools, as `serve` does. `clock`: of each member's load, if it
-        has to be loaded.
+        has to be loaded; None where the policy does not ask when that was.
 
         at, row: [copies, member], the members of one pool after the other, strongest first. `clock` and the
         columns of `touch` are [member]. Returns the slots that they had before [copies, member], and of each
@@ -371,7 +373,7 @@ class Pools:
             slots, victims = self._fill_rows(own, at)
             self.holder[own, slots] = place
             self.slot_of[place] = slots
-            if self._loaded:
+            if clock is not None:
                 self.load(place, clock[gone % len(clock)])
         if self._leveled:
             touch.level = self.level[row]
@@ -422,7 +424,7 @@ class Pools:
         never = self._stays.take(holder)
         self._stays.fill(False)
         if not self._full:
-            never |= self._empty if every else self._empty[some]
+            never |= self._empty if every else self._empty.take(some, 0)
         np.putmask(scores, never, np.inf)
         return scores, holder
 

@@ -10,15 +10,16 @@ those of many slot counts too. Knows no policy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moeviz.core.oracle import Knowledge
-from moeviz.core.policies import Touch
+from moeviz.core.policies import LOADED, Touch
 from moeviz.core.pools import Ints, Pools, in_waves
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
@@ -54,21 +55,58 @@ class Steps:
         layer = needs.layer.astype(np.intp)
         self._place: Ints = (layer * trace.num_experts).take(event) + needs.expert
         self._row: Ints = layer.take(event) if self._own else np.zeros(count, np.intp)
-        number = np.arange(count, dtype=np.float64)
-        if self._single:
-            self._base, self._touch_clock, self._touch_number = number, 2 * number + 2, number + 1
-        else:  # of each event first: the arrays of all accesses of a long trace leave the processor's cache
-            begin, size = self._first[:-1].astype(np.float64), np.diff(self._first)
-            self._base = begin.take(
-                event
-            )  # touches before the experts that are served together with this one
-            self._touch_clock = (3 * begin + 2 * size).take(event) - number  # the strongest is touched last
-            self._touch_number = (2 * begin + size).take(event) - number
-        self._load_clock = self._base + number + 1
+        self._number = np.arange(count)
         self._weight = needs.weight
-        self._next = np.full(count, np.inf) if known.future is None else known.future.next_uses()[0]
-        self._phase = trace.pass_phase[needs.forward_pass].take(event)
+        self._next: Floats = known.future.next_uses()[0] if known.future else np.broadcast_to(np.inf, count)
+        self._pass_phase = trace.pass_phase
         self._tokens = np.cumsum([tokens.stop - tokens.start for tokens in trace.passes()])
+
+    # Columns of all accesses are made when they are asked for: those of a long trace leave the processor's
+    # cache, and each costs as much as serving some of it.
+
+    @cached_property
+    def _begin(self) -> Floats:
+        """Touches before the experts that are served together with each. [M]"""
+        first = self._number if self._single else self._first.take(self._event)
+        return first.astype(np.float64)
+
+    @cached_property
+    def _touch_number(self) -> Floats:
+        return self._counted_down(2, 1)
+
+    @cached_property
+    def _touch_clock(self) -> Floats:
+        return self._counted_down(3, 2)
+
+    @cached_property
+    def _load_clock(self) -> Floats:
+        return self._begin + self._number + 1
+
+    @cached_property
+    def phase(self) -> NDArray[np.uint8]:
+        """PREFILL or DECODE of every access. [M]"""
+        return self._pass_phase[self._needs.forward_pass].take(self._event)
+
+    def _counted_down(self, begins: int, sizes: int) -> Floats:
+        """begins x the first access of each event + sizes x the event's accesses - the access's number: the
+        strongest is touched last. [M]"""
+        if self._single:
+            return (begins - 1) * self._number.astype(np.float64) + sizes
+        found = (begins * self._first[:-1] + sizes * np.diff(self._first)).take(self._event)
+        found -= self._number
+        counted: Floats = found.astype(np.float64)
+        return counted
+
+    def _given(self, columns: Container[str]) -> list[tuple[str, Floats]]:
+        """What touches are told, by field of Touch and for all accesses, where pools keep these columns."""
+        found = [("clock", self._touch_clock)]
+        if "touch_number" in columns:
+            found.append(("number", self._touch_number))
+        if "average" in columns or "weight" in columns:
+            found.append(("weight", self._weight))
+        if "next_use" in columns:
+            found.append(("next_use", self._next))
+        return found
 
     def serve(self, pools: Pools) -> Served:
         """Serves every event in pools of one slot count."""
@@ -139,11 +177,6 @@ class Steps:
         most = int(np.diff(self._first).max())
         return most if not self._single and len(self._place) == served * rows * most else 0
 
-    @property
-    def phase(self) -> NDArray[np.uint8]:
-        """PREFILL or DECODE of every access. [M]"""
-        return self._phase
-
     def members(self, pools: Pools | None = None) -> Iterator[tuple[Index, Ints, Ints]]:
         """Accesses that are served together, their places and pools, in order. `pools`: is told the moment of
         each."""
@@ -161,7 +194,7 @@ class Steps:
         count = len(self._place)
         event = np.arange(count) if self._single else self._event
         layer = self._needs.layer[self._event[first]].astype(np.float64)[:, None]
-        touches = self._base[first][:, None]
+        touches = self._begin[first][:, None]
         clock, now = 2 * touches, pools.now
         bounds = self._first[self._needs.forward_pass.searchsorted(np.arange(len(self._tokens) + 1))]
         event_at = first.searchsorted(bounds)
@@ -173,18 +206,11 @@ class Steps:
             now.layer, now.touches, now.clock = layer[own], touches[own], clock[own]
             yield begin, end, event[begin:end] - own.start
 
-    def touch_of(self, index: Index) -> Touch:
-        """What accesses of one pass are touched with."""
+    def touch_of(self, index: Index, columns: Container[str]) -> Touch:
+        """What accesses of one pass are touched with. `columns`: that pools keep."""
         step = self._needs.forward_pass[self._event[index.start if isinstance(index, slice) else index[0]]]
-        return Touch(
-            self._touch_clock[index],
-            self._touch_number[index],
-            self._weight[index],
-            self._next[index],
-            step,
-            self._tokens[step],
-            self.settings.half_life,
-        )
+        told = {name: column[index] for name, column in self._given(columns)}
+        return Touch(**told, forward_pass=step, tokens=self._tokens[step], half_life=self.settings.half_life)
 
     def ranks(self, pools: Pools) -> Ints:
         """Rank of every access among all, by its expert's score after it, for scores that change with a touch
@@ -195,7 +221,7 @@ class Steps:
             if begin < end:  # each expert is needed at most once in a pass
                 index = slice(begin, end)
                 place = self._place[index]
-                pools.touch(place, self.touch_of(index))
+                pools.touch(place, self.touch_of(index, pools.columns))
                 scores[index] = pools.scores(place)
         order = scores.argsort() if pools.policy.distinct else np.lexsort((self._touch_clock, scores))
         ranks = np.empty(len(order), np.intp)
@@ -206,8 +232,7 @@ class Steps:
         """One pool for all layers: event by event."""
         needs, now = self._needs, pools.now
         limits = [pools.limit(0, layer * self._experts) for layer in range(self._layers)]
-        place, clock, number = self._place, self._touch_clock, self._touch_number
-        weight, following = self._weight, self._next
+        place, given = self._place, self._given(pools.columns)
         touch = Touch(0.0, half_life=now.half_life)
         slot: list[int] = []
         load: list[int] = []
@@ -230,8 +255,8 @@ class Steps:
                 load_slot += slots.tolist()
                 victim += victims.tolist()
                 continue
-            touch.clock, touch.number = clock[begin:end], number[begin:end]
-            touch.weight, touch.next_use = weight[begin:end], following[begin:end]
+            for name, column in given:
+                setattr(touch, name, column[begin:end])
             touch.forward_pass, touch.tokens = now.forward_pass, now.tokens
             before, loads = serve(0, place[begin:end], touch, 2 * begin)
             slot += before
@@ -252,7 +277,8 @@ class Steps:
         layers = np.tile(np.arange(self._layers, dtype=np.float64), copies)[:, None]
         touches = np.empty((copies, rows))
         touch = Touch(0.0, half_life=now.half_life)
-        least = int(pools.limits.min())
+        given, least = self._given(pools.columns), int(pools.limits.min())
+        clock = self._load_clock if pools.policy.reads & LOADED.keys() else None
         for step, index, largest in self._groups():
             if largest > least:
                 assert isinstance(index, slice)
@@ -263,11 +289,12 @@ class Steps:
             now.forward_pass, now.tokens = step, self._tokens[step]
             if not steady:
                 self._tell(pools, step, index, layers, touches)
-            touch.clock, touch.number = self._touch_clock[index], self._touch_number[index]
-            touch.weight, touch.next_use = self._weight[index], self._next[index]
+            for name, column in given:
+                setattr(touch, name, column[index])
             touch.forward_pass, touch.tokens = step, now.tokens
             at = self._place[index] + shift
-            yield index, *pools.serve_rows(at, own + row_shift, touch, self._load_clock[index])
+            loaded = None if clock is None else clock[index]
+            yield index, *pools.serve_rows(at, own + row_shift, touch, loaded)
 
     def _tell(self, pools: Pools, step: int, index: Index, layers: Floats, touches: Floats) -> None:
         """The moment before accesses are served. `touches`: room for those of each pool [copies, pool]."""
@@ -276,10 +303,10 @@ class Steps:
         if self._own:
             now.layer = layers
             touches.fill(len(self._place))  # of pools that are not served: no less than any number of theirs
-            touches[:, self._row[index]] = self._base[index]
+            touches[:, self._row[index]] = self._begin[index]
             now.touches = touches.reshape(-1, 1)
         else:
-            now.layer, now.touches = self._needs.layer[self._event[index][0]], self._base[index][0]
+            now.layer, now.touches = self._needs.layer[self._event[index][0]], self._begin[index][0]
         now.clock = 2 * now.touches
 
     def _groups(self) -> Iterator[tuple[int, Index, int]]:

@@ -91,7 +91,7 @@ def _moving(steps: Steps, pools: Pools, found: Ints) -> None:
         stack = stack.take(order.take(rank))
         _name(stack, row, place, even)
         seen[place] = True
-        pools.touch(place, steps.touch_of(index))
+        pools.touch(place, steps.touch_of(index, pools.columns))
 
 
 def _rise(stack: NDArray[np.int64], row: Ints, even: int) -> None:
@@ -180,7 +180,7 @@ def _hit_by_passes(steps: Steps, pools: Pools, slots: int) -> NDArray[np.bool_]:
         leaves[column[found]] = event[found]
         enters = event[order].astype(np.int32)  # the event after which the column of who is needed begins
         before = pools.read(residents)
-        pools.touch(own, steps.touch_of(slice(begin, end)))
+        pools.touch(own, steps.touch_of(slice(begin, end), pools.columns))
         after = pools.read(touched)
         with np.errstate(all="ignore"):  # of columns at moments that are not theirs
             scores = pools.scored(list(map(_joined, before, after)), (count, width))
