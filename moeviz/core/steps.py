@@ -40,9 +40,18 @@ class Served:
 
 
 class Steps:
-    """The accesses of a trace under the rule and scope of some settings."""
+    """The accesses of a trace under the rule and scope of some settings.
 
-    def __init__(self, trace: Trace, known: Knowledge, settings: Settings) -> None:
+    labels: [pass, layer] what hits are counted apart by, from 0; None: the phase of the pass.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        known: Knowledge,
+        settings: Settings,
+        labels: Ints | None = None,
+    ) -> None:
         needs = trace.events()
         self.settings, self._needs = settings, needs
         self._experts, self._layers = trace.num_experts, trace.layers
@@ -58,7 +67,13 @@ class Steps:
         self._number = np.arange(count)
         self._weight = needs.weight
         self._next: Floats = known.future.next_uses()[0] if known.future else np.broadcast_to(np.inf, count)
-        self._pass_phase = trace.pass_phase
+        self._of_a_pass = labels is None  # all layers of a pass have one label
+        self._event_label: Ints = (
+            trace.pass_phase[needs.forward_pass].astype(np.intp)
+            if labels is None
+            else labels[needs.forward_pass, layer]
+        )
+        self.labels = 2 if labels is None else int(labels.max(initial=0)) + 1
         self._tokens = np.cumsum([tokens.stop - tokens.start for tokens in trace.passes()])
 
     # Columns of all accesses are made when they are asked for: those of a long trace leave the processor's
@@ -83,9 +98,9 @@ class Steps:
         return self._begin + self._number + 1
 
     @cached_property
-    def phase(self) -> NDArray[np.uint8]:
-        """PREFILL or DECODE of every access. [M]"""
-        return self._pass_phase[self._needs.forward_pass].take(self._event)
+    def label(self) -> Ints:
+        """What every access is counted under. [M]"""
+        return self._event_label.take(self._event)
 
     def _counted_down(self, begins: int, sizes: int) -> Floats:
         """begins x the first access of each event + sizes x the event's accesses - the access's number: the
@@ -131,18 +146,24 @@ class Steps:
         )
 
     def hits(self, pools: Pools) -> NDArray[np.int64]:
-        """Serves every event in pools of several slot counts, one after the other in `pools`. Hits by phase.
-        [slot count, phase]"""
+        """Serves every event in pools of several slot counts, one after the other in `pools`. Hits by
+        label. [slot count, label]"""
         copies = len(pools.slot_of) // (self._layers * self._experts)
-        found = np.zeros((copies, 2), np.int64)
+        found = np.zeros((copies, self.labels), np.int64)
         if pools.rows == 1:
-            found[0] = np.bincount(self.phase[self._one_pool(pools).slot >= 0], minlength=2)
+            found[0] = np.bincount(self.label[self._one_pool(pools).slot >= 0], minlength=self.labels)
             return found
         first, hits = [], []
         for index, before, *_ in self._walk(pools):
-            first.append(index.start if isinstance(index, slice) else index[0])
-            hits.append((before >= 0).sum(1))
-        np.add.at(found.T, self.phase[first], hits)
+            if self._of_a_pass:
+                first.append(index.start if isinstance(index, slice) else index[0])
+                hits.append((before >= 0).sum(1))
+                continue
+            here = self.label[index]
+            begins = np.flatnonzero(np.diff(here, prepend=-1))
+            np.add.at(found.T, here[begins], np.add.reduceat(before >= 0, begins, 1, np.int64).T)
+        if first:
+            np.add.at(found.T, self.label[first], hits)
         return found
 
     @property
