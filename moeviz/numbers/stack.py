@@ -23,6 +23,7 @@ from moeviz.core.steps import Steps
 HOLE = np.iinfo(np.int64).min  # the place of who was taken out of a stack
 LEAST = np.finfo(np.float64).min  # above the score of who was never used
 TOP = np.iinfo(np.int64).max  # who is needed now and stays at every slot count
+LAYERS = 6  # from which scores of a whole pass at once are quicker than those of an event
 Entry = tuple[float, float, int]  # score, last touch, place
 
 
@@ -136,10 +137,10 @@ def hits(depth: Ints, steps: Steps, counts: Ints) -> NDArray[np.int64]:
     return at.reshape(steps.labels, most).cumsum(1)[:, counts - 1].T
 
 
-def heaped(policy: Policy) -> bool:
-    """Whether `hits_of_one_pool` serves a policy."""
+def heaped(policy: Policy, layers: int) -> bool:
+    """Whether `hits_of_one_pool` serves a policy, for a model of so many MoE layers."""
     if not policy.steady:
-        return not policy.reads & BY_RESIDENCY
+        return layers >= LAYERS and not policy.reads & BY_RESIDENCY
     return policy.stack or (policy.reads <= BY_RESIDENCY and not policy.guarded)
 
 
