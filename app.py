@@ -1,6 +1,5 @@
 """moeviz in the browser: `streamlit run app.py`, or with policies of your own, `-- --policy path.py:name`."""
 
-import sys
 from pathlib import Path
 
 import streamlit as st
@@ -31,11 +30,10 @@ page = st.navigation(
     ],
     position="top",
 )
-if Path(sys.argv[0]).name == Path(__file__).name:  # else a test's own arguments
-    try:
-        own.register(sys.argv[1:])
-    except PolicyError as error:
-        st.error(show.plain(str(error)))
+try:
+    own.register(own.given())
+except PolicyError as error:
+    st.error(show.plain(str(error)))
 bar.draw(page.title)
 page.run()
 bar.say_what_did_not_fit()

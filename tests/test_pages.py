@@ -129,7 +129,7 @@ def test_a_link_sets_the_boards() -> None:
 def test_a_bad_link_falls_back_and_says_so(link: str) -> None:
     app = opened("stage", a=link)
     assert payload(app)["runs"][0]["policy"] == "lru"
-    assert not app.error
+    assert not app.error, texts(app.error)
 
 
 def test_a_link_never_runs_a_file(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def own_files(same_again: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     path = tmp_path / "mru.py"
     path.write_text("def mru(use, now):\n    'Most recently used leaves.'\n    return -use.last_touch\n")
     arguments = ["--policy", f"{path}:mru", "--prefetch", same_again]
-    monkeypatch.setattr("sys.argv", [str(ROOT / "app.py"), *arguments])
+    monkeypatch.setattr("sys.orig_argv", ["streamlit", "run", "app.py", "--", *arguments])
     yield f"{path}:mru"
     POLICIES.pop(f"{path}:mru", None)
 
@@ -178,7 +178,7 @@ def test_a_policy_that_the_app_was_started_with_stands_in_every_menu(own_files: 
 def test_the_app_says_what_it_cannot_start_with(
     arguments: list[str], said_of_it: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.argv", [str(ROOT / "app.py"), *arguments])
+    monkeypatch.setattr("sys.orig_argv", ["streamlit", "run", "app.py", "--", *arguments])
     app = opened("stage")
     assert said_of_it in texts(app.error)
     assert payload(app)["runs"]
@@ -258,7 +258,7 @@ def test_the_commands_shown_are_the_command_lines_own() -> None:
 def test_pages_open_on_every_sample(page: str, sample: str) -> None:
     app = opened(page, trace=f"sample: {sample}")
     assert app.selectbox(key="trace").value == f"sample: {sample}"
-    assert not app.error
+    assert not app.error, texts(app.error)
     assert not app.warning
 
 
@@ -364,11 +364,11 @@ def test_every_predictor_is_shown(prefetch: str) -> None:
     app = opened("timeline")
     app.selectbox(key="prefetch").select(prefetch).run()
     assert not app.exception
-    assert not app.error
+    assert not app.error, texts(app.error)
     turned(app, "prefetch")
     app.selectbox(key="predictor").select(prefetch).run()
     assert not app.exception
-    assert not app.error
+    assert not app.error, texts(app.error)
     assert "Of " in texts(app.caption)
 
 
@@ -388,7 +388,7 @@ def test_what_if_shows_every_policy(scope: str) -> None:
     app = opened("what_if", scope=scope)
     app.multiselect(key="policies").set_value([name for name in POLICIES if ".py:" not in name]).run()
     assert not app.exception
-    assert not app.error
+    assert not app.error, texts(app.error)
     assert "no policy can hit more than" in texts(app.caption)
 
 

@@ -8,6 +8,7 @@ registered, and opens nothing.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,12 @@ from moeviz.errors import PolicyError
 
 KINDS = {"--policy": load_policy, "--prefetch": load_predictor}
 USAGE = "Start the app as: streamlit run app.py -- --policy path.py:name --prefetch path.py:name"
+
+
+def given() -> list[str]:
+    """What stands after `--` on the command line of this process."""
+    line = sys.orig_argv  # sys.argv is changed while a page runs app.py around itself
+    return line[line.index("--") + 1 :] if "--" in line else []
 
 
 def register(arguments: Sequence[str]) -> None:
