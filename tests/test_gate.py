@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from moeviz.app.gate import COOKIE, MOST_BYTES, Gate, asked_for
-from moeviz.app.room import Hall
+from moeviz.app import own
+from moeviz.app.gate import COOKIE, MOST_BYTES, Gate, middleware
+from moeviz.app.room import HALL, Hall
 from moeviz.lessons import lessons
 
 HERE, THERE, OWN = "127.0.0.1", "192.168.7.31", "192.168.7.5"
@@ -222,10 +223,15 @@ def test_a_closed_room_counts_nothing_and_says_so(hall: Hall) -> None:
     assert json.loads(reply.body) == {"error": "The room is closed.", "closed": True}
 
 
-def test_the_flag_is_the_only_argument(capsys: pytest.CaptureFixture[str]) -> None:
-    assert asked_for(["--room"])
-    assert not asked_for([])
-    with pytest.raises(SystemExit) as ended:
-        asked_for(["--rooms"])
-    assert ended.value.code == 2
-    assert "--rooms" in capsys.readouterr().err
+def test_the_flag_lets_others_in_and_names_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    for line, admits in (
+        (["--", "--policy", "a.py:a", "--room"], True),
+        (["--", "--rooms"], False),
+        ([], False),
+    ):
+        monkeypatch.setattr("sys.orig_argv", ["streamlit", "run", "app.py", *line])
+        middleware()
+        assert HALL.admits is admits
+    monkeypatch.setattr("sys.orig_argv", ["app.py", "--", "--room", "--policy", "a.py:a"])
+    assert own.given() == ["--policy", "a.py:a"]
+    HALL.admits = False

@@ -11,16 +11,14 @@ and no model.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import hashlib
 import ipaddress
 import json
 import re
 import secrets
-import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
@@ -31,6 +29,7 @@ import streamlit as st
 from starlette.middleware import Middleware
 from streamlit.cli_util import open_browser
 
+from moeviz.app import own
 from moeviz.app.room import HALL, Hall
 
 COMMAND = "streamlit run app.py --server.address 0.0.0.0 -- --room"
@@ -58,16 +57,9 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-def asked_for(arguments: Iterable[str] | None = None) -> bool:
-    """Whether the server was started with --room. Ends with exit code 2 for arguments that mean nothing."""
-    parser = argparse.ArgumentParser("streamlit run app.py --", description="moeviz in the browser.")
-    parser.add_argument("--room", action="store_true", help="let a class in the same network predict")
-    return bool(parser.parse_args(sys.argv[1:] if arguments is None else list(arguments)).room)
-
-
 def middleware() -> list[Middleware]:
     """What `st.App` is to put before Streamlit; says to the hall what the command line says."""
-    HALL.admits = asked_for()
+    HALL.admits = own.ROOM in own.said()
     return [Middleware(Gate, hall=HALL)]
 
 
