@@ -7,7 +7,6 @@ options=Options()):
 
 from __future__ import annotations
 
-import copy
 import gc
 import platform
 import zlib
@@ -26,7 +25,7 @@ from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.engine import store
-from moeviz.engine.loader import Loaded, own
+from moeviz.engine.loader import Loaded, configuration, own
 from moeviz.engine.memory import lacking, resident_bytes, slot_bytes
 from moeviz.engine.records import ModelFacts, PassRecord, recording
 from moeviz.engine.session import Options, generate, only_the_last_logits
@@ -145,7 +144,7 @@ def reference(loaded: Loaded, trace: Trace, stop: Callable[[], bool] = lambda: F
     model: Any = type(loaded.model)
     model = model.from_pretrained(
         str(loaded.folder),
-        config=copy.deepcopy(loaded.model.config),  # of the text part, where the checkpoint holds more
+        config=configuration(loaded.folder)[0],  # of the text part, where the checkpoint holds more
         dtype=loaded.dtype,
         experts_implementation="eager",
         trust_remote_code=False,

@@ -21,9 +21,7 @@ from moeviz.errors import ModelError
 
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}  # of a run -> bytes of a weight
 PACKED = ("mxfp4", "fp8")  # quantisations whose packed values are understood
-KEPT_PACKED: frozenset[str] = (
-    frozenset()
-)  # those that the slow tier keeps packed: the loader unpacks all it stores
+KEPT_PACKED = frozenset(PACKED)  # those that the slow tier keeps packed; a slot unpacks them
 K_FIELDS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts", "moe_k")
 
 _ALONE = re.compile(r"(?P<block>.+)\.experts\.(?P<expert>\d+)\.(?P<part>.+)")
