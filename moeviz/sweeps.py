@@ -151,7 +151,7 @@ def work(path: str, settings: Settings, counts: Sequence[int]) -> list[Row]:
     if settings.prefetch == "none":
         found = curve(trace, settings, counts)
         for n, slots in enumerate(counts):
-            counted = _counted(found.hits[n].tolist(), found.accesses.tolist(), {}, trace.mean_bytes)
+            counted = _counted(found.hits[n].tolist(), found.accesses.tolist(), {}, trace.mean_copied)
             rows.append(about | chosen | {"slots": slots} | counted)
         return rows
     for slots in counts:
@@ -162,12 +162,12 @@ def work(path: str, settings: Settings, counts: Sequence[int]) -> list[Row]:
             about
             | chosen
             | {"slots": slots}
-            | _counted(hits, accesses, asdict(metrics.ledger(run)), trace.mean_bytes)
+            | _counted(hits, accesses, asdict(metrics.ledger(run)), trace.mean_copied)
         )
     return rows
 
 
-def _counted(hits: list[int], accesses: list[int], ledger: dict[str, Any], expert_bytes: int) -> Row:
+def _counted(hits: list[int], accesses: list[int], ledger: dict[str, Any], copied: int) -> Row:
     phase = DECODE if accesses[DECODE] else PREFILL
     misses = sum(accesses) - sum(hits)
     guesses = {
@@ -181,7 +181,7 @@ def _counted(hits: list[int], accesses: list[int], ledger: dict[str, Any], exper
         "hit_ratio": hits[phase] / accesses[phase],
         "misses": misses,
         **guesses,
-        "bytes_moved": (misses + guesses["guesses_issued"]) * expert_bytes,
+        "bytes_moved": (misses + guesses["guesses_issued"]) * copied,
     }
 
 

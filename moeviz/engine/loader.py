@@ -28,7 +28,7 @@ from moeviz.engine.cachefolder import SUFFIX, alone_at, cache_folder, make_room
 from moeviz.engine.checkpoint import check_files, check_report, named, needs_code, no_code
 from moeviz.engine.experts import Recipe, RecipeError, recipe_for, stacked
 from moeviz.engine.kinds import model_class, no_experts, no_folder, no_plain_weights, no_text_model, text_part
-from moeviz.engine.packing import LOSSLESS, Rounded, as_stored, rounded
+from moeviz.engine.packing import Rounded, as_stored, rounded
 from moeviz.engine.probe import Reached, Router, is_experts, probe
 from moeviz.engine.sources import LayerSources, Sources, load_dense
 from moeviz.engine.store import (
@@ -42,6 +42,7 @@ from moeviz.engine.store import (
     write_file,
 )
 from moeviz.errors import ModelError, StoreError
+from moeviz.numbers.lossy import LOSSLESS
 from moeviz.numbers.sizes import K_FIELDS
 
 transformers.utils.logging.set_verbosity_error()  # what matters is raised; progress is reported by `load`
@@ -126,7 +127,7 @@ def load(
     check: Callable[[int, int, int], None] = lambda layers, experts, k: None,
 ) -> Loaded:
     """Model from a folder or hub id. tier: disk or host; device: auto, cpu, cuda, ...; dtype: auto or a name
-    of DTYPES; experts: lossless, or the name of a rounding (`packing.EXPERTS`) that the slow tier keeps.
+    of DTYPES; experts: how the slow tier keeps them, a name of `lossy.EXPERTS`.
 
     `check` is given the number of MoE layers, of experts in each, and of experts chosen per token as soon as
     they are known, before anything is packed, so that settings that do not fit the model are refused early;
@@ -184,7 +185,7 @@ def load(
         experts=layout.experts,
         k=reached[0].k,
         store=store,
-        tier=measure(store),
+        tier=measure(store, on_host=known.device.type == "cpu"),
         device=known.device,
         dtype=known.dtype,
         context=int(getattr(known.config.get_text_config(), "max_position_embeddings", None) or 1_000_000),

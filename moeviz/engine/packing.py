@@ -20,8 +20,8 @@ import torch
 from moeviz.engine.sources import LayerSources
 from moeviz.engine.store import Layout, Packing, Row, Tensors
 from moeviz.errors import ModelError
+from moeviz.numbers.lossy import EXPERTS
 
-LOSSLESS = "lossless"
 _GROUP = 64  # weights that share a scale, in int4
 
 
@@ -109,9 +109,6 @@ class Rounded:
     def _range(self) -> tuple[int, int]:
         """The least and the largest value."""
         return -(1 << self._bits - 1), (1 << self._bits - 1) - 1
-
-
-EXPERTS = {LOSSLESS: 0, "int8": 8, "int4": 4}  # what may be asked for -> bits of a weight, 0: as it is
 
 
 def rounded(name: str) -> int:
