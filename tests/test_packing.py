@@ -11,15 +11,18 @@ from pathlib import Path
 import pytest
 import tiny_models
 import torch
+from transformers.integrations.finegrained_fp8 import Fp8Dequantize
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from moeviz import words
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
-from moeviz.engine import loader, measure
+from moeviz.engine import loader, measure, unpacking
 from moeviz.engine.loader import load
 from moeviz.engine.packing import Rounded, as_stored
 from moeviz.engine.session import Options
+from moeviz.engine.sources import same_bits
 from moeviz.engine.store import Row, aligned
 from moeviz.errors import ModelError
 from moeviz.files import headers
@@ -55,6 +58,8 @@ def test_a_packed_checkpoint_stays_packed_and_runs_to_the_bits_of_transformers(
             trace, run = measure.record(loaded, PROMPT, settings, GREEDY)
         assert logits == measure.reference(loaded, trace), (dtype, tier)
         assert (trace.expert_bytes, trace.link_bytes) == (layout.expert_bytes, layout.link_bytes)
+        assert layout.packing is not None
+        assert layout.packing._fast, "the quick way of unpacking is not taken"
         assert 1.5 * layout.link_bytes < layout.expert_bytes, "nothing is gained"
         (planned,) = {layer.moved for layer in sizes(headers.read(str(folder)), dtype).layers}
         assert planned == layout.link_bytes
@@ -101,6 +106,21 @@ def test_experts_that_cannot_be_unpacked_alone_are_kept_unpacked(tmp_path: Path)
         quantised, form, one_by_one = True, (), lambda self: False
 
     assert as_stored([Tied()], loaded.store.layout, loaded.model.config) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_every_byte_under_every_scale_is_unpacked_to_the_bits_of_transformers(dtype: torch.dtype) -> None:
+    blocks = torch.arange(256).byte().view(1, 1, 16, 16).expand(1, 256, 16, 16).contiguous()
+    scales = torch.arange(256).byte().view(1, 256, 1).expand(1, 256, 16).contiguous()
+    out = torch.empty(512, 256, dtype=dtype)
+    unpacking.mxfp4(blocks[0], scales[0], out)
+    assert same_bits(out, convert_moe_packed_tensors(blocks, scales, dtype=dtype)[0])
+
+    values = torch.arange(256).byte().repeat(64, 1).view(torch.float8_e4m3fn)
+    factors = 10 ** torch.linspace(-42, 34, 8 * 16).view(8, 16)
+    out = torch.empty(64, 256, dtype=dtype)
+    unpacking.fp8(values, factors, out)
+    assert same_bits(out, Fp8Dequantize(None)._dequantize_one(values, factors, dtype))
 
 
 # rounded

@@ -32,6 +32,7 @@ from moeviz.engine.loader import Loaded, configuration, own
 from moeviz.engine.memory import lacking, resident_bytes, slot_bytes
 from moeviz.engine.records import ModelFacts, PassRecord, recording
 from moeviz.engine.session import Options, Serving, generate, only_the_last_logits
+from moeviz.engine.sources import cast
 from moeviz.errors import ModelError
 from moeviz.numbers.lossy import Lossy, difference
 
@@ -116,9 +117,8 @@ def paced(loaded: Loaded, link: str) -> Loaded:
             f"A paced link copies into host memory, but the fast tier is {loaded.device}. Choose device cpu, "
             "or no link."
         )
-    return replace(
-        loaded, link=pace, tier=store.measure(loaded.store, pace, on_host=loaded.device.type == "cpu")
-    )
+    tier = store.measure(loaded.store, pace, on_host=loaded.device.type == "cpu")
+    return replace(loaded, link=pace, tier=tier)
 
 
 @contextmanager
@@ -161,6 +161,7 @@ def reference(loaded: Loaded, trace: Trace, stop: Callable[[], bool] = lambda: F
         trust_remote_code=False,
     )
     model = model.to(loaded.device).eval()
+    cast(model, {name: value.dtype for name, value in loaded.model.named_parameters()})
     own(model)
     # the logits are asked for as the run asks: other shapes may give other bits
     past, found = None, []

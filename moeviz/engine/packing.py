@@ -11,13 +11,15 @@ arithmetic is torchao's. Knows neither slots nor tiers.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from moeviz.engine.sources import LayerSources
+from moeviz.engine import unpacking
+from moeviz.engine.sources import LayerSources, same_bits
 from moeviz.engine.store import Layout, Packing, Row, Tensors
 from moeviz.errors import ModelError
 from moeviz.numbers.lossy import EXPERTS
@@ -28,10 +30,40 @@ _GROUP = 64  # weights that share a scale, in int4
 class AsStored:
     """Experts as their checkpoint holds them, quantised by whoever made it."""
 
-    def __init__(self, name: str, layer: LayerSources, sample: Tensors) -> None:
+    def __init__(self, name: str, layer: LayerSources, plain: Layout) -> None:
+        sample = layer.one(0)
         self.name = name
         self.tensors = {key: (tensor.dtype, tuple(tensor.shape)) for key, tensor in sample.items()}
-        self.unpack: Callable[[Tensors], Tensors] = layer.make
+        self._shapes, self._dtype = plain.shapes, plain.dtype
+        self._make: Callable[[Tensors], Tensors] = layer.make
+        self._fast = _same(self._make(sample), self._made_fast(sample))
+
+    def unpack(self, record: Tensors) -> Tensors:
+        """The parameters of an expert, on the device where its record is."""
+        made = self._made_fast(record) if self._fast else None
+        return self._make(record) if made is None else made
+
+    def _made_fast(self, record: Tensors) -> Tensors | None:
+        """What `LayerSources.make` makes, sooner; None where the tensors are not of a form that is known."""
+        found: dict[str, torch.Tensor] = {}
+        for name, shape in self._shapes.items():
+            parts = [tensor for key, tensor in record.items() if key.rpartition(".")[0] == name]
+            out = found[name] = torch.empty(shape, dtype=self._dtype, device=parts[0].device)
+            dtypes = [part.dtype for part in parts]
+            if dtypes == [torch.uint8, torch.uint8] and parts[0].dim() == 4:
+                unpacking.mxfp4(parts[0][0], parts[1][0], out)
+            elif dtypes[0::2] == [torch.float8_e4m3fn] * (len(parts) // 2) and len(parts) % 2 == 0:
+                at = 0
+                for values, scales in zip(parts[0::2], parts[1::2], strict=True):  # gate and up
+                    if values.dim() != 2 or scales.dim() != 2 or values.shape[1] % 2:
+                        return None
+                    unpacking.fp8(values, scales, out[at : at + len(values)])
+                    at += len(values)
+            elif len(parts) == 1 and parts[0].is_floating_point():
+                out.copy_(parts[0].view(shape))
+            else:
+                return None
+        return found
 
 
 def as_stored(layers: Sequence[LayerSources], plain: Layout, config: Any) -> Packing | None:
@@ -43,7 +75,7 @@ def as_stored(layers: Sequence[LayerSources], plain: Layout, config: Any) -> Pac
     first = layers[0]
     if not first.quantised or any(layer.form != first.form for layer in layers) or not first.one_by_one():
         return None
-    packing = AsStored(config.quantization_config["quant_method"], first, first.one(0))
+    packing = AsStored(config.quantization_config["quant_method"], first, plain)
     return packing if Row(packing.tensors).weights < plain.expert_bytes else None
 
 
@@ -111,6 +143,13 @@ class Rounded:
         return -(1 << self._bits - 1), (1 << self._bits - 1) - 1
 
 
+def _same(a: Tensors, b: Tensors | None) -> bool:
+    """Whether two ways of making an expert come to the same bits."""
+    if b is None or a.keys() != b.keys():
+        return False
+    return all(same_bits(tensor, b[name]) for name, tensor in a.items())
+
+
 def rounded(name: str) -> int:
     """Bits of the rounding that is asked for by name; 0: none. Raises ModelError."""
     if name not in EXPERTS:
@@ -120,6 +159,8 @@ def rounded(name: str) -> int:
 
 def _torchao() -> Any:
     """The arithmetic of rounding. Imported when it is used: that takes seconds."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # of kernels for machines that this is not
     try:
         from torchao.quantization import quant_primitives
     except ImportError:
@@ -127,6 +168,8 @@ def _torchao() -> Any:
             "Rounding experts needs the package torchao, which is not installed. Install it: "
             "pip install torchao"
         ) from None
+    finally:
+        logging.disable(before)
     return quant_primitives
 
 

@@ -184,7 +184,7 @@ class LayerSources:
             return False
         return all(
             both[name].shape == (2, *value.shape[1:])
-            and _same_bits(both[name], torch.stack([one[name] for one in each]))
+            and same_bits(both[name], torch.stack([one[name] for one in each]))
             for name, value in stacked(self._model.get_submodule(self.path)).items()
         )
 
@@ -268,7 +268,9 @@ def load_dense(
     ) -> tuple[Any, Any]:
         sources = Sources(model, files, how.weight_mapping or [], how.hf_quantizer)
         found.append(sources)
+        dtypes = {name: value.dtype for name, value in model.state_dict().items()}
         report, index = cls._load_pretrained_model(model, sources.dense, None, how, expected)
+        cast(model, dtypes)
         report.missing_keys -= expert_parameters(model) - sources.missing
         return report, index
 
@@ -290,7 +292,19 @@ def load_dense(
     return model, sources, report
 
 
-def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.dtype == b.dtype and torch.equal(
+def cast(model: nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:
+    """Gives parameters the dtypes that the model was made with.
+
+    Of an fp8 checkpoint transformers leaves what is not quantised in the checkpoint's own, so that a model in
+    another dtype does not run.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != (dtype := dtypes.get(name, parameter.dtype)):
+            parameter.data = parameter.data.to(dtype)
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors are of one dtype and shape and equal, a NaN too."""
+    return (a.dtype, a.shape) == (b.dtype, b.shape) and torch.equal(
         a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8)
     )
