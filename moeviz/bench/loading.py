@@ -13,7 +13,7 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +141,8 @@ def _fp8(name: str, tensor: Any) -> dict[str, Any]:
 
 
 Change = Callable[[str, Any], dict[str, Any]]
-KINDS: dict[
-    str, tuple[str, Change | None, dict[str, Any]]
-] = {  # architecture, packing, what config.json says
+# architecture, how it is packed, what config.json says of that
+KINDS: dict[str, tuple[str, Change | None, dict[str, Any]]] = {
     "one by one": ("Mixtral", None, {}),
     "stacked": ("GptOss", None, {}),
     "mxfp4": ("GptOss", _mxfp4, {"quant_method": "mxfp4"}),
@@ -151,7 +150,7 @@ KINDS: dict[
 }
 
 
-def loading() -> dict[str, float]:
+def loading(kinds: Sequence[str] = tuple(KINDS)) -> dict[str, float]:
     """Loading random models of 6 layers x 8 experts in float32 and a short run with 2 slots a layer, by how
     the checkpoint holds its experts: megabytes at the peak, over those of dense part, slots and one layer's
     experts, and what is written by a first load and a second.
@@ -160,7 +159,7 @@ def loading() -> dict[str, float]:
     no weights (Linux).
     """
     found: dict[str, float] = {}
-    for kind in KINDS:
+    for kind in kinds:
         with tempfile.TemporaryDirectory() as folder:
             dense, layer = _save(kind, Path(folder) / "large", HIDDEN, INNER)
             _save(kind, Path(folder) / "small", 128, 128)
