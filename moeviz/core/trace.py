@@ -138,14 +138,24 @@ class Trace:
         return layer_bytes(self.expert_bytes, self.layers)
 
     @property
+    def shape(self) -> tuple[int, int, int, ExpertBytes]:
+        """MoE layers, experts, k and bytes of an expert: what settings are checked against."""
+        return self.layers, self.num_experts, self.k, self.expert_bytes
+
+    @property
     def mean_bytes(self) -> int:
         """Bytes of one expert, the mean over layers; 0 where unknown."""
         return round(float(self.layer_bytes.mean()))
 
     @property
+    def copied_bytes(self) -> NDArray[np.int64]:
+        """Bytes that cross the link for one expert of each MoE layer, 0 where unknown. [L]"""
+        return layer_bytes(self.link_bytes or self.expert_bytes, self.layers)
+
+    @property
     def mean_copied(self) -> int:
         """Bytes that cross the link for one expert, the mean over layers; 0 where unknown."""
-        return round(float(layer_bytes(self.link_bytes or self.expert_bytes, self.layers).mean()))
+        return round(float(self.copied_bytes.mean()))
 
     @cached_property
     def _passes(self) -> list[slice]:
