@@ -270,7 +270,8 @@ def load_dense(
         found.append(sources)
         dtypes = {name: value.dtype for name, value in model.state_dict().items()}
         report, index = cls._load_pretrained_model(model, sources.dense, None, how, expected)
-        cast(model, dtypes)
+        if how.hf_quantizer is not None:
+            cast(model, dtypes)
         report.missing_keys -= expert_parameters(model) - sources.missing
         return report, index
 
@@ -293,14 +294,14 @@ def load_dense(
 
 
 def cast(model: nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:
-    """Gives parameters the dtypes that the model was made with.
+    """Gives parameters of 16 bits the dtypes that the model was made with.
 
     Of an fp8 checkpoint transformers leaves what is not quantised in the checkpoint's own, so that a model in
-    another dtype does not run.
+    another dtype does not run. What is kept in float32 on purpose stays.
     """
     for name, parameter in model.named_parameters():
-        if parameter.dtype != (dtype := dtypes.get(name, parameter.dtype)):
-            parameter.data = parameter.data.to(dtype)
+        if parameter.dtype in (torch.bfloat16, torch.float16):
+            parameter.data = parameter.data.to(dtypes.get(name, parameter.dtype))
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
