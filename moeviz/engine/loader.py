@@ -21,6 +21,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import cached_file
 
+from moeviz import words
 from moeviz.core.machines import Machine
 from moeviz.core.oracle import BUNDLED_NAME
 from moeviz.core.run import Tier
@@ -194,7 +195,8 @@ def load(
         notes=(*known.notes, *_notes(reached)),
     )
     if bits:
-        loaded = replace(loaded, rounding=experts, exact_store=lambda: _fill(filling, 0))
+        notes = (*loaded.notes, words.rounded(experts))
+        loaded = replace(loaded, rounding=experts, exact_store=lambda: _fill(filling, 0), notes=notes)
     progress(1.0, "; ".join(("ready", *loaded.notes)))
     return loaded
 
