@@ -166,7 +166,7 @@ def load(
         tier,
         progress,
     )
-    store = _guard(name, lambda: _fill(filling, bits))
+    store = _fill(filling, bits)
     progress(0.95, "measuring the slow tier")
     loaded = Loaded(
         name=known.name,
@@ -484,7 +484,7 @@ def _layers_of(filling: _Filling, packing: Any) -> Iterator[LayerOf]:
         if layer.form == alike or layer.one_by_one():
             yield _each(layer, packing)
         else:
-            yield _out_of(_whole(layer, filling.plain), packing)
+            yield _out_of(_whole(layer, filling), packing)
         filling.sources.let_go()
         filling.progress(0.3 + 0.6 * (number + 1) / len(filling.layers), "filling the slow tier")
 
@@ -505,9 +505,10 @@ def _out_of(whole: Mapping[str, torch.Tensor], packing: Any) -> LayerOf:
     return lambda expert: packing.pack({name: tensor[expert] for name, tensor in whole.items()})
 
 
-def _whole(layer: LayerSources, layout: Layout) -> dict[str, torch.Tensor]:
+def _whole(layer: LayerSources, filling: _Filling) -> dict[str, torch.Tensor]:
     """The stacked parameters of a layer. Raises ModelError where they are not as the configuration says."""
-    tensors = layer.whole()
+    layout = filling.plain
+    tensors: dict[str, torch.Tensor] = _guard(filling.known.name, layer.whole)
     short = [n for n, shape in layout.shapes.items() if tensors[n].shape != (layout.experts, *shape)]
     if short:
         raise ModelError(

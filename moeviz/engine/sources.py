@@ -272,7 +272,7 @@ def load_dense(
         report, index = cls._load_pretrained_model(model, sources.dense, None, how, expected)
         if how.hf_quantizer is not None:
             cast(model, dtypes)
-        report.missing_keys -= expert_parameters(model) - sources.missing
+        report.missing_keys -= expert_parameters(model)  # which of them are missing, `missing` says
         return report, index
 
     # a class of its own, so that nothing else that loads such a model meanwhile is changed
