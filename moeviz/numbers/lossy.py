@@ -1,6 +1,7 @@
 """What rounding a model's experts changes: the same text with and without, number by number.
 
-Knows no engine: whoever runs the text brings logits and choices.
+Knows no engine: whoever runs the text brings logits and choices. Imports no numpy: the command line's help
+names what is in EXPERTS.
 
     difference("int8", logits, exact_logits, experts, exact_experts).rerouted        # 0.012
 """
@@ -8,10 +9,11 @@ Knows no engine: whoever runs the text brings logits and choices.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 LOSSLESS = "lossless"
 EXPERTS = {LOSSLESS: 0, "int8": 8, "int4": 4}  # how the slow tier keeps experts -> bits of a weight; 0: as is
@@ -38,7 +40,7 @@ def difference(
     exact_experts: NDArray[np.integer[Any]],
 ) -> Lossy:
     """logits: [token, vocabulary]; experts: [token, layer, k], in any order."""
-    apart = np.abs(logits - exact_logits)
+    apart = abs(logits - exact_logits)
     kept = (experts[..., :, None] == exact_experts[..., None, :]).any(-1)
     return Lossy(
         name,
