@@ -15,7 +15,7 @@ import streamlit as st
 from moeviz import words
 from moeviz.app import bar, commands, jobs, kept, links, live, measure, show, traces
 from moeviz.app.asking import Ask
-from moeviz.app.stage import StageEvent, stage
+from moeviz.app.stage import StageEvent, stage, told
 from moeviz.charts.stage import stage_payload
 from moeviz.charts.stage.verdict import hit_verdict
 from moeviz.charts.stage.words import POLICY_NAMES, prefetch_name
@@ -32,6 +32,7 @@ TITLE = "Which cache suits this text?"
 LINKS = ("a", "b")  # names of the two boards' settings in the link
 BELOW, BELOW_WHILE_MEASURING = 12, 84  # px left free under the stage
 MOST_SLOTS = 64  # entries of the menu of slots
+QUICK = 20_000  # choices of a trace whose boards, stories and times are drawn together
 
 
 def pair(trace: Trace, own: Run | None, both: dict[str, Any]) -> list[Settings]:
@@ -79,6 +80,7 @@ def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str])
             st.rerun()
         if queued and job is not None and job.state != "queued":
             st.rerun()  # to look more often
+        _act(told("stage"), two, ask, baselines)  # before what it changes is drawn once more
         captured = job.recording() if job is not None and job.passes else None
         shown = here if captured is None else traces.Here(traces.LIVE, *captured)
         try:
@@ -89,6 +91,7 @@ def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str])
         if event.step is not None and job is None:
             traces.move(event.step)
         _act(event, two, ask, baselines)
+        _explain(shown, two, job)
 
     st.fragment(look, run_every=every)()
 
@@ -99,11 +102,12 @@ def _stage(here: traces.Here, two: list[Settings], job: Any) -> StageEvent:
     if here.name == traces.LIVE and going and here.run is not None:
         runs, parts, bound = [here.run, kept.replayed(trace, two[1])], [], None
     else:
-        parts = [kept.part(trace, one, measured) for one in two]
-        runs, bound = (
-            [kept.explained(trace, one).run for one in two],
-            kept.bound(trace, max(two, key=lambda one: one.slots)),
-        )
+        parts = [
+            kept.part(trace, one, measured) if _explained(trace, one) else kept.bare(trace, one)
+            for one in two
+        ]
+        runs = [kept.replayed(trace, one) for one in two]
+        bound = kept.bound(trace, max(two, key=lambda one: one.slots))
     changes = kept.changes(trace)
     said = live.in_words(job) if going else hit_verdict(trace, runs, changes) + _speed(two)
     payload = stage_payload(
@@ -128,6 +132,23 @@ def _stage(here: traces.Here, two: list[Settings], job: Any) -> StageEvent:
         presenter=st.session_state.presenter,
         below=BELOW_WHILE_MEASURING if busy else BELOW,
     )
+
+
+def _explained(trace: Trace, settings: Settings) -> bool:
+    """Whether a board is drawn with its stories and times at once: they take longer than the boards."""
+    quick = trace.experts.size <= QUICK
+    return quick or (trace.digest, settings) in st.session_state.setdefault("explained", set())
+
+
+def _explain(here: traces.Here, two: list[Settings], job: Any) -> None:
+    """Of a long trace, once the boards stand: their stories and times, and the stage again with them."""
+    trace = served(here.trace, two[0])
+    new = [] if job is not None else [one for one in two if not _explained(trace, one)]
+    for one in new:
+        kept.part(trace, one, _measured(here))
+        st.session_state.explained.add((trace.digest, one))
+    if new:
+        st.rerun()
 
 
 def _job(name: str) -> Any:

@@ -196,6 +196,7 @@ def run_part(run: Run, measured: Sequence[Run] = (), explainer: Explainer | None
         "start": {"layer": packed(run.start.layer), "expert": packed(run.start.expert)},
         "times": times_of(run, measured),
         "story": None if explainer is None else stories_of(explainer),
+        "soon": False,  # whether a host brings story and times later
     }
 
 

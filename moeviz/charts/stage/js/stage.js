@@ -91,6 +91,7 @@ class Stage extends Player {
       this.sizes?.observe(board.canvas)
       this.pair.append(board.root)
     }
+    if (this.apart && !runs.every((run) => run.clock.wall)) this.stop()
     runs.forEach((run, i) => this.boards[i].take(run))
     this.differing = runs.length > 1 ? differences(runs[0], runs[1]) : new Float64Array(0)
     this.root.classList.toggle("single", runs.length < 2)
@@ -294,6 +295,7 @@ class Stage extends Player {
     }
     this.pictures++
     this.firstPicture ??= performance.now() // ms since the page was opened
+    this.root.dataset.runs = this.model.payload.id
     this.root.dataset.pass = this.pass
     this.root.dataset.pictures = this.pictures
   }
