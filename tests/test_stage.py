@@ -16,7 +16,6 @@ from conftest import make_trace, random_trace
 import moeviz
 from moeviz.charts.stage import payload, stage, stage_html, stage_payload
 from moeviz.charts.stage.packing import packed, pairs_of_bits
-from moeviz.charts.stage.verdict import hit_verdict
 from moeviz.cli.main import main
 from moeviz.core.replay import replay
 from moeviz.core.run import HIT, MISS
@@ -25,6 +24,7 @@ from moeviz.errors import StageError
 from moeviz.files import moetrace
 from moeviz.numbers.explain import Explainer
 from moeviz.numbers.subject import subject_changes
+from moeviz.words import hit_verdict
 
 TYPES = {"u8": "<u1", "i8": "<i1", "u16": "<u2", "i16": "<i2", "u32": "<u4", "i32": "<i4", "f32": "<f4"}
 SUBJECT = "change-of-subject"

@@ -60,6 +60,11 @@ def draw(page: str) -> None:
             traces.show(named)  # a link from another page names it; the picker alone would keep its own
     state.setdefault("linked", dict(st.query_params))
     links.restore()
+    if (linked := links.get("presenter")) not in ("", "true"):
+        st.toast(
+            plain(f"The link says presenter={linked[:40]}, which is neither true nor left out; it is off.")
+        )
+        links.put("presenter", "")
     state.setdefault("presenter", links.get("presenter") == "true")
     jobs.sit_down()
     st.html(STYLE + (PRESENTER if state.presenter else ""))

@@ -17,8 +17,6 @@ from moeviz.app import bar, commands, jobs, kept, links, live, measure, show, tr
 from moeviz.app.asking import Ask
 from moeviz.app.stage import StageEvent, stage, told
 from moeviz.charts.stage import stage_payload
-from moeviz.charts.stage.verdict import hit_verdict
-from moeviz.charts.stage.words import POLICY_NAMES, prefetch_name
 from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.replay import served
@@ -41,18 +39,30 @@ def pair(trace: Trace, own: Run | None, both: dict[str, Any]) -> list[Settings]:
     """
     scope = str(both.get("scope", "layer"))
     slots = traces.slots_for(trace, own, scope)
+    try:
+        _checked(Settings(**{**both, "slots": slots}), trace)
+    except MoevizError as error:
+        st.toast(show.plain(f"What both boards are to share does not fit this trace: {error}"))
+        both, slots = {}, traces.slots_for(trace, own)
     found = []
     for link, policy in zip(LINKS, ("lru", "lfu"), strict=True):
         first = Settings(**{**both, "policy": policy, "slots": slots})
         try:
-            chosen = _linked(links.get(link), first)
-            chosen = chosen if chosen.needs_calibration else replace(chosen, calibration="")
-            chosen.check(trace.layers, trace.num_experts, trace.k)
+            chosen = _checked(_linked(links.get(link), first), trace)
         except MoevizError as error:
             st.toast(show.plain(f"Board {link.upper()} falls back to {first.policy}: {error}"))
             chosen = replace(first, calibration="")
             links.put(link, "")
         found.append(chosen)
+    return found
+
+
+def _checked(found: Settings, trace: Trace) -> Settings:
+    """The settings, without a calibration that nothing reads. Raises MoevizError where the trace's model
+    cannot run under them.
+    """
+    found = found if found.needs_calibration else replace(found, calibration="")
+    found.check(trace.layers, trace.num_experts, trace.k, trace.expert_bytes)
     return found
 
 
@@ -109,7 +119,7 @@ def _stage(here: traces.Here, two: list[Settings], job: Any) -> StageEvent:
         runs = [kept.replayed(trace, one) for one in two]
         bound = kept.bound(trace, max(two, key=lambda one: one.slots))
     changes = kept.changes(trace)
-    said = live.in_words(job) if going else hit_verdict(trace, runs, changes) + _speed(two)
+    said = live.in_words(job) if going else words.hit_verdict(trace, runs, changes) + _speed(two)
     payload = stage_payload(
         trace,
         runs,
@@ -163,7 +173,8 @@ def _seek(trace: Trace, follows: bool) -> dict[str, int] | None:
     state, last = st.session_state, len(trace.passes()) - 1
     if not follows:
         if "seek" not in state:
-            state.seek = {"step": traces.cursor(last)} if links.get("step") else None
+            step = traces.cursor(last) if links.get("step") else None
+            state.seek = {"step": step, **state.pop("asked", {})} if step is not None else None
         return state.seek
     cursor = (state.get("stage") or {}).get("cursor") or {}
     back = cursor.get("pass", last) < state.get("followed", 0) - 2 and cursor.get("pass", 0) > 0
@@ -190,7 +201,7 @@ def _speed(two: list[Settings]) -> str:
     if any(one not in found for one in two):
         return ""
     first, second = (metrics.repeated(found[one]) for one in two)
-    told = words.speed_verdict(two[1].label, first, second)
+    told = words.speed_verdict(words.setting_names(two)[1], first, second)
     return f" Measured {told}."
 
 
@@ -201,9 +212,9 @@ def _menus(trace: Trace, scope: str) -> dict[str, list[tuple[str | int, str]]]:
     slots = sorted({*range(trace.k, most + 1, every), most})
     guessing = [name for name, one in PREDICTORS.items() if trace.lookaheads or "routers" not in one.needs]
     return {
-        "policy": [(name, POLICY_NAMES.get(name, name)) for name in _policies(trace)],
+        "policy": [(name, words.policy_name(name)) for name in _policies(trace)],
         "slots": [(count, f"{count} slots") for count in slots],
-        "prefetch": [(name, prefetch_name(name)) for name in guessing],
+        "prefetch": [(name, words.prefetch_name(name)) for name in guessing],
     }
 
 

@@ -101,8 +101,8 @@ def stage(
 
 
 def told(key: str) -> StageEvent:
-    """What the user of the stage of this key did, as `stage` returns it, before it is drawn: whoever acts on it at
-    once need not draw what is about to change.
+    """What the user of the stage of this key did, as `stage` returns it, but before it is drawn: whoever acts
+    on it need not draw first what is about to change.
     """
     state = st.session_state.get(key) or {}
     cursor = state.get("cursor")

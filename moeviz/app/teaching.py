@@ -17,8 +17,6 @@ import streamlit as st
 from moeviz.app import components, kept, links, show, traces
 from moeviz.app.stage import stage
 from moeviz.charts.stage import stage_payload
-from moeviz.charts.stage.verdict import hit_verdict
-from moeviz.charts.stage.words import policy_name
 from moeviz.core.run import Run
 from moeviz.core.trace import Trace
 from moeviz.lessons import (
@@ -36,6 +34,7 @@ from moeviz.lessons import (
 )
 from moeviz.lessons.made_up import Recipe
 from moeviz.lessons.progress import Progress, parse, record
+from moeviz.words import hit_verdict, policy_name
 
 LINK = "progress"  # its name in the link
 SEEN = "?"  # a prediction that a link remembers only as right or wrong
@@ -74,7 +73,12 @@ def choose() -> Lesson:
     state, found, several = st.session_state, progress(), lessons()
     linked = links.get("lesson")
     if state.get("lesson") not in range(len(several)):
-        state.lesson = int(linked) if linked in map(str, range(len(several))) else 0
+        known = linked in map(str, range(len(several)))
+        if linked and not known:
+            st.toast(
+                show.plain(f"The link names lesson {linked[:40]}, which there is not. The first is shown.")
+            )
+        state.lesson = int(linked) if known else 0
     marks = {None: "", True: " ✓", False: " ✗"}
     with st.container(horizontal=True, vertical_alignment="center"):
         title = st.container(width="content")

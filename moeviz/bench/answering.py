@@ -26,11 +26,13 @@ _CHANGE = """async (root, value) => {
   select.value = value
   const start = performance.now()
   select.dispatchEvent(new Event("change"))
-  while (root.dataset.runs === before && performance.now() - start < 60000) await new Promise(requestAnimationFrame)
+  while (root.dataset.runs === before && performance.now() - start < 60000)
+    await new Promise(requestAnimationFrame)
   return performance.now() - start
 }"""
 _TURN = """async ([name, there]) => {
-  const link = [...document.querySelectorAll("[data-testid=stTopNavLink]")].find((one) => one.innerText === name)
+  const links = [...document.querySelectorAll("[data-testid=stTopNavLink]")]
+  const link = links.find((one) => one.innerText === name)
   const found = (root) => [...root.querySelectorAll("*")].some((one) =>
     one.matches(there) || (one.shadowRoot && found(one.shadowRoot)))
   const start = performance.now()

@@ -54,9 +54,7 @@ class Eviction:
     speculative: bool
     residents: tuple[Resident, ...]  # of the pool, the first to leave first
     belady: tuple[int, int]  # (layer, expert) that the bound would have dropped
-    regret: (
-        int | None
-    )  # forward passes by which the victim comes back before belady's would; 0: within one; None: would never have
+    regret: int | None  # forward passes by which belady's comes back later, 0: none; None: it never does
     sentence: str
 
     @property
