@@ -221,12 +221,16 @@ def test_the_verdict_is_the_difference_of_hit_ratios() -> None:
     )
 
 
-def test_boards_of_one_policy_are_told_apart() -> None:
+def test_boards_are_named_by_what_tells_them_apart() -> None:
     trace = random_trace(3)
     settings = [Settings("lfu", 3), Settings("lfu", 4, prefetch="oracle"), Settings("lru", 3)]
     runs = [replay(trace, one) for one in settings]
     names = [part["name"] for part in stage_payload(trace, runs)["runs"]]
-    assert names == ["LFU (counts kept, 3 slots, no pre-fetch)", "LFU (counts kept, 4 slots, oracle)", "LRU"]
+    assert names == [
+        "LFU (counts kept, 3 slots, no pre-fetch)",
+        "LFU (counts kept, 4 slots, oracle)",
+        "LRU (3 slots, no pre-fetch)",
+    ]
     assert hit_verdict(trace, runs, []).startswith(names[1])
 
 

@@ -25,7 +25,6 @@ from moeviz.core.settings import DEFAULTS, KINDS, SCOPES, SETTINGS, WARM, Settin
 from moeviz.core.trace import MAX_LOOKAHEAD, Trace
 from moeviz.errors import MoevizError
 from moeviz.files.moetrace import sample_names
-from moeviz.words import policy_name
 
 LABELS = {
     "policy": "Policy",
@@ -44,7 +43,7 @@ LABELS = {
 FIELDS = [name for name in SETTINGS if name not in ("seed", "baseline")]
 RULES = ["pinned", "one-by-one", "batch:4", "batch:16"]
 EXPLAINED: dict[str, dict[str, str]] = {
-    "policy": {policy_name(name): one.text for name, one in POLICIES.items()},
+    "policy": {name: one.text for name, one in POLICIES.items()},
     "prefetch": {name: (one.text.splitlines() or [""])[0] for name, one in PREDICTORS.items()},
     "scope": dict(SCOPES),
     "warm": WARM,
@@ -123,14 +122,8 @@ class SettingsForm:
             return st.text_input(label, first, **bound)
         if KINDS[field] is str:
             options = list(about.known or ())
-            named: dict[str, Any] = {"format_func": policy_name} if field == "policy" else {}
             return st.selectbox(
-                label,
-                options,
-                options.index(first),
-                width=_px(WIDTHS.get(field, "stretch")),
-                **named,
-                **bound,
+                label, options, options.index(first), width=_px(WIDTHS.get(field, "stretch")), **bound
             )
         least, most = self._range(field)
         if field == "slots" and self.scope == "model":

@@ -169,8 +169,9 @@ class Stage extends Player {
   layout() {
     this.tall = window.innerHeight
     const wide = this.root.clientWidth
-    const kind = wide < 640 ? "phone" : wide < 960 ? "narrow" : "wide"
+    const kind = wide < 640 ? "phone" : wide < 760 ? "narrow" : "wide"
     const classes = this.root.classList
+    classes.toggle("slim", kind === "wide" && wide < 960) // beside a lesson's text
     for (const name of ["phone", "narrow", "wide"]) classes.toggle(name, name === kind)
     classes.toggle("presenter", this.presenter)
     classes.toggle("titled", Boolean(this.model.payload.title || this.model.payload.verdict))
