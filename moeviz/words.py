@@ -249,7 +249,9 @@ def setting_names(several: Sequence[Settings]) -> list[str]:
     caches = [parts for parts, one in zip(told, several, strict=True) if not one.baseline]
     names = []
     for one, parts in zip(several, told, strict=True):
-        extra = [text for at, text in enumerate(parts) if text and len({other[at] for other in caches} - {""}) > 1]
+        extra = [
+            text for at, text in enumerate(parts) if text and len({other[at] for other in caches} - {""}) > 1
+        ]
         name = setting_name(one)
         if extra and not one.baseline:
             begins = name.removesuffix(")") + (", " if name.endswith(")") else " (")

@@ -36,6 +36,12 @@ from moeviz.lessons.made_up import Recipe
 from moeviz.lessons.progress import Progress, parse, record
 from moeviz.words import hit_verdict, policy_name
 
+STYLE = """<style>
+@media (min-width: 900px) {
+  .st-key-lesson-text { max-height: calc(100vh - 15.5rem); overflow-y: auto; }
+  .st-key-lesson-text > * { flex-shrink: 0; }
+}
+</style>"""  # a long text moves by itself; the stage beside it and the buttons under it stay
 LINK = "progress"  # its name in the link
 SEEN = "?"  # a prediction that a link remembers only as right or wrong
 
@@ -95,6 +101,7 @@ def choose() -> Lesson:
         downloads()
     one = several[int(number or 0)]
     links.put("lesson", str(one.number))
+    st.html(STYLE)
     title.title(f"{one.number}. {one.title}", anchor=False)
     return one
 
@@ -164,7 +171,7 @@ def _asked(kind: Choice | Guess, number: int) -> float | None:
 
 
 def explain(one: Lesson, given: float | str) -> None:
-    """Draws what came out, why, and where to go on."""
+    """Draws what came out, and why."""
     answer = answered(one.number)
     right = f"**{show.plain(one.predict.text(answer.right))}**"
     if isinstance(given, str):
@@ -178,6 +185,10 @@ def explain(one: Lesson, given: float | str) -> None:
             st.markdown(show.plain(said.text))
     if answer.picture is not None:
         picture(answer.picture, f"why-{one.number}")
+
+
+def onward(one: Lesson) -> None:
+    """Draws where to go on."""
     with st.container(horizontal=True):
         if one.number + 1 < len(lessons()):
             st.button("Next lesson", key="next", type="primary", on_click=_next, args=(one.number + 1,))

@@ -210,8 +210,8 @@ def cursor(last: int) -> int:
 
 
 def open_stage(step: int, layer: int, expert: int, settings: Settings) -> None:
-    """Opens the stage at a forward pass, there with the expert selected, or the one worth telling where it is
-    below 0. Its first board takes policy, slots and pre-fetch of `settings`, where the slots are each layer's.
+    """Opens the stage at a forward pass, there with the expert selected, or, below 0, the one worth telling.
+    Its first board takes policy, slots and pre-fetch of `settings`, where the slots are each layer's.
     """
     move(step)
     if settings.scope == "layer" and not settings.budget:

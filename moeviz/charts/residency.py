@@ -31,8 +31,8 @@ LEGEND = (
     "Pale: not there."
 ).format_map(SIGNS)
 MORE = (
-    "Dark: leaves in this pass. Under the text a line where most of what a token needs was there, dashes where "
-    "some was, dots where little."
+    "Dark: leaves in this pass. Under the text a line where most of what a token needs was there, dashes "
+    "where some was, dots where little."
 )
 PAPER_LEGEND = (
     "As in the paper. Light blue: {resident}. ● purple: {hit}. ✕ red: {miss}. White: not there. ◐ {late}. "
@@ -211,7 +211,7 @@ def _selectable(figure: go.Figure, run: Run, texts: Sequence[str], pooled: bool)
         where[1] * height + middle,
         [
             f"pass {n}, “{style.short(texts[n], 24)}”: layer {at}, {count[n, at]} missed"
-            for n, at in zip(*where, strict=True)
+            for n, at in zip(where[0].tolist(), where[1].tolist(), strict=True)
         ],
     )
     if 0 < missed <= MOST_MARKS:
@@ -221,7 +221,7 @@ def _selectable(figure: go.Figure, run: Run, texts: Sequence[str], pooled: bool)
             layer if pooled else layer * run.experts + expert,
             [
                 f"pass {n}, “{style.short(texts[n], 24)}”: layer {at}, expert {one} missed"
-                for n, at, one in zip(step, layer, expert, strict=True)
+                for n, at, one in zip(step.tolist(), layer.tolist(), expert.tolist(), strict=True)
             ],
         )
 

@@ -83,7 +83,8 @@ class Chosen:
     @property
     def regretted(self) -> NDArray[np.bool_]:
         """As Eviction.regretted. [N]"""
-        return self.belady != self.cell[self.first[:-1]]
+        found: NDArray[np.bool_] = self.belady != self.cell[self.first[:-1]]
+        return found
 
 
 class Explainer:
@@ -203,7 +204,7 @@ class Explainer:
         load = int(chosen.load[number])
         rows = slice(int(chosen.first[number]), int(chosen.first[number + 1]))
         residents = tuple(
-            Resident(*divmod(cell, experts), score, STATUS[status], _known(last), _known(following))
+            Resident(cell // experts, cell % experts, score, STATUS[status], _known(last), _known(following))
             for cell, score, status, last, following in zip(
                 chosen.cell[rows].tolist(),
                 chosen.score[rows].tolist(),
