@@ -14,7 +14,7 @@ import streamlit as st
 from conftest import odd_traces, random_trace
 from streamlit.testing.v1 import AppTest
 
-from moeviz.app import commands, machines
+from moeviz.app import boards, commands, machines
 from moeviz.app.asking import PRESETS
 from moeviz.core.policies import POLICIES
 from moeviz.core.run import Run
@@ -101,6 +101,21 @@ def test_the_stage_opens_on_lru_against_lfu_with_a_verdict() -> None:
     assert [run["label"] for run in shown["runs"]] == ["lru, 4 slots", "lfu, 4 slots"]
     assert "LRU hits 3.6 points more" in shown["verdict"]
     assert [one["label"] for one in shown["actions"]] == ["Run it live", "Measure"]
+
+
+def test_a_long_trace_has_its_boards_first_and_then_their_stories(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[list[bool]] = []
+    monkeypatch.setattr(boards, "QUICK", 0)
+    whole = boards.stage_payload
+
+    def noting(*given: Any, **more: Any) -> dict[str, Any]:
+        drawn.append([part["story"] is None for part in more["parts"]])
+        return whole(*given, **more)
+
+    monkeypatch.setattr(boards, "stage_payload", noting)
+    opened("stage")
+    assert drawn[0] == [True, True]
+    assert drawn[-1] == [False, False]
 
 
 def test_the_prompt_agrees_with_the_trace() -> None:

@@ -241,6 +241,7 @@ def test_equal_runs_make_no_winner() -> None:
     ]  # slots = k: all policies are equal
     assert hit_verdict(trace, runs, []).startswith("LRU and LFU (counts kept) hit alike")
     assert hit_verdict(trace, runs[:1], []) == ""
+    assert hit_verdict(trace, [runs[0], runs[0]], []) == "Both are set alike."
 
 
 def test_a_sample_is_one_small_page_without_addresses() -> None:
