@@ -317,7 +317,7 @@ def test_every_lesson_is_one_screen(page: Page, app: str) -> None:
             parts = [
                 stage.locator(part) for part in (".strip", ".board.a", ".curves", ".transport", ".story")
             ]
-            parts.append(page.get_by_role("button", name="Predict again"))
+            parts.append(page.locator(".st-key-lesson-onward"))
             for part in parts:
                 expect(part).to_be_in_viewport(ratio=0.99)
             ended = "document.querySelector('[data-testid=stMain]')"

@@ -185,16 +185,17 @@ def explain(one: Lesson, given: float | str) -> None:
             st.markdown(show.plain(said.text))
     if answer.picture is not None:
         picture(answer.picture, f"why-{one.number}")
+    # in what moves, so that a keyboard reaches it
+    st.button("Predict again", key="again", type="tertiary", on_click=_again, args=(one.number,))
 
 
 def onward(one: Lesson) -> None:
     """Draws where to go on."""
-    with st.container(horizontal=True):
+    with st.container(key="lesson-onward", horizontal=True):
         if one.number + 1 < len(lessons()):
             st.button("Next lesson", key="next", type="primary", on_click=_next, args=(one.number + 1,))
         to = one.try_it
         st.page_link(f"pages/{to.page}.py", label=to.label, icon=":material/tune:", query_params=to.link)
-        st.button("Predict again", key="again", type="tertiary", on_click=_again, args=(one.number,))
 
 
 def _next(number: int) -> None:
