@@ -147,6 +147,24 @@ def test_a_bad_link_falls_back_and_says_so(link: str) -> None:
     assert not app.error
 
 
+def test_bad_values_of_the_cursor_and_of_presenter_mode_are_said_and_leave_the_link() -> None:
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=WAIT)
+    app.query_params["step"], app.query_params["presenter"] = "abc", "maybe"
+    app.run()
+    told = texts(app.toast)
+    assert "step=abc, which is no forward pass" in told
+    assert "presenter=maybe" in told
+    assert not {"step", "presenter"} & set(app.query_params)
+
+
+def test_a_budget_that_holds_too_few_experts_falls_back_and_says_so() -> None:
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=WAIT)
+    app.query_params["budget_both"] = "1000000"
+    app.run()
+    assert "too small" in texts(app.toast)
+    assert [run["label"] for run in payload(app)["runs"]] == ["lru, 4 slots", "lfu, 4 slots"]
+
+
 def test_a_link_never_runs_a_file(tmp_path: Path) -> None:
     evil = tmp_path / "evil.py"
     evil.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
