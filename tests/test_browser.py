@@ -300,8 +300,7 @@ def test_a_lesson_is_predicted_by_key_revealed_on_one_screen_kept_and_tried(page
 def test_every_lesson_is_one_screen(page: Page, app: str) -> None:
     """On a projector and on a laptop: the stage is whole, text and buttons are beside it, nothing scrolls."""
     page.set_viewport_size({"width": 1280, "height": 720})
-    page.goto(f"{app}/lessons?lesson=0")
-    expect(page.get_by_role("radiogroup", name="Lesson")).to_be_visible()
+    turn(page, "Lessons")
     for number in range(9):
         page.get_by_role("radio", name=re.compile(rf"^{number}\b")).click()
         settle(page)

@@ -38,10 +38,12 @@ from moeviz.words import hit_verdict, policy_name
 
 STYLE = """<style>
 @media (min-width: 900px) {
-  .st-key-lesson-text { max-height: calc(100vh - 15.5rem); overflow-y: auto; }
+  .st-key-lesson-text { max-height: calc(100vh - 17.5rem); overflow-y: auto; }
   .st-key-lesson-text > * { flex-shrink: 0; }
 }
+@media (max-width: 1400px) { .stMainBlockContainer h1 { font-size: 1.3rem; } }
 </style>"""  # a long text moves by itself; the stage beside it and the buttons under it stay
+BELOW = 34  # px left free under the stage: the page's own margin, so that nothing scrolls
 LINK = "progress"  # its name in the link
 SEEN = "?"  # a prediction that a link remembers only as right or wrong
 
@@ -254,7 +256,7 @@ def reveal(shown: Shown) -> None:
         title=shown.title,
         verdict=hit_verdict(trace, runs, changes),
     )
-    stage(payload, "lesson-stage", seek=shown.seek(), presenter=st.session_state.presenter)
+    stage(payload, "lesson-stage", seek=shown.seek(), presenter=st.session_state.presenter, below=BELOW)
 
 
 def sliders() -> Shown:
