@@ -233,7 +233,7 @@ def policy_name(name: str) -> str:
 
 def prefetch_name(name: str) -> str:
     """What a predictor is called in a menu."""
-    return "no pre-fetch" if name == "none" else f"pre-fetch: {name}"
+    return "no pre-fetch" if name == "none" else f"pre-fetch: {name.rpartition(':')[2]}"
 
 
 def setting_name(found: Settings) -> str:

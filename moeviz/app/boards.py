@@ -67,10 +67,11 @@ def _checked(found: Settings, trace: Trace) -> Settings:
 
 
 def _linked(text: str, first: Settings) -> Settings:
-    """Settings from the link. Raises SettingsError; a policy of a file never comes from a link."""
+    """Settings from the link. Raises SettingsError; no file that a link names is opened."""
     parts = dict(item.partition("=")[::2] for item in text.split(",") if item)
-    if parts.get("policy", "lru") not in POLICIES or ".py" in parts.get("policy", ""):
-        raise SettingsError(f"policy {parts['policy'][:40]!r} is not known.")
+    for name, known in (("policy", POLICIES), ("prefetch", PREDICTORS)):
+        if parts.get(name, "none" if name == "prefetch" else "lru") not in known:
+            raise SettingsError(f"{name} {parts[name][:40]!r} is not known.")
     given = {name: value for name, value in parts.items() if name in ("policy", "slots", "prefetch")}
     return Settings.parse(",".join(f"{n}={v}" for n, v in given.items()), **first.to_dict())
 
@@ -219,12 +220,8 @@ def _menus(trace: Trace, scope: str) -> dict[str, list[tuple[str | int, str]]]:
 
 
 def _policies(trace: Trace) -> list[str]:
-    """Those that the trace can be replayed under, files of users aside."""
-    return [
-        name
-        for name, one in POLICIES.items()
-        if ".py:" not in name and (trace.weights is not None or "weights" not in one.needs)
-    ]
+    """Those that the trace can be replayed under."""
+    return [name for name, one in POLICIES.items() if trace.weights is not None or "weights" not in one.needs]
 
 
 def _actions(going: bool) -> list[dict[str, str]]:
