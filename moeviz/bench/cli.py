@@ -178,13 +178,15 @@ def bench_soak(sessions: int, pause: float, runs: int) -> None:
     help="Played in each round.",
 )
 def bench_stage(repeats: int, seconds: float) -> None:
-    """Pictures per second of the stage while it plays, key to picture, file to first picture (needs
-    Chromium).
+    """Pictures per second of the stage while it plays, key to picture, file to first picture; then how soon
+    the app answers: first picture, changed boards, another page (needs Chromium).
     """
+    from moeviz.bench.answering import answering
     from moeviz.bench.stage import stage
 
     with refusing():
         show(stage(seconds, repeats))
+        show(answering(repeats))
 
 
 def show(values: Mapping[str, Any]) -> None:
