@@ -7,7 +7,7 @@ from dataclasses import replace
 import streamlit as st
 
 from moeviz import words
-from moeviz.app import bar, forms, kept, machines, others, planning, show, traces
+from moeviz.app import bar, forms, kept, machines, others, own, planning, show, traces
 from moeviz.charts import curves, times
 from moeviz.core.policies import POLICIES
 from moeviz.core.settings import ITSELF, Settings
@@ -22,7 +22,7 @@ st.title("How many slots, which policy, which machine?", anchor=False)
 if traces.counted() is not None:
     planning.section(None, None)
 here = traces.here()
-_, trace, own = here
+_, trace, run = here
 scope = st.session_state.get("scope", "layer")
 counts = slot_counts(trace, scope)
 with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -30,6 +30,7 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
         "Policies",
         list(POLICIES),
         ["lru", "lfu", "belady"],
+        format_func=own.short,
         key="policies",
         bind="query-params",
         width=420,
@@ -39,12 +40,12 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
         "Slots per layer" if scope == "layer" else "Slots in all",
         "at",
         counts,
-        traces.slots_for(trace, own, scope),
+        traces.slots_for(trace, run, scope),
     )
-    place = machines.pick(trace, own)
+    place = machines.pick(trace, run)
     with forms.drawer(scope="layer", published=others.first(trace, scope)):
         laid = others.choose(trace, scope)
-        size = machines.expert_size(trace, own)
+        size = machines.expert_size(trace, run)
         machines.check()
 if not policies:
     st.info("Choose a policy.")
@@ -67,7 +68,7 @@ with right:
     if place is None or not size:
         machines.say_what_is_missing(size)
     else:
-        costs, whose = machines.costs(trace, own, place, size)
+        costs, whose = machines.costs(trace, run, place, size)
         show.chart(times.modelled(runs, costs, whose), "times")
         st.caption(machines.in_words(costs, place, size))
     st.caption(machines.memory(at * (trace.layers if scope == "layer" else 1), size))

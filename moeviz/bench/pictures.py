@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import io
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeviz.bench.rounds import ROOT
-from moeviz.bench.soak import server
+from moeviz.bench.serving import serving
 from moeviz.errors import MoevizError
 
 if TYPE_CHECKING:
@@ -39,7 +40,11 @@ def pictures(folder: Path = FOLDER) -> list[Path]:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         raise MoevizError("There is no Chromium. On Debian: apt install chromium.")
-    with server() as (_, address), sync_playwright() as playwright:
+    with (
+        tempfile.TemporaryDirectory() as data,
+        serving(Path(data)) as (_, address),
+        sync_playwright() as playwright,
+    ):
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": SIZE[0], "height": SIZE[1]}, color_scheme="light")
         page.set_default_timeout(120_000)

@@ -22,6 +22,7 @@ from moeviz.core import settings as known
 from moeviz.core.machines import LINKS
 from moeviz.core.settings import DEFAULTS, KINDS, SETTINGS, Settings
 from moeviz.errors import MoevizError
+from moeviz.numbers.lossy import EXPERTS, LOSSLESS
 
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=click.Command)
@@ -102,13 +103,16 @@ class Value(click.ParamType[Any]):
 
 def setting_option(name: str, help: str = "") -> Callable[[F], F]:
     """The option of one field of Settings; `help` where it says more here than there."""
-    default = DEFAULTS[name]
+    default, about = DEFAULTS[name], SETTINGS[name]
+    known = about.known
     return click.option(
         f"--{name.replace('_', '-')}",
+        cls=Listing,
+        names=lambda: known or (),
         type=Value(name),
         default=default,
         show_default=default != "",
-        help=help or SETTINGS[name].choices,
+        help=help or (f"{about.help}." if known is None else f"{about.help}: {{names}}."),
     )
 
 
@@ -169,6 +173,13 @@ def model_options(command: F) -> F:
                 default="auto",
                 show_default=True,
                 help="Type of the weights; auto: the checkpoint's; on a CPU the faster of it and float32.",
+            ),
+            click.option(
+                "--experts",
+                type=click.Choice(list(EXPERTS)),
+                default=LOSSLESS,
+                show_default=True,
+                help="How the slow tier keeps experts: as the checkpoint does, or rounded, which is lossy.",
             ),
             click.option(
                 "--threads",

@@ -12,8 +12,9 @@ class Stories {
     this.load.forEach((load, i) => this.of.set(load, i))
   }
 
-  regretted() {
-    return Array.from(this.load).filter((_, i) => this.regret[i] !== 0)
+  // Loads whose victim the bound would not have dropped. left: cell of who left for each load.
+  regretted(left) {
+    return Array.from(this.load).filter((load, i) => this.belady[i] !== left[load])
   }
 
   // null where the load evicted nobody.

@@ -158,7 +158,7 @@ class Run {
       for (let i = 0; i < this.left.length; i++)
         if (this.left[i] >= 0) out.push(this.loadEvent[i] * experts + (this.came[i] % experts))
     } else if (this.story) {
-      for (const load of this.story.regretted())
+      for (const load of this.story.regretted(this.left))
         out.push(this.loadEvent[load] * experts + (this.came[load] % experts))
     }
     return (this.found[kind] = Float64Array.from(out).sort())
