@@ -165,6 +165,11 @@ def moved(found: Moved) -> str:
     return f"on demand {size(found.demand)}" + (parts if guessed else "")
 
 
+NO_OVERLAP = (
+    "The accelerator has one stream: copies and compute take turns, so that no copy is hidden behind compute."
+)
+
+
 def tier(found: Tier | None) -> str:
     """The slow tier as it was measured; empty where there was none."""
     if found is None:
@@ -174,6 +179,7 @@ def tier(found: Tier | None) -> str:
     return (
         f"Slow tier {found.kind}, {past}: {found.latency_ms:.2f} ms per expert, "
         f"{found.gigabytes_per_second:.2f} GB/s{'; ' if found.pace else ''}{found.pace_in_words}."
+        + ("" if found.overlaps else f" {NO_OVERLAP}")
     )
 
 

@@ -21,7 +21,8 @@ from moeviz.core.trace import Trace
 from moeviz.engine import measure
 from moeviz.engine.experts import RecipeError, direct, of_class, recipe_for
 from moeviz.engine.loader import Loaded, load, own
-from moeviz.engine.session import Options, Serving, generate
+from moeviz.engine.serving import Serving
+from moeviz.engine.session import Options, generate
 from moeviz.engine.store import DiskStore, HostStore
 from moeviz.errors import ModelError, SettingsError, StoreError
 
@@ -383,7 +384,7 @@ def test_serving_refuses_next_gate_without_routers(tiny_model: TinyModel) -> Non
     model = loaded(tiny_model, "mixtral")
     blind = replace(model, layers=tuple(replace(layer, router=None) for layer in model.layers))
     with pytest.raises(SettingsError, match="asks the layers' routers ahead, which this model's cannot be"):
-        Serving(blind, Settings(prefetch="next-gate"), GREEDY)
+        Serving(blind, Settings(prefetch="next-gate"))
 
 
 def test_a_run_that_departs_from_its_future_is_told(tiny_model: TinyModel, tmp_path: Path) -> None:

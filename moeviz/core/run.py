@@ -44,6 +44,7 @@ class Tier:
     page_cache_bypassed: bool  # False for host
     pace: Machine | None = None  # what copies were slowed down to; the figures above are the paced ones
     keeps_pace: bool = True  # False: this tier itself is slower than the link that was asked for
+    overlaps: bool = True  # False: the accelerator has one stream, in which copies and compute take turns
 
     @property
     def pace_in_words(self) -> str:
@@ -55,8 +56,8 @@ class Tier:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; what is of the pace only where there is one."""
-        left_out = () if self.pace else ("pace", "keeps_pace")
+        """For JSON; what is of the pace only where there is one, and no word of what is usual."""
+        left_out = (*(() if self.pace else ("pace", "keeps_pace")), *(("overlaps",) if self.overlaps else ()))
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     @classmethod
@@ -69,7 +70,7 @@ class Tier:
             raise TypeError
         if not all(isinstance(text, str) for text in (tier.kind, tier.pace.name if tier.pace else "")):
             raise TypeError
-        if not isinstance(tier.keeps_pace, bool):
+        if not isinstance(tier.keeps_pace, bool) or not isinstance(tier.overlaps, bool):
             raise TypeError
         return tier
 

@@ -31,6 +31,7 @@ from moeviz.core.run import Tier
 from moeviz.engine.cachefolder import SUFFIX, cache_folder, filling, make_room, read_seal
 from moeviz.engine.checkpoint import check_files, check_report, named, needs_code, no_code
 from moeviz.engine.experts import Recipe, RecipeError, recipe_for, stacked
+from moeviz.engine.hardware import Hardware, hardware_of
 from moeviz.engine.kinds import model_class, no_experts, no_folder, no_plain_weights, no_text_model, text_part
 from moeviz.engine.probe import Reached, Router, is_experts, probe
 from moeviz.engine.store import DiskStore, HostStore, Layout, Store, is_complete, measure, write_file
@@ -78,6 +79,7 @@ class Loaded:
     context: int  # tokens that fit
     folder: Path  # the checkpoint
     recipe: Recipe  # how its experts are computed one at a time
+    hardware: Hardware  # on what
     link: Machine | None = None  # what every copy is slowed down to; None: as fast as it goes
     notes: tuple[str, ...] = ()  # what this model does not have, and what was chosen for it, in words
 
@@ -105,6 +107,7 @@ def load(
     if tier not in TIERS:
         raise ModelError(f"tier {tier!r} is not known. Choose one of {', '.join(TIERS)}.")
     place = _device(device)
+    hardware = hardware_of(place)
     config, folder = _config(str(name))
     config = text_part(config)
     for why in (no_text_model(name, config), no_plain_weights(name, config)):
@@ -154,7 +157,7 @@ def load(
             ),
         )
         check_report(name, report)
-        weights = {path: model.get_submodule(path)._hf_hook.weights_map for path in every}
+        weights = {path: _on_host(model.get_submodule(path)._hf_hook.weights_map) for path in every}
         _bring_shared(model, every, place)
         remove_hook_from_module(model, recurse=True)  # accelerate's would load all experts of a layer
         model.eval().requires_grad_(False)
@@ -169,14 +172,8 @@ def load(
             layout,
             lambda done: progress(0.3 + 0.6 * done, "filling the slow tier"),
         )
-        store: Store
-        if tier == "host":
-            store = HostStore(layout, layers, pinned=place.type != "cpu")
-        else:
-            if not is_complete(layout, cached):
-                write_file(layout, layers, cached, _short_name(name))
-            store = DiskStore(layout, cached)
-    del weights, layers
+        store = _guard(name, lambda: _filled(name, tier, layout, layers, cached, hardware))
+    del weights
     gc.collect()
     progress(0.95, "measuring the slow tier")
     moe_layers = tuple(
@@ -199,16 +196,33 @@ def load(
         experts=layout.experts,
         k=reached[0].k,
         store=store,
-        tier=measure(store),
+        tier=measure(store, hardware.copier(store), overlaps=hardware.overlaps),
         device=place,
         dtype=kind,
         context=context,
         folder=folder,
         recipe=recipe,
-        notes=(*((why_dtype,) if why_dtype else ()), *_notes(reached)),
+        hardware=hardware,
+        notes=(*((why_dtype,) if why_dtype else ()), *hardware.notes, *_notes(reached)),
     )
     progress(1.0, "; ".join(("ready", *loaded.notes)))
     return loaded
+
+
+def _filled(
+    name: str | os.PathLike[str],
+    tier: str,
+    layout: Layout,
+    layers: Iterator[Mapping[str, torch.Tensor]],
+    cached: Path,
+    hardware: Hardware,
+) -> Store:
+    """The slow tier with the experts of all `layers`; a file that is there already is used again."""
+    if tier == "host":
+        return HostStore(layout, layers, hardware.host_memory, hardware.let_go)
+    if not is_complete(layout, cached):
+        write_file(layout, layers, cached, _short_name(name))
+    return DiskStore(layout, cached)
 
 
 def _reached(name: object, model: nn.Module, tokenizer: Any, device: torch.device) -> list[Reached]:
@@ -303,14 +317,21 @@ def _device(name: str) -> torch.device:
             if torch.accelerator.is_available()
             else torch.device("cpu")
         )  # type: ignore[return-value]
+    refusal = (
+        f"device {name!r} is not available here. Choose cpu, or auto for the accelerator if there is one."
+    )
     try:
         device = torch.device(name)
+        if device.type == "meta":
+            raise ModelError(
+                f"device {name!r} computes nothing: its tensors have no values. Choose cpu or auto."
+            )
         if device.type != "cpu":
             torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise ModelError(
-            f"device {name!r} is not available here. Choose cpu, or auto for the accelerator if there is one."
-        ) from None
+        raise ModelError(refusal) from None
+    if device.type not in ("cpu", getattr(torch.accelerator.current_accelerator(), "type", "cpu")):
+        raise ModelError(refusal)  # a device of torch that is no accelerator, such as one that only compiles
     return device
 
 
@@ -472,7 +493,20 @@ def _layers_of(
                 "checkpoint again."
             )
         yield tensors
+        del tensors  # before the next layer is read
         progress((number + 1) / len(weights))
+
+
+def _on_host(weights: Any) -> Any:
+    """accelerate's map of offloaded weights, which then reads them on the host, and not through the device
+    that the model is on: that would hold a layer's experts beside the slots, and safetensors does not know
+    every device.
+    """
+    inner = weights
+    while not hasattr(inner, "device"):  # a map of a map, which adds a prefix to the names
+        inner = inner.dataset
+    inner.device = None
+    return weights
 
 
 def _fingerprint(folder: Path, dtype: torch.dtype) -> str:

@@ -110,7 +110,8 @@ def paced(loaded: Loaded, link: str) -> Loaded:
             f"A paced link copies into host memory, but the fast tier is {loaded.device}. Choose device cpu, "
             "or no link."
         )
-    return replace(loaded, link=pace, tier=store.measure(loaded.store, pace))
+    tier = store.measure(loaded.store, loaded.hardware.copier(loaded.store), pace)
+    return replace(loaded, link=pace, tier=tier)
 
 
 @contextmanager

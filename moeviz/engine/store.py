@@ -8,11 +8,12 @@ its slot. Knows neither slots nor policies. The slow tier is read-only: an evict
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from moeviz.errors import StoreError
 
 ALIGNMENT = 4_096  # of O_DIRECT: offset, length and memory
 _TENSOR_ALIGNMENT = 64  # of tensors within a record
+_PIECE = 16  # records at least in a piece of host memory: a sixteenth of it at most is left over
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,27 +107,52 @@ class Store(Protocol):
 
 
 class HostStore:
-    """All experts in host memory, pinned where an accelerator will copy from it."""
+    """All experts in host memory, pinned where an accelerator will copy from it.
+
+    `memory` gives so many bytes of it, `let_go` is called when they are no longer used. It is taken in pieces
+    of so many records as nearly fill a power of two, because torch rounds every pinned allocation up to one
+    and 90 GB at once would take 128.
+    """
 
     kind = "host"
     page_cache_bypassed = False
 
-    def __init__(self, layout: Layout, layers: Iterable[Mapping[str, torch.Tensor]], pinned: bool) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        layers: Iterable[Mapping[str, torch.Tensor]],
+        memory: Callable[[int], torch.Tensor],
+        let_go: Callable[[], None] = lambda: None,
+    ) -> None:
         self.layout = layout
-        size = (layout.layers, layout.experts, layout.record_bytes)
-        self.records = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+        self._let_go = let_go
+        record = layout.record_bytes
+        self._in_piece = 2 ** (_PIECE * record - 1).bit_length() // record  # records
+        self._pieces: list[torch.Tensor] = []  # uint8 [records, record_bytes]
+        everyone = layout.layers * layout.experts
         for layer, tensors in enumerate(layers):
             for expert in range(layout.experts):
-                layout.pack(tensors, expert, self.records[layer, expert])
+                number, at = divmod(layer * layout.experts + expert, self._in_piece)
+                if not at:
+                    count = min(self._in_piece, everyone - number * self._in_piece)
+                    self._pieces.append(memory(count * record).view(count, record))
+                layout.pack(tensors, expert, self._pieces[number][at])
+            del tensors  # before the next layer is read
+
+    def record(self, layer: int, expert: int) -> torch.Tensor:
+        """Where an expert stands, uint8 [record_bytes]."""
+        number, at = divmod(layer * self.layout.experts + expert, self._in_piece)
+        return self._pieces[number][at]
 
     def read(self, layer: int, expert: int, record: torch.Tensor) -> None:
-        record.copy_(self.records[layer, expert])
+        record.copy_(self.record(layer, expert))
 
     def check(self, layer: int, expert: int, record: torch.Tensor) -> None:
         """Nothing: this process itself has just filled this memory."""
 
     def close(self) -> None:
-        self.records = torch.empty(0, dtype=torch.uint8)
+        self._pieces.clear()
+        self._let_go()
 
 
 class DiskStore:
@@ -153,8 +180,17 @@ class DiskStore:
     def read(self, layer: int, expert: int, record: torch.Tensor) -> None:
         size = self.layout.record_bytes
         at = (layer * self.layout.experts + expert) * size
-        self._file.seek(at)
-        done = self._file.readinto(memoryview(record.numpy()))  # type: ignore[attr-defined]
+        try:
+            self._file.seek(at)
+            done = self._file.readinto(memoryview(record.numpy()))  # type: ignore[attr-defined]
+        except OSError as error:
+            if not self.page_cache_bypassed or error.errno not in (errno.EINVAL, errno.EFAULT):
+                raise
+            # A driver may refuse direct reads into memory that it has pinned.
+            self._file.close()
+            self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115
+            self.page_cache_bypassed = False
+            return self.read(layer, expert, record)
         if done != size:
             raise StoreError(
                 f"{self.path} is too short for expert {expert} of MoE layer {layer}. Delete it and load the "
@@ -223,6 +259,7 @@ def write_file(
                     layout.pack(tensors, expert, record)
                     file.write(record.numpy())
                     checksums.append(zlib.crc32(record.numpy()))
+                del tensors  # before the next layer is read
             seal(file, np.array(checksums, np.uint32), layout.about() | {"model": model})
             file.flush()
             os.fsync(file.fileno())  # a record still in memory would be read from there, not from the disk
@@ -250,11 +287,18 @@ def aligned(records: int, record_bytes: int) -> torch.Tensor:
     return torch.frombuffer(memory, dtype=torch.uint8).zero_().view(records, record_bytes)
 
 
-def measure(store: Store, pace: Machine | None = None, repeats: int = 24) -> Tier:
-    """Latency and bandwidth of the tier with this model's experts: median of single reads, and reads back to
-    back.
+def measure(
+    store: Store,
+    copy: Callable[[int, int], None],
+    pace: Machine | None = None,
+    overlaps: bool = True,
+    repeats: int = 24,
+) -> Tier:
+    """Latency and bandwidth of the tier with this model's experts: median of single copies, and copies back
+    to back.
 
-    pace: the link that every copy is slowed down to. Raises StoreError where a record is damaged.
+    copy: what copies (layer, expert) as a run does; pace: the link that every copy is slowed down to;
+    overlaps: whether copies run beside compute. Raises StoreError where a record is damaged.
     """
     layout = store.layout
     record = aligned(1, layout.record_bytes)[0]
@@ -266,12 +310,12 @@ def measure(store: Store, pace: Machine | None = None, repeats: int = 24) -> Tie
     took = []
     for layer, expert in places:
         start = time.perf_counter_ns()
-        store.read(layer, expert, record)
+        copy(layer, expert)
         took.append(max(least, time.perf_counter_ns() - start))
     whole = 0
     for layer, expert in places:
         start = time.perf_counter_ns()
-        store.read(layer, expert, record)
+        copy(layer, expert)
         whole += max(least, time.perf_counter_ns() - start)
     usual = sorted(took)[len(took) // 2]
     return Tier(
@@ -281,6 +325,7 @@ def measure(store: Store, pace: Machine | None = None, repeats: int = 24) -> Tie
         page_cache_bypassed=store.page_cache_bypassed,
         pace=pace,
         keeps_pace=pace is None or usual <= least * 1.1,
+        overlaps=overlaps,
     )
 
 
