@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Hold the logits against transformers' own model with every expert in memory, where that fits.",
 )
+@click.option(
+    "--compute",
+    type=click.Choice(["one-by-one", "grouped"]),
+    default="one-by-one",
+    show_default=True,
+    help="grouped: the experts of a layer by one product; not lossless, and the difference is measured.",
+)
 @json_option
 def run(
     model: str,
@@ -61,6 +69,7 @@ def run(
     future: Path | None,
     out: Path | None,
     verify: bool,
+    compute: str,
     as_json: bool,
     **others: Any,
 ) -> None:
@@ -78,6 +87,7 @@ def run(
         settings = settings_of(others)
         known = _future(future)
         loaded, options = prepare(model, others, [settings])
+        options = replace(options, compute=compute)
         from moeviz.engine import measure
         from moeviz.engine.plan import settle
         from moeviz.engine.session import generate
@@ -98,8 +108,10 @@ def run(
             raise KeyboardInterrupt
         with suppress(OSError):  # what a later plan may want to know is no reason for a run to fail
             settle(trace, result)
-        lossless, why = None, measure.not_verifiable(loaded) if verify else ""
-        if verify and not why:
+        lossless, why, difference = None, "", ""
+        if compute == "grouped":
+            difference = measure.grouped_difference(loaded, prompt, settings, options)
+        elif verify and not (why := measure.not_verifiable(loaded)):
             lossless = measure.reference(loaded, trace) == logits
 
     from moeviz import words
@@ -110,13 +122,13 @@ def run(
     if as_json:
         ids = list(result.output_ids)
         click.echo(json.dumps(output.one_run(loaded.name, settings, ids, text, numbers, lossless)))
-        if why:
-            click.echo(why, err=True)
+        if why or difference:
+            click.echo(why or difference, err=True)
         return
     click.echo(prompt + text + "\n")
     click.echo(words.report(settings, numbers, lossless))
-    if why:
-        click.echo(f"Logits {why}")
+    if why or difference:
+        click.echo(difference or f"Logits {why}")
     if out is not None:
         click.echo(f"saved      {out}")
 

@@ -32,7 +32,7 @@ class Ticket:
 
     load: Load
     slot: torch.Tensor  # uint8 [record_bytes]
-    state: str = "queued"  # queued, copying, done, dropped, failed
+    state: str = "queued"  # queued, copying, done, dropped
     start: Any = None  # clock stamps
     end: Any = None
     after: Any = None  # accelerator: the compute that must be over before the slot is overwritten
@@ -140,14 +140,12 @@ class HostLink:
         """Makes a copy that was taken. What stops it is kept for who waits."""
         try:
             self._copy(ticket)
-            state = "done"
-        except BaseException as error:
-            self._error, state = error, "failed"
-        with self._changed:
-            ticket.state = state
-            self._changed.notify_all()  # compute goes on while the link settles
-        if state == "done":
+            with self._changed:
+                ticket.state = "done"
+                self._changed.notify_all()  # compute goes on while the link settles
             self._settle(ticket)
+        except BaseException as error:
+            self._error = error
         with self._changed:
             self._copying = False
             self._changed.notify_all()

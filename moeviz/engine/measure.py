@@ -29,7 +29,7 @@ from moeviz.engine import store
 from moeviz.engine.loader import Loaded, own
 from moeviz.engine.memory import lacking, resident_bytes, slot_bytes
 from moeviz.engine.records import ModelFacts, PassRecord, recording
-from moeviz.engine.session import Options, generate, only_the_last_logits
+from moeviz.engine.session import COMPUTE, Options, generate, only_the_last_logits
 from moeviz.errors import ModelError
 
 RESIDENT = Settings(baseline="resident")
@@ -114,6 +114,29 @@ def paced(loaded: Loaded, link: str) -> Loaded:
     return replace(loaded, link=pace, tier=tier)
 
 
+def grouped_difference(loaded: Loaded, prompt: str, settings: Settings, options: Options) -> str:
+    """How far the logits of a prompt's last token are from the lossless ones where the experts of a layer are
+    computed by one product, in words. Raises what `generate` raises.
+    """
+    last: list[torch.Tensor] = []
+    hook = loaded.model.register_forward_hook(
+        lambda module, args, output: last.append(output.logits[0, -1].float().cpu())
+    )
+    try:
+        for compute in COMPUTE:
+            one = replace(options, max_new_tokens=1, guesses=False, compute=compute)
+            list(generate(loaded, prompt, recording_settings([settings]), one))
+    finally:
+        hook.remove()
+    exact, other = last
+    difference, largest = float((exact - other).abs().max()), float(exact.abs().max())
+    return (
+        "The experts of a layer are computed by one product, which is not lossless: the logits after the "
+        f"prompt differ from the lossless ones by at most {difference:.1e}, where the largest is "
+        f"{largest:.3g}."
+    )
+
+
 @contextmanager
 def logits_seen(loaded: Loaded) -> Iterator[Logits]:
     """Within the block, a checksum of the last token's logits of every forward pass is appended to the list
@@ -190,7 +213,10 @@ def to_recording(
     loaded: Loaded, records: Sequence[PassRecord], prompt: str, settings: Settings, options: Options
 ) -> tuple[Trace, Run]:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return recording(records, facts(loaded), settings, prompt, options.seed, now)
+    found = facts(loaded)
+    if options.compute != COMPUTE[0]:
+        found.versions["compute"] = f"{options.compute}, not lossless"
+    return recording(records, found, settings, prompt, options.seed, now)
 
 
 def compare(

@@ -27,7 +27,7 @@ from moeviz.engine.records import PassRecord
 from moeviz.engine.serving import Serving
 from moeviz.errors import ModelError
 
-COMPUTE = ("one-by-one", "grouped")
+COMPUTE = ("one-by-one", "grouped")  # how the experts of a layer are computed; the first is lossless
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Options:
     stop_at_end: bool = True  # of the model's text
     then: str = ""  # a change of subject: fed halfway, token by token, instead of what the model chooses
     guesses: bool = True  # record the routers' guesses in the trace; costs up to three more routers per layer
-    compute: str = "one-by-one"  # grouped: a layer's experts by one product, which is not lossless
+    compute: str = COMPUTE[0]
 
 
 def generate(
