@@ -27,9 +27,11 @@ def test_one_product_differs_by_rounding_alone_and_says_by_how_much(
     name: str, tiny_model: Callable[[str], Path]
 ) -> None:
     model = load(tiny_model(name), tier="host", device="cpu", dtype="float32")
-    expected = measure.record(model, PROMPT, Settings(slots=3), replace(GREEDY, compute="one-by-one"))[1]
+    expected = measure.record(
+        model, PROMPT, Settings(slots=model.k + 1), replace(GREEDY, compute="one-by-one")
+    )[1]
     for settings in (
-        Settings(slots=3),  # the prompt in waves
+        Settings(slots=model.k + 1),  # the prompt in waves
         Settings(slots=8, prefetch="next-gate"),
         Settings(slots=12, scope="model"),
         Settings(baseline="whole-layer"),

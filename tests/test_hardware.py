@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from accelerator import Double
 
+from moeviz import words
 from moeviz.core.cache import Load
 from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.replay import replay
-from moeviz.core.run import Run
+from moeviz.core.run import Run, Tier
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.engine import measure
@@ -23,7 +24,7 @@ from moeviz.engine.link import DeviceLink, HostLink
 from moeviz.engine.loader import Loaded, load
 from moeviz.engine.serving import Serving
 from moeviz.engine.session import Options
-from moeviz.errors import MoevizError
+from moeviz.errors import ModelError, MoevizError
 
 PROMPT = "How many experts?"
 GREEDY = Options(max_new_tokens=4, temperature=0.0, stop_at_end=False)
@@ -177,3 +178,20 @@ def test_a_decode_pass_waits_once_a_layer_and_a_prompt_too(
         rest = 1 if guesses else 0  # what only the record needs
         assert counts == [layers + 1, *[layers + 1 + rest] * 3], settings.label  # 1: the token
     assert hidden == []
+
+
+def test_a_backend_without_events_is_refused_in_words() -> None:
+    class Bare(Double):
+        def event(self, timing: bool) -> Any:
+            raise RuntimeError("Backend doesn't support events.")
+
+    with pytest.raises(ModelError, match=r"has no events to wait for.*Choose cpu"):
+        Bare()
+
+
+def test_one_stream_is_said_where_the_stall_is_shown(model: Loaded) -> None:
+    tier = replace(model.tier, overlaps=False)
+    assert "no copy is hidden behind compute" in words.tier(tier)
+    assert Tier.from_dict(tier.to_dict()) == tier
+    assert "overlaps" not in model.tier.to_dict()
+    assert "hidden" not in words.tier(model.tier)

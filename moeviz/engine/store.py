@@ -130,14 +130,16 @@ class HostStore:
         self._in_piece = 2 ** (_PIECE * record - 1).bit_length() // record  # records
         self._pieces: list[torch.Tensor] = []  # uint8 [records, record_bytes]
         everyone = layout.layers * layout.experts
-        for layer, tensors in enumerate(layers):
+        filled = 0
+        for tensors in layers:  # `enumerate` would hold the layer before while the next is read
             for expert in range(layout.experts):
-                number, at = divmod(layer * layout.experts + expert, self._in_piece)
+                number, at = divmod(filled, self._in_piece)
                 if not at:
-                    count = min(self._in_piece, everyone - number * self._in_piece)
+                    count = min(self._in_piece, everyone - filled)
                     self._pieces.append(memory(count * record).view(count, record))
                 layout.pack(tensors, expert, self._pieces[number][at])
-            del tensors  # before the next layer is read
+                filled += 1
+            del tensors
 
     def record(self, layer: int, expert: int) -> torch.Tensor:
         """Where an expert stands, uint8 [record_bytes]."""
