@@ -11,8 +11,10 @@ import torch
 from accelerate.utils.offload import OffloadedWeightsLoader, PrefixedDataset
 from safetensors.torch import save_file
 
-from moeviz.engine import loader
+from moeviz.core.settings import Settings
+from moeviz.engine import loader, measure
 from moeviz.engine.loader import load
+from moeviz.engine.session import Options
 from moeviz.engine.store import HostStore, Layout, write_file
 from moeviz.errors import ModelError
 
@@ -77,3 +79,22 @@ def test_what_safetensors_refuses_is_one_message(
     monkeypatch.setattr(loader, "_layers_of", refuse)
     with pytest.raises(ModelError, match="cannot be loaded: device abacus is invalid"):
         load(tiny_model("mixtral"), tier="host", device="cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.accelerator.is_available(), reason="no accelerator")
+@pytest.mark.parametrize("tier", ["disk", "host"])
+def test_an_accelerator_holds_the_dense_part_and_the_slots_and_no_layer_of_experts(
+    tier: str, tiny_model: Callable[[str], Path]
+) -> None:
+    torch.accelerator.empty_cache()
+    before = torch.accelerator.memory_allocated()
+    torch.accelerator.reset_peak_memory_stats()
+    model = load(tiny_model("mixtral"), tier=tier, device="auto", dtype="float32")
+    layout = model.store.layout
+    dense = sum(p.nbytes for p in model.model.parameters() if p.device.type != "meta")
+    measure.record(model, "hello", Settings(slots=2), Options(2, 0.0, stop_at_end=False))
+    slots = layout.layers * 2 * layout.record_bytes
+    trials = 4 * layout.expert_bytes  # two experts on which the way of computing is tried, and a copy's slot
+    peak = torch.accelerator.max_memory_allocated() - before
+    assert peak <= dense + slots + trials + 2**21  # and what a short prompt computes

@@ -1,7 +1,7 @@
 """What a run would cost per token: a model of compute, link and waiting, fitted on one measured run and
 checked on others.
 
-The rule is the engine's (`moeviz.engine.session`): one link copies one expert at a time, demand before
+The rule is the engine's (`moeviz.engine.link`): one link copies one expert at a time, demand before
 guesses; an event computes its ready experts first and then waits for the others in the order of their copies;
 whatever is neither expert compute nor waiting is a constant per token and per copy.
 
