@@ -85,16 +85,19 @@ def test_what_safetensors_refuses_is_one_message(
 @pytest.mark.skipif(not torch.accelerator.is_available(), reason="no accelerator")
 @pytest.mark.parametrize("tier", ["disk", "host"])
 def test_an_accelerator_holds_the_dense_part_and_the_slots_and_no_layer_of_experts(
-    tier: str, tiny_model: Callable[[str], Path]
+    tier: str,
 ) -> None:
+    ones = torch.ones(8, 8, device=torch.accelerator.current_accelerator())
+    (ones @ ones).sum().item()  # a library's workspace is no part of it
     torch.accelerator.empty_cache()
     before = torch.accelerator.memory_allocated()
     torch.accelerator.reset_peak_memory_stats()
-    model = load(tiny_model("mixtral"), tier=tier, device="auto", dtype="float32")
+    model = load(tier=tier, device="auto", dtype="float32")
     layout = model.store.layout
     dense = sum(p.nbytes for p in model.model.parameters() if p.device.type != "meta")
     measure.record(model, "hello", Settings(slots=2), Options(2, 0.0, stop_at_end=False))
     slots = layout.layers * 2 * layout.record_bytes
     trials = 4 * layout.expert_bytes  # two experts on which the way of computing is tried, and a copy's slot
     peak = torch.accelerator.max_memory_allocated() - before
-    assert peak <= dense + slots + trials + 2**21  # and what a short prompt computes
+    layer = layout.experts * layout.record_bytes
+    assert peak <= dense + slots + trials + layer // 2  # what a short prompt computes is less
