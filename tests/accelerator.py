@@ -54,7 +54,7 @@ class Copies(TorchDispatchMode):
         super().__init__()
         self.device, self.lock = device, threading.RLock()
         self.queue: deque[Callable[[], object]] = deque()
-        self.queued = self.done = self.read_before = 0
+        self.queued = self.done = self.read_before = self.most = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is not torch.ops.aten.copy_.default:
@@ -65,6 +65,7 @@ class Copies(TorchDispatchMode):
             slot.fill_(255)  # NaN in every float dtype
             self.queue.append(lambda: slot.copy_(source))
             self.queued += 1
+            self.most = max(self.most, self.queued - self.done)
         return slot
 
     def wait_event(self, event: Event) -> None:

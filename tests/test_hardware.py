@@ -180,6 +180,12 @@ def test_a_decode_pass_waits_once_a_layer_and_a_prompt_too(
     assert hidden == []
 
 
+def test_two_copies_are_in_flight_and_no_more(model: Loaded) -> None:
+    double = Double(slow=True)
+    on(double, model, Settings(slots=8, prefetch="frequency", width=6))
+    assert double.copies.most == 2
+
+
 def test_a_backend_without_events_is_refused_in_words() -> None:
     class Bare(Double):
         def event(self, timing: bool) -> Any:
