@@ -47,13 +47,16 @@ class HostLink:
     """
 
     _waiter_copies = True
+    _settles = False
 
     def __init__(self, store: Store, pace: Machine | None = None) -> None:
         self.store = store
         self._least_ns = least_ns(pace, store.layout)
         self._demand: deque[Ticket] = deque()
         self._speculative: deque[Ticket] = deque()
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)  # a copy is over
+        self._queued = threading.Condition(lock)  # there is one to make, or the link is closed: the thread's
         self._current: dict[int, Ticket] = {}  # slot address -> its latest copy
         self._copying = False  # a copy is being made, by whichever thread
         self._error: BaseException | None = None
@@ -71,7 +74,7 @@ class HostLink:
                 old.state = "dropped"
             self._current[slot.data_ptr()] = ticket
             (self._speculative if load.speculative else self._demand).append(ticket)
-            self._changed.notify_all()
+            self._queued.notify()
         return ticket
 
     def is_late(self, slot: torch.Tensor) -> bool:
@@ -88,7 +91,7 @@ class HostLink:
     def wait(self, slot: torch.Tensor) -> None:
         """Returns when the slot's latest copy has arrived; raises what stopped it."""
         ticket = self._current.get(slot.data_ptr())
-        if ticket is None:
+        if ticket is None or ticket.state == "done":
             return
         while True:
             with self._changed:
@@ -123,7 +126,7 @@ class HostLink:
         self.drain()
         with self._changed:
             self._open = False
-            self._changed.notify_all()
+            self._queued.notify()
         self._thread.join()
 
     def _take(self) -> Ticket | None:
@@ -140,15 +143,20 @@ class HostLink:
         """Makes a copy that was taken. What stops it is kept for who waits."""
         try:
             self._copy(ticket)
-            with self._changed:
-                ticket.state = "done"
-                self._changed.notify_all()  # compute goes on while the link settles
-            self._settle(ticket)
+            if self._settles:
+                with self._changed:
+                    ticket.state = "done"
+                    self._changed.notify_all()  # compute goes on while the link settles
+                self._settle(ticket)
         except BaseException as error:
             self._error = error
         with self._changed:
+            if self._error is None:
+                ticket.state = "done"
             self._copying = False
             self._changed.notify_all()
+            if self._demand or self._speculative or self._error is not None:
+                self._queued.notify()
 
     def _work(self) -> None:
         while True:
@@ -156,7 +164,7 @@ class HostLink:
                 while (ticket := self._take()) is None:
                     if not self._open or self._error is not None:
                         return
-                    self._changed.wait()
+                    self._queued.wait()
             self._make(ticket)
 
     def _arrived(self, ticket: Ticket) -> bool:
@@ -187,6 +195,7 @@ class DeviceLink(HostLink):
     """
 
     _waiter_copies = False  # it queues compute while the link's thread waits for buffers
+    _settles = True
 
     def __init__(self, store: Store, hardware: Accelerator) -> None:
         self._hardware = hardware
