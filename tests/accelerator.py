@@ -131,8 +131,8 @@ class Double(Accelerator):
             raise RuntimeError("nothing can be pinned")
         return torch.empty(size, dtype=torch.uint8)
 
-    def slots(self, count: int, record_bytes: int) -> torch.Tensor:
-        pool = torch.full((count, record_bytes), 255, dtype=torch.uint8)
+    def slots(self, count: int, slot_bytes: int) -> torch.Tensor:
+        pool = torch.full((count, slot_bytes), 255, dtype=torch.uint8)
         self._pools[pool.data_ptr()] = pool
         return pool
 

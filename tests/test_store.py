@@ -102,7 +102,9 @@ def test_host_memory_is_taken_in_pieces_that_nearly_fill_a_power_of_two_and_give
         taken.append(size)
         return torch.zeros(size, dtype=torch.uint8)
 
-    layers = [{"up_proj": torch.full((20, 40, 40), float(layer))} for layer in range(3)]
+    layers = [
+        lambda expert, layer=layer: {"up_proj": torch.full((40, 40), float(layer))} for layer in range(3)
+    ]
     store = HostStore(layout, layers, memory, lambda: given.append(True))
     assert sum(taken) == layout.bytes
     rounded = sum(1 << (size - 1).bit_length() for size in taken[:-1])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +113,7 @@ def run(
             difference = measure.grouped_difference(loaded, prompt, settings, options)
         elif verify and not (why := measure.not_verifiable(loaded)):
             lossless = measure.reference(loaded, trace) == logits
+        lossy = measure.lossy(loaded, trace) if verify and loaded.rounding else None
 
     from moeviz import words
     from moeviz.numbers import metrics, output
@@ -121,7 +122,7 @@ def run(
     numbers = metrics.summary(result)
     if as_json:
         ids = list(result.output_ids)
-        click.echo(json.dumps(output.one_run(loaded.name, settings, ids, text, numbers, lossless)))
+        click.echo(json.dumps(output.one_run(loaded.name, settings, ids, text, numbers, lossless, lossy)))
         if why or difference:
             click.echo(why or difference, err=True)
         return
@@ -129,6 +130,8 @@ def run(
     click.echo(words.report(settings, numbers, lossless))
     if why or difference:
         click.echo(difference or f"Logits {why}")
+    if loaded.rounding:
+        click.echo(words.lossy(lossy) if lossy else words.rounded(loaded.rounding))
     if out is not None:
         click.echo(f"saved      {out}")
 
@@ -212,6 +215,7 @@ def compare(
                 progress_line(f"{share:4.0%} of the runs{_left(began, share)}", share == 1)
         assert trace is not None
         why = measure.not_verifiable(loaded)
+        lossy = measure.lossy(loaded, trace) if loaded.rounding else None
         expected = None if why else measure.reference(loaded, trace)
         ((recording,), *measured_runs) = runs.values()
         replays = [replay(trace, settings) for settings in chosen]
@@ -240,6 +244,7 @@ def compare(
             "text": loaded.tokenizer.decode(recording.output_ids),
             "token_ids": list(recording.output_ids),
             "repeats": repeats,
+            "lossy": asdict(lossy) if lossy else None,
             "results": rows,
         }
         click.echo(json.dumps(values))
@@ -258,6 +263,8 @@ def compare(
     click.echo(words.comparison_verdict(measured))
     if value := words.best_value(measured):
         click.echo(value)
+    if lossy:
+        click.echo(words.lossy(lossy))
 
 
 def _left(began: float, share: float) -> str:
@@ -299,6 +306,7 @@ def prepare(model: str, others: dict[str, Any], settings: list[Settings]) -> tup
         tier=others["tier"],
         device=others["device"],
         dtype=others["dtype"],
+        experts=others["experts"],
         progress=progress,
         check=check,
     )

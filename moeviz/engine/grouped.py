@@ -22,16 +22,13 @@ from moeviz.engine.store import Layout
 
 
 def over_slots(module: nn.Module, layout: Layout, slots: torch.Tensor) -> Any:
-    """The module with a pool of slots in place of its stacked weights. slots: uint8 [slots, record_bytes]"""
-    count, offsets, size = len(slots), layout.offsets, layout.dtype.itemsize
-    stacked = {
-        name: slots[:, offsets[name] : offsets[name] + int(np.prod(shape)) * size]
-        .view(layout.dtype)
-        .unflatten(1, shape)
-        for name, shape in layout.shapes.items()
-    }
+    """The module with a pool of slots in place of its stacked weights. slots: uint8 [slots, slot_bytes]"""
+    stacked = {}
+    for name, first in layout.views(slots[0]).items():
+        start = first.storage_offset() * first.element_size()
+        stacked[name] = slots[:, start : start + first.nbytes].view(first.dtype).unflatten(1, first.shape)
     other = with_weights(module, stacked)
-    other.num_experts = count
+    other.num_experts = len(slots)
     return other
 
 

@@ -44,9 +44,9 @@ class Cpu:
     def link(self, store: Store, pace: Machine | None) -> HostLink:
         return HostLink(store, pace)
 
-    def slots(self, count: int, record_bytes: int) -> torch.Tensor:
-        """Room for experts in the fast tier, uint8 [count, record_bytes]."""
-        return aligned(count, record_bytes)
+    def slots(self, count: int, slot_bytes: int) -> torch.Tensor:
+        """Room for experts in the fast tier, uint8 [count, slot_bytes]."""
+        return aligned(count, slot_bytes)
 
     def read(self, *tensors: torch.Tensor) -> list[NDArray[Any]]:
         """What was computed, on the host."""
@@ -149,8 +149,8 @@ class Accelerator:
     def link(self, store: Store, pace: Machine | None) -> DeviceLink:
         return DeviceLink(store, self)
 
-    def slots(self, count: int, record_bytes: int) -> torch.Tensor:
-        return torch.empty(count, record_bytes, dtype=torch.uint8, device=self.device)
+    def slots(self, count: int, slot_bytes: int) -> torch.Tensor:
+        return torch.empty(count, slot_bytes, dtype=torch.uint8, device=self.device)
 
     def read(self, *tensors: torch.Tensor) -> list[NDArray[Any]]:
         """All tensors in one copy into pinned memory and one wait, which is what costs, not the bytes."""

@@ -18,7 +18,7 @@ import torch
 
 from moeviz.core.cache import Load
 from moeviz.core.machines import Machine
-from moeviz.engine.store import HostStore, Store, least_ns
+from moeviz.engine.store import HostStore, Store, aligned, least_ns
 
 if TYPE_CHECKING:
     from moeviz.engine.hardware import Accelerator
@@ -31,7 +31,7 @@ class Ticket:
     """One copy on its way."""
 
     load: Load
-    slot: torch.Tensor  # uint8 [record_bytes]
+    slot: torch.Tensor  # uint8 [slot_bytes]
     state: str = "queued"  # queued, copying, done, dropped
     start: Any = None  # clock stamps
     end: Any = None
@@ -52,6 +52,7 @@ class HostLink:
     def __init__(self, store: Store, pace: Machine | None = None) -> None:
         self.store = store
         self._least_ns = least_ns(pace, store.layout)
+        self._packed = aligned(1, store.layout.record_bytes)[0] if store.layout.packing else None
         self._demand: deque[Ticket] = deque()
         self._speculative: deque[Ticket] = deque()
         lock = threading.RLock()
@@ -174,12 +175,15 @@ class HostLink:
         """Called before the next copy begins."""
 
     def _copy(self, ticket: Ticket) -> None:
+        record = ticket.slot if self._packed is None else self._packed
         ticket.start = time.perf_counter_ns()
-        self.store.read(ticket.load.layer, ticket.load.expert, ticket.slot)
+        self.store.read(ticket.load.layer, ticket.load.expert, record)
         if self._least_ns:
             wait_until(ticket.start + self._least_ns)
+        if self._packed is not None:  # part of the copy: until then nobody can compute
+            self.store.layout.arrive(record, ticket.slot)
         ticket.end = time.perf_counter_ns()
-        self.store.check(ticket.load.layer, ticket.load.expert, ticket.slot)
+        self.store.check(ticket.load.layer, ticket.load.expert, record)
 
     def _compute_so_far(self) -> object:
         return None
@@ -204,6 +208,8 @@ class DeviceLink(HostLink):
             self._buffers.extend(hardware.staging(store.layout.record_bytes) for _ in range(2))
         self._under_way: deque[Ticket] = deque()  # queued on the stream and not known to be over
         super().__init__(store)
+        if self._packed is not None:
+            self._packed = torch.empty(store.layout.record_bytes, dtype=torch.uint8, device=hardware.device)
 
     def wait(self, slot: torch.Tensor) -> None:
         super().wait(slot)
@@ -240,7 +246,11 @@ class DeviceLink(HostLink):
             if ticket.after is not None:
                 stream.wait_event(ticket.after)
             ticket.start.record(stream)
-            ticket.slot.copy_(source, non_blocking=True)
+            if self._packed is None:
+                ticket.slot.copy_(source, non_blocking=True)
+            else:
+                self._packed.copy_(source, non_blocking=True)
+                self.store.layout.arrive(self._packed, ticket.slot)
             ticket.end.record(stream)
 
     def _arrived(self, ticket: Ticket) -> bool:

@@ -73,8 +73,8 @@ class Serving:
         """Takes the slots, plugs into the model."""
         loaded, hardware = self._loaded, self._hardware
         self._link = hardware.link(loaded.store, loaded.link)
-        record_bytes = loaded.store.layout.record_bytes
-        self._pools = [hardware.slots(self.cache.slots, record_bytes) for _ in range(self.cache.pools)]
+        slot_bytes = loaded.store.layout.slot_bytes
+        self._pools = [hardware.slots(self.cache.slots, slot_bytes) for _ in range(self.cache.pools)]
         self._slots = [list(pool) for pool in self._pools]
         self._experts: dict[tuple[int, int], Expert] = {}  # (layer, slot) -> the layer's code on that slot
         self._on_slots: dict[int, Any] = {}  # layer -> its module on all slots of its pool
