@@ -360,7 +360,10 @@ def _event(run: Run, event: int) -> dict[str, int | str]:
 
 def _over(run: Run, load: int) -> str:
     victim = run.loads.victim_expert[load]
-    return f"over {victim}" if victim >= 0 else ""
+    if victim < 0:
+        return ""
+    more = run.leavers.expert[run.leavers.load == load]
+    return "over " + " and ".join(map(str, [victim, *more]))
 
 
 def report(settings: Settings, found: Summary, same: bool | None = None, bound: float | None = None) -> str:

@@ -18,6 +18,7 @@ from moeviz.core.run import HIT
 from moeviz.core.settings import WARM, Settings
 from moeviz.core.trace import Trace
 from moeviz.errors import PolicyError, SettingsError
+from moeviz.files.moetrace import from_bytes, to_bytes
 
 OWN = ("mru", "constant", "by-hand", "never a number")
 
@@ -63,6 +64,34 @@ def test_many_pools_at_once_decide_as_event_by_event(
     check_books(served(trace, one), at_once)
     assert len(told) == (at_once.loads.victim_expert >= 0).sum()
     assert [choice.load for choice in told] == np.flatnonzero(at_once.loads.victim_expert >= 0).tolist()
+
+
+@pytest.mark.parametrize("name", ["lru", "lfu-resident", "random", "belady", "by-hand"])
+@settings(max_examples=25)
+@given(
+    seed=st.integers(0, 10_000),
+    warm=st.sampled_from(list(WARM)),
+    prefetch=st.sampled_from(["none", "previous-token", "frequency"]),
+    rule=st.sampled_from(["pinned", "one-by-one", "batch:3"]),
+    more=st.integers(0, 900),
+)
+def test_a_load_may_cost_several_their_place(
+    name: str, seed: int, warm: str, prefetch: str, rule: str, more: int
+) -> None:
+    """Where sizes differ: at once as event by event, within the bytes, everyone who left told, and the same
+    from a file."""
+    trace = ragged_trace(seed)
+    budget = trace.k * int(trace.layer_bytes.max()) + more
+    guesses = prefetch if trace.layers > 1 else "none"
+    one = wanted(trace, name, 1, scope="model", warm=warm, rule=rule, budget=budget, prefetch=guesses)
+    told: list[Choice] = []
+    at_once, by_event = replay(trace, one), replay(trace, one, choices=told)
+    assert at_once.same_decisions(by_event)
+    check_books(served(trace, one), at_once)
+    left = at_once.departures
+    assert [choice.load for choice in told] == left.load.tolist()
+    assert [choice.victim for choice in told] == list(zip(left.layer.tolist(), left.expert.tolist()))
+    assert from_bytes(to_bytes(served(trace, one), at_once))[1].same_decisions(at_once)  # type: ignore[union-attr]
 
 
 def toy() -> Trace:

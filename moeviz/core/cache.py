@@ -51,6 +51,7 @@ class Load:
     victim: Key  # who left that slot
     index: int  # number of the load in its run
     speculative: bool
+    leavers: tuple[Key, ...] = ()  # who left besides the victim: experts differ in size
 
 
 @dataclass(slots=True)
@@ -136,15 +137,7 @@ class ExpertCache:
         self.layers, self.experts = layers, experts
         self.width = settings.width or k
         room = settings.room(layers, experts, k, expert_bytes)
-        if room.bytes:
-            raise SettingsError(
-                "experts of different layers differ in size, and in scope model one load may then cost "
-                "several experts their place, "
-                "which a run has no room for. Choose scope layer or slots; hit ratios of such a budget are "
-                "had by a curve."
-            )
         self.pools, self.slots, self._keeps = room.pools, room.slots, room.keeps
-        self.limits = room.limits
         self._own_pools = self.pools == layers
         self._whole = settings.baseline == "whole-layer"
         self._future = known.future
@@ -279,6 +272,8 @@ class ExpertCache:
                 )
                 loads.append(load)
                 wave.loads.append(load)
+            if self.room.leavers:
+                self._name_leavers(wave.loads)
             wave.hits = [expert for expert, slot in zip(members, found, strict=True) if slot >= 0]
             wave.slots = slots
             outcomes.update(dict.fromkeys(wave.hits, HIT))
@@ -304,22 +299,34 @@ class ExpertCache:
 
     def _record(self, loads: Sequence[Load]) -> None:
         """Gives loads their numbers, records them, and forgets the unused guesses that they evicted."""
-        choice = len(self._choices or ()) - sum(load.victim != NOBODY for load in loads)
+        choice = len(self._choices or ())
+        choice -= sum((load.victim != NOBODY) + len(load.leavers) for load in loads)
         for load in loads:
             load.index = self.recorder.add_load(
                 load.layer, load.expert, load.slot, load.victim, load.speculative
             )
-            if load.victim != NOBODY:
-                self._unused.pop(load.victim[0] * self.experts + load.victim[1], None)
+            if load.victim == NOBODY:
+                continue
+            for leaver in load.leavers:
+                self.recorder.add_leaver(load.index, leaver)
+            for layer, expert in (load.victim, *load.leavers):
+                self._unused.pop(layer * self.experts + expert, None)
                 if self._choices is not None:
                     self._choices[choice].load = load.index
                     choice += 1
+
+    def _name_leavers(self, loads: Sequence[Load]) -> None:
+        """Says of loads just decided who left besides their victims."""
+        for load in loads:
+            place = load.layer * self.experts + load.expert
+            load.leavers = tuple(self._key(left) for came, left in self.room.leavers if came == place)
+        self.room.leavers.clear()
 
     def _waves(self, layer: int, need: dict[int, float]) -> list[list[int]]:
         """Experts that are served together, strongest first in each wave; need: strongest first."""
         if self.settings.one_by_one:
             return [[expert] for expert in need]
-        limit = self.limits[self.pool(layer)]
+        limit = self.room.limit(self.pool(layer), layer * self.experts)
         if len(need) <= limit and not self._whole:
             return [list(need)]
         everyone = range(self.experts) if self._whole else ()
@@ -355,6 +362,7 @@ class ExpertCache:
             self.now.clock += 1
             slot, victim = found
             load = Load(*self._key(place), slot, self._key(victim) if victim >= 0 else NOBODY, -1, True)
+            self._name_leavers([load])
             self._record([load])
             self._unused[place] = load.index
             held.add(place)

@@ -383,6 +383,7 @@ def static(use: Use, now: Moment) -> Column:
 
 @policy("belady", says="needed again later than any other that could leave", needs={"future"}, stack=True)
 def belady(use: Use, now: Moment) -> Column:
-    """The one needed again last leaves: minus its next use. The bound that no policy beats; it has to know
-    the future. Belady 1966."""
+    """The one needed again last leaves: minus its next use. The bound that no policy beats under the same
+    rule; it has to know the future. Where a budget in bytes holds experts of different sizes it is no bound
+    but a heuristic: who is needed last may free little. Belady 1966."""
     return -use.next_use

@@ -60,10 +60,12 @@ class _Taken:
 
 
 class Pools:
-    """`limits`: slots of every pool. `sizes`, `room`: [layers x experts] bytes of each expert, and of what
-    one shared pool may hold, where sizes differ; a load may then cost several their place, and slots are no
-    more than numbers. `own`: every layer has a pool of its own; several times as many limits are several slot
-    counts.
+    """`limits`: slots of every pool. `own`: every layer has a pool of its own; several times as many limits
+    are several slot counts.
+
+    `sizes`, `room`: [layers x experts] bytes of each expert, and of what one shared pool may hold, where sizes
+    differ. A load may then cost several their place: it takes the slot of the first of them, and `leavers`
+    names the others. Slots are no more than names then, and bytes limit.
 
     `calibrated`, `first_use`: [layers x experts] accesses in a calibration trace, and the number of the event
     that needs an expert first.
@@ -93,8 +95,13 @@ class Pools:
         self.filled: Ints = np.zeros(self.rows, np.intp)  # slots taken, the first ones
         self.level: Floats = np.zeros(self.rows)  # highest score of anyone evicted; kept where it is read
         self.watch: Callable[[int, int, int], None] | None = None  # told row, place, victim's place
-        self._sizes = None if sizes is None else sizes.tolist()
+        self.leavers: list[
+            tuple[int, int]
+        ] = []  # places of who came, and of who left besides its victim; only
+        # where sizes differ. Whoever asks for loads takes them and clears it
+        self._sizes: list[int] | None = None if sizes is None else sizes.tolist()
         self._room = room  # bytes that are left
+        self._vacant: list[int] = []  # slots below `filled` that nobody holds; only where sizes differ
         self._holders = [self.holder[row, :limit] for row, limit in enumerate(limits)]
 
         reads = policy.reads
@@ -159,7 +166,8 @@ class Pools:
 
     def residents(self, row: int) -> Ints:
         """Places of who is in a pool, by slot."""
-        return self.holder[row, : self.filled[row]]
+        held = self.holder[row, : self.filled[row]]
+        return held if not self._vacant else np.delete(held, self._vacant)
 
     def fill(self, chosen: Ints) -> list[tuple[int, int]]:
         """Before a run: gives experts free slots while there are any, the first as if used last, all before
@@ -169,7 +177,8 @@ class Pools:
             row = place // self.width
             slot = int(self.filled[row])
             if slot < self.limits[row] and (self._sizes is None or self._sizes[place] <= self._room):
-                self._take_room(place)
+                if self._sizes is not None:
+                    self._room -= self._sizes[place]
                 self._place(row, place, slot)
                 self.filled[row] += 1
                 placed.append((place, slot))
@@ -239,8 +248,10 @@ class Pools:
                 continue
             victim = -1
             if self._sizes is not None:
-                filled = self._fit(row, place, filled, places)
-            if filled < limit:
+                slot, victim = self._make_room(row, place, taken, held)
+                taken.append(slot)
+                filled = int(self.filled[row])
+            elif filled < limit:
                 slot = filled
                 filled += 1
                 taken.append(slot)
@@ -260,33 +271,44 @@ class Pools:
         self.filled[row] = filled
         return loads
 
-    def _fit(self, row: int, place: int, filled: int, stay: list[int]) -> int:
-        """Evicts until an expert's bytes are free; others move up into the slots that are left. The number of
-        residents then."""
+    def _make_room(
+        self, row: int, place: int, pinned: Iterable[int], held: Iterable[int] = ()
+    ) -> tuple[int, int]:
+        """Where sizes differ: evicts until an expert's bytes are free. Its slot, and the place of who held it,
+        or -1. `pinned`, `held`: slots of who stays, and of who leaves only if nobody else can."""
         assert self._sizes is not None
+        victims: list[tuple[int, int]] = []
         while self._sizes[place] > self._room:
-            scores = self.scores(self.holder[row, :filled])
-            for one in stay:
-                if self.slot_of[one] >= 0:
-                    scores[self.slot_of[one]] = np.inf
+            scores = self._allowed(row, pinned, held, self._vacant)
             slot = self._lowest(row, scores)
+            if slot < 0:  # every other is held by a guess: demand comes first
+                scores = self._allowed(row, pinned, self._vacant)
+                slot = self._lowest(row, scores)
             victim = self._evict(row, place, slot, float(scores[slot]))
             self._room += self._sizes[victim]
-            filled -= 1
-            if slot < filled:
-                self._place(row, int(self.holder[row, filled]), slot)
-        self._take_room(place)
-        return filled
-
-    def _take_room(self, place: int) -> None:
-        if self._sizes is not None:
-            self._room -= self._sizes[place]
+            self._vacant.append(slot)
+            victims.append((slot, victim))
+        self._room -= self._sizes[place]
+        self.leavers += [(place, victim) for _, victim in victims[1:]]
+        if victims:
+            self._vacant.remove(victims[0][0])
+            return victims[0]
+        if self._vacant:
+            return self._vacant.pop(), -1
+        self.filled[row] += 1
+        return int(self.filled[row]) - 1, -1
 
     def admit(self, row: int, place: int, clock: int, held: Iterable[int]) -> tuple[int, int] | None:
         """Gives an expert that was guessed a slot: a free one, or the lowest of those not held. (slot,
         victim's place or -1) or None."""
         slot, victim = int(self.filled[row]), -1
-        if slot < self.limits[row]:
+        if self._sizes is not None:
+            stay = list(held)
+            could = set(self.residents(row).tolist()) - {int(self.holder[row, one]) for one in stay}
+            if self._room + sum(self._sizes[one] for one in could) < self._sizes[place]:
+                return None
+            slot, victim = self._make_room(row, place, stay)
+        elif slot < self.limits[row]:
             self.filled[row] += 1
         else:
             scores = self._allowed(row, held)
@@ -319,7 +341,8 @@ class Pools:
 
     def _allowed(self, row: int, *stay: Iterable[int]) -> Floats:
         """Scores of a full pool by slot, infinite where the resident has to stay."""
-        scores = self.scores(self._holders[row])
+        full = self._sizes is None
+        scores = self.scores(self._holders[row] if full else self.holder[row, : self.filled[row]])
         for slots in stay:
             for slot in slots:
                 scores[slot] = np.inf

@@ -10,6 +10,7 @@ those of many slot counts too. Knows no policy.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -35,6 +36,8 @@ class Served:
     load: Ints  # [P] the access that each load is for
     load_slot: Ints  # [P]
     victim: Ints  # [P] layer x experts + expert of who left; -1: nobody
+    leaver_load: Ints  # [Q] the load, of P, that somebody besides its victim left for
+    leaver: Ints  # [Q] layer x experts + expert
 
 
 class Steps:
@@ -86,6 +89,7 @@ class Steps:
             access[order],
             np.concatenate(load_slot or nothing)[order],
             np.concatenate(victim or nothing)[order],
+            *(nothing * 2),
         )
 
     def hits(self, pools: Pools) -> NDArray[np.int64]:
@@ -188,6 +192,7 @@ class Steps:
         load: list[int] = []
         load_slot: list[int] = []
         victim: list[int] = []
+        leavers: list[tuple[int, int]] = []  # load, who left
         first = [0, *self.ends()]
         events = self._event.tolist() if self._single else range(len(needs))
         layers, passes = needs.layer.tolist(), needs.forward_pass.tolist()
@@ -204,6 +209,8 @@ class Steps:
                 load += (gone + begin).tolist()
                 load_slot += slots.tolist()
                 victim += victims.tolist()
+                if pools.leavers:
+                    leavers += self._leavers(pools, load, begin)
                 continue
             touch.clock, touch.number = clock[begin:end], number[begin:end]
             touch.weight, touch.next_use = weight[begin:end], following[begin:end]
@@ -214,7 +221,18 @@ class Steps:
                 load.append(begin + rank)
                 load_slot.append(to)
                 victim.append(who)
-        return Served(*(np.array(values, np.intp) for values in (slot, load, load_slot, victim)))
+            if pools.leavers:
+                leavers += self._leavers(pools, load, begin)
+        columns = (slot, load, load_slot, victim, [load for load, _ in leavers], [who for _, who in leavers])
+        return Served(*(np.array(values, np.intp) for values in columns))
+
+    def _leavers(self, pools: Pools, load: list[int], begin: int) -> list[tuple[int, int]]:
+        """Takes those who left besides victims: the load each left for, and its place. load: access of each
+        load so far; begin: first access of the event."""
+        number = {int(self._place[load[at]]): at for at in range(bisect_left(load, begin), len(load))}
+        found = [(number[came], left) for came, left in pools.leavers]
+        pools.leavers.clear()
+        return found
 
     def _walk(self, pools: Pools) -> Iterator[tuple[Index, Ints, Ints, Ints, Ints]]:
         """One event of every pool at a time: accesses, their slots before [slot count, access], and the loads

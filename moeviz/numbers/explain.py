@@ -7,6 +7,7 @@ Explainer(trace, settings).evictions(step=50, layer=3)[0].sentence
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,14 +40,14 @@ class Resident:
 class Eviction:
     """One victim and why."""
 
-    load: int  # index of the load that took its slot
+    load: int  # index of the load that it made room for
     layer: int
     expert: int
     for_layer: int  # who came
     for_expert: int
     speculative: bool
     residents: tuple[Resident, ...]  # of the pool, the first to leave first
-    belady: tuple[int, int]  # (layer, expert) that the bound would have dropped
+    belady: tuple[int, int]  # (layer, expert) that belady would have dropped
     regret: (
         int | None
     )  # forward passes by which the victim comes back before belady's would; 0 none; None: would never have
@@ -65,7 +66,7 @@ class Explainer:
         self.trace, self.settings = served(trace, settings), settings
         self.run = replay(trace, settings, find, self._choices)
         self._future = Future(self.trace, settings.one_by_one)
-        self._by_load = {choice.load: choice for choice in self._choices}
+        self._load = [choice.load for choice in self._choices]  # ascending
 
     def evictions(self, step: int, layer: int) -> list[Eviction]:
         """Who left at the event of a layer in a forward pass, in order; guesses made there included. None
@@ -73,8 +74,9 @@ class Explainer:
         event = self.run.event(step, layer)
         if event is None:
             return []
-        first, last = np.searchsorted(self.run.loads.event, [event, event + 1])
-        return [self._explained(self._by_load[load]) for load in range(first, last) if load in self._by_load]
+        loads = np.searchsorted(self.run.loads.event, [event, event + 1])
+        first, last = (bisect_left(self._load, int(load)) for load in loads)
+        return [self._explained(choice) for choice in self._choices[first:last]]
 
     def next_event(self, kind: str, step: int, layer: int) -> tuple[int, int] | None:
         """(step, layer) of the first event after this one with a miss, an eviction, a collision, or a

@@ -118,7 +118,11 @@ def stage_payload(
         "runs": given,
         "bound": None
         if bound is None
-        else {"hits": packed(_hits(bound)), "name": setting_name(bound.settings)},
+        else {
+            "hits": packed(_hits(bound)),
+            "name": setting_name(bound.settings),
+            "holds": not bound.room.bytes,  # where sizes differ, belady is no bound
+        },
         "domains": _domains(trace),
         "changes": [
             {"pass": int(pass_of[one.token]), "before": one.before, "after": one.after} for one in changes
@@ -191,6 +195,12 @@ def run_part(run: Run, measured: Sequence[Run] = (), explainer: Explainer | None
             "victimLayer": packed(loads.victim_layer) if elsewhere else None,
             "guess": packed(loads.speculative + 2 * loads.used.astype(np.uint8))
             if loads.speculative.any()
+            else None,
+            "leavers": {
+                "load": packed(run.leavers.load),
+                "cell": packed(run.leavers.layer.astype(np.int64) * run.experts + run.leavers.expert),
+            }
+            if len(run.leavers.load)
             else None,
         },
         "start": {"layer": packed(run.start.layer), "expert": packed(run.start.expert)},

@@ -28,14 +28,14 @@ NEVER = -1  # regret: the bound's choice is never needed again
 def stories_of(explainer: Explainer) -> dict[str, Any] | None:
     """Every eviction of a run. None where there are too many to carry.
 
-    Per eviction: `load` the load that took the slot, `why` a number into `words`, `belady` the cell (layer x
+    Per eviction: `load` the load that it made room for, `why` a number into `words`, `belady` the cell (layer x
     E + expert) that the bound would have dropped, `regret` in forward passes (0 none, -1: the bound's choice
     is never needed again); then `counts` residents, each with its cell, status, a number into `words` for its
     score (0: the policy has no words for a single one), and a length for its score's bar.
     """
     run = explainer.run
-    evictions = int((run.loads.victim_expert >= 0).sum())
-    if run.settings.baseline or evictions * min(run.settings.slots, SHOWN) > MAX_RESIDENTS:
+    evictions = len(run.departures.load)
+    if run.settings.baseline or evictions * min(run.room.slots, SHOWN) > MAX_RESIDENTS:
         return None
     words = _Words(POLICIES[run.settings.policy].says.rpartition(",")[0])
     rows: list[tuple[int, int, int, int, int]] = []

@@ -84,11 +84,11 @@ def _what_happened(trace: Trace, run: Run, token: Any, layer: Any, expert: Any) 
         run.accesses.outcome
     )
     evicted: dict[int, list[str]] = {}
-    out = run.loads.victim_expert >= 0
+    left = run.departures
     for at, from_layer, victim in zip(
-        run.loads.event[out].tolist(),
-        run.loads.victim_layer[out].tolist(),
-        run.loads.victim_expert[out].tolist(),
+        run.loads.event[left.load].tolist(),
+        left.layer.tolist(),
+        left.expert.tolist(),
         strict=True,
     ):
         evicted.setdefault(at, []).append(f"{from_layer}/{victim}")

@@ -170,7 +170,8 @@ class Curves {
     if (this.bound) {
       const value = this.bound.recent[furthest]
       const guessed = stage.boards.some(({ run }) => run.about.prefetch !== "none")
-      const name = stage.model.payload.phrases[guessed ? "bound without" : "bound"]
+      const holds = stage.model.bound.holds
+      const name = stage.model.payload.phrases[!holds ? "no bound" : guessed ? "bound without" : "bound"]
       labels.push({
         text: `${name} ${percent(value)}`,
         at: this.y(Math.max(value, this.floor)),
