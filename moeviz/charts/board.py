@@ -72,10 +72,8 @@ class Board:
             )
         )
         others: dict[int, list[tuple[int, int]]] = {}  # who left for a load besides its victim
-        for load, *key in zip(
-            *(x.tolist() for x in (run.leavers.load, run.leavers.layer, run.leavers.expert))
-        ):
-            others.setdefault(load, []).append((key[0], key[1]))
+        for load, other_layer, other in run.leavers.rows():
+            others.setdefault(load, []).append((other_layer, other))
         found = []
         for first, last in pairwise(pass_at[self._drawn :]):
             frame = Frame(self._state.copy(), self._slots.copy())

@@ -128,6 +128,10 @@ class Leavers:
     layer: NDArray[np.int16]
     expert: NDArray[np.int16]
 
+    def rows(self) -> list[tuple[int, int, int]]:
+        """(load, layer, expert) of each."""
+        return list(zip(self.load.tolist(), self.layer.tolist(), self.expert.tolist(), strict=True))
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Residents:

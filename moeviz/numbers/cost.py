@@ -130,7 +130,7 @@ def _passes(
     )
     came = list(zip(run.loads.layer.tolist(), run.loads.expert.tolist(), strict=True))
     gone = run.departures
-    left = list(zip(gone.layer.tolist(), gone.expert.tolist(), strict=True))
+    left = [(layer, expert) for _, layer, expert in gone.rows()]
     left_at = np.searchsorted(gone.load, np.arange(len(came) + 1)).tolist()
     speculative = run.loads.speculative.tolist()
     share = costs.other / max(run.layers, 1)

@@ -82,7 +82,7 @@ def miss_kind_of_access(run: Run) -> NDArray[np.uint8]:
     wasted = (run.loads.speculative & ~run.loads.used).tolist()
     loads = list(zip(run.loads.layer.tolist(), run.loads.expert.tolist(), strict=True))
     gone = run.departures
-    left = list(zip(gone.layer.tolist(), gone.expert.tolist(), strict=True))
+    left = [(layer, expert) for _, layer, expert in gone.rows()]
     left_at = np.searchsorted(gone.load, np.arange(len(loads) + 1)).tolist()
     load_at = np.searchsorted(run.loads.event, np.arange(len(run.events.forward_pass) + 1)).tolist()
     access_at = np.searchsorted(run.accesses.event, np.arange(len(run.events.forward_pass) + 1)).tolist()

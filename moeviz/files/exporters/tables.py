@@ -84,14 +84,9 @@ def _what_happened(trace: Trace, run: Run, token: Any, layer: Any, expert: Any) 
         run.accesses.outcome
     )
     evicted: dict[int, list[str]] = {}
-    left = run.departures
-    for at, from_layer, victim in zip(
-        run.loads.event[left.load].tolist(),
-        left.layer.tolist(),
-        left.expert.tolist(),
-        strict=True,
-    ):
-        evicted.setdefault(at, []).append(f"{from_layer}/{victim}")
+    event_of = run.loads.event.tolist()
+    for load, from_layer, victim in run.departures.rows():
+        evicted.setdefault(event_of[load], []).append(f"{from_layer}/{victim}")
     own = np.where(expert >= 0, outcome[event * trace.num_experts + np.maximum(expert, 0)], _NONE)
     return _OUTCOMES[own], [" ".join(evicted.get(at, ())) for at in event.tolist()]
 
