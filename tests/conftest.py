@@ -303,7 +303,7 @@ def check_books(trace: Trace, run: Run) -> None:
     """Residency followed load by load agrees with every outcome and never exceeds the slots, or the bytes."""
     shared = run.settings.scope == "model"
     room, number = run.room, 0
-    leavers = list(zip(*(x.tolist() for x in (run.leavers.load, run.leavers.layer, run.leavers.expert))))
+    leavers = run.leavers.rows()
     start = zip(run.start.layer.tolist(), run.start.expert.tolist(), run.start.slot.tolist(), strict=True)
     slots = {(0 if shared else layer, slot): (layer, expert) for layer, expert, slot in start}
     for tokens, events in zip(trace.passes(), told(run), strict=True):

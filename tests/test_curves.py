@@ -174,7 +174,7 @@ def published(text: str, policy: str, budget: int) -> float:
     first, and then others leave until all fit; the prompt is one call a layer."""
     rows = [line.split(",") for line in text.splitlines() if line[0] not in "#t"]
     calls: dict[tuple[int, int, int], list[int]] = {}
-    for _, phase, step, layer, slot, expert, _, _, size in rows:
+    for _, phase, step, layer, _, expert, *_ in rows:
         at = (0, 0, int(layer)) if phase == "0" else (1, int(step), int(layer))
         calls.setdefault(at, []).append(int(expert))
     sizes = {int(row[3]): int(row[8]) for row in rows}
@@ -207,8 +207,8 @@ def published(text: str, policy: str, budget: int) -> float:
 
 @pytest.mark.parametrize("name", ["lru", "lfu", "belady"])
 def test_curves_published_from_route_traces_come_out(name: str) -> None:
-    """Within a tenth of a point, from replays and from one curve alike: all that differs is that their experts
-    of one event count as used strongest first, ours weakest first."""
+    """Within a tenth of a point, from replays and from one curve alike: all that differs is that their
+    experts of one event count as used strongest first, ours weakest first."""
     text = route_trace(7, 700)
     trace = open_content("routes.csv", text.encode()).trace
     assert trace.expert_bytes == (1000, 1700, 1200, 2300, 1400)

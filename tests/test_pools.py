@@ -88,9 +88,7 @@ def test_a_load_may_cost_several_their_place(
     at_once, by_event = replay(trace, one), replay(trace, one, choices=told)
     assert at_once.same_decisions(by_event)
     check_books(served(trace, one), at_once)
-    left = at_once.departures
-    assert [choice.load for choice in told] == left.load.tolist()
-    assert [choice.victim for choice in told] == list(zip(left.layer.tolist(), left.expert.tolist()))
+    assert [(choice.load, *choice.victim) for choice in told] == at_once.departures.rows()
     assert from_bytes(to_bytes(served(trace, one), at_once))[1].same_decisions(at_once)  # type: ignore[union-attr]
 
 

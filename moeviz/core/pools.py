@@ -63,9 +63,9 @@ class Pools:
     """`limits`: slots of every pool. `own`: every layer has a pool of its own; several times as many limits
     are several slot counts.
 
-    `sizes`, `room`: [layers x experts] bytes of each expert, and of what one shared pool may hold, where sizes
-    differ. A load may then cost several their place: it takes the slot of the first of them, and `leavers`
-    names the others. Slots are no more than names then, and bytes limit.
+    `sizes`, `room`: [layers x experts] bytes of each expert, and of what one shared pool may hold, where
+    sizes differ. A load may then cost several their place: it takes the slot of the first of them, and
+    `leavers` names the others. Slots are no more than names then, and bytes limit.
 
     `calibrated`, `first_use`: [layers x experts] accesses in a calibration trace, and the number of the event
     that needs an expert first.
@@ -95,10 +95,9 @@ class Pools:
         self.filled: Ints = np.zeros(self.rows, np.intp)  # slots taken, the first ones
         self.level: Floats = np.zeros(self.rows)  # highest score of anyone evicted; kept where it is read
         self.watch: Callable[[int, int, int], None] | None = None  # told row, place, victim's place
-        self.leavers: list[
-            tuple[int, int]
-        ] = []  # places of who came, and of who left besides its victim; only
-        # where sizes differ. Whoever asks for loads takes them and clears it
+        # places of who came, and of who left besides its victim, where sizes differ; whoever asks for loads
+        # takes them and clears it
+        self.leavers: list[tuple[int, int]] = []
         self._sizes: list[int] | None = None if sizes is None else sizes.tolist()
         self._room = room  # bytes that are left
         self._vacant: list[int] = []  # slots below `filled` that nobody holds; only where sizes differ
@@ -274,8 +273,8 @@ class Pools:
     def _make_room(
         self, row: int, place: int, pinned: Iterable[int], held: Iterable[int] = ()
     ) -> tuple[int, int]:
-        """Where sizes differ: evicts until an expert's bytes are free. Its slot, and the place of who held it,
-        or -1. `pinned`, `held`: slots of who stays, and of who leaves only if nobody else can."""
+        """Where sizes differ: evicts until an expert's bytes are free. Its slot, and the place of who held
+        it, or -1. `pinned`, `held`: slots of who stays, and of who leaves only if nobody else can."""
         assert self._sizes is not None
         victims: list[tuple[int, int]] = []
         while self._sizes[place] > self._room:

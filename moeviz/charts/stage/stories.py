@@ -29,8 +29,8 @@ def stories_of(explainer: Explainer) -> dict[str, Any] | None:
     """Every eviction of a run. None where there are too many to carry.
 
     Per eviction: `load` the load that it made room for, `why` a number into `words`, `belady` the cell
-    (layer x E + expert) that belady would have dropped, `regret` in forward passes (0 none, -1: the bound's choice
-    is never needed again); then `counts` residents, each with its cell, status, a number into `words` for its
+    (layer x E + expert) that belady would have dropped, `regret` in forward passes (0 none, -1: that one is
+    never needed again); then `counts` residents, each with its cell, status, a number into `words` for its
     score (0: the policy has no words for a single one), and a length for its score's bar.
     """
     run = explainer.run
