@@ -62,7 +62,8 @@ class Choice:
     scores: dict[Key, float]  # the victim's is the lowest of those that could leave
     pinned: frozenset[Key]  # by this event
     held: frozenset[Key]  # by guesses for events to come
-    load: int = -1  # number of the load that took the slot
+    why: str = ""  # in words, where the policy's lists say it
+    load: int = -1  # number of the load that it made room for
 
 
 @dataclass(slots=True)
@@ -188,8 +189,7 @@ class ExpertCache:
 
     def scores(self, layer: int) -> dict[Key, float]:
         """Score of every resident of the layer's pool now, as it is shown; the lowest leaves."""
-        places = self.room.residents(self.pool(layer))
-        scores = self.room.policy.shown(self.room.scores(places), self.room.now)
+        places, scores = self.room.residents(self.pool(layer)), self.room.shown(self.pool(layer))
         return {
             self._key(place): score for place, score in zip(places.tolist(), scores.tolist(), strict=True)
         }
@@ -210,6 +210,7 @@ class ExpertCache:
                 self.scores(layer),
                 frozenset(map(self._key, pinned)),
                 frozenset(map(self._key, held)),
+                self.room.why(victim),
             )
         )
 

@@ -15,13 +15,14 @@ by their place: pool x (experts of a pool) + number in it.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Sequence
+from copy import deepcopy
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moeviz.core.policies import CONSTANT, LOADED, MAX_EXPERTS, TOUCHED, Moment, Policy, Touch, Use
+from moeviz.core.policies import CONSTANT, LOADED, MAX_EXPERTS, TOUCHED, Lists, Moment, Policy, Touch, Use
 from moeviz.errors import PolicyError
 
 Ints = NDArray[np.intp]
@@ -127,6 +128,9 @@ class Pools:
         self._leveled = "level" in reads
         self._taken: Any = _Taken()
         self._stays = np.zeros(size, np.bool_)  # by place; set for a moment only
+        self.lists = [policy.lists(limit) for limit in limits] if policy.lists is not None else None
+        self._asked: tuple[Lists, set[int]] | None = None  # while `watch` is told: the lists that were asked
+        # who leaves, as they were, and who had to stay
         self._full = False  # every pool is as large as the largest, and no slot is free
 
     # columns
@@ -156,6 +160,24 @@ class Pools:
             found = np.array(np.broadcast_to(found, places.shape), np.float64)
         return found  # type: ignore[no-any-return]
 
+    def shown(self, row: int) -> Floats:
+        """Of each of a pool's residents the score now, as people see it: the lowest leaves. Where lists
+        decide, its turn: how many would leave before it."""
+        places = self.residents(row)
+        if self.lists is None:
+            return np.asarray(self.policy.shown(self.scores(places), self.now))
+        before, stays = self._asked or (self.lists[row], set[int]())
+        again = deepcopy(before)
+        turn: dict[int, int] = {}
+        for who in (stays, set[int]()):
+            while (one := again.leaves(who)) >= 0:
+                turn[one] = len(turn)
+        return np.array([turn[one] for one in places.tolist()], np.float64)
+
+    def why(self, victim: int) -> str:
+        """Where lists decide, why a resident leaves, in words, asked while `watch` is told; else empty."""
+        return self._asked[0].why(victim) if self._asked else ""
+
     def limit(self, row: int, place: int) -> int:
         """How many experts like this one a pool can hold at once."""
         if self._sizes is None:
@@ -184,6 +206,8 @@ class Pools:
         for clock, (place, _) in enumerate(reversed(placed), -len(placed)):
             self.load(place, clock)
             self.columns["last_touch"][place] = clock
+            if self.lists is not None:
+                self.lists[place // self.width].came(place)
         return placed
 
     # one event of one pool
@@ -205,6 +229,8 @@ class Pools:
         if self._leveled:
             touch.level = self.level[row]
         self.touch(at, touch)
+        if self.lists is not None:
+            self._use(row, at.tolist(), found)
         return found, loads
 
     def serve_together(
@@ -242,10 +268,13 @@ class Pools:
         filled, limit = int(self.filled[row]), int(self.limits[row])
         taken = [slot for slot in found if slot >= 0]
         scores: Floats | None = None
+        lists = None if self.lists is None else self.lists[row]
         for rank, place in enumerate(places):
             if found[rank] >= 0:
                 continue
             victim = -1
+            if lists is not None:
+                lists.missed(place)
             if self._sizes is not None:
                 slot, victim = self._make_room(row, place, taken, held)
                 taken.append(slot)
@@ -253,6 +282,9 @@ class Pools:
             elif filled < limit:
                 slot = filled
                 filled += 1
+                taken.append(slot)
+            elif lists is not None:
+                slot, victim = self._by_lists(row, place, taken, held)
                 taken.append(slot)
             else:
                 if scores is None:
@@ -266,9 +298,40 @@ class Pools:
                 taken.append(slot)
             self._place(row, place, slot)
             self.load(place, clock + rank + 1)
+            if lists is not None:
+                lists.came(place)
             loads.append((rank, slot, victim))
         self.filled[row] = filled
         return loads
+
+    def _by_lists(
+        self, row: int, place: int, pinned: Iterable[int], held: Iterable[int] = ()
+    ) -> tuple[int, int]:
+        """Slot and place of who leaves where lists decide; (-1, -1) where all have to stay. `pinned`, `held`
+        as of `_make_room`."""
+        assert self.lists is not None
+        lists, holder = self.lists[row], self.holder[row]
+        stays = {int(holder[slot]) for slot in pinned}
+        before = deepcopy(lists) if self.watch is not None else None
+        victim = -1
+        for who in (stays | {int(holder[slot]) for slot in held}, stays):
+            if (victim := lists.leaves(who)) >= 0:
+                if before is not None:
+                    self._asked = before, who
+                break
+        if victim < 0:
+            return -1, -1
+        slot = int(self.slot_of[victim])
+        self._evict(row, place, slot, 0.0)
+        self._asked = None
+        return slot, victim
+
+    def _use(self, row: int, places: list[int], found: list[int]) -> None:
+        """Tells the lists of a pool who was needed. found: the slots that they had before."""
+        assert self.lists is not None
+        lists = self.lists[row]
+        for rank in range(len(places) - 1, -1, -1):
+            lists.used(places[rank], found[rank] >= 0)
 
     def _make_room(
         self, row: int, place: int, pinned: Iterable[int], held: Iterable[int] = ()
@@ -309,6 +372,12 @@ class Pools:
             slot, victim = self._make_room(row, place, stay)
         elif slot < self.limits[row]:
             self.filled[row] += 1
+        elif self.lists is not None:
+            stays = list(held)
+            if len(set(stays)) == slot:
+                return None
+            self.lists[row].missed(place)
+            slot, victim = self._by_lists(row, place, stays)
         else:
             scores = self._allowed(row, held)
             slot = self._lowest(row, scores)
@@ -318,12 +387,16 @@ class Pools:
         self._place(row, place, slot)
         self.load(place, clock)
         self.columns["last_touch"][place] = clock
+        if self.lists is not None:
+            self.lists[row].came(place)
         return slot, victim
 
     def clear(self, row: int) -> None:
         """Nothing stays."""
         self.slot_of[self.holder[row, : self.filled[row]]] = -1
         self.filled[row] = 0
+        if self.policy.lists is not None and self.lists is not None:
+            self.lists[row] = self.policy.lists(int(self.limits[row]))
 
     def _place(self, row: int, place: int, slot: int) -> None:
         self.holder[row, slot] = place
@@ -369,6 +442,8 @@ class Pools:
         columns of `touch` are [member]. Returns the slots that they had before [copies, member], and of each
         load the index in `at`, flat, the slot and the victim's place (-1: a free slot).
         """
+        if self.lists is not None:
+            return self._serve_each(at, row, touch, clock)
         before: Ints = self.slot_of[at]
         gone = (before.ravel() < 0).nonzero()[0]
         if not len(gone):
@@ -384,6 +459,28 @@ class Pools:
             touch.level = self.level[row]
         self.touch(at, touch)
         return before, gone, slots, victims
+
+    def _serve_each(self, at: Ints, row: Ints, touch: Touch, clock: Floats) -> tuple[Ints, Ints, Ints, Ints]:
+        """`serve_rows` where lists decide: one pool after the other."""
+        before: Ints = self.slot_of[at]
+        places, rows, slots = at.ravel().tolist(), row.ravel().tolist(), before.ravel().tolist()
+        ticks = clock.tolist()
+        loads: list[tuple[int, int, int]] = []
+        begin = 0
+        while begin < len(places):
+            own, end = rows[begin], begin + 1
+            while end < len(places) and rows[end] == own:
+                end += 1
+            members, found = places[begin:end], slots[begin:end]
+            if min(found) < 0:
+                first = int(ticks[begin % len(ticks)]) - 1
+                came = self._fill(own, members, found, first, ())
+                loads += [(begin + rank, slot, victim) for rank, slot, victim in came]
+            self._use(own, members, found)
+            begin = end
+        self.touch(at, touch)
+        gone, at_slots, victims = np.array(loads, np.intp).reshape(-1, 3).T
+        return before, gone, at_slots, victims
 
     def _fill_rows(self, own: Ints, at: Ints) -> tuple[Ints, Ints]:
         """Slots for the misses of several pools, and who leaves them. own: pool of each miss; at: who

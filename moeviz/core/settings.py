@@ -219,6 +219,11 @@ class Settings:
         self, layers: int, experts: int, least: int, expert_bytes: int | tuple[int, ...]
     ) -> None:
         sizes = _by_layer(expert_bytes, layers)
+        if POLICIES[self.policy].lists and self.scope == "model" and len(set(sizes)) > 1:
+            raise SettingsError(
+                f"policy {self.policy!r} counts experts, not bytes, and those of different layers differ in "
+                "size. Choose slots, scope layer or another policy."
+            )
         if min(sizes) < 1:
             raise SettingsError(
                 "a budget in bytes needs the size of an expert, which is not known here. Give slots."

@@ -193,7 +193,7 @@ class Explainer:
         words = "never" if ago is None else "in this pass" if ago == 0 else f"{self._tokens(ago)} ago"
         times = {1: "once", 2: "twice"}.get(int(score), f"{score:.0f} times") if math.isfinite(score) else ""
         policy = POLICIES[self.settings.policy]
-        says = policy.says.format(score=score, ago=words, times=times)
+        says = choice.why or policy.says.format(score=score, ago=words, times=times)
         if len(could) == 1:
             says = "nothing else could leave"
         elif not policy.distinct and sum(choice.scores[key] == score for key in could) > 1:

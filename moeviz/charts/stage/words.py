@@ -26,6 +26,8 @@ POLICY_NAMES = {
     "least-stale": "least stale",
     "layer-distance": "layer distance",
     "static": "static",
+    "arc": "ARC",
+    "s3-fifo": "S3-FIFO",
     "belady": "Belady",
 }
 
