@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import moeviz
 from moeviz.cli.main import main
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
+from moeviz.core.trace import Trace
 from moeviz.engine import session
 from moeviz.files.moetrace import load as load_file
 
@@ -260,6 +262,27 @@ def test_import(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "note       the file holds no router weights" in result.output
     assert as_json("replay", tmp_path / "routed.moetrace", "--policy", "belady")["hits"] > 0
+
+
+def test_split_writes_a_trace_for_each_request(tmp_path: Path) -> None:
+    requests = np.array([4] * 5 + [0] * 7 + [4] * 8, np.int16)
+    trace = replace(random_trace(1, tokens=20), sequence=requests)
+    trace.save(tmp_path / "many.moetrace")
+    parts = tmp_path / "parts"
+    refused = run("split", tmp_path / "many.moetrace", "--into", parts)
+    assert (refused.exit_code, "parts for --into does not exist" in refused.stderr) == (2, True)
+    parts.mkdir()
+    result = run("split", tmp_path / "many.moetrace", "--into", parts)
+    assert result.output == f"saved      2 requests of 7 to 13 tokens in {parts}\n"
+    first, second = (Trace.load(parts / f"many-{number}.moetrace") for number in (1, 2))
+    assert (first.experts == trace.experts[requests == 4]).all()
+    assert (second.experts == trace.experts[requests == 0]).all()
+    assert first.sequence is None
+    again = run("split", tmp_path / "many.moetrace", "--into", parts)
+    assert "many-1.moetrace is there already. Add --force" in again.stderr
+    assert run("split", tmp_path / "many.moetrace", "--into", parts, "--force").exit_code == 0
+    alone = run("split", parts / "many-1.moetrace", "--into", parts)
+    assert "many-1.moetrace holds one request: there is nothing to split." in alone.stderr
 
 
 def test_what_show_and_diff_say_to_programs_is_what_the_schema_says(trace: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from moeviz.files.importers import Counted, Imported, Options
 from moeviz.files.moetrace import to_bytes
 
 IMPORTER = """
-import os, time
+import os, signal, time
 import numpy as np
 from moeviz.files.importers.registry import importer
 
@@ -38,6 +38,18 @@ def slow(source, options):
 @register("dead")
 def dead(source, options):
     os.abort()
+
+@register("killed")
+def killed(source, options):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+@register("leaving")
+def leaving(source, options):
+    os._exit(3)
+
+@register("silent")
+def silent(source, options):
+    return None
 
 @register("stumbling")
 def stumbling(source, options):
@@ -79,6 +91,9 @@ def test_a_refusal_is_the_importers_own_sentence() -> None:
         ("hungry", "more memory than reading a file may take|MiB"),
         ("slow", "more than 5 s of processor time"),
         ("dead", "the process that read it ended with -6"),
+        ("killed", "killed from outside, most likely because this machine ran out of memory"),
+        ("leaving", "ended the process with code 3 and without an answer"),
+        ("silent", r"importer .*own\.py:silent gave NoneType, neither Imported nor Counted"),
         ("stumbling", "cannot be read: KeyError"),
     ],
 )

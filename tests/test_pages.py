@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import streamlit as st
 from conftest import odd_traces, random_trace
@@ -429,6 +431,19 @@ def test_the_library_keeps_renames_and_deletes(data_folder: Path) -> None:
     assert app.selectbox(key="trace").value == "library: renamed"
     button(app, "Delete").click().run()
     assert list((data_folder / "traces").iterdir()) == []
+    assert not app.exception
+
+
+def test_the_library_opens_one_of_several_requests() -> None:
+    requests = np.repeat(np.array([3, 1], np.int16), [8, 12])
+    app = turned(
+        showing(replace(random_trace(1, tokens=20), sequence=requests), name="upload: many"), "library"
+    )
+    app.number_input(key="request").set_value(2).run()
+    button(app, "Open it alone").click().run()
+    assert app.selectbox(key="trace").value == "upload: many-2"
+    assert app.session_state["desk"].opened["upload: many-2"][0].tokens == 12
+    assert not any(one.label == "Open it alone" for one in app.button)
     assert not app.exception
 
 

@@ -81,10 +81,19 @@ def _answer(name: str, content: bytes, answer: bytes, code: int, limit: float) -
     """What the child said, checked as any file is. Raises TraceError."""
     head, newline, rest = answer.partition(b"\n")
     if not newline:
-        if -code == getattr(signal, "SIGXCPU", 0) or -code == getattr(signal, "SIGKILL", 0):
+        if -code == getattr(signal, "SIGXCPU", 0):
             raise TraceError(
                 f"{name} took more than {limit:.0f} s of processor time to be read, and was given up. A "
                 "packed file may take longer once it is unpacked: its limit grows with its size."
+            )
+        if -code == getattr(signal, "SIGKILL", 0):
+            raise TraceError(
+                f"{name} cannot be read: the process that read it was killed from outside, most likely "
+                "because this machine ran out of memory. Close something, or take a smaller file."
+            )
+        if code >= 0:
+            raise TraceError(
+                f"{name} cannot be read: its reader ended the process with code {code} and without an answer."
             )
         raise TraceError(
             f"{name} cannot be read: the process that read it ended with {code}, most likely because it "

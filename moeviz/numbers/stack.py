@@ -217,3 +217,36 @@ def _hit_by_scores(steps: Steps, pools: Pools, slots: int) -> bytearray:
             heappush(heap, entry)
         begin = end
     return hit
+
+
+def hits_by_lists(steps: Steps, pools: Pools, slots: int) -> NDArray[np.int64]:
+    """Hits by phase at one slot count where the policy keeps lists, a list object for each pool. [phase]
+
+    `pools`: as they are before the run; their slots are not used.
+    """
+    assert pools.policy.lists is not None
+    kept = [pools.policy.lists(slots) for _ in range(pools.rows)]
+    free = [slots] * pools.rows
+    places, rows = steps.place.tolist(), (steps.place // pools.width).tolist()
+    resident = bytearray(pools.rows * pools.width)
+    hit = bytearray(len(places))
+    begin = 0
+    for end in steps.ends():
+        row, members = rows[begin], places[begin:end]
+        lists = kept[row]
+        there = [resident[member] for member in members]
+        hit[begin:end] = bytes(there)
+        for member, was_there in zip(members, there, strict=True):
+            if was_there:
+                continue
+            lists.missed(member)
+            if free[row]:
+                free[row] -= 1
+            else:
+                resident[lists.leaves(members)] = 0
+            lists.came(member)
+            resident[member] = 1
+        for at in range(len(members) - 1, -1, -1):
+            lists.used(members[at], bool(there[at]))
+        begin = end
+    return np.bincount(steps.phase[np.frombuffer(hit, np.bool_)], minlength=2)

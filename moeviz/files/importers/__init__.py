@@ -84,6 +84,11 @@ def _open(source: Source, options: Options, format: str) -> Found:
             f"{', '.join(format_names())} (`import --help` says more), each also as .gz or .zst."
         )
     found = IMPORTERS[kind].read(source, options)
+    if not isinstance(found, Imported | Counted):  # a user's own may give anything
+        raise TraceError(
+            f"{source.name}: the importer {format or kind} gave {type(found).__name__}, neither Imported nor "
+            "Counted. Let it return what finish(...) of moeviz.files.importers.routed gives."
+        )
     if isinstance(found, Imported) and found.trace.notes != (notes := tuple(found.report)):
         found = replace(found, trace=replace(found.trace, notes=notes))
     return found
