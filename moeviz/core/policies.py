@@ -530,8 +530,9 @@ class S3Fifo(Lists):
     """Three queues in order of arrival: whoever comes enters the small one, a tenth of the slots, and at its
     end leaves, unless it was used twice meanwhile: then it moves to the main one. There each use, up to
     three, buys another round. Who left the small one is remembered for a while and enters the main one if it
-    comes back. Yang, Zhang, Qiu, Yue, Vinayak, SOSP 2023, algorithm 1; as in its authors' libCacheSim one
-    leaves for each that comes. Who may not leave now is passed over and keeps its place."""
+    comes back. Yang, Zhang, Qiu, Yue, Vinayak, SOSP 2023, algorithm 1; as in its authors' libCacheSim (which
+    fills its main queue first while nobody has left) one leaves for each that comes. Who may not leave now is
+    passed over and keeps its place."""
 
     def __init__(self, slots: int) -> None:
         super().__init__(slots)
