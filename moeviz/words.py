@@ -269,17 +269,21 @@ def best_value(measured: Sequence[tuple[Settings, Repeated]]) -> str:
     )
 
 
-def numbers(found: Summary, bound: float | None = None) -> list[tuple[str, str]]:
+def numbers(found: Summary, bound: float | None = None, rule: str = "pinned") -> list[tuple[str, str]]:
     """The numbers that people ask for first, (name, text) each.
 
-    `bound`: belady's hit ratio, None where it is not known.
+    `bound`: belady's hit ratio under the run's `rule`, None where it is not known or no bound.
     """
     rows = [(f"Hit ratio of {found.phase}", counted(found.main))]
     if found.phase == "decode" and found.prefill.accesses:
         rows.append(("Hit ratio of prefill", counted(found.prefill)))
     if bound is not None:
         rows.append(
-            ("Bound (replayed)", f"{percent(bound)} by belady, which knows the future, without pre-fetching")
+            (
+                "Bound (replayed)",
+                f"{percent(bound)} by belady, which knows the future, without pre-fetching"
+                + ("" if rule == "pinned" else f", under the rule {rule}"),
+            )
         )
     if found.served.pass_ratio is not None:
         rows.append(
@@ -368,7 +372,7 @@ def _over(run: Run, load: int) -> str:
 
 def report(settings: Settings, found: Summary, same: bool | None = None, bound: float | None = None) -> str:
     """A run for a terminal, a line a number."""
-    rows = [("Settings", settings.label), *numbers(found, bound)]
+    rows = [("Settings", settings.label), *numbers(found, bound, settings.rule)]
     if same is not None:
         rows.append(("Logits", lossless(same)))
     return lines(rows)

@@ -102,7 +102,7 @@ def _stage(here: traces.Here, two: list[Settings], job: Any) -> StageEvent:
         parts = [kept.part(trace, one, measured) for one in two]
         runs, bound = (
             [kept.explained(trace, one).run for one in two],
-            kept.bound(trace, max(two, key=lambda one: one.slots)),
+            kept.bound(trace, max(two, key=lambda one: one.room(*trace.shape).slots)),
         )
     changes = kept.changes(trace)
     said = live.in_words(job) if going else hit_verdict(trace, runs, changes) + _speed(two)

@@ -4,7 +4,9 @@ A score is an expression over columns of use (`Use`) and the moment (`Moment`). 
 on one expert's numbers and on arrays of any shape alike, so the live cache, the replay, the curves over all
 slot counts and the explanations evaluate the very same function. What a touch or a load does to the columns
 is written once too, in `TOUCHED` and `LOADED`. Of equal scores the least recently used leaves; no two
-residents were used last at the same moment. A new policy is one function under `@policy`, here or in a file
+residents were used last at the same moment. Where who leaves depends on lists of residents and of those who
+left (arc, s3-fifo), what is decorated is a class of `Lists` instead: an object for each pool, which is told
+what happens and asked who leaves, and why. A new policy is one function under `@policy`, here or in a file
 of your own, named as `path.py:name` wherever a policy is asked for:
 
     from moeviz.policies import Moment, Use, policy
@@ -13,9 +15,6 @@ of your own, named as `path.py:name` wherever a policy is asked for:
     def mru(use: Use, now: Moment) -> float:
         "Most recently used leaves."
         return -use.last_touch
-
-Where who leaves depends on lists, of residents and of those who left (arc, s3-fifo), the decorated thing is a
-class of `Lists` instead: one object for each pool, told what happens and asked who leaves.
 """
 
 from __future__ import annotations

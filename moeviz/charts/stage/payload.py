@@ -179,7 +179,7 @@ def run_part(run: Run, measured: Sequence[Run] = (), explainer: Explainer | None
         "name": setting_name(settings),
         "label": settings.label,
         "policy": settings.policy,
-        "slots": settings.slots,
+        "slots": run.room.slots if settings.budget else settings.slots,
         "scope": settings.scope,
         "prefetch": settings.prefetch,
         "prefetchName": prefetch_name(settings.prefetch),

@@ -160,14 +160,14 @@ def setting_name(settings: Settings) -> str:
 
 
 def setting_names(settings: Sequence[Settings]) -> list[str]:
-    """Names of boards, told apart by slots and pre-fetch where their policies are the same."""
+    """Names of boards, told apart by memory and pre-fetch where their policies are the same."""
     names = [setting_name(one) for one in settings]
     found = []
     for name, one in zip(names, settings, strict=True):
         same = [other for other, its in zip(settings, names, strict=True) if its == name and not one.baseline]
         extra = []
-        if len({other.slots for other in same}) > 1:
-            extra.append(f"{one.slots} slots")
+        if len({(other.slots, other.budget) for other in same}) > 1:
+            extra.append(memory(one.budget) if one.budget else f"{one.slots} slots")
         if len({other.prefetch for other in same}) > 1:
             extra.append("no pre-fetch" if one.prefetch == "none" else one.prefetch)
         told = name.removesuffix(")") + (", " if name.endswith(")") else " (") + ", ".join(extra) + ")"
