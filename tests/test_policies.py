@@ -329,8 +329,8 @@ def test_an_eviction_of_arc_in_words() -> None:
     trace = make_trace([[[expert]] for expert in (0, 0, 1, 2)])
     (eviction,) = Explainer(trace, Settings("arc", 2)).evictions(3, 0)
     assert eviction.sentence.startswith(
-        "Expert 1 left: last used longest ago of those used once that could leave, while those used once "
-        "hold 1 slots and 0 are meant for them; never needed again"
+        "Expert 1 left: last used longest ago of those used once that could leave, as of 2 slots those used "
+        "once hold 1, and 0 are meant for them; never needed again"
     )
 
 
