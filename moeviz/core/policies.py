@@ -519,8 +519,8 @@ class Arc(Lists):
     def why(self, one: int) -> str:
         how = "used once" if one in self.once else "used again"
         return (
-            f"last used longest ago of those {how} that could leave, as of {self.slots} slots those used once "
-            f"hold {len(self.once)}, and {self.meant:.3g} are meant for them"
+            f"last used longest ago of those {how} that could leave, as of {self.slots} slots those used "
+            f"once hold {len(self.once)}, and {self.meant:.3g} are meant for them"
         )
 
 
@@ -583,8 +583,8 @@ class S3Fifo(Lists):
         if self.small[one] < 2:
             return (
                 "first in the queue of newcomers of all that could leave, and "
-                f"{'used once' if self.small[one] else 'not used'} again since it came (twice would have kept "
-                "it)"
+                f"{'used once' if self.small[one] else 'not used'} again since it came "
+                "(twice would have kept it)"
             )
         return "moved up from the newcomers, and none in the main queue that could leave has fewer uses left"
 
