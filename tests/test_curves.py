@@ -69,7 +69,7 @@ def own_policies() -> Iterator[None]:
 @settings(max_examples=12)
 @given(
     seed=st.integers(0, 10_000),
-    rule=st.sampled_from(["pinned", "one-by-one", "batch:2"]),
+    rule=st.sampled_from(["pinned", "in-order", "one-by-one", "batch:2"]),
     warm=st.sampled_from(["cold", "first"]),
 )
 def test_a_curve_is_the_replays_on_any_trace(
@@ -144,10 +144,10 @@ def test_a_budget_holds_as_many_experts_as_their_sizes_allow(seed: int, name: st
 
 
 def route_trace(seed: int, steps: int) -> str:
-    """BigMoeOnEdge's route trace v1: 5 layers of 24 experts, top 3; a prompt of 4 tokens, of which the last
+    """BigMoeOnEdge's route trace v1: 5 layers of 24 experts, top 3; a prompt of 12 tokens, of which the last
     layer routes the last one only; experts of each layer of another size."""
     rng = np.random.default_rng(seed)
-    layers, experts, k, prompt = 5, 24, 3, 4
+    layers, experts, k, prompt = 5, 24, 3, 12
     sizes = [1000, 1700, 1200, 2300, 1400]
     lines = [
         "# route_trace v1",
@@ -197,6 +197,8 @@ def published(text: str, policy: str, budget: int) -> float:
         there |= set(needed)
         while sum(sizes[layer] for layer, _ in there) > budget:
             could = there - set(needed)
+            if not could:
+                break
             if policy == "belady":
                 following = {key: next((n for n in uses[key] if n > number), len(order)) for key in could}
                 there.remove(max(could, key=lambda key: following[key]))
@@ -207,15 +209,16 @@ def published(text: str, policy: str, budget: int) -> float:
 
 @pytest.mark.parametrize("name", ["lru", "lfu", "belady"])
 def test_curves_published_from_route_traces_come_out(name: str) -> None:
-    """Within a tenth of a point, from replays and from one curve alike: all that differs is that their
-    experts of one event count as used strongest first, ours weakest first."""
+    """Within a tenth of a point, from replays and from one curve alike, at budgets on both sides of what one
+    token needs of all layers (22,800): there lru depends most on who of an event counts as used last."""
     text = route_trace(7, 700)
     trace = open_content("routes.csv", text.encode()).trace
     assert trace.expert_bytes == (1000, 1700, 1200, 2300, 1400)
-    budgets = [30_000, 60_000, 100_000, 150_000]
-    found = curve(trace, Settings(name, scope="model"), budgets=budgets)
+    budgets = [8_000, 20_000, 30_000, 60_000]  # the first is less than the prompt needs of some layers
+    wanted = Settings(name, scope="model", rule="in-order")
+    found = curve(trace, wanted, budgets=budgets)
     for number, budget in enumerate(budgets):
-        run = replay(trace, Settings(name, scope="model", budget=budget))
+        run = replay(trace, replace(wanted, budget=budget))
         assert run.hit_ratio == found.hit_ratio[number]
         assert 100 * run.hit_ratio == pytest.approx(published(text, name, budget), abs=0.1)
 

@@ -1,6 +1,6 @@
 """One conformance class for all policies, an oracle of its own for each that has one."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import moeviz.core.policies
-from moeviz.core.policies import POLICIES, Moment, Use, load_policy
+from moeviz.core.policies import POLICIES, Lists, Moment, Use, load_policy, policy
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.replay import replay
 from moeviz.core.run import HIT, MISS, Run
 from moeviz.core.settings import WARM, Settings
 from moeviz.core.trace import Trace
 from moeviz.errors import PolicyError, SettingsError
+from moeviz.numbers.curves import curve
 from moeviz.numbers.explain import Explainer
 
 REGISTERS = "from moeviz.policies import policy\n"
@@ -314,6 +315,37 @@ def test_lists_that_do_not_work_are_refused(tmp_path: Path, body: str, said: str
     file.write_text(f"from moeviz.policies import Lists, policy\n@policy('own')\nclass Own(Lists):\n{body}")
     with pytest.raises(PolicyError, match=said):
         load_policy(f"{file}:own")
+
+
+def test_lists_that_name_who_has_to_stay_end_in_a_sentence() -> None:
+    class Stubborn(Lists):
+        """Drops whoever came first, needed or not."""
+
+        def __init__(self, slots: int) -> None:
+            super().__init__(slots)
+            self.there: list[int] = []
+
+        def came(self, one: int) -> None:
+            self.there.append(one)
+
+        def used(self, one: int, again: bool) -> None:
+            """Does not count."""
+
+        def leaves(self, stays: Container[int]) -> int:
+            return self.there.pop(0) if self.there else -1
+
+        def why(self, one: int) -> str:
+            return "it came first"
+
+    trace = make_trace([[[0, 1]], [[0, 2]], [[3, 4]]])
+    policy("stubborn")(Stubborn)
+    try:
+        with pytest.raises(PolicyError, match="lets nobody leave, or somebody who is not resident or has to"):
+            replay(trace, Settings("stubborn", 2))
+        with pytest.raises(PolicyError, match="Let its leaves"):
+            curve(trace, Settings("stubborn", 2), [2])
+    finally:
+        del POLICIES["stubborn"]
 
 
 def test_lists_have_no_score_and_count_no_bytes() -> None:

@@ -4,6 +4,7 @@ user's own included."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def wanted(trace: Trace, name: str, slots: int, **fields: object) -> Settings:
     seed=st.integers(0, 10_000),
     scope=st.sampled_from(["layer", "model"]),
     warm=st.sampled_from(list(WARM)),
-    rule=st.sampled_from(["pinned", "one-by-one", "batch:3"]),
+    rule=st.sampled_from(["pinned", "in-order", "one-by-one", "batch:3"]),
     more=st.integers(0, 9),
 )
 def test_many_pools_at_once_decide_as_event_by_event(
@@ -72,7 +73,7 @@ def test_many_pools_at_once_decide_as_event_by_event(
     seed=st.integers(0, 10_000),
     warm=st.sampled_from(list(WARM)),
     prefetch=st.sampled_from(["none", "previous-token", "frequency"]),
-    rule=st.sampled_from(["pinned", "one-by-one", "batch:3"]),
+    rule=st.sampled_from(["pinned", "in-order", "one-by-one", "batch:3"]),
     more=st.integers(0, 900),
 )
 def test_a_load_may_cost_several_their_place(
@@ -110,6 +111,13 @@ def test_one_by_one_may_drop_a_member_of_the_event_for_the_next() -> None:
     assert run.accesses.outcome.tolist() == [2, 2, 2, 2]
     assert run.loads.victim_expert.tolist() == [-1, -1, 0, 1]
     assert replay(trace, Settings("lru", 2)).accesses.outcome.tolist() == [2, 2, 0, 2]
+
+
+def test_in_order_the_weakest_of_an_event_counts_as_used_last() -> None:
+    trace = make_trace([[[0, 1]], [[2, 3]], [[0, 1]]])
+    wanted = Settings("lru", 3)
+    assert replay(trace, wanted).loads.victim_expert.tolist() == [-1, -1, -1, 1, 3]
+    assert replay(trace, replace(wanted, rule="in-order")).loads.victim_expert.tolist() == [-1, -1, -1, 0, 2]
 
 
 def test_one_by_one_needs_one_slot_only() -> None:

@@ -137,6 +137,7 @@ def table_of_rules() -> str:
     assert decoded is not None
     ways: tuple[tuple[str, Trace, dict[str, object], tuple[int, ...]], ...] = (
         ("pinned: the default", trace, {}, (DECODE,)),
+        ("in-order", trace, {"rule": "in-order"}, (DECODE,)),
         ("pinned, prefill counted in", trace, {}, (PREFILL, DECODE)),
         ("pinned, the prompt left out", decoded, {}, (DECODE,)),
         ("pinned, one pool of 32 slots", trace, {"scope": "model", "slots": 32}, (DECODE,)),

@@ -41,7 +41,7 @@ LABELS = {
     "budget": "Bytes for experts in all, instead of slots",
 }
 FIELDS = [name for name in SETTINGS if name not in ("seed", "baseline")]
-RULES = ["pinned", "one-by-one", "batch:4", "batch:16"]
+RULES = ["pinned", "in-order", "one-by-one", "batch:4", "batch:16"]
 EXPLAINED: dict[str, dict[str, str]] = {
     "policy": {name: one.text for name, one in POLICIES.items()},
     "prefetch": {name: (one.text.splitlines() or [""])[0] for name, one in PREDICTORS.items()},

@@ -12,9 +12,10 @@ layer, set A of distinct experts that the layer's tokens need); the rule that it
    its largest weight.
 
 An A larger than the slots (prefill) is served in waves of at most `slots` experts, residents first, then by
-id, each wave pinned and touched by the same rules. Under the rule `one-by-one` every member of A, strongest
-first, is a wave of its own and its outcome is read when its turn comes, so that one member may leave for the
-next. Slots, columns and victims are the business of `moeviz.core.pools`.
+id, each wave pinned and touched by the same rules. Under the rule `in-order` the strongest is touched first
+and the weakest last. Under the rule `one-by-one` every member of A, strongest first, is a wave of its own and
+its outcome is read when its turn comes, so that one member may leave for the next. Slots, columns and victims
+are the business of `moeviz.core.pools`.
 
     cache = ExpertCache(Settings(slots=2), layers=1, experts=4, k=2)
     cache.demand(0, [[3, 1]], [[0.7, 0.3]])      # one Wave: misses 3 and 1
@@ -102,6 +103,7 @@ def _pools(
         first_use,
         np.repeat(sizes, experts) if rooms[0].bytes else None,
         rooms[0].bytes,
+        settings.in_order,
     )
     everyone = np.arange(layers * experts).reshape(layers, experts).T.ravel()
     match settings.baseline or settings.warm:

@@ -157,6 +157,14 @@ def _first(among: Iterable[int], stays: Container[int]) -> int:
     return next((one for one in among if one not in stays), -1)
 
 
+def wrong_victim(name: str) -> PolicyError:
+    """Lists that name somebody who is not there, or nobody where somebody could leave."""
+    return PolicyError(
+        f"policy {name!r} lets nobody leave, or somebody who is not resident or has to stay. Let its "
+        "leaves() give a resident that is not among those who stay."
+    )
+
+
 def _lists_decide(use: Use, now: Moment) -> Column:
     """The score of a policy that has none."""
     raise PolicyError("a policy that keeps lists has no score for an expert by itself.")

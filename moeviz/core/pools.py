@@ -22,7 +22,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeviz.core.policies import CONSTANT, LOADED, MAX_EXPERTS, TOUCHED, Lists, Moment, Policy, Touch, Use
+from moeviz.core.policies import (
+    CONSTANT,
+    LOADED,
+    MAX_EXPERTS,
+    TOUCHED,
+    Lists,
+    Moment,
+    Policy,
+    Touch,
+    Use,
+    wrong_victim,
+)
 from moeviz.errors import PolicyError
 
 Ints = NDArray[np.intp]
@@ -68,6 +79,8 @@ class Pools:
     sizes differ. A load may then cost several their place: it takes the slot of the first of them, and
     `leavers` names the others. Slots are no more than names then, and bytes limit.
 
+    `in_order`: of experts served together the weakest counts as used last, not the strongest.
+
     `calibrated`, `first_use`: [layers x experts] accesses in a calibration trace, and the number of the event
     that needs an expert first.
     """
@@ -84,8 +97,9 @@ class Pools:
         first_use: Floats | None = None,
         sizes: NDArray[np.int64] | None = None,
         room: int = 0,
+        in_order: bool = False,
     ) -> None:
-        self.policy, self.now = policy, now
+        self.policy, self.now, self.in_order = policy, now, in_order
         self.limits: Ints = np.array(limits, np.intp)
         self.rows, self.most = len(self.limits), int(self.limits.max())
         self.width = experts if own else layers * experts  # experts of a pool
@@ -243,7 +257,7 @@ class Pools:
     ) -> tuple[list[int], list[tuple[int, int, int]]]:
         """`serve` at the moment's clock, which then goes on. places, weight, next_use: of each member."""
         now, size, kept = self.now, len(places), self._kept
-        counts = np.arange(size, 0, -1.0)
+        counts = np.arange(1.0, size + 1) if self.in_order else np.arange(size, 0, -1.0)
         touch = Touch(
             counts + (now.clock + size),
             forward_pass=now.forward_pass,
@@ -307,8 +321,7 @@ class Pools:
     def _by_lists(
         self, row: int, place: int, pinned: Iterable[int], held: Iterable[int] = ()
     ) -> tuple[int, int]:
-        """Slot and place of who leaves where lists decide; (-1, -1) where all have to stay. `pinned`, `held`
-        as of `_make_room`."""
+        """Slot and place of who leaves where lists decide. `pinned`, `held` as of `_make_room`."""
         assert self.lists is not None
         lists, holder = self.lists[row], self.holder[row]
         stays = {int(holder[slot]) for slot in pinned}
@@ -319,9 +332,9 @@ class Pools:
                 if before is not None:
                     self._asked = before, who
                 break
-        if victim < 0:
-            return -1, -1
         slot = int(self.slot_of[victim])
+        if victim < 0 or slot < 0 or victim in stays:
+            raise wrong_victim(self.policy.name)
         self._evict(row, place, slot, 0.0)
         self._asked = None
         return slot, victim
@@ -330,7 +343,8 @@ class Pools:
         """Tells the lists of a pool who was needed. found: the slots that they had before."""
         assert self.lists is not None
         lists = self.lists[row]
-        for rank in range(len(places) - 1, -1, -1):
+        ranks = range(len(places))
+        for rank in ranks if self.in_order else reversed(ranks):
             lists.used(places[rank], found[rank] >= 0)
 
     def _make_room(

@@ -71,8 +71,9 @@ class Steps:
         rank = number - begin
         self._base = begin  # touches before the experts that are served together with this one
         self._load_clock = 2 * begin + rank + 1
-        self._touch_clock = 2 * begin + 2 * size - rank
-        self._touch_number = begin + size - rank
+        turn = rank + 1 if settings.in_order else size - rank
+        self._touch_clock = 2 * begin + size + turn
+        self._touch_number = begin + turn
         self._weight = needs.weight
         self._next = np.full(count, np.inf) if known.future is None else known.future.next_uses()[0]
         self._of_a_pass = labels is None  # all layers of a pass have one label

@@ -15,7 +15,7 @@ from heapq import heappop, heappush
 import numpy as np
 from numpy.typing import NDArray
 
-from moeviz.core.policies import BY_RESIDENCY, LOADED, TOUCHED, Policy, Touch, Use
+from moeviz.core.policies import BY_RESIDENCY, LOADED, TOUCHED, Policy, Touch, Use, wrong_victim
 from moeviz.core.pools import Ints, Pools
 from moeviz.core.steps import Steps
 
@@ -242,10 +242,14 @@ def hits_by_lists(steps: Steps, pools: Pools, slots: int) -> NDArray[np.int64]:
             if free[row]:
                 free[row] -= 1
             else:
-                resident[lists.leaves(members)] = 0
+                victim = lists.leaves(members)
+                if victim < 0 or not resident[victim] or victim in members:
+                    raise wrong_victim(pools.policy.name)
+                resident[victim] = 0
             lists.came(member)
             resident[member] = 1
-        for at in range(len(members) - 1, -1, -1):
+        ranks = range(len(members))
+        for at in ranks if pools.in_order else reversed(ranks):
             lists.used(members[at], bool(there[at]))
         begin = end
     return np.bincount(steps.label[np.frombuffer(hit, np.bool_)], minlength=steps.labels)
