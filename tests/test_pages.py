@@ -434,6 +434,18 @@ def test_the_library_keeps_renames_and_deletes(data_folder: Path) -> None:
     assert not app.exception
 
 
+@pytest.mark.parametrize("page", ["timeline", "prefetch", "what_if"])
+def test_a_budget_in_bytes_over_layers_of_different_sizes_is_served(page: str) -> None:
+    trace = replace(random_trace(4, tokens=30), expert_bytes=(100, 300, 200))
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=WAIT)
+    app.query_params["scope"], app.query_params["budget"] = "model", "1500"
+    app.run()
+    app.session_state["desk"].opened["upload: other"] = trace, None
+    app.session_state["to_show"] = "upload: other"
+    app = turned(app.run(), page)
+    assert not app.error, app.error[0].value
+
+
 def test_the_library_opens_one_of_several_requests() -> None:
     requests = np.repeat(np.array([3, 1], np.int16), [8, 12])
     app = turned(

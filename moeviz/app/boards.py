@@ -46,7 +46,7 @@ def pair(trace: Trace, own: Run | None, both: dict[str, Any]) -> list[Settings]:
         try:
             chosen = _linked(links.get(link), first)
             chosen = chosen if chosen.needs_calibration else replace(chosen, calibration="")
-            chosen.check(trace.layers, trace.num_experts, trace.k)
+            chosen.check(*trace.shape)
         except MoevizError as error:
             st.toast(show.plain(f"Board {link.upper()} falls back to {first.policy}: {error}"))
             chosen = replace(first, calibration="")

@@ -102,7 +102,7 @@ class SettingsForm:
         try:
             found = Settings(**{**self.first, **self.values, "seed": seed})
             found = found if found.needs_calibration else replace(found, calibration="")
-            found.check(self.trace.layers, self.trace.num_experts, self.trace.k)
+            found.check(*self.trace.shape)
         except MoevizError as error:
             st.error(str(error))
             return None

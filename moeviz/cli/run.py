@@ -280,7 +280,8 @@ def prepare(model: str, others: dict[str, Any], settings: list[Settings]) -> tup
 
     def check(layers: int, experts: int, k: int) -> None:
         for one in settings:
-            one.check(layers, experts, k)
+            if not one.budget:  # which the size of an expert decides, known when the model is loaded
+                one.check(layers, experts, k)
 
     loaded = load(
         model or BUNDLED,
