@@ -154,7 +154,9 @@ def test_all_who_left_for_one_load_are_told() -> None:
     assert unpacked(story["load"]).tolist() == run.departures.load.tolist()
     starts = np.cumsum([0, *unpacked(story["counts"]).tolist()])[:-1]
     assert unpacked(story["cell"])[starts].tolist() == cells
-    assert made["bound"]["holds"] is False
+    assert (made["bound"]["holds"], made["bound"]["rule"]) == (False, "")
+    other = replay(trace, Settings("belady", 4, rule="one-by-one"))
+    assert stage_payload(trace, [run], bound=other)["bound"]["rule"] == "one-by-one"
     assert stage_payload(trace, [run], bound=replay(trace, Settings("belady")))["bound"]["holds"] is True
 
 

@@ -29,6 +29,7 @@ from moeviz.charts.stage.words import (
     setting_names,
 )
 from moeviz.core.run import HIT, LATE, MISS, Run
+from moeviz.core.settings import DEFAULTS
 from moeviz.core.trace import Trace
 from moeviz.errors import StageError
 from moeviz.numbers import routing
@@ -122,6 +123,7 @@ def stage_payload(
             "hits": packed(_hits(bound)),
             "name": setting_name(bound.settings),
             "holds": not bound.room.bytes,  # where sizes differ, belady is no bound
+            "rule": "" if bound.settings.rule == DEFAULTS["rule"] else bound.settings.rule,
         },
         "domains": _domains(trace),
         "changes": [
