@@ -1,10 +1,11 @@
-"""moeviz in the browser: `streamlit run app.py`."""
+"""moeviz in the browser: `streamlit run app.py`, or with policies of your own, `-- --policy path.py:name`."""
 
 from pathlib import Path
 
 import streamlit as st
 
-from moeviz.app import bar
+from moeviz.app import bar, own, show
+from moeviz.errors import PolicyError
 
 ICON = Path(__file__).parent / "pages" / "icon.svg"  # a named icon would be fetched from another host
 st.set_page_config(page_title="moeviz", page_icon=str(ICON), layout="wide")
@@ -29,6 +30,10 @@ page = st.navigation(
     ],
     position="top",
 )
+try:
+    own.register(own.given())
+except PolicyError as error:
+    st.error(show.plain(str(error)))
 bar.draw(page.title)
 page.run()
 bar.say_what_did_not_fit()
