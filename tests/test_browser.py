@@ -41,8 +41,8 @@ pytestmark = [
 
 
 @contextmanager
-def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The app's own server on a free port of this machine."""
+def serving(tmp_path_factory: pytest.TempPathFactory, *options: str) -> Iterator[str]:
+    """The app's own server on a free port of this machine; `options` of its command line."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -56,6 +56,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         str(port),
         "--server.headless",
         "true",
+        *options,
     ]
     environment = os.environ | {"MOEVIZ_DATA": str(tmp_path_factory.mktemp("data"))}
     process = subprocess.Popen(
@@ -297,6 +298,52 @@ def test_a_lesson_is_predicted_by_key_revealed_on_one_screen_kept_and_tried(page
     verdict(staged(page), "LFU (aged)")
 
 
+def test_every_lesson_is_one_screen(page: Page, app: str) -> None:
+    """On a projector and on a laptop: the stage is whole, text and buttons are beside it, nothing scrolls."""
+    page.set_viewport_size({"width": 1280, "height": 720})
+    turn(page, "Lessons")
+    for number in range(9):
+        page.get_by_role("radio", name=re.compile(rf"^{number}\b")).click()
+        settle(page)
+        page.locator(".st-key-choice-1 button").click()
+        stage = page.locator(".moeviz-stage")
+        if number == 3:
+            page.get_by_role("radio", name="Stage").click()
+        expect(stage).to_have_attribute("data-pass", re.compile(r"\d+"))
+        settle(page)
+        for width, height in ((1440, 900), (1280, 720)):
+            page.set_viewport_size({"width": width, "height": height})
+            page.wait_for_function("height => innerHeight === height", arg=height)
+            parts = [
+                stage.locator(part) for part in (".strip", ".board.a", ".curves", ".transport", ".story")
+            ]
+            parts.append(page.locator(".st-key-lesson-onward"))
+            for part in parts:
+                expect(part).to_be_in_viewport(ratio=0.99)
+            ended = "document.querySelector('[data-testid=stMain]')"
+            assert page.evaluate(f"{ended}.scrollHeight - {ended}.clientHeight") <= 12, (number, width)
+
+
+def test_two_tabs_follow_and_stop_one_run(page: Page, app: str) -> None:
+    verdict(goto(page, app, "tokens=260&tier=SD+card%2C+paced"), "LRU")
+    page.keyboard.press("r")
+    verdict(page.locator(".moeviz-stage"), re.compile(r"Live: lru, 4 slots, [1-9]"))
+    other = page.context.new_page()
+    other.goto(f"{app}/?tokens=260")
+    verdict(staged(other), re.compile(r"Live: lru, 4 slots, \d+ of 260 tokens"))
+    other.get_by_role("button", name="Stop").click()
+    for tab in (other, page):
+        expect(tab.get_by_role("button", name="Run it live")).to_be_visible(timeout=60 * SECONDS)
+    other.close()
+
+
+def test_a_rule_comes_from_a_link_and_bad_values_leave_it(page: Page, app: str) -> None:
+    goto(page, app, "rule_both=one-by-one&a=policy%3Dlru%2Cslots%3D4&step=abc&presenter=maybe")
+    expect(page).not_to_have_url(re.compile("step=|presenter="))
+    expect(page).to_have_url(re.compile("rule_both=one-by-one"))
+    expect(page.locator(".board.a")).to_have_attribute("aria-label", "lru, 4 slots, one-by-one")
+
+
 def test_the_game_of_a_lesson_is_played_by_mouse(page: Page, app: str) -> None:
     turn(page, "Lessons")
     page.get_by_role("radio", name="3", exact=True).click()
@@ -341,26 +388,33 @@ def test_the_cursor_steps_from_anywhere_and_jumps(page: Page) -> None:
     see(page, "Pass 30, MoE layer")
 
 
-def test_a_miss_that_is_clicked_tells_its_story(page: Page) -> None:
+@pytest.mark.parametrize("figure", [0, 1])
+def test_a_click_on_the_timeline_opens_the_stage_there(page: Page, figure: int) -> None:
     turn(page, "Timeline")
     expect(page.locator(".js-plotly-plot")).to_have_count(2)
-    raster = page.locator(".js-plotly-plot").first
-    spot = raster.evaluate(
+    drawn = page.locator(".js-plotly-plot").nth(figure)
+    drawn.scroll_into_view_if_needed()
+    spot = drawn.evaluate(
         """plot => {
-          const marks = plot.data[1], layout = plot._fullLayout, box = plot.getBoundingClientRect()
-          const n = marks.customdata.findIndex(one => one[0] > 100)
+          const layout = plot._fullLayout, box = plot.getBoundingClientRect()
+          const last = plot.calcdata.length - 1, marks = plot.data[last]
+          const n = marks.customdata.findIndex(one => one[0] > 70)
           return {
-            x: box.x + layout.xaxis._offset + layout.xaxis.c2p(plot.calcdata[1][n].x),
-            y: box.y + layout.yaxis._offset + layout.yaxis.c2p(plot.calcdata[1][n].y),
+            x: box.x + layout.xaxis._offset + layout.xaxis.c2p(plot.calcdata[last][n].x),
+            y: box.y + layout.yaxis._offset + layout.yaxis.c2p(plot.calcdata[last][n].y),
             at: [...marks.customdata[n]],
           }
         }"""
     )
     page.mouse.move(spot["x"], spot["y"])
     page.mouse.click(spot["x"], spot["y"])
-    see(
-        page, re.compile(rf"Pass {spot['at'][0]}, MoE layer {spot['at'][1]}: .*expert {spot['at'][2]} missed")
-    )
+    step, layer, expert = spot["at"]
+    stage = page.locator(".moeviz-stage")
+    expect(stage).to_have_attribute("data-pass", str(step))
+    expect(stage.locator(".story .kicker")).to_contain_text(f"LRU · token {step} · layer {layer}")
+    expect(stage.locator(".story h3").first).to_contain_text(f"Expert {expert} ")
+    turn(page, "Timeline")  # and back: the page stays
+    expect(page.locator(".js-plotly-plot")).to_have_count(2)
 
 
 def test_presenter_mode_and_help_by_key(page: Page) -> None:

@@ -16,7 +16,7 @@ import streamlit as st
 from conftest import odd_traces, random_trace
 from streamlit.testing.v1 import AppTest
 
-from moeviz.app import commands, machines
+from moeviz.app import boards, commands, machines
 from moeviz.app.asking import PRESETS
 from moeviz.core.policies import POLICIES
 from moeviz.core.run import Run
@@ -99,10 +99,25 @@ def payload(app: AppTest) -> dict[str, Any]:
 
 
 def test_the_stage_opens_on_lru_against_lfu_with_a_verdict() -> None:
-    shown = payload(opened("stage"))
+    shown = payload(opened("stage", step="60"))
     assert [run["label"] for run in shown["runs"]] == ["lru, 4 slots", "lfu, 4 slots"]
     assert "LRU hits 3.6 points more" in shown["verdict"]
     assert [one["label"] for one in shown["actions"]] == ["Run it live", "Measure"]
+
+
+def test_a_long_trace_has_its_boards_first_and_then_their_stories(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[list[bool]] = []
+    monkeypatch.setattr(boards, "QUICK", 0)
+    whole = boards.stage_payload
+
+    def noting(*given: Any, **more: Any) -> dict[str, Any]:
+        drawn.append([part["story"] is None for part in more["parts"]])
+        return whole(*given, **more)
+
+    monkeypatch.setattr(boards, "stage_payload", noting)
+    opened("stage")
+    assert drawn[0] == [True, True]
+    assert drawn[-1] == [False, False]
 
 
 def test_the_prompt_agrees_with_the_trace() -> None:
@@ -132,6 +147,24 @@ def test_a_bad_link_falls_back_and_says_so(link: str) -> None:
     app = opened("stage", a=link)
     assert payload(app)["runs"][0]["policy"] == "lru"
     assert not app.error, texts(app.error)
+
+
+def test_bad_values_of_the_cursor_and_of_presenter_mode_are_said_and_leave_the_link() -> None:
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=WAIT)
+    app.query_params["step"], app.query_params["presenter"] = "abc", "maybe"
+    app.run()
+    told = texts(app.toast)
+    assert "step=abc, which is no forward pass" in told
+    assert "presenter=maybe" in told
+    assert not {"step", "presenter"} & set(app.query_params)
+
+
+def test_a_budget_that_holds_too_few_experts_falls_back_and_says_so() -> None:
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=WAIT)
+    app.query_params["budget_both"] = "1000000"
+    app.run()
+    assert "too small" in texts(app.toast)
+    assert [run["label"] for run in payload(app)["runs"]] == ["lru, 4 slots", "lfu, 4 slots"]
 
 
 def test_a_link_never_runs_a_file(tmp_path: Path) -> None:
@@ -222,7 +255,7 @@ def test_a_run_that_cannot_be_is_one_message(changes: dict[str, Any], words: str
 
 
 def test_a_comparison_measures_checks_itself_and_says_when_it_is_stale() -> None:
-    app = opened("stage")
+    app = opened("stage", step="60")
     settings = [Settings("lru"), Settings("lfu"), Settings(baseline="on-demand")]
     job = Job("compare", "And it", settings, max_new_tokens=4, stop_at_end=False, repeats=3)
     app.session_state["desk"].submit("measure", job)

@@ -17,7 +17,6 @@ from conftest import make_trace, random_trace
 import moeviz
 from moeviz.charts.stage import payload, stage, stage_html, stage_payload
 from moeviz.charts.stage.packing import packed, pairs_of_bits
-from moeviz.charts.stage.verdict import hit_verdict
 from moeviz.cli.main import main
 from moeviz.core.replay import replay
 from moeviz.core.run import HIT, MISS
@@ -26,6 +25,7 @@ from moeviz.errors import StageError
 from moeviz.files import moetrace
 from moeviz.numbers.explain import Explainer
 from moeviz.numbers.subject import subject_changes
+from moeviz.words import hit_verdict
 
 TYPES = {"u8": "<u1", "i8": "<i1", "u16": "<u2", "i16": "<i2", "u32": "<u4", "i32": "<i4", "f32": "<f4"}
 SUBJECT = "change-of-subject"
@@ -240,12 +240,16 @@ def test_the_verdict_is_the_difference_of_hit_ratios() -> None:
     )
 
 
-def test_boards_of_one_policy_are_told_apart() -> None:
+def test_boards_are_named_by_what_tells_them_apart() -> None:
     trace = random_trace(3)
     settings = [Settings("lfu", 3), Settings("lfu", 4, prefetch="oracle"), Settings("lru", 3)]
     runs = [replay(trace, one) for one in settings]
     names = [part["name"] for part in stage_payload(trace, runs)["runs"]]
-    assert names == ["LFU (counts kept, 3 slots, no pre-fetch)", "LFU (counts kept, 4 slots, oracle)", "LRU"]
+    assert names == [
+        "LFU (counts kept, 3 slots, no pre-fetch)",
+        "LFU (counts kept, 4 slots, oracle)",
+        "LRU (3 slots, no pre-fetch)",
+    ]
     assert hit_verdict(trace, runs, []).startswith(names[1])
 
 
@@ -256,6 +260,7 @@ def test_equal_runs_make_no_winner() -> None:
     ]  # slots = k: all policies are equal
     assert hit_verdict(trace, runs, []).startswith("LRU and LFU (counts kept) hit alike")
     assert hit_verdict(trace, runs[:1], []) == ""
+    assert hit_verdict(trace, [runs[0], runs[0]], []) == "Both are set alike."
 
 
 def test_a_sample_is_one_small_page_without_addresses() -> None:

@@ -14,11 +14,10 @@ from typing import Any
 
 import streamlit as st
 
-from moeviz.app import components, kept, links, show, traces
+from moeviz.app import components, kept, lectern, links, show, traces
+from moeviz.app.room import HALL
 from moeviz.app.stage import stage
 from moeviz.charts.stage import stage_payload
-from moeviz.charts.stage.verdict import hit_verdict
-from moeviz.charts.stage.words import policy_name
 from moeviz.core.run import Run
 from moeviz.core.trace import Trace
 from moeviz.lessons import (
@@ -36,7 +35,16 @@ from moeviz.lessons import (
 )
 from moeviz.lessons.made_up import Recipe
 from moeviz.lessons.progress import Progress, parse, record
+from moeviz.words import hit_verdict, policy_name
 
+STYLE = """<style>
+@media (min-width: 900px) {
+  .st-key-lesson-text { max-height: calc(100vh - 17.5rem); overflow-y: auto; }
+  .st-key-lesson-text > * { flex-shrink: 0; }
+}
+@media (max-width: 1400px) { .stMainBlockContainer h1 { font-size: 1.3rem; } }
+</style>"""  # a long text moves by itself; the stage beside it and the buttons under it stay
+BELOW = 34  # px left free under the stage: the page's own margin, so that nothing scrolls
 LINK = "progress"  # its name in the link
 SEEN = "?"  # a prediction that a link remembers only as right or wrong
 
@@ -74,7 +82,12 @@ def choose() -> Lesson:
     state, found, several = st.session_state, progress(), lessons()
     linked = links.get("lesson")
     if state.get("lesson") not in range(len(several)):
-        state.lesson = int(linked) if linked in map(str, range(len(several))) else 0
+        known = linked in map(str, range(len(several)))
+        if linked and not known:
+            st.toast(
+                show.plain(f"The link names lesson {linked[:40]}, which there is not. The first is shown.")
+            )
+        state.lesson = int(linked) if known else 0
     marks = {None: "", True: " ✓", False: " ✗"}
     with st.container(horizontal=True, vertical_alignment="center"):
         title = st.container(width="content")
@@ -89,8 +102,10 @@ def choose() -> Lesson:
         if found.answered:
             st.markdown(f"{found.right} of {found.answered} predicted right", width="content")
         downloads()
+        lectern.control()
     one = several[int(number or 0)]
     links.put("lesson", str(one.number))
+    st.html(STYLE)
     title.title(f"{one.number}. {one.title}", anchor=False)
     return one
 
@@ -113,9 +128,11 @@ def downloads() -> None:
 
 
 def predict(one: Lesson) -> float | str | None:
-    """Draws the question. Gives what was predicted, or SEEN where only the link knows, or None while it is
-    open.
+    """Draws the question. Gives what was predicted, or SEEN where only the link knows or a room predicted, or
+    None while it is open.
     """
+    if HALL.room is not None:
+        return SEEN if lectern.predicted(HALL.room, one, lambda: answered(one.number).right) else None
     state = st.session_state
     said: dict[int, float] = state.setdefault("predicted", {})
     answered_before = progress().of(one.number) is not None and one.number not in state.setdefault(
@@ -160,11 +177,12 @@ def _asked(kind: Choice | Guess, number: int) -> float | None:
 
 
 def explain(one: Lesson, given: float | str) -> None:
-    """Draws what came out, why, and where to go on."""
+    """Draws what came out, and why."""
     answer = answered(one.number)
     right = f"**{show.plain(one.predict.text(answer.right))}**"
     if isinstance(given, str):
-        st.markdown(f"The answer: {right}")
+        if HALL.room is None or isinstance(one.predict, Guess):  # a class's bars mark the right choice
+            st.markdown(f"The answer: {right}")
     elif one.predict.right(given, answer.right):
         st.success(f"Right: {right}", icon=":material/check:")
     else:
@@ -174,12 +192,17 @@ def explain(one: Lesson, given: float | str) -> None:
             st.markdown(show.plain(said.text))
     if answer.picture is not None:
         picture(answer.picture, f"why-{one.number}")
-    with st.container(horizontal=True):
+    # in what moves, so that a keyboard reaches it
+    st.button("Predict again", key="again", type="tertiary", on_click=_again, args=(one.number,))
+
+
+def onward(one: Lesson) -> None:
+    """Draws where to go on."""
+    with st.container(key="lesson-onward", horizontal=True):
         if one.number + 1 < len(lessons()):
             st.button("Next lesson", key="next", type="primary", on_click=_next, args=(one.number + 1,))
         to = one.try_it
         st.page_link(f"pages/{to.page}.py", label=to.label, icon=":material/tune:", query_params=to.link)
-        st.button("Predict again", key="again", type="tertiary", on_click=_again, args=(one.number,))
 
 
 def _next(number: int) -> None:
@@ -187,7 +210,10 @@ def _next(number: int) -> None:
 
 
 def _again(number: int) -> None:
-    """The first prediction stays the one that counts."""
+    """The first prediction stays the one that counts; a room's count begins anew."""
+    if HALL.room is not None:
+        HALL.room.ask_again(lessons()[number])
+        return
     st.session_state.predicted.pop(number, None)
     st.session_state.setdefault("anew", set()).add(number)
 
@@ -238,7 +264,7 @@ def reveal(shown: Shown) -> None:
         title=shown.title,
         verdict=hit_verdict(trace, runs, changes),
     )
-    stage(payload, "lesson-stage", seek=shown.seek(), presenter=st.session_state.presenter)
+    stage(payload, "lesson-stage", seek=shown.seek(), presenter=st.session_state.presenter, below=BELOW)
 
 
 def sliders() -> Shown:

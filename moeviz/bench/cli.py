@@ -80,7 +80,7 @@ def bench_link(tokens: int) -> None:
 
 @bench.command("loading")
 def bench_loading() -> None:
-    """Peak memory of loading a model of 600 MB, against what has to be in memory."""
+    """Peak memory of loading models of 600 MB, against what has to be in memory, and the bytes written."""
     from moeviz.bench.loading import loading
 
     with refusing():
@@ -178,13 +178,15 @@ def bench_soak(sessions: int, pause: float, runs: int) -> None:
     help="Played in each round.",
 )
 def bench_stage(repeats: int, seconds: float) -> None:
-    """Pictures per second of the stage while it plays, key to picture, file to first picture (needs
-    Chromium).
+    """Pictures per second of the stage while it plays, key to picture, file to first picture; then how soon
+    the app answers: first picture, changed boards, another page (needs Chromium).
     """
+    from moeviz.bench.answering import answering
     from moeviz.bench.stage import stage
 
     with refusing():
         show(stage(seconds, repeats))
+        show(answering(repeats))
 
 
 def show(values: Mapping[str, Any]) -> None:

@@ -51,7 +51,7 @@ def comparison(
                 words.milliseconds(median.times.stall_ms_per_token if median.times else None),
                 words.percent(median.decode.hit_ratio),
                 words.size(median.moved.total),
-                words.size(median.fast_tier_bytes),
+                words.memory(median.fast_tier_bytes),
                 {True: "same", False: "DIFFER", None: "-"}[same],
                 "equal" if equal else "DIFFERS",
             )

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from moeviz.charts.stage.payload import stage_payload
-from moeviz.charts.stage.verdict import hit_verdict
 from moeviz.core.policies import load_policy
 from moeviz.core.replay import replay
 from moeviz.core.run import Run
@@ -25,6 +24,7 @@ from moeviz.core.trace import Trace
 from moeviz.errors import StageError
 from moeviz.numbers.explain import Explainer
 from moeviz.numbers.subject import subject_changes
+from moeviz.words import hit_verdict
 
 HERE = Path(__file__).parent
 PARTS = (  # concatenated in this order into one scope; none of them imports another

@@ -19,15 +19,7 @@ from numpy.typing import NDArray
 from moeviz.charts.stage.packing import packed, pairs_of_bits
 from moeviz.charts.stage.stories import stories_of
 from moeviz.charts.stage.times import times_of
-from moeviz.charts.stage.words import (
-    KEYS,
-    LEGEND,
-    PHRASES,
-    memory_held,
-    prefetch_name,
-    setting_name,
-    setting_names,
-)
+from moeviz.charts.stage.words import KEYS, LEGEND, PHRASES
 from moeviz.core.run import HIT, LATE, MISS, Run
 from moeviz.core.settings import DEFAULTS
 from moeviz.core.trace import Trace
@@ -35,6 +27,7 @@ from moeviz.errors import StageError
 from moeviz.numbers import routing
 from moeviz.numbers.explain import Explainer
 from moeviz.numbers.subject import Change, known_domains, subject_changes
+from moeviz.words import memory_held, prefetch_name, setting_name, setting_names
 
 VERSION = 1
 MAX_ACCESSES = 6_000_000  # of the trace; each is a byte or two for the browser to fetch and to keep
@@ -208,6 +201,7 @@ def run_part(run: Run, measured: Sequence[Run] = (), explainer: Explainer | None
         "start": {"layer": packed(run.start.layer), "expert": packed(run.start.expert)},
         "times": times_of(run, measured),
         "story": None if explainer is None else stories_of(explainer),
+        "soon": False,  # whether a host brings story and times later
     }
 
 

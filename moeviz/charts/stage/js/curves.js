@@ -108,10 +108,12 @@ class Curves {
 
   heading(phrases, size) {
     const { sheet } = this
-    const { passes } = this.stage.model
+    const { passes, promptEnd } = this.stage.model
+    const read = promptEnd > 0 && promptEnd < passes // the window begins anew after the prompt
     const part =
       passes > SPAN ? ` · ${say(phrases.part, { a: this.first, b: this.last, n: passes - 1 })}` : ""
-    const said = `${say(phrases.last, { n: WINDOW })} · ${phrases["so far"]}${part}`
+    const window = say(phrases[read ? "last written" : "last"], { n: WINDOW })
+    const said = `${window} · ${phrases[read ? "so far with it" : "so far"]}${part}`
     sheet.text(said, this.left, size, { colour: "muted", room: this.plot })
   }
 

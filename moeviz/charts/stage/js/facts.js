@@ -12,8 +12,9 @@ class Stories {
     this.load.forEach((load, i) => this.of.set(`${load} ${this.cell[this.at[i]]}`, i))
   }
 
+  // Loads for which somebody left whom belady would not have dropped.
   regretted() {
-    return new Set(Array.from(this.load).filter((_, i) => this.regret[i] !== 0))
+    return new Set(Array.from(this.load).filter((_, i) => this.belady[i] !== this.cell[this.at[i]]))
   }
 
   // Why a cell left for a load; null where it did not.

@@ -14,7 +14,7 @@ class Player extends Cursor {
     if (this.pass >= last) this.pass = 0
     this.layer = null
     this.playing = true
-    this.apart = this.speed === "times"
+    this.apart = this.speed === "times" && this.boards.every((board) => board.run.clock.wall)
     this.phase = 0
     this.time = this.apart ? this.boards.reduce((most, board) => Math.max(most, this.began(board)), 0) : 0
     this.ended = false
@@ -28,6 +28,7 @@ class Player extends Cursor {
   stop() {
     this.playing = false
     this.apart = false
+    this.pace = null
     this.dirty = true
   }
 
@@ -52,7 +53,7 @@ class Player extends Cursor {
     const last = this.model.passes - 1
     this.dirty = true
     if (this.apart) return this.race(passed)
-    this.phase += passed * Number(this.speed)
+    this.phase += passed * (this.pace ?? Number(this.speed))
     while (this.phase >= 1 && this.pass < last) {
       this.phase -= 1
       this.pass++
