@@ -1,34 +1,50 @@
-"""moeviz in the browser: `streamlit run app.py`."""
+"""moeviz in the browser: `streamlit run app.py`.
+
+Streamlit runs this file twice over: once as the server, which loads what every session needs before the first
+one comes, and then for each picture of each session.
+"""
 
 from pathlib import Path
 
 import streamlit as st
 
 from moeviz.app import bar
+from moeviz.app.server import MIDDLEWARE, warm
 
 ICON = Path(__file__).parent / "pages" / "icon.svg"  # a named icon would be fetched from another host
-st.set_page_config(page_title="moeviz", page_icon=str(ICON), layout="wide")
-st.session_state.within_app = True
-page = st.navigation(
-    [
-        st.Page(
-            "pages/stage.py", title=bar.STAGE, default=True, help="Two caches on one text, side by side."
-        ),
-        st.Page("pages/experts.py", title="Experts", help="Who is used, where and when."),
-        st.Page(
-            "pages/timeline.py",
-            title="Timeline",
-            help="Who was resident over the whole text, and why they left.",
-        ),
-        st.Page(
-            "pages/prefetch.py", title="Prefetch", help="Whether guesses are right, in time and worth it."
-        ),
-        st.Page("pages/what_if.py", title="What if", help="How many slots, which policy, which machine."),
-        st.Page("pages/lessons.py", title="Lessons", help="Read, predict, reveal, and why."),
-        st.Page("pages/library.py", title="Library", help="Open, keep, compare and export traces."),
-    ],
-    position="top",
-)
-bar.draw(page.title)
-page.run()
-bar.say_what_did_not_fit()
+
+
+def draw() -> None:
+    """One picture."""
+    st.set_page_config(page_title="moeviz", page_icon=str(ICON), layout="wide")
+    st.session_state.within_app = True
+    page = st.navigation(
+        [
+            st.Page(
+                "pages/stage.py", title=bar.STAGE, default=True, help="Two caches on one text, side by side."
+            ),
+            st.Page("pages/experts.py", title="Experts", help="Who is used, where and when."),
+            st.Page(
+                "pages/timeline.py",
+                title="Timeline",
+                help="Who was resident over the whole text, and why they left.",
+            ),
+            st.Page(
+                "pages/prefetch.py", title="Prefetch", help="Whether guesses are right, in time and worth it."
+            ),
+            st.Page("pages/what_if.py", title="What if", help="How many slots, which policy, which machine."),
+            st.Page("pages/lessons.py", title="Lessons", help="Read, predict, reveal, and why."),
+            st.Page("pages/library.py", title="Library", help="Open, keep, compare and export traces."),
+        ],
+        position="top",
+    )
+    bar.draw(page.title)
+    page.run()
+    bar.say_what_did_not_fit()
+
+
+if st.runtime.exists():
+    draw()
+else:
+    warm()
+    app = st.App(__file__, middleware=MIDDLEWARE)
