@@ -113,7 +113,7 @@ def run(
         if why:
             click.echo(why, err=True)
         return
-    click.echo(prompt + text + "\n")
+    click.echo(words.harmless(prompt + text) + "\n")
     click.echo(words.report(settings, numbers, lossless))
     if why:
         click.echo(f"Logits {why}")
