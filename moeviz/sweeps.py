@@ -419,7 +419,11 @@ def _known(out: Path, journal: IO[bytes], report: Callable[[str], None]) -> list
     """
     rows: list[Row] = []
     if out.exists():
-        rows = _stands_in(out)
+        try:
+            table = pd.read_parquet(out)
+        except Exception:  # whatever pyarrow says of a file that is no parquet
+            table = pd.DataFrame({"nothing": [0]})
+        rows = [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
         if not all(map(_is_row, rows)):
             raise SweepError(f"{out} is there and is no table of a sweep. Choose another name for --out.")
     journal.seek(0)
@@ -438,22 +442,6 @@ def _known(out: Path, journal: IO[bytes], report: Callable[[str], None]) -> list
     if content and not content.endswith(b"\n"):
         journal.write(b"\n")  # cut off in the middle of a line: what follows stands on its own
     return rows
-
-
-def _stands_in(out: Path) -> list[Row]:
-    """Rows of a parquet file; one that is no row where it cannot be read.
-
-    It is read in a process of its own: some damage makes pyarrow end the process.
-    """
-    with out.open("rb") as file:
-        if file.read(4) != b"PAR1":
-            return [{}]
-    try:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
-            table = other.submit(pd.read_parquet, out).result()
-    except Exception:  # whatever pyarrow says, or the end of that process
-        return [{}]
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def _is_row(row: object) -> bool:
