@@ -349,7 +349,7 @@ def test_a_killed_sweep_leaves_no_child(tmp_path: Path) -> None:
 
 
 def test_two_sweeps_on_one_table_are_refused(tmp_path: Path) -> None:
-    from moeviz.sweeps import _locked, journal_of
+    from moeviz.sweeps.table import _locked, journal_of
 
     out = tmp_path / "t.parquet"
     with _locked(journal_of(out)):

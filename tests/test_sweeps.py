@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from moeviz.cli.main import main
 from moeviz.core.policies import POLICIES
 from moeviz.core.replay import replay
 from moeviz.core.settings import ITSELF, Settings
-from moeviz.core.trace import Trace
+from moeviz.core.trace import DECODE, Trace
 from moeviz.errors import SweepError
 from moeviz.files.moetrace import SAMPLES
 from moeviz.numbers import metrics
-from moeviz.sweeps import Plan, executor, means, sweep, verdict
+from moeviz.numbers.differences import Interval
+from moeviz.numbers.split import split
+from moeviz.sweeps import Plan, by_prompt, choices, executor, means, sweep, verdict
 
 pytestmark = pytest.mark.usefixtures("plain_main")
 
@@ -62,6 +65,56 @@ def test_every_row_is_a_replay(files: list[Path], threads: Executor, tmp_path: P
         assert row["guesses_issued"] == metrics.ledger(run).issued
         moved = metrics.bytes_moved(run)
         assert row["bytes_moved"] == moved.demand + moved.prefetch_useful + moved.prefetch_wasted
+
+
+@pytest.mark.parametrize("prefetch", ["none", "next-gate"])
+def test_rules_budgets_and_stretches_are_those_of_a_replay(
+    prefetch: str, threads: Executor, tmp_path: Path
+) -> None:
+    trace = replace(random_trace(4, tokens=50), expert_bytes=(100, 150, 100))
+    trace.save(tmp_path / "a.moetrace")
+    plan = Plan(("lru", "lfu"), ("layer",), (prefetch,), budgets=(900, 2_000, 1), rule="one-by-one")
+    table = sweep([tmp_path / "a.moetrace"], plan, tmp_path / "t.parquet", threads)
+    assert sorted(table["budget"]) == [900, 900, 2_000, 2_000], "one byte holds nobody"
+    for _, row in table.iterrows():
+        settings = Settings(row["policy"], budget=row["budget"], rule="one-by-one", prefetch=prefetch)
+        run = replay(trace, settings)
+        counted = metrics.counts(run, DECODE)
+        assert (row["decode_hits"], row["slots"]) == (counted.hits, row["budget"] // 300)
+        assert row["bytes_moved"] == metrics.bytes_moved(run).total
+        hits, accesses = (list(map(int, row[f"stretch_{name}"].split())) for name in ("hits", "accesses"))
+        assert (sum(hits), sum(accesses), len(hits)) == (counted.hits, counted.accesses, 16)
+
+
+def test_the_divided_slots_of_a_row_are_those_of_split(
+    files: list[Path], threads: Executor, tmp_path: Path
+) -> None:
+    table = sweep(files, Plan(("lru", "lfu-resident")), tmp_path / "t.parquet", threads)
+    for _, row in table.iterrows():
+        found = split(Trace.load(tmp_path / row["file"]), Settings(row["policy"], row["slots"]))
+        assert (row["split_hits"], row["decode_hits"]) == (found.hits, found.equal_hits)
+    some = sweep(files, Plan(("lru",), slots=(3, 5)), tmp_path / "s.parquet", threads)
+    assert set(some["split_hits"]) == {-1}, "two slot counts are no curve"
+
+
+def test_the_best_at_each_memory_with_its_spread(threads: Executor, tmp_path: Path) -> None:
+    samples = sorted(SAMPLES.glob("*.moetrace"))
+    table = sweep(samples, Plan(("lru", "lfu", "belady"), slots=(2, 4)), tmp_path / "t.parquet", threads)
+    least, four = choices(table)
+    assert (least.best, least.difference, least.clear) == ("lru", Interval(0.0, 0.0, 0.0), False)
+    assert (four.room, four.best, four.rival, four.clear) == (4, "lfu", "lru", False)
+    at = table[table["slots"] == 4].pivot(index="file", columns="policy", values="hit_ratio")
+    apart = at["lfu"] - at["lru"]
+    assert four.difference.middle == pytest.approx(apart.median())
+    assert four.difference.low == pytest.approx(apart.min())
+    prompts = by_prompt(table, "lfu", "lru", 4)
+    assert [one.file for one in prompts] == sorted(apart.index)
+    for one in prompts:
+        assert one.difference.middle == pytest.approx(apart[one.file])
+        assert one.difference.low < one.difference.middle < one.difference.high
+    assert {one.file: one.difference.low > 0 for one in prompts}["bible.moetrace"]
+    alone = choices(table[table["file"] == "bible.moetrace"])[1]
+    assert alone.difference == prompts[0].difference, "the spread within the text, where there is one prompt"
 
 
 def test_all_slots_are_from_one_tokens_need_to_all(
@@ -164,6 +217,10 @@ def test_what_cannot_be_swept_is_one_message(files: list[Path], tmp_path: Path) 
         ([files[0], "--policies", "", *out], "'nothing' is no policy"),
         ([files[0], "--slots", "8-2", *out], "is no list of counts"),
         ([files[0], "--slots", "2-9999999", *out], "no model has so many experts"),
+        ([files[0], "--slots", "4", "--budgets", "1GiB", *out], "slots or over budgets"),
+        ([files[0], "--budgets", "much", *out], "budget is 'much'"),
+        ([files[0], "--budgets", "9B", *out], "Nothing fits"),
+        ([files[0], "--rule", "best", *out], "rule 'best' is not known"),
         ([files[0], "--out", tmp_path / "text.parquet", "--jobs", 1], "is no table of a sweep"),
         ([tmp_path / "bad.moetrace", *out], "None of the files is a trace"),
         ([files[0], "--dask", "tcp://127.0.0.1:9", *out], "No Dask scheduler answers"),
@@ -217,6 +274,7 @@ def test_damaged_lines_of_the_journal_are_named_and_made_again(
         b"[" * 100_000,
         json.dumps([whole.iloc[0].to_dict() | {"slots": "3"}]).encode(),
         json.dumps([whole.iloc[0].to_dict() | {"more": 1}]).encode(),
+        json.dumps([whole.iloc[0].to_dict() | {"stretch_hits": "1 x"}]).encode(),
     ]
     journal = tmp_path / "t.parquet.journal"
     journal.write_bytes(b"\n".join([damaged[0], good, *damaged[1:], good[:40]]))  # the last one is cut off
@@ -277,13 +335,15 @@ def test_the_verdict_names_the_best_cache_and_where_memory_stops_to_pay(
     table = sweep(samples[:1], Plan(("lru", "lfu", "belady")), out, threads)
     one = verdict(table)
     assert one[0].startswith("lfu hits ")
-    assert one[0].endswith("points more than lru on this trace.")
+    assert " points more than lru (" in one[0]
+    assert one[0].endswith(" over stretches of this trace).")
     assert "Best value for memory: " in one[1]
     assert " MiB; each further slot brings less" in one[1]
     best = means(table)
     assert [found.name for found in best] == ["belady", "lfu", "lru"]
     both = verdict(sweep(samples, Plan(("lru", "lfu")), out, threads))
-    assert "No difference between" in both[0] or "(median over 3 traces" in both[0]
+    assert both[0] == "No difference between lfu and lru that holds over 3 traces."
+    assert both[2].startswith("The same slots divided over the layers by what they are worth there")
     bounds = verdict(table[table["policy"] == "belady"])
     assert bounds == ["Every row knows the future: these are bounds, and there is nothing to choose."]
 

@@ -23,13 +23,16 @@ from moeviz.cli.options import (
 )
 from moeviz.core.policies import POLICIES, load_policy
 from moeviz.core.predictors import PREDICTORS, load_predictor
-from moeviz.core.settings import SCOPES
+from moeviz.core.settings import SCOPES, read
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from moeviz.numbers.differences import Interval
+
 MOST_SLOTS = 1_000_000  # more experts than any model has; a range is written out, so it has an end
-SHOWN = 6  # slot counts in the table that is printed
+SHOWN = 8  # slot counts in the table that is printed
+MOST_PROMPTS = 30  # in the table that is printed
 
 
 @registered
@@ -47,6 +50,12 @@ SHOWN = 6  # slot counts in the table that is printed
     show_default=True,
     help="Slots per layer, or in all: counts and ranges, 2,4,8 or 2-8; or all.",
 )
+@click.option(
+    "--budgets",
+    default="",
+    help="Instead of slots: bytes for experts in all, with commas, 1GiB,3GiB.",
+)
+@setting_option("rule")
 @click.option(
     "--scope",
     type=click.Choice([*SCOPES, "both"]),
@@ -74,6 +83,8 @@ def sweep(
     files: tuple[Path, ...],
     policies: str,
     slots: str,
+    budgets: str,
+    rule: str,
     scope: str,
     prefetch: str,
     lookahead: int,
@@ -88,6 +99,10 @@ def sweep(
     command is given again; more files or policies are added to the table. A file that is no trace is reported
     and skipped. static is calibrated on the trace itself.
 
+    It ends with the best cache at each memory, and with what it hits more than lru: over all prompts, paired
+    by prompt, and on each prompt, with the range of 95 of 100 redrawn samples. "no difference" is said where
+    that range holds 0.
+
     \b
     Example:
       python -m moeviz sweep sample_traces --policies all --prefetch none,next-gate --out table.parquet
@@ -96,6 +111,7 @@ def sweep(
     from moeviz import sweeps
 
     with refusing():
+        bytes_of = tuple(sorted({read("budget", one) for one in _names(budgets)}))
         plan = sweeps.Plan(
             tuple(POLICIES) if policies == "all" else tuple(map(load_policy, _names(policies))),
             tuple(SCOPES) if scope == "both" else (scope,),
@@ -103,6 +119,8 @@ def sweep(
             lookahead,
             width,
             counts,
+            bytes_of,
+            rule,
         )
         found = [
             one for file in files for one in (sorted(file.glob("*.moetrace")) if file.is_dir() else [file])
@@ -161,28 +179,71 @@ class Progress:
 
 
 def _print(table: pd.DataFrame) -> None:
-    """Hit ratios over all traces at some of the slot counts, a row for every way to cache."""
+    """Hit ratios over all prompts at some of the slot counts, a row for every way to cache; the best at each
+    memory; and the best one on every prompt."""
     from moeviz import sweeps, words
     from moeviz.cli.tables import table as printed
 
     found = sweeps.means(table)
     if not found:
         return
-    first = found[0].slots
-    shown = sorted({first[round(n * (len(first) - 1) / max(SHOWN - 1, 1))] for n in range(SHOWN)})
+    shown = _some(found[0].slots)
+    rooms = [sweeps.room_in_words(room, table) for room in shown]
     printed(
-        ("hit ratio over all traces", *(f"{slots:,} slots" for slots in shown)),
+        ("hit ratio, mean over prompts", *rooms),
         [
             (
                 one.name,
                 *(
-                    words.percent(dict(zip(one.slots, one.hit_ratio, strict=True)).get(slots))
-                    for slots in shown
+                    words.percent(dict(zip(one.slots, one.hit_ratio, strict=True)).get(room))
+                    for room in shown
                 ),
             )
             for one in found
         ],
     )
+    best = sweeps.choices(table)
+    if not best:
+        return
+    printed(
+        ("at", "memory", "best", "hit ratio", "against", "points more", "95 of 100"),
+        [
+            (
+                sweeps.room_in_words(one.room, table),
+                words.memory(one.memory) if one.memory else "-",
+                one.best,
+                words.percent(one.hit_ratio),
+                one.rival,
+                *_apart(one.difference),
+            )
+            for one in best
+            if one.room in shown
+        ],
+    )
+    two = sweeps.pair(table)
+    if two is None:
+        return
+    first, second = two
+    prompts = sweeps.by_prompt(table, first, second)
+    printed(
+        (f"{first} against {second}, all memories", "points more", "95 of 100"),
+        [(one.file, *_apart(one.difference)) for one in prompts[:MOST_PROMPTS]],
+    )
+    if len(prompts) > MOST_PROMPTS:
+        click.echo(f"and {len(prompts) - MOST_PROMPTS:,} prompts more; the table holds them all.")
+
+
+def _some(of: tuple[int, ...]) -> list[int]:
+    return sorted({of[round(n * (len(of) - 1) / max(SHOWN - 1, 1))] for n in range(SHOWN)})
+
+
+def _apart(found: Interval) -> tuple[str, str]:
+    """A difference in points and its range, or that there is none."""
+    if found.low is None or found.high is None:
+        return f"{found.middle * 100:+.1f}", "one prompt"
+    if found.low <= 0 <= found.high:
+        return "no difference", f"{found.low * 100:+.1f} to {found.high * 100:+.1f}"
+    return f"{found.middle * 100:+.1f}", f"{found.low * 100:+.1f} to {found.high * 100:+.1f}"
 
 
 def _names(text: str) -> tuple[str, ...]:

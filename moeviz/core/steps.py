@@ -38,9 +38,18 @@ class Served:
 
 
 class Steps:
-    """The accesses of a trace under the rule and scope of some settings."""
+    """The accesses of a trace under the rule and scope of some settings.
 
-    def __init__(self, trace: Trace, known: Knowledge, settings: Settings) -> None:
+    labels: [pass, layer] what hits are counted apart by, from 0; None: the phase of the pass.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        known: Knowledge,
+        settings: Settings,
+        labels: Ints | None = None,
+    ) -> None:
         needs = trace.events()
         self.settings, self._needs = settings, needs
         self._experts, self._layers = trace.num_experts, trace.layers
@@ -63,7 +72,13 @@ class Steps:
         self._touch_number = begin + size - rank
         self._weight = needs.weight
         self._next = np.full(count, np.inf) if known.future is None else known.future.next_uses()[0]
-        self._phase = trace.pass_phase[needs.forward_pass[event]]
+        self._of_a_pass = labels is None  # all layers of a pass have one label
+        self._label: Ints = (
+            trace.pass_phase[needs.forward_pass[event]].astype(np.intp)
+            if labels is None
+            else labels[needs.forward_pass[event], layer]
+        )
+        self.labels = 2 if labels is None else int(labels.max(initial=0)) + 1
         self._tokens = np.cumsum([tokens.stop - tokens.start for tokens in trace.passes()])
 
     def serve(self, pools: Pools) -> Served:
@@ -89,16 +104,21 @@ class Steps:
         )
 
     def hits(self, pools: Pools) -> NDArray[np.int64]:
-        """Serves every event in pools of several slot counts, one after the other in `pools`. Hits by phase.
-        [slot count, phase]"""
+        """Serves every event in pools of several slot counts, one after the other in `pools`. Hits by
+        label. [slot count, label]"""
         copies = len(pools.slot_of) // (self._layers * self._experts)
-        found = np.zeros((copies, 2), np.int64)
+        found = np.zeros((copies, self.labels), np.int64)
         if pools.rows == 1:
-            found[0] = np.bincount(self.phase[self._one_pool(pools).slot >= 0], minlength=2)
+            found[0] = np.bincount(self.label[self._one_pool(pools).slot >= 0], minlength=self.labels)
             return found
         for index, before, *_ in self._walk(pools):
-            where = self.phase[index.start if isinstance(index, slice) else index[0]]
-            found[:, where] += (before >= 0).sum(1)
+            if self._of_a_pass:
+                label = self.label[index.start if isinstance(index, slice) else index[0]]
+                found[:, label] += (before >= 0).sum(1)
+                continue
+            here = self.label[index]
+            begins = np.flatnonzero(np.diff(here, prepend=-1))
+            np.add.at(found.T, here[begins], np.add.reduceat(before >= 0, begins, 1, np.int64).T)
         return found
 
     @property
@@ -134,9 +154,9 @@ class Steps:
         return most if not self._single and len(self._place) == served * rows * most else 0
 
     @property
-    def phase(self) -> NDArray[np.uint8]:
-        """PREFILL or DECODE of every access. [M]"""
-        return self._phase
+    def label(self) -> Ints:
+        """What every access is counted under. [M]"""
+        return self._label
 
     def members(self, pools: Pools | None = None) -> Iterator[tuple[Index, Ints, Ints]]:
         """Accesses that are served together, their places and pools, in order. `pools`: is told the moment of

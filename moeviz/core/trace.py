@@ -138,6 +138,11 @@ class Trace:
         return layer_bytes(self.expert_bytes, self.layers)
 
     @property
+    def shape(self) -> tuple[int, int, int, ExpertBytes]:
+        """MoE layers, experts, k and bytes of an expert: what settings are checked against."""
+        return self.layers, self.num_experts, self.k, self.expert_bytes
+
+    @property
     def mean_bytes(self) -> int:
         """Bytes of one expert, the mean over layers; 0 where unknown."""
         return round(float(self.layer_bytes.mean()))

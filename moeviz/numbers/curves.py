@@ -77,32 +77,61 @@ def curve(
     Where layers' experts differ in size, a budget in scope model holds as many as fit, each with its own
     size: who leaves, leaves until who comes has room.
     """
+    counts = slots if slots is not None else slot_counts(trace, settings.scope)
+    rooms = _rooms(trace, settings, counts, budgets)
+    hits, accesses = _hits(trace, replace(settings, prefetch="none"), rooms, find)
     if budgets is not None:
-        within = [replace(settings, prefetch="none", budget=int(budget)) for budget in budgets]
-        for one in within:
-            one.check(trace.layers, trace.num_experts, trace.k, trace.expert_bytes)
-        rooms = [one.room(trace.layers, trace.num_experts, trace.k, trace.expert_bytes) for one in within]
-        hits, accesses = _hits(trace, within[0], rooms, find)
         return Curve(settings, np.array([room.slots for room in rooms]), hits, accesses, np.array(budgets))
-    counts = np.array(slots if slots is not None else slot_counts(trace, settings.scope), np.int64)
-    plain = [replace(settings, prefetch="none", budget=0, slots=int(count)) for count in counts]
-    for one in plain:
-        one.check(trace.layers, trace.num_experts, trace.k)
-    rooms = [one.room(trace.layers, trace.num_experts, trace.k) for one in plain]
-    hits, accesses = _hits(trace, plain[0], rooms, find)
-    return Curve(settings, counts, hits, accesses)
+    return Curve(settings, np.array(counts, np.int64), hits, accesses)
+
+
+def hits_by(
+    trace: Trace,
+    settings: Settings,
+    labels: NDArray[np.intp],
+    slots: Sequence[int] | None = None,
+    find: Callable[[str], Trace] | None = None,
+    budgets: Sequence[int] | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """As `curve`, with hits counted apart by labels [token, layer], whole numbers from 0: stretches of the
+    text, or layers. A forward pass is counted under its first token. Hits [slot count, label] and accesses
+    [label].
+    """
+    counts = slots if slots is not None else slot_counts(trace, settings.scope)
+    rooms = _rooms(trace, settings, counts, budgets)
+    return _hits(trace, replace(settings, prefetch="none"), rooms, find, labels)
+
+
+def _rooms(
+    trace: Trace, settings: Settings, slots: Sequence[int], budgets: Sequence[int] | None
+) -> list[Room]:
+    """Of each budget where there are some, else of each slot count. Raises SettingsError."""
+    plain = replace(settings, prefetch="none", budget=0)
+    if budgets is None:
+        wanted = [replace(plain, slots=int(count)) for count in slots]
+    else:
+        wanted = [replace(plain, budget=int(budget)) for budget in budgets]
+    for one in wanted:
+        one.check(*trace.shape)
+    return [one.room(*trace.shape) for one in wanted]
 
 
 def _hits(
-    trace: Trace, settings: Settings, rooms: Sequence[Room], find: Callable[[str], Trace] | None
+    trace: Trace,
+    settings: Settings,
+    rooms: Sequence[Room],
+    find: Callable[[str], Trace] | None,
+    labels: NDArray[np.intp] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Hits in each room by phase [room, phase], and accesses [phase]."""
+    """Hits in each room by label [room, label], and accesses [label]; labels left out: by phase."""
     trace = served(trace, settings)
     check_trace(trace, settings)
     known = knowledge(settings, trace, find)
     known.check(trace.layers, trace.num_experts)
-    steps = Steps(trace, known, settings)
-    found = np.zeros((len(rooms), 2), np.int64)
+    if labels is not None:
+        labels = labels[np.flatnonzero(np.diff(trace.forward_pass, prepend=-1))]
+    steps = Steps(trace, known, settings, labels)
+    found = np.zeros((len(rooms), steps.labels), np.int64)
     policy = POLICIES[settings.policy]
     fits = [
         at
@@ -111,7 +140,7 @@ def _hits(
     ]
     if len(fits) > 1 and policy.stack:
         depth = stack.depths(steps, start(trace, settings, known, rooms[:1]))
-        found[fits] = stack.hits(depth, steps.phase, np.array([rooms[at].slots for at in fits]))
+        found[fits] = stack.hits(depth, steps, np.array([rooms[at].slots for at in fits]))
     elif rooms[0].pools == 1 and stack.heaped(policy):
         for at in fits:
             pools = start(trace, settings, known, rooms[:1])
@@ -124,7 +153,7 @@ def _hits(
             found[at] = steps.hits(start(trace, settings, known, [rooms[at]]))[0]
     elif apart:
         found[apart] = steps.hits(start(trace, settings, known, [rooms[at] for at in apart]))
-    return found, np.bincount(steps.phase, minlength=2)
+    return found, np.bincount(steps.label, minlength=steps.labels)
 
 
 def bounds(trace: Trace, settings: Settings, recorded: Run | None) -> dict[str, float | None]:
@@ -135,7 +164,7 @@ def bounds(trace: Trace, settings: Settings, recorded: Run | None) -> dict[str, 
     The bound is belady's under the settings' own rule. It is none (None) where a pool's experts differ in
     size: the fewest misses are then no longer had by who is needed again last.
     """
-    room = settings.room(trace.layers, trace.num_experts, trace.k, trace.expert_bytes)
+    room = settings.room(*trace.shape)
     if settings.baseline or room.bytes:
         return {"belady_hit_ratio": None, "least_ms_per_token": None}
     best = replace(settings, policy="belady", prefetch="none")
@@ -150,7 +179,7 @@ def gap_captured(trace: Trace, settings: Settings) -> float | None:
     """`metrics.gap_captured` of the settings' policy at their slots, without pre-fetching, in decode, or in
     prefill where nothing was decoded. None for a baseline, and where belady is no bound (see `bounds`).
     """
-    room = settings.room(trace.layers, trace.num_experts, trace.k, trace.expert_bytes)
+    room = settings.room(*trace.shape)
     if settings.baseline or room.bytes:
         return None
     phase = DECODE if (trace.phase == DECODE).any() else PREFILL

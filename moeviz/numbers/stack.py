@@ -120,12 +120,11 @@ def _name(stack: NDArray[np.int64], row: Ints, names: Ints, even: int) -> None:
     stack[row, np.arange(len(row)) - begins] = names
 
 
-def hits(depth: Ints, phase: NDArray[np.uint8], counts: Ints) -> NDArray[np.int64]:
-    """Hits by slot count and phase. depth, phase: [M] of each access; gives [slot count, phase]"""
+def hits(depth: Ints, steps: Steps, counts: Ints) -> NDArray[np.int64]:
+    """Hits by slot count and label. depth: [M] of each access; gives [slot count, label]"""
     most = int(max(counts.max(), depth.max())) + 1
-    return np.stack(
-        [np.bincount(depth[phase == one], minlength=most).cumsum()[counts - 1] for one in (0, 1)], 1
-    )
+    at = np.bincount(steps.label * most + depth, minlength=steps.labels * most)
+    return at.reshape(steps.labels, most).cumsum(1)[:, counts - 1].T
 
 
 def heaped(policy: Policy) -> bool:
@@ -134,12 +133,12 @@ def heaped(policy: Policy) -> bool:
 
 
 def hits_of_one_pool(steps: Steps, pools: Pools, slots: int) -> NDArray[np.int64]:
-    """Hits by phase at one slot count of one pool, of scores that change with a touch or a load only. [phase]
+    """Hits by label at one slot count of one pool, of scores that change with a touch or a load only. [label]
 
     A heap finds who leaves without asking for everybody's score again. `pools`: as they are before the run.
     """
     hit = (_hit_by_ranks if pools.policy.stack else _hit_by_scores)(steps, pools, slots)
-    return np.bincount(steps.phase[np.frombuffer(hit, np.bool_)], minlength=2)
+    return np.bincount(steps.label[np.frombuffer(hit, np.bool_)], minlength=steps.labels)
 
 
 def _hit_by_ranks(steps: Steps, pools: Pools, slots: int) -> bytearray:
