@@ -98,11 +98,8 @@ def test_a_file_that_ends_its_reader_ends_no_program(tmp_path: Path) -> None:
     for read in (mv.load, lambda path: open_guarded(path.name, path.read_bytes())):
         with pytest.raises(TraceError, match=r"ends-the-reader\.parquet cannot be read: the process"):
             read(path)
-    for command in (
-        ["show", path],
-        ["diff", path, path],
-        ["import", path, "--out", tmp_path / "out.moetrace"],
-    ):
+    out = tmp_path / "out.moetrace"
+    for command in (["show", path], ["diff", path, path], ["import", path, "--out", out]):
         done = CliRunner().invoke(main, [str(word) for word in command])
         assert done.exit_code == 2
         assert "Error: " in done.stderr

@@ -57,6 +57,8 @@ def warm() -> None:
     """Loads what the pages need, so that the first visitor does not wait for it: their modules, the first
     sample, and what plotly and pyarrow load when they are first used.
     """
+    import PIL.Image  # noqa: F401
+    import plotly.colors  # noqa: F401
     import pyarrow
 
     _one_pool()
@@ -69,6 +71,7 @@ def warm() -> None:
     explainer = Explainer(trace, Settings(slots=trace.k))
     for chart in (
         residency.raster(explainer.run, trace.texts),
+        usage.now_and_so_far(trace, 0),
         usage.skew(trace),
         curves.over_slots([curve(trace, explainer.run.settings)], trace.k),
     ):
