@@ -154,7 +154,7 @@ def bench_fuzz(files: int, seed: int) -> None:
 )
 @click.option(
     "--pause",
-    type=click.FloatRange(0, 600),
+    type=Number(0, 600),
     default=10.0,
     show_default=True,
     help="Seconds that each looks at a page.",
