@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 from conftest import random_trace
 from playwright.sync_api import Page, expect
-from test_browser import SECONDS, app, browser, page, see, settle, staged, turn  # noqa: F401
+from test_browser import app, browser, page, see, settle, staged, turn  # noqa: F401
 from test_browser import pytestmark as pytestmark
 
 from moeviz.core.replay import replay
@@ -84,13 +84,13 @@ def test_it_stays_text(app: str, page: Page, evil_file: Path) -> None:  # noqa: 
     check_inert(page)
     for name in ("Experts", "Timeline", "Prefetch", "What if"):
         turn(page, name)
-        expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=60 * SECONDS)
+        expect(page.locator(".js-plotly-plot").first).to_be_visible()
         check_inert(page)
     turn(page, "Stage")
     staged(page)
     check_inert(page)
     page.goto(f"{app}/lessons?lesson={quote(EVIL[0])}&progress={quote(EVIL[1])}&trace={quote(EVIL[2])}")
-    expect(page.locator("h1")).to_be_visible(timeout=60 * SECONDS)
+    expect(page.locator("h1")).to_be_visible()
     settle(page)
     check_inert(page)
 

@@ -418,7 +418,7 @@ def test_an_interrupted_sweep_says_what_it_keeps_and_leaves_no_child(tmp_path: P
         first = process.stderr.readline()  # a tenth is done, the rest is under way
         assert "settings replayed" in first
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)  # until neither parent nor child holds the pipe
+        _, said = process.communicate(timeout=300)  # until neither parent nor child holds the pipe
     assert process.returncode == 130
     assert f"{out}.journal holds the rows so far; the same command goes on from there." in said
     assert "Traceback" not in said
@@ -434,7 +434,7 @@ def test_a_killed_sweep_leaves_no_child(tmp_path: Path) -> None:
         process.stderr.readline()
         assert Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         process.kill()
-        process.communicate(timeout=60)  # until the last child has closed the pipe
+        process.communicate(timeout=300)  # until the last child has closed the pipe
 
 
 def test_two_sweeps_on_one_table_are_refused(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def answer(port: int, host: str, origin: str) -> int:
 def status(port: int, what: str, headers: str) -> int:
     """Of the answer to a request as it stands on the wire."""
     request = f"{what} HTTP/1.1\r\n{headers}\r\n"
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=300) as connection:
         connection.sendall(request.encode())
         return int(connection.recv(1_000).split()[1])
 
@@ -131,5 +131,5 @@ def test_what_the_server_kept_goes_when_the_last_of_all_has_left(monkeypatch: py
     jobs._stand_up(one)
     assert kept.replayed(trace, settings) is before  # somebody is left
     jobs._stand_up(other)
-    assert tidied.wait(60)
+    assert tidied.wait(300)
     assert kept.replayed(trace, settings) is not before
