@@ -1,21 +1,18 @@
 """moeviz in the browser: `streamlit run app.py`.
 
-Streamlit runs this file twice over: once as the server, which loads what every session needs before the first
-one comes, and then for each picture of each session.
+Streamlit imports this file once, for the server `app` in it, and runs it as a script for every picture.
 """
 
 from pathlib import Path
 
 import streamlit as st
 
-from moeviz.app import bar
-from moeviz.app.server import MIDDLEWARE, warm
+from moeviz.app import bar, server
 
 ICON = Path(__file__).parent / "pages" / "icon.svg"  # a named icon would be fetched from another host
 
 
-def draw() -> None:
-    """One picture."""
+def script() -> None:
     st.set_page_config(page_title="moeviz", page_icon=str(ICON), layout="wide")
     st.session_state.within_app = True
     page = st.navigation(
@@ -30,7 +27,9 @@ def draw() -> None:
                 help="Who was resident over the whole text, and why they left.",
             ),
             st.Page(
-                "pages/prefetch.py", title="Prefetch", help="Whether guesses are right, in time and worth it."
+                "pages/prefetch.py",
+                title="Prefetch",
+                help="Whether guesses are right, in time and worth it.",
             ),
             st.Page("pages/what_if.py", title="What if", help="How many slots, which policy, which machine."),
             st.Page("pages/lessons.py", title="Lessons", help="Read, predict, reveal, and why."),
@@ -43,8 +42,8 @@ def draw() -> None:
     bar.say_what_did_not_fit()
 
 
-if st.runtime.exists():
-    draw()
+if __name__ == "app":
+    server.warm()
+    app = st.App(__file__, middleware=server.MIDDLEWARE)
 else:
-    warm()
-    app = st.App(__file__, middleware=MIDDLEWARE)
+    script()

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 UNKNOWN = "–"  # where there is no number
-_COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 SAME = 5e-4  # hit ratios that differ by less are shown as equal
 
 GLOSSARY = {
@@ -313,6 +312,9 @@ def numbers(found: Summary, bound: float | None = None) -> list[tuple[str, str]]
     if found.tier:
         rows.append(("Slow tier", tier(found.tier).removeprefix("Slow tier ").removesuffix(".")))
     return rows
+
+
+_COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def harmless(text: str) -> str:
