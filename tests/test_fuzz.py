@@ -43,6 +43,8 @@ def test_mutated_files_are_accepted_whole_or_refused(seed: int) -> None:
             assert value <= 5_000, name  # the limit that the upload promises
         if "memory" in name:
             assert value <= 256, name
+        if "longest" in name:
+            assert value <= 600, name  # a sentence, not the file again
         if "stumbled" in name:
             assert value == 0, (name, seed)
         if "ended" in name and "parquet" not in name:  # pyarrow ends the process on some damaged metadata
@@ -51,6 +53,6 @@ def test_mutated_files_are_accepted_whole_or_refused(seed: int) -> None:
 
 
 def test_a_reader_that_ends_its_process_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fuzz.guarded, "answer_of", lambda *_: os.abort())
+    monkeypatch.setattr(fuzz.guarded, "answer_of", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     found = fuzz.tried(b"content", Options())
-    assert (found.kind, found.signal) == ("", signal.SIGABRT)
+    assert (found.kind, found.signal) == ("", signal.SIGKILL)

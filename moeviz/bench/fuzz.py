@@ -39,7 +39,7 @@ from moeviz.files import exporters, guarded, moecounts, moetrace
 from moeviz.files.importers import Options
 from moeviz.files.moecounts import Counts
 
-PIPE = 4_096  # bytes that a pipe takes at once
+LONGEST = 600  # characters of a refusal that are told: a pipe takes so much at once
 _MAXRSS = 1 if sys.platform == "darwin" else 1_024  # bytes of a unit of ru_maxrss
 
 NASTY: tuple[Any, ...] = (
@@ -445,7 +445,8 @@ class Tried:
     """What became of one file in a process of its own."""
 
     kind: str  # of the answer: trace, counts, same, error; empty where the process ended without one
-    said: str  # the refusal
+    said: str  # the refusal, or its beginning
+    length: int  # of the refusal, characters
     seconds: float  # of processor time
     mib: float  # of memory beside what the process had at its start
     signal: int  # that ended the process; 0: none
@@ -467,7 +468,9 @@ def tried(content: bytes, options: Options) -> Tried:
                 os.dup2(silent, 1)
             answer, rest = guarded.answer_of("file", content, options)
             _use(answer["kind"], content, rest)
-            os.write(writing, json.dumps(answer).encode()[:PIPE])
+            error = answer.get("error", "")
+            told = {"kind": answer["kind"], "error": error[:LONGEST], "length": len(error)}
+            os.write(writing, json.dumps(told).encode())
         finally:
             os._exit(0)
     os.close(writing)
@@ -478,6 +481,7 @@ def tried(content: bytes, options: Options) -> Tried:
     return Tried(
         answer.get("kind", ""),
         answer.get("error", ""),
+        answer.get("length", 0),
         used.ru_utime + used.ru_stime,
         max(0, used.ru_maxrss * _MAXRSS - int(before)) / 2**20,
         os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
@@ -515,6 +519,7 @@ def fuzz(files: int, seed: int = 0) -> dict[str, Any]:
             f"{kind}: accepted of {files}": float(sum(one.kind not in ("", "error") for one in every)),
             f"{kind}: stumbled": float(len(stumbled)),
             f"{kind}: ended without an answer": float(len(ended)),
+            f"{kind}: longest refusal, characters": float(max(one.length for one in every)),
             f"{kind}: slowest, ms": 1e3 * max(one.seconds for one in every),
             f"{kind}: most memory, MiB": max(one.mib for one in every),
         }
