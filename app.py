@@ -1,4 +1,4 @@
-"""moeviz in the browser: `streamlit run app.py`.
+"""moeviz in the browser: `streamlit run app.py`, or with policies of your own, `-- --policy path.py:name`.
 
 Streamlit imports this file once, for the server `app` in it, and runs it as a script for every picture.
 """
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from moeviz.app import bar, server
+from moeviz.app import bar, own, server, show
+from moeviz.errors import PolicyError
 
 ICON = Path(__file__).parent / "pages" / "icon.svg"  # a named icon would be fetched from another host
 
@@ -37,6 +38,10 @@ def script() -> None:
         ],
         position="top",
     )
+    try:
+        own.register(own.given())
+    except PolicyError as error:
+        st.error(show.plain(str(error)))
     bar.draw(page.title)
     page.run()
     bar.say_what_did_not_fit()

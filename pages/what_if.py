@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import streamlit as st
 
-from moeviz.app import bar, forms, kept, machines, show, traces
+from moeviz.app import bar, forms, kept, machines, own, show, traces
 from moeviz.charts import curves, times
 from moeviz.core.policies import POLICIES
 from moeviz.core.settings import ITSELF, SCOPES, Settings
@@ -18,25 +18,31 @@ BASELINES = [Settings(baseline="resident"), Settings(baseline="on-demand")]
 
 bar.within_app()
 st.title("How many slots, which policy, which machine?", anchor=False)
-_, trace, own = traces.here()
+_, trace, run = traces.here()
 scope = st.session_state.get("scope", "layer")
 counts = slot_counts(trace, scope)
 with st.container(horizontal=True, vertical_alignment="bottom"):
     policies = st.multiselect(
-        "Policies", list(POLICIES), ["lru", "lfu", "belady"], key="policies", bind="query-params", width=420
+        "Policies",
+        list(POLICIES),
+        ["lru", "lfu", "belady"],
+        format_func=own.short,
+        key="policies",
+        bind="query-params",
+        width=420,
     )
     at = forms.one_of(
         "Slots per layer" if scope == "layer" else "Slots in all",
         "at",
         counts,
-        traces.slots_for(trace, own, scope),
+        traces.slots_for(trace, run, scope),
     )
-    place = machines.pick(trace, own)
+    place = machines.pick(trace, run)
     with forms.drawer(scope="layer"):
         st.segmented_control(
             "Scope", list(SCOPES), default="layer", required=True, key="scope", bind="query-params"
         )
-        size = machines.expert_size(trace, own)
+        size = machines.expert_size(trace, run)
         machines.check()
 if not policies:
     st.info("Choose a policy.")
@@ -58,7 +64,7 @@ with right:
     if place is None or not size:
         machines.say_what_is_missing(size)
     else:
-        costs, whose = machines.costs(trace, own, place, size)
+        costs, whose = machines.costs(trace, run, place, size)
         show.chart(times.modelled(runs, costs, whose), "times")
         st.caption(machines.in_words(costs, place, size))
     st.caption(machines.memory(at * (trace.layers if scope == "layer" else 1), size))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+from moeviz.core.predictors import PREDICTORS
 from moeviz.core.run import MISS, Run
 from moeviz.core.trace import Trace
 
@@ -319,3 +320,18 @@ def check_books(trace: Trace, run: Run) -> None:
                 slots[place] = (layer, expert)
                 assert 0 <= slot < run.room.limits[place[0]]
             assert {load[1] for load in event.loads if not load[5]} >= set(event.misses)
+
+
+@pytest.fixture
+def same_again(tmp_path: Path) -> Iterator[str]:
+    """A predictor of a user's own file, as `path.py:name`: what the latest event used."""
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from moeviz.policies import predictor\n\n\n@predictor('same-again')\nclass SameAgain:\n"
+        "    def __init__(self, context): self.last = []\n"
+        "    def observe(self, layer, chosen): self.last = [one for one in chosen[-1] if one >= 0]\n"
+        "    def guess(self, layer, routers, width): return self.last[:width]\n"
+    )
+    name = f"{path}:same-again"
+    yield name
+    PREDICTORS.pop(name, None)

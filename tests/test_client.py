@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from moeviz.core.predictors import load_predictor
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
 from moeviz.engine.cachefolder import read_seal
@@ -53,6 +54,18 @@ def test_a_watched_run_arrives_pass_by_pass(client: Client) -> None:
     trace, run = captured
     assert replay(trace, run.settings).same_decisions(run)
     assert run.measured
+
+
+def test_a_predictor_of_one_s_own_guesses_in_the_worker(client: Client, same_again: str) -> None:
+    wanted = Settings(slots=4, prefetch=load_predictor(same_again))
+    job = finish(client.submit(watch(settings=wanted)))
+    assert job.state == "done"
+    captured = job.recording()
+    assert captured is not None
+    trace, run = captured
+    assert run.settings.prefetch == same_again
+    assert run.loads.speculative.any()
+    assert replay(trace, wanted).same_decisions(run)
 
 
 def test_a_run_that_must_know_the_future_records_it_first(client: Client) -> None:

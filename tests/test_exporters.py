@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from moeviz import words
 from moeviz.cli.main import main
+from moeviz.core.predictors import PREDICTORS, load_predictor
 from moeviz.core.replay import replay
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
@@ -256,6 +257,17 @@ def test_the_notebook_computes_the_same_numbers_from_the_file(
     ).decode()
     with pytest.raises(AssertionError, match="now, but"):
         run_cells(other.replace("slots': 5", "slots': 4"))
+
+
+def test_the_notebook_loads_a_predictor_of_one_s_own(
+    same_again: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace, own = load_file(SAMPLES / "bible.moetrace")
+    monkeypatch.chdir(SAMPLES)
+    run = replay(trace, Settings(prefetch=load_predictor(same_again)))
+    content = exporters.content("notebook", trace, run, own, "bible.moetrace").decode()
+    del PREDICTORS[same_again]  # as in a new process
+    assert run_cells(content)["run"].same_decisions(run)
 
 
 def test_the_notebook_of_a_recorded_run_is_the_recorded_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,3 +97,12 @@ def test_the_core_and_the_command_line_load_no_torch() -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_help_loads_no_numpy() -> None:
+    code = (
+        "import contextlib, sys\nfrom moeviz.cli.main import main\n"
+        "with contextlib.suppress(SystemExit):\n    main(['--help'])\n"
+        "assert not {'numpy', 'pandas', 'torch'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)

@@ -129,15 +129,59 @@ def test_a_link_sets_the_boards() -> None:
 def test_a_bad_link_falls_back_and_says_so(link: str) -> None:
     app = opened("stage", a=link)
     assert payload(app)["runs"][0]["policy"] == "lru"
-    assert not app.error
+    assert not app.error, texts(app.error)
 
 
 def test_a_link_never_runs_a_file(tmp_path: Path) -> None:
     evil = tmp_path / "evil.py"
     evil.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    app = opened("stage", a=f"policy={evil}:x,slots=4", policy=f"{evil}:x")
+    app = opened("stage", a=f"policy={evil}:x,slots=4", b=f"prefetch={evil}:x", policy=f"{evil}:x")
     turned(app, "timeline")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.fixture
+def own_files(same_again: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The app, started with a policy and a predictor of a user's own files. Gives the policy's name."""
+    path = tmp_path / "mru.py"
+    path.write_text("def mru(use, now):\n    'Most recently used leaves.'\n    return -use.last_touch\n")
+    arguments = ["--policy", f"{path}:mru", "--prefetch", same_again]
+    monkeypatch.setattr("sys.orig_argv", ["streamlit", "run", "app.py", "--", *arguments])
+    yield f"{path}:mru"
+    POLICIES.pop(f"{path}:mru", None)
+
+
+def test_a_policy_that_the_app_was_started_with_stands_in_every_menu(own_files: str, same_again: str) -> None:
+    app = opened("stage", a=f"policy={own_files},slots=5,prefetch={same_again}")
+    shown = payload(app)
+    assert shown["runs"][0]["policy"] == own_files
+    assert [own_files, "mru"] in shown["menus"]["policy"]
+    assert [same_again, "pre-fetch: same-again"] in shown["menus"]["prefetch"]
+    turned(app, "timeline")
+    assert "mru.py:mru" in app.selectbox(key="policy").options
+    app.selectbox(key="policy").set_value(own_files).run()
+    assert not app.exception
+    assert "**mru.py:mru**: Most recently used leaves." in app.selectbox(key="policy").help
+    turned(app, "what_if")
+    app.multiselect(key="policies").set_value(["lru", own_files]).run()
+    assert not app.exception
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said_of_it"),
+    [
+        (["--policy", "gone.py:x"], "there is no file"),
+        (["--policy", "lru"], "is no file of your own"),
+        (["--policies", "mru.py:mru"], "does not know"),
+    ],
+)
+def test_the_app_says_what_it_cannot_start_with(
+    arguments: list[str], said_of_it: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.orig_argv", ["streamlit", "run", "app.py", "--", *arguments])
+    app = opened("stage")
+    assert said_of_it in texts(app.error)
+    assert payload(app)["runs"]
 
 
 def run_live(app: AppTest, **changes: Any) -> AppTest:
@@ -214,7 +258,7 @@ def test_the_commands_shown_are_the_command_lines_own() -> None:
 def test_pages_open_on_every_sample(page: str, sample: str) -> None:
     app = opened(page, trace=f"sample: {sample}")
     assert app.selectbox(key="trace").value == f"sample: {sample}"
-    assert not app.error
+    assert not app.error, texts(app.error)
     assert not app.warning
 
 
@@ -320,11 +364,11 @@ def test_every_predictor_is_shown(prefetch: str) -> None:
     app = opened("timeline")
     app.selectbox(key="prefetch").select(prefetch).run()
     assert not app.exception
-    assert not app.error
+    assert not app.error, texts(app.error)
     turned(app, "prefetch")
     app.selectbox(key="predictor").select(prefetch).run()
     assert not app.exception
-    assert not app.error
+    assert not app.error, texts(app.error)
     assert "Of " in texts(app.caption)
 
 
@@ -344,7 +388,7 @@ def test_what_if_shows_every_policy(scope: str) -> None:
     app = opened("what_if", scope=scope)
     app.multiselect(key="policies").set_value([name for name in POLICIES if ".py:" not in name]).run()
     assert not app.exception
-    assert not app.error
+    assert not app.error, texts(app.error)
     assert "no policy can hit more than" in texts(app.caption)
 
 

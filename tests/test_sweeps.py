@@ -327,6 +327,17 @@ def test_a_policy_of_one_s_own_is_swept_by_other_processes(files: list[Path], tm
     assert set(table["policy"]) == {"fifo", f"{own}:mine"}
 
 
+def test_a_predictor_of_one_s_own_is_swept_by_other_processes(
+    files: list[Path], same_again: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "t.parquet"
+    result = command(
+        files[0], "--policies", "lru", "--prefetch", f"none,{same_again}", "--jobs", 1, "--out", out
+    )
+    assert result.exit_code == 0, result.output
+    assert set(pd.read_parquet(out)["prefetch"]) == {"none", same_again}
+
+
 def test_the_verdict_names_the_best_cache_and_where_memory_stops_to_pay(
     threads: Executor, tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ from moeviz.app.asking import Ask
 from moeviz.app.stage import StageEvent, stage
 from moeviz.charts.stage import stage_payload
 from moeviz.charts.stage.verdict import hit_verdict
-from moeviz.charts.stage.words import POLICY_NAMES, prefetch_name
+from moeviz.charts.stage.words import policy_name, prefetch_name
 from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.replay import served
@@ -56,10 +56,11 @@ def pair(trace: Trace, own: Run | None, both: dict[str, Any]) -> list[Settings]:
 
 
 def _linked(text: str, first: Settings) -> Settings:
-    """Settings from the link. Raises SettingsError; a policy of a file never comes from a link."""
+    """Settings from the link. Raises SettingsError; no file that a link names is opened."""
     parts = dict(item.partition("=")[::2] for item in text.split(",") if item)
-    if parts.get("policy", "lru") not in POLICIES or ".py" in parts.get("policy", ""):
-        raise SettingsError(f"policy {parts['policy'][:40]!r} is not known.")
+    for name, known in (("policy", POLICIES), ("prefetch", PREDICTORS)):
+        if parts.get(name, "none" if name == "prefetch" else "lru") not in known:
+            raise SettingsError(f"{name} {parts[name][:40]!r} is not known.")
     given = {name: value for name, value in parts.items() if name in ("policy", "slots", "prefetch")}
     return Settings.parse(",".join(f"{n}={v}" for n, v in given.items()), **first.to_dict())
 
@@ -180,19 +181,15 @@ def _menus(trace: Trace, scope: str) -> dict[str, list[tuple[str | int, str]]]:
     slots = sorted({*range(trace.k, most + 1, every), most})
     guessing = [name for name, one in PREDICTORS.items() if trace.lookaheads or "routers" not in one.needs]
     return {
-        "policy": [(name, POLICY_NAMES.get(name, name)) for name in _policies(trace)],
+        "policy": [(name, policy_name(name)) for name in _policies(trace)],
         "slots": [(count, f"{count} slots") for count in slots],
         "prefetch": [(name, prefetch_name(name)) for name in guessing],
     }
 
 
 def _policies(trace: Trace) -> list[str]:
-    """Those that the trace can be replayed under, files of users aside."""
-    return [
-        name
-        for name, one in POLICIES.items()
-        if ".py:" not in name and (trace.weights is not None or "weights" not in one.needs)
-    ]
+    """Those that the trace can be replayed under."""
+    return [name for name, one in POLICIES.items() if trace.weights is not None or "weights" not in one.needs]
 
 
 def _actions(going: bool) -> list[dict[str, str]]:

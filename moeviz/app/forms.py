@@ -17,7 +17,7 @@ from typing import Any
 
 import streamlit as st
 
-from moeviz.app import traces
+from moeviz.app import own, traces
 from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.run import Run
@@ -42,12 +42,6 @@ LABELS = {
 }
 FIELDS = [name for name in SETTINGS if name not in ("seed", "baseline")]
 RULES = ["pinned", "one-by-one", "batch:4", "batch:16"]
-EXPLAINED: dict[str, dict[str, str]] = {
-    "policy": {name: one.text for name, one in POLICIES.items()},
-    "prefetch": {name: (one.text.splitlines() or [""])[0] for name, one in PREDICTORS.items()},
-    "scope": dict(SCOPES),
-    "warm": WARM,
-}
 WIDTHS = {"policy": 160, "slots": 140, "prefetch": 170, "lookahead": 140, "width": 110, "threshold": 120}
 
 
@@ -123,7 +117,12 @@ class SettingsForm:
         if KINDS[field] is str:
             options = list(about.known or ())
             return st.selectbox(
-                label, options, options.index(first), width=_px(WIDTHS.get(field, "stretch")), **bound
+                label,
+                options,
+                options.index(first),
+                format_func=own.short,
+                width=_px(WIDTHS.get(field, "stretch")),
+                **bound,
             )
         least, most = self._range(field)
         if field == "slots" and self.scope == "model":
@@ -150,13 +149,14 @@ class SettingsForm:
 
 
 def _help(field: str) -> str:
-    known = EXPLAINED.get(field)
-    text = f"{SETTINGS[field].help}."
-    return (
-        text
-        if known is None
-        else text + "\n" + "\n".join(f"- **{name}**: {what}" for name, what in known.items())
-    )
+    known = {
+        "policy": {own.short(name): one.text for name, one in POLICIES.items()},
+        "prefetch": {own.short(name): one.text for name, one in PREDICTORS.items()},
+        "scope": SCOPES,
+        "warm": WARM,
+    }
+    lines = [f"- **{name}**: {what}" for name, what in known.get(field, {}).items()]
+    return "\n".join([f"{SETTINGS[field].help}.", *lines])
 
 
 def _follow(key: str, first: Any, least: Any, most: Any) -> dict[str, Any]:

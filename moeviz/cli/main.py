@@ -28,7 +28,9 @@ class Commands(click.Group):
         return sorted(_found())
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        return _found().get(name)
+        if name in _files():  # most commands stand in a file of their name: the others are not loaded then
+            importlib.import_module(f"moeviz.cli.{name}")
+        return COMMANDS.get(name) or _found().get(name)
 
     def main(self, *arguments: Any, **named: Any) -> Any:
         """As click's, but for how a program ends that was interrupted, or whose output cannot be written."""
@@ -56,10 +58,14 @@ class Commands(click.Group):
 
 def _found() -> dict[str, click.Command]:
     """Every command; the files that define them load what they need when they are called."""
-    for one in pkgutil.iter_modules(moeviz.cli.__path__, "moeviz.cli."):
-        importlib.import_module(one.name)
+    for name in _files():
+        importlib.import_module(f"moeviz.cli.{name}")
     importlib.import_module("moeviz.bench.cli")
     return COMMANDS
+
+
+def _files() -> list[str]:
+    return [one.name for one in pkgutil.iter_modules(moeviz.cli.__path__)]
 
 
 def _output_failed(error: OSError) -> int:

@@ -107,13 +107,16 @@ class Value(click.ParamType[Any]):
 
 def setting_option(name: str, help: str = "") -> Callable[[F], F]:
     """The option of one field of Settings; `help` where it says more here than there."""
-    default = DEFAULTS[name]
+    default, about = DEFAULTS[name], SETTINGS[name]
+    known = about.known
     return click.option(
         f"--{name.replace('_', '-')}",
+        cls=Listing,
+        names=lambda: known or (),
         type=Value(name),
         default=default,
         show_default=default != "",
-        help=help or SETTINGS[name].choices,
+        help=help or (f"{about.help}." if known is None else f"{about.help}: {{names}}."),
     )
 
 

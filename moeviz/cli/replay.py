@@ -33,14 +33,13 @@ def replay(file: Path, as_json: bool, **others: Any) -> None:
     from moeviz.core.trace import DECODE
     from moeviz.files import moetrace
     from moeviz.numbers import metrics, output, routing
-    from moeviz.numbers.curves import bounds, gap_captured
+    from moeviz.numbers.curves import bounds
 
     with refusing():
         settings = settings_of(others)
         trace, recorded = moetrace.load(file)
         result = replay_trace(trace, settings)
-        bound = bounds(trace, settings, recorded)
-        gap = gap_captured(trace, settings) if as_json else None
+        bound = bounds(trace, settings, recorded, gap=as_json)
     found = metrics.summary(result)
     if as_json:
         ids: list[int] = []
@@ -49,7 +48,7 @@ def replay(file: Path, as_json: bool, **others: Any) -> None:
         elif trace.token_ids is not None:
             ids = trace.token_ids[trace.phase == DECODE].tolist()
         values = output.one_run(trace.model, settings, ids, "".join(trace.texts), found, None)
-        values["bounds"] = bound | {"gap_captured": gap}
+        values["bounds"] = bound
         values["routing"] = routing.summary(trace, settings.prefetch, settings.width, settings.threshold)
         click.echo(json.dumps(values))
         return

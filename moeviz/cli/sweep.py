@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from moeviz.cli.options import (
+    Listing,
     Refused,
     keeps,
     out_option,
@@ -21,9 +22,8 @@ from moeviz.cli.options import (
     setting_option,
     writing,
 )
-from moeviz.core.policies import POLICIES, load_policy
 from moeviz.core.predictors import PREDICTORS, load_predictor
-from moeviz.core.settings import SCOPES, read
+from moeviz.core.settings import SCOPES, SETTINGS, read
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +42,9 @@ MOST_PROMPTS = 30  # in the table that is printed
     "--policies",
     default="lru,lfu,belady",
     show_default=True,
-    help=f"Policies, with commas: path.py:name, all, or some of {', '.join(POLICIES)}.",
+    cls=Listing,
+    names=lambda: SETTINGS["policy"].known or (),
+    help="Policies, with commas: path.py:name, all, or some of {names}.",
 )
 @click.option(
     "--slots",
@@ -109,6 +111,7 @@ def sweep(
     """
     counts = _counts(slots)
     from moeviz import sweeps
+    from moeviz.core.policies import POLICIES, load_policy
 
     with refusing():
         bytes_of = tuple(sorted({read("budget", one) for one in _names(budgets)}))

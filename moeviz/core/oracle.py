@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -42,7 +43,8 @@ class Future:
         self._numbers = needs.forward_pass.astype(np.int64) * trace.layers + needs.layer  # [N] ascending
         self._event = needs.access_event  # [M]
         self._place = needs.layer[self._event].astype(np.int64) * trace.num_experts + needs.expert  # [M]
-        order = np.argsort(self._place, kind="stable")  # uses of one expert together, in time order
+        small = self._place.astype(np.min_scalar_type(trace.layers * trace.num_experts))  # quick
+        order = np.argsort(small, kind="stable")  # uses of one expert together, in time order
         self._order = order
         self._begins = np.searchsorted(
             self._place[order], np.arange(trace.layers * trace.num_experts + 1)
@@ -55,6 +57,10 @@ class Future:
     def next_uses(self) -> tuple[Floats, Floats]:
         """Number of the event that needs the expert of every access next [M], and of each expert's first [L x
         E]; infinity: none does."""
+        return self._next_uses
+
+    @cached_property
+    def _next_uses(self) -> tuple[Floats, Floats]:
         order, place, when = self._order, self._place, self._number
         following = np.full(len(place), np.inf)
         same = place[order][1:] == place[order][:-1]

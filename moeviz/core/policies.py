@@ -272,7 +272,7 @@ def lfu_aged(use: Use, now: Moment) -> Column:
 def lfru(use: Use, now: Moment) -> Column:
     """Frequency over age: touches kept / (touches of any expert since its last + 1). Source: tinyserve; vLLM
     PR 37190."""
-    return use.touches / (now.touches - use.touch_number + 1)
+    return use.touches / (now.touches + 1 - use.touch_number)
 
 
 @policy(
@@ -330,10 +330,13 @@ def random(use: Use, now: Moment) -> Column:
     SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
     """
     moment = np.uint64(now.seed % 2**16 << 48) ^ (np.uint64(now.touches) << _24)
-    z = np.add(np.uint64(use.key) ^ moment, STEP)  # functions, not operators: numbers alone would warn
-    z = np.multiply(z ^ (z >> _30), FIRST)  # of overflow
-    z = np.multiply(z ^ (z >> _27), SECOND)
-    return np.float64(z ^ (z >> _31))
+    z = np.add(np.uint64(use.key), np.add(moment, STEP))  # functions, not operators: numbers alone would
+    z ^= z >> _30  # warn of overflow; the key has no bit of the moment's
+    z = np.multiply(z, FIRST)
+    z ^= z >> _27
+    z = np.multiply(z, SECOND)
+    z ^= z >> _31
+    return np.float64(z)
 
 
 @policy(
@@ -359,14 +362,15 @@ def least_stale(use: Use, now: Moment) -> Column:
     public code. In scope `layer` it is lru."""
     touched = use.touch_pass == now.forward_pass
     to_come = use.layer > now.layer
-    return (2 * touched + to_come) * 2.0**48 + use.last_touch
+    return touched * 2.0**49 + use.last_touch + to_come * 2.0**48
 
 
 @policy("layer-distance", says="its layer comes round last", stack=True)
 def layer_distance(use: Use, now: Moment) -> Column:
     """The expert whose layer comes round last leaves: 1 - ((its layer - current layer) mod L) / L. HOBBIT
     (arXiv 2411.01433, eq. 3). In scope `layer` all are equal, and ties make it lru."""
-    return 1.0 - ((use.layer - now.layer) % now.layers) / now.layers
+    ahead = use.layer - now.layer
+    return 1.0 - (ahead + now.layers * (ahead < 0)) / now.layers  # the remainder; numpy's is slow
 
 
 @policy(

@@ -27,6 +27,7 @@ from moeviz.errors import PolicyError
 Ints = NDArray[np.intp]
 Floats = NDArray[np.float64]
 FEW = 1_024  # scores up to which sorting them all is quicker than looking for the lowest one by one
+SEVERAL = 8  # lowest ones of a pool from which it is quicker too
 LARGEST = np.finfo(np.float64).max
 
 
@@ -114,13 +115,17 @@ class Pools:
             if field.name in kept | CONSTANT
         }
         self.use = Use(**{field.name: self.columns.get(field.name, np.empty(0)) for field in fields(Use)})
-        self._touched = [(self.columns[name], rule) for name, rule in TOUCHED.items() if name in kept]
+        unread = {"last_touch"} - reads if policy.distinct else set()  # it tells equal scores apart
+        touched = kept - unread
+        self._touched = [(self.columns[name], rule) for name, rule in TOUCHED.items() if name in touched]
         self._loaded = [(self.columns[name], rule) for name, rule in LOADED.items() if name in kept]
-        self._reading = [(name, self.columns[name]) for name in sorted(reads)]
+        self._names = sorted(reads)
+        self._reading = [self.columns[name] for name in self._names]
         self._kept = kept
         self._leveled = "level" in reads
         self._taken: Any = _Taken()
         self._stays = np.zeros(size, np.bool_)  # by place; set for a moment only
+        self._empty = np.ones((self.rows, self.most), np.bool_)  # by slot
         self._full = False  # every pool is as large as the largest, and no slot is free
 
     # columns
@@ -135,19 +140,27 @@ class Pools:
         for column, rule in self._loaded:
             column[at] = rule(clock)
 
+    def read(self, places: Ints) -> list[Floats]:
+        """The columns that the policy reads, of experts now."""
+        return [column.take(places) for column in self._reading]
+
     def scores(self, places: Ints) -> Floats:
         """The policy's scores of experts now, in an array of its own; never infinite above."""
+        return self.scored(self.read(places), places.shape)
+
+    def scored(self, columns: list[Floats], shape: tuple[int, ...]) -> Floats:
+        """The policy's scores from columns that `read` gave; `shape`: theirs and the moment's together."""
         taken = self._taken
-        for name, column in self._reading:
-            setattr(taken, name, column.take(places))
+        for name, column in zip(self._names, columns, strict=True):
+            setattr(taken, name, column)
         if self.policy.guarded:
             with np.errstate(all="ignore"):
                 found: Any = self.policy.score(taken, self.now)
                 found = np.nan_to_num(found, nan=-np.inf, posinf=LARGEST, neginf=-np.inf)
         else:
             found = self.policy.score(taken, self.now)
-        if type(found) is not np.ndarray or found.dtype != np.float64 or found.shape != places.shape:
-            found = np.array(np.broadcast_to(found, places.shape), np.float64)
+        if type(found) is not np.ndarray or found.dtype != np.float64 or found.shape != shape:
+            found = np.array(np.broadcast_to(found, shape), np.float64)
         return found  # type: ignore[no-any-return]
 
     def limit(self, row: int, place: int) -> int:
@@ -303,10 +316,12 @@ class Pools:
         """Nothing stays."""
         self.slot_of[self.holder[row, : self.filled[row]]] = -1
         self.filled[row] = 0
+        self._empty[row] = True
 
     def _place(self, row: int, place: int, slot: int) -> None:
         self.holder[row, slot] = place
         self.slot_of[place] = slot
+        self._empty[row, slot] = False
 
     def _evict(self, row: int, place: int, slot: int, score: float) -> int:
         victim = int(self.holder[row, slot])
@@ -339,9 +354,11 @@ class Pools:
 
     # an event of many pools at once
 
-    def serve_rows(self, at: Ints, row: Ints, touch: Touch, clock: Floats) -> tuple[Ints, Ints, Ints, Ints]:
+    def serve_rows(
+        self, at: Ints, row: Ints, touch: Touch, clock: Floats | None
+    ) -> tuple[Ints, Ints, Ints, Ints]:
         """Serves one event of each of several pools, as `serve` does. `clock`: of each member's load, if it
-        has to be loaded.
+        has to be loaded; None where the policy does not ask when that was.
 
         at, row: [copies, member], the members of one pool after the other, strongest first. `clock` and the
         columns of `touch` are [member]. Returns the slots that they had before [copies, member], and of each
@@ -356,7 +373,7 @@ class Pools:
             slots, victims = self._fill_rows(own, at)
             self.holder[own, slots] = place
             self.slot_of[place] = slots
-            if self._loaded:
+            if clock is not None:
                 self.load(place, clock[gone % len(clock)])
         if self._leveled:
             touch.level = self.level[row]
@@ -367,24 +384,24 @@ class Pools:
         """Slots for the misses of several pools, and who leaves them. own: pool of each miss; at: who
         stays"""
         count = np.bincount(own, minlength=self.rows)
-        if self._full:
+        taken = None if self._full else np.minimum(count, self.limits - self.filled)  # of the free slots
+        if taken is None or not taken.any():
             slots = self._lowest_of_rows(count, at)
             victims: Ints = self.holder[own, slots]
             self._leave(own, victims)
             return slots, victims
-        free = self.limits - self.filled
-        short = count - free
         rank = np.arange(len(own)) - (count.cumsum() - count)[own]  # among the misses of the pool
         slots = self.filled[own] + rank
         victims = np.full(len(own), -1, np.intp)
-        if short.max() > 0:
-            late = (rank >= free[own]).nonzero()[0]
+        late = (rank >= taken[own]).nonzero()[0]
+        if len(late):
             which = own[late]
-            slots[late] = self._lowest_of_rows(short, at)
+            slots[late] = self._lowest_of_rows(count - taken, at)
             victims[late] = self.holder[which, slots[late]]
             self._leave(which, victims[late])
-        self.filled += np.minimum(count, free)
-        self._full = bool((self.filled == self.most).all())
+        self._empty[own, slots] = False
+        self.filled += taken
+        self._full = not self._empty.any()
         return slots, victims
 
     def _leave(self, rows: Ints, victims: Ints) -> None:
@@ -407,30 +424,34 @@ class Pools:
         never = self._stays.take(holder)
         self._stays.fill(False)
         if not self._full:
-            never |= np.arange(self.most) >= self.filled[some][:, None]
-        np.copyto(scores, np.inf, where=never)
+            never |= self._empty if every else self._empty.take(some, 0)
+        np.putmask(scores, never, np.inf)
         return scores, holder
 
     def _lowest_of_rows(self, short: Ints, at: Ints) -> Ints:
         """Slots of the `short` lowest scores of each pool, lowest first, as `_lowest` finds them, one pool's
         after the other."""
-        most = int(short.max())
+        most = int(np.maximum.reduce(short))
         some = (short > 0).nonzero()[0]
         scores, holder = self._scores_of_rows(some, at)
-        wanted = np.arange(most) < short[some][:, None]
+        count = short[some]
+        wanted = np.arange(most) < count[:, None]
         distinct = self.policy.distinct
         last = scores if distinct else self.use.last_touch.take(holder)
-        if scores.size <= FEW:
+        if scores.size <= FEW or most > SEVERAL:
             order = scores.argsort(1) if distinct else np.lexsort((last, scores), axis=1)
             return order[:, :most][wanted]
         found = np.empty((len(some), most), np.intp)
-        slots = scores.argmin(1)
-        if not distinct:
-            low = scores[np.arange(len(some)), slots][:, None]
-            slots = np.where(scores == low, last, np.inf).argmin(1)
-        found[:, 0] = slots
-        if most > 1:
-            many = (short[some] > 1).nonzero()[0]
-            order = scores[many].argsort(1) if distinct else np.lexsort((last[many], scores[many]), axis=1)
-            found[many] = order[:, :most]
+        left = np.arange(len(some))  # who still needs a slot
+        for rank in range(most):
+            here, slots = np.arange(len(left)), scores.argmin(1)
+            if not distinct:
+                low = scores[here, slots][:, None]
+                slots = np.where(scores == low, last, np.inf).argmin(1)
+            found[left, rank] = slots
+            if rank + 1 < most:
+                scores[here, slots] = np.inf
+                more = (count[left] > rank + 1).nonzero()[0]
+                left, scores = left[more], scores[more]
+                last = scores if distinct else last[more]
         return found[wanted]

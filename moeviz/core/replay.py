@@ -71,7 +71,7 @@ def _at_once(trace: Trace, cache: ExpertCache, known: Knowledge) -> Run:
     served = steps.serve(cache.room)
     needs = trace.events()
     event = needs.access_event
-    order = np.lexsort((needs.expert, event))
+    order = np.argsort(event * trace.num_experts + needs.expert, kind="stable")  # quick: nearly sorted
     outcome = np.where(served.slot >= 0, HIT, MISS).astype(np.uint8)
     experts = trace.num_experts
     came = served.load

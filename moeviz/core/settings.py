@@ -10,13 +10,15 @@ whether the slots are enough for a model is checked against its shape by `Settin
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import Field, asdict, dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from moeviz.core.policies import POLICIES, load_policy
 from moeviz.core.predictors import PREDICTORS, load_predictor
 from moeviz.errors import MoevizError, SettingsError
+
+if TYPE_CHECKING:
+    from moeviz.core.policies import Policy
 
 SCOPES = {
     "layer": "each MoE layer owns its slots",
@@ -38,6 +40,32 @@ BASELINES = {
 MOST = 2**31 - 1  # of a whole number that counts slots, layers or tokens
 
 
+class _Policies(Collection[str]):
+    """The names of all policies. They are loaded when they are first asked for: a score needs numpy, which
+    takes longer to load than a command's help takes to be shown."""
+
+    def __contains__(self, name: object) -> bool:
+        return name in _policies()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_policies())
+
+    def __len__(self) -> int:
+        return len(_policies())
+
+
+def _policies() -> dict[str, Policy]:
+    from moeviz.core.policies import POLICIES
+
+    return POLICIES
+
+
+def _load_policy(text: str) -> str:
+    from moeviz.core.policies import load_policy
+
+    return load_policy(text)
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What a field of `Settings` is for people, and which values it takes."""
@@ -50,11 +78,6 @@ class Setting:
     read: Callable[[str], Any] | None = (
         None  # makes the value of what a user typed; None: the field's type does
     )
-
-    @property
-    def choices(self) -> str:
-        """The help, and the names that may be given."""
-        return f"{self.help}: {', '.join(self.known)}." if self.known is not None else f"{self.help}."
 
 
 def _setting(default: Any, help: str, **more: Any) -> Any:
@@ -103,7 +126,7 @@ class Room:
 class Settings:
     """How experts are cached and pre-fetched in one run."""
 
-    policy: str = _setting("lru", "Who leaves, or path.py:name", known=POLICIES, read=load_policy)
+    policy: str = _setting("lru", "Who leaves, or path.py:name", known=_Policies(), read=_load_policy)
     slots: int = _setting(4, "Experts that fit in the fast tier, per MoE layer or in all", least=1, most=MOST)
     scope: str = _setting("layer", "Whose slots they are, each MoE layer's or the model's", known=SCOPES)
     prefetch: str = _setting(
@@ -150,14 +173,14 @@ class Settings:
     def needs_calibration(self) -> bool:
         """True where a run has to be told how often a calibration trace used each expert."""
         return not self.baseline and (
-            "calibration" in POLICIES[self.policy].needs or self.warm == "calibrated"
+            "calibration" in _policies()[self.policy].needs or self.warm == "calibrated"
         )
 
     @property
     def needs_future(self) -> bool:
         """True where a run has to be told what it will need."""
         return not self.baseline and (
-            "future" in POLICIES[self.policy].needs or "future" in PREDICTORS[self.prefetch].needs
+            "future" in _policies()[self.policy].needs or "future" in PREDICTORS[self.prefetch].needs
         )
 
     @property
@@ -207,7 +230,7 @@ class Settings:
         if self.needs_calibration and not self.calibration:
             what = (
                 f"policy {self.policy!r}"
-                if "calibration" in POLICIES[self.policy].needs
+                if "calibration" in _policies()[self.policy].needs
                 else "the warm start 'calibrated'"
             )
             raise SettingsError(

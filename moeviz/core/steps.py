@@ -10,19 +10,21 @@ those of many slot counts too. Knows no policy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moeviz.core.oracle import Knowledge
-from moeviz.core.policies import Touch
+from moeviz.core.policies import LOADED, Touch
 from moeviz.core.pools import Ints, Pools, in_waves
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 
+Floats = NDArray[np.float64]
 Index = slice | Ints
 
 
@@ -59,27 +61,67 @@ class Steps:
         event = needs.access_event
         self._event = event
         self._first: Ints = needs.first.astype(np.intp)
-        layer = needs.layer[event].astype(np.intp)
-        self._place: Ints = layer * trace.num_experts + needs.expert
-        self._row: Ints = layer if self._own else np.zeros(count, np.intp)
-        number = np.arange(count, dtype=np.float64)
-        begin = number if self._single else self._first[event].astype(np.float64)
-        size = np.ones(count) if self._single else np.diff(self._first)[event].astype(np.float64)
-        rank = number - begin
-        self._base = begin  # touches before the experts that are served together with this one
-        self._load_clock = 2 * begin + rank + 1
-        self._touch_clock = 2 * begin + 2 * size - rank
-        self._touch_number = begin + size - rank
+        layer = needs.layer.astype(np.intp)
+        self._place: Ints = (layer * trace.num_experts).take(event) + needs.expert
+        self._row: Ints = layer.take(event) if self._own else np.zeros(count, np.intp)
+        self._number = np.arange(count)
         self._weight = needs.weight
-        self._next = np.full(count, np.inf) if known.future is None else known.future.next_uses()[0]
+        self._next: Floats = known.future.next_uses()[0] if known.future else np.broadcast_to(np.inf, count)
         self._of_a_pass = labels is None  # all layers of a pass have one label
-        self._label: Ints = (
-            trace.pass_phase[needs.forward_pass[event]].astype(np.intp)
+        self._event_label: Ints = (
+            trace.pass_phase[needs.forward_pass].astype(np.intp)
             if labels is None
-            else labels[needs.forward_pass[event], layer]
+            else labels[needs.forward_pass, layer]
         )
         self.labels = 2 if labels is None else int(labels.max(initial=0)) + 1
         self._tokens = np.cumsum([tokens.stop - tokens.start for tokens in trace.passes()])
+
+    # Columns of all accesses are made when they are asked for: those of a long trace leave the processor's
+    # cache, and each costs as much as serving some of it.
+
+    @cached_property
+    def _begin(self) -> Floats:
+        """Touches before the experts that are served together with each. [M]"""
+        first = self._number if self._single else self._first.take(self._event)
+        return first.astype(np.float64)
+
+    @cached_property
+    def _touch_number(self) -> Floats:
+        return self._counted_down(2, 1)
+
+    @cached_property
+    def _touch_clock(self) -> Floats:
+        return self._counted_down(3, 2)
+
+    @cached_property
+    def _load_clock(self) -> Floats:
+        return self._begin + self._number + 1
+
+    @cached_property
+    def label(self) -> Ints:
+        """What every access is counted under. [M]"""
+        return self._event_label.take(self._event)
+
+    def _counted_down(self, begins: int, sizes: int) -> Floats:
+        """begins x the first access of each event + sizes x the event's accesses - the access's number: the
+        strongest is touched last. [M]"""
+        if self._single:
+            return (begins - 1) * self._number.astype(np.float64) + sizes
+        found = (begins * self._first[:-1] + sizes * np.diff(self._first)).take(self._event)
+        found -= self._number
+        counted: Floats = found.astype(np.float64)
+        return counted
+
+    def _given(self, columns: Container[str]) -> list[tuple[str, Floats]]:
+        """What touches are told, by field of Touch and for all accesses, where pools keep these columns."""
+        found = [("clock", self._touch_clock)]
+        if "touch_number" in columns:
+            found.append(("number", self._touch_number))
+        if "average" in columns or "weight" in columns:
+            found.append(("weight", self._weight))
+        if "next_use" in columns:
+            found.append(("next_use", self._next))
+        return found
 
     def serve(self, pools: Pools) -> Served:
         """Serves every event in pools of one slot count."""
@@ -111,14 +153,17 @@ class Steps:
         if pools.rows == 1:
             found[0] = np.bincount(self.label[self._one_pool(pools).slot >= 0], minlength=self.labels)
             return found
+        first, hits = [], []
         for index, before, *_ in self._walk(pools):
             if self._of_a_pass:
-                label = self.label[index.start if isinstance(index, slice) else index[0]]
-                found[:, label] += (before >= 0).sum(1)
+                first.append(index.start if isinstance(index, slice) else index[0])
+                hits.append((before >= 0).sum(1))
                 continue
             here = self.label[index]
             begins = np.flatnonzero(np.diff(here, prepend=-1))
             np.add.at(found.T, here[begins], np.add.reduceat(before >= 0, begins, 1, np.int64).T)
+        if first:
+            np.add.at(found.T, self.label[first], hits)
         return found
 
     @property
@@ -153,33 +198,40 @@ class Steps:
         most = int(np.diff(self._first).max())
         return most if not self._single and len(self._place) == served * rows * most else 0
 
-    @property
-    def label(self) -> Ints:
-        """What every access is counted under. [M]"""
-        return self._label
-
     def members(self, pools: Pools | None = None) -> Iterator[tuple[Index, Ints, Ints]]:
         """Accesses that are served together, their places and pools, in order. `pools`: is told the moment of
         each."""
         rows = self._layers if self._own else 1
-        layers, touches = np.arange(rows)[:, None], np.empty((1, rows))
+        layers, touches = np.arange(rows, dtype=np.float64)[:, None], np.empty((1, rows))
         for step, index, _ in self._groups():
             if pools is not None:
                 self._tell(pools, step, index, layers, touches)
             yield index, self._place[index], self._row[index]
 
-    def touch_of(self, index: Index) -> Touch:
-        """What accesses of one pass are touched with."""
+    def passes(self, pools: Pools) -> Iterator[tuple[int, int, Ints]]:
+        """Accesses of each forward pass of one pool, from and to, and which of the pass's events each is of.
+        `pools`: is told the moments of those events, [event, 1]."""
+        first: Ints = np.array([0, *self.ends()[:-1]], np.intp)  # access of each event
+        count = len(self._place)
+        event = np.arange(count) if self._single else self._event
+        layer = self._needs.layer[self._event[first]].astype(np.float64)[:, None]
+        touches = self._begin[first][:, None]
+        clock, now = 2 * touches, pools.now
+        bounds = self._first[self._needs.forward_pass.searchsorted(np.arange(len(self._tokens) + 1))]
+        event_at = first.searchsorted(bounds)
+        for step, (begin, end) in enumerate(pairwise(bounds.tolist())):
+            if begin == end:
+                continue
+            own = slice(event_at[step], event_at[step + 1])
+            now.forward_pass, now.tokens = step, self._tokens[step]
+            now.layer, now.touches, now.clock = layer[own], touches[own], clock[own]
+            yield begin, end, event[begin:end] - own.start
+
+    def touch_of(self, index: Index, columns: Container[str]) -> Touch:
+        """What accesses of one pass are touched with. `columns`: that pools keep."""
         step = self._needs.forward_pass[self._event[index.start if isinstance(index, slice) else index[0]]]
-        return Touch(
-            self._touch_clock[index],
-            self._touch_number[index],
-            self._weight[index],
-            self._next[index],
-            step,
-            self._tokens[step],
-            self.settings.half_life,
-        )
+        told = {name: column[index] for name, column in self._given(columns)}
+        return Touch(**told, forward_pass=step, tokens=self._tokens[step], half_life=self.settings.half_life)
 
     def ranks(self, pools: Pools) -> Ints:
         """Rank of every access among all, by its expert's score after it, for scores that change with a touch
@@ -190,7 +242,7 @@ class Steps:
             if begin < end:  # each expert is needed at most once in a pass
                 index = slice(begin, end)
                 place = self._place[index]
-                pools.touch(place, self.touch_of(index))
+                pools.touch(place, self.touch_of(index, pools.columns))
                 scores[index] = pools.scores(place)
         order = scores.argsort() if pools.policy.distinct else np.lexsort((self._touch_clock, scores))
         ranks = np.empty(len(order), np.intp)
@@ -201,8 +253,7 @@ class Steps:
         """One pool for all layers: event by event."""
         needs, now = self._needs, pools.now
         limits = [pools.limit(0, layer * self._experts) for layer in range(self._layers)]
-        place, clock, number = self._place, self._touch_clock, self._touch_number
-        weight, following = self._weight, self._next
+        place, given = self._place, self._given(pools.columns)
         touch = Touch(0.0, half_life=now.half_life)
         slot: list[int] = []
         load: list[int] = []
@@ -225,8 +276,8 @@ class Steps:
                 load_slot += slots.tolist()
                 victim += victims.tolist()
                 continue
-            touch.clock, touch.number = clock[begin:end], number[begin:end]
-            touch.weight, touch.next_use = weight[begin:end], following[begin:end]
+            for name, column in given:
+                setattr(touch, name, column[begin:end])
             touch.forward_pass, touch.tokens = now.forward_pass, now.tokens
             before, loads = serve(0, place[begin:end], touch, 2 * begin)
             slot += before
@@ -241,12 +292,14 @@ class Steps:
         as `serve_rows` gives them."""
         copies = len(pools.slot_of) // (self._layers * self._experts)
         rows = pools.rows // copies  # of one slot count
-        shift = np.arange(copies)[:, None]
+        copy = np.arange(copies)[:, None]
+        shift, row_shift = copy * (self._layers * self._experts), copy * rows
         steady, now = pools.policy.steady, pools.now
-        layers = np.tile(np.arange(self._layers), copies)[:, None]
+        layers = np.tile(np.arange(self._layers, dtype=np.float64), copies)[:, None]
         touches = np.empty((copies, rows))
         touch = Touch(0.0, half_life=now.half_life)
-        least = int(pools.limits.min())
+        given, least = self._given(pools.columns), int(pools.limits.min())
+        clock = self._load_clock if pools.policy.reads & LOADED.keys() else None
         for step, index, largest in self._groups():
             if largest > least:
                 assert isinstance(index, slice)
@@ -257,25 +310,24 @@ class Steps:
             now.forward_pass, now.tokens = step, self._tokens[step]
             if not steady:
                 self._tell(pools, step, index, layers, touches)
-            touch.clock, touch.number = self._touch_clock[index], self._touch_number[index]
-            touch.weight, touch.next_use = self._weight[index], self._next[index]
+            for name, column in given:
+                setattr(touch, name, column[index])
             touch.forward_pass, touch.tokens = step, now.tokens
-            at = self._place[index] + shift * (self._layers * self._experts)
-            yield index, *pools.serve_rows(at, own + shift * rows, touch, self._load_clock[index])
+            at = self._place[index] + shift
+            loaded = None if clock is None else clock[index]
+            yield index, *pools.serve_rows(at, own + row_shift, touch, loaded)
 
-    def _tell(
-        self, pools: Pools, step: int, index: Index, layers: Ints, touches: NDArray[np.float64]
-    ) -> None:
+    def _tell(self, pools: Pools, step: int, index: Index, layers: Floats, touches: Floats) -> None:
         """The moment before accesses are served. `touches`: room for those of each pool [copies, pool]."""
         now = pools.now
         now.forward_pass, now.tokens = step, self._tokens[step]
         if self._own:
             now.layer = layers
             touches.fill(len(self._place))  # of pools that are not served: no less than any number of theirs
-            touches[:, self._row[index]] = self._base[index]
+            touches[:, self._row[index]] = self._begin[index]
             now.touches = touches.reshape(-1, 1)
         else:
-            now.layer, now.touches = self._needs.layer[self._event[index][0]], self._base[index][0]
+            now.layer, now.touches = self._needs.layer[self._event[index][0]], self._begin[index][0]
         now.clock = 2 * now.touches
 
     def _groups(self) -> Iterator[tuple[int, Index, int]]:

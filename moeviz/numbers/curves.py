@@ -141,7 +141,7 @@ def _hits(
     if len(fits) > 1 and policy.stack:
         depth = stack.depths(steps, start(trace, settings, known, rooms[:1]))
         found[fits] = stack.hits(depth, steps, np.array([rooms[at].slots for at in fits]))
-    elif rooms[0].pools == 1 and stack.heaped(policy):
+    elif rooms[0].pools == 1 and stack.heaped(policy, trace.layers):
         for at in fits:
             pools = start(trace, settings, known, rooms[:1])
             found[at] = stack.hits_of_one_pool(steps, pools, rooms[at].slots)
@@ -156,38 +156,36 @@ def _hits(
     return found, np.bincount(steps.label, minlength=steps.labels)
 
 
-def bounds(trace: Trace, settings: Settings, recorded: Run | None) -> dict[str, float | None]:
+def bounds(
+    trace: Trace, settings: Settings, recorded: Run | None, *, gap: bool = False
+) -> dict[str, float | None]:
     """What no policy can beat at these slots: belady's hits / accesses (of decode, or of prefill where
     nothing was decoded), and the least ms per output token on the machine of the recorded run (None without
-    one). For a baseline both are None.
+    one). `gap`: also `metrics.gap_captured` of the settings' policy, without pre-fetching. For a baseline all
+    are None.
 
     The bound is belady's under the settings' own rule. It is none (None) where a pool's experts differ in
     size: the fewest misses are then no longer had by who is needed again last.
     """
     room = settings.room(*trace.shape)
+    found: dict[str, float | None] = {"belady_hit_ratio": None, "least_ms_per_token": None}
+    if gap:
+        found["gap_captured"] = None
     if settings.baseline or room.bytes:
-        return {"belady_hit_ratio": None, "least_ms_per_token": None}
-    best = replace(settings, policy="belady", prefetch="none")
-    hits, accesses = _hits(trace, best, [room], None)
-    found = Curve(best, np.array([room.slots]), hits, accesses)
-    misses = int(accesses[DECODE] - hits[0, DECODE])
-    least = metrics.bandwidth_bound_ms(recorded, misses) if recorded else None
-    return {"belady_hit_ratio": float(found.hit_ratio[0]), "least_ms_per_token": least}
-
-
-def gap_captured(trace: Trace, settings: Settings) -> float | None:
-    """`metrics.gap_captured` of the settings' policy at their slots, without pre-fetching, in decode, or in
-    prefill where nothing was decoded. None for a baseline, and where belady is no bound (see `bounds`).
-    """
-    room = settings.room(*trace.shape)
-    if settings.baseline or room.bytes:
-        return None
-    phase = DECODE if (trace.phase == DECODE).any() else PREFILL
-    own, lru, best = (
-        int(_hits(trace, replace(settings, policy=policy, prefetch="none"), [room], None)[0][0, phase])
-        for policy in (settings.policy, "lru", "belady")
-    )
-    return metrics.gap_captured(own, lru, best)
+        return found
+    hits = {}
+    for policy in {"belady", "lru", settings.policy} if gap else {"belady"}:
+        one = replace(settings, policy=policy, prefetch="none")
+        (hits[policy],), accesses = _hits(trace, one, [room], None)
+    phase = DECODE if accesses[DECODE] else PREFILL
+    found["belady_hit_ratio"] = float(hits["belady"][phase] / max(int(accesses[phase]), 1))
+    if recorded:
+        misses = int(accesses[DECODE] - hits["belady"][DECODE])
+        found["least_ms_per_token"] = metrics.bandwidth_bound_ms(recorded, misses)
+    if gap:
+        own, lru, best = (int(hits[policy][phase]) for policy in (settings.policy, "lru", "belady"))
+        found["gap_captured"] = metrics.gap_captured(own, lru, best)
+    return found
 
 
 def knee(found: Curve) -> int | None:

@@ -142,9 +142,9 @@ def whole(run: Run, phase: int | None = None) -> Whole:
     if phase is not None:
         own = run.passes.phase[passes] == phase
         missed, passes = missed[own], passes[own]
-    waited = np.unique(passes[missed])
-    count = len(np.unique(passes))
-    return Whole(count, count - len(waited), len(missed), int((~missed).sum()))
+    waited = int((np.bincount(passes[missed]) > 0).sum())
+    count = int((np.bincount(passes) > 0).sum())
+    return Whole(count, count - waited, len(missed), int((~missed).sum()))
 
 
 def gap_captured(hits: int, lru: int, belady: int) -> float | None:

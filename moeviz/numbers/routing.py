@@ -184,14 +184,20 @@ def _guesses(trace: Trace, name: str, d: int, width: int, threshold: float) -> t
     now = 0
     truth: Callable[[int], list[int]] = lambda layer: future.needs(now, layer) if future else []  # noqa: E731
     predictor = PREDICTORS[name](Context(trace.layers, trace.num_experts, d, threshold, truth))
-    experts, guess = trace.experts.tolist(), trace.guess.tolist()
-    probability: Any = None if trace.guess_probability is None else trace.guess_probability.tolist()
+    layers, experts, routers = trace.layers, trace.experts.tolist(), None
+    guess: Any = None  # [token][layer][rank] where the predictor reads them
+    probability: Any = None
+    if "routers" in PREDICTORS[name].needs:
+        guess = trace.guess[:, :, d - 1].tolist()
+        if trace.guess_probability is not None:
+            probability = trace.guess_probability[:, :, d - 1].tolist()
     found, guessed, needed = (np.zeros(trace.layers) for _ in range(3))
     pending: dict[int, list[int]] = {}
     for tokens in trace.passes():
         decode = trace.phase[tokens.start] == DECODE
-        for layer in range(trace.layers):
-            rows = [row[layer] for row in experts[tokens]]
+        own, ahead = experts[tokens], guess and guess[tokens]
+        for layer in range(layers):
+            rows = [row[layer] for row in own]
             need = {expert for row in rows for expert in row if expert >= 0}
             made = pending.pop(layer, None)
             if not need:  # no event, and no guess is made at it
@@ -202,13 +208,10 @@ def _guesses(trace: Trace, name: str, d: int, width: int, threshold: float) -> t
                 needed[layer] += len(need)
             predictor.observe(layer, rows)
             target = layer + d
-            if target < trace.layers:
-                routers = None
-                if "routers" in PREDICTORS[name].needs:
-                    known = (
-                        None if probability is None else [row[target][d - 1] for row in probability[tokens]]
-                    )
-                    routers = RouterGuess([row[target][d - 1] for row in guess[tokens]], known)
+            if target < layers:
+                if guess is not None:
+                    known = None if probability is None else [row[target] for row in probability[tokens]]
+                    routers = RouterGuess([row[target] for row in ahead], known)
                 pending[target] = predictor.guess(target, routers, width)
         now += 1
     return found, guessed, needed

@@ -10,7 +10,8 @@ two to the same hits. Only for a cold start and slot counts of at least every ev
 from __future__ import annotations
 
 from dataclasses import fields
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heapreplace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ from moeviz.core.steps import Steps
 
 HOLE = np.iinfo(np.int64).min  # the place of who was taken out of a stack
 TOP = np.iinfo(np.int64).max  # who is needed now and stays at every slot count
+LAYERS = 6  # from which scores of a whole pass at once are quicker than those of an event
+Entry = tuple[float, float, int]  # score, last touch, place
 
 
 def depths(steps: Steps, pools: Pools) -> Ints:
@@ -72,7 +75,7 @@ def _moving(steps: Steps, pools: Pools, found: Ints) -> None:
             known = seen.take(stack)
             everyone = bool(known.all())
             scores[~known] = -np.inf
-        order = np.lexsort((pools.use.last_touch.take(stack), scores), axis=1)
+        order = np.lexsort((pools.use.last_touch.take(stack), scores), axis=1)  # quick: nearly in order
         order += base
         rank.ravel()[order] = ascending
         rank[row, depth] = HOLE
@@ -82,7 +85,7 @@ def _moving(steps: Steps, pools: Pools, found: Ints) -> None:
         stack = stack.take(order.take(rank))
         _name(stack, row, place, even)
         seen[place] = True
-        pools.touch(place, steps.touch_of(index))
+        pools.touch(place, steps.touch_of(index, pools.columns))
 
 
 def _rise(stack: NDArray[np.int64], row: Ints, even: int) -> None:
@@ -96,9 +99,9 @@ def _rise(stack: NDArray[np.int64], row: Ints, even: int) -> None:
         stack[:] = _risen(stack.T, even).T
         return
     holes = np.bincount(row, minlength=len(stack))
-    for count in np.unique(holes[holes > 0]):
+    for count in set(holes.tolist()) - {0}:
         some = holes == count
-        stack[some] = _risen(stack[some].T, int(count)).T
+        stack[some] = _risen(stack[some].T, count).T
 
 
 def _risen(stack: NDArray[np.int64], holes: int) -> NDArray[np.int64]:
@@ -127,9 +130,11 @@ def hits(depth: Ints, steps: Steps, counts: Ints) -> NDArray[np.int64]:
     return at.reshape(steps.labels, most).cumsum(1)[:, counts - 1].T
 
 
-def heaped(policy: Policy) -> bool:
-    """Whether `hits_of_one_pool` serves a policy."""
-    return policy.steady and (policy.stack or (policy.reads <= BY_RESIDENCY and not policy.guarded))
+def heaped(policy: Policy, layers: int) -> bool:
+    """Whether `hits_of_one_pool` serves a policy, for a model of so many MoE layers."""
+    if not policy.steady:
+        return layers >= LAYERS and not policy.reads & BY_RESIDENCY
+    return policy.stack or (policy.reads <= BY_RESIDENCY and not policy.guarded)
 
 
 def hits_of_one_pool(steps: Steps, pools: Pools, slots: int) -> NDArray[np.int64]:
@@ -137,8 +142,79 @@ def hits_of_one_pool(steps: Steps, pools: Pools, slots: int) -> NDArray[np.int64
 
     A heap finds who leaves without asking for everybody's score again. `pools`: as they are before the run.
     """
-    hit = (_hit_by_ranks if pools.policy.stack else _hit_by_scores)(steps, pools, slots)
-    return np.bincount(steps.label[np.frombuffer(hit, np.bool_)], minlength=steps.labels)
+    policy = pools.policy
+    hit: Any
+    if not policy.steady:
+        hit = _hit_by_passes(steps, pools, slots)
+    else:
+        hit = np.frombuffer(
+            (_hit_by_ranks if policy.stack else _hit_by_scores)(steps, pools, slots), np.bool_
+        )
+    return np.bincount(steps.label[hit], minlength=steps.labels)
+
+
+def _hit_by_passes(steps: Steps, pools: Pools, slots: int) -> NDArray[np.bool_]:
+    """Which accesses hit. Scores change by themselves, but do not depend on residency: so those of a whole
+    forward pass are asked for at once, at the moment of each of its events.
+
+    An expert is needed at most once in a pass. So a column of the table of scores is one expert as it was
+    before the pass, up to its event, or as it is touched there, after it. Columns are in the order of last
+    touches, so that the first of equal scores is the one to leave.
+    """
+    hit = np.zeros(steps.accesses, np.bool_)
+    place, by_touch = steps.place, steps.clocks[1].argsort()
+    column_of = np.full(pools.width, -1, np.intp)  # by place; -1: not resident
+    residents = np.empty(0, np.intp)  # their places, by column
+    free = slots
+    for begin, end, event in steps.passes(pools):
+        own, count, held = place[begin:end], len(pools.now.touches), len(residents)
+        order = by_touch[begin:end] - begin
+        touched = own[order]
+        width = held + len(own)
+        column = column_of[own]
+        found = column >= 0
+        leaves = np.full(held, count, np.int32)  # the event at which a resident's column ends
+        leaves[column[found]] = event[found]
+        enters = event[order].astype(np.int32)  # the event after which the column of who is needed begins
+        before = pools.read(residents)
+        pools.touch(own, steps.touch_of(slice(begin, end), pools.columns))
+        after = pools.read(touched)
+        with np.errstate(all="ignore"):  # of columns at moments that are not theirs
+            scores = pools.scored(list(map(_joined, before, after)), (count, width))
+        moments = np.arange(count, dtype=np.int32)[:, None]
+        never = np.empty(scores.shape, np.bool_)
+        np.greater_equal(moments, leaves, out=never[:, :held])
+        np.less_equal(moments, enters, out=never[:, held:])
+        np.putmask(scores, never, np.inf)
+        misses = np.bincount(event[~found], minlength=count).tolist()
+        until: list[int] = leaves.tolist()
+        gone: list[int] = []
+        for moment, short in enumerate(misses):
+            if free:
+                took = min(free, short)
+                free, short = free - took, short - took
+            if not short:
+                continue
+            row, rest = scores[moment], scores[moment:]
+            for _ in range(short):
+                lowest = int(row.argmin())
+                rest[:, lowest] = np.inf
+                gone.append(lowest)
+                if lowest < held and until[lowest] < count:  # it is needed later in this pass
+                    misses[until[lowest]] += 1
+        stays = np.ones(width, np.bool_)
+        stays[gone] = False
+        found[found] = stays[column[found]]
+        hit[begin:end] = found
+        stays[:held] &= leaves == count
+        column_of[residents] = -1
+        residents = _joined(residents, touched)[stays]
+        column_of[residents] = np.arange(len(residents))
+    return hit
+
+
+def _joined(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
+    return np.concatenate((first, second), -1)
 
 
 def _hit_by_ranks(steps: Steps, pools: Pools, slots: int) -> bytearray:
@@ -181,15 +257,17 @@ def _hit_by_scores(steps: Steps, pools: Pools, slots: int) -> bytearray:
     loaded = [(columns[name], rule) for name, rule in LOADED.items() if name in columns]
     one, touch = Use(0, 0), Touch(0.0)
     members, load_clock, clock = steps.place.tolist(), *(clocks.tolist() for clocks in steps.clocks)
+    score, reading = policy.score, list(columns.items())
     stays = (0.0, 0.0, -1)  # the entry of who is needed now
-    entry_of: list[tuple[float, float, int] | None] = [None] * pools.width  # by place; None: not resident
-    heap: list[tuple[float, float, int]] = []  # score, last touch, place; older entries of them too
+    entry_of: list[Entry | None] = [None] * pools.width  # by place; None: not resident
+    heaped: list[Entry | None] = [None] * pools.width  # the heap's entry of a resident: its own, or one below
+    heap: list[Entry] = []
     hit = bytearray(len(members))
     free, begin = slots, 0
     for end in steps.ends():
+        own = members[begin:end]
         came = []
-        for index in range(begin, end):
-            member = members[index]
+        for index, member in enumerate(own, begin):
             if entry_of[member] is None:
                 came.append(index)
             else:
@@ -197,22 +275,34 @@ def _hit_by_scores(steps: Steps, pools: Pools, slots: int) -> bytearray:
             entry_of[member] = stays
         free -= len(came)
         while free < 0:
-            entry = heappop(heap)
-            if entry_of[entry[2]] is entry:
-                entry_of[entry[2]] = None
+            entry = heap[0]
+            member = entry[2]
+            now_of = entry_of[member]
+            if heaped[member] is not entry or now_of is None:  # it has another, or has left
+                heappop(heap)
+            elif now_of is stays:
+                heaped[member] = None
+                heappop(heap)
+            elif now_of is not entry:
+                heaped[member] = now_of
+                heapreplace(heap, now_of)
+            else:
+                heaped[member] = entry_of[member] = None
+                heappop(heap)
                 free += 1
                 touch.level = max(touch.level, entry[0])
         for index in came:
             for column, rule in loaded:
                 column[members[index]] = rule(load_clock[index])
-        for index in range(begin, end):
-            member = members[index]
-            touch.clock = clock[index]
+        for member, touch.clock in zip(own, clock[begin:end], strict=True):
             for column, touching in touched:
                 column[member] = touching(use, member, touch)
-            for name, column in columns.items():
+            for name, column in reading:
                 setattr(one, name, column[member])
-            entry_of[member] = entry = (policy.score(one, now), touch.clock, member)
-            heappush(heap, entry)
+            entry_of[member] = entry = (score(one, now), touch.clock, member)
+            before = heaped[member]
+            if before is None or entry < before:
+                heaped[member] = entry
+                heappush(heap, entry)
         begin = end
     return hit

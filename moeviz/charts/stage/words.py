@@ -173,7 +173,7 @@ def setting_names(settings: Sequence[Settings]) -> list[str]:
 
 def prefetch_name(name: str) -> str:
     """What a predictor is called in the board's menu."""
-    return "no pre-fetch" if name == "none" else f"pre-fetch: {name}"
+    return "no pre-fetch" if name == "none" else f"pre-fetch: {name.rpartition(':')[2]}"
 
 
 def memory_held(held: int, whole: int, settings: Settings) -> str:
