@@ -173,6 +173,7 @@ def run(
     tier: str = "disk",
     device: str = "auto",
     dtype: str = "auto",
+    experts: str = "lossless",
     threads: int = 1,
     **others: Any,
 ) -> tuple[Trace, Run]:
@@ -180,7 +181,8 @@ def run(
 
     `model`: a folder that save_pretrained wrote or a hub id, empty for the bundled model. `others`: fields of
     Settings (slots, prefetch, ...) and of `moeviz.engine.session.Options` (max_new_tokens, temperature, ...);
-    a seed is both's. Raises ModelError, StoreError, SettingsError.
+    a seed is both's. `experts`: lossless, or int8 or int4, which is lossy. Raises ModelError, StoreError,
+    SettingsError.
     """
     from moeviz.engine import measure
     from moeviz.engine.loader import BUNDLED, load, use_threads
@@ -192,7 +194,7 @@ def run(
     )
     options = Options(**{name: value for name, value in others.items() if name in own})
     use_threads(threads)
-    loaded = load(model or BUNDLED, tier=tier, device=device, dtype=dtype)
+    loaded = load(model or BUNDLED, tier=tier, device=device, dtype=dtype, experts=experts)
     try:
         future = measure.look_ahead(loaded, prompt, chosen, options)
         return measure.record(loaded, prompt, chosen, options, future=future)

@@ -23,6 +23,7 @@ from moeviz.core.trace import Trace
 from moeviz.numbers import metrics
 from moeviz.numbers import routing as numbers_of_routing
 from moeviz.numbers.differences import Interval, Pair, speed_ratio
+from moeviz.numbers.lossy import Lossy
 from moeviz.numbers.metrics import Counts, MissKinds, Moved, Repeated, Summary, Timed
 
 if TYPE_CHECKING:
@@ -338,6 +339,21 @@ def lossless(same: bool | None) -> str:
     return f"{whose} of transformers' own model with every expert in memory, bit for bit"
 
 
+def rounded(experts: str) -> str:
+    """That a model's experts are rounded, for every place where its numbers are shown."""
+    return f"Lossy: the experts are rounded to {experts}; text, logits and choices are the rounded model's."
+
+
+def lossy(found: Lossy) -> str:
+    """What the rounding of experts changed."""
+    return (
+        f"Lossy: with experts in {found.experts}, logits differ by {found.mean:.2g} in the mean and "
+        f"{found.largest:.2g} at most (they spread by {found.spread:.2g}), {percent(found.rerouted)} of the "
+        f"chosen experts are others, and the likeliest next token is the same after "
+        f"{percent(found.same_token)} of {found.tokens} tokens, against the same model without rounding."
+    )
+
+
 def events_table(run: Run, step: int) -> pd.DataFrame:
     """What happened in one forward pass, a row per event. Raises IndexError."""
     import pandas as pd
@@ -382,6 +398,14 @@ def report(settings: Settings, found: Summary, same: bool | None = None, bound: 
     return lines(rows)
 
 
+def _expert(found: Trace) -> str:
+    """How large one expert is, and how many bytes of it are copied where that is fewer."""
+    if not found.mean_bytes:
+        return "of unknown size"
+    packed = f", packed {size(found.mean_copied)} over the link" if found.link_bytes else ""
+    return f"{size(found.mean_bytes)}{packed}"
+
+
 def trace(found: Trace) -> list[tuple[str, str]]:
     """What a trace says of itself, (name, text) each."""
     lengths = [tokens.stop - tokens.start for tokens in found.passes()]
@@ -395,7 +419,7 @@ def trace(found: Trace) -> list[tuple[str, str]]:
             "Tokens",
             f"{found.tokens:,}{several} in {len(lengths):,} forward passes, the longest of {max(lengths):,}",
         ),
-        ("Expert", size(found.mean_bytes) if found.mean_bytes else "of unknown size"),
+        ("Expert", _expert(found)),
         ("Recorded", f"{found.recorded.get('time', 'unknown when')}, on {machine}"),
     ]
     rows += [("Note", note) for note in found.notes]

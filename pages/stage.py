@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from moeviz.app import asking, bar, boards, forms, live, measure, traces
+from moeviz.app import asking, bar, boards, first_visit, forms, live, measure, traces
 
 bar.within_app()
 here = traces.here()
@@ -16,6 +16,7 @@ with forms.drawer(form, **asking.DEFAULTS, baselines=[]):
     st.markdown("**Both boards**")
     form.rest("policy", "slots", "prefetch")
 two = boards.pair(here.trace, here.run, form.values)
+first_visit.draw(here, two)
 boards.draw(here, two, ask, baselines)
 measure.watch(two)
 live.ended(here.name)

@@ -11,11 +11,13 @@ from moeviz.bench.loading import loading
 from moeviz.bench.rounds import interleaved, spread
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux's high-water mark")
-def test_loading_holds_no_more_than_dense_part_slots_and_one_layer() -> None:
-    found = loading()
-    assert found["peak / (dense part + slots + one layer)"] <= 1.15
-    assert found["slots, MB"] < found["peak, MB"] < found["all experts, MB"]
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="reads what Linux tells of a process")
+@pytest.mark.parametrize("kind", ["one by one", "mxfp4"])
+def test_loading_holds_no_more_than_dense_part_slots_and_one_layer_and_writes_experts_once(kind: str) -> None:
+    found = loading([kind])
+    assert 0.1 < found[f"{kind}: peak / (dense part + slots + one layer)"] <= 1.15
+    assert found[f"{kind}: written by a first load / slow tier"] == pytest.approx(1, rel=0.01)
+    assert found[f"{kind}: written by a second load, MB"] < 0.1
 
 
 def test_rounds_start_one_further_each_time() -> None:

@@ -40,8 +40,8 @@ pytestmark = [
 
 
 @contextmanager
-def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The app's own server on a free port of this machine."""
+def serving(tmp_path_factory: pytest.TempPathFactory, *options: str) -> Iterator[str]:
+    """The app's own server on a free port of this machine; `options` of its command line."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -55,6 +55,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         str(port),
         "--server.headless",
         "true",
+        *options,
     ]
     environment = os.environ | {"MOEVIZ_DATA": str(tmp_path_factory.mktemp("data"))}
     process = subprocess.Popen(

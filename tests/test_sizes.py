@@ -61,11 +61,7 @@ def test_the_bundled_model_is_known_to_the_byte() -> None:
     )  # tokens, layers, keys and values, heads, wide
 
 
-@pytest.mark.parametrize("kept", [frozenset(), frozenset({"mxfp4"})])
-def test_mxfp4_is_four_bits_packed_and_what_moves_is_what_the_slow_tier_keeps(
-    kept: frozenset[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("moeviz.numbers.sizes.KEPT_PACKED", kept)
+def test_mxfp4_is_four_bits_packed_and_so_it_moves() -> None:
     tensors = {
         f"model.layers.{layer}.mlp.experts.{name}": about
         for layer in range(2)
@@ -79,9 +75,9 @@ def test_mxfp4_is_four_bits_packed_and_what_moves_is_what_the_slow_tier_keeps(
     layer = found.layers[0]
     assert layer.packed == 128 * 2 * 16 + 128 * 2 + 128 * 2
     assert layer.unpacked == 2 * (128 * 64 + 128)
-    assert layer.moved == (layer.packed if kept else layer.unpacked)
+    assert layer.moved == layer.packed
     (note,) = (note for note in found.notes if "quantised (mxfp4)" in note)
-    assert ("a slot unpacks them" in note) == bool(kept)
+    assert "a slot unpacks them" in note
 
 
 def test_fp8_drops_its_scales_and_its_dense_part_is_unpacked_too() -> None:

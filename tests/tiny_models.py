@@ -7,13 +7,16 @@ type needs beside that stands in NEEDS.
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMultimodalLM
 from transformers.models.auto import configuration_auto, modeling_auto
@@ -220,9 +223,9 @@ def merge(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def config_of(kind: str) -> Any:
+def config_of(kind: str, **changes: Any) -> Any:
     values = shrink(AutoConfig.for_model(kind).to_dict())
-    return type(AutoConfig.for_model(kind)).from_dict(merge(values, NEEDS.get(kind, {})))
+    return type(AutoConfig.for_model(kind)).from_dict(merge(values, NEEDS.get(kind, {}) | changes))
 
 
 def auto_class(kind: str) -> Any:
@@ -231,12 +234,12 @@ def auto_class(kind: str) -> Any:
     return AutoModelForMultimodalLM if both else AutoModelForCausalLM
 
 
-def save(kind: str, folder: Path) -> Path:
+def save(kind: str, folder: Path, **changes: Any) -> Path:
     """Writes a tiny random model of this type, as its checkpoints are laid out, with a tokenizer of single
-    letters.
+    letters. changes: to its configuration
     """
     torch.manual_seed(7)
-    model = auto_class(kind).from_config(config_of(kind))
+    model = auto_class(kind).from_config(config_of(kind, **changes))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -246,6 +249,56 @@ def save(kind: str, folder: Path) -> Path:
                 buffer.copy_(torch.stack([torch.randperm(EXPERTS)[:K] for _ in buffer]))
     model.save_pretrained(folder)
     save_tokenizer(folder)
+    return folder
+
+
+def save_mxfp4(folder: Path) -> Path:
+    """Writes a tiny random gpt-oss whose experts are in mxfp4, as OpenAI's checkpoints hold them."""
+    save("gpt_oss", folder, intermediate_size=64)  # a scale serves 32 weights
+    generator = torch.Generator().manual_seed(1)
+
+    def change(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+        if not name.endswith(("gate_up_proj", "down_proj")):
+            return {name: tensor.bfloat16()}
+        experts, wide, out = tensor.shape
+        blocks = torch.randint(0, 256, (experts, out, wide // 32, 16), generator=generator)
+        scales = torch.randint(120, 126, (experts, out, wide // 32), generator=generator)
+        return {f"{name}_blocks": blocks.byte(), f"{name}_scales": scales.byte()}
+
+    return _quantised(folder, change, {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]})
+
+
+def save_fp8(kind: str, folder: Path, side: int = 8, but: str = "nothing") -> Path:
+    """Writes a tiny random model with fp8 weights in blocks of so many rows and columns, as DeepSeek's and
+    Qwen's checkpoints hold them. but: what stands in the names of tensors that stay as they are
+    """
+    save(kind, folder)
+
+    def change(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+        plain = tensor.dim() != 2 or but in name or name.endswith(("gate.weight", "embed_tokens.weight"))
+        if plain or name == "lm_head.weight":
+            return {name: tensor.bfloat16()}
+        rows, columns = tensor.shape
+        blocks = tensor.float().reshape(rows // side, side, columns // side, side)
+        scales = blocks.abs().amax((1, 3), keepdim=True) / 448
+        values = (blocks / scales).to(torch.float8_e4m3fn).reshape(rows, columns)
+        return {name: values, f"{name}_scale_inv": scales.reshape(rows // side, columns // side)}
+
+    about = {"quant_method": "fp8", "weight_block_size": [side, side], "activation_scheme": "dynamic"}
+    return _quantised(folder, change, about)
+
+
+def _quantised(
+    folder: Path, change: Callable[[str, torch.Tensor], dict[str, torch.Tensor]], about: dict[str, Any]
+) -> Path:
+    """Changes the tensors of a checkpoint, and says in its configuration how they are quantised."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        tensors |= change(name, tensor)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    values = json.loads((folder / "config.json").read_text())
+    values |= {"quantization_config": about, "dtype": "bfloat16"}
+    (folder / "config.json").write_text(json.dumps(values))
     return folder
 
 

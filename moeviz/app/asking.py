@@ -10,6 +10,7 @@ import streamlit as st
 from moeviz.core.machines import LINKS
 from moeviz.core.trace import Trace
 from moeviz.engine.client import Job, ModelSpec
+from moeviz.numbers.lossy import EXPERTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,5 +143,13 @@ def ask(trace: Trace) -> Ask:
             width=160,
             help="auto: the accelerator if there is one; or cpu, cuda, ...",
         )
-    spec = ModelSpec(name.strip(), tier, device.strip() or "auto", link=link)
+        experts = st.selectbox(
+            "Experts",
+            list(EXPERTS),
+            key="experts",
+            width=130,
+            help="lossless: as the checkpoint holds them. int8 and int4: rounded in the slow tier, so that "
+            "fewer bytes cross the link; lossy, and what it changes is measured.",
+        )
+    spec = ModelSpec(name.strip(), tier, device.strip() or "auto", experts=experts, link=link)
     return Ask(prompt, then, int(tokens), int(repeats), spec, float(temperature), int(seed))

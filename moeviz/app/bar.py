@@ -9,7 +9,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from moeviz.app import components, jobs, links, traces
+from moeviz.app import components, first_visit, jobs, lectern, links, traces
 from moeviz.app.show import plain
 
 STYLE = """<style>
@@ -58,10 +58,12 @@ def draw(page: str) -> None:
         state.pop("seek", None)  # the stage takes up the cursor where the page before left it
         if "trace" in state and (named := st.query_params.get("trace", state.trace)) != state.trace:
             traces.show(named)  # a link from another page names it; the picker alone would keep its own
+    first_visit.notice(page, STAGE)
     state.setdefault("linked", dict(st.query_params))
     links.restore()
     state.setdefault("presenter", links.get("presenter") == "true")
     jobs.sit_down()
+    lectern.sit_down()
     st.html(STYLE + (PRESENTER if state.presenter else ""))
     with st.container(key="bar", horizontal=True, vertical_alignment="center", gap="small"):
         traces.picker()

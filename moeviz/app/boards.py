@@ -13,7 +13,7 @@ from typing import Any
 import streamlit as st
 
 from moeviz import words
-from moeviz.app import bar, commands, jobs, kept, links, live, measure, show, traces
+from moeviz.app import bar, commands, first_visit, jobs, kept, links, live, measure, show, traces
 from moeviz.app.asking import Ask
 from moeviz.app.stage import StageEvent, stage
 from moeviz.charts.stage import stage_payload
@@ -89,6 +89,7 @@ def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str])
             return
         if event.step is not None and job is None:
             traces.move(event.step)
+        first_visit.heard(event, shown, len(shown.trace.passes()) - 1)
         _act(event, two, ask, baselines)
 
     st.fragment(look, run_every=every)()
@@ -107,6 +108,7 @@ def _stage(here: traces.Here, two: list[Settings], job: Any) -> StageEvent:
         )
     changes = kept.changes(trace)
     said = live.in_words(job) if going else hit_verdict(trace, runs, changes) + _speed(two)
+    led = first_visit.hides(here)
     payload = stage_payload(
         trace,
         runs,
@@ -115,7 +117,7 @@ def _stage(here: traces.Here, two: list[Settings], job: Any) -> StageEvent:
         parts=parts,
         changes=changes,
         title=TITLE,
-        verdict=said,
+        verdict="" if led else said,
         menus={} if going else _menus(trace, two[0].scope),
         actions=_actions(going),
     )
@@ -125,7 +127,9 @@ def _stage(here: traces.Here, two: list[Settings], job: Any) -> StageEvent:
     return stage(
         payload,
         "stage",
-        seek=_seek(trace, going and here.name == traces.LIVE),
+        seek=first_visit.seek(here, len(trace.passes()) - 1)
+        or _seek(trace, going and here.name == traces.LIVE),
+        future=not led,
         presenter=st.session_state.presenter,
         below=BELOW_WHILE_MEASURING if busy else BELOW,
     )

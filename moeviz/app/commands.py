@@ -7,6 +7,7 @@ from typing import Any
 
 from moeviz.core.settings import Settings
 from moeviz.engine.client import Job
+from moeviz.numbers.lossy import LOSSLESS
 
 
 def run(job: Job) -> str:
@@ -54,4 +55,5 @@ def _command(name: str, job: Job, *own: str) -> str:
     parts += ["--temperature", str(job.temperature), "--seed", str(job.seed), "--past-end"]
     parts += ["--tier", job.model.tier, "--device", job.model.device]
     parts += ["--link", job.model.link] if job.model.link else []
+    parts += ["--experts", job.model.experts] if job.model.experts != LOSSLESS else []
     return shlex.join([*parts, *(["--then", job.then] if job.then else [])])

@@ -61,8 +61,8 @@ def pick(trace: Trace, own: Run | None) -> Machine | None:
 
 
 def expert_size(trace: Trace, own: Run | None) -> int:
-    """Bytes of one expert: as the trace says, or else as is typed; 0 where neither."""
-    known = trace.mean_bytes or (own.mean_bytes if own is not None else 0)
+    """Bytes that cross the link for one expert: as the trace says, or else as is typed; 0 where neither."""
+    known = trace.mean_copied or (own.mean_copied if own is not None else 0)
     if known:
         return known
     typed = st.number_input(

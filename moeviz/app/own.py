@@ -18,12 +18,18 @@ from moeviz.errors import PolicyError
 
 KINDS = {"--policy": load_policy, "--prefetch": load_predictor}
 USAGE = "Start the app as: streamlit run app.py -- --policy path.py:name --prefetch path.py:name"
+ROOM = "--room"  # for the gate
 
 
-def given() -> list[str]:
+def said() -> list[str]:
     """What stands after `--` on the command line of this process."""
     line = sys.orig_argv  # sys.argv is changed while a page runs app.py around itself
     return line[line.index("--") + 1 :] if "--" in line else []
+
+
+def given() -> list[str]:
+    """What of it names files."""
+    return [one for one in said() if one != ROOM]
 
 
 def register(arguments: Sequence[str]) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 import streamlit as st
 
-from moeviz.app import components, kept, links, show, traces
+from moeviz.app import components, kept, lectern, links, show, traces
+from moeviz.app.room import HALL
 from moeviz.app.stage import stage
 from moeviz.charts.stage import stage_payload
 from moeviz.charts.stage.verdict import hit_verdict
@@ -89,6 +90,7 @@ def choose() -> Lesson:
         if found.answered:
             st.markdown(f"{found.right} of {found.answered} predicted right", width="content")
         downloads()
+        lectern.control()
     one = several[int(number or 0)]
     links.put("lesson", str(one.number))
     title.title(f"{one.number}. {one.title}", anchor=False)
@@ -113,9 +115,11 @@ def downloads() -> None:
 
 
 def predict(one: Lesson) -> float | str | None:
-    """Draws the question. Gives what was predicted, or SEEN where only the link knows, or None while it is
-    open.
+    """Draws the question. Gives what was predicted, or SEEN where only the link knows or a room predicted, or
+    None while it is open.
     """
+    if HALL.room is not None:
+        return SEEN if lectern.predicted(HALL.room, one, lambda: answered(one.number).right) else None
     state = st.session_state
     said: dict[int, float] = state.setdefault("predicted", {})
     answered_before = progress().of(one.number) is not None and one.number not in state.setdefault(
@@ -164,7 +168,8 @@ def explain(one: Lesson, given: float | str) -> None:
     answer = answered(one.number)
     right = f"**{show.plain(one.predict.text(answer.right))}**"
     if isinstance(given, str):
-        st.markdown(f"The answer: {right}")
+        if HALL.room is None or isinstance(one.predict, Guess):  # a class's bars mark the right choice
+            st.markdown(f"The answer: {right}")
     elif one.predict.right(given, answer.right):
         st.success(f"Right: {right}", icon=":material/check:")
     else:
@@ -187,7 +192,10 @@ def _next(number: int) -> None:
 
 
 def _again(number: int) -> None:
-    """The first prediction stays the one that counts."""
+    """The first prediction stays the one that counts; a room's count begins anew."""
+    if HALL.room is not None:
+        HALL.room.ask_again(lessons()[number])
+        return
     st.session_state.predicted.pop(number, None)
     st.session_state.setdefault("anew", set()).add(number)
 

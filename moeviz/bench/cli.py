@@ -80,7 +80,7 @@ def bench_link(tokens: int) -> None:
 
 @bench.command("loading")
 def bench_loading() -> None:
-    """Peak memory of loading a model of 600 MB, against what has to be in memory."""
+    """Peak memory of loading models of 600 MB, against what has to be in memory, and the bytes written."""
     from moeviz.bench.loading import loading
 
     with refusing():

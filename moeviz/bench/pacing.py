@@ -34,7 +34,7 @@ def pacing(tokens: int = 100) -> dict[str, Any]:
         times = measure.record(model, "In the beginning", settings, options)[1].times
         assert times is not None
         took = (times.load_end - times.load_start)[times.load_start >= 0]
-        asked = machine.copy_ms(loaded.store.layout.expert_bytes)
+        asked = machine.copy_ms(loaded.store.layout.link_bytes)
         over = took / 1e6 / asked
         low, high = np.quantile(over, [0.05, 0.95])
         name = f"{machine.label if machine.name == TYPED else machine.name}, {asked:.3f} ms"

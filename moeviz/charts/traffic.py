@@ -18,7 +18,7 @@ USEFUL_IN_TIME = "#009E73"
 
 def experts_moved(run: Run) -> metrics.Moved:
     """What went over the link, counted in experts: a trace need not say how large they are."""
-    return metrics.bytes_moved(replace(run, expert_bytes=1))
+    return metrics.bytes_moved(replace(run, expert_bytes=1, link_bytes=0))
 
 
 def crossed(run: Run, without: Run | None = None) -> Chart:

@@ -22,6 +22,7 @@ from moeviz.core import settings as known
 from moeviz.core.machines import LINKS
 from moeviz.core.settings import DEFAULTS, KINDS, SETTINGS, Settings
 from moeviz.errors import MoevizError
+from moeviz.numbers.lossy import EXPERTS, LOSSLESS
 
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=click.Command)
@@ -177,6 +178,13 @@ def model_options(command: F) -> F:
                 default="auto",
                 show_default=True,
                 help="Type of the weights; auto: the checkpoint's; on a CPU the faster of it and float32.",
+            ),
+            click.option(
+                "--experts",
+                type=click.Choice(list(EXPERTS)),
+                default=LOSSLESS,
+                show_default=True,
+                help="How the slow tier keeps experts: as the checkpoint does, or rounded, which is lossy.",
             ),
             click.option(
                 "--threads",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +112,7 @@ def run(
         lossless, why = None, measure.not_verifiable(loaded) if verify else ""
         if verify and not why:
             lossless = measure.reference(loaded, trace) == logits
+        lossy = measure.lossy(loaded, trace) if verify and loaded.rounding else None
 
     from moeviz import words
     from moeviz.numbers import metrics, output
@@ -119,7 +121,7 @@ def run(
     numbers = metrics.summary(result)
     if as_json:
         ids = list(result.output_ids)
-        click.echo(json.dumps(output.one_run(loaded.name, settings, ids, text, numbers, lossless)))
+        click.echo(json.dumps(output.one_run(loaded.name, settings, ids, text, numbers, lossless, lossy)))
         if why:
             click.echo(why, err=True)
         return
@@ -127,6 +129,8 @@ def run(
     click.echo(words.report(settings, numbers, lossless))
     if why:
         click.echo(f"Logits {why}")
+    if loaded.rounding:
+        click.echo(words.lossy(lossy) if lossy else words.rounded(loaded.rounding))
     if out is not None:
         click.echo(f"saved      {out}")
 
@@ -210,6 +214,7 @@ def compare(
                 progress_line(f"{share:4.0%} of the runs{_left(began, share)}", share == 1)
         assert trace is not None
         why = measure.not_verifiable(loaded)
+        lossy = measure.lossy(loaded, trace) if loaded.rounding else None
         expected = None if why else measure.reference(loaded, trace)
         ((recording,), *measured_runs) = runs.values()
         replays = [replay(trace, settings) for settings in chosen]
@@ -238,6 +243,7 @@ def compare(
             "text": loaded.tokenizer.decode(recording.output_ids),
             "token_ids": list(recording.output_ids),
             "repeats": repeats,
+            "lossy": asdict(lossy) if lossy else None,
             "results": rows,
         }
         click.echo(json.dumps(values))
@@ -256,6 +262,8 @@ def compare(
     click.echo(words.comparison_verdict(measured))
     if value := words.best_value(measured):
         click.echo(value)
+    if lossy:
+        click.echo(words.lossy(lossy))
 
 
 def _left(began: float, share: float) -> str:
@@ -297,6 +305,7 @@ def prepare(model: str, others: dict[str, Any], settings: list[Settings]) -> tup
         tier=others["tier"],
         device=others["device"],
         dtype=others["dtype"],
+        experts=others["experts"],
         progress=progress,
         check=check,
     )

@@ -45,10 +45,12 @@ def replay(
     cache = ExpertCache(settings, trace.layers, trace.num_experts, trace.k, known, trace.expert_bytes)
     check_trace(trace, settings)
     if choices is None and settings.prefetch == "none" and settings.baseline in ("", "resident"):
-        return _at_once(trace, cache, known)
-    if choices is not None:
-        cache.tell_choices(choices)
-    return _by_event(trace, cache)
+        run = _at_once(trace, cache, known)
+    else:
+        if choices is not None:
+            cache.tell_choices(choices)
+        run = _by_event(trace, cache)
+    return replace(run, link_bytes=trace.link_bytes)
 
 
 def served(trace: Trace, settings: Settings) -> Trace:

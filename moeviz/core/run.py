@@ -170,6 +170,7 @@ class Run:
     times: Times | None = None
     tier: Tier | None = None
     output_ids: tuple[int, ...] = ()  # the tokens generated, where the run generated any
+    link_bytes: ExpertBytes = 0  # that cross the link for one expert, where they are packed; 0: expert_bytes
 
     @classmethod
     def of_columns(cls, columns: Mapping[str, NDArray[Any]], settings: Settings, **others: Any) -> Run:
@@ -241,6 +242,16 @@ class Run:
         return round(float(self.layer_bytes.mean()))
 
     @property
+    def copied_bytes(self) -> NDArray[np.int64]:
+        """Bytes that cross the link for one expert of each MoE layer, 0 where unknown. [L]"""
+        return layer_bytes(self.link_bytes or self.expert_bytes, self.layers)
+
+    @property
+    def mean_copied(self) -> int:
+        """Bytes that cross the link for one expert, the mean over layers; 0 where unknown."""
+        return round(float(self.copied_bytes.mean()))
+
+    @property
     def room(self) -> Room:
         """How the fast tier is divided."""
         return self.settings.room(self.layers, self.experts, self.k, self.expert_bytes)
@@ -309,9 +320,11 @@ class Recorder:
         k: int,
         expert_bytes: ExpertBytes = 0,
         start: Iterable[tuple[int, int, int]] = (),
+        link_bytes: ExpertBytes = 0,
     ) -> None:
         """`start`: (layer, expert, slot) of who is resident when the run begins."""
         self._about = {"layers": layers, "experts": experts, "k": k, "expert_bytes": expert_bytes}
+        self._about["link_bytes"] = link_bytes
         self.settings = settings
         self.columns: dict[str, list[int]] = {name: [] for name in COLUMNS}
         for layer, expert, slot in start:

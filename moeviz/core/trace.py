@@ -147,6 +147,16 @@ class Trace:
         """Bytes of one expert, the mean over layers; 0 where unknown."""
         return round(float(self.layer_bytes.mean()))
 
+    @property
+    def copied_bytes(self) -> NDArray[np.int64]:
+        """Bytes that cross the link for one expert of each MoE layer, 0 where unknown. [L]"""
+        return layer_bytes(self.link_bytes or self.expert_bytes, self.layers)
+
+    @property
+    def mean_copied(self) -> int:
+        """Bytes that cross the link for one expert, the mean over layers; 0 where unknown."""
+        return round(float(self.copied_bytes.mean()))
+
     @cached_property
     def _passes(self) -> list[slice]:
         starts = np.flatnonzero(np.diff(self.forward_pass, prepend=self.forward_pass[0] - 1))

@@ -2,7 +2,7 @@
 
 A file holds one record per expert, then what `seal` writes: a checksum of every record, and what the file is
 of. One process at a
-time fills a file (`filling`); what a dead process left half-written is swept when the next one begins.
+time fills a file (`alone_at`); what a dead process left half-written is swept when the next one begins.
 
     for entry in entries(): print(entry.model, entry.bytes)
 """
@@ -133,11 +133,10 @@ def set_limit(most: int | None) -> list[Entry]:
     return _shrink(0)
 
 
-def make_room(packed: int, scratch: int, path: Path) -> None:
-    """Before the first byte of `path` is written: room for it and for what is written on the way. Raises
-    StoreError.
+def make_room(packed: int, path: Path) -> None:
+    """Before the first byte of `path` is written: room for so many. Raises StoreError.
 
-    packed, scratch: bytes. Where a limit is set, the least recently used files go first.
+    Where a limit is set, the least recently used files go first.
     """
     most = limit()
     if most is not None and packed > most:
@@ -148,19 +147,17 @@ def make_room(packed: int, scratch: int, path: Path) -> None:
         )
     _shrink(packed)
     free = shutil.disk_usage(path.parent).free
-    if free < packed + scratch:
-        passing = f" ({scratch / 1e9:.2f} GB of it only while it loads)" if scratch else ""
+    if free < packed:
         raise StoreError(
-            f"The slow tier needs {(packed + scratch) / 1e9:.2f} GB in {path.parent}{passing}, where "
+            f"The slow tier needs {packed / 1e9:.2f} GB in {path.parent}, where "
             f"{free / 1e9:.2f} GB are free. Make room, or set MOEVIZ_CACHE to a folder on a larger disk. "
             "`python -m moeviz cache list` shows what can go."
         )
 
 
 @contextmanager
-def filling(path: Path, waiting: Callable[[], None]) -> Iterator[Path]:
-    """Only one process at a time is within this block for one `path`; gives an empty folder for what is
-    written on the way.
+def alone_at(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Only one process at a time is within this block for one `path`.
 
     `waiting` is called every ASK_AGAIN seconds while another process is within; what it raises ends the
     waiting. Raises StoreError where the folder cannot be written.
@@ -168,7 +165,6 @@ def filling(path: Path, waiting: Callable[[], None]) -> Iterator[Path]:
     _make(path.parent)
     _sweep(path.parent)
     lock = _lock(path)
-    scratch = path.with_suffix(".scratch")
     try:
         while True:
             try:
@@ -182,11 +178,10 @@ def filling(path: Path, waiting: Callable[[], None]) -> Iterator[Path]:
             "Set MOEVIZ_CACHE to another folder."
         ) from None
     try:
-        _clear(path)
-        scratch.mkdir()
-        yield scratch
+        part_of(path).unlink(missing_ok=True)
+        yield
     finally:
-        _clear(path)
+        part_of(path).unlink(missing_ok=True)
         lock.release()
 
 
@@ -201,15 +196,9 @@ def _lock(path: Path) -> FileLock:
 
 def _sweep(folder: Path) -> None:
     """Removes what processes that are dead have left half-written: the system freed their locks."""
-    for left in {file.with_suffix(SUFFIX) for end in ("part", "scratch") for file in folder.glob(f"*.{end}")}:
+    for left in folder.glob("*.part"):
         with suppress(Timeout, OSError), _lock(left).acquire(timeout=0):
-            _clear(left)
-
-
-def _clear(path: Path) -> None:
-    """Removes what is half-written of `path`. Called with its lock held."""
-    part_of(path).unlink(missing_ok=True)
-    shutil.rmtree(path.with_suffix(".scratch"), ignore_errors=True)
+            left.unlink(missing_ok=True)
 
 
 def _shrink(coming: int) -> list[Entry]:

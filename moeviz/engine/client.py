@@ -41,6 +41,7 @@ class ModelSpec:
     tier: str = "disk"
     device: str = "auto"
     dtype: str = "auto"
+    experts: str = "lossless"  # how the slow tier keeps them: int8 and int4 are lossy
     link: str = ""  # what every copy is slowed down to: a name, GB/s, or GB/s,ms; empty: as fast as it goes
 
 

@@ -69,7 +69,7 @@ def recipe_for(
         name: (torch.randn(2, *shape, generator=generator) * 0.1).to(device, layout.dtype)
         for name, shape in layout.shapes.items()
     }
-    module = _with_weights(module, pair)
+    module = with_weights(module, pair)
     size = next(shape for name, shape in layout.shapes.items() if name in ("gate_up_proj", "up_proj"))
     width = size[0 if module.is_transposed else -1]
     trials = []
@@ -142,7 +142,7 @@ def of_class(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Expert:
     """An expert through its class's own forward, beneath transformers' dispatch, on a module that has no
     other.
     """
-    one = _with_weights(module, {name: tensor[None] for name, tensor in tensors.items()})
+    one = with_weights(module, {name: tensor[None] for name, tensor in tensors.items()})
     return lambda hidden, weights: _of_class(one, hidden, weights)
 
 
@@ -160,7 +160,7 @@ def _added(
     return (parts[0] + parts[1]).to(hidden.dtype)
 
 
-def _with_weights(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Any:
+def with_weights(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Any:
     """The same module, its children and settings, on other stacked weights."""
     other = copy.copy(module)
     other._parameters = {name: nn.Parameter(tensor, requires_grad=False) for name, tensor in tensors.items()}

@@ -28,7 +28,7 @@ class Ticket:
     """One copy on its way."""
 
     load: Load
-    slot: torch.Tensor  # uint8 [record_bytes]
+    slot: torch.Tensor  # uint8 [slot_bytes]
     state: str = "queued"  # queued, copying, done, dropped
     start: Any = None  # clock stamps
     end: Any = None
@@ -42,6 +42,7 @@ class HostLink:
     def __init__(self, store: Store, pace: Machine | None = None) -> None:
         self.store = store
         self._least_ns = least_ns(pace, store.layout)
+        self._packed = aligned(1, store.layout.record_bytes)[0] if store.layout.packing else None
         self._demand: deque[Ticket] = deque()
         self._speculative: deque[Ticket] = deque()
         self._changed = threading.Condition()
@@ -141,12 +142,15 @@ class HostLink:
         """Called before the next copy begins."""
 
     def _copy(self, ticket: Ticket) -> None:
+        record = ticket.slot if self._packed is None else self._packed
         ticket.start = time.perf_counter_ns()
-        self.store.read(ticket.load.layer, ticket.load.expert, ticket.slot)
+        self.store.read(ticket.load.layer, ticket.load.expert, record)
         if self._least_ns:
             wait_until(ticket.start + self._least_ns)
+        if self._packed is not None:  # part of the copy: until then nobody can compute
+            self.store.layout.arrive(record, ticket.slot)
         ticket.end = time.perf_counter_ns()
-        self.store.check(ticket.load.layer, ticket.load.expert, ticket.slot)
+        self.store.check(ticket.load.layer, ticket.load.expert, record)
 
     def _compute_so_far(self) -> object:
         return None
@@ -169,6 +173,8 @@ class DeviceLink(HostLink):
             offset = -self._staging.data_ptr() % 4_096
             self._staging = self._staging[offset : offset + store.layout.record_bytes]
         super().__init__(store)
+        if self._packed is not None:
+            self._packed = torch.empty(store.layout.record_bytes, dtype=torch.uint8, device=device)
 
     def wait(self, slot: torch.Tensor) -> None:
         super().wait(slot)
@@ -190,7 +196,11 @@ class DeviceLink(HostLink):
         with self._stream:
             self._stream.wait_event(ticket.after)
             ticket.start.record(self._stream)
-            ticket.slot.copy_(source, non_blocking=True)
+            if self._packed is None:
+                ticket.slot.copy_(source, non_blocking=True)
+            else:
+                self._packed.copy_(source, non_blocking=True)
+                self.store.layout.arrive(self._packed, ticket.slot)
             ticket.end.record(self._stream)
 
     def _arrived(self, ticket: Ticket) -> bool:
@@ -217,7 +227,7 @@ def wait_until(due_ns: int) -> None:
 
 
 def slots_for(link_store: Store, slots: int, device: torch.device) -> torch.Tensor:
-    """Room for experts in the fast tier, uint8 [slots, record_bytes]."""
+    """Room for experts in the fast tier, uint8 [slots, slot_bytes]."""
     if device.type == "cpu":
-        return aligned(slots, link_store.layout.record_bytes)
-    return torch.empty(slots, link_store.layout.record_bytes, dtype=torch.uint8, device=device)
+        return aligned(slots, link_store.layout.slot_bytes)
+    return torch.empty(slots, link_store.layout.slot_bytes, dtype=torch.uint8, device=device)

@@ -1,47 +1,53 @@
 """Loads any transformers MoE with its experts in the slow tier, never holding more of them in memory than one
-layer.
+layer, and writing each of them once.
 
 loaded = load("moeviz/demo_model", tier="disk")
 """
 
 from __future__ import annotations
 
-import gc
 import hashlib
-import logging
 import os
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from accelerate.hooks import remove_hook_from_module
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import cached_file
 
+from moeviz import words
 from moeviz.core.machines import Machine
 from moeviz.core.oracle import BUNDLED_NAME
 from moeviz.core.run import Tier
-from moeviz.engine.cachefolder import SUFFIX, cache_folder, filling, make_room, read_seal
+from moeviz.engine.cachefolder import SUFFIX, alone_at, cache_folder, make_room
 from moeviz.engine.checkpoint import check_files, check_report, named, needs_code, no_code
 from moeviz.engine.experts import Recipe, RecipeError, recipe_for, stacked
 from moeviz.engine.kinds import model_class, no_experts, no_folder, no_plain_weights, no_text_model, text_part
+from moeviz.engine.packing import Rounded, as_stored, rounded
 from moeviz.engine.probe import Reached, Router, is_experts, probe
-from moeviz.engine.store import DiskStore, HostStore, Layout, Store, is_complete, measure, write_file
+from moeviz.engine.sources import LayerSources, Sources, load_dense
+from moeviz.engine.store import (
+    DiskStore,
+    HostStore,
+    LayerOf,
+    Layout,
+    Store,
+    is_complete,
+    measure,
+    write_file,
+)
 from moeviz.errors import ModelError, StoreError
+from moeviz.numbers.lossy import LOSSLESS
+from moeviz.numbers.sizes import K_FIELDS
 
 transformers.utils.logging.set_verbosity_error()  # what matters is raised; progress is reported by `load`
 transformers.utils.logging.disable_progress_bar()
-logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
-warnings.filterwarnings(
-    "ignore", message="The following device_map keys"
-)  # of tensors that stand beside the experts
 
 BUNDLED = Path(__file__).parent.parent / "demo_model"
 TIERS = ("disk", "host")
@@ -80,6 +86,35 @@ class Loaded:
     recipe: Recipe  # how its experts are computed one at a time
     link: Machine | None = None  # what every copy is slowed down to; None: as fast as it goes
     notes: tuple[str, ...] = ()  # what this model does not have, and what was chosen for it, in words
+    rounding: str = ""  # to which the experts are rounded; empty: none, lossless
+    exact_store: Callable[[], Store] | None = None  # fills a slow tier without the rounding
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Known:
+    """What is known of a model before any weight is read."""
+
+    name: str
+    folder: Path
+    config: Any
+    tokenizer: Any
+    skeleton: nn.Module  # on the meta device
+    device: torch.device
+    dtype: torch.dtype
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Filling:
+    """What fills a slow tier."""
+
+    known: _Known
+    sources: Sources
+    layers: tuple[LayerSources, ...]  # of the MoE layers, in order
+    plain: Layout  # of experts as they are computed
+    transposed: bool  # matrices stand as [in, out]
+    tier: str
+    progress: Progress
 
 
 def load(
@@ -88,11 +123,12 @@ def load(
     tier: str = "disk",
     device: str = "auto",
     dtype: str = "auto",
+    experts: str = LOSSLESS,
     progress: Progress = lambda share, what: None,
     check: Callable[[int, int, int], None] = lambda layers, experts, k: None,
 ) -> Loaded:
     """Model from a folder or hub id. tier: disk or host; device: auto, cpu, cuda, ...; dtype: auto or a name
-    of DTYPES.
+    of DTYPES; experts: how the slow tier keeps them, a name of `lossy.EXPERTS`.
 
     `check` is given the number of MoE layers, of experts in each, and of experts chosen per token as soon as
     they are known, before anything is packed, so that settings that do not fit the model are refused early;
@@ -102,11 +138,88 @@ def load(
     slow tier has no room.
     """
     progress(0.0, "reading the configuration")
+    bits = rounded(experts)
     if tier not in TIERS:
         raise ModelError(f"tier {tier!r} is not known. Choose one of {', '.join(TIERS)}.")
-    place = _device(device)
+    known = _known(name, device, dtype, check)
+    progress(0.1, "reading the dense part")
+    model, sources, report = _guard(
+        name,
+        lambda: load_dense(type(known.skeleton), known.folder, known.config, known.device, known.dtype),
+    )
+    if sources.missing:
+        report["missing_keys"] = {*report["missing_keys"], *sources.missing}
+    check_report(name, report)
+    model.eval().requires_grad_(False)
+    own(model)
+    reached = _reached(name, model, known.tokenizer, known.device)
+    paths = {id(module): path for path, module in model.named_modules()}
+    layout = _layout(name, [one.experts for one in reached], known.dtype)
+    check(layout.layers, layout.experts, reached[0].k)
+    recipe = _recipe(name, reached[0], layout, known.device)
+    filling = _Filling(
+        known,
+        sources,
+        tuple(sources.layer(paths[id(one.experts)]) for one in reached),
+        layout,
+        bool(reached[0].experts.is_transposed),
+        tier,
+        progress,
+    )
+    store = _fill(filling, bits)
+    progress(0.95, "measuring the slow tier")
+    loaded = Loaded(
+        name=known.name,
+        revision=known.folder.name if "snapshots" in known.folder.parts else "",
+        model=model,
+        tokenizer=known.tokenizer,
+        layers=tuple(
+            MoELayer(
+                _layer_index(paths[id(one.experts)], number),
+                one.experts,
+                one.chooser,
+                one.router,
+                one.same_hidden,
+            )
+            for number, one in enumerate(reached)
+        ),
+        experts=layout.experts,
+        k=reached[0].k,
+        store=store,
+        tier=measure(store, on_host=known.device.type == "cpu"),
+        device=known.device,
+        dtype=known.dtype,
+        context=int(getattr(known.config.get_text_config(), "max_position_embeddings", None) or 1_000_000),
+        folder=known.folder,
+        recipe=recipe,
+        notes=(*known.notes, *_notes(reached)),
+    )
+    if bits:
+        notes = (*loaded.notes, words.rounded(experts))
+        loaded = replace(loaded, rounding=experts, exact_store=lambda: _fill(filling, 0), notes=notes)
+    progress(1.0, "; ".join(("ready", *loaded.notes)))
+    return loaded
+
+
+def configuration(name: str | os.PathLike[str]) -> tuple[Any, Path]:
+    """The configuration of the part of a model that writes, and the folder that it is in.
+
+    Packed weights are to be unpacked as they load, whatever kernels for them this machine may have. Raises
+    ModelError.
+    """
     config, folder = _config(str(name))
     config = text_part(config)
+    if isinstance(quantised := getattr(config, "quantization_config", None), dict):
+        config.quantization_config = quantised | {"dequantize": True}
+    return config, folder
+
+
+def _known(
+    name: str | os.PathLike[str], device: str, dtype: str, check: Callable[[int, int, int], None]
+) -> _Known:
+    """Raises ModelError for what cannot be run, and what `check` raises."""
+    place = _device(device)
+    config, folder = configuration(name)
     for why in (no_text_model(name, config), no_plain_weights(name, config)):
         if why:
             raise ModelError(why)
@@ -115,100 +228,40 @@ def load(
         raise ModelError(f"dtype {dtype!r} is not known. Choose one of {', '.join(DTYPES)}.")
     with torch.device("meta"):
         skeleton = _guard(name, lambda: model_class(config).from_config(config, trust_remote_code=False))
-    every = [path for path, module in skeleton.named_modules() if is_experts(module)]
+    every = [module for module in skeleton.modules() if is_experts(module)]
     if not every:
         raise ModelError(no_experts(name, config, skeleton))
-    if (early := _shape(skeleton, every, config)) is not None:
+    if (early := _shape(every, config)) is not None:
         check(*early)
-    kind, why_dtype = _dtype(dtype, config, place, skeleton.get_submodule(every[0]))
-    cached = cache_folder() / f"{_fingerprint(folder, kind)}{SUFFIX}"
-    stored = check_files(folder)
-    sizes = {
-        f"{path}.{key}": p.numel() * kind.itemsize
-        for path in every
-        for key, p in stacked(skeleton.get_submodule(path)).items()
-    }
+    kind, why = _dtype(dtype, config, place, every[0])
+    check_files(folder)
+    return _Known(_short_name(name), folder, config, tokenizer, skeleton, place, kind, (why,) if why else ())
+
+
+def _fill(filling: _Filling, bits: int) -> Store:
+    """The slow tier: in memory, or in a file that is written unless it is there. bits: to which experts are
+    rounded; 0: not at all. Raises StoreError.
+    """
+    known, plain = filling.known, filling.plain
+    packing = (
+        Rounded(bits, plain.shapes, plain.dtype, filling.transposed)
+        if bits
+        else as_stored(filling.layers, plain, known.config)
+    )
+    layout = Layout(plain.layers, plain.experts, plain.dtype, plain.shapes, packing)
+    layers = _layers_of(filling, packing)
+    if filling.tier == "host":
+        return HostStore(layout, layers, pinned=known.device.type != "cpu")
+    path = cache_folder() / f"{_fingerprint(known.folder, layout)}{SUFFIX}"
 
     def waiting() -> None:
-        progress(0.1, "another process is filling the slow tier with this model")
+        filling.progress(0.3, "another process is filling the slow tier with this model")
 
-    progress(0.1, "reading the dense part")
-    with filling(cached, waiting) as offload:
-        # what the checkpoint does not hold stacked, transformers writes once, stacked, for us to pack
-        scratch = sum(size for key, size in sizes.items() if key not in stored)
-        packed = 0 if tier == "host" or read_seal(cached) else sum(sizes.values())
-        make_room(packed, scratch, cached)
-        placement = _placement(skeleton, set(every), str(place))
-        model, report = _guard(
-            name,
-            lambda: model_class(config).from_pretrained(
-                str(folder),
-                config=config,
-                device_map=placement,
-                offload_folder=str(offload),
-                dtype=kind,
-                experts_implementation="eager",
-                trust_remote_code=False,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # so that the report names them; `check_report` refuses them
-            ),
-        )
-        check_report(name, report)
-        weights = {path: model.get_submodule(path)._hf_hook.weights_map for path in every}
-        _bring_shared(model, every, place)
-        remove_hook_from_module(model, recurse=True)  # accelerate's would load all experts of a layer
-        model.eval().requires_grad_(False)
-        own(model)
-        reached = _reached(name, model, tokenizer, place)
-        paths = {id(module): path for path, module in model.named_modules()}
-        layout = _layout(name, [one.experts for one in reached], kind)
-        check(layout.layers, layout.experts, reached[0].k)
-        recipe = _recipe(name, reached[0], layout, place)
-        layers = _layers_of(
-            {path: weights[path] for path in (paths[id(one.experts)] for one in reached)},
-            layout,
-            lambda done: progress(0.3 + 0.6 * done, "filling the slow tier"),
-        )
-        store: Store
-        if tier == "host":
-            store = HostStore(layout, layers, pinned=place.type != "cpu")
-        else:
-            if not is_complete(layout, cached):
-                write_file(layout, layers, cached, _short_name(name))
-            store = DiskStore(layout, cached)
-    del weights, layers
-    gc.collect()
-    progress(0.95, "measuring the slow tier")
-    moe_layers = tuple(
-        MoELayer(
-            _layer_index(paths[id(one.experts)], number),
-            one.experts,
-            one.chooser,
-            one.router,
-            one.same_hidden,
-        )
-        for number, one in enumerate(reached)
-    )
-    context = int(getattr(config.get_text_config(), "max_position_embeddings", None) or 1_000_000)
-    loaded = Loaded(
-        name=_short_name(name),
-        revision=folder.name if "snapshots" in folder.parts else "",
-        model=model,
-        tokenizer=tokenizer,
-        layers=moe_layers,
-        experts=layout.experts,
-        k=reached[0].k,
-        store=store,
-        tier=measure(store),
-        device=place,
-        dtype=kind,
-        context=context,
-        folder=folder,
-        recipe=recipe,
-        notes=(*((why_dtype,) if why_dtype else ()), *_notes(reached)),
-    )
-    progress(1.0, "; ".join(("ready", *loaded.notes)))
-    return loaded
+    with alone_at(path, waiting):
+        if not is_complete(layout, path):
+            make_room(layout.bytes, path)
+            write_file(layout, layers, path, known.name)
+        return DiskStore(layout, path)
 
 
 def _reached(name: object, model: nn.Module, tokenizer: Any, device: torch.device) -> list[Reached]:
@@ -265,18 +318,6 @@ def _notes(reached: list[Reached]) -> tuple[str, ...]:
         f"no router guesses for {len(blind)} of {len(reached)} MoE layers: "
         + " and ".join(sorted({one.why_not for one in blind})),
     )
-
-
-def _bring_shared(model: nn.Module, paths: list[str], device: torch.device) -> None:
-    """Puts on the device what all experts of a layer share, a norm for example: only stacked parameters are
-    offloaded.
-    """
-    for path in paths:
-        for module in list(model.get_submodule(path).modules())[1:]:
-            for key, parameter in list(module.named_parameters(recurse=False)):
-                if parameter.device.type == "meta":
-                    value = module._hf_hook.weights_map[key].to(device, parameter.dtype)
-                    module._parameters[key] = nn.Parameter(value, requires_grad=False)
 
 
 def own(model: nn.Module) -> None:
@@ -423,13 +464,11 @@ def _guard(name: object, do: Callable[[], Any]) -> Any:
         raise ModelError(f"{name} cannot be loaded: {text}") from None
 
 
-def _shape(skeleton: nn.Module, every: list[str], config: Any) -> tuple[int, int, int] | None:
+def _shape(every: list[nn.Module], config: Any) -> tuple[int, int, int] | None:
     """MoE layers, experts and k as the configuration tells them; None where only a pass can tell."""
     text = config.get_text_config()
-    fields = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts", "moe_k")
-    k = next((value for field in fields if isinstance(value := getattr(text, field, None), int)), None)
-    sizes = {tuple(p.shape) for path in every for p in stacked(skeleton.get_submodule(path)).values()}
-    counts = {shape[0] for shape in sizes}
+    k = next((value for field in K_FIELDS if isinstance(value := getattr(text, field, None), int)), None)
+    counts = {p.shape[0] for module in every for p in stacked(module).values()}
     return (len(every), counts.pop(), k) if k and len(counts) == 1 else None
 
 
@@ -438,46 +477,51 @@ def _layer_index(path: str, number: int) -> int:
     return next((int(part) for part in path.split(".") if part.isdigit()), number)
 
 
-def _placement(module: nn.Module, experts: set[str], device: str, prefix: str = "") -> dict[str, str]:
-    """A device map that names the experts' modules "disk" and everything beside them `device`."""
-    places = {
-        prefix + name: device
-        for name, _ in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-    }
-    for name, child in module.named_children():
-        path = prefix + name
-        if path in experts:
-            places[path] = "disk"
-        elif any(other.startswith(path + ".") for other in experts):
-            places |= _placement(child, experts, device, path + ".")
+def _layers_of(filling: _Filling, packing: Any) -> Iterator[LayerOf]:
+    """What the records of one MoE layer after the other hold."""
+    alike = filling.layers[0].form if filling.layers[0].one_by_one() else None
+    for number, layer in enumerate(filling.layers):
+        if layer.form == alike or layer.one_by_one():
+            yield _each(layer, packing)
         else:
-            places[path] = device
-    return places
+            yield _out_of(_whole(layer, filling), packing)
+        filling.sources.let_go()
+        filling.progress(0.3 + 0.6 * (number + 1) / len(filling.layers), "filling the slow tier")
 
 
-def _layers_of(
-    weights: Mapping[str, Mapping[str, torch.Tensor]], layout: Layout, progress: Callable[[float], None]
-) -> Iterator[Mapping[str, torch.Tensor]]:
-    """Stacked weights of one MoE layer after the other. weights: path of its experts -> accelerate's map.
-
-    Some architectures leave them in an offload folder, some in the checkpoint, and the map knows where.
-    """
-    for number, (path, one) in enumerate(weights.items()):
-        tensors = {name: one[name].to(layout.dtype) for name in layout.shapes}
-        short = [n for n, shape in layout.shapes.items() if tensors[n].shape != (layout.experts, *shape)]
-        if short:
-            raise ModelError(
-                f"{named(f'{path}.{name}' for name in short)}: the checkpoint holds another number of "
-                "experts, or experts of another size, than its configuration says. Save or download the "
-                "checkpoint again."
-            )
-        yield tensors
-        progress((number + 1) / len(weights))
+def _each(layer: LayerSources, packing: Any) -> LayerOf:
+    """Experts read one by one."""
+    if packing is None:
+        return lambda expert: layer.make(layer.one(expert))
+    if isinstance(packing, Rounded):
+        return lambda expert: packing.pack(layer.make(layer.one(expert)))
+    return layer.one
 
 
-def _fingerprint(folder: Path, dtype: torch.dtype) -> str:
+def _out_of(whole: Mapping[str, torch.Tensor], packing: Any) -> LayerOf:
+    """Experts out of stacked tensors."""
+    if packing is None:
+        return lambda expert: {name: tensor[expert] for name, tensor in whole.items()}
+    return lambda expert: packing.pack({name: tensor[expert] for name, tensor in whole.items()})
+
+
+def _whole(layer: LayerSources, filling: _Filling) -> dict[str, torch.Tensor]:
+    """The stacked parameters of a layer. Raises ModelError where they are not as the configuration says."""
+    layout = filling.plain
+    tensors: dict[str, torch.Tensor] = _guard(filling.known.name, layer.whole)
+    short = [n for n, shape in layout.shapes.items() if tensors[n].shape != (layout.experts, *shape)]
+    if short:
+        raise ModelError(
+            f"{named(f'{layer.path}.{name}' for name in short)}: the checkpoint holds another number of "
+            "experts, or experts of another size, than its configuration says. Save or download the "
+            "checkpoint again."
+        )
+    return tensors
+
+
+def _fingerprint(folder: Path, layout: Layout) -> str:
     """Changes whenever the packed experts would."""
-    digest = hashlib.sha256(f"1 {transformers.__version__} {dtype}".encode())
+    digest = hashlib.sha256(f"2 {transformers.__version__} {layout.about()}".encode())
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), folder / "config.json"]):
         about = path.stat()
         digest.update(f"{path.resolve()} {about.st_size} {about.st_mtime_ns}".encode())

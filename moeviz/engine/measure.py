@@ -7,9 +7,9 @@ options=Options()):
 
 from __future__ import annotations
 
-import copy
 import gc
 import platform
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,21 +18,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 
 from moeviz.core import machines
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
-from moeviz.core.trace import Trace
+from moeviz.core.trace import PREFILL, Trace
 from moeviz.engine import store
-from moeviz.engine.loader import Loaded, own
+from moeviz.engine.loader import Loaded, configuration, own
 from moeviz.engine.memory import lacking, resident_bytes, slot_bytes
 from moeviz.engine.records import ModelFacts, PassRecord, recording
-from moeviz.engine.session import Options, generate, only_the_last_logits
+from moeviz.engine.session import Options, Serving, generate, only_the_last_logits
+from moeviz.engine.sources import cast
 from moeviz.errors import ModelError
+from moeviz.numbers.lossy import Lossy, difference
 
 RESIDENT = Settings(baseline="resident")
+_COMPARED = 128  # tokens on which rounding is compared: their logits are all held at once
 Logits = list[int]  # a checksum of the logits of each forward pass's last token
 
 
@@ -46,10 +51,12 @@ def facts(loaded: Loaded) -> ModelFacts:
         experts=loaded.experts,
         k=loaded.k,
         expert_bytes=layout.expert_bytes,
+        link_bytes=layout.link_bytes if layout.packing else 0,
         context=loaded.context,
         device=str(loaded.device),
         dtype=str(loaded.dtype).removeprefix("torch."),
         tier=loaded.tier,
+        rounding=loaded.rounding,
         versions={
             "torch": torch.__version__,
             "transformers": transformers.__version__,
@@ -110,7 +117,8 @@ def paced(loaded: Loaded, link: str) -> Loaded:
             f"A paced link copies into host memory, but the fast tier is {loaded.device}. Choose device cpu, "
             "or no link."
         )
-    return replace(loaded, link=pace, tier=store.measure(loaded.store, pace))
+    tier = store.measure(loaded.store, pace, on_host=loaded.device.type == "cpu")
+    return replace(loaded, link=pace, tier=tier)
 
 
 @contextmanager
@@ -131,6 +139,8 @@ def logits_seen(loaded: Loaded) -> Iterator[Logits]:
 
 def not_verifiable(loaded: Loaded) -> str:
     """Why `reference` cannot run, in words; empty where it can."""
+    if loaded.rounding:
+        return f"not those of transformers' own model: the experts are rounded to {loaded.rounding}."
     why = lacking(loaded.device, resident_bytes(loaded))
     return f"not verified: transformers' own model with every expert in memory {why}." if why else ""
 
@@ -145,12 +155,13 @@ def reference(loaded: Loaded, trace: Trace, stop: Callable[[], bool] = lambda: F
     model: Any = type(loaded.model)
     model = model.from_pretrained(
         str(loaded.folder),
-        config=copy.deepcopy(loaded.model.config),  # of the text part, where the checkpoint holds more
+        config=configuration(loaded.folder)[0],  # of the text part, where the checkpoint holds more
         dtype=loaded.dtype,
         experts_implementation="eager",
         trust_remote_code=False,
     )
     model = model.to(loaded.device).eval()
+    cast(model, {name: value.dtype for name, value in loaded.model.named_parameters()})
     own(model)
     # the logits are asked for as the run asks: other shapes may give other bits
     past, found = None, []
@@ -165,6 +176,37 @@ def reference(loaded: Loaded, trace: Trace, stop: Callable[[], bool] = lambda: F
     del model, output, past
     gc.collect()
     return found
+
+
+def lossy(loaded: Loaded, trace: Trace) -> Lossy:
+    """What rounding changes on the first tokens of a trace: the model against itself without rounding.
+
+    The experts without rounding are filled into a slow tier for it. Raises StoreError where that has no room.
+    """
+    assert loaded.exact_store is not None
+    exact = replace(loaded, store=loaded.exact_store(), rounding="")
+    ids = trace.token_ids[:_COMPARED].tolist()
+    try:
+        logits, experts = _in_one_pass(loaded, ids)
+        exact_logits, exact_experts = _in_one_pass(exact, ids)
+    finally:
+        exact.store.close()
+    return difference(loaded.rounding, logits, exact_logits, experts, exact_experts)
+
+
+def _in_one_pass(loaded: Loaded, ids: list[int]) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
+    """Logits [token, vocabulary] and choices [token, layer, k] of a text that is read as a prompt."""
+    serving = Serving(loaded, Settings(slots=loaded.k), Options(guesses=False))
+    serving.start()
+    try:
+        start = time.perf_counter_ns()
+        serving.begin_pass(PREFILL, len(ids))
+        with torch.inference_mode():
+            output = loaded.model(input_ids=torch.tensor([ids], device=loaded.device), use_cache=False)
+        record = serving.end_pass(ids, ids[-1], start)
+    finally:
+        serving.close()
+    return output.logits[0].cpu().float().numpy(), np.array(record.experts, np.int16)
 
 
 def fitting(loaded: Loaded, settings: Sequence[Settings]) -> tuple[list[Settings], list[str]]:

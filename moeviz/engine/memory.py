@@ -31,7 +31,7 @@ def slot_bytes(loaded: Loaded, settings: Settings) -> int:
     """What the slots of a run take in the fast tier."""
     layout = loaded.store.layout
     room = settings.room(layout.layers, layout.experts, loaded.k, layout.expert_bytes)
-    return room.pools * room.slots * layout.record_bytes
+    return room.pools * room.slots * layout.slot_bytes
 
 
 def lacking(device: torch.device, need: int) -> str:

@@ -188,7 +188,7 @@ def _link(text: str, size: ModelSize, own: Run | None) -> Machine | None:
         f"{tier.kind}, as the trace's run measured it",
         tier.latency_ms,
         tier.gigabytes_per_second,
-        own.mean_bytes,
+        own.mean_copied,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from moeviz import words
 from moeviz.core.run import Recorder, Run, Tier
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
@@ -27,12 +28,14 @@ class ModelFacts:
     layer_indices: tuple[int, ...]  # of the MoE layers among the model's layers
     experts: int  # E
     k: int
-    expert_bytes: int
+    expert_bytes: int  # in a slot
+    link_bytes: int  # that cross the link for one expert, where they are packed; 0: expert_bytes
     context: int  # tokens that fit
     device: str
     dtype: str
     tier: Tier
     versions: dict[str, str]  # of torch, transformers, moeviz, python; and the machine
+    rounding: str = ""  # to which its experts are rounded; empty: none
 
     @property
     def layers(self) -> int:
@@ -40,7 +43,9 @@ class ModelFacts:
 
     def recorder(self, settings: Settings) -> Recorder:
         """For the rows of a run of this model that another process sends."""
-        return Recorder(settings, self.layers, self.experts, self.k, self.expert_bytes)
+        return Recorder(
+            settings, self.layers, self.experts, self.k, self.expert_bytes, link_bytes=self.link_bytes
+        )
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ModelFacts:
@@ -125,6 +130,8 @@ def recording(
         revision=facts.revision,
         layer_indices=facts.layer_indices,
         expert_bytes=facts.expert_bytes,
+        link_bytes=facts.link_bytes,
+        notes=(words.rounded(facts.rounding),) if facts.rounding else (),
         prompt=prompt,
         seed=seed,
         recorded={**facts.versions, "time": recorded_at},

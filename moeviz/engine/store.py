@@ -2,19 +2,22 @@
 host memory.
 
 A record holds one expert's tensors one after the other and is padded to 4,096 bytes, so that a miss is one
-aligned read straight into
-its slot. Knows neither slots nor policies. The slow tier is read-only: an eviction copies nothing back.
+aligned read. It is read straight into its slot, or, where the slow tier keeps experts packed, into a buffer
+from which it is unpacked into its slot. Knows neither slots nor policies. The slow tier is read-only: an
+eviction copies nothing back.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -30,34 +33,84 @@ ALIGNMENT = 4_096  # of O_DIRECT: offset, length and memory
 _TENSOR_ALIGNMENT = 64  # of tensors within a record
 
 
-@dataclass(frozen=True, slots=True)
+Tensors = Mapping[str, torch.Tensor]
+"""Tensors of one expert by name: its parameters, or what a record holds of them."""
+LayerOf = Callable[[int], Tensors]
+"""What the records of one MoE layer hold, by expert."""
+
+
+class Row:
+    """Tensors that stand one after the other in a row of bytes."""
+
+    def __init__(self, tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> None:
+        self.tensors = tensors
+        self._places: list[tuple[str, int, int, torch.dtype, tuple[int, ...]]] = []
+        at = end = self.weights = 0  # weights: bytes of the tensors alone
+        for name, (dtype, shape) in tensors.items():
+            size = math.prod(shape) * dtype.itemsize
+            self._places.append((name, at, at + size, dtype, shape))
+            end, self.weights = at + size, self.weights + size
+            at = -(-end // _TENSOR_ALIGNMENT) * _TENSOR_ALIGNMENT
+        self.bytes = -(-end // ALIGNMENT) * ALIGNMENT  # with what is between them and after them
+
+    def views(self, row: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The tensors in a row of so many bytes. row: uint8 [bytes]"""
+        return {
+            name: row[start:end].view(dtype).view(shape) for name, start, end, dtype, shape in self._places
+        }
+
+
+class Packing(Protocol):
+    """How the slow tier holds an expert where that is not as a slot does."""
+
+    name: str  # for people, and to tell files apart
+    tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]  # of a record
+
+    def unpack(self, record: Tensors) -> Tensors:
+        """The parameters of an expert, on the device where its record is."""
+
+
+@dataclass(frozen=True, eq=False)
 class Layout:
-    """Where an expert's tensors stand in its record."""
+    """Where an expert's tensors stand in its record in the slow tier, and in a slot of the fast tier.
+
+    The two are the same unless the experts are packed: then the record is what the slow tier holds and the
+    link copies, and `arrive` makes the slot of it.
+    """
 
     layers: int
     experts: int
-    dtype: torch.dtype
+    dtype: torch.dtype  # of the parameters as they are computed
     shapes: Mapping[str, tuple[int, ...]]  # parameter name -> shape of one expert's tensor
+    packing: Packing | None = None
 
-    @property
-    def offsets(self) -> dict[str, int]:
-        """Byte offset of each tensor in a record."""
-        offsets, at = {}, 0
-        for name, shape in self.shapes.items():
-            offsets[name] = at
-            at += -(-_count(shape) * self.dtype.itemsize // _TENSOR_ALIGNMENT) * _TENSOR_ALIGNMENT
-        return offsets
+    @cached_property
+    def _slot(self) -> Row:
+        return Row({name: (self.dtype, shape) for name, shape in self.shapes.items()})
+
+    @cached_property
+    def _record(self) -> Row:
+        return Row(self.packing.tensors) if self.packing is not None else self._slot
 
     @property
     def expert_bytes(self) -> int:
-        """Weights of one expert, without padding."""
-        return sum(_count(shape) for shape in self.shapes.values()) * self.dtype.itemsize
+        """Weights of one expert in a slot, without padding."""
+        return self._slot.weights
+
+    @property
+    def link_bytes(self) -> int:
+        """Weights of one expert in the slow tier, without padding: what crosses the link."""
+        return self._record.weights
+
+    @property
+    def slot_bytes(self) -> int:
+        """Room for one expert in the fast tier."""
+        return self._slot.bytes
 
     @property
     def record_bytes(self) -> int:
-        last, shape = list(self.shapes.items())[-1]
-        end = self.offsets[last] + _count(shape) * self.dtype.itemsize
-        return -(-end // ALIGNMENT) * ALIGNMENT
+        """Room for one expert in the slow tier."""
+        return self._record.bytes
 
     @property
     def bytes(self) -> int:
@@ -66,25 +119,34 @@ class Layout:
 
     def about(self) -> dict[str, Any]:
         """What a file's seal says of its records."""
+        tensors = self._record.tensors.items()
         return {
             "layers": self.layers,
             "experts": self.experts,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "dtype": self.packing.name if self.packing else str(self.dtype).removeprefix("torch."),
+            "tensors": {n: [str(dtype).removeprefix("torch."), *shape] for n, (dtype, shape) in tensors},
             "record_bytes": self.record_bytes,
         }
 
-    def views(self, record: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The tensors of an expert inside its record. record: uint8 [record_bytes]"""
-        return {
-            name: record[at : at + _count(shape) * self.dtype.itemsize].view(self.dtype).view(shape)
-            for (name, shape), at in zip(self.shapes.items(), self.offsets.values(), strict=True)
-        }
+    def views(self, slot: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The parameters of the expert in a slot. slot: uint8 [slot_bytes]"""
+        return self._slot.views(slot)
 
-    def pack(self, tensors: Mapping[str, torch.Tensor], expert: int, record: torch.Tensor) -> None:
-        """Copies one expert out of a layer's stacked tensors ([expert, ...] each) into a record."""
-        for name, view in self.views(record).items():
-            view.copy_(tensors[name][expert])
+    def pack(self, tensors: Tensors, record: torch.Tensor) -> None:
+        """Writes what a record holds of one expert. record: uint8 [record_bytes]"""
+        for name, view in self._record.views(record).items():
+            view.copy_(tensors[name])
+
+    def arrive(self, record: torch.Tensor, slot: torch.Tensor) -> None:
+        """Unpacks an expert that has come over the link into its slot; both on one device.
+
+        record: uint8 [record_bytes], slot: uint8 [slot_bytes]. Only where there is a packing.
+        """
+        assert self.packing is not None
+        with torch.inference_mode():
+            made = self.packing.unpack(self._record.views(record))
+            for name, view in self.views(slot).items():
+                view.copy_(made[name])
 
 
 class Store(Protocol):
@@ -110,13 +172,13 @@ class HostStore:
     kind = "host"
     page_cache_bypassed = False
 
-    def __init__(self, layout: Layout, layers: Iterable[Mapping[str, torch.Tensor]], pinned: bool) -> None:
+    def __init__(self, layout: Layout, layers: Iterable[LayerOf], pinned: bool) -> None:
         self.layout = layout
         size = (layout.layers, layout.experts, layout.record_bytes)
         self.records = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
-        for layer, tensors in enumerate(layers):
+        for layer, tensors_of in enumerate(layers):
             for expert in range(layout.experts):
-                layout.pack(tensors, expert, self.records[layer, expert])
+                layout.pack(tensors_of(expert), self.records[layer, expert])
 
     def read(self, layer: int, expert: int, record: torch.Tensor) -> None:
         record.copy_(self.records[layer, expert])
@@ -203,9 +265,7 @@ class DiskStore:
             return file, False
 
 
-def write_file(
-    layout: Layout, layers: Iterable[Mapping[str, torch.Tensor]], path: Path, model: str = ""
-) -> None:
+def write_file(layout: Layout, layers: Iterable[LayerOf], path: Path, model: str = "") -> None:
     """Packs all experts into one file, beside its place and renamed, with a checksum of each. Raises
     StoreError.
 
@@ -218,9 +278,9 @@ def write_file(
     checksums = []
     try:
         with open(part, "wb") as file:
-            for tensors in layers:
+            for tensors_of in layers:
                 for expert in range(layout.experts):
-                    layout.pack(tensors, expert, record)
+                    layout.pack(tensors_of(expert), record)
                     file.write(record.numpy())
                     checksums.append(zlib.crc32(record.numpy()))
             seal(file, np.array(checksums, np.uint32), layout.about() | {"model": model})
@@ -250,24 +310,30 @@ def aligned(records: int, record_bytes: int) -> torch.Tensor:
     return torch.frombuffer(memory, dtype=torch.uint8).zero_().view(records, record_bytes)
 
 
-def measure(store: Store, pace: Machine | None = None, repeats: int = 24) -> Tier:
-    """Latency and bandwidth of the tier with this model's experts: median of single reads, and reads back to
-    back.
+def measure(store: Store, pace: Machine | None = None, repeats: int = 24, on_host: bool = True) -> Tier:
+    """Latency and bandwidth of the tier with this model's experts: median of single reads until the expert
+    can be used, and reads back to back.
 
-    pace: the link that every copy is slowed down to. Raises StoreError where a record is damaged.
+    pace: the link that every copy is slowed down to; on_host: packed experts are unpacked by this processor,
+    not by an accelerator. Raises StoreError where a record is damaged.
     """
     layout = store.layout
+    slot = aligned(1, layout.slot_bytes)[0] if layout.packing is not None and on_host else None
     record = aligned(1, layout.record_bytes)[0]
     least = least_ns(pace, layout)
     places = [(i * 7 % layout.layers, i * 5 % layout.experts) for i in range(repeats)]
     for layer, expert in set(places):  # before the clock runs: a checksum is no part of a copy
         store.read(layer, expert, record)
         store.check(layer, expert, record)
-    took = []
+    took, unpacking = [], [0]
     for layer, expert in places:
         start = time.perf_counter_ns()
         store.read(layer, expert, record)
         took.append(max(least, time.perf_counter_ns() - start))
+    for _ in range(3 if slot is not None else 0):
+        start = time.perf_counter_ns()
+        layout.arrive(record, slot)
+        unpacking.append(time.perf_counter_ns() - start)
     whole = 0
     for layer, expert in places:
         start = time.perf_counter_ns()
@@ -276,7 +342,7 @@ def measure(store: Store, pace: Machine | None = None, repeats: int = 24) -> Tie
     usual = sorted(took)[len(took) // 2]
     return Tier(
         kind=store.kind,
-        latency_ms=usual / 1e6,
+        latency_ms=(usual + sorted(unpacking)[len(unpacking) // 2]) / 1e6,
         gigabytes_per_second=repeats * layout.record_bytes / whole,
         page_cache_bypassed=store.page_cache_bypassed,
         pace=pace,
@@ -286,11 +352,4 @@ def measure(store: Store, pace: Machine | None = None, repeats: int = 24) -> Tie
 
 def least_ns(pace: Machine | None, layout: Layout) -> int:
     """Nanoseconds that a copy of one expert takes at least on a paced link; 0 on one that is not."""
-    return round(pace.copy_ms(layout.expert_bytes) * 1e6) if pace else 0
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
+    return round(pace.copy_ms(layout.link_bytes) * 1e6) if pace else 0

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from moeviz import words
 from moeviz.core import machines
 from moeviz.core.policies import load_policy
 from moeviz.core.predictors import load_predictor
@@ -110,7 +111,9 @@ class Worker:
         if trace is None or self._stop.is_set():
             return
         lossless = None
-        if why := measure.not_verifiable(loaded):
+        if loaded.rounding:
+            left_out.append(words.lossy(measure.lossy(loaded, trace)))
+        elif why := measure.not_verifiable(loaded):
             left_out.append(f"The logits are {why}")
         elif (expected := measure.reference(loaded, trace, self._stop.is_set)) is not None:
             lossless = all(one == expected for one in logits)
@@ -131,6 +134,7 @@ class Worker:
                 tier=spec["tier"],
                 device=spec["device"],
                 dtype=spec["dtype"],
+                experts=spec["experts"],
                 progress=self._progress,
                 check=check,
             )

@@ -28,6 +28,11 @@ def check_run(trace: Trace, run: Run, find: Callable[[str], Trace]) -> None:
         raise RunError(
             f"the recorded run's experts have {run.expert_bytes} bytes, the trace's {trace.expert_bytes}."
         )
+    if run.link_bytes != trace.link_bytes:
+        raise RunError(
+            f"{run.link_bytes} bytes cross the link for an expert of the recorded run, and "
+            f"{trace.link_bytes} for one of the trace."
+        )
     try:
         run.settings.check(run.layers, run.experts, run.k, run.expert_bytes)
     except SettingsError as error:

@@ -105,6 +105,7 @@ def _about(run: Run) -> dict[str, Any]:
         "experts": run.experts,
         "k": run.k,
         "expert_bytes": run.expert_bytes,
+        "link_bytes": run.link_bytes,
         "tier": run.tier.to_dict() if run.tier else None,
         "output_ids": list(run.output_ids),
     }
@@ -252,6 +253,7 @@ def _run(columns: dict[str, NDArray[Any]], header: Any) -> Run:
             expert_bytes=_sizes(header, "expert_bytes"),
             tier=None if tier is None else Tier.from_dict(tier),
             output_ids=tuple(output_ids),
+            link_bytes=_sizes(header, "link_bytes") if "link_bytes" in header else 0,
         )
     except SettingsError as error:
         raise RunError(f"the recorded run's {error}") from None

@@ -57,7 +57,7 @@ class Lab:
         run = self.recorded(name)
         found = cost.fit(run)
         machine = find(link)
-        return found if machine is None else found.on(machine, run.mean_bytes)
+        return found if machine is None else found.on(machine, run.mean_copied)
 
 
 def decode_ratio(run: Run) -> float:

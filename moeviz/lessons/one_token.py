@@ -179,7 +179,7 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
         f"{len(held)} of this layer's: its slots hold {', '.join(map(str, held))}.",
         f"Expert {found.there} is there: a hit. Expert {found.missing} is not: a miss.",
         f"Every slot is taken, so somebody leaves. {left.sentence.split('. Belady')[0].rstrip('.')}. "
-        f"Expert {found.missing} crosses the link: {size(run.mean_bytes)}.",
+        f"Expert {found.missing} crosses the link: {size(run.mean_copied)}.",
         f"The copy took {copied:.2f} ms. Compute first does what it can; then it stalls for {waited:.2f} "
         f"ms, until expert {found.missing} has come. The results of both are mixed by the router's "
         "weights.",
@@ -235,7 +235,7 @@ def answer(lab: Lab) -> Answer:
         ),
         Said(
             f"A token needs {needs} experts, {found.trace.k} in each of {found.trace.layers} layers. "
-            f"{misses:.1f} of them are misses, and each is a copy of {size(run.mean_bytes)}. With fewer "
+            f"{misses:.1f} of them are misses, and each is a copy of {size(run.mean_copied)}. With fewer "
             "misses, less waiting: that is what a cache policy is for.",
             0 < misses < needs,
         ),

@@ -234,14 +234,14 @@ class Moved:
 
 
 def bytes_moved(run: Run) -> Moved:
-    """Copies x bytes of an expert of their layer.
+    """Copies x bytes that cross the link for an expert of their layer.
 
     A pre-fetch that was called off before it began moved nothing.
     """
     began = np.ones(len(run.loads.event), bool)
     if run.times is not None:
         began = ~run.loads.speculative | (run.times.load_start >= 0) | run.loads.used
-    sizes = run.layer_bytes[run.loads.layer]
+    sizes = run.copied_bytes[run.loads.layer]
     useful = run.loads.speculative & run.loads.used
     wasted = run.loads.speculative & ~run.loads.used & began
     return Moved(*(int(sizes[chosen].sum()) for chosen in (~run.loads.speculative, useful, wasted)))
@@ -301,7 +301,7 @@ def achieved_gigabytes_per_second(run: Run) -> float | None:
         return None
     began = run.times.load_start >= 0
     busy = int((run.times.load_end - run.times.load_start)[began].sum())
-    return float(run.layer_bytes[run.loads.layer[began]].sum() / busy) if busy else None
+    return float(run.copied_bytes[run.loads.layer[began]].sum() / busy) if busy else None
 
 
 def bandwidth_bound_ms(run: Run, unavoidable_misses: int) -> float | None:
@@ -314,7 +314,7 @@ def bandwidth_bound_ms(run: Run, unavoidable_misses: int) -> float | None:
     if parts is None or run.tier is None:
         return None
     tokens = int((run.passes.phase == DECODE).sum())
-    link = unavoidable_misses * run.mean_bytes / tokens / (run.tier.gigabytes_per_second * 1e6)
+    link = unavoidable_misses * run.mean_copied / tokens / (run.tier.gigabytes_per_second * 1e6)
     return max(parts.compute + parts.other, link)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from moeviz.core.run import Tier
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
+from moeviz.numbers.lossy import Lossy
 from moeviz.numbers.metrics import Counts, Repeated, Summary, Timed
 
 TIMED = tuple(one.name for one in fields(Timed))
@@ -52,6 +53,7 @@ def trace(found: Trace) -> dict[str, Any]:
         "experts": found.num_experts,
         "k": found.k,
         "expert_bytes": found.mean_bytes,
+        "copied_bytes": found.mean_copied,
         "prompt": found.prompt,
         "text": "".join(found.texts),
         "recorded": found.recorded,
@@ -73,10 +75,12 @@ def one_run(
     text: str,
     found: Summary,
     lossless: bool | None,
+    lossy: Lossy | None = None,
 ) -> dict[str, Any]:
     """What `run` and `replay` say of a run.
 
     `lossless`: whether its logits are those of transformers' own model; None where nobody compared.
+    `lossy`: what the rounding of its experts changed; None where they are not rounded.
     """
     return {
         "model": model,
@@ -86,6 +90,7 @@ def one_run(
         "token_ids": token_ids,
         **summary(found),
         "lossless": lossless,
+        "lossy": asdict(lossy) if lossy else None,
     }
 
 

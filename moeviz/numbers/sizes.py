@@ -20,10 +20,7 @@ from typing import Any
 from moeviz.errors import ModelError
 
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}  # of a run -> bytes of a weight
-PACKED = ("mxfp4", "fp8")  # quantisations whose packed values are understood
-KEPT_PACKED: frozenset[str] = (
-    frozenset()
-)  # those that the slow tier keeps packed: the loader unpacks all it stores
+PACKED = ("mxfp4", "fp8")  # quantisations that are understood; the slow tier keeps them, a slot unpacks them
 K_FIELDS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts", "moe_k")
 
 _ALONE = re.compile(r"(?P<block>.+)\.experts\.(?P<expert>\d+)\.(?P<part>.+)")
@@ -162,9 +159,9 @@ def sizes(headers: Headers, dtype: str) -> ModelSize:
         for block, experts in sorted(found.items(), key=lambda one: _number(one[0]))
     )
     if method:
-        kept = "so they stay on disk and link, and a slot unpacks them"
-        loaded = "they are unpacked when the model is loaded, so that disk and link carry them unpacked"
-        notes.append(f"The experts are quantised ({method}): {kept if method in KEPT_PACKED else loaded}.")
+        notes.append(
+            f"The experts are quantised ({method}): so they stay on disk and link, and a slot unpacks them."
+        )
     return ModelSize(
         architecture,
         method,
@@ -292,7 +289,7 @@ def _layer(
                 "each expert like the layer's other tensors. The layout of this checkpoint is not known."
             )
         packed, unpacked = (size // number[0] for size in _both(names, tensors, method, dtype))
-        return MoELayerSize(_number(block), number[0], packed, unpacked, _moved(method, packed, unpacked))
+        return MoELayerSize(_number(block), number[0], packed, unpacked, packed if method else unpacked)
     each = {_both(names, tensors, method, dtype) for names in experts.values()}
     if len(each) != 1 or sorted(experts) != list(range(len(experts))):
         raise ModelError(
@@ -300,11 +297,7 @@ def _layer(
             "Save or download the checkpoint again."
         )
     packed, unpacked = each.pop()
-    return MoELayerSize(_number(block), len(experts), packed, unpacked, _moved(method, packed, unpacked))
-
-
-def _moved(method: str, packed: int, unpacked: int) -> int:
-    return packed if method in KEPT_PACKED else unpacked
+    return MoELayerSize(_number(block), len(experts), packed, unpacked, packed if method else unpacked)
 
 
 def _both(names: Iterable[str], tensors: Mapping[str, Tensor], method: str, dtype: str) -> tuple[int, int]:

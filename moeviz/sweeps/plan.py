@@ -183,7 +183,7 @@ def work(path: str, settings: Settings, counts: Sequence[int]) -> list[Row]:
         hits = np.pad(found, ((0, 0), (0, kinds - found.shape[1])))
         needed = np.pad(accesses, (0, kinds - len(accesses)))
         missed = (needed - hits).reshape(len(counts), -1, trace.layers).sum(1)
-        moved = (missed @ trace.layer_bytes).tolist()
+        moved = (missed @ trace.copied_bytes).tolist()
     else:
         hits = np.empty((len(counts), kinds), np.int64)
         first = np.flatnonzero(np.diff(served(trace, settings).forward_pass, prepend=-1))

@@ -23,6 +23,10 @@ class Cursor {
       this.selected = { board: wish.board ?? 0, layer: wish.layer, expert: wish.expert, kept: true }
     }
     this.settle()
+    if (wish.play) {
+      this.toggle()
+      this.pace = wish.play // tokens a second, until it stops
+    }
   }
 
   step(by) {

@@ -28,6 +28,7 @@ class Player extends Cursor {
   stop() {
     this.playing = false
     this.apart = false
+    this.pace = null
     this.dirty = true
   }
 
@@ -52,7 +53,7 @@ class Player extends Cursor {
     const last = this.model.passes - 1
     this.dirty = true
     if (this.apart) return this.race(passed)
-    this.phase += passed * Number(this.speed)
+    this.phase += passed * (this.pace ?? Number(this.speed))
     while (this.phase >= 1 && this.pass < last) {
       this.phase -= 1
       this.pass++

@@ -1,0 +1,180 @@
+"""A first visit is led: a sentence and a button above the stage, a prediction, both caches over the whole
+text, and what came out of it. Within a minute, by mouse or by the keys 1 to 9.
+
+It is for who comes without a link, once in a session, and ends with the first thing that its visitor does
+without it.
+
+    first_visit.draw(here, two)        # above the stage
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import streamlit as st
+
+from moeviz.app import kept, traces
+from moeviz.app.show import plain
+from moeviz.app.stage import StageEvent
+from moeviz.core.run import HIT, Run
+from moeviz.core.settings import Settings
+from moeviz.core.trace import Trace
+from moeviz.numbers.subject import Change
+from moeviz.words import points
+
+NAMES = ("LRU", "LFU")
+PACE = 10  # tokens a second: the sample's 240 take 24 s
+STYLE = """<style>
+.st-key-first-visit {
+  margin-top: -1.25rem; min-height: 3.75rem; padding: 0.25rem 0.5rem 0.25rem 0.9rem;
+  border: 1px solid color-mix(in srgb, currentColor 40%, transparent); border-radius: 0.5rem;
+}
+.st-key-first-visit [data-testid=stMarkdownContainer] { margin: 0; }
+.st-key-first-visit p { margin: 0; line-height: 1.35; }
+@media (min-width: 900px) {
+  .st-key-first-visit { flex-wrap: nowrap; }
+  .st-key-first-visit > :first-child { flex: 1 1 0; min-width: 0; }
+  .st-key-first-visit > :not(:first-child) { flex: none; }
+}
+</style>"""
+Act = Callable[[], None]
+
+
+def notice(page: str, stage: str) -> None:
+    """Told of every page before it is drawn: decides at a session's first one whether it is to be led."""
+    state = st.session_state
+    if page != stage:
+        state.visit = ""
+    elif "visit" not in state:
+        state.visit = "" if st.query_params else "start"
+
+
+def leads(here: traces.Here) -> bool:
+    """Whether the visit is led now."""
+    return bool(st.session_state.get("visit")) and here.name == traces.FIRST
+
+
+def hides(here: traces.Here) -> bool:
+    """Whether what comes out is still to be hidden."""
+    return leads(here) and st.session_state.visit != "told"
+
+
+def seek(here: traces.Here, last: int) -> dict[str, int] | None:
+    """Where the visit wants the stage's cursor, `last` being the last forward pass; None where nowhere."""
+    wishes = {
+        "start": {"step": 0},
+        "ask": {"step": 0},
+        "play": {"step": 0, "play": PACE},
+        "told": {"step": last},
+    }
+    return wishes[st.session_state.visit] if leads(here) else None
+
+
+def draw(here: traces.Here, two: Sequence[Settings]) -> None:
+    """What the visitor is told and asked, in one row."""
+    if not leads(here):
+        return
+    st.html(STYLE)
+    with st.container(key="first-visit", horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(_text(here.trace, two))
+        for number, (label, act) in enumerate(_ways(), start=1):
+            look = "tertiary" if label == "Skip" else "primary"
+            st.button(f"{number}  {label}", key=f"visit-{number}", on_click=act, type=look, width="content")
+        if st.session_state.visit == "told":
+            st.page_link("pages/lessons.py", label="Why?", query_params={"lesson": "1"}, width="content")
+
+
+def heard(event: StageEvent, here: traces.Here, last: int) -> None:
+    """What was done on the stage: a number chooses, the end tells, anything else ends the lead."""
+    if not leads(here):
+        return
+    ways = _ways()
+    if event.kind == "choose" and event.number <= len(ways):
+        ways[event.number - 1][1]()
+    elif st.session_state.visit == "play" and not event.kind and event.step == last:
+        _go("told")
+    elif event.kind in ("settings", "run", "measure"):
+        _go("")
+        return
+    else:
+        return
+    st.rerun()
+
+
+def _go(to: str) -> None:
+    st.session_state.visit = to
+
+
+def _say(name: str) -> None:
+    st.session_state.visit_said = name
+    _go("play")
+
+
+def _ways() -> list[tuple[str, Act]]:
+    """The buttons of this moment, and what they do."""
+    match st.session_state.visit:
+        case "start":
+            return [("Show me", partial(_go, "ask")), ("Skip", partial(_go, ""))]
+        case "ask":
+            return [*((name, partial(_say, name)) for name in NAMES), ("Skip", partial(_go, ""))]
+        case "play":
+            return [("To the end", partial(_go, "told")), ("Skip", partial(_go, ""))]
+    return [("Go on by yourself", partial(_go, ""))]
+
+
+def _text(trace: Trace, two: Sequence[Settings]) -> str:
+    match st.session_state.visit:
+        case "start":
+            return "See in half a minute which of two caches suits a text that **changes its subject**."
+        case "ask":
+            return (
+                f"Each cache holds {two[0].slots} of {trace.num_experts} experts in every layer. **LRU** "
+                "drops the one that was unused longest, **LFU** the one that was used least. Which will more "
+                "often have the expert that is needed?"
+            )
+        case "play":
+            halfway = "".join(
+                f" Halfway it becomes {plain(one.after.capitalize())}." for one in kept.changes(trace)[:1]
+            )
+            return (
+                f"You said **{st.session_state.visit_said}**. The large numbers: how often the needed expert "
+                f"was there so far.{halfway}"
+            )
+    runs = [kept.explained(trace, one).run for one in two]
+    return outcome(st.session_state.visit_said, trace, runs, kept.changes(trace))
+
+
+def outcome(said: str, trace: Trace, runs: Sequence[Run], changes: Sequence[Change]) -> str:
+    """What was predicted, what happened, and why where the text's change of subject is the reason."""
+    whole = _lead(runs, 0, len(trace.passes()))
+    winner = NAMES[whole < 0]
+    head = (
+        f"You said **{said}**, and so it is."
+        if said == winner
+        else f"You said **{said}**; it is **{winner}**."
+    )
+    if len(changes) != 1:
+        return head
+    change = changes[0]
+    at = next(n for n, tokens in enumerate(trace.passes()) if tokens.stop > change.token)
+    before, after = _lead(runs, 0, at), _lead(runs, at, len(trace.passes()))
+    if not before < 0 < after:
+        return head
+    first, second = (plain(one.capitalize()) for one in (change.before, change.after))
+    return (
+        f"{head} In {first} LFU led by {points(before)}. In {second} it still kept what {first} had used "
+        f"most, and LRU, which forgets, led by {points(after)}."
+    )
+
+
+def _lead(runs: Sequence[Run], first: int, last: int) -> float:
+    """By how much the first run's share of hits is above the second's in the passes from `first` to before
+    `last`.
+    """
+    ratios = []
+    for run in runs:
+        passes = run.events.forward_pass[run.accesses.event]
+        ratios.append(float(np.mean(run.accesses.outcome[(passes >= first) & (passes < last)] == HIT)))
+    return ratios[0] - ratios[1]

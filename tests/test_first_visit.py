@@ -1,0 +1,42 @@
+"""What a first visitor is told: computed, and a reason only where it is the reason."""
+
+from __future__ import annotations
+
+from test_pages import _worker_of_its_own, opened, payload, said, turned  # noqa: F401
+
+from moeviz.app.first_visit import outcome
+from moeviz.core.replay import replay
+from moeviz.core.settings import Settings
+from moeviz.files import moetrace
+from moeviz.numbers.subject import subject_changes
+
+
+def told(said: str, sample: str, *policies: str) -> str:
+    trace = moetrace.sample(sample)
+    runs = [replay(trace, Settings(policy, 4)) for policy in policies]
+    return outcome(said, trace, runs, subject_changes(trace))
+
+
+def test_who_predicted_right_is_told_so_and_who_did_not_what_is() -> None:
+    assert told("LRU", "change-of-subject", "lru", "lfu").startswith(
+        "You said **LRU**, and so it is. In German"
+    )
+    assert told("LFU", "change-of-subject", "lru", "lfu").startswith(
+        "You said **LFU**; it is **LRU**. In German"
+    )
+
+
+def test_the_reason_is_left_out_where_the_numbers_do_not_say_it() -> None:
+    assert told("LFU", "bible", "lru", "lfu") == "You said **LFU**, and so it is."
+    assert "forgets" not in told("LFU", "change-of-subject", "lfu", "lru")
+
+
+def test_only_who_opens_the_stage_without_a_link_is_led() -> None:
+    app = opened("stage")
+    assert "See in half a minute" in said(app)
+    assert payload(app)["verdict"] == ""
+    app.button(key="visit-2").click().run()
+    assert "See in half a minute" not in said(app)
+    assert "LRU hits" in payload(app)["verdict"]
+    assert "See in half a minute" not in said(opened("stage", step="4"))
+    assert "See in half a minute" not in said(turned(opened("library"), "stage"))
