@@ -4,6 +4,7 @@ done.
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import sys
@@ -24,6 +25,7 @@ from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.engine import session
+from moeviz.errors import StoreError
 from moeviz.files.moetrace import load as load_file
 
 KEYS = {
@@ -295,6 +297,24 @@ def test_what_show_and_diff_say_to_programs_is_what_the_schema_says(trace: Path,
     assert found["differs"]["choices"][0].startswith("first other one: token 0")
     assert found["numbers"]["hit_ratio"]["first"] != found["numbers"]["hit_ratio"]["second"]
     assert found["passed_limits"] == []
+
+
+def test_a_run_whose_slow_tier_fails_keeps_what_it_captured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, real = tmp_path / "out.moetrace", session.generate
+
+    def failing(*arguments: Any) -> Iterator[Any]:
+        yield from itertools.islice(real(*arguments), 3)
+        raise StoreError("The slow tier's file is damaged.")
+
+    monkeypatch.setattr(session, "generate", failing)
+    result = run("run", "--prompt", "And it came", "--max-new-tokens", "30", "--past-end", "--out", out)
+    assert result.exit_code == 2
+    assert f"The slow tier's file is damaged. {out} holds the 3 tokens that were captured." in result.stderr
+    _, recorded = load_file(out)
+    assert recorded is not None
+    assert len(recorded.output_ids) == 3
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

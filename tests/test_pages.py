@@ -27,7 +27,7 @@ from moeviz.engine.client import Job, ModelSpec
 from moeviz.files import exporters
 
 ROOT = Path(__file__).parent.parent
-WAIT = 120  # seconds a script may take on a slow machine
+WAIT = 600  # seconds a script may take on a slow machine
 PAGES = ("stage", "experts", "timeline", "prefetch", "what_if", "lessons", "library")
 
 
@@ -69,7 +69,7 @@ def showing(trace: Trace, run: Run | None = None, name: str = "upload: other") -
 def finished(app: AppTest, name: str) -> AppTest:
     """Waits for a job of the session's desk, then draws the page again."""
     job: Job = app.session_state["desk"].jobs[name]
-    assert job.over.wait(timeout=300)
+    assert job.over.wait(timeout=WAIT)
     return app.run()
 
 

@@ -88,6 +88,7 @@ def import_(
       python -m moeviz import recorded.pt --out recorded.moetrace
       python -m moeviz import counts.csv --experts 64 --out popular.moecounts
     """
+    from moeviz import words
     from moeviz.files import moecounts, moetrace
     from moeviz.files.guarded import open_file
     from moeviz.files.importers import Counted, Options
@@ -95,7 +96,7 @@ def import_(
     with refusing():
         found = open_file(source, Options(experts, prompt_tokens, axes, top_k), kind)
         for line in found.report:
-            click.echo(f"note       {line}")
+            click.echo(words.harmless(f"note       {line}"))
         if isinstance(found, Counted):
             if out.suffix != moecounts.SUFFIX:
                 raise TraceError(

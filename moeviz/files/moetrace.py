@@ -134,7 +134,7 @@ def from_bytes(content: bytes, name: str = "the file") -> tuple[Trace, Run | Non
     try:
         tensors = load_safetensors(content)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise TraceError(f"{name} is not a safetensors file: {error}.") from None
+        raise TraceError(f"{name} is not a safetensors file: {str(error)[:100]}.") from None
     own = {key: value for key, value in tensors.items() if not key.startswith(RUN_PREFIX)}
     columns = {
         key.removeprefix(RUN_PREFIX): value for key, value in tensors.items() if key.startswith(RUN_PREFIX)

@@ -95,5 +95,5 @@ def formula_safe(table: pd.DataFrame) -> pd.DataFrame:
     """The table with an apostrophe before texts that a spreadsheet would take for a formula (CWE-1236), or
     that begin with one.
     """
-    begins = ("=", "+", "-", "@", "\t", "\r", "'")
+    begins = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
     return table.map(lambda cell: "'" + cell if isinstance(cell, str) and cell.startswith(begins) else cell)
