@@ -289,7 +289,7 @@ def test_a_lesson_is_predicted_by_key_revealed_on_one_screen_kept_and_tried(page
     expect(page).to_have_url(re.compile(r"lesson=1.*progress=\.1|progress=\.1.*lesson=1"))
     turn(page, "Library")
     turn(page, "Lessons")
-    see(page, "1 of 1 predicted right")
+    see(page, "1 of 1 right")
     see(page, "Neither is better")
     page.get_by_role("link", name="Try other policies and slots").click()
     verdict(staged(page), "LFU (aged)")
