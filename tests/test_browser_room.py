@@ -98,7 +98,7 @@ def test_a_class_predicts_is_counted_live_told_together_and_sent_home(class_: Cl
         assert student.get_by_text("It is:").count() == 0
     settle(lecturer)
     lecturer.keyboard.press("1")  # reveals
-    see(lecturer, "1 of 3 right")
+    see(lecturer, "1 of 3 predicted right")
     see(lecturer, "Neither is better")
     expect(students[0].get_by_text("It is: LFU (counts kept) in the first half")).to_be_visible()
     expect(students[2].get_by_text("Right, you said LFU")).to_be_visible()
