@@ -49,11 +49,10 @@ def imported(
     empty, found by the content; a user's file as path.py:name.
     """
     from moeviz.files import importers
-    from moeviz.files.moetrace import MAX_FILE_BYTES
-    from moeviz.files.reading import read_regular
+    from moeviz.files.guarded import open_file
 
     options = importers.Options(experts, prompt_tokens, axes, top_k)
-    return importers.read(Path(path).name, read_regular(path, MAX_FILE_BYTES), options, format)
+    return importers.as_trace(Path(path).name, open_file(path, options, format))
 
 
 def load(path: str | os.PathLike[str], **options: Any) -> tuple[Trace, Run | None]:

@@ -10,6 +10,7 @@ escapes them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -24,11 +25,13 @@ from moeviz.numbers import routing as numbers_of_routing
 from moeviz.numbers.differences import Interval, Pair, speed_ratio
 from moeviz.numbers.lossy import Lossy
 from moeviz.numbers.metrics import Counts, MissKinds, Moved, Repeated, Summary, Timed
+from moeviz.numbers.subject import Change
 
 if TYPE_CHECKING:
     import pandas as pd
 
 UNKNOWN = "–"  # where there is no number
+SUBJECTS = 3  # that one sentence can hold
 SAME = 5e-4  # hit ratios that differ by less are shown as equal
 
 GLOSSARY = {
@@ -101,6 +104,35 @@ GLOSSARY = {
     "break-even": "The hit ratio above which a cache beats keeping some layers resident in the same memory.",
     "reuse": "The part of a token's experts that the token before it used in the same layer.",
     "entropy": "How evenly a layer's experts are used: 1 is even, 0 means that one expert gets every choice.",
+}
+
+SIGNS = {  # what the state of an expert is called beside its colour and its sign
+    "resident": "there",
+    "hit": "needed, there",
+    "late": "needed, on the way",
+    "miss": "needed, not there",
+    "prefetched": "fetched ahead",
+}
+OUTCOMES = ("hit", "late hit", "missed")
+MISS_KINDS = ("", "cold", "capacity", "collision", "pollution")
+POLICY_NAMES = {
+    "lru": "LRU",
+    "lru-2": "LRU-2",
+    "lfu": "LFU (counts kept)",
+    "lfu-resident": "LFU (counts lost)",
+    "lfu-aged": "LFU (aged)",
+    "lfuda": "LFUDA",
+    "weighted-lfu": "LFU (weighted)",
+    "lfru": "LFRU",
+    "fifo": "FIFO",
+    "random": "random",
+    "score-ema": "router weight",
+    "least-stale": "least stale",
+    "layer-distance": "layer distance",
+    "static": "static",
+    "arc": "ARC",
+    "s3-fifo": "S3-FIFO",
+    "belady": "Belady",
 }
 
 
@@ -204,6 +236,64 @@ def settings(found: Settings) -> str:
     return "; ".join(parts) + "."
 
 
+def policy_name(name: str) -> str:
+    """What a policy is called where people read; of a user's own file the part after the colon."""
+    return POLICY_NAMES.get(name, name.rpartition(":")[2])
+
+
+def prefetch_name(name: str) -> str:
+    """What a predictor is called in a menu."""
+    return "no pre-fetch" if name == "none" else f"pre-fetch: {name.rpartition(':')[2]}"
+
+
+def setting_name(found: Settings) -> str:
+    """The policy's name, or the baseline's."""
+    return found.baseline or policy_name(found.policy)
+
+
+def setting_names(several: Sequence[Settings]) -> list[str]:
+    """Names of settings that are shown side by side: the policies', and in brackets whatever else tells them
+    apart.
+    """
+    told = [_apart(one) for one in several]
+    caches = [parts for parts, one in zip(told, several, strict=True) if not one.baseline]
+    names = []
+    for one, parts in zip(several, told, strict=True):
+        extra = [
+            text for at, text in enumerate(parts) if text and len({other[at] for other in caches} - {""}) > 1
+        ]
+        name = setting_name(one)
+        if extra and not one.baseline:
+            begins = name.removesuffix(")") + (", " if name.endswith(")") else " (")
+            name = f"{begins}{', '.join(extra)})"
+        names.append(name)
+    return names
+
+
+def _apart(found: Settings) -> list[str]:
+    """All but the policy that may tell two caches apart, each in a few words."""
+    guesses = found.prefetch != "none"
+    return [
+        memory(found.budget) if found.budget else f"{found.slots:,} slots",
+        "all layers share them" if found.scope == "model" else "each layer its own",
+        found.prefetch.rpartition(":")[2] if guesses else "no pre-fetch",
+        f"{found.lookahead} ahead" if guesses else "",
+        f"width {found.width or 'as k'}" if guesses else "",
+        f"threshold {found.threshold:g}" if guesses else "",
+        f"{found.warm} start",
+        found.rule,
+        f"half-life {found.half_life}" if found.policy == "lfu-aged" else "",
+        f"calibrated on {found.calibration}" if found.needs_calibration else "",
+    ]
+
+
+def memory_held(held: int, whole: int, found: Settings) -> str:
+    """What the slots take, of what all experts would; the slots alone where sizes are not known."""
+    if whole:
+        return f"holds {memory(held)} of {memory(whole)}"
+    return f"{found.slots} slots {'in all' if found.scope == 'model' else 'a layer'}"
+
+
 # results
 
 
@@ -219,6 +309,39 @@ def hits_verdict(first: str, a: Counts, second: str, b: Counts) -> str:
         return f"{first} and {second} hit alike ({percent(a.hit_ratio)})"
     winner, loser = (second, first) if difference > 0 else (first, second)
     return f"{winner} hits {points(difference)} more than {loser}"
+
+
+def hit_verdict(found: Trace, runs: Sequence[Run], changes: Sequence[Change]) -> str:
+    """Who of the first two runs hits more, over the whole text and on both sides of changes of subject, the
+    prompt included. Empty where there is one run.
+    """
+    if len(runs) < 2:
+        return ""
+    names = setting_names([run.settings for run in runs[:2]])
+    if names[0] == names[1]:
+        return "Both are set alike."
+    whole = hits_verdict(names[0], metrics.counts(runs[0]), names[1], metrics.counts(runs[1]))
+    subjects = [changes[0].before, *(one.after for one in changes)] if changes else []
+    if not 2 <= len(subjects) <= SUBJECTS:
+        return f"{whole}."
+    pass_of = np.repeat(np.arange(len(found.passes())), [part.stop - part.start for part in found.passes()])
+    at = [0, *(int(pass_of[one.token]) for one in changes), len(runs[0].passes.phase)]
+    short = [name.partition(" (")[0] for name in names]
+    leaders = names if len(set(short)) < 2 else short
+    parts = []
+    for subject, first, last in zip(subjects, at, at[1:], strict=False):
+        lead = _hit_ratio(runs[0], first, last) - _hit_ratio(runs[1], first, last)
+        leader = leaders[0] if lead > 0 else leaders[1]
+        says = "neither leads" if abs(lead) < SAME else f"{leader} leads by {points(lead)}"
+        parts.append(f"in {subject.capitalize()} {says}")
+    return f"{whole}: {', '.join(parts)}."
+
+
+def _hit_ratio(run: Run, first: int, last: int) -> float:
+    """Hits / accesses in the passes from `first` to before `last`."""
+    passes = run.events.forward_pass[run.accesses.event]
+    own = run.accesses.outcome[(passes >= first) & (passes < last)]
+    return float((own == HIT).mean()) if own.size else 0.0
 
 
 def speed_verdict(second: str, a: Repeated, b: Repeated) -> str:
@@ -271,22 +394,26 @@ def best_value(measured: Sequence[tuple[Settings, Repeated]]) -> str:
     if gain <= 0:
         return "Best value for memory: none; copying on demand is as fast."
     return (
-        f"Best value for memory: {best.label}, {gain * 1e8:.1f} tokens/s more than on demand for each 100 MB "
-        f"of its {size(held)} of fast memory."
+        f"Best value for memory: {best.label}, {gain * 100 * 2**20:.1f} tokens/s more than on demand for "
+        f"each 100 MiB of its {memory(held)} of fast memory."
     )
 
 
-def numbers(found: Summary, bound: float | None = None) -> list[tuple[str, str]]:
+def numbers(found: Summary, bound: float | None = None, rule: str = "pinned") -> list[tuple[str, str]]:
     """The numbers that people ask for first, (name, text) each.
 
-    `bound`: belady's hit ratio, None where it is not known.
+    `bound`: belady's hit ratio under the run's `rule`, None where it is not known or no bound.
     """
     rows = [(f"Hit ratio of {found.phase}", counted(found.main))]
     if found.phase == "decode" and found.prefill.accesses:
         rows.append(("Hit ratio of prefill", counted(found.prefill)))
     if bound is not None:
         rows.append(
-            ("Bound (replayed)", f"{percent(bound)} by belady, which knows the future, without pre-fetching")
+            (
+                "Bound (replayed)",
+                f"{percent(bound)} by belady, which knows the future, without pre-fetching"
+                + ("" if rule == "pinned" else f", under the rule {rule}"),
+            )
         )
     if found.served.pass_ratio is not None:
         rows.append(
@@ -303,7 +430,7 @@ def numbers(found: Summary, bound: float | None = None) -> list[tuple[str, str]]
         rows.append(("Pre-fetches", issued))
     if found.fast_tier_bytes:
         rows.append(("Moved over the link", f"{moved(found.moved)}; {size(found.bytes_per_token)} a token"))
-        rows.append(("Memory of the slots", size(found.fast_tier_bytes)))
+        rows.append(("Memory of the slots", memory(found.fast_tier_bytes)))
     if found.times and found.times.tokens_per_second:
         first = f"the first after {milliseconds(found.times.ttft_ms)}"
         median, p95 = milliseconds(found.times.tpot_ms_median), milliseconds(found.times.tpot_ms_p95)
@@ -320,10 +447,20 @@ def numbers(found: Summary, bound: float | None = None) -> list[tuple[str, str]]
     return rows
 
 
+_COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def harmless(text: str) -> str:
+    """Text of a file, without what commands a terminal or turns the text around it: control characters but
+    tab and line feed, and Unicode's overrides of direction, become U+FFFD.
+    """
+    return _COMMANDS.sub("\ufffd", text)
+
+
 def lines(rows: Sequence[tuple[str, str]]) -> str:
-    """Rows of (name, text) for a terminal."""
+    """Rows of (name, text) for a terminal, whatever a file says."""
     width = max((len(name) for name, _ in rows), default=0)
-    return "\n".join(f"{name:{width}}  {text}" for name, text in rows)
+    return harmless("\n".join(f"{name:{width}}  {text}" for name, text in rows))
 
 
 def lossless(same: bool | None) -> str:
@@ -382,12 +519,15 @@ def _event(run: Run, event: int) -> dict[str, int | str]:
 
 def _over(run: Run, load: int) -> str:
     victim = run.loads.victim_expert[load]
-    return f"over {victim}" if victim >= 0 else ""
+    if victim < 0:
+        return ""
+    more = run.leavers.expert[run.leavers.load == load]
+    return "over " + " and ".join(map(str, [victim, *more]))
 
 
 def report(settings: Settings, found: Summary, same: bool | None = None, bound: float | None = None) -> str:
     """A run for a terminal, a line a number."""
-    rows = [("Settings", settings.label), *numbers(found, bound)]
+    rows = [("Settings", settings.label), *numbers(found, bound, settings.rule)]
     if same is not None:
         rows.append(("Logits", lossless(same)))
     return lines(rows)
@@ -466,7 +606,9 @@ def choices(a: Trace, b: Trace) -> tuple[str, str]:
 def difference(name: str, pair: Pair) -> tuple[str, str, str]:
     """A number of two runs and what lies between them: first, second, difference."""
     change = pair.second - pair.first
-    if name.startswith("bytes_") or name.endswith("_bytes"):
+    if name == "fast_tier_bytes":
+        first, second, between = memory(pair.first), memory(pair.second), memory(abs(change))
+    elif name.startswith("bytes_") or name.endswith("_bytes"):
         first, second, between = size(pair.first), size(pair.second), size(abs(change))
     elif "ratio" in name or name in ("overlap", "cache_as_predictor.precision", "cache_as_predictor.recall"):
         first, second, between = percent(pair.first), percent(pair.second), points(change)

@@ -10,9 +10,12 @@ bar.within_app()
 one = teaching.choose()
 left, right = st.columns([2, 5], gap="medium")
 with left:
-    given = teaching.predict(one)
+    with st.container(key="lesson-text"):
+        given = teaching.predict(one)
+        if given is not None:
+            teaching.explain(one, given)
     if given is not None:
-        teaching.explain(one, given)
+        teaching.onward(one)
 with right:
     views = ["Game", "Stage"] if one.extra == "game" else []
     view = "Stage"

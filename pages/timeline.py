@@ -18,9 +18,6 @@ bar.within_app()
 st.title("Who was resident, who left, why?", anchor=False)
 name, trace, own = traces.here()
 last = len(trace.passes()) - 1
-if clicked := show.clicked("raster"):
-    traces.move(clicked[0])
-    st.session_state.layer = clicked[1]
 form = forms.SettingsForm(trace, own)
 row = st.container(horizontal=True, vertical_alignment="bottom")
 with row:
@@ -38,6 +35,9 @@ if settings is None:
     st.stop()
 explainer = kept.explained(trace, settings)
 trace, run = explainer.trace, explainer.run  # in the passes in which the rule serves it
+for chart in ("raster", "paper-figure"):
+    if clicked := show.clicked(chart):
+        traces.open_stage(*clicked, settings)
 texts, pictures = kept.texts(trace), kept.pictures(run)
 if kind is not None:
     found = explainer.next_event(kind, traces.cursor(last), st.session_state.get("layer", 0))
@@ -50,7 +50,7 @@ with row:
     layer = int(forms.number("MoE layer", "layer", trace.layers - 1))
 step = components.strip(trace, run)
 show.chart(residency.raster(run, texts, pictures, step), "raster", select=True)
-st.caption(residency.LEGEND + " Dark: leaves in this pass. Click a miss, or step with the arrow keys.")
+st.caption(f"A click opens the stage there. {residency.LEGEND} {residency.MORE}")
 st.markdown(f"**{story.event(explainer, step, layer)}**")
 evictions = explainer.evictions(step, layer)
 if not evictions:
@@ -59,7 +59,7 @@ for one in evictions:
     st.markdown(story.eviction(one, layer))
     st.caption("Everyone resident at that moment, the first to leave first:")
     st.dataframe(story.residents(one), hide_index=True)
-show.chart(residency.paper(run, pictures, texts, layer, step, paper), "paper-figure")
+show.chart(residency.paper(run, pictures, texts, layer, step, paper), "paper-figure", select=True)
 st.caption(residency.PAPER_LEGEND if paper else residency.LEGEND)
 with export:
     show.exporter(name, trace, lambda: run, own, "timeline")

@@ -204,7 +204,8 @@ def test_the_raster_shows_misses_evictions_and_takes_clicks_on_misses(recorded: 
     trace, _ = recorded
     run = replay(trace, Settings())
     chart = residency.raster(run, texts(trace))
-    cells, marks = chart.figure.data
+    cells, places, marks = chart.figure.data
+    assert len(places.x) == len(trace.passes()) * trace.layers  # a click anywhere finds one
     assert (
         (np.asarray(cells.z) == residency.MISS).sum() == (run.accesses.outcome == MISS).sum() == len(marks.x)
     )

@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import streamlit as st
 from conftest import odd_traces, random_trace
 from streamlit.testing.v1 import AppTest
 
-from moeviz.app import commands, machines
+from moeviz.app import boards, commands, machines
 from moeviz.app.asking import PRESETS
 from moeviz.core.policies import POLICIES
 from moeviz.core.run import Run
@@ -25,7 +27,7 @@ from moeviz.engine.client import Job, ModelSpec
 from moeviz.files import exporters
 
 ROOT = Path(__file__).parent.parent
-WAIT = 120  # seconds a script may take on a slow machine
+WAIT = 600  # seconds a script may take on a slow machine
 PAGES = ("stage", "experts", "timeline", "prefetch", "what_if", "lessons", "library")
 
 
@@ -67,7 +69,7 @@ def showing(trace: Trace, run: Run | None = None, name: str = "upload: other") -
 def finished(app: AppTest, name: str) -> AppTest:
     """Waits for a job of the session's desk, then draws the page again."""
     job: Job = app.session_state["desk"].jobs[name]
-    assert job.over.wait(timeout=300)
+    assert job.over.wait(timeout=WAIT)
     return app.run()
 
 
@@ -103,6 +105,21 @@ def test_the_stage_opens_on_lru_against_lfu_with_a_verdict() -> None:
     assert [one["label"] for one in shown["actions"]] == ["Run it live", "Measure"]
 
 
+def test_a_long_trace_has_its_boards_first_and_then_their_stories(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[list[bool]] = []
+    monkeypatch.setattr(boards, "QUICK", 0)
+    whole = boards.stage_payload
+
+    def noting(*given: Any, **more: Any) -> dict[str, Any]:
+        drawn.append([part["story"] is None for part in more["parts"]])
+        return whole(*given, **more)
+
+    monkeypatch.setattr(boards, "stage_payload", noting)
+    opened("stage")
+    assert drawn[0] == [True, True]
+    assert drawn[-1] == [False, False]
+
+
 def test_the_prompt_agrees_with_the_trace() -> None:
     app = opened("stage")
     assert app.text_area(key="prompt").value == PRESETS["Changes subject"].prompt
@@ -130,6 +147,24 @@ def test_a_bad_link_falls_back_and_says_so(link: str) -> None:
     app = opened("stage", a=link)
     assert payload(app)["runs"][0]["policy"] == "lru"
     assert not app.error, texts(app.error)
+
+
+def test_bad_values_of_the_cursor_and_of_presenter_mode_are_said_and_leave_the_link() -> None:
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=WAIT)
+    app.query_params["step"], app.query_params["presenter"] = "abc", "maybe"
+    app.run()
+    told = texts(app.toast)
+    assert "step=abc, which is no forward pass" in told
+    assert "presenter=maybe" in told
+    assert not {"step", "presenter"} & set(app.query_params)
+
+
+def test_a_budget_that_holds_too_few_experts_falls_back_and_says_so() -> None:
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=WAIT)
+    app.query_params["budget_both"] = "1000000"
+    app.run()
+    assert "too small" in texts(app.toast)
+    assert [run["label"] for run in payload(app)["runs"]] == ["lru, 4 slots", "lfu, 4 slots"]
 
 
 def test_a_link_never_runs_a_file(tmp_path: Path) -> None:
@@ -473,6 +508,31 @@ def test_the_library_keeps_renames_and_deletes(data_folder: Path) -> None:
     assert app.selectbox(key="trace").value == "library: renamed"
     button(app, "Delete").click().run()
     assert list((data_folder / "traces").iterdir()) == []
+    assert not app.exception
+
+
+@pytest.mark.parametrize("page", ["timeline", "prefetch", "what_if"])
+def test_a_budget_in_bytes_over_layers_of_different_sizes_is_served(page: str) -> None:
+    trace = replace(random_trace(4, tokens=30), expert_bytes=(100, 300, 200))
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=WAIT)
+    app.query_params["scope"], app.query_params["budget"] = "model", "1500"
+    app.run()
+    app.session_state["desk"].opened["upload: other"] = trace, None
+    app.session_state["to_show"] = "upload: other"
+    app = turned(app.run(), page)
+    assert not app.error, app.error[0].value
+
+
+def test_the_library_opens_one_of_several_requests() -> None:
+    requests = np.repeat(np.array([3, 1], np.int16), [8, 12])
+    app = turned(
+        showing(replace(random_trace(1, tokens=20), sequence=requests), name="upload: many"), "library"
+    )
+    app.number_input(key="request").set_value(2).run()
+    button(app, "Open it alone").click().run()
+    assert app.selectbox(key="trace").value == "upload: many-2"
+    assert app.session_state["desk"].opened["upload: many-2"][0].tokens == 12
+    assert not any(one.label == "Open it alone" for one in app.button)
     assert not app.exception
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from conftest import make_trace, random_trace
 import moeviz
 from moeviz.charts.stage import payload, stage, stage_html, stage_payload
 from moeviz.charts.stage.packing import packed, pairs_of_bits
-from moeviz.charts.stage.verdict import hit_verdict
 from moeviz.cli.main import main
 from moeviz.core.replay import replay
 from moeviz.core.run import HIT, MISS
@@ -25,6 +25,7 @@ from moeviz.errors import StageError
 from moeviz.files import moetrace
 from moeviz.numbers.explain import Explainer
 from moeviz.numbers.subject import subject_changes
+from moeviz.words import hit_verdict
 
 TYPES = {"u8": "<u1", "i8": "<i1", "u16": "<u2", "i16": "<i2", "u32": "<u4", "i32": "<i4", "f32": "<f4"}
 SUBJECT = "change-of-subject"
@@ -141,6 +142,24 @@ def test_every_eviction_is_told_as_the_explainer_tells_it() -> None:
     assert seen == len(told) > 100
 
 
+def test_all_who_left_for_one_load_are_told() -> None:
+    trace = replace(random_trace(4, tokens=60), expert_bytes=(100, 300, 200))
+    explainer = Explainer(trace, Settings("lfu", scope="model", budget=1_500))
+    run, belady = explainer.run, replay(trace, Settings("belady", scope="model", budget=1_500))
+    made = stage_payload(trace, [run], explainers=[explainer], bound=belady)
+    leavers, story = made["runs"][0]["loads"]["leavers"], made["runs"][0]["story"]
+    cells = [layer * trace.num_experts + expert for _, layer, expert in run.departures.rows()]
+    assert unpacked(leavers["load"]).tolist() == run.leavers.load.tolist()
+    assert len(run.leavers.load) > 10
+    assert unpacked(story["load"]).tolist() == run.departures.load.tolist()
+    starts = np.cumsum([0, *unpacked(story["counts"]).tolist()])[:-1]
+    assert unpacked(story["cell"])[starts].tolist() == cells
+    assert (made["bound"]["holds"], made["bound"]["rule"]) == (False, "")
+    other = replay(trace, Settings("belady", 4, rule="one-by-one"))
+    assert stage_payload(trace, [run], bound=other)["bound"]["rule"] == "one-by-one"
+    assert stage_payload(trace, [run], bound=replay(trace, Settings("belady")))["bound"]["holds"] is True
+
+
 def test_the_choice_of_the_bound_is_told_among_many_residents() -> None:
     trace = random_trace(5, tokens=60, experts=32, k=2)
     explainer = Explainer(trace, Settings("lru", 20))
@@ -221,12 +240,16 @@ def test_the_verdict_is_the_difference_of_hit_ratios() -> None:
     )
 
 
-def test_boards_of_one_policy_are_told_apart() -> None:
+def test_boards_are_named_by_what_tells_them_apart() -> None:
     trace = random_trace(3)
     settings = [Settings("lfu", 3), Settings("lfu", 4, prefetch="oracle"), Settings("lru", 3)]
     runs = [replay(trace, one) for one in settings]
     names = [part["name"] for part in stage_payload(trace, runs)["runs"]]
-    assert names == ["LFU (counts kept, 3 slots, no pre-fetch)", "LFU (counts kept, 4 slots, oracle)", "LRU"]
+    assert names == [
+        "LFU (counts kept, 3 slots, no pre-fetch)",
+        "LFU (counts kept, 4 slots, oracle)",
+        "LRU (3 slots, no pre-fetch)",
+    ]
     assert hit_verdict(trace, runs, []).startswith(names[1])
 
 
@@ -237,6 +260,7 @@ def test_equal_runs_make_no_winner() -> None:
     ]  # slots = k: all policies are equal
     assert hit_verdict(trace, runs, []).startswith("LRU and LFU (counts kept) hit alike")
     assert hit_verdict(trace, runs[:1], []) == ""
+    assert hit_verdict(trace, [runs[0], runs[0]], []) == "Both are set alike."
 
 
 def test_a_sample_is_one_small_page_without_addresses() -> None:

@@ -61,6 +61,11 @@ def draw(page: str) -> None:
     first_visit.notice(page, STAGE)
     state.setdefault("linked", dict(st.query_params))
     links.restore()
+    if (linked := links.get("presenter")) not in ("", "true"):
+        st.toast(
+            plain(f"The link says presenter={linked[:40]}, which is neither true nor left out; it is off.")
+        )
+        links.put("presenter", "")
     state.setdefault("presenter", links.get("presenter") == "true")
     jobs.sit_down()
     lectern.sit_down()

@@ -15,10 +15,8 @@ import streamlit as st
 from moeviz import words
 from moeviz.app import bar, commands, first_visit, jobs, kept, links, live, measure, show, traces
 from moeviz.app.asking import Ask
-from moeviz.app.stage import StageEvent, stage
+from moeviz.app.stage import StageEvent, stage, told
 from moeviz.charts.stage import stage_payload
-from moeviz.charts.stage.verdict import hit_verdict
-from moeviz.charts.stage.words import policy_name, prefetch_name
 from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.replay import served
@@ -32,6 +30,7 @@ TITLE = "Which cache suits this text?"
 LINKS = ("a", "b")  # names of the two boards' settings in the link
 BELOW, BELOW_WHILE_MEASURING = 12, 84  # px left free under the stage
 MOST_SLOTS = 64  # entries of the menu of slots
+QUICK = 20_000  # choices of a trace whose boards, stories and times are drawn together
 
 
 def pair(trace: Trace, own: Run | None, both: dict[str, Any]) -> list[Settings]:
@@ -40,18 +39,30 @@ def pair(trace: Trace, own: Run | None, both: dict[str, Any]) -> list[Settings]:
     """
     scope = str(both.get("scope", "layer"))
     slots = traces.slots_for(trace, own, scope)
+    try:
+        _checked(Settings(**{**both, "slots": slots}), trace)
+    except MoevizError as error:
+        st.toast(show.plain(f"What both boards are to share does not fit this trace: {error}"))
+        both, slots = {}, traces.slots_for(trace, own)
     found = []
     for link, policy in zip(LINKS, ("lru", "lfu"), strict=True):
         first = Settings(**{**both, "policy": policy, "slots": slots})
         try:
-            chosen = _linked(links.get(link), first)
-            chosen = chosen if chosen.needs_calibration else replace(chosen, calibration="")
-            chosen.check(trace.layers, trace.num_experts, trace.k)
+            chosen = _checked(_linked(links.get(link), first), trace)
         except MoevizError as error:
             st.toast(show.plain(f"Board {link.upper()} falls back to {first.policy}: {error}"))
             chosen = replace(first, calibration="")
             links.put(link, "")
         found.append(chosen)
+    return found
+
+
+def _checked(found: Settings, trace: Trace) -> Settings:
+    """The settings, without a calibration that nothing reads. Raises MoevizError where the trace's model
+    cannot run under them.
+    """
+    found = found if found.needs_calibration else replace(found, calibration="")
+    found.check(trace.layers, trace.num_experts, trace.k, trace.expert_bytes)
     return found
 
 
@@ -80,6 +91,7 @@ def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str])
             st.rerun()
         if queued and job is not None and job.state != "queued":
             st.rerun()  # to look more often
+        _act(told("stage"), two, ask, baselines)  # before what it changes is drawn once more
         captured = job.recording() if job is not None and job.passes else None
         shown = here if captured is None else traces.Here(traces.LIVE, *captured)
         try:
@@ -91,6 +103,7 @@ def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str])
             traces.move(event.step)
         first_visit.heard(event, shown, len(shown.trace.passes()) - 1)
         _act(event, two, ask, baselines)
+        _explain(shown, two, job)
 
     st.fragment(look, run_every=every)()
 
@@ -101,13 +114,14 @@ def _stage(here: traces.Here, two: list[Settings], job: Any) -> StageEvent:
     if here.name == traces.LIVE and going and here.run is not None:
         runs, parts, bound = [here.run, kept.replayed(trace, two[1])], [], None
     else:
-        parts = [kept.part(trace, one, measured) for one in two]
-        runs, bound = (
-            [kept.explained(trace, one).run for one in two],
-            kept.bound(trace, max(two, key=lambda one: one.slots)),
-        )
+        parts = [
+            kept.part(trace, one, measured) if _explained(trace, one) else kept.bare(trace, one)
+            for one in two
+        ]
+        runs = [kept.replayed(trace, one) for one in two]
+        bound = kept.bound(trace, max(two, key=lambda one: one.room(*trace.shape).slots))
     changes = kept.changes(trace)
-    said = live.in_words(job) if going else hit_verdict(trace, runs, changes) + _speed(two)
+    said = live.in_words(job) if going else words.hit_verdict(trace, runs, changes) + _speed(two)
     led = first_visit.hides(here)
     payload = stage_payload(
         trace,
@@ -135,6 +149,23 @@ def _stage(here: traces.Here, two: list[Settings], job: Any) -> StageEvent:
     )
 
 
+def _explained(trace: Trace, settings: Settings) -> bool:
+    """Whether a board is drawn with its stories and times at once: they take longer than the boards."""
+    quick = trace.experts.size <= QUICK
+    return quick or (trace.digest, settings) in st.session_state.setdefault("explained", set())
+
+
+def _explain(here: traces.Here, two: list[Settings], job: Any) -> None:
+    """Of a long trace, once the boards stand: their stories and times, and the stage again with them."""
+    trace = served(here.trace, two[0])
+    new = [] if job is not None else [one for one in two if not _explained(trace, one)]
+    for one in new:
+        kept.part(trace, one, _measured(here))
+        st.session_state.explained.add((trace.digest, one))
+    if new:
+        st.rerun()
+
+
 def _job(name: str) -> Any:
     job = jobs.desk().jobs.get(name)
     return job if job is not None and not job.finished else None
@@ -147,7 +178,8 @@ def _seek(trace: Trace, follows: bool) -> dict[str, int] | None:
     state, last = st.session_state, len(trace.passes()) - 1
     if not follows:
         if "seek" not in state:
-            state.seek = {"step": traces.cursor(last)} if links.get("step") else None
+            step = traces.cursor(last) if links.get("step") else None
+            state.seek = {"step": step, **state.pop("asked", {})} if step is not None else None
         return state.seek
     cursor = (state.get("stage") or {}).get("cursor") or {}
     back = cursor.get("pass", last) < state.get("followed", 0) - 2 and cursor.get("pass", 0) > 0
@@ -174,7 +206,7 @@ def _speed(two: list[Settings]) -> str:
     if any(one not in found for one in two):
         return ""
     first, second = (metrics.repeated(found[one]) for one in two)
-    told = words.speed_verdict(two[1].label, first, second)
+    told = words.speed_verdict(words.setting_names(two)[1], first, second)
     return f" Measured {told}."
 
 
@@ -185,9 +217,9 @@ def _menus(trace: Trace, scope: str) -> dict[str, list[tuple[str | int, str]]]:
     slots = sorted({*range(trace.k, most + 1, every), most})
     guessing = [name for name, one in PREDICTORS.items() if trace.lookaheads or "routers" not in one.needs]
     return {
-        "policy": [(name, policy_name(name)) for name in _policies(trace)],
+        "policy": [(name, words.policy_name(name)) for name in _policies(trace)],
         "slots": [(count, f"{count} slots") for count in slots],
-        "prefetch": [(name, prefetch_name(name)) for name in guessing],
+        "prefetch": [(name, words.prefetch_name(name)) for name in guessing],
     }
 
 

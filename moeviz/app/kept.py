@@ -51,6 +51,12 @@ def part(trace: Trace, settings: Settings, measured: list[Run]) -> dict[str, Any
     return run_part(found.run, measured, found)
 
 
+@st.cache_resource(show_spinner=False, max_entries=24, hash_funcs=BY_TRACE)
+def bare(trace: Trace, settings: Settings) -> dict[str, Any]:
+    """What the stage shows of one board until the rest is there. Raises SettingsError as `part` does."""
+    return run_part(replayed(trace, settings)) | {"story": None, "soon": True}
+
+
 def bound(trace: Trace, settings: Settings) -> Run:
     """What no policy beats with the slots of these settings and without pre-fetching."""
     return replayed(trace, replace(settings, policy="belady", baseline="", prefetch="none"))
@@ -83,3 +89,9 @@ def agrees(trace: Trace, run: Run) -> bool:
 def texts(trace: Trace) -> list[str]:
     """The text that entered each forward pass."""
     return ["".join(trace.texts[tokens]) for tokens in trace.passes()]
+
+
+def forget() -> None:
+    """Drops everything."""
+    for one in (replayed, explained, pictures, part, changes, curved, guessed, agrees, texts):
+        one.clear()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from moeviz import words
 from moeviz.app import jobs, measure, traces
 from moeviz.app.asking import PRESETS
 from moeviz.core.machines import MACHINES, TYPED, Machine
@@ -101,7 +102,7 @@ def in_words(costs: cost.Costs, place: Machine, size: int) -> str:
     figures = "nominal " if place.nominal else ""
     return (
         f"{costs.expert:.2f} ms an expert, {costs.other:.1f} ms a token besides, "
-        f"{costs.copy:.2f} ms a copy of {size / 1e6:.1f} MB "
+        f"{costs.copy:.2f} ms a copy of {words.size(size)} "
         f"({figures}{place.latency_ms:.3g} ms and {place.gigabytes_per_second:.3g} GB/s). "
         f"{error_in_words()}"
     )
@@ -109,7 +110,7 @@ def in_words(costs: cost.Costs, place: Machine, size: int) -> str:
 
 def memory(slots: int, size: int) -> str:
     """What the slots take."""
-    what = f"{slots * size / 1e6:,.0f} MB" if size else "an unknown amount of memory"
+    what = words.memory(slots * size) if size else "an unknown amount of memory"
     return f"{slots:,} slots in all layers take {what}."
 
 

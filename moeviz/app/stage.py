@@ -96,9 +96,18 @@ def stage(
         "presenter": presenter,
         "below": below,
     }
-    result = _mount(data=data, key=key, on_cursor_change=_nothing, on_events_change=_nothing)
-    cursor = result.cursor if isinstance(result.cursor, Mapping) else {}
-    event = _unheard(result.events, f"{key} heard")
+    _mount(data=data, key=key, on_cursor_change=_nothing, on_events_change=_nothing)
+    return told(key)
+
+
+def told(key: str) -> StageEvent:
+    """What the user of the stage of this key did, as `stage` returns it, but before it is drawn: whoever acts
+    on it need not draw first what is about to change.
+    """
+    state = st.session_state.get(key) or {}
+    cursor = state.get("cursor")
+    cursor = cursor if isinstance(cursor, Mapping) else {}
+    event = _unheard(state.get("events"), f"{key} heard")
     selected = cursor.get("selected") or {}
     return StageEvent(
         kind=_text(event.get("kind")),

@@ -18,8 +18,6 @@ from moeviz.app import components, kept, lectern, links, show, traces
 from moeviz.app.room import HALL
 from moeviz.app.stage import stage
 from moeviz.charts.stage import stage_payload
-from moeviz.charts.stage.verdict import hit_verdict
-from moeviz.charts.stage.words import policy_name
 from moeviz.core.run import Run
 from moeviz.core.trace import Trace
 from moeviz.lessons import (
@@ -37,7 +35,18 @@ from moeviz.lessons import (
 )
 from moeviz.lessons.made_up import Recipe
 from moeviz.lessons.progress import Progress, parse, record
+from moeviz.words import hit_verdict, policy_name
 
+# A long text moves by itself; the stage beside it stays, and the buttons under it, where there are some.
+STYLE = """<style>
+@media (min-width: 900px) {
+  .st-key-lesson-text { max-height: calc(100vh - 17.5rem); overflow-y: auto; }
+  :last-child > .st-key-lesson-text { max-height: calc(100vh - 9.5rem); }
+  .st-key-lesson-text > * { flex-shrink: 0; }
+}
+@media (max-width: 1400px) { .stMainBlockContainer h1 { font-size: 1.3rem; } }
+</style>"""
+BELOW = 34  # px left free under the stage: the page's own margin, so that nothing scrolls
 LINK = "progress"  # its name in the link
 SEEN = "?"  # a prediction that a link remembers only as right or wrong
 
@@ -75,7 +84,12 @@ def choose() -> Lesson:
     state, found, several = st.session_state, progress(), lessons()
     linked = links.get("lesson")
     if state.get("lesson") not in range(len(several)):
-        state.lesson = int(linked) if linked in map(str, range(len(several))) else 0
+        known = linked in map(str, range(len(several)))
+        if linked and not known:
+            st.toast(
+                show.plain(f"The link names lesson {linked[:40]}, which there is not. The first is shown.")
+            )
+        state.lesson = int(linked) if known else 0
     marks = {None: "", True: " ✓", False: " ✗"}
     with st.container(horizontal=True, vertical_alignment="center"):
         title = st.container(width="content")
@@ -88,11 +102,12 @@ def choose() -> Lesson:
             label_visibility="collapsed",
         )
         if found.answered:
-            st.markdown(f"{found.right} of {found.answered} predicted right", width="content")
+            st.markdown(f"{found.right} of {found.answered} right", width="content")
         downloads()
         lectern.control()
     one = several[int(number or 0)]
     links.put("lesson", str(one.number))
+    st.html(STYLE)
     title.title(f"{one.number}. {one.title}", anchor=False)
     return one
 
@@ -164,7 +179,7 @@ def _asked(kind: Choice | Guess, number: int) -> float | None:
 
 
 def explain(one: Lesson, given: float | str) -> None:
-    """Draws what came out, why, and where to go on."""
+    """Draws what came out, and why."""
     answer = answered(one.number)
     right = f"**{show.plain(one.predict.text(answer.right))}**"
     if isinstance(given, str):
@@ -179,12 +194,17 @@ def explain(one: Lesson, given: float | str) -> None:
             st.markdown(show.plain(said.text))
     if answer.picture is not None:
         picture(answer.picture, f"why-{one.number}")
-    with st.container(horizontal=True):
+    # in what moves, so that a keyboard reaches it
+    st.button("Predict again", key="again", type="tertiary", on_click=_again, args=(one.number,))
+
+
+def onward(one: Lesson) -> None:
+    """Draws where to go on."""
+    with st.container(key="lesson-onward", horizontal=True):
         if one.number + 1 < len(lessons()):
             st.button("Next lesson", key="next", type="primary", on_click=_next, args=(one.number + 1,))
         to = one.try_it
         st.page_link(f"pages/{to.page}.py", label=to.label, icon=":material/tune:", query_params=to.link)
-        st.button("Predict again", key="again", type="tertiary", on_click=_again, args=(one.number,))
 
 
 def _next(number: int) -> None:
@@ -246,7 +266,7 @@ def reveal(shown: Shown) -> None:
         title=shown.title,
         verdict=hit_verdict(trace, runs, changes),
     )
-    stage(payload, "lesson-stage", seek=shown.seek(), presenter=st.session_state.presenter)
+    stage(payload, "lesson-stage", seek=shown.seek(), presenter=st.session_state.presenter, below=BELOW)
 
 
 def sliders() -> Shown:

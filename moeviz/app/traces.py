@@ -168,7 +168,7 @@ def slots_for(trace: Trace, run: Run | None, scope: str = "layer") -> int:
     needs.
     """
     if run is not None and not run.settings.baseline and run.settings.scope == scope:
-        return run.settings.slots
+        return run.room.slots
     slots = min(trace.num_experts, max(trace.k + 1, round(trace.num_experts / 3)))
     return slots if scope == "layer" else slots * trace.layers
 
@@ -202,8 +202,26 @@ def cursor(last: int) -> int:
     or a quarter through.
     """
     linked = links.get("step")
-    at = int(linked) if linked.isdecimal() and len(linked) < 9 else last // 4
-    return min(at, last)
+    if linked and not (linked.isascii() and linked.isdecimal() and len(linked) < 9):
+        st.toast(plain(f"The link says step={linked[:40]}, which is no forward pass; it is {last // 4}."))
+        links.put("step", "")
+        linked = ""
+    return min(int(linked), last) if linked else last // 4
+
+
+def open_stage(step: int, layer: int, expert: int, settings: Settings) -> None:
+    """Opens the stage at a forward pass, there with the expert selected, or, below 0, the one worth telling.
+    Its first board takes policy, slots and pre-fetch of `settings`, where the slots are each layer's.
+    """
+    move(step)
+    if settings.scope == "layer" and not settings.budget:
+        named = (f"{name}={getattr(settings, name)}" for name in ("policy", "slots", "prefetch"))
+        links.put("a", ",".join(named))
+    state = st.session_state
+    state.asked_times = state.get("asked_times", 0) + 1  # who asks for one place twice goes there twice
+    state.asked = {"board": 0, "layer": layer, "times": state.asked_times}
+    state.asked |= {"expert": expert} if expert >= 0 else {}
+    st.switch_page("pages/stage.py")
 
 
 def move(step: int) -> None:

@@ -10,23 +10,20 @@ python -m moeviz bench soak --sessions 20 --runs 500
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-import socket
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
 
-from moeviz.bench.rounds import ROOT, spread
+from moeviz.bench.rounds import spread
+from moeviz.bench.serving import serving
 from moeviz.errors import MoevizError
 
 if TYPE_CHECKING:
@@ -73,7 +70,7 @@ def runs(count: int) -> dict[str, Any]:
 
 async def _visits(sessions: int, pause: float, seed: int) -> dict[str, Any]:
     draws = np.random.default_rng(seed).spawn(sessions)
-    with _server() as (server, address):
+    with tempfile.TemporaryDirectory() as data, serving(Path(data)) as (server, address):
         async with _browser() as browser:
             start = Held.by(server)
             await _visit(browser, address, np.random.default_rng(seed), 0, 0)
@@ -81,15 +78,17 @@ async def _visits(sessions: int, pause: float, seed: int) -> dict[str, Any]:
             each = [_visit(browser, address, draw, draw.uniform(0, ARRIVE), pause) for draw in draws]
             seconds = [taken for visit in await asyncio.gather(*each) for taken in visit]
             most = Held.by(server)
-            await asyncio.sleep(IDLE)
-            left = Held.by(server)
+        await asyncio.sleep(
+            IDLE
+        )  # with the browser gone, whose connections are left open when its tabs close
+        left = Held.by(server)
     return {
         f"seconds to a page, {sessions} sessions": spread(seconds),
         "server at its start, MiB": start.mib,
         "server after one session saw every page, MiB": one.mib,
         f"server after {sessions} sessions, MiB": most.mib,
         f"server {IDLE} s after all have left, MiB": left.mib,
-        "grown since the first session, MiB": left.mib - one.mib,
+        "grown since its start, MiB": left.mib - start.mib,
         "threads then, more than after the first session": left.threads - one.threads,
         "handles then, more than after the first session": left.handles - one.handles,
     }
@@ -134,7 +133,7 @@ async def _runs(count: int) -> dict[str, Any]:
     """What server and worker hold after a tenth of the runs and after all."""
     early = max(1, count // 10)
     held: list[tuple[Held, Held]] = []
-    with _server() as (server, address):
+    with tempfile.TemporaryDirectory() as data, serving(Path(data)) as (server, address):
         async with _browser() as browser:
             page = await browser.new_page(viewport={"width": 1440, "height": 900})
             page.set_default_timeout(LONGEST)
@@ -155,37 +154,6 @@ async def _runs(count: int) -> dict[str, Any]:
             f"{name}: threads after {early} and after {count}": f"{first.threads} and {last.threads}",
         }
     return found
-
-
-@contextmanager
-def _server() -> Iterator[tuple[psutil.Process, str]]:
-    """A server of its own with an empty library, and its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
-    command += ["--server.headless", "true"]  # opens no browser of its own
-    with tempfile.TemporaryDirectory() as data:
-        server = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {"MOEVIZ_DATA": data},
-        )
-        try:
-            while True:
-                if server.poll() is not None:
-                    raise MoevizError("The server ended at once. Try: python -m streamlit run app.py")
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health").read()
-                    break
-                except OSError:
-                    time.sleep(0.1)
-            yield psutil.Process(server.pid), f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
-            server.wait()
 
 
 @asynccontextmanager

@@ -51,6 +51,6 @@ def table(measured: times.Measured) -> pd.DataFrame:
             "MB on demand": [row.median.moved.demand / 1e6 for row in rows],
             "MB guessed, useful": [row.median.moved.prefetch_useful / 1e6 for row in rows],
             "MB guessed, wasted": [row.median.moved.prefetch_wasted / 1e6 for row in rows],
-            "fast tier MB": [row.median.fast_tier_bytes / 1e6 for row in rows],
+            "fast tier MiB": [row.median.fast_tier_bytes / 2**20 for row in rows],
         }
     )

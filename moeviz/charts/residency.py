@@ -6,7 +6,7 @@ raster(replay(trace, Settings()), texts).alt
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from moeviz.charts.chart import Chart, kind_of
 from moeviz.core.run import MISS as MISSED
 from moeviz.core.run import Run
 from moeviz.numbers import metrics
+from moeviz.words import MISS_KINDS, SIGNS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,13 +27,17 @@ if TYPE_CHECKING:
 # activated and missed
 PAPER_COLORS = ("#FFFFFF", "#ADD8E6", "#800080", "#FFA500", "#FF0000", "#FFC0CB")
 LEGEND = (
-    "Blue: resident. ● green: needed and there. ◐ orange: needed, still on its way. "
-    "✕ red: needed and missed. ▸ pink: brought by a guess, not used yet. Pale: not in the fast tier."
+    "Blue: {resident}. ● green: {hit}. ◐ orange: {late}. ✕ red: {miss}. ▸ pink: {prefetched}. "
+    "Pale: not there."
+).format_map(SIGNS)
+MORE = (
+    "Dark: leaves in this pass. Under the text a line where most of what a token needs was there, dashes "
+    "where some was, dots where little."
 )
 PAPER_LEGEND = (
-    "As in the paper. Light blue: resident. ● purple: activated and hit. ✕ red: activated and missed. "
-    "White: neither. ◐ late hit. ▸ brought by a guess, not used yet."
-)
+    "As in the paper. Light blue: {resident}. ● purple: {hit}. ✕ red: {miss}. White: not there. ◐ {late}. "
+    "▸ {prefetched}."
+).format_map(SIGNS)
 EVICTED = 6  # resident, and leaves in this forward pass
 EVICTED_COLOR = "#4B2E83"
 AROUND = 41  # tokens of the paper's figure, around the cursor
@@ -69,6 +74,12 @@ def paper(
     figure.update_layout(height=max(240, min(900, 130 + 24 * run.experts)))
     style.mark_column(figure, at)
     number, expert = np.indices(states.shape).reshape(2, -1)
+    if states.size <= MOST_MARKS:
+        told = [
+            f"pass {first + n}, expert {one}: {STATES[states[n, one]]}"
+            for n, one in zip(number, expert, strict=True)
+        ]
+        _squares(figure, (first + number, np.full(len(number), layer), expert), expert, told)
     table = pd.DataFrame(
         {
             "pass": first + number,
@@ -90,8 +101,8 @@ def raster(run: Run, texts: Sequence[str], pictures: Sequence[Frame] = (), at: i
     """Every expert over the whole text: resident, needed and there, missed, evicted. Layers are pooled where
     experts are too many.
 
-    `texts` is what entered each pass. Misses can be selected by a click; their customdata is (pass, MoE
-    layer).
+    `texts` is what entered each pass. Every place takes a click, by marks whose customdata is (pass, MoE
+    layer, expert), expert -1 where it is no miss's.
     """
     rows = run.layers * run.experts
     pooled = rows > MOST_ROWS or rows * len(run.passes.phase) > MOST_CELLS
@@ -103,7 +114,7 @@ def raster(run: Run, texts: Sequence[str], pictures: Sequence[Frame] = (), at: i
     table = _raster_table(run, texts)
     counted = np.bincount(layer, minlength=run.layers)
     worst = int(counted.argmax())
-    out = int((run.loads.victim_expert >= 0).sum())
+    out = len(run.departures.load)
     alt = (
         f"{missed:,} misses and {out:,} evictions in {len(run.passes.phase):,} passes; "
         f"layer {worst} misses most, {counted[worst]:,}."
@@ -126,9 +137,9 @@ def _missed(run: Run) -> tuple[int, NDArray[np.int64], NDArray[np.int64], NDArra
 
 def _every_expert(run: Run, pictures: Sequence[Frame]) -> go.Figure:
     states = np.stack([frame.state for frame in pictures])  # [F, L, E]
-    gone = run.loads.victim_expert >= 0
-    step = run.events.forward_pass[run.loads.event[gone]]
-    place = step, run.loads.victim_layer[gone], run.loads.victim_expert[gone]
+    gone = run.departures
+    step = run.events.forward_pass[run.loads.event[gone.load]]
+    place = step, gone.layer, gone.expert
     idle = (states[place] == RESIDENT) | (states[place] == PREFETCHED)
     states[tuple(one[idle] for one in place)] = EVICTED
     names = (*STATES, "resident, leaves in this pass")
@@ -183,24 +194,53 @@ def _pooled(cells: NDArray[np.uint16], most: int) -> NDArray[np.uint16]:
 
 
 def _selectable(figure: go.Figure, run: Run, texts: Sequence[str], pooled: bool) -> None:
-    """Squares over the misses that take a click: a heatmap's cells do not."""
-    count, step, layer, expert = _missed(run)
-    if not 0 < count <= MOST_MARKS:
-        return
+    """Squares that take a click, which a heatmap's cells do not: one for each layer of a pass, or of every
+    so many passes of a long text, and one over each miss.
+    """
+    missed, step, layer, expert = _missed(run)
+    passes, layers = len(run.passes.phase), run.layers
+    every = -(-passes * layers // MOST_MARKS)
+    where = np.arange(0, passes, every).repeat(layers), np.tile(np.arange(layers), -(-passes // every))
+    count = np.zeros((passes, layers), np.int64)
+    np.add.at(count, (step, layer), 1)
+    middle = 0.0 if pooled else (run.experts - 1) / 2
+    height = 1 if pooled else run.experts
+    _squares(
+        figure,
+        (*where, np.full(len(where[0]), -1)),
+        where[1] * height + middle,
+        [
+            f"pass {n}, “{style.short(texts[n], 24)}”: layer {at}, {count[n, at]} missed"
+            for n, at in zip(where[0].tolist(), where[1].tolist(), strict=True)
+        ],
+    )
+    if 0 < missed <= MOST_MARKS:
+        _squares(
+            figure,
+            (step, layer, expert),
+            layer if pooled else layer * run.experts + expert,
+            [
+                f"pass {n}, “{style.short(texts[n], 24)}”: layer {at}, expert {one} missed"
+                for n, at, one in zip(step.tolist(), layer.tolist(), expert.tolist(), strict=True)
+            ],
+        )
+
+
+def _squares(
+    figure: go.Figure, where: tuple[NDArray[Any], ...], y: NDArray[Any], told: Sequence[str]
+) -> None:
+    """Marks that nobody sees, at passes and rows `y`; `where`: the customdata, the passes first."""
     figure.add_scatter(
-        x=step,
-        y=layer if pooled else layer * run.experts + expert,
+        x=where[0],
+        y=y,
         mode="markers",
         showlegend=False,
         marker={"symbol": "square", "size": 9, "color": style.STATE_COLORS[MISS], "opacity": 0.01},
         selected={"marker": {"opacity": 1.0, "size": 12}},
         unselected={"marker": {"opacity": 0.01}},
-        customdata=np.stack([step, layer, expert], 1).tolist(),
-        text=[style.short(texts[n], 24) for n in step],
-        hovertemplate=(
-            "pass %{customdata[0]}, “%{text}”: layer %{customdata[1]}, expert %{customdata[2]} missed"
-            "<extra></extra>"
-        ),
+        customdata=np.stack(where, 1).tolist(),
+        text=told,
+        hovertemplate="%{text}<extra></extra>",
     )
 
 
@@ -215,7 +255,7 @@ def _raster_table(run: Run, texts: Sequence[str]) -> pd.DataFrame:
             "token": [texts[n] for n in step],
             "MoE layer": layer,
             "expert missed": expert,
-            "why": np.array(["", "cold", "capacity", "collision", "pollution"])[kinds],
+            "why": np.array(MISS_KINDS)[kinds],
         }
     )
 

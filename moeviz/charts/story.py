@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 from moeviz.core.run import MISS
 from moeviz.numbers import metrics
 from moeviz.numbers.explain import Eviction, Explainer
+from moeviz.words import MISS_KINDS, OUTCOMES
 
 if TYPE_CHECKING:
     import pandas as pd
 
-OUTCOMES = ("hit", "late hit", "missed")
-KINDS = ("", "cold", "capacity", "collision", "pollution")  # of misses
 MARKS = {
     "leaves": "✕ leaves",
     "could leave": "could leave",
@@ -34,7 +33,7 @@ def event(explainer: Explainer, step: int, layer: int) -> str:
     experts, outcomes = run.accesses.expert[own], run.accesses.outcome[own]
     kinds = metrics.miss_kind_of_access(run)[own]
     parts = [
-        f"expert {expert} {OUTCOMES[outcome]}" + (f" ({KINDS[kind]})" if outcome == MISS else "")
+        f"expert {expert} {OUTCOMES[outcome]}" + (f" ({MISS_KINDS[kind]})" if outcome == MISS else "")
         for expert, outcome, kind in zip(experts.tolist(), outcomes.tolist(), kinds.tolist(), strict=True)
     ]
     return f"Pass {step}, MoE layer {layer}: {', '.join(parts)}."
@@ -43,15 +42,17 @@ def event(explainer: Explainer, step: int, layer: int) -> str:
 def eviction(one: Eviction, layer: int) -> str:
     """Why an expert left at an event of `layer`, for whom, and whether it was regretted."""
     who = f"expert {one.for_expert}" + (f" of layer {one.for_layer}" if one.for_layer != layer else "")
-    came = f"It made room for a guess: {who}." if one.speculative else f"It made room for {who}."
+    came = f"{who[0].upper()}{who[1:]}{', a guess,' if one.speculative else ''} took its slot."
     return f"{one.sentence} {came} {regret(one)}"
 
 
 def regret(one: Eviction) -> str:
     """By how much the victim comes back too early."""
     match one.regret:
-        case 0:
+        case _ if not one.regretted:
             return "No regret: nobody that could leave comes back later."
+        case 0:
+            return "Regret: it is back within the pass, belady's choice later in it."
         case None:
             return "Regret: another that could leave is never needed again."
         case passes:

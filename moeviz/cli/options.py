@@ -43,9 +43,14 @@ def registered(command: C) -> C:
 
 
 class Refused(click.ClickException):
-    """One message on standard error, exit code 2."""
+    """One message on standard error, exit code 2. It may quote a file, whose text does nothing there."""
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        from moeviz.words import harmless
+
+        super().__init__(harmless(message))
 
 
 class Number(click.FloatRange):

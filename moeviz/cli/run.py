@@ -31,6 +31,7 @@ from moeviz.cli.options import (
 )
 from moeviz.core import machines
 from moeviz.core.settings import BASELINES, Settings
+from moeviz.errors import StoreError
 
 if TYPE_CHECKING:
     from moeviz.core.run import Run
@@ -96,14 +97,23 @@ def run(
         with Stopping() as stop, measure.logits_seen(loaded) as logits:
             known = known or measure.look_ahead(loaded, prompt, settings, options, stop)
             logits.clear()  # of a run that looked ahead
-            records = list(generate(loaded, prompt, settings, options, stop, known)) if not stop() else []
+            records, cut = [], None
+            try:
+                for record in generate(loaded, prompt, settings, options, stop, known) if not stop() else ():
+                    records.append(record)
+            except StoreError as error:  # the slow tier failed in the middle
+                cut = error
             if not records:
-                raise KeyboardInterrupt
+                raise cut or KeyboardInterrupt
         trace, result = measure.to_recording(loaded, records, prompt, settings, options)
+        kept = ""
         if out is not None:
             with writing(out):
                 trace.save(out, result)
-            keeps(f"{out} holds the {len(result.output_ids)} tokens that were captured.")
+            kept = f"{out} holds the {len(result.output_ids)} tokens that were captured."
+            keeps(kept)
+        if cut is not None:
+            raise StoreError(f"{cut} {kept}".strip())
         if stop():
             raise KeyboardInterrupt
         with suppress(OSError):  # what a later plan may want to know is no reason for a run to fail
@@ -126,7 +136,7 @@ def run(
         if why or difference:
             click.echo(why or difference, err=True)
         return
-    click.echo(prompt + text + "\n")
+    click.echo(words.harmless(prompt + text) + "\n")
     click.echo(words.report(settings, numbers, lossless))
     if why or difference:
         click.echo(difference or f"Logits {why}")
@@ -299,7 +309,8 @@ def prepare(model: str, others: dict[str, Any], settings: list[Settings]) -> tup
 
     def check(layers: int, experts: int, k: int) -> None:
         for one in settings:
-            one.check(layers, experts, k)
+            if not one.budget:  # which the size of an expert decides, known when the model is loaded
+                one.check(layers, experts, k)
 
     loaded = load(
         model or BUNDLED,

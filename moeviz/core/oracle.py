@@ -7,7 +7,6 @@ nothing more.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -75,16 +74,18 @@ class Future:
         own = self.accesses(forward_pass, layer)
         return float(self._number[own][self._needs.expert[own] == expert][0])
 
-    def uses(self, layer: int, expert: int) -> Floats:
-        """Numbers of all events that need an expert, ascending."""
-        at = layer * self._experts + expert
-        return self._when[self._begins[at] : self._begins[at + 1]]
-
-    def next_use(self, layer: int, expert: int, event: float) -> float:
-        """Number of the first event after `event` that needs an expert; infinity where none does."""
-        uses = self.uses(layer, expert)
-        at = int(np.searchsorted(uses, event, "right"))
-        return float(uses[at]) if at < len(uses) else math.inf
+    def around(self, places: NDArray[np.int64], numbers: Floats) -> tuple[Floats, Floats]:
+        """Of experts (layer x experts + expert) [N], each asked for at a number [N]: the number of its last
+        use before that, minus infinity where there is none, and of the first after it, infinity likewise."""
+        span = (
+            len(self._needs) and float(self._numbers[-1]) + 2
+        )  # of one expert's uses, so that one search does
+        keys = self._place[self._order] * span + self._when
+        wanted = places * span + numbers
+        before, after = keys.searchsorted(wanted) - 1, keys.searchsorted(wanted, "right")
+        begins, ends = self._begins[places], self._begins[places + 1]
+        when = np.append(self._when, np.inf)
+        return np.where(before >= begins, when[before], -np.inf), np.where(after < ends, when[after], np.inf)
 
     def accesses(self, forward_pass: int, layer: int) -> slice:
         """Rows of an event's experts, strongest first, among all accesses; an empty one after the trace's

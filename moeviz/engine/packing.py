@@ -166,7 +166,7 @@ def _torchao() -> Any:
     except ImportError:
         raise ModelError(
             "Rounding experts needs the package torchao, which is not installed. Install it: "
-            "pip install -r requirements-rounding.txt"
+            "pip install torchao==0.18.0"
         ) from None
     finally:
         logging.disable(before)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from moeviz.charts.stage.words import policy_name
 from moeviz.core.settings import Settings
 from moeviz.lessons import drawing
 from moeviz.lessons.lab import CHANGING, Lab, ratio_between
 from moeviz.lessons.lesson import Answer, Choice, Picture, Said, Shown, Try, lesson
 from moeviz.numbers.curves import curve
-from moeviz.words import SAME, percent
+from moeviz.words import SAME, percent, policy_name
 
 POLICIES = ("lru", "lfu", "belady")
 LRU, LFU, BELADY = (policy_name(name) for name in POLICIES)

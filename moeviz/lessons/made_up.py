@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from moeviz.charts.stage.words import policy_name
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
 from moeviz.core.synthetic import synthetic
@@ -15,7 +14,7 @@ from moeviz.lessons import drawing
 from moeviz.lessons.lab import Lab
 from moeviz.lessons.lesson import Answer, Choice, Picture, Said, Shown, Try, lesson
 from moeviz.numbers import routing
-from moeviz.words import percent, points
+from moeviz.words import percent, points, policy_name
 
 TOKENS, LAYERS, EXPERTS, K, SLOTS = 240, 4, 16, 2, 6
 PACES = (0, 60, 30)  # tokens after which the subject changes; 0: never

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from moeviz.charts.stage.words import policy_name
 from moeviz.core.settings import Settings
 from moeviz.lessons import drawing
 from moeviz.lessons.lab import Lab
 from moeviz.lessons.lesson import Answer, Choice, Picture, Said, Shown, Try, lesson
-from moeviz.words import percent, points
+from moeviz.words import percent, points, policy_name
 
 TRACE = "python-long"
 SLOTS = 4
@@ -60,6 +59,7 @@ def _lead(lab: Lab, lru: Settings, lfu: Settings) -> float:
             "trace": f"sample: {TRACE}",
             "a": f"policy=lru,slots={SLOTS}",
             "b": f"policy=lfu-resident,slots={SLOTS}",
+            "rule_both": OTHER_RULE,
         },
     ),
 )

@@ -11,10 +11,10 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from moeviz.charts.stage.words import policy_name
 from moeviz.lessons import game
 from moeviz.lessons.lab import Lab
 from moeviz.lessons.lesson import Answer, Choice, Lesson, Picture
+from moeviz.words import policy_name
 
 CLASS_MINUTES = 45
 PLAN = (0, 1, 2, 3, 5, 6)  # lessons that fit into one class; the others are for the next one

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from moeviz.charts.stage.words import policy_name
 from moeviz.core.settings import Settings
 from moeviz.lessons import drawing
 from moeviz.lessons.lab import Lab
 from moeviz.lessons.lesson import Answer, Guess, Picture, Said, Shown, Try, lesson
 from moeviz.numbers.curves import Curve, curve, knee
-from moeviz.words import memory, percent, points
+from moeviz.words import memory, percent, points, policy_name
 
 POLICIES = ("lru", "lfu", "belady")
 LRU, BELADY = policy_name("lru"), policy_name("belady")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from moeviz.charts.stage.words import policy_name
 from moeviz.core.settings import Settings
 from moeviz.lessons import drawing
 from moeviz.lessons.lab import Lab, ratio_between
 from moeviz.lessons.lesson import Answer, Choice, Picture, Said, Shown, Try, lesson
 from moeviz.numbers.subject import Change, subject_changes
-from moeviz.words import percent, points
+from moeviz.words import percent, points, policy_name
 
 SLOTS = 4
 AFTER = 24  # tokens after the change at which the cursor stands

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from moeviz.charts.stage.words import policy_name
 from moeviz.core.settings import Settings
 from moeviz.lessons import drawing
 from moeviz.lessons.game import POLICIES
 from moeviz.lessons.lab import CHANGING, Lab
 from moeviz.lessons.lesson import Answer, Guess, Picture, Said, Shown, Try, lesson
 from moeviz.numbers.explain import Explainer
-from moeviz.words import percent
+from moeviz.words import percent, policy_name
 
 SLOTS = 5
 LRU, BELADY = policy_name("lru"), policy_name("belady")

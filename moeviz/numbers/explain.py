@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,11 @@ from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.numbers import metrics
 
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+STATUS = ("leaves", "could leave", "needed now", "held by a guess")
+NEVER = -1
+
 
 @dataclass(frozen=True, slots=True)
 class Resident:
@@ -30,7 +37,7 @@ class Resident:
     layer: int
     expert: int
     score: float
-    status: str  # leaves, could leave, needed now, held by a guess
+    status: str  # of STATUS
     last_use: int | None  # forward passes ago
     next_use: int | None  # in forward passes; None: never again
 
@@ -39,22 +46,45 @@ class Resident:
 class Eviction:
     """One victim and why."""
 
-    load: int  # index of the load that took its slot
+    load: int  # index of the load that it made room for
     layer: int
     expert: int
     for_layer: int  # who came
     for_expert: int
     speculative: bool
     residents: tuple[Resident, ...]  # of the pool, the first to leave first
-    belady: tuple[int, int]  # (layer, expert) that the bound would have dropped
-    regret: (
-        int | None
-    )  # forward passes by which the victim comes back before belady's would; 0 none; None: would never have
+    belady: tuple[int, int]  # (layer, expert) that belady would have dropped
+    regret: int | None  # forward passes by which belady's comes back later, 0: none; None: it never does
     sentence: str
 
     @property
     def regretted(self) -> bool:
-        return self.regret is None or self.regret > 0
+        """Whether another that could leave is needed later, or never again."""
+        return self.belady != (self.layer, self.expert)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Every eviction of a run as columns: N evictions in the order of their loads, and R residents, those of
+    one eviction together, the first to leave first. A cell is layer x experts + expert."""
+
+    load: Ints  # [N] number of the load that it made room for
+    first: Ints  # [N + 1] the victim's row among the residents, and then the number of residents
+    alone: NDArray[np.bool_]  # [N] nobody else could leave
+    tied: NDArray[np.bool_]  # [N] another that could leave had the same score
+    belady: Ints  # [N] cell that belady would have dropped
+    regret: Ints  # [N] as Eviction.regret; NEVER: belady's is never needed again
+    cell: Ints  # [R]
+    score: Floats  # [R]
+    status: Ints  # [R] number into STATUS
+    last_use: Ints  # [R] forward passes ago; NEVER: not before
+    next_use: Ints  # [R] in forward passes; NEVER: not again
+
+    @property
+    def regretted(self) -> NDArray[np.bool_]:
+        """As Eviction.regretted. [N]"""
+        found: NDArray[np.bool_] = self.belady != self.cell[self.first[:-1]]
+        return found
 
 
 class Explainer:
@@ -64,8 +94,53 @@ class Explainer:
         self._choices: list[Choice] = []
         self.trace, self.settings = served(trace, settings), settings
         self.run = replay(trace, settings, find, self._choices)
-        self._future = Future(self.trace, settings.one_by_one)
-        self._by_load = {choice.load: choice for choice in self._choices}
+        self._reasons: dict[tuple[float, int, bool, bool], str] = {}
+
+    @cached_property
+    def chosen(self) -> Chosen:
+        """How every victim was chosen."""
+        choices, run = self._choices, self.run
+        experts = run.experts
+        counts = np.array([len(choice.scores) for choice in choices], np.int64)
+        first = np.concatenate([[0], np.cumsum(counts)])
+        keys = np.fromiter(chain.from_iterable(chain.from_iterable(one.scores for one in choices)), np.int64)
+        cell = keys[0::2] * experts + keys[1::2]
+        score = np.fromiter(chain.from_iterable(one.scores.values() for one in choices), np.float64)
+        stays = [
+            2 if key in one.pinned else 3 if key in one.held else 1 for one in choices for key in one.scores
+        ]
+        status = np.array(stays, np.int64)
+        of = np.repeat(np.arange(len(choices)), counts)
+        victims = np.array([one.victim for one in choices], np.int64).reshape(-1, 2) @ [experts, 1]
+        status[cell == victims[of]] = 0  # demand evicts a guess when nothing else is left
+
+        load = np.array([one.load for one in choices], np.int64)
+        future = Future(self.trace, self.settings.one_by_one)
+        moment = self._moments(load, future)
+        last, following = future.around(cell, moment[of])
+        could = np.flatnonzero(status < 2)
+        by_need = could[np.lexsort((status[could], -following[could], of[could]))]
+        best = by_need[np.searchsorted(of[by_need], np.arange(len(choices)))]
+        order = np.lexsort((cell, score, np.maximum(status, 1) > 1, status > 0, of))
+        mine, theirs = following[order][first[:-1]], following[best]
+        lowest = score[order][first[:-1]]
+        same = np.bincount(of[could], score[could] == lowest[of[could]], len(choices))
+        now = moment.astype(np.int64) // run.layers
+        with np.errstate(invalid="ignore"):
+            sooner = np.where(theirs > mine, theirs - mine, 0.0)
+        return Chosen(
+            load,
+            first,
+            np.bincount(of[could], minlength=len(choices)) == 1,
+            same > 1,
+            cell[best],
+            _passes(sooner, run.layers),
+            cell[order],
+            score[order],
+            status[order],
+            np.where(last >= 0, now[of] - _passes(last, run.layers), NEVER)[order],
+            np.where(np.isfinite(following), _passes(following, run.layers) - now[of], NEVER)[order],
+        )
 
     def evictions(self, step: int, layer: int) -> list[Eviction]:
         """Who left at the event of a layer in a forward pass, in order; guesses made there included. None
@@ -73,8 +148,8 @@ class Explainer:
         event = self.run.event(step, layer)
         if event is None:
             return []
-        first, last = np.searchsorted(self.run.loads.event, [event, event + 1])
-        return [self._explained(self._by_load[load]) for load in range(first, last) if load in self._by_load]
+        loads = np.searchsorted(self.run.loads.event, [event, event + 1])
+        return [self._explained(n) for n in range(*np.searchsorted(self.chosen.load, loads).tolist())]
 
     def next_event(self, kind: str, step: int, layer: int) -> tuple[int, int] | None:
         """(step, layer) of the first event after this one with a miss, an eviction, a collision, or a
@@ -85,7 +160,23 @@ class Explainer:
         after = np.flatnonzero((passes > step) | ((passes == step) & (layers > layer)))
         return (int(passes[after[0]]), int(layers[after[0]])) if after.size else None
 
-    def _events(self, kind: str) -> NDArray[np.int64]:
+    def reason(self, number: int) -> str:
+        """Why the victim of an eviction left, as its policy puts it."""
+        chosen = self.chosen
+        row = chosen.first[number]
+        if (why := self._choices[number].why) and not chosen.alone[number]:
+            return why
+        key = (
+            float(chosen.score[row]),
+            int(chosen.last_use[row]),
+            bool(chosen.alone[number]),
+            bool(chosen.tied[number]),
+        )
+        if key not in self._reasons:
+            self._reasons[key] = self._reason(*key)
+        return self._reasons[key]
+
+    def _events(self, kind: str) -> Ints:
         """Rows of the events of a kind, ascending."""
         run = self.run
         match kind:
@@ -96,78 +187,48 @@ class Explainer:
             case "collision":
                 found = run.accesses.event[metrics.miss_kind_of_access(run) == 3]
             case _:
-                found = run.loads.event[[choice.load for choice in self._choices if self._regrets(choice)]]
+                found = run.loads.event[self.chosen.load[self.chosen.regretted]]
         return np.unique(found).astype(np.int64)
 
-    def _moment(self, choice: Choice) -> float:
-        """Number, as the future counts, of the event at which a victim was chosen."""
-        run, event = self.run, self.run.loads.event[choice.load]
-        step, layer = int(run.events.forward_pass[event]), int(run.events.layer[event])
-        if self.settings.one_by_one and not run.loads.speculative[choice.load]:
-            return self._future.number(step, layer, int(run.loads.expert[choice.load]))
-        return step * run.layers + layer
+    def _moments(self, load: Ints, future: Future) -> Floats:
+        """Numbers, as the future counts, of the events at which victims of these loads were chosen."""
+        run = self.run
+        event = run.loads.event[load]
+        step, layer = run.events.forward_pass[event].astype(np.int64), run.events.layer[event]
+        found: Floats = (step * run.layers + layer).astype(np.float64)
+        if self.settings.one_by_one:
+            for n in np.flatnonzero(~run.loads.speculative[load]):
+                found[n] = future.number(int(step[n]), int(layer[n]), int(run.loads.expert[load[n]]))
+        return found
 
-    def _regrets(self, choice: Choice) -> bool:
-        event = self._moment(choice)
-        victim = self._future.next_use(*choice.victim, event)
-        return any(self._future.next_use(*key, event) > victim for key in self._could_leave(choice))
-
-    def _could_leave(self, choice: Choice) -> list[tuple[int, int]]:
-        could = [key for key in choice.scores if key not in choice.pinned and key not in choice.held]
-        return (
-            could if choice.victim in could else [*could, choice.victim]
-        )  # demand evicts a guess when nothing else is left
-
-    def _explained(self, choice: Choice) -> Eviction:
-        layers, loads = self.run.layers, self.run.loads
-        event = self._moment(choice)
-        now = int(event) // layers
-        victim = choice.victim
-        could = self._could_leave(choice)
-
-        def passes_to(when: float) -> int | None:
-            return None if math.isinf(when) else int(when) // layers - now
-
-        residents = []
-        for key, score in sorted(
-            choice.scores.items(),
-            key=lambda item: (item[0] != victim, item[0] not in could, item[1], item[0]),
-        ):
-            status = (
-                "could leave" if key in could else "needed now" if key in choice.pinned else "held by a guess"
+    def _explained(self, number: int) -> Eviction:
+        chosen, loads, experts = self.chosen, self.run.loads, self.run.experts
+        load = int(chosen.load[number])
+        rows = slice(int(chosen.first[number]), int(chosen.first[number + 1]))
+        residents = tuple(
+            Resident(cell // experts, cell % experts, score, STATUS[status], _known(last), _known(following))
+            for cell, score, status, last, following in zip(
+                chosen.cell[rows].tolist(),
+                chosen.score[rows].tolist(),
+                chosen.status[rows].tolist(),
+                chosen.last_use[rows].tolist(),
+                chosen.next_use[rows].tolist(),
+                strict=True,
             )
-            residents.append(
-                Resident(
-                    *key,
-                    score,
-                    "leaves" if key == victim else status,
-                    self._ago(key, event),
-                    passes_to(self._future.next_use(*key, event)),
-                )
-            )
-        best = max(could, key=lambda key: (self._future.next_use(key[0], key[1], event), key == victim))
-        mine, theirs = self._future.next_use(*victim, event), self._future.next_use(*best, event)
-        regret: int | None = 0
-        if theirs > mine:
-            regret = None if math.isinf(theirs) else int(theirs - mine) // layers
-        return Eviction(
-            choice.load,
-            *victim,
-            int(loads.layer[choice.load]),
-            int(loads.expert[choice.load]),
-            bool(loads.speculative[choice.load]),
-            tuple(residents),
-            best,
-            regret,
-            self._sentence(choice, event, could, best, passes_to(mine)),
         )
-
-    def _ago(self, key: tuple[int, int], event: float) -> int | None:
-        """Forward passes since the last use; None where there was none."""
-        uses = self._future.uses(*key)
-        at = int(np.searchsorted(uses, event))
-        layers = self.run.layers
-        return int(event) // layers - int(uses[at - 1]) // layers if at else None
+        victim, belady = residents[0], divmod(int(chosen.belady[number]), experts)
+        return Eviction(
+            load,
+            victim.layer,
+            victim.expert,
+            int(loads.layer[load]),
+            int(loads.expert[load]),
+            bool(loads.speculative[load]),
+            residents,
+            belady,
+            _known(int(chosen.regret[number])),
+            self._sentence(number, victim, belady),
+        )
 
     def _tokens(self, count: int) -> str:
         """Forward passes in words: of one token each, but for the rule `batch`."""
@@ -175,27 +236,21 @@ class Explainer:
             return f"{count} pass{'es' if count > 1 else ''}"
         return f"{count} token{'s' if count > 1 else ''}"
 
-    def _sentence(
-        self,
-        choice: Choice,
-        event: float,
-        could: list[tuple[int, int]],
-        best: tuple[int, int],
-        back: int | None,
-    ) -> str:
-        layer, expert = choice.victim
-        score = choice.scores[choice.victim]
-        shared = self.settings.scope == "model"
-        name = f"expert {expert}" + (f" of layer {layer}" if shared else "")
-        ago = self._ago(choice.victim, event)
-        words = "never" if ago is None else "in this pass" if ago == 0 else f"{self._tokens(ago)} ago"
+    def _reason(self, score: float, last_use: int, alone: bool, tied: bool) -> str:
+        if alone:
+            return "nothing else could leave"
+        words = {NEVER: "never", 0: "in this pass"}.get(last_use) or f"{self._tokens(last_use)} ago"
         times = {1: "once", 2: "twice"}.get(int(score), f"{score:.0f} times") if math.isfinite(score) else ""
         policy = POLICIES[self.settings.policy]
         says = policy.says.format(score=score, ago=words, times=times)
-        if len(could) == 1:
-            says = "nothing else could leave"
-        elif not policy.distinct and sum(choice.scores[key] == score for key in could) > 1:
+        if tied and not policy.distinct:
             says += ", and of those that tie the least recently used"
+        return says
+
+    def _sentence(self, number: int, victim: Resident, belady: tuple[int, int]) -> str:
+        shared = self.settings.scope == "model"
+        name = f"Expert {victim.expert}" + (f" of layer {victim.layer}" if shared else "")
+        back = victim.next_use
         again = (
             "never needed again"
             if back is None
@@ -203,9 +258,19 @@ class Explainer:
             if back == 0
             else f"next needed {self._tokens(back)} later"
         )
-        text = f"{name[0].upper()}{name[1:]} left: {says}; {again}"
-        if best != choice.victim:
-            text += f". Belady would have dropped expert {best[1]}" + (
-                f" of layer {best[0]}" if shared else ""
+        text = f"{name} left: {self.reason(number)}; {again}"
+        if belady != (victim.layer, victim.expert):
+            text += f". Belady would have dropped expert {belady[1]}" + (
+                f" of layer {belady[0]}" if shared else ""
             )
         return text + "."
+
+
+def _passes(numbers: Floats, layers: int) -> Ints:
+    """The forward passes of events' numbers; NEVER where they are not finite."""
+    known = np.isfinite(numbers)
+    return np.where(known, np.where(known, numbers, 0).astype(np.int64) // layers, NEVER)
+
+
+def _known(passes: int) -> int | None:
+    return None if passes == NEVER else passes

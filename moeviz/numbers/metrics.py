@@ -80,15 +80,10 @@ def miss_kind_of_access(run: Run) -> NDArray[np.uint8]:
     evicted: dict[tuple[int, int], int] = {}  # (layer, expert) -> load that evicted it last
     load_pass = run.events.forward_pass[run.loads.event].tolist()
     wasted = (run.loads.speculative & ~run.loads.used).tolist()
-    loads = list(
-        zip(
-            run.loads.layer.tolist(),
-            run.loads.expert.tolist(),
-            run.loads.victim_layer.tolist(),
-            run.loads.victim_expert.tolist(),
-            strict=True,
-        )
-    )
+    loads = list(zip(run.loads.layer.tolist(), run.loads.expert.tolist(), strict=True))
+    gone = run.departures
+    left = [(layer, expert) for _, layer, expert in gone.rows()]
+    left_at = np.searchsorted(gone.load, np.arange(len(loads) + 1)).tolist()
     load_at = np.searchsorted(run.loads.event, np.arange(len(run.events.forward_pass) + 1)).tolist()
     access_at = np.searchsorted(run.accesses.event, np.arange(len(run.events.forward_pass) + 1)).tolist()
     expert, outcome = run.accesses.expert.tolist(), run.accesses.outcome.tolist()
@@ -108,10 +103,9 @@ def miss_kind_of_access(run: Run) -> NDArray[np.uint8]:
             else:
                 kinds[access] = 2
         for load in range(load_at[event], load_at[event + 1]):
-            layer_in, expert_in, layer_out, expert_out = loads[load]
-            loaded.add((layer_in, expert_in))
-            if expert_out >= 0:
-                evicted[layer_out, expert_out] = load
+            loaded.add(loads[load])
+            for key in left[left_at[load] : left_at[load + 1]]:
+                evicted[key] = load
     return kinds
 
 
@@ -193,8 +187,8 @@ def residents_before(run: Run) -> NDArray[np.int64]:
         return np.zeros(len(run.events.forward_pass), np.int64)
     change = np.zeros((len(run.events.forward_pass) + 1, run.layers), np.int64)  # by the loads of each event
     np.add.at(change, (run.loads.event + 1, run.loads.layer), 1)
-    out = run.loads.victim_layer >= 0
-    np.add.at(change, (run.loads.event[out] + 1, run.loads.victim_layer[out]), -1)
+    gone = run.departures
+    np.add.at(change, (run.loads.event[gone.load] + 1, gone.layer), -1)
     change[0] += np.bincount(run.start.layer, minlength=run.layers)
     return np.asarray(change.cumsum(0)[np.arange(len(run.events.forward_pass)), run.events.layer])
 
@@ -369,7 +363,7 @@ def summary(run: Run) -> Summary:
         whole=counts(run),
         prefill=counts(run, PREFILL),
         decode=counts(run, DECODE),
-        evictions=int((run.loads.victim_expert >= 0).sum()),
+        evictions=len(run.departures.load),
         moved=moved,
         bytes_per_token=moved.total / max(int(run.passes.tokens.sum()), 1),
         fast_tier_bytes=run.fast_tier_bytes,

@@ -19,21 +19,15 @@ from numpy.typing import NDArray
 from moeviz.charts.stage.packing import packed, pairs_of_bits
 from moeviz.charts.stage.stories import stories_of
 from moeviz.charts.stage.times import times_of
-from moeviz.charts.stage.words import (
-    KEYS,
-    LEGEND,
-    PHRASES,
-    memory_held,
-    prefetch_name,
-    setting_name,
-    setting_names,
-)
+from moeviz.charts.stage.words import KEYS, LEGEND, PHRASES
 from moeviz.core.run import HIT, LATE, MISS, Run
+from moeviz.core.settings import DEFAULTS
 from moeviz.core.trace import Trace
 from moeviz.errors import StageError
 from moeviz.numbers import routing
 from moeviz.numbers.explain import Explainer
 from moeviz.numbers.subject import Change, known_domains, subject_changes
+from moeviz.words import memory_held, prefetch_name, setting_name, setting_names
 
 VERSION = 1
 MAX_ACCESSES = 6_000_000  # of the trace; each is a byte or two for the browser to fetch and to keep
@@ -118,7 +112,12 @@ def stage_payload(
         "runs": given,
         "bound": None
         if bound is None
-        else {"hits": packed(_hits(bound)), "name": setting_name(bound.settings)},
+        else {
+            "hits": packed(_hits(bound)),
+            "name": setting_name(bound.settings),
+            "holds": not bound.room.bytes,  # where sizes differ, belady is no bound
+            "rule": "" if bound.settings.rule == DEFAULTS["rule"] else bound.settings.rule,
+        },
         "domains": _domains(trace),
         "changes": [
             {"pass": int(pass_of[one.token]), "before": one.before, "after": one.after} for one in changes
@@ -175,7 +174,7 @@ def run_part(run: Run, measured: Sequence[Run] = (), explainer: Explainer | None
         "name": setting_name(settings),
         "label": settings.label,
         "policy": settings.policy,
-        "slots": settings.slots,
+        "slots": run.room.slots if settings.budget else settings.slots,
         "scope": settings.scope,
         "prefetch": settings.prefetch,
         "prefetchName": prefetch_name(settings.prefetch),
@@ -192,10 +191,17 @@ def run_part(run: Run, measured: Sequence[Run] = (), explainer: Explainer | None
             "guess": packed(loads.speculative + 2 * loads.used.astype(np.uint8))
             if loads.speculative.any()
             else None,
+            "leavers": {
+                "load": packed(run.leavers.load),
+                "cell": packed(run.leavers.layer.astype(np.int64) * run.experts + run.leavers.expert),
+            }
+            if len(run.leavers.load)
+            else None,
         },
         "start": {"layer": packed(run.start.layer), "expert": packed(run.start.expert)},
         "times": times_of(run, measured),
         "story": None if explainer is None else stories_of(explainer),
+        "soon": False,  # whether a host brings story and times later
     }
 
 

@@ -7,7 +7,6 @@ The words, scores and regrets are those of `moeviz.numbers.explain`; nothing is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,60 +14,45 @@ from numpy.typing import NDArray
 
 from moeviz.charts.stage.packing import packed
 from moeviz.core.policies import POLICIES
-from moeviz.numbers.explain import Eviction, Explainer, Resident
+from moeviz.core.run import Run
+from moeviz.numbers.explain import NEVER, Chosen, Explainer
 
 MAX_RESIDENTS = 150_000  # of all evictions together; beyond that the page would grow past what a mail carries
 SHOWN = 8  # residents told of one eviction: who leaves, the bound's choice, and those who would leave next
-STATUS = {
-    name: number for number, name in enumerate(("leaves", "could leave", "needed now", "held by a guess"))
-}
-NEVER = -1  # regret: the bound's choice is never needed again
 
 
 def stories_of(explainer: Explainer) -> dict[str, Any] | None:
     """Every eviction of a run. None where there are too many to carry.
 
-    Per eviction: `load` the load that took the slot, `why` a number into `words`, `belady` the cell (layer x
-    E + expert) that the bound would have dropped, `regret` in forward passes (0 none, -1: the bound's choice
-    is never needed again); then `counts` residents, each with its cell, status, a number into `words` for its
-    score (0: the policy has no words for a single one), and a length for its score's bar.
+    Per eviction: `load` the load that it made room for, `why` a number into `words`, `belady` the cell
+    (layer x E + expert) that belady would have dropped, `regret` in forward passes (0: within one, -1: that
+    one is never needed again); then `counts` residents, each with its cell, status, a number into `words`
+    for its score (0: the policy has no words for a single one), and a length for its score's bar.
     """
     run = explainer.run
-    evictions = int((run.loads.victim_expert >= 0).sum())
-    if run.settings.baseline or evictions * min(run.settings.slots, SHOWN) > MAX_RESIDENTS:
+    if run.settings.baseline or not tellable(run):
         return None
+    chosen = explainer.chosen
     words = _Words(POLICIES[run.settings.policy].says.rpartition(",")[0])
-    rows: list[tuple[int, int, int, int, int]] = []
-    there: list[tuple[int, int, int]] = []
-    scores: list[float] = []
-    for eviction in _evictions(explainer):
-        shown = _shown(eviction)
-        for one in shown:
-            there.append((one.layer * run.experts + one.expert, STATUS[one.status], words.of_score(one)))
-            scores.append(one.score)
-        regret = NEVER if eviction.regret is None else eviction.regret
-        belady = eviction.belady[0] * run.experts + eviction.belady[1]
-        rows.append((eviction.load, words.number(_reason(eviction.sentence)), belady, regret, len(shown)))
-    table = np.array(rows, np.int64).reshape(-1, 5)
-    columns = np.array(there, np.int64).reshape(-1, 3)
-    lengths = _lengths(np.array(scores, np.float64), table[:, 4])
+    rows, counts = _shown(chosen)
+    score = chosen.score[rows]
     return {
-        **{
-            name: packed(table[:, at])
-            for at, name in enumerate(("load", "why", "belady", "regret", "counts"))
-        },
-        **{name: packed(columns[:, at]) for at, name in enumerate(("cell", "status", "says"))},
-        "share": packed(np.rint(lengths * 255).astype(np.int64)),
+        "load": packed(chosen.load),
+        "why": packed(np.array([words.number(explainer.reason(n)) for n in range(len(counts))], np.int64)),
+        "belady": packed(chosen.belady),
+        "regret": packed(chosen.regret),
+        "counts": packed(counts),
+        "cell": packed(chosen.cell[rows]),
+        "status": packed(chosen.status[rows]),
+        "says": packed(words.of_scores(score, chosen.last_use[rows])),
+        "share": packed(np.rint(_lengths(score, counts) * 255).astype(np.int64)),
         "words": words.table,
     }
 
 
-def _evictions(explainer: Explainer) -> Iterator[Eviction]:
-    run = explainer.run
-    events = np.unique(run.loads.event[run.loads.victim_expert >= 0])
-    steps, layers = run.events.forward_pass[events].tolist(), run.events.layer[events].tolist()
-    for step, layer in zip(steps, layers, strict=True):
-        yield from explainer.evictions(step, layer)
+def tellable(run: Run) -> bool:
+    """Whether the evictions of a run are few enough to carry."""
+    return len(run.departures.load) * min(run.room.slots, SHOWN) <= MAX_RESIDENTS
 
 
 def _lengths(scores: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -86,20 +70,18 @@ def _lengths(scores: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[
     return np.where(known, found, 0.0)
 
 
-def _shown(eviction: Eviction) -> list[Resident]:
-    """At most SHOWN residents, the first to leave first, the bound's choice among them."""
-    listed = list(eviction.residents)
-    if len(listed) <= SHOWN:
-        return listed
-    first = listed[:SHOWN]
-    if all((one.layer, one.expert) != eviction.belady for one in first):
-        first[-1] = next(one for one in listed if (one.layer, one.expert) == eviction.belady)
-    return first
-
-
-def _reason(sentence: str) -> str:
-    """Of "Expert 4 left: used twice so far, ...; next needed 3 tokens later." the part between."""
-    return sentence.partition(" left: ")[2].partition(";")[0]
+def _shown(chosen: Chosen) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of at most SHOWN residents of each eviction, the first to leave first, the bound's choice among
+    them; and how many they are.
+    """
+    first, counts = chosen.first[:-1], np.diff(chosen.first)
+    rank = np.arange(len(chosen.cell)) - np.repeat(first, counts)
+    bound = chosen.cell == np.repeat(chosen.belady, counts)
+    far = (
+        np.repeat(np.bincount(np.repeat(np.arange(len(first)), counts), bound & (rank >= SHOWN)), counts) > 0
+    )
+    keep = (rank < SHOWN) & ~(far & (rank == SHOWN - 1)) | (bound & far)
+    return np.flatnonzero(keep), np.minimum(counts, SHOWN)
 
 
 class _Words:
@@ -109,7 +91,6 @@ class _Words:
         self.table = [""]
         self._numbers = {"": 0}
         self._measure = measure  # the policy's words for one expert's score
-        self._told: dict[tuple[float, int | None], int] = {}
 
     def number(self, text: str) -> int:
         if text not in self._numbers:
@@ -117,17 +98,21 @@ class _Words:
             self.table.append(text)
         return self._numbers[text]
 
-    def of_score(self, one: Resident) -> int:
-        """Of a resident's score by itself: "used 52 times so far"."""
-        if not self._measure:
-            return 0
-        key = one.score, one.last_use
-        if key not in self._told:
-            self._told[key] = self.number(self._in_words(*key))
-        return self._told[key]
+    def of_scores(self, scores: NDArray[np.float64], last_use: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of residents' scores by themselves: "used 52 times so far"."""
+        told = self._measure
+        if "{" not in told:  # it is about the victim alone
+            return np.zeros(len(scores), np.int64)
+        by_score = "{score" in told or "{times}" in told
+        read = np.where([[by_score], ["{ago}" in told]], [scores, last_use], 0.0)
+        each, places = np.unique(read, axis=1, return_inverse=True)
+        numbers = [self.number(self._in_words(*one)) for one in each.T.tolist()]
+        return np.array(numbers, np.int64)[places.reshape(-1)]
 
-    def _in_words(self, score: float, passes: int | None) -> str:
-        ago = "in this pass" if passes == 0 else f"{passes} token{'s' if passes != 1 else ''} ago"
+    def _in_words(self, score: float, last_use: float) -> str:
+        ago = {NEVER: "never", 0: "in this pass", 1: "1 token ago"}.get(
+            int(last_use), f"{last_use:.0f} tokens ago"
+        )
         many = f"{score:.0f} times" if math.isfinite(score) else "never"
         times = {1.0: "once", 2.0: "twice"}.get(score, many)
-        return self._measure.format(score=score, ago="never" if passes is None else ago, times=times)
+        return self._measure.format(score=score, ago=ago, times=times)

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from moeviz.charts.stage.packing import packed
-from moeviz.charts.stage.words import setting_name
 from moeviz.core.run import Run
 from moeviz.numbers.cost import Segment, fit, measured_lanes, modelled_passes
+from moeviz.words import setting_name
 
 MAX_EVENTS = 24_000  # with more, walking through every pass takes longer than a visitor should wait
 _STEPS = 65_535  # a segment's ends are kept as shares of its pass

@@ -1,33 +1,13 @@
-"""The stage's sentences. The browser fills in names and numbers; of its own it has the names of its buttons.
+"""The sentences that the browser says on the stage, with {names} for it to fill in; of its own it has the
+names of its buttons.
 
-`{...}` are filled by the browser. Sentences about why an expert left come from the policy's own words
-(moeviz.numbers.explain).
+What settings, boards and results are called is in `moeviz.words`; why an expert left is told in the policy's
+own words (`moeviz.numbers.explain`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from moeviz.core.settings import Settings
-from moeviz.words import memory
-
-POLICY_NAMES = {
-    "lru": "LRU",
-    "lru-2": "LRU-2",
-    "lfu": "LFU (counts kept)",
-    "lfu-resident": "LFU (counts lost)",
-    "lfu-aged": "LFU (aged)",
-    "lfuda": "LFUDA",
-    "weighted-lfu": "LFU (weighted)",
-    "lfru": "LFRU",
-    "fifo": "FIFO",
-    "random": "random",
-    "score-ema": "router weight",
-    "least-stale": "least stale",
-    "layer-distance": "layer distance",
-    "static": "static",
-    "belady": "Belady",
-}
+from moeviz.words import SIGNS
 
 PHRASES = {
     # what happened to the selected expert
@@ -46,6 +26,7 @@ PHRASES = {
     "kept nothing": "Nothing is kept between events here: each needed expert is copied every time.",
     "left for it": "Expert {victim} left for it: {why}.",
     "left for guess": "Expert {victim} left for it, for a guess: {why}.",
+    "left too": "Experts differ in size, so these left for it too: {others}.",
     "victim is": "It leaves here for expert {newcomer}: {why}.",
     "free slot": "It took a free slot; nobody left.",
     "last use": "last needed {when}",
@@ -59,6 +40,7 @@ PHRASES = {
     "regret": "Expert {victim} comes back {count} sooner: a regretted choice.",
     "regret same": "Expert {victim} comes back within the same token: a regretted choice.",
     "regret never": "Expert {expert} is never needed again, expert {victim} is: a regretted choice.",
+    "soon": "Why it left is being computed.",
     "untold": "This trace has too many evictions to tell each one's scores.",
     "other there": "Under {name} it was there.",
     "other late": "Under {name} it was on the way.",
@@ -109,9 +91,12 @@ PHRASES = {
     "density": "the whole text: darker where more was missing",
     "part": "tokens {a} to {b} of {n}",
     "last": "hits, last {n} tokens",
+    "last written": "hits, last {n} tokens after the prompt",
     "so far": "thin: so far",
+    "so far with it": "thin: so far with the prompt, as above",
     "bound": "Belady, the bound",
     "bound without": "Belady without pre-fetch",
+    "no bound": "Belady, here no bound",
     "prompt": "prompt",
     # sizes
     "pooled": "{n} a cell, the worst of them; + zooms, drag moves.",
@@ -135,49 +120,4 @@ KEYS = [
     ["p", "presenter mode"],
 ]
 
-LEGEND = {
-    "resident": "there",
-    "hit": "needed, there",
-    "late": "needed, on the way",
-    "miss": "needed, not there",
-    "prefetched": "fetched ahead",
-    "differs": "the boards differ",
-}
-
-
-def policy_name(name: str) -> str:
-    """What a policy is called on the stage; of a user's own file the part after the colon."""
-    return POLICY_NAMES.get(name, name.rpartition(":")[2])
-
-
-def setting_name(settings: Settings) -> str:
-    """The name of a board: its policy's, or the baseline's."""
-    return settings.baseline or policy_name(settings.policy)
-
-
-def setting_names(settings: Sequence[Settings]) -> list[str]:
-    """Names of boards, told apart by slots and pre-fetch where their policies are the same."""
-    names = [setting_name(one) for one in settings]
-    found = []
-    for name, one in zip(names, settings, strict=True):
-        same = [other for other, its in zip(settings, names, strict=True) if its == name and not one.baseline]
-        extra = []
-        if len({other.slots for other in same}) > 1:
-            extra.append(f"{one.slots} slots")
-        if len({other.prefetch for other in same}) > 1:
-            extra.append("no pre-fetch" if one.prefetch == "none" else one.prefetch)
-        told = name.removesuffix(")") + (", " if name.endswith(")") else " (") + ", ".join(extra) + ")"
-        found.append(told if extra else name)
-    return found
-
-
-def prefetch_name(name: str) -> str:
-    """What a predictor is called in the board's menu."""
-    return "no pre-fetch" if name == "none" else f"pre-fetch: {name.rpartition(':')[2]}"
-
-
-def memory_held(held: int, whole: int, settings: Settings) -> str:
-    """What the slots take, of what all experts would; the slots alone where sizes are not known."""
-    if whole:
-        return f"holds {memory(held)} of {memory(whole)}"
-    return f"{settings.slots} slots {'in all' if settings.scope == 'model' else 'a layer'}"
+LEGEND = SIGNS | {"differs": "the boards differ"}

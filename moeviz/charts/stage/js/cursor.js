@@ -19,8 +19,10 @@ class Cursor {
     this.stop()
     this.pass = clamp(wish.step ?? this.pass, 0, this.model.passes - 1)
     this.layer = null
-    if (wish.layer !== undefined && wish.expert !== undefined) {
-      this.selected = { board: wish.board ?? 0, layer: wish.layer, expert: wish.expert, kept: true }
+    if (wish.layer !== undefined) {
+      const at = { board: wish.board ?? 0, layer: clamp(wish.layer, 0, this.model.layers - 1), kept: true }
+      this.selected = at // of its layer, where no expert was named, the one that is worth telling
+      at.expert = wish.expert ?? this.worthTelling(this.pass * this.model.layers + at.layer)
     }
     this.settle()
     if (wish.play) {

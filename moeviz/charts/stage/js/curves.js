@@ -108,10 +108,12 @@ class Curves {
 
   heading(phrases, size) {
     const { sheet } = this
-    const { passes } = this.stage.model
+    const { passes, promptEnd } = this.stage.model
+    const read = promptEnd > 0 && promptEnd < passes // the window begins anew after the prompt
     const part =
       passes > SPAN ? ` · ${say(phrases.part, { a: this.first, b: this.last, n: passes - 1 })}` : ""
-    const said = `${say(phrases.last, { n: WINDOW })} · ${phrases["so far"]}${part}`
+    const window = say(phrases[read ? "last written" : "last"], { n: WINDOW })
+    const said = `${window} · ${phrases[read ? "so far with it" : "so far"]}${part}`
     sheet.text(said, this.left, size, { colour: "muted", room: this.plot })
   }
 
@@ -170,9 +172,10 @@ class Curves {
     if (this.bound) {
       const value = this.bound.recent[furthest]
       const guessed = stage.boards.some(({ run }) => run.about.prefetch !== "none")
-      const name = stage.model.payload.phrases[guessed ? "bound without" : "bound"]
+      const { holds, rule } = stage.model.bound
+      const name = stage.model.payload.phrases[!holds ? "no bound" : guessed ? "bound without" : "bound"]
       labels.push({
-        text: `${name} ${percent(value)}`,
+        text: `${name}${rule && ` (${rule})`} ${percent(value)}`,
         at: this.y(Math.max(value, this.floor)),
         colour: "muted",
         x,

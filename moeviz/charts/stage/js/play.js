@@ -14,7 +14,7 @@ class Player extends Cursor {
     if (this.pass >= last) this.pass = 0
     this.layer = null
     this.playing = true
-    this.apart = this.speed === "times"
+    this.apart = this.speed === "times" && this.boards.every((board) => board.run.clock.wall)
     this.phase = 0
     this.time = this.apart ? this.boards.reduce((most, board) => Math.max(most, this.began(board)), 0) : 0
     this.ended = false

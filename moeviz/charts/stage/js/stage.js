@@ -91,6 +91,7 @@ class Stage extends Player {
       this.sizes?.observe(board.canvas)
       this.pair.append(board.root)
     }
+    if (this.apart && !runs.every((run) => run.clock.wall)) this.stop()
     runs.forEach((run, i) => this.boards[i].take(run))
     this.differing = runs.length > 1 ? differences(runs[0], runs[1]) : new Float64Array(0)
     this.root.classList.toggle("single", runs.length < 2)
@@ -168,8 +169,9 @@ class Stage extends Player {
   layout() {
     this.tall = window.innerHeight
     const wide = this.root.clientWidth
-    const kind = wide < 640 ? "phone" : wide < 960 ? "narrow" : "wide"
+    const kind = wide < 640 ? "phone" : wide < 760 ? "narrow" : "wide"
     const classes = this.root.classList
+    classes.toggle("slim", kind === "wide" && wide < 960) // beside a lesson's text
     for (const name of ["phone", "narrow", "wide"]) classes.toggle(name, name === kind)
     classes.toggle("presenter", this.presenter)
     classes.toggle("titled", Boolean(this.model.payload.title || this.model.payload.verdict))
@@ -294,6 +296,7 @@ class Stage extends Player {
     }
     this.pictures++
     this.firstPicture ??= performance.now() // ms since the page was opened
+    this.root.dataset.runs = this.model.payload.id
     this.root.dataset.pass = this.pass
     this.root.dataset.pictures = this.pictures
   }

@@ -174,15 +174,19 @@ class Story {
     if (facts.victim < 0) return [element("p", "", run.about.keeps ? this.phrases["free slot"] : "")]
     const victim = this.expert(facts.victim, facts.layer),
       newcomer = this.expert(facts.newcomer, facts.layer)
-    if (!facts.story) return [element("p", "quiet", this.phrases.untold)]
+    if (!facts.story) return [element("p", "quiet", this.phrases[run.about.soon ? "soon" : "untold"])]
     const { why, belady, regret, there } = facts.story
     const key =
       facts.taken >= 0 && facts.brought < 0 ? "victim is" : facts.guess ? "left for guess" : "left for it"
     const parts = [element("p", "victim", this.say(key, { victim, newcomer, why }))]
+    if (facts.others.length) {
+      const others = facts.others.map((cell) => this.expert(cell, facts.layer)).join(", ")
+      parts.push(element("p", "", this.say("left too", { others })))
+    }
     const values = { victim, expert: this.expert(belady, facts.layer), count: this.tokens(regret) }
-    if (belady === facts.victim || regret === 0) parts.push(element("p", "", this.phrases["belady agrees"]))
+    if (belady === facts.victim) parts.push(element("p", "", this.phrases["belady agrees"]))
     else {
-      const end = regret < 0 ? "regret never" : "regret"
+      const end = regret < 0 ? "regret never" : regret === 0 ? "regret same" : "regret"
       parts.push(element("p", "regret", `${this.say("belady", values)} ${this.say(end, values)}`))
     }
     if (there.length > 1)

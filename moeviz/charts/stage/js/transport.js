@@ -110,7 +110,7 @@ class Transport {
       : "as measured"
     last.title = timed ? "each board at its own speed: the faster runs ahead" : payload.phrases["no times"]
     this.jumps.difference.hidden = stage.boards.length < 2
-    this.jumps.regret.hidden = stage.boards.every((board) => !board.run.story)
+    this.jumps.regret.hidden = stage.boards.every(({ run }) => !run.story && !run.about.soon)
     this.speed.value = stage.speed
   }
 
