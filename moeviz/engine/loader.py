@@ -160,7 +160,7 @@ def load(
         weights = {path: _on_host(model.get_submodule(path)._hf_hook.weights_map) for path in every}
         _bring_shared(model, every, place)
         remove_hook_from_module(model, recurse=True)  # accelerate's would load all experts of a layer
-        model.eval().requires_grad_(False)
+        model.eval()  # and parameters as they come: torch folds a batch by requires_grad, and rounds by it
         own(model)
         reached = _reached(name, model, tokenizer, place)
         paths = {id(module): path for path, module in model.named_modules()}
@@ -290,7 +290,7 @@ def _bring_shared(model: nn.Module, paths: list[str], device: torch.device) -> N
             for key, parameter in list(module.named_parameters(recurse=False)):
                 if parameter.device.type == "meta":
                     value = module._hf_hook.weights_map[key].to(device, parameter.dtype)
-                    module._parameters[key] = nn.Parameter(value, requires_grad=False)
+                    module._parameters[key] = nn.Parameter(value, requires_grad=parameter.requires_grad)
 
 
 def own(model: nn.Module) -> None:
