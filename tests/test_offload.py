@@ -109,7 +109,7 @@ def test_logits_and_tokens_are_those_of_the_resident_model(
     for settings in settings_to_try(model.k, past):
         seen.clear()
         records = list(generate(model, PROMPT, settings, GREEDY, future=future))
-        assert [record.next_id for record in records] == tokens, settings.label
+        assert [record.next_ids[0] for record in records] == tokens, settings.label
         assert all(torch.equal(a, b) for a, b in zip(seen, expected, strict=True)), settings.label
 
 
@@ -293,7 +293,7 @@ def test_a_change_of_subject_is_fed_token_by_token(tiny_model: TinyModel) -> Non
     model = loaded(tiny_model, "mixtral")
     records = list(generate(model, PROMPT, Settings(), Options(12, 0.0, stop_at_end=False, then="abc")))
     script = model.tokenizer("abc")["input_ids"]
-    assert [record.next_id for record in records][6:9] == script
+    assert [record.next_ids[0] for record in records][6:9] == script
     assert [record.token_ids for record in records][7:10] == [[token] for token in script]
 
 

@@ -138,7 +138,13 @@ def model_options(command: F) -> F:
     for option in reversed(
         (
             click.argument("model", required=False, default=""),
-            click.option("--prompt", required=True, help="Text for the model to go on from."),
+            click.option(
+                "--prompt",
+                "prompts",
+                required=True,
+                multiple=True,
+                help="Text for the model to go on from; given several times (up to 16), texts of one batch.",
+            ),
             click.option(
                 "--max-new-tokens",
                 type=click.IntRange(1, MOST_TOKENS),

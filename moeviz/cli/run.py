@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 @json_option
 def run(
     model: str,
-    prompt: str,
+    prompts: tuple[str, ...],
     future: Path | None,
     out: Path | None,
     verify: bool,
@@ -95,17 +95,17 @@ def run(
 
         measure.fitting(loaded, [] if settings.baseline else [settings])
         with Stopping() as stop, measure.logits_seen(loaded) as logits:
-            known = known or measure.look_ahead(loaded, prompt, settings, options, stop)
+            known = known or measure.look_ahead(loaded, prompts, settings, options, stop)
             logits.clear()  # of a run that looked ahead
             records, cut = [], None
             try:
-                for record in generate(loaded, prompt, settings, options, stop, known) if not stop() else ():
+                for record in generate(loaded, prompts, settings, options, stop, known) if not stop() else ():
                     records.append(record)
             except StoreError as error:  # the slow tier failed in the middle
                 cut = error
             if not records:
                 raise cut or KeyboardInterrupt
-        trace, result = measure.to_recording(loaded, records, prompt, settings, options)
+        trace, result = measure.to_recording(loaded, records, prompts, settings, options)
         kept = ""
         if out is not None:
             with writing(out):
@@ -120,7 +120,7 @@ def run(
             settle(trace, result)
         lossless, why, difference = None, "", ""
         if compute == "grouped":
-            difference = measure.grouped_difference(loaded, prompt, settings, options)
+            difference = measure.grouped_difference(loaded, prompts, settings, options)
         elif verify and not (why := measure.not_verifiable(loaded)):
             lossless = measure.reference(loaded, trace) == logits
         lossy = measure.lossy(loaded, trace) if verify and loaded.rounding else None
@@ -128,15 +128,18 @@ def run(
     from moeviz import words
     from moeviz.numbers import metrics, output
 
-    text = loaded.tokenizer.decode(result.output_ids)
+    rows = list(zip(*(record.next_ids for record in records), strict=True))  # of each prompt
+    texts = [loaded.tokenizer.decode(row) for row in rows]
     numbers = metrics.summary(result)
     if as_json:
-        ids = list(result.output_ids)
+        ids = [token for row in rows for token in row]
+        text = "\n".join(texts)
         click.echo(json.dumps(output.one_run(loaded.name, settings, ids, text, numbers, lossless, lossy)))
         if why or difference:
             click.echo(why or difference, err=True)
         return
-    click.echo(words.harmless(prompt + text) + "\n")
+    for prompt, text in zip(prompts, texts, strict=True):
+        click.echo(words.harmless(prompt + text) + "\n")
     click.echo(words.report(settings, numbers, lossless))
     if why or difference:
         click.echo(difference or f"Logits {why}")
@@ -181,14 +184,14 @@ def _future(file: Path | None) -> Trace | None:
 @json_option
 def compare(
     model: str,
-    prompt: str,
+    prompts: tuple[str, ...],
     texts: tuple[str, ...],
     baselines: str,
     repeats: int,
     as_json: bool,
     **others: Any,
 ) -> None:
-    """Measure several settings and baselines on one prompt, interleaved and repeated.
+    """Measure several settings and baselines on the same text, interleaved and repeated.
 
     Every run is checked twice: its logits against those of transformers' own model with every expert in
     memory, where that fits, and its hits, misses and evictions against a replay of the trace. A baseline that
@@ -217,7 +220,7 @@ def compare(
         trace = None
         began = time.monotonic()
         with measure.logits_seen(loaded) as seen:
-            for share, number, recorded, result in measure.compare(loaded, prompt, chosen, repeats, options):
+            for share, number, recorded, result in measure.compare(loaded, prompts, chosen, repeats, options):
                 trace = recorded or trace
                 runs[number].append(result)
                 logits[number].append(seen.copy())
@@ -250,7 +253,7 @@ def compare(
     if as_json:
         values = {
             "model": loaded.name,
-            "prompt": prompt,
+            "prompt": "\n".join(prompts),
             "text": loaded.tokenizer.decode(recording.output_ids),
             "token_ids": list(recording.output_ids),
             "repeats": repeats,

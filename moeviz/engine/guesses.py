@@ -90,11 +90,17 @@ class Guesses:
             self._entered[number] = None
         return places, tensors
 
-    def keep(self, places: Sequence[Place], found: Sequence[NDArray[Any]]) -> None:
-        """Takes in the answers of `ask`: of each place experts and, where they are needed, probabilities."""
+    def keep(
+        self, places: Sequence[Place], found: Sequence[NDArray[Any]], real: Sequence[int] | None
+    ) -> None:
+        """Takes in the answers of `ask`: of each place experts and, where they are needed, probabilities.
+        `real`: the rows that are no padding; None: all."""
         each = 2 if self._with_probabilities else 1
         for n, place in enumerate(places):
-            experts, *rest = (array.tolist() for array in found[n * each : n * each + each])
+            answers = found[n * each : n * each + each]
+            if real is not None:
+                answers = [array[real] for array in answers]
+            experts, *rest = (array.tolist() for array in answers)
             self._found[place] = RouterGuess(experts, rest[0] if rest else None)
 
     def of(self, number: int) -> RouterGuess | None:

@@ -153,7 +153,7 @@ def load(
     if sources.missing:
         report["missing_keys"] = {*report["missing_keys"], *sources.missing}
     check_report(name, report)
-    model.eval().requires_grad_(False)
+    model.eval()  # and parameters as they come: torch folds a batch by requires_grad, and rounds by it
     own(model)
     reached = _reached(name, model, known.tokenizer, known.device)
     paths = {id(module): path for path, module in model.named_modules()}

@@ -6,6 +6,7 @@ Knows neither caches nor slots.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from moeviz.engine.hardware import Hardware
+from moeviz.errors import ModelError
 
 
 class Rows:
@@ -51,6 +53,18 @@ class Rows:
             for expert, begin, end in zip(experts.tolist(), begins.tolist(), ends, strict=True)
         }
         self.needed = self._slices.keys()
+
+    def of_tokens(self, real: Sequence[int] | None) -> tuple[list[list[int]], list[list[float]]]:
+        """`chosen` and `strengths` of the rows that are no padding; None: of all. Raises ModelError where a
+        layer is not given the rows of the batch."""
+        if real is None:
+            return self.chosen, self.strengths
+        if real[-1] >= len(self.chosen):
+            raise ModelError(
+                f"A layer was given {len(self.chosen)} rows of a batch with more, so that its tokens cannot "
+                "be told from padding. Give one prompt at a time."
+            )
+        return [self.chosen[row] for row in real], [self.strengths[row] for row in real]
 
     def _one_token(self, ids: list[int], strengths: list[float]) -> bool:
         """The short way of a single token, which needs no search; False where it names an expert twice."""

@@ -8,6 +8,7 @@ time, on the weights that stand in a slot. Knows neither prompts nor how a token
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,12 +81,13 @@ class Serving:
         self._on_slots: dict[int, Any] = {}  # layer -> its module on all slots of its pool
         self._open_tickets: list[Ticket] = []
         self._coming: dict[tuple[int, int], Ticket] = {}  # (pool, slot) -> a copy not yet seen to be there
+        self._spare: torch.Tensor | None = None  # a slot for what padding alone needs
         self._fill()
         for number, layer in enumerate(loaded.layers):
             layer.experts.moeviz = (self, number)
         self._hooks = self._guesses.hooks()
         loaded.model.set_experts_implementation("moeviz")
-        self._text = ""  # of the token that the last pass chose, which enters the next
+        self._texts = [""]  # of the tokens that the last pass chose, which enter the next
         self._clock.start()
 
     def close(self) -> None:
@@ -104,17 +106,29 @@ class Serving:
         self._experts.clear()
         self._on_slots.clear()
         self._coming.clear()
+        self._spare = None
 
-    def begin_pass(self, phase: int, tokens: int) -> None:
+    def begin_pass(self, phase: int, tokens: int, real: Sequence[int] | None = None) -> None:
+        """`tokens` enter the model. `real`: their rows in a batch of prompts that is filled up with padding;
+        None where every row is a token.
+
+        What padding needs is no routing of the text: it is copied aside, into a slot of its own, where no
+        token of the pass needs it too, and counted nowhere. It is computed at all since the bits of a product
+        depend on how many rows it has.
+        """
         self.cache.begin_pass(phase, tokens)
+        self._real = real
         self._clock.begin_pass()
         self._guesses.begin_pass()
         self._phase = phase
         self._stamps: list[tuple[Any, list[Span], list[Span]]] = []  # of each event: began, stalls, computes
         self._chosen: list[tuple[list[list[int]], list[list[float]]]] = []  # per layer
 
-    def end_pass(self, ids: list[int], chosen: int, start: int) -> PassRecord:
-        """The pass as plain data. Its last token has been read, so every stamp of it has passed.
+    def end_pass(
+        self, ids: list[int], chosen: list[int], start: int, sequence: list[int] | None = None
+    ) -> PassRecord:
+        """The pass as plain data: the tokens that entered, of which prompt of a batch each is, and the token
+        that each prompt goes on with. The last one has been read, so every stamp of the pass has passed.
 
         The time of the pass ends when its record is complete: what recording costs is part of it.
         """
@@ -123,8 +137,8 @@ class Serving:
         recorder = self.cache.recorder
         recorder.time_events(self._event_times())
         decode = self._loaded.tokenizer.decode
-        texts = [self._text] if self._phase == DECODE else [decode([token]) for token in ids]
-        self._text = decode([chosen])
+        texts = self._texts if self._phase == DECODE else [decode([token]) for token in ids]
+        self._texts = [decode([token]) for token in chosen]
         record = PassRecord(
             phase=self._phase,
             token_ids=ids,
@@ -135,8 +149,9 @@ class Serving:
             guess_probability=self._guesses.probabilities(len(ids)),
             rows={},
             copies=self._finished_copies(),
-            next_id=chosen,
-            next_text=self._text,
+            next_ids=chosen,
+            next_texts=self._texts,
+            sequence=sequence or [],
         )
         self._clock.end_pass()
         recorder.time_pass(time.perf_counter_ns() - start)
@@ -184,7 +199,8 @@ class Serving:
         ids, strengths, *found = hardware.read(index, weights.float(), *asked)
         rows = Rows(hardware, hidden, weights, ids, strengths)
         event = _Event(number, module, rows)
-        waves = cache.demand(number, rows.chosen, rows.strengths)
+        chosen, by_weight = rows.of_tokens(self._real)
+        waves = cache.demand(number, chosen, by_weight)
         for wave in waves:
             if event.mark is not None:
                 event.computes.append((event.mark, clock.stamp()))
@@ -194,7 +210,7 @@ class Serving:
                 if not hardware.read_waits:
                     places, asked = guesses.ask(number, len(index))
                     found = hardware.read(*asked)
-                guesses.keep(places, found)
+                guesses.keep(places, found, self._real)
                 for load in cache.speculate(number, guesses.of(number)):
                     self._submit(load)
             waiting = self._still_coming(number, wave)
@@ -205,13 +221,15 @@ class Serving:
                 self._together(event, wave, waiting)
             else:
                 self._one_by_one(event, wave, waiting)
+        if self._real is not None and not self._one_product:
+            self._aside(event)
         out = rows.add(event.parts, self._loaded.recipe.sum_dtype) if event.total is None else event.total
         event.computes.append((event.mark, clock.stamp()))
 
         if event.late:
             cache.recorder.late(event.late)
         self._stamps.append((began, event.stalls, event.computes))
-        self._chosen.append((rows.chosen, rows.strengths))
+        self._chosen.append((chosen, by_weight))
         return out
 
     def _one_by_one(self, event: _Event, wave: Wave, waiting: list[int]) -> None:
@@ -224,6 +242,18 @@ class Serving:
             self._wait(event, where[expert])
             if expert in rows.needed:  # whole-layer copies experts that nobody asked for
                 parts[expert] = self._expert(number, where[expert], event.module)(*rows.of(expert))
+
+    def _aside(self, event: _Event) -> None:
+        """Computes the experts that padding alone needs, in a slot of their own."""
+        assert self._link is not None
+        if self._spare is None:
+            self._spare = self._hardware.slots(1, self._loaded.store.layout.record_bytes)[0]
+        views = self._loaded.store.layout.views(self._spare)
+        for expert in sorted(event.rows.needed - event.parts.keys()):
+            self._link.submit(Load(event.number, expert, -1, NOBODY, -1, False), self._spare)
+            self._link.wait(self._spare)
+            way = self._loaded.recipe.way(event.module, views)
+            event.parts[expert] = way(*event.rows.of(expert))
 
     def _together(self, event: _Event, wave: Wave, waiting: list[int]) -> None:
         """Computes the experts of a wave by one product, once all of them are there."""

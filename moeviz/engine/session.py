@@ -5,14 +5,14 @@ Prompt in, one record of each forward pass out. How experts are cached, copied a
 `moeviz.engine.serving`.
 
     for record in generate(load(), "In the beginning", Settings(policy="lfu"), Options(max_new_tokens=20)):
-        print(record.next_text, end="")
+        print(record.next_texts[0], end="")
 """
 
 from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from moeviz.core.settings import Settings
 from moeviz.core.trace import DECODE, PREFILL, Trace
 from moeviz.engine.hardware import Hardware
 from moeviz.engine.loader import Loaded
-from moeviz.engine.records import PassRecord
+from moeviz.engine.records import PassRecord, Prompt, prompts_of
 from moeviz.engine.serving import Serving
 from moeviz.errors import ModelError
 
@@ -43,9 +43,12 @@ class Options:
     compute: str = COMPUTE[0]
 
 
+MOST_PROMPTS = 16  # of a batch
+
+
 def generate(
     loaded: Loaded,
-    prompt: str,
+    prompt: Prompt,
     settings: Settings,
     options: Options,
     stop: Callable[[], bool] = lambda: False,
@@ -53,16 +56,19 @@ def generate(
 ) -> Iterator[PassRecord]:
     """Runs prompt and generation; one PassRecord per forward pass, the first for the whole prompt.
 
-    `stop` is asked before every pass; `future` is a trace of the same run, for settings that have to know it.
-    Raises SettingsError or ModelError before anything runs, and SettingsError where the run departs from its
-    future.
+    Several prompts run as one batch, padded on the left, until the last of them has ended: every pass then
+    needs the experts of all of them. `stop` is asked before every pass; `future` is a trace of the same run,
+    for settings that have to know it. Raises SettingsError or ModelError before anything runs, and
+    SettingsError where the run departs from its future.
     """
-    ids = encode(loaded, prompt, options)
+    batch = Batch([encode(loaded, one, options) for one in prompts_of(prompt)], loaded)
     script = list(loaded.tokenizer(options.then)["input_ids"]) if options.then else []
+    if script and len(batch.ids) > 1:
+        raise ModelError("A change of subject (then) goes with one prompt. Leave it out, or give one prompt.")
     if options.compute not in COMPUTE:
         raise ModelError(f"compute {options.compute!r} is not known. Choose one of {', '.join(COMPUTE)}.")
     serving = Serving(loaded, settings, future, options.guesses, options.compute == "grouped")
-    return _generate(loaded, ids, script, serving, options, stop)
+    return _generate(loaded, batch, script, serving, options, stop)
 
 
 def encode(loaded: Loaded, prompt: str, options: Options) -> list[int]:
@@ -81,9 +87,69 @@ def encode(loaded: Loaded, prompt: str, options: Options) -> list[int]:
     return list(ids)
 
 
+class Batch:
+    """Token ids of prompts that go through a model together: what enters it in the first pass and in every
+    pass after it. Of one prompt, what it would be without a batch.
+
+    Raises ModelError for no prompt or too many, and for a model that takes no attention mask.
+    """
+
+    def __init__(self, ids: Sequence[list[int]], loaded: Loaded) -> None:
+        if not 1 <= len(ids) <= MOST_PROMPTS:
+            raise ModelError(f"{len(ids)} prompts were given. Give 1 to {MOST_PROMPTS}.")
+        self.ids = [list(row) for row in ids]  # of the next pass
+        self._upload = loaded.hardware.upload
+        self._padding = getattr(loaded.tokenizer, "pad_token_id", None) or 0
+        width = max(map(len, ids))
+        self._mask = np.array([[0] * (width - len(row)) + [1] * len(row) for row in ids])
+        taken = inspect.signature(loaded.model.forward).parameters
+        self._takes_positions = "position_ids" in taken
+        if len(ids) > 1 and "attention_mask" not in taken:
+            raise ModelError(
+                f"{type(loaded.model).__name__} takes no attention mask, so prompts of a batch would see "
+                "each other's padding. Give one prompt at a time."
+            )
+
+    @property
+    def tokens(self) -> list[int]:
+        """Of the next pass, without padding."""
+        return [token for row in self.ids for token in row]
+
+    @property
+    def sequence(self) -> list[int]:
+        """The prompt that each of `tokens` is of; empty where there is one."""
+        if len(self.ids) == 1:
+            return []
+        return [number for number, row in enumerate(self.ids) for _ in row]
+
+    @property
+    def real(self) -> list[int] | None:
+        """The rows of `tokens` among all that enter the model; None where nothing is padding."""
+        lengths = {len(row) for row in self.ids}
+        if len(lengths) == 1:
+            return None
+        return np.flatnonzero(self._mask[:, -max(lengths) :]).tolist()  # type: ignore[no-any-return]
+
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """What the next pass is called with."""
+        width = max(map(len, self.ids))
+        rows = np.array([[self._padding] * (width - len(row)) + row for row in self.ids])
+        if len(self.ids) == 1:
+            return {"input_ids": self._upload(rows)}
+        found = {"input_ids": rows, "attention_mask": self._mask}
+        if self._takes_positions:
+            found["position_ids"] = np.maximum(self._mask.cumsum(1) - 1, 0)[:, -width:]
+        return {name: self._upload(np.ascontiguousarray(array)) for name, array in found.items()}
+
+    def go_on(self, chosen: Sequence[int]) -> None:
+        """Each prompt is followed by one more token."""
+        self.ids = [[token] for token in chosen]
+        self._mask = np.pad(self._mask, ((0, 0), (0, 1)), constant_values=1)
+
+
 def _generate(
     loaded: Loaded,
-    ids: list[int],
+    batch: Batch,
     script: list[int],
     serving: Serving,
     options: Options,
@@ -94,25 +160,31 @@ def _generate(
     last_only = only_the_last_logits(loaded.model)
     ends = _ends(loaded) if options.stop_at_end else set()
     turn = options.max_new_tokens // 2  # where the script begins
+    going = set(range(len(batch.ids)))  # prompts that have not ended
     serving.start()
     try:
         for number in range(options.max_new_tokens):
             if stop():
                 return
             start = time.perf_counter_ns()
-            serving.begin_pass(DECODE if number else PREFILL, len(ids))
+            tokens = batch.tokens
+            serving.begin_pass(DECODE if number else PREFILL, len(tokens), batch.real)
             with torch.inference_mode():
-                inputs = loaded.hardware.upload(np.array([ids]))
-                output = loaded.model(input_ids=inputs, past_key_values=past, use_cache=True, **last_only)
+                output = loaded.model(**batch.inputs(), past_key_values=past, use_cache=True, **last_only)
                 past = output.past_key_values
-                chosen = _choose(output.logits[0, -1], options.temperature, sampler, loaded.hardware)
+                chosen = [
+                    _choose(logits, options.temperature, sampler, loaded.hardware)
+                    for logits in output.logits[:, -1]
+                ]
             if 0 <= number - turn < len(script):
-                chosen = script[number - turn]
-            record = serving.end_pass(ids, chosen, start)
+                chosen = [script[number - turn]]
+            record = serving.end_pass(tokens, chosen, start, batch.sequence)
             yield record
-            if chosen in ends and not (script and number < turn):
+            if not (script and number < turn):
+                going -= {row for row, token in enumerate(chosen) if token in ends}
+            if not going:
                 return
-            ids = [chosen]
+            batch.go_on(chosen)
     finally:
         serving.close()
 

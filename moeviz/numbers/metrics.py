@@ -314,7 +314,11 @@ def bandwidth_bound_ms(run: Run, unavoidable_misses: int) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """What a timer said of a run. A number is None where the run has no pass that it could be of."""
+    """What a timer said of a run. A number is None where the run has no pass that it could be of.
+
+    In a batch a pass brings a token to every prompt: tokens per second count them all, the others are times
+    of a pass.
+    """
 
     tokens_per_second: float | None  # of decode
     ttft_ms: float  # time to first token
@@ -382,11 +386,12 @@ def timed(run: Run) -> Timed | None:
     """None where the run was not measured."""
     if run.times is None:
         return None
-    decode_ms = run.times.pass_wall[run.passes.phase == DECODE] / 1e6
+    decode = run.passes.phase == DECODE
+    decode_ms = run.times.pass_wall[decode] / 1e6
     parts = stack(run)
     known = decode_ms.size > 0
     return Timed(
-        tokens_per_second=float(1e3 / decode_ms.mean()) if known else None,
+        tokens_per_second=float(run.passes.tokens[decode].mean() * 1e3 / decode_ms.mean()) if known else None,
         ttft_ms=float(run.times.pass_wall[run.passes.phase == PREFILL].sum() / 1e6),
         tpot_ms_median=float(np.median(decode_ms)) if known else None,
         tpot_ms_p95=float(np.percentile(decode_ms, 95)) if known else None,
