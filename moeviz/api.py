@@ -49,11 +49,10 @@ def imported(
     empty, found by the content; a user's file as path.py:name.
     """
     from moeviz.files import importers
-    from moeviz.files.moetrace import MAX_FILE_BYTES
-    from moeviz.files.reading import read_regular
+    from moeviz.files.guarded import open_file
 
     options = importers.Options(experts, prompt_tokens, axes, top_k)
-    return importers.read(Path(path).name, read_regular(path, MAX_FILE_BYTES), options, format)
+    return importers.as_trace(Path(path).name, open_file(path, options, format))
 
 
 def load(path: str | os.PathLike[str], **options: Any) -> tuple[Trace, Run | None]:
@@ -168,7 +167,7 @@ def sweep(
 
 def run(
     model: str | os.PathLike[str],
-    prompt: str,
+    prompt: str | Sequence[str],
     policy: str | Settings = "lru",
     *,
     tier: str = "disk",
@@ -180,7 +179,8 @@ def run(
 ) -> tuple[Trace, Run]:
     """Generates with the real engine, and gives the routers' choices and what the cache did, timed.
 
-    `model`: a folder that save_pretrained wrote or a hub id, empty for the bundled model. `others`: fields of
+    `model`: a folder that save_pretrained wrote or a hub id, empty for the bundled model. `prompt`: a text,
+    or up to 16 texts, which run as one batch and are requests of the trace. `others`: fields of
     Settings (slots, prefetch, ...) and of `moeviz.engine.session.Options` (max_new_tokens, temperature, ...);
     a seed is both's. `experts`: lossless, or int8 or int4, which is lossy. Raises ModelError, StoreError,
     SettingsError.

@@ -71,6 +71,7 @@ GLOSSARY = {
     "rule": "How the experts of an event are served: together (pinned), one by one, or in batches of tokens.",
     "pinned": "The rule that all experts of an event are needed at once: none leaves for another.",
     "one-by-one": "The rule of ordinary caches: one access after another, nothing is held.",
+    "in-order": "As pinned, but the weakest of an event's experts counts as used last, not the strongest.",
     "batch": "The rule that several tokens at a time need the union of their experts.",
     "baseline": "A way without a cache of one's own choice, to compare with.",
     "on-demand": "The baseline that keeps nothing: every needed expert is copied every time.",
@@ -121,6 +122,8 @@ GLOSSARY = {
     "replayed": "What a cache would have done on a recorded trace: exact decisions, no times.",
     "modelled": "Computed by a cost model that was fitted on a measured run; not timed.",
     "recorded": "What the routers chose; it is the same for every cache.",
+    "int8": "Experts rounded to 8 bits a weight: half of bfloat16, and not quite the same results.",
+    "int4": "Experts rounded to 4 bits a weight: a quarter of bfloat16, and further from the same results.",
     "lossless": "The logits are those of transformers' own model with every expert in memory, bit for bit.",
     # things
     "trace": "What the routers chose for each token of a text, in a file; any cache can be replayed on it.",
@@ -159,6 +162,8 @@ POLICY_NAMES = {
     "least-stale": "least stale",
     "layer-distance": "layer distance",
     "static": "static",
+    "arc": "ARC",
+    "s3-fifo": "S3-FIFO",
     "belady": "Belady",
 }
 
@@ -225,6 +230,11 @@ def moved(found: Moved) -> str:
     return f"on demand {size(found.demand)}" + (parts if guessed else "")
 
 
+NO_OVERLAP = (
+    "The accelerator has one stream: copies and compute take turns, so that no copy is hidden behind compute."
+)
+
+
 def tier(found: Tier | None) -> str:
     """The slow tier as it was measured; empty where there was none."""
     if found is None:
@@ -234,6 +244,7 @@ def tier(found: Tier | None) -> str:
     return (
         f"Slow tier {found.kind}, {past}: {found.latency_ms:.2f} ms per expert, "
         f"{found.gigabytes_per_second:.2f} GB/s{'; ' if found.pace else ''}{found.pace_in_words}."
+        + ("" if found.overlaps else f" {NO_OVERLAP}")
     )
 
 
@@ -420,17 +431,21 @@ def best_value(measured: Sequence[tuple[Settings, Repeated]]) -> str:
     )
 
 
-def numbers(found: Summary, bound: float | None = None) -> list[tuple[str, str]]:
+def numbers(found: Summary, bound: float | None = None, rule: str = "pinned") -> list[tuple[str, str]]:
     """The numbers that people ask for first, (name, text) each.
 
-    `bound`: belady's hit ratio, None where it is not known.
+    `bound`: belady's hit ratio under the run's `rule`, None where it is not known or no bound.
     """
     rows = [(f"Hit ratio of {found.phase}", counted(found.main))]
     if found.phase == "decode" and found.prefill.accesses:
         rows.append(("Hit ratio of prefill", counted(found.prefill)))
     if bound is not None:
         rows.append(
-            ("Bound (replayed)", f"{percent(bound)} by belady, which knows the future, without pre-fetching")
+            (
+                "Bound (replayed)",
+                f"{percent(bound)} by belady, which knows the future, without pre-fetching"
+                + ("" if rule == "pinned" else f", under the rule {rule}"),
+            )
         )
     if found.served.pass_ratio is not None:
         rows.append(
@@ -464,10 +479,20 @@ def numbers(found: Summary, bound: float | None = None) -> list[tuple[str, str]]
     return rows
 
 
+_COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def harmless(text: str) -> str:
+    """Text of a file, without what commands a terminal or turns the text around it: control characters but
+    tab and line feed, and Unicode's overrides of direction, become U+FFFD.
+    """
+    return _COMMANDS.sub("\ufffd", text)
+
+
 def lines(rows: Sequence[tuple[str, str]]) -> str:
-    """Rows of (name, text) for a terminal."""
+    """Rows of (name, text) for a terminal, whatever a file says."""
     width = max((len(name) for name, _ in rows), default=0)
-    return "\n".join(f"{name:{width}}  {text}" for name, text in rows)
+    return harmless("\n".join(f"{name:{width}}  {text}" for name, text in rows))
 
 
 def lossless(same: bool | None) -> str:
@@ -526,12 +551,15 @@ def _event(run: Run, event: int) -> dict[str, int | str]:
 
 def _over(run: Run, load: int) -> str:
     victim = run.loads.victim_expert[load]
-    return f"over {victim}" if victim >= 0 else ""
+    if victim < 0:
+        return ""
+    more = run.leavers.expert[run.leavers.load == load]
+    return "over " + " and ".join(map(str, [victim, *more]))
 
 
 def report(settings: Settings, found: Summary, same: bool | None = None, bound: float | None = None) -> str:
     """A run for a terminal, a line a number."""
-    rows = [("Settings", settings.label), *numbers(found, bound)]
+    rows = [("Settings", settings.label), *numbers(found, bound, settings.rule)]
     if same is not None:
         rows.append(("Logits", lossless(same)))
     return lines(rows)

@@ -301,8 +301,10 @@ def ragged_trace(seed: int) -> Trace:
 
 
 def check_books(trace: Trace, run: Run) -> None:
-    """Residency followed load by load agrees with every outcome and never exceeds the slots."""
+    """Residency followed load by load agrees with every outcome and never exceeds the slots, or the bytes."""
     shared = run.settings.scope == "model"
+    room, number = run.room, 0
+    leavers = run.leavers.rows()
     start = zip(run.start.layer.tolist(), run.start.expert.tolist(), run.start.slot.tolist(), strict=True)
     slots = {(0 if shared else layer, slot): (layer, expert) for layer, expert, slot in start}
     for tokens, events in zip(trace.passes(), told(run), strict=True):
@@ -317,8 +319,14 @@ def check_books(trace: Trace, run: Run) -> None:
                 assert slots.get(place, (-1, -1)) == (victim_layer, victim)
                 assert (layer, expert) not in slots.values()
                 assert speculative == (layer != event.layer)
+                while leavers and leavers[0][0] == number:
+                    _, *left = leavers.pop(0)
+                    del slots[next(place for place, key in slots.items() if key == tuple(left))]
+                number += 1
                 slots[place] = (layer, expert)
-                assert 0 <= slot < run.room.limits[place[0]]
+                assert 0 <= slot < room.limits[place[0]]
+                if room.bytes:
+                    assert sum(int(run.layer_bytes[key[0]]) for key in slots.values()) <= room.bytes
             assert {load[1] for load in event.loads if not load[5]} >= set(event.misses)
 
 

@@ -7,13 +7,12 @@ import shutil
 import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
+from test_browser import PATIENCE, listens
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -72,34 +71,29 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     process = subprocess.Popen(
         [*command, "--server.port", str(port)],
         cwd=ROOT,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
+        text=True,
     )
-    found = f"http://127.0.0.1:{port}"
     try:
-        while process.poll() is None:
-            try:
-                urllib.request.urlopen(f"{found}/_stcore/health").read()
-                break
-            except (urllib.error.URLError, ConnectionError):
-                continue
-        yield found
+        listens(process, port)
+        yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait()
+        process.communicate()
 
 
 @pytest.fixture
 def page(address: str) -> Iterator[Page]:
-    expect.set_options(timeout=60_000)
+    expect.set_options(timeout=PATIENCE)
     wrong: list[str] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.goto(address)
-        page.locator(".moeviz-stage[data-pictures]").wait_for(timeout=60_000)
+        page.locator(".moeviz-stage[data-pictures]").wait_for(timeout=PATIENCE)
         yield page
         browser.close()
     assert wrong == []

@@ -34,6 +34,8 @@ def test_the_engine_is_compared_with_the_fastest_backend_of_transformers() -> No
     found = engine(repeats=1, tokens=4)
     for dtype in DTYPES:
         assert found[f"{dtype}: time with guesses / without"]["median"] > 0
+        assert found[f"{dtype}: on demand, time / resident's and its copies'"]["median"] > 0
+        assert 0 < found[f"{dtype}: cache and policy / time of an event, half the slots"]["median"] < 1
         speeds = {
             name: found[f"{dtype}: tokens/s, {name}"]["median"] for name in ("resident", "half the slots")
         }

@@ -4,10 +4,12 @@ done.
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,9 @@ import moeviz
 from moeviz.cli.main import main
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
+from moeviz.core.trace import Trace
 from moeviz.engine import session
+from moeviz.errors import StoreError
 from moeviz.files.moetrace import load as load_file
 
 KEYS = {
@@ -233,7 +237,7 @@ def test_where_not_every_expert_fits_the_run_is_kept_and_says_what_it_could_not_
     assert result.exit_code == 0
     assert "not verified: transformers' own model with every expert in memory needs 0." in result.output
     assert load_file(out)[1] is not None
-    assert as_json("run", *words)["lossless"] is None
+    assert as_json("run", *words, "--budget", "38MB")["lossless"] is None
 
     many = run("compare", *words, "--setting", "policy=belady", "--repeats", "1", "--json")
     assert many.exit_code == 0
@@ -262,6 +266,27 @@ def test_import(tmp_path: Path) -> None:
     assert as_json("replay", tmp_path / "routed.moetrace", "--policy", "belady")["hits"] > 0
 
 
+def test_split_writes_a_trace_for_each_request(tmp_path: Path) -> None:
+    requests = np.array([4] * 5 + [0] * 7 + [4] * 8, np.int16)
+    trace = replace(random_trace(1, tokens=20), sequence=requests)
+    trace.save(tmp_path / "many.moetrace")
+    parts = tmp_path / "parts"
+    refused = run("split", tmp_path / "many.moetrace", "--into", parts)
+    assert (refused.exit_code, "parts for --into does not exist" in refused.stderr) == (2, True)
+    parts.mkdir()
+    result = run("split", tmp_path / "many.moetrace", "--into", parts)
+    assert result.output == f"saved      2 requests of 7 to 13 tokens in {parts}\n"
+    first, second = (Trace.load(parts / f"many-{number}.moetrace") for number in (1, 2))
+    assert (first.experts == trace.experts[requests == 4]).all()
+    assert (second.experts == trace.experts[requests == 0]).all()
+    assert first.sequence is None
+    again = run("split", tmp_path / "many.moetrace", "--into", parts)
+    assert "many-1.moetrace is there already. Add --force" in again.stderr
+    assert run("split", tmp_path / "many.moetrace", "--into", parts, "--force").exit_code == 0
+    alone = run("split", parts / "many-1.moetrace", "--into", parts)
+    assert "many-1.moetrace holds one request: there is nothing to split." in alone.stderr
+
+
 def test_what_show_and_diff_say_to_programs_is_what_the_schema_says(trace: Path, tmp_path: Path) -> None:
     other = tmp_path / "b.moetrace"
     random_trace(4).save(other, replay(random_trace(4), Settings(slots=3)))
@@ -272,6 +297,24 @@ def test_what_show_and_diff_say_to_programs_is_what_the_schema_says(trace: Path,
     assert found["differs"]["choices"][0].startswith("first other one: token 0")
     assert found["numbers"]["hit_ratio"]["first"] != found["numbers"]["hit_ratio"]["second"]
     assert found["passed_limits"] == []
+
+
+def test_a_run_whose_slow_tier_fails_keeps_what_it_captured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, real = tmp_path / "out.moetrace", session.generate
+
+    def failing(*arguments: Any) -> Iterator[Any]:
+        yield from itertools.islice(real(*arguments), 3)
+        raise StoreError("The slow tier's file is damaged.")
+
+    monkeypatch.setattr(session, "generate", failing)
+    result = run("run", "--prompt", "And it came", "--max-new-tokens", "30", "--past-end", "--out", out)
+    assert result.exit_code == 2
+    assert f"The slow tier's file is damaged. {out} holds the 3 tokens that were captured." in result.stderr
+    _, recorded = load_file(out)
+    assert recorded is not None
+    assert len(recorded.output_ids) == 3
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

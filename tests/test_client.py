@@ -14,6 +14,7 @@ import pytest
 from moeviz.core.predictors import load_predictor
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
+from moeviz.engine.cachefolder import read_seal
 from moeviz.engine.client import Client, Job, ModelSpec
 
 
@@ -29,7 +30,7 @@ _Job = TypeVar("_Job", bound=Job)
 
 def finish(job: _Job) -> _Job:
     """Waits for the job's own signal that it is over."""
-    assert job.over.wait(timeout=120)
+    assert job.over.wait(timeout=600)
     return job
 
 
@@ -229,6 +230,35 @@ def test_a_worker_that_fell_silent_between_jobs_is_replaced_by_the_next(client: 
     client._worker.heard -= 60.0
     assert finish(client.submit(watch())).state == "done"
     assert client.pid != before
+
+
+def test_a_slow_tier_that_is_damaged_under_a_run_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOEVIZ_CACHE", str(tmp_path))
+    own = Client()
+
+    def damage() -> None:
+        (path,) = (tmp_path / "experts").glob("*.experts")
+        seal = read_seal(path)
+        assert seal is not None
+        with open(path, "r+b") as file:
+            file.write(bytes(len(seal.checksums) * int(seal.about["record_bytes"])))
+
+    job = Prodding("watch", "And it", [Settings(slots=2)], max_new_tokens=200, stop_at_end=False)
+    job.prod = damage
+    finish(own.submit(job))
+    assert job.state == "failed"
+    assert "is damaged" in job.message
+    assert "It has been deleted; run again" in job.message
+    captured = job.recording()
+    assert captured is not None
+    assert len(captured[1].output_ids) == len(job.passes) > 0
+    again = finish(own.submit(watch(settings=Settings(slots=2), tokens=len(job.passes))))
+    own.kill()
+    assert again.state == "done"
+    text = [record.next_id for record in again.passes]
+    assert text == [record.next_id for record in job.passes], "what was captured is what a sound tier gives"
 
 
 def test_a_worker_that_is_killed_while_it_fills_the_slow_tier_leaves_nothing_half_written(

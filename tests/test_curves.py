@@ -17,7 +17,7 @@ from moeviz.core.replay import replay
 from moeviz.core.run import HIT
 from moeviz.core.settings import WARM, Settings
 from moeviz.core.trace import Trace
-from moeviz.errors import SettingsError
+from moeviz.files.importers import open_content
 from moeviz.numbers import stack
 from moeviz.numbers.curves import bounds, curve, slot_counts
 
@@ -78,7 +78,7 @@ def own_policies() -> Iterator[None]:
 @settings(max_examples=12)
 @given(
     seed=st.integers(0, 10_000),
-    rule=st.sampled_from(["pinned", "one-by-one", "batch:2"]),
+    rule=st.sampled_from(["pinned", "in-order", "one-by-one", "batch:2"]),
     warm=st.sampled_from(["cold", "first"]),
 )
 def test_a_curve_is_the_replays_on_any_trace(
@@ -152,6 +152,86 @@ def test_a_budget_holds_as_many_experts_as_their_sizes_allow(seed: int, name: st
     assert curve(trace, wanted, budgets=[budget]).hits.sum() == by_bytes(trace, name, budget)
 
 
+def route_trace(seed: int, steps: int) -> str:
+    """BigMoeOnEdge's route trace v1: 5 layers of 24 experts, top 3; a prompt of 12 tokens, of which the last
+    layer routes the last one only; experts of each layer of another size."""
+    rng = np.random.default_rng(seed)
+    layers, experts, k, prompt = 5, 24, 3, 12
+    sizes = [1000, 1700, 1200, 2300, 1400]
+    lines = [
+        "# route_trace v1",
+        f"# model=made-up.gguf arch=x n_layer={layers} n_expert={experts} n_expert_used={k}",
+    ]
+    lines += [f"# layer={layer} expert_bytes={size} dense_bytes=10" for layer, size in enumerate(sizes)]
+    lines.append("turn,phase,step,layer,slot,expert,weight,residency,expert_bytes")
+    taste = rng.gumbel(size=(layers, experts)) * 1.2
+    for step in range(steps):
+        if step % 100 == 0:
+            taste += rng.gumbel(size=taste.shape)
+        for layer in range(layers):
+            if step < prompt - 1 and layer == layers - 1:
+                continue
+            chosen = np.argsort(-(taste[layer] + rng.gumbel(size=experts)))[:k]
+            for slot, expert in enumerate(chosen):
+                phase = int(step >= prompt)
+                lines.append(f"0,{phase},{step},{layer},{slot},{expert},{0.5 - slot / 10},0,{sizes[layer]}")
+    return "\n".join(lines) + "\n"
+
+
+def published(text: str, policy: str, budget: int) -> float:
+    """Decode hits in percent as its own replay counts them: the experts that a layer needs come in, strongest
+    first, and then others leave until all fit; the prompt is one call a layer."""
+    rows = [line.split(",") for line in text.splitlines() if line[0] not in "#t"]
+    calls: dict[tuple[int, int, int], list[int]] = {}
+    for _, phase, step, layer, _, expert, *_ in rows:
+        at = (0, 0, int(layer)) if phase == "0" else (1, int(step), int(layer))
+        calls.setdefault(at, []).append(int(expert))
+    sizes = {int(row[3]): int(row[8]) for row in rows}
+    order = sorted(calls)
+    uses: dict[tuple[int, int], list[int]] = {}
+    for number, call in enumerate(order):
+        for expert in set(calls[call]):
+            uses.setdefault((call[2], expert), []).append(number)
+    there: set[tuple[int, int]] = set()
+    count, last, clock, hits, asked = dict.fromkeys(uses, 0), dict.fromkeys(uses, 0), 0, 0, 0
+    for number, call in enumerate(order):
+        needed = [(call[2], expert) for expert in calls[call]]
+        for key in dict.fromkeys(needed):
+            asked += call[0]
+            hits += call[0] * (key in there)
+            count[key] += 1
+        for key in needed:
+            clock += 1
+            last[key] = clock
+        there |= set(needed)
+        while sum(sizes[layer] for layer, _ in there) > budget:
+            could = there - set(needed)
+            if not could:
+                break
+            if policy == "belady":
+                following = {key: next((n for n in uses[key] if n > number), len(order)) for key in could}
+                there.remove(max(could, key=lambda key: following[key]))
+            else:
+                there.remove(min(could, key=lambda key: (count[key] * (policy == "lfu"), last[key])))
+    return 100 * hits / asked
+
+
+@pytest.mark.parametrize("name", ["lru", "lfu", "belady"])
+def test_curves_published_from_route_traces_come_out(name: str) -> None:
+    """Within a tenth of a point, from replays and from one curve alike, at budgets on both sides of what one
+    token needs of all layers (22,800): there lru depends most on who of an event counts as used last."""
+    text = route_trace(7, 700)
+    trace = open_content("routes.csv", text.encode()).trace
+    assert trace.expert_bytes == (1000, 1700, 1200, 2300, 1400)
+    budgets = [8_000, 20_000, 30_000, 60_000]  # the first is less than the prompt needs of some layers
+    wanted = Settings(name, scope="model", rule="in-order")
+    found = curve(trace, wanted, budgets=budgets)
+    for number, budget in enumerate(budgets):
+        run = replay(trace, replace(wanted, budget=budget))
+        assert run.hit_ratio == found.hit_ratio[number]
+        assert 100 * run.hit_ratio == pytest.approx(published(text, name, budget), abs=0.1)
+
+
 def by_bytes(trace: Trace, name: str, budget: int) -> int:
     sizes = trace.layer_bytes.tolist()
     needs = [(layer, experts) for _, layer, experts, _ in trace.events()]
@@ -190,13 +270,19 @@ def by_bytes(trace: Trace, name: str, budget: int) -> int:
     return hits
 
 
-def test_a_budget_over_sizes_that_differ_has_a_curve_and_no_run() -> None:
-    trace = replace(make_trace([[[0], [1]]] * 3), expert_bytes=(100, 200))
-    assert curve(trace, Settings(scope="model"), budgets=[200, 300]).hits[:, 1].tolist() == [0, 4]
-    with pytest.raises(SettingsError, match="differ in size"):
-        replay(trace, Settings(scope="model", budget=300))
-    assert replay(trace, Settings(budget=800)).room.limits == (4, 2)
-    assert bounds(trace, Settings(scope="model", budget=300), None)["belady_hit_ratio"] is None
+def test_belady_is_no_bound_where_sizes_differ() -> None:
+    """Room for a small expert (100) and a large one (300). For another large one belady drops the small one,
+    needed last, which does not help, and the large one too; lfu drops the large one and keeps the small."""
+    small, large = [[[[one], [-1]], [[-1], [one]]] for one in (0, 1)], 1
+    events = [small[0][0], small[1][large], small[0][0], small[0][large], small[1][large], small[0][0]]
+    weights = [[[float(expert >= 0)] for (expert,) in event] for event in events]
+    trace = replace(make_trace(events, weights=weights), expert_bytes=(100, 300))
+    belady, lfu = (Settings(name, scope="model", budget=400) for name in ("belady", "lfu"))
+    found = [replay(trace, one).accesses.outcome.tolist().count(HIT) for one in (belady, lfu)]
+    assert found == [1, 2]
+    assert bounds(trace, lfu, None, gap=True) == dict.fromkeys(
+        ("belady_hit_ratio", "least_ms_per_token", "gap_captured")
+    )
 
 
 def test_the_gap_captured_is_none_of_lru_all_of_belady() -> None:

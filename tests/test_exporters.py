@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import csv
 import html
+import io
 import json
 import re
 import struct
@@ -23,6 +26,7 @@ from moeviz import words
 from moeviz.cli.main import main
 from moeviz.core.predictors import PREDICTORS, load_predictor
 from moeviz.core.replay import replay
+from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.errors import TraceError
@@ -145,10 +149,11 @@ def test_a_table_with_rows_moved_is_refused() -> None:
 
 
 def test_formulas_are_disarmed() -> None:
-    table = pd.DataFrame({"text": ["=1+1", "-x", "@a", "+1", "\tx", "plain", "a=b"], "number": [-1.5] * 7})
+    formulas = ["=1+1", "-x", "@a", "+1", "\tx", "\n=cmd|'/C calc'!A0", "＝1", "'=1"]
+    table = pd.DataFrame({"text": [*formulas, "plain", "a=b"], "number": [-1.5] * 10})
     safe = tables.formula_safe(table)
-    assert safe["text"].tolist() == ["'=1+1", "'-x", "'@a", "'+1", "'\tx", "plain", "a=b"]
-    assert safe["number"].tolist() == [-1.5] * 7
+    assert safe["text"].tolist() == [*(f"'{one}" for one in formulas), "plain", "a=b"]
+    assert safe["number"].tolist() == [-1.5] * 10
 
 
 def check_chrome(content: str) -> list[dict[str, Any]]:
@@ -292,20 +297,72 @@ def test_the_report_says_what_the_replay_says_and_asks_nobody() -> None:
     assert html.escape(words.GLOSSARY["collision"]) in body
 
 
-def test_a_report_of_a_hostile_trace_holds_only_text() -> None:
-    evil = "</script><script>window.pwned=1</script><img src=x onerror=window.pwned=1>"
+EVIL = (
+    "</script><script>window.pwned=1</script><img src=x onerror=window.pwned=1>",
+    "=cmd|'/C calc'!A0",
+    '";import os;os.abort()#',
+    "\x1b]0;pwned\x07\x1b[2J\u202egpj.exe",
+    "x" * 100_000,
+)
+
+
+def hostile() -> tuple[Trace, Run]:
+    """A trace that would like to be more than text wherever it holds text."""
     trace = replace(
         random_trace(0, tokens=24),
-        texts=(evil,) * 24,
-        prompt=evil,
-        model=evil,
-        recorded={"time": evil, "machine": evil},
+        texts=tuple(EVIL[n % len(EVIL)] for n in range(24)),
+        prompt="".join(EVIL[:4]),
+        model=EVIL[0] + EVIL[3],
+        recorded={"time": EVIL[0], "machine": EVIL[3]},
+        notes=EVIL[:4],
     )
-    run = replay(trace, Settings(slots=3))
-    run = replace(run, settings=replace(run.settings, policy="static", calibration=evil))
+    return trace, replay(trace, Settings(slots=3))
+
+
+def test_a_report_of_a_hostile_trace_holds_only_text() -> None:
+    trace, run = hostile()
+    run = replace(run, settings=replace(run.settings, policy="static", calibration=EVIL[0]))
     page = exporters.content("report", trace, run).decode()
     assert "<script>window" not in page
     assert "<img" not in page.partition("</script>")[2]
+
+
+def test_a_stage_of_a_hostile_trace_holds_only_text() -> None:
+    trace, run = hostile()
+    page = exporters.content("stage", trace, run).decode()
+    assert page.count("<script") == page.count("</script>") == 2  # its data and its own code
+    assert "<img" not in page
+    assert "default-src 'none'" in page
+
+
+def test_a_table_of_a_hostile_trace_has_no_formula() -> None:
+    trace, run = hostile()
+    head, *rows = csv.reader(io.StringIO(exporters.content("csv", trace, run).decode(), newline=""))
+    at = head.index("text")
+    assert {row[at].removeprefix("'") for row in rows} == set(EVIL)
+    assert not [cell for row in rows for cell in row if cell.startswith(("=", "@", "+"))]
+
+
+def test_a_notebook_of_a_hostile_trace_runs_nothing_of_it() -> None:
+    trace, run = hostile()
+    own = nbformat.reads(exporters.content("notebook", trace, run, None, EVIL[2]).decode(), 4)
+    plain = nbformat.reads(exporters.content("notebook", random_trace(0, tokens=24), run).decode(), 4)
+    assert len(own.cells) == len(plain.cells)
+    for cell, as_usual in zip(own.cells, plain.cells, strict=True):
+        if cell.cell_type == "code":  # the same statements, with other literals in them
+            kinds = [[type(node) for node in ast.walk(ast.parse(one.source))] for one in (cell, as_usual)]
+            assert kinds[0] == kinds[1]
+        else:
+            assert "pwned" not in cell.source
+
+
+def test_a_terminal_is_shown_text(tmp_path: Path) -> None:
+    trace, run = hostile()
+    trace.save(tmp_path / "evil.moetrace", run)
+    for command in (["show"], ["diff", str(SAMPLES / "bible.moetrace")], ["replay", "--slots", "3"]):
+        done = CliRunner().invoke(main, [command[0], str(tmp_path / "evil.moetrace"), *command[1:]])
+        assert done.exit_code == 0, done.output
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e]", done.output), command
 
 
 @pytest.mark.parametrize("kind", exporters.EXPORTERS)

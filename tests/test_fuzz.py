@@ -4,12 +4,20 @@ likes.
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from moeviz.bench import fuzz
 from moeviz.files.importers import open_content
 from moeviz.files.importers.registry import IMPORTERS, Options
 
+ROOT = Path(__file__).parent.parent
 NOT_THERE = {"table", "safetensors"}  # their seeds have other names, or it is moetrace's container
 
 
@@ -23,14 +31,28 @@ def test_every_seed_is_read_and_every_format_has_one() -> None:
     assert {"sglang", "table"} <= set(found.values())
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.parametrize("seed", [0, 1])
 def test_mutated_files_are_accepted_whole_or_refused(seed: int) -> None:
-    found = fuzz.fuzz(35, seed)
+    """In a process that holds nothing else: it forks for every file."""
+    code = f"import json; from moeviz.bench.fuzz import fuzz; print(json.dumps(fuzz(35, {seed})))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
     for name, value in found.items():
         if "slowest" in name:
-            assert value <= 5_000, name  # the limit that the upload promises, tracing included
+            assert value <= 5_000, name  # the limit that the upload promises
         if "memory" in name:
             assert value <= 256, name
+        if "longest" in name:
+            assert value <= 600, name  # a sentence, not the file again
         if "stumbled" in name:
-            assert value == 0, name
+            assert value == 0, (name, seed)
+        if "ended" in name and "parquet" not in name:  # pyarrow ends the process on some damaged metadata
+            assert value == 0, (name, seed, done.stderr)
     assert sum(value for name, value in found.items() if "accepted" in name) > 50
+
+
+def test_a_reader_that_ends_its_process_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzz.guarded, "answer_of", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    found = fuzz.tried(b"content", Options())
+    assert (found.kind, found.signal) == ("", signal.SIGKILL)

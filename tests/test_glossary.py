@@ -14,7 +14,7 @@ from test_pages import PAGES, opened
 
 from moeviz import words
 from moeviz.charts import Chart, comparison, domains, lanes, story, times
-from moeviz.charts.stage.words import PHRASES, POLICY_NAMES
+from moeviz.charts.stage.words import PHRASES
 from moeviz.core.replay import replay
 from moeviz.core.settings import SETTINGS, Settings
 from moeviz.files import exporters, moetrace
@@ -35,19 +35,20 @@ LABELLED = (
 )
 NAMES = {"Trace", "Published curves", "Format"}  # their options are names of things, not words
 EVERYDAY = """
-a about after again aged ago ahead alike all alone an and are as ask at back became been before began beside
-between bible both busiest but by bytes calibrated came cell chance change-of-subject changes choice choices
-chose chosen click colours come comes copied copy costs count counts curve darker difference disk distance
-does double-click drag drawn dropped each earlier either equally every far faster favours fetched file find
-first for format free from future german goes had half has have held here host how if in included instead is
-it its jargon kept knows last late layer layers leads least leaves left lesson life loaded lost many mb mean
-measure memory missing model more most moved moves ms much needed never new next no nobody not nothing now
-of often on once one one's or other output over own paper per points position prediction preset python
-python-long quarter's ram repeats replay right s same say scale second see serve settings share shares show
-shown shows similarity slower so sooner spanish speed ssd stale state stays still subject tell text that the
-them then there thin this through time times to together told too took two typed under uneven until used
-uses very wait waited waits warm was way weight weighted went were what when where which while who whole why
-with within without words worst would x16 x4 yet your zoom zooms
+a about above after again aged ago ahead alike all alone an and are as ask at back became been before began
+being beside between bible both busiest but by bytes calibrated came cell chance change-of-subject changes
+choice choices chose chosen click colours come comes computed copied copy costs count counts curve darker
+differ difference disk distance does double-click drag drawn dropped each earlier either equally every far
+faster favours fetched file find first for format free from future german goes had half has have held here
+host how if in included instead is it its jargon kept knows last late layer layers leads least leaves left
+lesson life loaded lost many mb mean measure memory mib missing model more most moved moves ms much needed
+never new next no nobody not nothing now of often on once one one's or other output over own paper per
+points position prediction preset python python-long quarter's ram repeats replay right s same say scale
+second see serve settings share shares show shown shows similarity size slower so sooner spanish speed ssd
+stale state stays still subject tell text that the them then there these thin this through time times to
+together told too took two typed under uneven until used uses very wait waited waits warm was way weight
+weighted went were what when where which while who whole why with within without words worst would x16 x4
+yet your zoom zooms
 """
 PLAIN = set(EVERYDAY.split())
 
@@ -99,7 +100,7 @@ def test_every_word_of_labels_headings_and_charts_is_plain_or_in_the_glossary(sh
     numbers = [name for name, _ in words.numbers(metrics.summary(run), 0.5)]
     one = next(one for step in range(40) for one in Explainer(trace, Settings("lru", 3)).evictions(step, 0))
     columns = [*map(str, story.residents(one).columns), *map(str, comparison.table([("lru", [run])]).columns)]
-    stage = [re.sub(r"\{\w+\}", "", phrase) for phrase in (*PHRASES.values(), *POLICY_NAMES.values())]
+    stage = [re.sub(r"\{\w+\}", "", phrase) for phrase in (*PHRASES.values(), *words.POLICY_NAMES.values())]
     strange = {}
     for text in (*texts, *on_charts(), *numbers, *columns, *stage, *SETTINGS):
         if text not in exporters.EXPORTERS and (missing := unknown(text.replace("\\", "").replace("_", " "))):

@@ -8,18 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from conftest import random_trace
 from test_importers import BOMBS, CASES, npz, routes
 
+import moeviz as mv
+from moeviz.cli.main import main
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
 from moeviz.errors import TraceError
+from moeviz.files import guarded
 from moeviz.files.guarded import open_file, open_guarded
-from moeviz.files.importers import Counted, Imported, Options
+from moeviz.files.importers import Counted, Imported, Options, registry
 from moeviz.files.moetrace import to_bytes
 
 IMPORTER = """
-import os, time
+import os, signal, time
 import numpy as np
 from moeviz.files.importers.registry import importer
 
@@ -38,6 +42,18 @@ def slow(source, options):
 @register("dead")
 def dead(source, options):
     os.abort()
+
+@register("killed")
+def killed(source, options):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+@register("leaving")
+def leaving(source, options):
+    os._exit(3)
+
+@register("silent")
+def silent(source, options):
+    return None
 
 @register("stumbling")
 def stumbling(source, options):
@@ -79,6 +95,9 @@ def test_a_refusal_is_the_importers_own_sentence() -> None:
         ("hungry", "more memory than reading a file may take|MiB"),
         ("slow", "more than 5 s of processor time"),
         ("dead", "the process that read it ended with -6"),
+        ("killed", "killed from outside, most likely because this machine ran out of memory"),
+        ("leaving", "ended the process with code 3 and without an answer"),
+        ("silent", r"importer .*own\.py:silent gave NoneType, neither Imported nor Counted"),
         ("stumbling", "cannot be read: KeyError"),
     ],
 )
@@ -86,6 +105,40 @@ def test_a_reader_that_runs_away_ends_in_a_sentence(name: str, words: str, tmp_p
     (tmp_path / "own.py").write_text(IMPORTER)
     with pytest.raises(TraceError, match=words):
         open_guarded("x.bin", b"content", format=f"{tmp_path / 'own.py'}:{name}")
+
+
+def test_a_file_that_ends_its_reader_ends_no_program(tmp_path: Path) -> None:
+    """pyarrow calls abort() where a footer's statistics do not add up."""
+    path = CASES / "hostile" / "ends-the-reader.parquet"
+    for read in (mv.load, lambda path: open_guarded(path.name, path.read_bytes())):
+        with pytest.raises(TraceError, match=r"ends-the-reader\.parquet cannot be read: the process"):
+            read(path)
+    out = tmp_path / "out.moetrace"
+    for command in (["show", path], ["diff", path, path], ["import", path, "--out", out]):
+        done = CliRunner().invoke(main, [str(word) for word in command])
+        assert done.exit_code == 2
+        assert "Error: " in done.stderr
+    assert not out.exists()
+
+
+def test_own_files_and_own_readers_need_no_other_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child costs a third of a second, and knows no reader that a notebook registered."""
+    monkeypatch.setattr(guarded.subprocess, "Popen", lambda *_, **__: pytest.fail("a process was started"))
+    trace = random_trace(1)
+    trace.save(tmp_path / "a.moetrace")
+    (tmp_path / "b.mine").write_bytes(b"MINE")
+
+    @mv.importer("mine-here", "mine", sniff=lambda source: 9 * source.content.startswith(b"MINE"))
+    def read(source: object, options: Options) -> Imported:
+        return Imported(trace)
+
+    try:
+        for path, format in (("a.moetrace", ""), ("b.mine", ""), ("b.mine", "mine-here")):
+            assert mv.load(tmp_path / path, format=format)[0].digest == trace.digest
+    finally:
+        del registry.IMPORTERS["mine-here"]
 
 
 def test_only_regular_files_are_read(tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from conftest import random_trace
 from playwright.sync_api import Page, expect
-from test_browser import SECONDS, app, browser, page, see, settle, staged, turn  # noqa: F401
+from test_browser import app, browser, page, see, settle, staged, turn  # noqa: F401
 from test_browser import pytestmark as pytestmark
 
 from moeviz.core.replay import replay
@@ -26,6 +27,7 @@ EVIL = (
     '=HYPERLINK("http://evil.example")',
     "`code` | table | *",
     "<a href='http://evil.example'>a</a>",
+    "\u202egpj.exe \x1b[2J",
 )
 
 
@@ -74,7 +76,7 @@ def test_a_prompt_stays_text(key: str, badge: str, app: str, page: Page) -> None
     check_inert(page)
 
 
-def test_it_stays_text(page: Page, evil_file: Path) -> None:  # noqa: F811
+def test_it_stays_text(app: str, page: Page, evil_file: Path) -> None:  # noqa: F811
     turn(page, "Library")
     page.locator("input[type=file]").set_input_files(evil_file)
     expect(page.get_by_text("Opened").first).to_be_visible()
@@ -82,10 +84,15 @@ def test_it_stays_text(page: Page, evil_file: Path) -> None:  # noqa: F811
     check_inert(page)
     for name in ("Experts", "Timeline", "Prefetch", "What if"):
         turn(page, name)
-        expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=60 * SECONDS)
+        expect(page.locator(".js-plotly-plot").first).to_be_visible()
         check_inert(page)
     turn(page, "Stage")
     staged(page)
+    check_inert(page)
+    page.goto(f"{app}/?lesson={quote(EVIL[0])}&progress={quote(EVIL[1])}&trace={quote(EVIL[2])}")
+    staged(page)
+    check_inert(page)
+    turn(page, "Lessons")
     check_inert(page)
 
 
@@ -94,13 +101,35 @@ def test_a_report_stays_text(page: Page, evil_file: Path, tmp_path: Path) -> Non
     run = replay(trace, Settings(slots=3))
     run = replace(run, settings=replace(run.settings, policy="static", calibration=EVIL[2]))
     (tmp_path / "report.html").write_bytes(exporters.content("report", trace, run))
-    report = page.context.new_page()
-    asked: list[str] = []
-    report.on("request", lambda request: asked.append(request.url))
-    report.on("console", lambda message: asked.append(message.text))
-    report.goto((tmp_path / "report.html").as_uri())
+    report = opened(page, tmp_path / "report.html")
     expect(report.locator(".js-plotly-plot")).to_have_count(5)
     expect(report.get_by_text("<script>").first).to_be_visible()
-    assert report.evaluate("window.pwned") is None
-    assert report.locator("body a[href], body img[src*=evil]").count() == 0
-    assert asked == [(tmp_path / "report.html").as_uri()]
+    check_file(report)
+
+
+def test_a_stage_in_a_file_stays_text(page: Page, evil_file: Path, tmp_path: Path) -> None:  # noqa: F811
+    trace, _ = load_file(evil_file)
+    (tmp_path / "stage.html").write_bytes(exporters.content("stage", trace, replay(trace, Settings(slots=3))))
+    stage = opened(page, tmp_path / "stage.html")
+    for key, at in (("End", re.compile(r"[1-9]\d*")), ("Home", "0")):  # over every text
+        stage.keyboard.press(key)
+        expect(stage.locator(".moeviz-stage")).to_have_attribute("data-pass", at)
+        check_file(stage)
+
+
+ASKED: dict[Page, list[str]] = {}  # what a page asked the network for, or said
+
+
+def opened(page: Page, file: Path) -> Page:  # noqa: F811
+    other = page.context.new_page()
+    asked = ASKED[other] = []
+    other.on("request", lambda request: asked.append(request.url))
+    other.on("console", lambda message: asked.append(message.text))
+    other.goto(file.as_uri())
+    return other
+
+
+def check_file(page: Page) -> None:  # noqa: F811
+    assert page.evaluate("window.pwned") is None
+    assert page.locator("body a[href], body img[src*=evil]").count() == 0
+    assert ASKED[page] == [page.url]

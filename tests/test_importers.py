@@ -683,6 +683,11 @@ def test_what_is_not_used_is_named() -> None:
         ),
         (lambda: b"\x89PNG\r\n\x1a\n" + bytes(40), "it looks like a PNG image"),
         (
+            lambda: b'\n<!DOCTYPE html><meta content="width=device-width, initial-scale=1">\n<p>a, b\n',
+            r"it looks like a web page \(HTML\), perhaps what a server sent instead",
+        ),
+        (lambda: b'<?xml version="1.0"?>\n<a b="1,2"/>\n', "it looks like HTML or XML"),
+        (
             lambda: b"\x80\x04\x95" + bytes(40),
             "it looks like a Python pickle, which is not read because reading it runs",
         ),

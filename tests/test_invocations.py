@@ -10,8 +10,10 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -85,8 +87,13 @@ SETTINGS = {  # options of one Settings -> what is said
     f"--seed {SEEDS}": f"seed is {SEEDS}; it must be a whole number from 0 to 9223372036854775807",
     "--seed -1": "seed is -1",
     "--baseline none": "baseline 'none' is not known. Choose one of resident, on-demand, whole-layer",
+    "--rule chess": "rule 'chess' is not known. Choose pinned, one-by-one or batch:N",
+    "--rule batch:0": "rule 'batch:0' is not known",
+    "--budget lots": "budget is 'lots'; it must be a whole number of at least 0",
+    "--policy static --calibration gone": "calibration 'gone' is no trace file and no sample",
     "--speed 3": "No such option",
 }
+ONE_EACH = {words.split()[-2]: (words, said) for words, said in SETTINGS.items() if words != "--speed 3"}
 MISFITS = {  # settings that are right, and wrong for this trace
     "--slots 1": "1 slots are too few: a token needs 2",
     "--slots 9": "9 slots are more than the 8 experts of each MoE layer",
@@ -96,7 +103,6 @@ MISFITS = {  # settings that are right, and wrong for this trace
     "--width 9": "a layer has 8 experts",
     "--policy static": "policy 'static' needs a calibration trace",
     "--warm calibrated": "'calibrated' needs a calibration trace",
-    "--policy static --calibration gone": "is no trace file and no sample",
     "--policy static --calibration bible": "of another model",
 }
 REFUSED = {
@@ -127,6 +133,11 @@ REFUSED = {
     f"compare --prompt x --repeats {SEEDS}": "not in the range",
     "compare --prompt x --threads 1000000": "not in the range",
     f"compare --prompt x --seed {SEEDS}": "seed is",
+    "compare --prompt x --max-new-tokens 0": "not in the range",
+    "compare --prompt x --temperature nan": "not a finite number",
+    "compare --prompt x --tier tape": "'tape' is not one of",
+    "compare --prompt x --device meta": "device 'meta' is not available here",
+    "compare --prompt x --dtype float8": "'float8' is not one of",
     f"{RUN} --link tape": "link 'tape' is not known. Choose one of SD card",
     f"{RUN} --link nan": "link 'nan' is not known",
     f"{RUN} --link -1": "link '-1' is not known",
@@ -136,11 +147,42 @@ REFUSED = {
     f"import routed.npy --experts -1 --out {OUT}": "not in the range",
     f"import routed.npy --experts {SEEDS} --out {OUT}": "experts were given; a layer has 1 to",
     f"import routed.npy --experts 2 --out {OUT}": "expert",
+    f"import routed.npy --prompt-tokens -2 --out {OUT}": "not in the range",
+    f"import routed.npy --prompt-tokens {SEEDS} --out {OUT}": "prompt tokens were given; a request has 0 to",
+    f"import routed.npy --axes k,layer --out {OUT}": "--axes is 'k,layer'; name each axis once",
+    f"import routed.npy --axes token,token --out {OUT}": "--axes is 'token,token'; name each axis once",
+    f"import routed.npy --top-k -1 --out {OUT}": "not in the range",
+    f"import routed.npy --top-k {SEEDS} --out {OUT}": "experts a token were given; a token uses 1 to 64",
     f"import {T}": "Missing option '--out'",
     f"export {T} --format tape --out {OUT}": "format 'tape' is not known. Choose one of csv",
     f"export {T} --format perfetto --out {OUT}": "holds no measured run",
     f"export {T} --recorded --format csv --out {OUT}": "holds no recorded run. Leave out --recorded",
     f"export {T} --format csv": "Missing option '--out'",
+    f"export {T} --format stage --policies best --out {OUT}": "policy 'best' is not known",
+    f"export {T} --format stage --policies '' --out {OUT}": "no policy was named",
+    f"export {T} --format stage --policies gone.py:x --out {OUT}": "there is no file gone.py",
+    f"export {T} --format stage --slots 99 --out {OUT}": "99 slots are more than the 8 experts",
+    # sheets
+    "lessons --sheet taken.file": "is there already. Add --force to write over it, or choose another name",
+    "lessons --sheet gone/x.html": "The folder gone for --sheet does not exist",
+    "lessons --answers folder": "folder is a folder. Choose the name of a file for --answers",
+    "lessons anything": "unexpected extra argument",
+    # plans
+    "plan a b": "unexpected extra argument",
+    "plan no/such/model": "no/such/model",
+    "plan --trace gone.moetrace": "gone.moetrace: No such file",
+    "plan --trace text.moetrace": "is not a .moetrace file",
+    "plan --fast lots": "The size 'lots' is not known. Write for example 50GB",
+    "plan --fast -1": "The size '-1' is not known",
+    f"plan --fast {SEEDS}GB": "is not known",
+    "plan --context 0": "not in the range",
+    f"plan --context {SEEDS}": "not in the range",
+    "plan --slots many": "--slots 'many' is no list of counts. Write 4 or 2,4,8",
+    "plan --slots 0": "a token uses 2 experts of a layer at once",
+    "plan --link tape": "link 'tape' is not known. Choose one of SD card",
+    "plan --fast-speed nan": "not a finite number",
+    "plan --fast-speed 0": "not in the range",
+    "plan --dtype float8": "'float8' is not one of",
     # differences
     f"diff {T}": "Missing argument 'SECOND'",
     f"diff {T} {T} --fail-below hit_ratio": "'hit_ratio' is no limit",
@@ -164,6 +206,10 @@ REFUSED = {
     f"sweep {T} --jobs 0 --out {OUT}": "not in the range",
     f"sweep {T} --jobs {SEEDS} --out {OUT}": "not in the range",
     f"sweep {T} --lookahead 0 --out {OUT}": "lookahead is 0",
+    f"sweep {T} --width -1 --out {OUT}": "width is -1",
+    f"sweep {T} --rule chess --out {OUT}": "rule 'chess' is not known",
+    f"sweep {T} --budgets lots --out {OUT}": "budget is 'lots'",
+    f"sweep {T} --dask nope --out {OUT}": "No Dask scheduler answers at nope: it is no address",
     f"sweep text.moetrace --jobs 1 --out {OUT}": "None of the files is a trace",
     f"sweep gone --jobs 1 --out {OUT}": "None of the files is a trace",
     f"sweep {T} --jobs 1 --out text.moetrace": "is there and is no table of a sweep",
@@ -171,13 +217,27 @@ REFUSED = {
     "cache limit nonsense": "The size 'nonsense' is not known. Write for example 50GB",
     f"cache limit {SEEDS}TB": "is not known",
     "cache clean nothing-of-that-name": "Nothing in",
+    "cache list x": "unexpected extra argument",
     # what there is
     "nonsense": "No such command 'nonsense'",
     "bench nonsense": "No such command 'nonsense'",
     "bench replay --tokens 1": "not in the range",
     f"bench replay --tokens {SEEDS}": "not in the range",
+    "bench replay --repeats 0": "not in the range",
     "bench engine --repeats 0": "not in the range",
+    "bench engine --tokens 1": "not in the range",
+    "bench engine --model no/such/model": "There is no folder no/such/model|no/such/model",
+    "bench link --tokens 1": "not in the range",
+    "bench loading x": "unexpected extra argument",
     f"bench pages --tokens {SEEDS}": "not in the range",
+    "bench pages --repeats 0": "not in the range",
+    "bench capture --repeats 0": "not in the range",
+    f"bench capture --tokens {SEEDS}": "not in the range",
+    "bench soak --sessions 0": "not in the range",
+    "bench soak --pause nan": "not a finite number",
+    "bench soak --runs 0": "not in the range",
+    "bench stage --repeats 0": "not in the range",
+    "bench fuzz --files 0": "not in the range",
     "bench stage --seconds nan": "not a finite number",
     f"bench fuzz --files 1 --seed {SEEDS}": "not in the range",
 }
@@ -215,6 +275,8 @@ def cases() -> list[tuple[str, str]]:
         ),
         *((f"replay {T} {options}", said) for options, said in (SETTINGS | MISFITS).items()),
         *((f"{RUN} {options}", said) for options, said in SETTINGS.items()),
+        *((f"diff {T} {T} {options}", said) for options, said in ONE_EACH.values()),
+        *((f"export {T} --format csv --out {OUT} {options}", said) for options, said in ONE_EACH.values()),
         *((f"export {T} --format csv --out {OUT} {options}", said) for options, said in MISFITS.items()),
         *REFUSED.items(),
     ]
@@ -245,6 +307,33 @@ def words_of(command: str) -> list[str]:
 def test_there_are_enough_of_them() -> None:
     assert len(cases()) + len(DONE) >= 200
     assert len({command for command, _ in cases()}) == len(cases())
+
+
+ANY_TEXT = {"--prompt", "--then", "--future"}  # any text is right, or its file is tried as FILE above
+
+
+def options_of(command: click.Command, words: list[str]) -> Iterator[tuple[list[str], set[str]]]:
+    """(words of a command, names of an option that takes a value) of every command below this one; no names:
+    the command itself.
+    """
+    if isinstance(command, click.Group):
+        with click.Context(command) as context:
+            for name in command.list_commands(context):
+                below = command.get_command(context, name)
+                assert below is not None
+                yield from options_of(below, [*words, name])
+        return
+    yield words, set()
+    for one in command.params:
+        if isinstance(one, click.Option) and not one.is_flag and not ANY_TEXT & set(one.opts):
+            yield words, set(one.opts)
+
+
+def test_every_command_and_every_option_is_tried_with_what_is_wrong() -> None:
+    lines = [command.split() for command, _ in cases()]
+    for words, names in options_of(main, []):
+        own = [line for line in lines if line[: len(words)] == words]
+        assert any(names & set(line) if names else line for line in own), (words, names)
 
 
 @pytest.mark.parametrize(("command", "said"), cases(), ids=lambda text: text[:60])
@@ -329,7 +418,7 @@ def test_an_interrupted_sweep_says_what_it_keeps_and_leaves_no_child(tmp_path: P
         first = process.stderr.readline()  # a tenth is done, the rest is under way
         assert "settings replayed" in first
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)  # until neither parent nor child holds the pipe
+        _, said = process.communicate(timeout=300)  # until neither parent nor child holds the pipe
     assert process.returncode == 130
     assert f"{out}.journal holds the rows so far; the same command goes on from there." in said
     assert "Traceback" not in said
@@ -345,7 +434,7 @@ def test_a_killed_sweep_leaves_no_child(tmp_path: Path) -> None:
         process.stderr.readline()
         assert Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         process.kill()
-        process.communicate(timeout=60)  # until the last child has closed the pipe
+        process.communicate(timeout=300)  # until the last child has closed the pipe
 
 
 def test_two_sweeps_on_one_table_are_refused(tmp_path: Path) -> None:

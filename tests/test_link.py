@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from moeviz.core.cache import Load
 from moeviz.core.machines import find
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
 from moeviz.engine import link, measure
 from moeviz.engine.loader import Loaded, load
 from moeviz.engine.session import Options
+from moeviz.engine.store import aligned
 from moeviz.errors import ModelError, SettingsError
 from moeviz.files import moetrace
 
@@ -76,3 +78,19 @@ def test_a_link_that_the_tier_itself_does_not_reach_is_not_claimed(model: Loaded
     assert fast.tier.pace_in_words == "link paced to 10000 GB/s, 0 ms, which this tier does not reach"
     assert measure.paced(model, "SD card").tier.pace_in_words == "link paced to SD card (0.1 GB/s, 0.25 ms)"
     assert model.tier.pace_in_words == ""
+
+
+def test_who_waits_for_a_copy_that_has_not_begun_makes_it(
+    model: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link.HostLink, "_work", lambda self: None)  # a thread that is never awake in time
+    slots = aligned(2, model.store.layout.record_bytes)
+    own = link.HostLink(model.store)
+    for slot, expert in enumerate((5, 6)):
+        own.submit(Load(0, expert, slot, (-1, -1), slot, False), slots[slot])
+    own.wait(slots[1])  # the second: what is before it in the queue comes first
+    own.close()
+    expected = aligned(1, model.store.layout.record_bytes)[0]
+    for slot, expert in enumerate((5, 6)):
+        model.store.read(0, expert, expected)
+        assert torch.equal(slots[slot], expected)

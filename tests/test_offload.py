@@ -21,7 +21,8 @@ from moeviz.core.trace import Trace
 from moeviz.engine import measure
 from moeviz.engine.experts import RecipeError, direct, of_class, recipe_for
 from moeviz.engine.loader import Loaded, load, own
-from moeviz.engine.session import Options, Serving, generate
+from moeviz.engine.serving import Serving
+from moeviz.engine.session import Options, generate
 from moeviz.engine.store import DiskStore, HostStore
 from moeviz.errors import ModelError, SettingsError, StoreError
 
@@ -108,7 +109,7 @@ def test_logits_and_tokens_are_those_of_the_resident_model(
     for settings in settings_to_try(model.k, past):
         seen.clear()
         records = list(generate(model, PROMPT, settings, GREEDY, future=future))
-        assert [record.next_id for record in records] == tokens, settings.label
+        assert [record.next_ids[0] for record in records] == tokens, settings.label
         assert all(torch.equal(a, b) for a, b in zip(seen, expected, strict=True)), settings.label
 
 
@@ -292,7 +293,7 @@ def test_a_change_of_subject_is_fed_token_by_token(tiny_model: TinyModel) -> Non
     model = loaded(tiny_model, "mixtral")
     records = list(generate(model, PROMPT, Settings(), Options(12, 0.0, stop_at_end=False, then="abc")))
     script = model.tokenizer("abc")["input_ids"]
-    assert [record.next_id for record in records][6:9] == script
+    assert [record.next_ids[0] for record in records][6:9] == script
     assert [record.token_ids for record in records][7:10] == [[token] for token in script]
 
 
@@ -383,7 +384,7 @@ def test_serving_refuses_next_gate_without_routers(tiny_model: TinyModel) -> Non
     model = loaded(tiny_model, "mixtral")
     blind = replace(model, layers=tuple(replace(layer, router=None) for layer in model.layers))
     with pytest.raises(SettingsError, match="asks the layers' routers ahead, which this model's cannot be"):
-        Serving(blind, Settings(prefetch="next-gate"), GREEDY)
+        Serving(blind, Settings(prefetch="next-gate"))
 
 
 def test_a_run_that_departs_from_its_future_is_told(tiny_model: TinyModel, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from moeviz.files import exporters
 from moeviz.files.moecounts import Counts, to_bytes
 
 ROOT = Path(__file__).parent.parent
-WAIT = 120  # seconds a script may take on a slow machine
+WAIT = 600  # seconds a script may take on a slow machine
 PAGES = ("stage", "experts", "timeline", "prefetch", "what_if", "lessons", "library")
 
 
@@ -74,7 +74,7 @@ def showing(trace: Trace, run: Run | None = None, name: str = "upload: other") -
 def finished(app: AppTest, name: str) -> AppTest:
     """Waits for a job of the session's desk, then draws the page again."""
     job: Job = app.session_state["desk"].jobs[name]
-    assert job.over.wait(timeout=300)
+    assert job.over.wait(timeout=WAIT)
     return app.run()
 
 
@@ -576,6 +576,31 @@ def test_the_library_keeps_renames_and_deletes(data_folder: Path) -> None:
     assert app.selectbox(key="trace").value == "library: renamed"
     button(app, "Delete").click().run()
     assert list((data_folder / "traces").iterdir()) == []
+    assert not app.exception
+
+
+@pytest.mark.parametrize("page", ["timeline", "prefetch", "what_if"])
+def test_a_budget_in_bytes_over_layers_of_different_sizes_is_served(page: str) -> None:
+    trace = replace(random_trace(4, tokens=30), expert_bytes=(100, 300, 200))
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=WAIT)
+    app.query_params["scope"], app.query_params["budget"] = "model", "1500"
+    app.run()
+    app.session_state["desk"].opened["upload: other"] = trace, None
+    app.session_state["to_show"] = "upload: other"
+    app = turned(app.run(), page)
+    assert not app.error, app.error[0].value
+
+
+def test_the_library_opens_one_of_several_requests() -> None:
+    requests = np.repeat(np.array([3, 1], np.int16), [8, 12])
+    app = turned(
+        showing(replace(random_trace(1, tokens=20), sequence=requests), name="upload: many"), "library"
+    )
+    app.number_input(key="request").set_value(2).run()
+    button(app, "Open it alone").click().run()
+    assert app.selectbox(key="trace").value == "upload: many-2"
+    assert app.session_state["desk"].opened["upload: many-2"][0].tokens == 12
+    assert not any(one.label == "Open it alone" for one in app.button)
     assert not app.exception
 
 

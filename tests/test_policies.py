@@ -1,6 +1,7 @@
 """One conformance class for all policies, an oracle of its own for each that has one."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cachetools
@@ -11,13 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import moeviz.core.policies
-from moeviz.core.policies import POLICIES, Moment, Use, load_policy
+from moeviz.core.policies import POLICIES, Lists, Moment, Use, load_policy, policy
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.replay import replay
-from moeviz.core.run import HIT, MISS
+from moeviz.core.run import HIT, MISS, Run
 from moeviz.core.settings import WARM, Settings
 from moeviz.core.trace import Trace
-from moeviz.errors import PolicyError
+from moeviz.errors import PolicyError, SettingsError
+from moeviz.numbers.curves import curve
+from moeviz.numbers.explain import Explainer
 
 REGISTERS = "from moeviz.policies import policy\n"
 requests = st.lists(st.integers(0, 7), min_size=1, max_size=120)
@@ -106,6 +109,261 @@ def oracle(cache: cachetools.Cache, stream: list[int]) -> list[bool]:
         else:
             cache[expert] = True
     return outcomes
+
+
+events_of_three = st.lists(
+    st.lists(st.integers(0, 9), min_size=3, max_size=3, unique=True), min_size=1, max_size=40
+)
+
+
+@given(requests, st.integers(1, 7))
+def test_arc_equals_its_paper(stream: list[int], slots: int) -> None:
+    assert one_by_one(stream, "arc", slots) == arc_of_the_paper([[one] for one in stream], slots)
+
+
+@given(events_of_three, st.integers(3, 9))
+def test_arc_equals_its_paper_where_members_of_an_event_are_pinned(
+    events: list[list[int]], slots: int
+) -> None:
+    assert together(events, "arc", slots) == arc_of_the_paper(events, slots)
+
+
+@given(requests, st.integers(1, 7))
+def test_s3_fifo_equals_its_paper(stream: list[int], slots: int) -> None:
+    assert one_by_one(stream, "s3-fifo", slots) == s3_fifo_of_the_paper([[one] for one in stream], slots)
+
+
+@given(events_of_three, st.integers(3, 9))
+def test_s3_fifo_equals_its_paper_where_members_of_an_event_are_pinned(
+    events: list[list[int]], slots: int
+) -> None:
+    assert together(events, "s3-fifo", slots) == s3_fifo_of_the_paper(events, slots)
+
+
+@pytest.mark.parametrize("name", ["arc", "s3-fifo"])
+@given(events=events_of_three, slots=st.integers(1, 9))
+def test_lists_serve_one_by_one_as_requests_of_one(name: str, events: list[list[int]], slots: int) -> None:
+    trace = make_trace([[event] for event in events], experts=10)
+    run = replay(trace, Settings(name, slots, rule="one-by-one"))
+    found = {(at, expert): outcome == HIT for at, expert, outcome in zip(*in_order(run), strict=True)}
+    stream = [expert for event in events for expert in event]
+    model = arc_of_the_paper if name == "arc" else s3_fifo_of_the_paper
+    wanted = model([[one] for one in stream], slots)
+    assert [found[at, expert] for at, event in enumerate(events) for expert in event] == wanted
+
+
+def in_order(run: Run) -> tuple[list[int], list[int], list[int]]:
+    return run.accesses.event.tolist(), run.accesses.expert.tolist(), run.accesses.outcome.tolist()
+
+
+def together(events: list[list[int]], policy: str, slots: int) -> list[bool]:
+    """Which members of each event hit, strongest first."""
+    run = replay(make_trace([[event] for event in events], experts=10), Settings(policy, slots))
+    found = {(at, expert): outcome == HIT for at, expert, outcome in zip(*in_order(run), strict=True)}
+    return [found[at, expert] for at, event in enumerate(events) for expert in event]
+
+
+def arc_of_the_paper(events: list[list[int]], c: int) -> list[bool]:
+    """Megiddo and Modha's figure 4 in lists, least recently used first; of an event everyone is looked up,
+    then who is missing comes, then all are used, the strongest last. Members of the event do not leave."""
+    t1: list[int] = []
+    t2: list[int] = []
+    b1: list[int] = []
+    b2: list[int] = []
+    p, outcomes = 0.0, []
+
+    def give_way(x: int, p: float, event: list[int]) -> None:
+        first = bool(t1) and (len(t1) > p or (x in b2 and len(t1) == p))
+        for t, b in ((t1, b1), (t2, b2)) if first else ((t2, b2), (t1, b1)):
+            could = [one for one in t if one not in event]
+            if could:
+                t.remove(could[0])
+                b.append(could[0])
+                return
+
+    for event in events:
+        missing = [x for x in event if x not in t1 + t2]
+        outcomes += [x not in missing for x in event]
+        for x in missing:
+            full = len(t1) + len(t2) == c
+            if x in b1 or x in b2:
+                if x in b1:
+                    p = min(c, p + max(len(b2) / len(b1), 1))
+                else:
+                    p = max(0, p - max(len(b1) / len(b2), 1))
+                if full:
+                    give_way(x, p, event)
+                (b1 if x in b1 else b2).remove(x)
+                t2.append(x)
+                continue
+            if len(t1) + len(b1) == c:
+                if len(t1) < c:
+                    b1.pop(0)
+                    give_way(x, p, event)
+                else:
+                    t1.remove(next(one for one in t1 if one not in event))
+            elif len(t1) + len(t2) + len(b1) + len(b2) >= c:
+                if len(t1) + len(t2) + len(b1) + len(b2) == 2 * c:
+                    b2.pop(0)
+                give_way(x, p, event)
+            t1.append(x)
+        for x in reversed(event):
+            if x in missing:
+                own = t1 if x in t1 else t2
+                own.remove(x)
+                own.append(x)
+            else:
+                (t1 if x in t1 else t2).remove(x)
+                t2.append(x)
+    return outcomes
+
+
+def s3_fifo_of_the_paper(events: list[list[int]], c: int) -> list[bool]:
+    """Algorithm 1 of Yang et al. in lists, the tail first, one eviction for each that comes, as their
+    libCacheSim does; members of the event are passed over."""
+    small: list[int] = []
+    main: list[int] = []
+    ghost: list[int] = []
+    freq: dict[int, int] = {}
+    outcomes = []
+
+    def evict(event: list[int]) -> None:
+        while True:
+            of_small = [one for one in small if one not in event]
+            of_main = [one for one in main if one not in event]
+            if of_small and (len(small) >= 0.1 * c or not of_main):
+                tail = of_small[0]
+                small.remove(tail)
+                if freq[tail] > 1:
+                    main.append(tail)
+                    freq[tail] = 0
+                    continue
+                ghost.append(tail)
+                del ghost[: max(len(ghost) - int(0.9 * c), 0)]
+                return
+            tail = of_main[0]
+            main.remove(tail)
+            if freq[tail] == 0:
+                return
+            main.append(tail)
+            freq[tail] -= 1
+
+    for event in events:
+        missing = [x for x in event if x not in small + main]
+        outcomes += [x not in missing for x in event]
+        for x in missing:
+            known = x in ghost
+            if known:
+                ghost.remove(x)
+            if len(small) + len(main) == c:
+                evict(event)
+            (main if known else small).append(x)
+            freq[x] = 0
+        for x in event:
+            freq[x] = min(freq[x] + (x not in missing), 3)
+    return outcomes
+
+
+def test_arc_keeps_what_is_used_again_through_a_scan() -> None:
+    """Lru would have dropped both for the experts that pass by once."""
+    stream = [0, 1, 0, 1, 2, 3, 4, 5, 0, 1]
+    assert one_by_one(stream, "arc", 4)[-2:] == [True, True]
+    assert one_by_one(stream, "lru", 4)[-2:] == [False, False]
+
+
+def test_lists_of_a_users_own_decide_and_say_why(tmp_path: Path) -> None:
+    """Last in, first out, in a file; live pools as many at once, explained in its own words."""
+    file = tmp_path / "lifo.py"
+    file.write_text(
+        "from moeviz.policies import Lists, policy\n"
+        '@policy("lifo")\n'
+        "class Lifo(Lists):\n"
+        '    "Last in, first out."\n'
+        "    def __init__(self, slots):\n        self.there = []\n"
+        "    def came(self, one):\n        self.there.append(one)\n"
+        "    def used(self, one, again):\n        pass\n"
+        "    def leaves(self, stays):\n"
+        "        found = next((one for one in reversed(self.there) if one not in stays), -1)\n"
+        "        if found >= 0:\n            self.there.remove(found)\n"
+        "        return found\n"
+        "    def why(self, one):\n        return 'it came last'\n"
+    )
+    name = load_policy(f"{file}:lifo")
+    try:
+        assert POLICIES[name].text == "Last in, first out."
+        explainer = Explainer(make_trace([[[0]], [[1]], [[2]]]), Settings(name, 2))
+        (eviction,) = explainer.evictions(2, 0)
+        assert eviction.sentence.startswith("Expert 1 left: it came last; never needed again")
+        assert [(one.expert, one.score) for one in eviction.residents] == [(1, 0), (0, 1)]
+    finally:
+        del POLICIES[name]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("    pass\n", "NotImplementedError"),
+        (
+            "    def came(self, one): pass\n    def used(self, one, again): pass\n"
+            "    def why(self, one): return ''\n    def leaves(self, stays): return 7\n",
+            "who leaves is 7 and then 7, not 0 and -1",
+        ),
+    ],
+)
+def test_lists_that_do_not_work_are_refused(tmp_path: Path, body: str, said: str) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(f"from moeviz.policies import Lists, policy\n@policy('own')\nclass Own(Lists):\n{body}")
+    with pytest.raises(PolicyError, match=said):
+        load_policy(f"{file}:own")
+
+
+def test_lists_that_name_who_has_to_stay_end_in_a_sentence() -> None:
+    class Stubborn(Lists):
+        """Drops whoever came first, needed or not."""
+
+        def __init__(self, slots: int) -> None:
+            super().__init__(slots)
+            self.there: list[int] = []
+
+        def came(self, one: int) -> None:
+            self.there.append(one)
+
+        def used(self, one: int, again: bool) -> None:
+            """Does not count."""
+
+        def leaves(self, stays: Container[int]) -> int:
+            return self.there.pop(0) if self.there else -1
+
+        def why(self, one: int) -> str:
+            return "it came first"
+
+    trace = make_trace([[[0, 1]], [[0, 2]], [[3, 4]]])
+    policy("stubborn")(Stubborn)
+    try:
+        with pytest.raises(PolicyError, match="lets nobody leave, or somebody who is not resident or has to"):
+            replay(trace, Settings("stubborn", 2))
+        with pytest.raises(PolicyError, match="Let its leaves"):
+            curve(trace, Settings("stubborn", 2), [2])
+    finally:
+        del POLICIES["stubborn"]
+
+
+def test_lists_have_no_score_and_count_no_bytes() -> None:
+    with pytest.raises(PolicyError, match="has no score for an expert by itself"):
+        POLICIES["arc"].score(Use(0, 0), Moment(0, 1, 64))
+    trace = replace(make_trace([[[0], [1]]] * 3), expert_bytes=(100, 200))
+    with pytest.raises(SettingsError, match="'arc' counts experts, not bytes"):
+        replay(trace, Settings("arc", scope="model", budget=400))
+    assert replay(trace, Settings("arc", budget=800)).room.limits == (4, 2)
+
+
+def test_an_eviction_of_arc_in_words() -> None:
+    trace = make_trace([[[expert]] for expert in (0, 0, 1, 2)])
+    (eviction,) = Explainer(trace, Settings("arc", 2)).evictions(3, 0)
+    assert eviction.sentence.startswith(
+        "Expert 1 left: last used longest ago of those used once that could leave, as of 2 slots those used "
+        "once hold 1, and 0 are meant for them; never needed again"
+    )
 
 
 @pytest.mark.parametrize("policy", [name for name, one in POLICIES.items() if one.stack])

@@ -4,6 +4,7 @@ user's own included."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from moeviz.core.run import HIT
 from moeviz.core.settings import WARM, Settings
 from moeviz.core.trace import Trace
 from moeviz.errors import PolicyError, SettingsError
+from moeviz.files.moetrace import from_bytes, to_bytes
 
 OWN = ("mru", "constant", "by-hand", "never a number")
 
@@ -46,7 +48,7 @@ def wanted(trace: Trace, name: str, slots: int, **fields: object) -> Settings:
     seed=st.integers(0, 10_000),
     scope=st.sampled_from(["layer", "model"]),
     warm=st.sampled_from(list(WARM)),
-    rule=st.sampled_from(["pinned", "one-by-one", "batch:3"]),
+    rule=st.sampled_from(["pinned", "in-order", "one-by-one", "batch:3"]),
     more=st.integers(0, 9),
 )
 def test_many_pools_at_once_decide_as_event_by_event(
@@ -63,6 +65,32 @@ def test_many_pools_at_once_decide_as_event_by_event(
     check_books(served(trace, one), at_once)
     assert len(told) == (at_once.loads.victim_expert >= 0).sum()
     assert [choice.load for choice in told] == np.flatnonzero(at_once.loads.victim_expert >= 0).tolist()
+
+
+@pytest.mark.parametrize("name", ["lru", "lfu-resident", "random", "belady", "by-hand"])
+@settings(max_examples=25)
+@given(
+    seed=st.integers(0, 10_000),
+    warm=st.sampled_from(list(WARM)),
+    prefetch=st.sampled_from(["none", "previous-token", "frequency"]),
+    rule=st.sampled_from(["pinned", "in-order", "one-by-one", "batch:3"]),
+    more=st.integers(0, 900),
+)
+def test_a_load_may_cost_several_their_place(
+    name: str, seed: int, warm: str, prefetch: str, rule: str, more: int
+) -> None:
+    """Where sizes differ: at once as event by event, within the bytes, everyone who left told, and the same
+    from a file."""
+    trace = ragged_trace(seed)
+    budget = trace.k * int(trace.layer_bytes.max()) + more
+    guesses = prefetch if trace.layers > 1 else "none"
+    one = wanted(trace, name, 1, scope="model", warm=warm, rule=rule, budget=budget, prefetch=guesses)
+    told: list[Choice] = []
+    at_once, by_event = replay(trace, one), replay(trace, one, choices=told)
+    assert at_once.same_decisions(by_event)
+    check_books(served(trace, one), at_once)
+    assert [(choice.load, *choice.victim) for choice in told] == at_once.departures.rows()
+    assert from_bytes(to_bytes(served(trace, one), at_once))[1].same_decisions(at_once)  # type: ignore[union-attr]
 
 
 def toy() -> Trace:
@@ -83,6 +111,13 @@ def test_one_by_one_may_drop_a_member_of_the_event_for_the_next() -> None:
     assert run.accesses.outcome.tolist() == [2, 2, 2, 2]
     assert run.loads.victim_expert.tolist() == [-1, -1, 0, 1]
     assert replay(trace, Settings("lru", 2)).accesses.outcome.tolist() == [2, 2, 0, 2]
+
+
+def test_in_order_the_weakest_of_an_event_counts_as_used_last() -> None:
+    trace = make_trace([[[0, 1]], [[2, 3]], [[0, 1]]])
+    wanted = Settings("lru", 3)
+    assert replay(trace, wanted).loads.victim_expert.tolist() == [-1, -1, -1, 1, 3]
+    assert replay(trace, replace(wanted, rule="in-order")).loads.victim_expert.tolist() == [-1, -1, -1, 0, 2]
 
 
 def test_one_by_one_needs_one_slot_only() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 from collections.abc import Iterator
@@ -17,7 +18,10 @@ from conftest import random_trace
 
 from moeviz import words
 from moeviz.cli.main import main
-from moeviz.core.settings import BASELINES
+from moeviz.core.replay import replay
+from moeviz.core.run import HIT
+from moeviz.core.settings import BASELINES, Settings
+from moeviz.core.trace import DECODE, PREFILL, Trace
 from moeviz.numbers.metrics import MissKinds
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +37,9 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the examples find what they name."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "sample_traces").symlink_to(ROOT / "sample_traces")
+    (folder / "parts").mkdir()
+    requests = np.repeat(np.arange(3, dtype=np.int16), 8)
+    dataclasses.replace(random_trace(2, tokens=24), sequence=requests).save(folder / "requests.moetrace")
     np.save(folder / "routed.npy", random_trace(1, prompt=1, experts=32).experts)
     (folder / "mru.py").write_text(next(block for block in blocks("python") if "mru.py" in block))
     return folder
@@ -132,3 +139,63 @@ def test_its_pictures_are_there_and_the_moving_one_is_short_and_light() -> None:
             tour.load()
             shown += tour.info["duration"]
     assert 15_000 <= shown <= 25_000  # milliseconds
+
+
+RULES = ROOT / "moeviz" / "core" / "README.md"
+SHOWN = ("lru", "lfu", "lfu-resident", "belady")
+
+
+def table_of_rules() -> str:
+    """Hit ratios of one sample by every rule, as the README of moeviz.core shows them."""
+    trace = Trace.load(ROOT / "sample_traces" / "python-long.moetrace")
+    decoded = trace.only(DECODE)
+    assert decoded is not None
+    ways: tuple[tuple[str, Trace, dict[str, object], tuple[int, ...]], ...] = (
+        ("pinned: the default", trace, {}, (DECODE,)),
+        ("in-order", trace, {"rule": "in-order"}, (DECODE,)),
+        ("pinned, prefill counted in", trace, {}, (PREFILL, DECODE)),
+        ("pinned, the prompt left out", decoded, {}, (DECODE,)),
+        ("pinned, one pool of 32 slots", trace, {"scope": "model", "slots": 32}, (DECODE,)),
+        ("one-by-one", trace, {"rule": "one-by-one"}, (DECODE,)),
+        (
+            "one-by-one, one stream and pool for all layers, 32 slots",
+            trace,
+            {"rule": "one-by-one", "scope": "model", "slots": 32},
+            (DECODE,),
+        ),
+        ("batch:2", trace, {"rule": "batch:2"}, (DECODE,)),
+        ("batch:4", trace, {"rule": "batch:4"}, (DECODE,)),
+    )
+    lines = [f"| rule | accesses | {' | '.join(SHOWN)} |", f"| --- |{' ---: |' * (1 + len(SHOWN))}"]
+    for name, own, changed, phases in ways:
+        cells, accesses = [], 0
+        for policy in SHOWN:
+            run = replay(own, Settings(policy, **{"slots": 4, **changed}))
+            counted = np.isin(run.passes.phase[run.events.forward_pass[run.accesses.event]], phases)
+            accesses = int(counted.sum())
+            cells.append(f"{(run.accesses.outcome[counted] == HIT).mean():.3f}")
+        lines.append(f"| {name} | {accesses:,} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_table_of_why_two_tools_differ_is_what_replays_give() -> None:
+    before, _, rest = RULES.read_text(encoding="utf-8").partition("<!-- table -->\n")
+    shown, _, after = rest.partition("<!-- /table -->")
+    found = table_of_rules()
+    if shown != found:
+        RULES.write_text(f"{before}<!-- table -->\n{found}<!-- /table -->{after}", encoding="utf-8")
+    assert shown == found, "the table was out of date; it has been written anew: commit it"
+
+
+def test_what_is_said_of_the_rules_holds() -> None:
+    """What the text beside the table claims of its numbers."""
+    rows = {
+        cells[0]: dict(zip(SHOWN, map(float, cells[2:]), strict=True))
+        for line in table_of_rules().splitlines()[2:]
+        if (cells := [cell.strip() for cell in line.strip("|").split("|")])
+    }
+    pinned, apart = rows["pinned: the default"], rows["one-by-one"]
+    assert apart["belady"] > pinned["belady"]
+    assert apart["lfu"] > apart["lru"] > apart["lfu-resident"]
+    assert rows["batch:4"]["lru"] < rows["batch:2"]["lru"] < pinned["lru"]
+    assert rows["pinned, prefill counted in"]["lru"] < pinned["lru"]

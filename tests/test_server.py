@@ -1,4 +1,6 @@
-"""The app's server answers to this machine's own names only: no page elsewhere points its name here."""
+"""The app's server answers to this machine's own names only: no page elsewhere points its name here. When all
+have left it gives back what they took.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,15 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import random_trace
+
+from moeviz.app import jobs, kept, server
+from moeviz.core.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 
@@ -44,15 +51,32 @@ def port(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def answer(port: int, host: str, origin: str) -> int:
     """Status of a WebSocket's handshake with these headers: 101 is let in."""
-    request = (
-        f"GET /_stcore/stream HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\n"
+    return status(
+        port,
+        "GET /_stcore/stream",
+        f"Host: {host}\r\nOrigin: {origin}\r\n"
         "Connection: Upgrade\r\nUpgrade: websocket\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-        "Sec-WebSocket-Protocol: streamlit\r\n\r\n"
+        "Sec-WebSocket-Protocol: streamlit\r\n",
     )
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+
+
+def status(port: int, what: str, headers: str) -> int:
+    """Of the answer to a request as it stands on the wire."""
+    request = f"{what} HTTP/1.1\r\n{headers}\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=300) as connection:
         connection.sendall(request.encode())
         return int(connection.recv(1_000).split()[1])
+
+
+FOREIGN = (
+    "evil.example",
+    "127.0.0.1.evil.example",
+    "localhost.evil.example",
+    "0.0.0.0",
+    "evil@localhost",
+    "",
+)
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "LOCALHOST", "[::1]"])
@@ -60,10 +84,7 @@ def test_this_machines_own_names_are_let_in(name: str, port: int) -> None:
     assert answer(port, f"{name}:{port}", f"http://{name}:{port}") == 101
 
 
-@pytest.mark.parametrize(
-    "host",
-    ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "0.0.0.0", "evil@localhost", ""],
-)
+@pytest.mark.parametrize("host", FOREIGN)
 def test_a_foreign_name_is_not_let_in_whatever_its_origin(host: str, port: int) -> None:
     for origin in (f"http://{host}:{port}", f"http://localhost:{port}"):
         assert answer(port, f"{host}:{port}" if host else "", origin) in (400, 403)
@@ -71,3 +92,44 @@ def test_a_foreign_name_is_not_let_in_whatever_its_origin(host: str, port: int) 
 
 def test_a_foreign_origin_is_not_let_in_by_our_own_name(port: int) -> None:
     assert answer(port, f"localhost:{port}", "http://evil.example") == 403
+
+
+@pytest.mark.parametrize("host", FOREIGN)
+def test_a_foreign_name_is_given_nothing_at_all(host: str, port: int) -> None:
+    """Neither the page nor what Streamlit counts, keeps for download or takes as an upload."""
+    headers = f"Host: {host}:{port}\r\n" if host else "Host:\r\n"
+    for path in ("/", "/library", "/_stcore/health", "/_stcore/metrics", "/_stcore/host-config", "/media/a"):
+        assert status(port, f"GET {path}", headers) == 403, path
+    for method in ("PUT", "DELETE", "OPTIONS"):
+        assert status(port, f"{method} /_stcore/upload_file/a/b", headers + "Content-Length: 0\r\n") == 403
+
+
+def test_this_machines_own_names_are_given_the_page(port: int) -> None:
+    for name in ("127.0.0.1", "localhost", "[::1]"):
+        assert status(port, "GET /", f"Host: {name}:{port}\r\n") == 200
+        assert status(port, "GET /media/gone", f"Host: {name}:{port}\r\n") == 404
+
+
+def test_what_the_server_kept_goes_when_the_last_of_all_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    trace, settings = random_trace(0), Settings(slots=3)
+    before = kept.replayed(trace, settings)
+    tidied = threading.Event()
+
+    plainly = server.tidy
+
+    def tidy() -> None:
+        plainly()
+        tidied.set()
+
+    monkeypatch.setattr(jobs, "GRACE", 0.0)
+    monkeypatch.setattr(jobs.server, "tidy", tidy)
+    monkeypatch.setattr(jobs, "_seated", seated := set())
+    one, other = jobs.Desk(jobs.client()), jobs.Desk(jobs.client())
+    for desk in (one, other):
+        desk.enter()
+        seated.add(desk)
+    jobs._stand_up(one)
+    assert kept.replayed(trace, settings) is before  # somebody is left
+    jobs._stand_up(other)
+    assert tidied.wait(300)
+    assert kept.replayed(trace, settings) is not before

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import random_trace
 from playwright.sync_api import Browser, BrowserContext, Page, expect
-from test_browser import SECONDS, app, browser, see, settle, staged, turn, verdict  # noqa: F401
+from test_browser import PATIENCE, app, browser, see, settle, staged, turn, verdict  # noqa: F401
 from test_browser import pytestmark as pytestmark
 
 SESSIONS = 20
@@ -49,11 +49,11 @@ def contexts(browser: Browser) -> Iterator[list[BrowserContext]]:  # noqa: F811
 
 
 def test_twenty_sessions(app: str, contexts: list[BrowserContext], tmp_path: Path) -> None:  # noqa: F811
-    expect.set_options(timeout=90 * SECONDS)
+    expect.set_options(timeout=PATIENCE)
     pages = [context.new_page() for context in contexts]
     wrong: list[str] = []
     for page, word in zip(pages, WORDS, strict=True):
-        page.set_default_timeout(90 * SECONDS)
+        page.set_default_timeout(PATIENCE)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.goto(app, wait_until="commit")
         trace = replace(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,24 @@ def test_every_eviction_is_told_as_the_explainer_tells_it() -> None:
                 )
                 assert all(story["words"][says[n]].startswith("used ") for n in own)
     assert seen == len(told) > 100
+
+
+def test_all_who_left_for_one_load_are_told() -> None:
+    trace = replace(random_trace(4, tokens=60), expert_bytes=(100, 300, 200))
+    explainer = Explainer(trace, Settings("lfu", scope="model", budget=1_500))
+    run, belady = explainer.run, replay(trace, Settings("belady", scope="model", budget=1_500))
+    made = stage_payload(trace, [run], explainers=[explainer], bound=belady)
+    leavers, story = made["runs"][0]["loads"]["leavers"], made["runs"][0]["story"]
+    cells = [layer * trace.num_experts + expert for _, layer, expert in run.departures.rows()]
+    assert unpacked(leavers["load"]).tolist() == run.leavers.load.tolist()
+    assert len(run.leavers.load) > 10
+    assert unpacked(story["load"]).tolist() == run.departures.load.tolist()
+    starts = np.cumsum([0, *unpacked(story["counts"]).tolist()])[:-1]
+    assert unpacked(story["cell"])[starts].tolist() == cells
+    assert (made["bound"]["holds"], made["bound"]["rule"]) == (False, "")
+    other = replay(trace, Settings("belady", 4, rule="one-by-one"))
+    assert stage_payload(trace, [run], bound=other)["bound"]["rule"] == "one-by-one"
+    assert stage_payload(trace, [run], bound=replay(trace, Settings("belady")))["bound"]["holds"] is True
 
 
 def test_the_choice_of_the_bound_is_told_among_many_residents() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +108,14 @@ def at(page: Page, step: int) -> None:
         Settings("lru", 3, warm="first"),
         Settings(baseline="on-demand"),
         Settings(baseline="resident"),
+        Settings("lfu", scope="model", budget=1_500),
     ],
     ids=lambda settings: settings.label,
 )
 def test_boards_are_those_of_the_run(show: Open, settings: Settings) -> None:
-    trace = random_trace(4, tokens=60)
+    trace = replace(random_trace(4, tokens=60), expert_bytes=(100, 300, 200))
     run = replay(trace, settings)
+    assert settings.budget == 0 or len(run.leavers.load) > 10  # a load costs several their place
     page = show(stage_html(stage_payload(trace, [run])))
     steps = [3, 40, 7, 8, 9, 54, 0]  # forwards, backwards and step by step
     got = page.evaluate(

@@ -32,7 +32,7 @@ def test_a_right_prediction_is_praised_explained_and_kept_by_the_link() -> None:
     assert "Right" in app.success[0].value
     assert "Neither is better" in said(app)
     assert linked(app, "progress") == ".1"
-    assert "1 of 1 predicted right" in said(app)
+    assert "1 of 1 right" in said(app)
 
 
 def test_a_wrong_one_is_told_what_is_right_and_a_second_try_changes_no_score() -> None:

@@ -119,7 +119,7 @@ def _stage(here: traces.Here, two: list[Settings], job: Any) -> StageEvent:
             for one in two
         ]
         runs = [kept.replayed(trace, one) for one in two]
-        bound = kept.bound(trace, max(two, key=lambda one: one.slots))
+        bound = kept.bound(trace, max(two, key=lambda one: one.room(*trace.shape).slots))
     changes = kept.changes(trace)
     said = live.in_words(job) if going else words.hit_verdict(trace, runs, changes) + _speed(two)
     led = first_visit.hides(here)

@@ -42,7 +42,7 @@ LABELS = {
     "budget": "Bytes for experts in all, instead of slots",
 }
 FIELDS = [name for name in SETTINGS if name not in ("seed", "baseline")]
-RULES = ["pinned", "one-by-one", "batch:4", "batch:16"]
+RULES = ["pinned", "in-order", "one-by-one", "batch:4", "batch:16"]
 WIDTHS = {"policy": 160, "slots": 140, "prefetch": 170, "lookahead": 140, "width": 110, "threshold": 120}
 
 
@@ -97,7 +97,7 @@ class SettingsForm:
         try:
             found = Settings(**{**self.first, **self.values, "seed": seed})
             found = found if found.needs_calibration else replace(found, calibration="")
-            found.check(self.trace.layers, self.trace.num_experts, self.trace.k)
+            found.check(*self.trace.shape)
         except MoevizError as error:
             st.error(str(error))
             return None

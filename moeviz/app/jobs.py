@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import streamlit as st
 
+from moeviz.app import server
 from moeviz.core.run import Run
 from moeviz.core.trace import Trace
 from moeviz.engine.client import Client, Job
@@ -23,6 +24,8 @@ from moeviz.files.moecounts import Counts
 COOKIE = "_streamlit_xsrf"
 GRACE = 15.0  # seconds in which a browser whose last tab went may come back before its jobs are stopped
 FORGET = 900.0  # seconds after which what it opened is dropped
+
+_seated: set[Desk] = set()  # those whose browser has a tab open
 
 
 @dataclass(eq=False)
@@ -124,10 +127,22 @@ def browser(cookie: str) -> str:
     return hashlib.sha256(plain).hexdigest()
 
 
-@st.cache_resource(scope="session", show_spinner=False, on_release=Desk.leave)
+def _stand_up(desk: Desk) -> None:
+    """A session's connection ended; when it was the last of all, the server's memory is tidied."""
+    desk.leave()
+    if desk._sessions <= 0:
+        _seated.discard(desk)
+    if not _seated:
+        timer = threading.Timer(GRACE, lambda: None if _seated else server.tidy())
+        timer.daemon = True
+        timer.start()
+
+
+@st.cache_resource(scope="session", show_spinner=False, on_release=_stand_up)
 def _seat() -> Desk:
     found = desk()
     found.enter()
+    _seated.add(found)
     if isinstance(st.context.cookies.get(COOKIE), str):  # somebody is there: a run may follow
         found.client.warm()
     return found

@@ -89,3 +89,9 @@ def agrees(trace: Trace, run: Run) -> bool:
 def texts(trace: Trace) -> list[str]:
     """The text that entered each forward pass."""
     return ["".join(trace.texts[tokens]) for tokens in trace.passes()]
+
+
+def forget() -> None:
+    """Drops everything."""
+    for one in (replayed, explained, pictures, part, changes, curved, guessed, agrees, texts):
+        one.clear()

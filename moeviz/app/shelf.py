@@ -164,9 +164,26 @@ def actions(name: str, trace: Trace, run: Run | None) -> None:
                 _changed(lambda: library.delete(short))
     elif st.button("Keep in the library", icon=":material/folder:", key="keep"):
         _changed(lambda: f"library: {library.keep(short, moetrace.to_bytes(trace, run))}")
+    if trace.sequence is not None:
+        _one_request(short, trace)
     if name in jobs.desk().opened and st.button("Close", icon=":material/close:"):
         del jobs.desk().opened[name]
         st.rerun()
+
+
+def _one_request(short: str, trace: Trace) -> None:
+    """Opens one of a trace's requests as a trace of its own."""
+    numbers = trace.sequences()
+    if len(numbers) < 2:
+        return
+    with st.popover("One request", icon=":material/call_split:"):
+        at = int(st.number_input(f"Request, of {len(numbers):,}", 1, len(numbers), key="request"))
+        if st.button("Open it alone", key="open-request"):
+            part = trace.of_sequence(numbers[at - 1])
+            if part is None:
+                st.error("No token of this request uses any expert.")
+            else:
+                _changed(lambda: traces.open_(f"{short}-{at}", part, None))
 
 
 def _changed(work: Callable[[], str | None]) -> None:

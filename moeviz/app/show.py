@@ -33,13 +33,16 @@ PRESENTER_TEXT = 1.6  # how much larger a figure's text is in presenter mode
 
 def plain(text: str) -> str:
     """Text as text where Streamlit reads Markdown: what stands in a trace, a prompt or a file name must not
-    become a link or a picture.
+    become a link or a picture, nor turn what is written around it.
 
     A bare address becomes a link even where it is escaped, so an invisible word joiner breaks it.
     """
     joiner = "\u2060"
     broken = (
-        text.replace("://", joiner + "://").replace("www.", "www" + joiner + ".").replace("@", "@" + joiner)
+        words.harmless(text)
+        .replace("://", joiner + "://")
+        .replace("www.", "www" + joiner + ".")
+        .replace("@", "@" + joiner)
     )
     return re.sub(r"([\\`*_{}\[\]()#+\-.!|~<>$:&])", r"\\\1", broken)
 

@@ -38,13 +38,15 @@ from moeviz.lessons.made_up import Recipe
 from moeviz.lessons.progress import Progress, parse, record
 from moeviz.words import hit_verdict, policy_name
 
+# A long text moves by itself; the stage beside it stays, and the buttons under it, where there are some.
 STYLE = """<style>
 @media (min-width: 900px) {
   .st-key-lesson-text { max-height: calc(100vh - 17.5rem); overflow-y: auto; }
+  :last-child > .st-key-lesson-text { max-height: calc(100vh - 9.5rem); }
   .st-key-lesson-text > * { flex-shrink: 0; }
 }
 @media (max-width: 1400px) { .stMainBlockContainer h1 { font-size: 1.3rem; } }
-</style>"""  # a long text moves by itself; the stage beside it and the buttons under it stay
+</style>"""
 BELOW = 34  # px left free under the stage: the page's own margin, so that nothing scrolls
 LINK = "progress"  # its name in the link
 SEEN = "?"  # a prediction that a link remembers only as right or wrong
@@ -101,7 +103,7 @@ def choose() -> Lesson:
             label_visibility="collapsed",
         )
         if found.answered:
-            st.markdown(f"{found.right} of {found.answered} predicted right", width="content")
+            st.markdown(f"{found.right} of {found.answered} right", width="content")
         downloads()
         lectern.control()
     one = several[int(number or 0)]

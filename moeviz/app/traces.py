@@ -202,7 +202,7 @@ def slots_for(trace: Trace, run: Run | None, scope: str = "layer") -> int:
     needs.
     """
     if run is not None and not run.settings.baseline and run.settings.scope == scope:
-        return run.settings.slots
+        return run.room.slots
     slots = min(trace.num_experts, max(trace.k + 1, round(trace.num_experts / 3)))
     return slots if scope == "layer" else slots * trace.layers
 

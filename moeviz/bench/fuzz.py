@@ -1,5 +1,5 @@
-"""Mutated files of every format through the importers: accepted whole or refused by TraceError, within memory
-and time.
+"""Mutated files of every format, read as an upload is, in processes of their own under its limits: accepted
+whole or refused in a sentence, within memory and time.
 
 The mutations know the formats: lines lose fields or get numbers that like to break things, members of a zip
 are changed inside and packed again, headers of arrays and trace files say something else; and any byte of any
@@ -8,7 +8,7 @@ file may change.
 It stands here and not under tests/ because `python -m moeviz bench fuzz` runs as many files as one likes, on
 an installation without the tests too; `tests/test_fuzz.py` runs a fixed number of them.
 
-    python -m moeviz bench fuzz --files 2000
+    python -m moeviz bench fuzz --files 300
 """
 
 from __future__ import annotations
@@ -17,20 +17,30 @@ import base64
 import gzip
 import io
 import json
+import os
 import pickle
 import re
 import struct
-import time
-import tracemalloc
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import psutil
 
+from moeviz.core.replay import replay
+from moeviz.core.settings import Settings
 from moeviz.core.synthetic import synthetic
-from moeviz.errors import TraceError
+from moeviz.errors import MoevizError
+from moeviz.files import exporters, guarded, moecounts, moetrace
+from moeviz.files.importers import Options
+from moeviz.files.moecounts import Counts
+
+LONGEST = 600  # characters of a refusal that are told: a pipe takes so much at once
+_MAXRSS = 1 if sys.platform == "darwin" else 1_024  # bytes of a unit of ru_maxrss
 
 NASTY: tuple[Any, ...] = (
     *(-1, 0, 1, 2**31 - 1, 2**31, 2**63 - 1, 2**64, 10**30, 10**400, -(2**63), 1.5, 1e308, -0.0),
@@ -41,11 +51,6 @@ NASTY: tuple[Any, ...] = (
 
 def seeds() -> dict[str, bytes]:
     """A small valid file of every format that an upload may have."""
-    from moeviz.core.replay import replay
-    from moeviz.core.settings import Settings
-    from moeviz.files import exporters, moecounts, moetrace
-    from moeviz.files.moecounts import Counts
-
     trace = synthetic(12, layers=3, experts=8, k=2)
     run = replay(trace, Settings(slots=3))
     ids, rows = trace.experts, _rows(trace.experts)
@@ -435,42 +440,89 @@ def _in_bytes(content: bytes, rng: Any) -> bytes:
     return bytes(data)
 
 
-def fuzz(files: int, seed: int = 0) -> dict[str, Any]:
-    """`files` mutations of a file of every format: how many were accepted, and the slowest and the largest of
-    them.
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What became of one file in a process of its own."""
 
-    Raises what an importer raises beside TraceError, with the seed and number that make it happen again; a
-    refusal that only the importers' last guard could word counts as "stumbled".
+    kind: str  # of the answer: trace, counts, same, error; empty where the process ended without one
+    said: str  # the refusal, or its beginning
+    length: int  # of the refusal, characters
+    seconds: float  # of processor time
+    mib: float  # of memory beside what the process had at its start
+    signal: int  # that ended the process; 0: none
+
+
+def tried(content: bytes, options: Options) -> Tried:
+    """Reads a file as an upload is read, in a forked process under its limits: forked, since ten thousand
+    processes that each load numpy would take an hour. What is accepted is replayed there too.
+
+    What a reader raises beside its own error ends that process with its traceback on standard error.
     """
-    from moeviz.core.replay import replay
-    from moeviz.core.settings import Settings
-    from moeviz.files.importers import Imported, Options, open_content
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        try:
+            os.write(writing, b"%d\n" % psutil.Process().memory_info().rss)
+            if (silent := os.open(os.devnull, os.O_WRONLY)) != 1:
+                os.dup2(silent, 1)
+            answer, rest = guarded.answer_of("file", content, options)
+            _use(answer["kind"], content, rest)
+            error = answer.get("error", "")
+            told = {"kind": answer["kind"], "error": error[:LONGEST], "length": len(error)}
+            os.write(writing, json.dumps(told).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        before, _, said = pipe.read().partition(b"\n")
+    answer = json.loads(said or b"{}")
+    _, status, used = os.wait4(child, 0)
+    return Tried(
+        answer.get("kind", ""),
+        answer.get("error", ""),
+        answer.get("length", 0),
+        used.ru_utime + used.ru_stime,
+        max(0, used.ru_maxrss * _MAXRSS - int(before)) / 2**20,
+        os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
+    )
+
+
+def _use(kind: str, content: bytes, rest: bytes) -> None:
+    """What is accepted can be used."""
+    if kind in ("trace", "same"):
+        trace, _ = moetrace.from_bytes(content if kind == "same" else rest)
+        if trace.tokens * trace.layers < 1_000:
+            replay(trace, Settings(slots=trace.k))
+
+
+def fuzz(files: int, seed: int = 0) -> dict[str, Any]:
+    """`files` mutations of a file of every format, each in a process of its own: how many were accepted, how
+    many processes ended without an answer, and the slowest and the largest of them.
+
+    A refusal that only the importers' last guard could word counts as "stumbled". The numbers of these files
+    and the seed make them again.
+    """
+    if not hasattr(os, "fork"):
+        raise MoevizError("bench fuzz needs a system whose processes fork: Linux or macOS.")
+    import pyarrow.parquet  # noqa: F401  # before the fork, so that not every child loads it
 
     found: dict[str, Any] = {}
     for kind, content in seeds().items():
-        accepted, stumbled, slowest, most = 0, 0, 0.0, 0
-        for number in range(files):
-            hostile = mutated(content, np.random.default_rng([seed, number]))
-            tracemalloc.start()
-            start = time.perf_counter()
-            result = None
-            try:
-                result = open_content("file", hostile, Options(top_k=2 if kind == "rtrace" else 0))
-                accepted += 1
-            except TraceError as error:
-                stumbled += "cannot be read: " in str(error) and "Error: " in str(error)
-            except BaseException as error:
-                error.add_note(f"file {number} of format {kind}, seed {seed}")
-                raise
-            slowest = max(slowest, time.perf_counter() - start)
-            most = max(most, tracemalloc.get_traced_memory()[1])
-            tracemalloc.stop()
-            if isinstance(result, Imported) and result.trace.tokens * result.trace.layers < 1_000:
-                replay(result.trace, Settings(slots=result.trace.k))  # what is accepted can be used
+        options = Options(top_k=2 if kind == "rtrace" else 0)
+        every = [tried(mutated(content, np.random.default_rng([seed, n])), options) for n in range(files)]
+        stumbled = [
+            n for n, one in enumerate(every) if "cannot be read: " in one.said and "Error: " in one.said
+        ]
+        ended = [n for n, one in enumerate(every) if not one.kind]
         found |= {
-            f"{kind}: accepted of {files}": float(accepted),
-            f"{kind}: stumbled": float(stumbled),
-            f"{kind}: slowest, ms": 1e3 * slowest,
-            f"{kind}: most memory, MiB": most / 2**20,
+            f"{kind}: accepted of {files}": float(sum(one.kind not in ("", "error") for one in every)),
+            f"{kind}: stumbled": float(len(stumbled)),
+            f"{kind}: ended without an answer": float(len(ended)),
+            f"{kind}: longest refusal, characters": float(max(one.length for one in every)),
+            f"{kind}: slowest, ms": 1e3 * max(one.seconds for one in every),
+            f"{kind}: most memory, MiB": max(one.mib for one in every),
         }
+        if stumbled or ended:
+            found[f"{kind}: numbers of these"] = ", ".join(map(str, sorted({*stumbled, *ended})[:20]))
     return found

@@ -78,15 +78,17 @@ async def _visits(sessions: int, pause: float, seed: int) -> dict[str, Any]:
             each = [_visit(browser, address, draw, draw.uniform(0, ARRIVE), pause) for draw in draws]
             seconds = [taken for visit in await asyncio.gather(*each) for taken in visit]
             most = Held.by(server)
-            await asyncio.sleep(IDLE)
-            left = Held.by(server)
+        await asyncio.sleep(
+            IDLE
+        )  # with the browser gone, whose connections are left open when its tabs close
+        left = Held.by(server)
     return {
         f"seconds to a page, {sessions} sessions": spread(seconds),
         "server at its start, MiB": start.mib,
         "server after one session saw every page, MiB": one.mib,
         f"server after {sessions} sessions, MiB": most.mib,
         f"server {IDLE} s after all have left, MiB": left.mib,
-        "grown since the first session, MiB": left.mib - one.mib,
+        "grown since its start, MiB": left.mib - start.mib,
         "threads then, more than after the first session": left.threads - one.threads,
         "handles then, more than after the first session": left.handles - one.handles,
     }

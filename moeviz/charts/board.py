@@ -71,6 +71,9 @@ class Board:
                 strict=True,
             )
         )
+        others: dict[int, list[tuple[int, int]]] = {}  # who left for a load besides its victim
+        for load, other_layer, other in run.leavers.rows():
+            others.setdefault(load, []).append((other_layer, other))
         found = []
         for first, last in pairwise(pass_at[self._drawn :]):
             frame = Frame(self._state.copy(), self._slots.copy())
@@ -85,11 +88,13 @@ class Board:
                 if not self._keeps:
                     continue
                 self._state[layer, experts[outcome != RUN_MISS]] = RESIDENT
-                for at, expert, slot, victim_layer, victim, guessed in arrivals[
-                    load_at[event] : load_at[event + 1]
-                ]:
+                for load in range(load_at[event], load_at[event + 1]):
+                    at, expert, slot, victim_layer, victim, guessed = arrivals[load]
                     if victim >= 0:
                         self._state[victim_layer, victim] = EMPTY
+                    for key in others.get(load, ()):
+                        self._state[key] = EMPTY
+                        self._slots[self._slots == key[0] * self._shape[1] + key[1]] = -1
                     self._state[at, expert] = PREFETCHED if guessed else RESIDENT
                     self._place(at, expert, slot)
             found.append(frame)

@@ -50,11 +50,11 @@ def over_time(
         f"forward pass (0: the prompt); hits of the last {WINDOW} passes", "hits / accesses", 260
     )
     if bound is not None:
-        lines.append(("the bound", of_last_passes(bound)))
+        lines.append(("no bound" if bound.room.bytes else "the bound", of_last_passes(bound)))
     for number, (name, ratio) in enumerate(lines):
         is_bound = bound is not None and number == len(lines) - 1
         look = {"color": style.BOUND, "width": 2} if is_bound else style.line(number)
-        label = "the bound: belady, which knows the future" if is_bound else style.html_safe(name)
+        label = f"{name}: belady, which knows the future" if is_bound else style.html_safe(name)
         figure.add_scatter(y=ratio, name=label, mode="lines", line=look)
     style.share_axis(figure, [float(value) for _, ratio in lines for value in ratio[WINDOW // 2 :]] or [1.0])
     if change is not None:

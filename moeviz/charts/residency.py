@@ -114,7 +114,7 @@ def raster(run: Run, texts: Sequence[str], pictures: Sequence[Frame] = (), at: i
     table = _raster_table(run, texts)
     counted = np.bincount(layer, minlength=run.layers)
     worst = int(counted.argmax())
-    out = int((run.loads.victim_expert >= 0).sum())
+    out = len(run.departures.load)
     alt = (
         f"{missed:,} misses and {out:,} evictions in {len(run.passes.phase):,} passes; "
         f"layer {worst} misses most, {counted[worst]:,}."
@@ -137,9 +137,9 @@ def _missed(run: Run) -> tuple[int, NDArray[np.int64], NDArray[np.int64], NDArra
 
 def _every_expert(run: Run, pictures: Sequence[Frame]) -> go.Figure:
     states = np.stack([frame.state for frame in pictures])  # [F, L, E]
-    gone = run.loads.victim_expert >= 0
-    step = run.events.forward_pass[run.loads.event[gone]]
-    place = step, run.loads.victim_layer[gone], run.loads.victim_expert[gone]
+    gone = run.departures
+    step = run.events.forward_pass[run.loads.event[gone.load]]
+    place = step, gone.layer, gone.expert
     idle = (states[place] == RESIDENT) | (states[place] == PREFETCHED)
     states[tuple(one[idle] for one in place)] = EVICTED
     names = (*STATES, "resident, leaves in this pass")

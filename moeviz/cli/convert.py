@@ -1,4 +1,5 @@
-"""`import` and `export`: other tools' traces in, files for other tools and for people out.
+"""`import`, `split` and `export`: other tools' traces in, requests apart, files for other tools and for
+people out.
 
 python -m moeviz import routed.npy --experts 32 --out routed.moetrace
 """
@@ -20,6 +21,7 @@ from moeviz.cli.options import (
     registered,
     settings_of,
     settings_options,
+    writable,
     writing,
 )
 from moeviz.errors import ExportError, TraceError
@@ -86,6 +88,7 @@ def import_(
       python -m moeviz import recorded.pt --out recorded.moetrace
       python -m moeviz import counts.csv --experts 64 --out popular.moecounts
     """
+    from moeviz import words
     from moeviz.files import moecounts, moetrace
     from moeviz.files.guarded import open_file
     from moeviz.files.importers import Counted, Options
@@ -93,7 +96,7 @@ def import_(
     with refusing():
         found = open_file(source, Options(experts, prompt_tokens, axes, top_k), kind)
         for line in found.report:
-            click.echo(f"note       {line}")
+            click.echo(words.harmless(f"note       {line}"))
         if isinstance(found, Counted):
             if out.suffix != moecounts.SUFFIX:
                 raise TraceError(
@@ -118,6 +121,44 @@ def import_(
         with writing(out):
             moetrace.write_atomically(out, content)
     click.echo(f"saved      {out}: {found.format}, {shape}")
+
+
+@registered
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FOLDER",
+    help="The folder to write to, a file for each request: NAME-1.moetrace, NAME-2.moetrace.",
+)
+@click.option("--force", is_flag=True, help="Write over files that are there already.")
+def split(file: Path, into: Path, force: bool) -> None:
+    """Write every request of a .moetrace FILE as a trace of its own.
+
+    Each keeps its own order, so a cache replayed on it sees one request alone; a run recorded with FILE is of
+    all of them and is left out. A folder of such traces is what sweep takes.
+
+    \b
+    Example:
+      python -m moeviz split requests.moetrace --into parts
+    """
+    from moeviz.files import moetrace
+
+    with refusing():
+        trace, _ = moetrace.load(file)
+        parts = trace.split()
+        if len(parts) < 2:
+            raise TraceError(f"{file.name} holds one request: there is nothing to split.")
+        paths = [into / f"{file.stem}-{number}.moetrace" for number in range(1, len(parts) + 1)]
+        for path in paths:
+            writable(path, overwrite=force, option="--into")
+        for path, part in zip(paths, parts, strict=True):
+            with writing(path):
+                moetrace.write_atomically(path, moetrace.to_bytes(part))
+    tokens = sorted(part.tokens for part in parts)
+    click.echo(f"saved      {len(parts)} requests of {tokens[0]:,} to {tokens[-1]:,} tokens in {into}")
 
 
 @registered

@@ -43,9 +43,14 @@ def registered(command: C) -> C:
 
 
 class Refused(click.ClickException):
-    """One message on standard error, exit code 2."""
+    """One message on standard error, exit code 2. It may quote a file, whose text does nothing there."""
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        from moeviz.words import harmless
+
+        super().__init__(harmless(message))
 
 
 class Number(click.FloatRange):
@@ -133,7 +138,13 @@ def model_options(command: F) -> F:
     for option in reversed(
         (
             click.argument("model", required=False, default=""),
-            click.option("--prompt", required=True, help="Text for the model to go on from."),
+            click.option(
+                "--prompt",
+                "prompts",
+                required=True,
+                multiple=True,
+                help="Text for the model to go on from; given several times (up to 16), texts of one batch.",
+            ),
             click.option(
                 "--max-new-tokens",
                 type=click.IntRange(1, MOST_TOKENS),

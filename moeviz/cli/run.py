@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from moeviz.cli.options import (
 )
 from moeviz.core import machines
 from moeviz.core.settings import BASELINES, Settings
+from moeviz.errors import StoreError
 
 if TYPE_CHECKING:
     from moeviz.core.run import Run
@@ -55,13 +56,21 @@ if TYPE_CHECKING:
     show_default=True,
     help="Hold the logits against transformers' own model with every expert in memory, where that fits.",
 )
+@click.option(
+    "--compute",
+    type=click.Choice(["one-by-one", "grouped"]),
+    default="one-by-one",
+    show_default=True,
+    help="grouped: the experts of a layer by one product; not lossless, and the difference is measured.",
+)
 @json_option
 def run(
     model: str,
-    prompt: str,
+    prompts: tuple[str, ...],
     future: Path | None,
     out: Path | None,
     verify: bool,
+    compute: str,
     as_json: bool,
     **others: Any,
 ) -> None:
@@ -79,46 +88,61 @@ def run(
         settings = settings_of(others)
         known = _future(future)
         loaded, options = prepare(model, others, [settings])
+        options = replace(options, compute=compute)
         from moeviz.engine import measure
         from moeviz.engine.plan import settle
         from moeviz.engine.session import generate
 
         measure.fitting(loaded, [] if settings.baseline else [settings])
         with Stopping() as stop, measure.logits_seen(loaded) as logits:
-            known = known or measure.look_ahead(loaded, prompt, settings, options, stop)
+            known = known or measure.look_ahead(loaded, prompts, settings, options, stop)
             logits.clear()  # of a run that looked ahead
-            records = list(generate(loaded, prompt, settings, options, stop, known)) if not stop() else []
+            records, cut = [], None
+            try:
+                for record in generate(loaded, prompts, settings, options, stop, known) if not stop() else ():
+                    records.append(record)
+            except StoreError as error:  # the slow tier failed in the middle
+                cut = error
             if not records:
-                raise KeyboardInterrupt
-        trace, result = measure.to_recording(loaded, records, prompt, settings, options)
+                raise cut or KeyboardInterrupt
+        trace, result = measure.to_recording(loaded, records, prompts, settings, options)
+        kept = ""
         if out is not None:
             with writing(out):
                 trace.save(out, result)
-            keeps(f"{out} holds the {len(result.output_ids)} tokens that were captured.")
+            kept = f"{out} holds the {len(result.output_ids)} tokens that were captured."
+            keeps(kept)
+        if cut is not None:
+            raise StoreError(f"{cut} {kept}".strip())
         if stop():
             raise KeyboardInterrupt
         with suppress(OSError):  # what a later plan may want to know is no reason for a run to fail
             settle(trace, result)
-        lossless, why = None, measure.not_verifiable(loaded) if verify else ""
-        if verify and not why:
+        lossless, why, difference = None, "", ""
+        if compute == "grouped":
+            difference = measure.grouped_difference(loaded, prompts, settings, options)
+        elif verify and not (why := measure.not_verifiable(loaded)):
             lossless = measure.reference(loaded, trace) == logits
         lossy = measure.lossy(loaded, trace) if verify and loaded.rounding else None
 
     from moeviz import words
     from moeviz.numbers import metrics, output
 
-    text = loaded.tokenizer.decode(result.output_ids)
+    rows = list(zip(*(record.next_ids for record in records), strict=True))  # of each prompt
+    texts = [loaded.tokenizer.decode(row) for row in rows]
     numbers = metrics.summary(result)
     if as_json:
-        ids = list(result.output_ids)
+        ids = [token for row in rows for token in row]
+        text = "\n".join(texts)
         click.echo(json.dumps(output.one_run(loaded.name, settings, ids, text, numbers, lossless, lossy)))
-        if why:
-            click.echo(why, err=True)
+        if why or difference:
+            click.echo(why or difference, err=True)
         return
-    click.echo(prompt + text + "\n")
+    for prompt, text in zip(prompts, texts, strict=True):
+        click.echo(words.harmless(prompt + text) + "\n")
     click.echo(words.report(settings, numbers, lossless))
-    if why:
-        click.echo(f"Logits {why}")
+    if why or difference:
+        click.echo(difference or f"Logits {why}")
     if loaded.rounding:
         click.echo(words.lossy(lossy) if lossy else words.rounded(loaded.rounding))
     if out is not None:
@@ -160,14 +184,14 @@ def _future(file: Path | None) -> Trace | None:
 @json_option
 def compare(
     model: str,
-    prompt: str,
+    prompts: tuple[str, ...],
     texts: tuple[str, ...],
     baselines: str,
     repeats: int,
     as_json: bool,
     **others: Any,
 ) -> None:
-    """Measure several settings and baselines on one prompt, interleaved and repeated.
+    """Measure several settings and baselines on the same text, interleaved and repeated.
 
     Every run is checked twice: its logits against those of transformers' own model with every expert in
     memory, where that fits, and its hits, misses and evictions against a replay of the trace. A baseline that
@@ -196,7 +220,7 @@ def compare(
         trace = None
         began = time.monotonic()
         with measure.logits_seen(loaded) as seen:
-            for share, number, recorded, result in measure.compare(loaded, prompt, chosen, repeats, options):
+            for share, number, recorded, result in measure.compare(loaded, prompts, chosen, repeats, options):
                 trace = recorded or trace
                 runs[number].append(result)
                 logits[number].append(seen.copy())
@@ -229,7 +253,7 @@ def compare(
     if as_json:
         values = {
             "model": loaded.name,
-            "prompt": prompt,
+            "prompt": "\n".join(prompts),
             "text": loaded.tokenizer.decode(recording.output_ids),
             "token_ids": list(recording.output_ids),
             "repeats": repeats,
@@ -288,7 +312,8 @@ def prepare(model: str, others: dict[str, Any], settings: list[Settings]) -> tup
 
     def check(layers: int, experts: int, k: int) -> None:
         for one in settings:
-            one.check(layers, experts, k)
+            if not one.budget:  # which the size of an expert decides, known when the model is loaded
+                one.check(layers, experts, k)
 
     loaded = load(
         model or BUNDLED,

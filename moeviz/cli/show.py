@@ -139,7 +139,7 @@ def _about(a: Trace, b: Trace, first: Run, second: Run) -> dict[str, tuple[str, 
     from moeviz import words
 
     pairs = {
-        "model": (a.model, b.model),
+        "model": (a.model[:60], b.model[:60]),
         "shape": tuple(f"{t.layers} x {t.num_experts}, top-{t.k}" for t in (a, b)),
         "tokens": tuple(f"{t.tokens:,}" for t in (a, b)),
         "prompt": tuple(" ".join(t.prompt.split())[:60] for t in (a, b)),

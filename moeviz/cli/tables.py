@@ -13,19 +13,21 @@ WIDTH = 120  # where the output is no terminal
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
-    """Prints rows; every column but the first to the right."""
+    """Prints rows; every column but the first to the right. Texts of files do nothing to the terminal."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
+
+    from moeviz.words import harmless
 
     console = Console(soft_wrap=False, highlight=False, markup=False)
     if not console.is_terminal:
         console.width = WIDTH
     shown = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
     for number, name in enumerate(columns):
-        shown.add_column(name, justify="right" if number else "left", overflow="fold")
+        shown.add_column(harmless(name), justify="right" if number else "left", overflow="fold")
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*map(harmless, row))
     console.print(shown)
 
 

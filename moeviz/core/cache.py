@@ -12,9 +12,10 @@ layer, set A of distinct experts that the layer's tokens need); the rule that it
    its largest weight.
 
 An A larger than the slots (prefill) is served in waves of at most `slots` experts, residents first, then by
-id, each wave pinned and touched by the same rules. Under the rule `one-by-one` every member of A, strongest
-first, is a wave of its own and its outcome is read when its turn comes, so that one member may leave for the
-next. Slots, columns and victims are the business of `moeviz.core.pools`.
+id, each wave pinned and touched by the same rules. Under the rule `in-order` the strongest is touched first
+and the weakest last. Under the rule `one-by-one` every member of A, strongest first, is a wave of its own and
+its outcome is read when its turn comes, so that one member may leave for the next. Slots, columns and victims
+are the business of `moeviz.core.pools`.
 
     cache = ExpertCache(Settings(slots=2), layers=1, experts=4, k=2)
     cache.demand(0, [[3, 1]], [[0.7, 0.3]])      # one Wave: misses 3 and 1
@@ -51,6 +52,7 @@ class Load:
     victim: Key  # who left that slot
     index: int  # number of the load in its run
     speculative: bool
+    leavers: tuple[Key, ...] = ()  # who left besides the victim: experts differ in size
 
 
 @dataclass(slots=True)
@@ -61,7 +63,8 @@ class Choice:
     scores: dict[Key, float]  # the victim's is the lowest of those that could leave
     pinned: frozenset[Key]  # by this event
     held: frozenset[Key]  # by guesses for events to come
-    load: int = -1  # number of the load that took the slot
+    why: str = ""  # in words, where the policy's lists say it
+    load: int = -1  # number of the load that it made room for
 
 
 @dataclass(slots=True)
@@ -100,6 +103,7 @@ def _pools(
         first_use,
         np.repeat(sizes, experts) if rooms[0].bytes else None,
         rooms[0].bytes,
+        settings.in_order,
     )
     everyone = np.arange(layers * experts).reshape(layers, experts).T.ravel()
     match settings.baseline or settings.warm:
@@ -136,15 +140,7 @@ class ExpertCache:
         self.layers, self.experts = layers, experts
         self.width = settings.width or k
         room = settings.room(layers, experts, k, expert_bytes)
-        if room.bytes:
-            raise SettingsError(
-                "experts of different layers differ in size, and in scope model one load may then cost "
-                "several experts their place, "
-                "which a run has no room for. Choose scope layer or slots; hit ratios of such a budget are "
-                "had by a curve."
-            )
         self.pools, self.slots, self._keeps = room.pools, room.slots, room.keeps
-        self.limits = room.limits
         self._own_pools = self.pools == layers
         self._whole = settings.baseline == "whole-layer"
         self._future = known.future
@@ -195,8 +191,7 @@ class ExpertCache:
 
     def scores(self, layer: int) -> dict[Key, float]:
         """Score of every resident of the layer's pool now, as it is shown; the lowest leaves."""
-        places = self.room.residents(self.pool(layer))
-        scores = self.room.policy.shown(self.room.scores(places), self.room.now)
+        places, scores = self.room.residents(self.pool(layer)), self.room.shown(self.pool(layer))
         return {
             self._key(place): score for place, score in zip(places.tolist(), scores.tolist(), strict=True)
         }
@@ -217,6 +212,7 @@ class ExpertCache:
                 self.scores(layer),
                 frozenset(map(self._key, pinned)),
                 frozenset(map(self._key, held)),
+                self.room.why(victim),
             )
         )
 
@@ -279,6 +275,8 @@ class ExpertCache:
                 )
                 loads.append(load)
                 wave.loads.append(load)
+            if self.room.leavers:
+                self._name_leavers(wave.loads)
             wave.hits = [expert for expert, slot in zip(members, found, strict=True) if slot >= 0]
             wave.slots = slots
             outcomes.update(dict.fromkeys(wave.hits, HIT))
@@ -304,22 +302,34 @@ class ExpertCache:
 
     def _record(self, loads: Sequence[Load]) -> None:
         """Gives loads their numbers, records them, and forgets the unused guesses that they evicted."""
-        choice = len(self._choices or ()) - sum(load.victim != NOBODY for load in loads)
+        choice = len(self._choices or ())
+        choice -= sum((load.victim != NOBODY) + len(load.leavers) for load in loads)
         for load in loads:
             load.index = self.recorder.add_load(
                 load.layer, load.expert, load.slot, load.victim, load.speculative
             )
-            if load.victim != NOBODY:
-                self._unused.pop(load.victim[0] * self.experts + load.victim[1], None)
+            if load.victim == NOBODY:
+                continue
+            for leaver in load.leavers:
+                self.recorder.add_leaver(load.index, leaver)
+            for layer, expert in (load.victim, *load.leavers):
+                self._unused.pop(layer * self.experts + expert, None)
                 if self._choices is not None:
                     self._choices[choice].load = load.index
                     choice += 1
+
+    def _name_leavers(self, loads: Sequence[Load]) -> None:
+        """Says of loads just decided who left besides their victims."""
+        for load in loads:
+            place = load.layer * self.experts + load.expert
+            load.leavers = tuple(self._key(left) for came, left in self.room.leavers if came == place)
+        self.room.leavers.clear()
 
     def _waves(self, layer: int, need: dict[int, float]) -> list[list[int]]:
         """Experts that are served together, strongest first in each wave; need: strongest first."""
         if self.settings.one_by_one:
             return [[expert] for expert in need]
-        limit = self.limits[self.pool(layer)]
+        limit = self.room.limit(self.pool(layer), layer * self.experts)
         if len(need) <= limit and not self._whole:
             return [list(need)]
         everyone = range(self.experts) if self._whole else ()
@@ -355,6 +365,7 @@ class ExpertCache:
             self.now.clock += 1
             slot, victim = found
             load = Load(*self._key(place), slot, self._key(victim) if victim >= 0 else NOBODY, -1, True)
+            self._name_leavers([load])
             self._record([load])
             self._unused[place] = load.index
             held.add(place)

@@ -4,7 +4,9 @@ A score is an expression over columns of use (`Use`) and the moment (`Moment`). 
 on one expert's numbers and on arrays of any shape alike, so the live cache, the replay, the curves over all
 slot counts and the explanations evaluate the very same function. What a touch or a load does to the columns
 is written once too, in `TOUCHED` and `LOADED`. Of equal scores the least recently used leaves; no two
-residents were used last at the same moment. A new policy is one function under `@policy`, here or in a file
+residents were used last at the same moment. Where who leaves depends on lists of residents and of those who
+left (arc, s3-fifo), what is decorated is a class of `Lists` instead: an object for each pool, which is told
+what happens and asked who leaves, and why. A new policy is one function under `@policy`, here or in a file
 of your own, named as `path.py:name` wherever a policy is asked for:
 
     from moeviz.policies import Moment, Use, policy
@@ -17,9 +19,10 @@ of your own, named as `path.py:name` wherever a policy is asked for:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -117,6 +120,56 @@ def as_it_is(score: Column, now: Moment) -> Column:
     return score
 
 
+class Lists:
+    """What a policy that a score cannot say keeps of one pool. Experts are named by their place, a number.
+
+    The order of things is that of the event rule: of each miss `missed`, `leaves` if nobody's slot is free,
+    and `came`; then of every member of the event, weakest first, `used`. A pre-fetched expert is only
+    `missed` and `came`; when it is needed it is used again.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+
+    def missed(self, one: int) -> None:
+        """An expert is not there and is going to come."""
+
+    def leaves(self, stays: Container[int]) -> int:
+        """Takes out and returns who leaves for the one that was missed last; -1 where all of the residents
+        are among `stays`."""
+        raise NotImplementedError
+
+    def came(self, one: int) -> None:
+        """An expert came into a slot."""
+        raise NotImplementedError
+
+    def used(self, one: int, again: bool) -> None:
+        """A resident was needed. `again`: False where it came for this very use."""
+        raise NotImplementedError
+
+    def why(self, one: int) -> str:
+        """Why a resident would leave now, in words that follow "Expert 3 left: "; without a semicolon."""
+        raise NotImplementedError
+
+
+def _first(among: Iterable[int], stays: Container[int]) -> int:
+    """-1 where all stay."""
+    return next((one for one in among if one not in stays), -1)
+
+
+def wrong_victim(name: str) -> PolicyError:
+    """Lists that name somebody who is not there, or nobody where somebody could leave."""
+    return PolicyError(
+        f"policy {name!r} lets nobody leave, or somebody who is not resident or has to stay. Let its "
+        "leaves() give a resident that is not among those who stay."
+    )
+
+
+def _lists_decide(use: Use, now: Moment) -> Column:
+    """The score of a policy that has none."""
+    raise PolicyError("a policy that keeps lists has no score for an expert by itself.")
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """A score and what it needs; made by `@policy`."""
@@ -131,14 +184,16 @@ class Policy:
     distinct: bool  # no two residents have the same score
     guarded: bool  # its scores may hold what is no number
     shown: Shown = as_it_is
+    lists: type[Lists] | None = None  # that decide instead of the score
 
     @property
     def text(self) -> str:
-        """What the policy does, for people: the docstring of its score."""
-        return first_paragraph(self.score.__doc__)
+        """What the policy does, for people: the docstring of its score, or of its lists."""
+        return first_paragraph((self.lists or self.score).__doc__)
 
 
 POLICIES: dict[str, Policy] = {}
+Decorated = TypeVar("Decorated", Score, type[Lists])
 ANY_SCORE = "its score was {score:.4g}, the least of all that could leave"
 
 
@@ -149,17 +204,18 @@ def policy(
     needs: Iterable[str] = (),
     stack: bool = False,
     shown: Shown = as_it_is,
-) -> Callable[[Score], Score]:
-    """Registers a score under a name.
+) -> Callable[[Decorated], Decorated]:
+    """Registers a score, or a class of `Lists`, under a name.
 
     `says`: why the victim left, in words. `needs`: what has to be known besides the run: "future",
     "calibration" or "weights" (of the router). `stack`: True promises that more slots never lose a hit
     because the score depends on neither slots nor residency (Mattson et al. 1970); curves are then drawn
-    faster. `shown`: what stands for a score in words and bars, in the same order of experts. Raises
-    PolicyError where the score is not an expression that works on arrays.
+    faster. `shown`: what stands for a score in words and bars, in the same order of experts. Lists say
+    themselves why, and need none of these. Raises PolicyError where the score is not an expression that works
+    on arrays, or lists lack a method.
     """
 
-    def register(score: Score) -> Score:
+    def register(score: Decorated) -> Decorated:
         POLICIES[name] = replace(_examined(name, score, says, frozenset(needs), stack), shown=shown)
         return score
 
@@ -198,8 +254,10 @@ class _Seen:
             raise AttributeError(f"there is no {name!r}; there are {', '.join(self._values)}") from None
 
 
-def _examined(name: str, score: Score, says: str, needs: frozenset[str], stack: bool) -> Policy:
+def _examined(name: str, score: Score | type[Lists], says: str, needs: frozenset[str], stack: bool) -> Policy:
     """Evaluates a score once, on two experts at once, to see what it reads."""
+    if isinstance(score, type):
+        return _tried(name, score)
     if not needs <= NEEDS:
         raise PolicyError(
             f"policy {name!r} needs {', '.join(sorted(needs - NEEDS))}; a policy may need "
@@ -233,6 +291,29 @@ def _examined(name: str, score: Score, says: str, needs: frozenset[str], stack: 
     return Policy(
         name, score, says, needs, stack, frozenset(use.asked), steady, distinct, score.__module__ != __name__
     )
+
+
+def _tried(name: str, lists: type[Lists]) -> Policy:
+    """Lets one expert come, be used, and leave."""
+    try:
+        pool = lists(1)
+        pool.missed(0)
+        pool.came(0)
+        pool.used(0, False)
+        pool.used(0, True)
+        pool.missed(1)
+        found = pool.why(0), pool.leaves(()), pool.leaves(())
+    except Exception as error:
+        raise PolicyError(
+            f"policy {name!r} does not keep lists as moeviz.policies.Lists says: "
+            f"{type(error).__name__}: {error}."
+        ) from None
+    if not isinstance(found[0], str) or found[1:] != (0, -1):
+        raise PolicyError(
+            f"policy {name!r} does not keep lists as moeviz.policies.Lists says: of the one resident 0, why "
+            f"it leaves is {found[0]!r}, and who leaves is {found[1]!r} and then {found[2]!r}, not 0 and -1."
+        )
+    return Policy(name, _lists_decide, "", frozenset(), False, frozenset(), False, True, False, lists=lists)
 
 
 @policy("lru", says="last used {ago}, longer ago than any other that could leave", stack=True)
@@ -385,8 +466,144 @@ def static(use: Use, now: Moment) -> Column:
     return use.calibrated
 
 
+@policy("arc")
+class Arc(Lists):
+    """Adaptive replacement cache: residents used once and residents used again are two lists, each in the
+    order of their last use. How many slots are meant for those used once grows when somebody comes back who
+    left that list, and shrinks when somebody comes back who left the other; so it settles between recency and
+    frequency by itself. As many more are remembered as there are slots. Megiddo and Modha, FAST 2003, figure
+    4. Where the oldest of a list may not leave now, the next one does."""
+
+    def __init__(self, slots: int) -> None:
+        super().__init__(slots)
+        self.once: OrderedDict[int, None] = OrderedDict()  # residents, T1 in the paper; oldest first
+        self.again: OrderedDict[int, None] = OrderedDict()  # residents, T2
+        self.left_once: OrderedDict[int, None] = OrderedDict()  # remembered, B1
+        self.left_again: OrderedDict[int, None] = OrderedDict()  # remembered, B2
+        self.meant = 0.0  # slots for `once`, p in the paper
+        self._back = False  # who was missed last had left `again`
+        self._forget = False  # who leaves for it is not remembered
+
+    def missed(self, one: int) -> None:
+        self._back, self._forget = one in self.left_again, False
+        if one in self.left_once:
+            step = max(len(self.left_again) / len(self.left_once), 1.0)
+            self.meant = min(self.meant + step, float(self.slots))
+        elif self._back:
+            step = max(len(self.left_once) / len(self.left_again), 1.0)
+            self.meant = max(self.meant - step, 0.0)
+        elif len(self.once) + len(self.left_once) == self.slots:
+            self._forget = not self.left_once
+            if self.left_once:
+                self.left_once.popitem(last=False)
+        elif self._known() == 2 * self.slots:
+            self.left_again.popitem(last=False)
+
+    def _known(self) -> int:
+        return sum(map(len, (self.once, self.again, self.left_once, self.left_again)))
+
+    def leaves(self, stays: Container[int]) -> int:
+        many = len(self.once)
+        of_once = many > self.meant or (self._back and many == self.meant) or self._forget
+        order = [(self.once, self.left_once), (self.again, self.left_again)]
+        for residents, remembered in order if of_once and many else reversed(order):
+            one = _first(residents, stays)
+            if one >= 0:
+                del residents[one]
+                if not self._forget:
+                    remembered[one] = None
+                return one
+        return -1
+
+    def came(self, one: int) -> None:
+        known = one in self.left_once or one in self.left_again
+        self.left_once.pop(one, None)
+        self.left_again.pop(one, None)
+        (self.again if known else self.once)[one] = None
+
+    def used(self, one: int, again: bool) -> None:
+        if again and one in self.once:
+            del self.once[one]
+            self.again[one] = None
+        else:
+            (self.once if one in self.once else self.again).move_to_end(one)
+
+    def why(self, one: int) -> str:
+        how = "used once" if one in self.once else "used again"
+        return (
+            f"last used longest ago of those {how} that could leave, as of {self.slots} slots those used "
+            f"once hold {len(self.once)}, and {self.meant:.3g} are meant for them"
+        )
+
+
+@policy("s3-fifo")
+class S3Fifo(Lists):
+    """Three queues in order of arrival: whoever comes enters the small one, a tenth of the slots, and at its
+    end leaves, unless it was used twice meanwhile: then it moves to the main one. There each use, up to
+    three, buys another round. Who left the small one is remembered for a while and enters the main one if it
+    comes back. Yang, Zhang, Qiu, Yue, Vinayak, SOSP 2023, algorithm 1; as in its authors' libCacheSim (which
+    fills its main queue first while nobody has left) one leaves for each that comes. Who may not leave now is
+    passed over and keeps its place."""
+
+    def __init__(self, slots: int) -> None:
+        super().__init__(slots)
+        self.small: OrderedDict[int, int] = OrderedDict()  # uses since it came, at most 3; oldest first
+        self.main: OrderedDict[int, int] = OrderedDict()  # uses that are left
+        self.left: OrderedDict[int, None] = OrderedDict()  # remembered: as many as the main queue has slots
+        self._known = False  # who was missed last is remembered
+
+    def missed(self, one: int) -> None:
+        self._known = one in self.left
+        self.left.pop(one, None)
+
+    def leaves(self, stays: Container[int]) -> int:
+        enough = 10 * len(self.small) >= self.slots
+        order = (self._of_small, self._of_main) if enough else (self._of_main, self._of_small)
+        for take in (*order, self._of_main):  # the small queue may have moved all of its own to the main one
+            if (one := take(stays)) >= 0:
+                return one
+        return -1
+
+    def _of_small(self, stays: Container[int]) -> int:
+        while (one := _first(self.small, stays)) >= 0:
+            if self.small.pop(one) < 2:
+                self.left[one] = None
+                if len(self.left) > self.slots * 9 // 10:
+                    self.left.popitem(last=False)
+                return one
+            self.main[one] = 0
+        return -1
+
+    def _of_main(self, stays: Container[int]) -> int:
+        while (one := _first(self.main, stays)) >= 0:
+            uses = self.main.pop(one)
+            if not uses:
+                return one
+            self.main[one] = uses - 1
+        return -1
+
+    def came(self, one: int) -> None:
+        (self.main if self._known else self.small)[one] = 0
+
+    def used(self, one: int, again: bool) -> None:
+        queue = self.small if one in self.small else self.main
+        queue[one] = min(queue[one] + again, 3)
+
+    def why(self, one: int) -> str:
+        if one in self.main:
+            return "first in the main queue of all that could leave, its uses spent"
+        if self.small[one] < 2:
+            return (
+                "first in the queue of newcomers of all that could leave, and "
+                f"{'used once' if self.small[one] else 'not used'} again since it came "
+                "(twice would have kept it)"
+            )
+        return "moved up from the newcomers, and none in the main queue that could leave has fewer uses left"
+
+
 @policy("belady", says="needed again later than any other that could leave", needs={"future"}, stack=True)
 def belady(use: Use, now: Moment) -> Column:
-    """The one needed again last leaves: minus its next use. The bound that no policy beats; it has to know
-    the future. Belady 1966."""
+    """The one needed again last leaves: minus its next use. The bound that no policy beats under the same
+    rule; it has to know the future. Where a budget in bytes holds experts of different sizes it is no bound
+    but a heuristic: who is needed last may free little. Belady 1966."""
     return -use.next_use

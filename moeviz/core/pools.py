@@ -15,13 +15,25 @@ by their place: pool x (experts of a pool) + number in it.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Sequence
+from copy import deepcopy
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moeviz.core.policies import CONSTANT, LOADED, MAX_EXPERTS, TOUCHED, Moment, Policy, Touch, Use
+from moeviz.core.policies import (
+    CONSTANT,
+    LOADED,
+    MAX_EXPERTS,
+    TOUCHED,
+    Lists,
+    Moment,
+    Policy,
+    Touch,
+    Use,
+    wrong_victim,
+)
 from moeviz.errors import PolicyError
 
 Ints = NDArray[np.intp]
@@ -61,10 +73,14 @@ class _Taken:
 
 
 class Pools:
-    """`limits`: slots of every pool. `sizes`, `room`: [layers x experts] bytes of each expert, and of what
-    one shared pool may hold, where sizes differ; a load may then cost several their place, and slots are no
-    more than numbers. `own`: every layer has a pool of its own; several times as many limits are several slot
-    counts.
+    """`limits`: slots of every pool. `own`: every layer has a pool of its own; several times as many limits
+    are several slot counts.
+
+    `sizes`, `room`: [layers x experts] bytes of each expert, and of what one shared pool may hold, where
+    sizes differ. A load may then cost several their place: it takes the slot of the first of them, and
+    `leavers` names the others. Slots are no more than names then, and bytes limit.
+
+    `in_order`: of experts served together the weakest counts as used last, not the strongest.
 
     `calibrated`, `first_use`: [layers x experts] accesses in a calibration trace, and the number of the event
     that needs an expert first.
@@ -82,8 +98,9 @@ class Pools:
         first_use: Floats | None = None,
         sizes: NDArray[np.int64] | None = None,
         room: int = 0,
+        in_order: bool = False,
     ) -> None:
-        self.policy, self.now = policy, now
+        self.policy, self.now, self.in_order = policy, now, in_order
         self.limits: Ints = np.array(limits, np.intp)
         self.rows, self.most = len(self.limits), int(self.limits.max())
         self.width = experts if own else layers * experts  # experts of a pool
@@ -94,8 +111,12 @@ class Pools:
         self.filled: Ints = np.zeros(self.rows, np.intp)  # slots taken, the first ones
         self.level: Floats = np.zeros(self.rows)  # highest score of anyone evicted; kept where it is read
         self.watch: Callable[[int, int, int], None] | None = None  # told row, place, victim's place
-        self._sizes = None if sizes is None else sizes.tolist()
+        # places of who came, and of who left besides its victim, where sizes differ; whoever asks for loads
+        # takes them and clears it
+        self.leavers: list[tuple[int, int]] = []
+        self._sizes: list[int] | None = None if sizes is None else sizes.tolist()
         self._room = room  # bytes that are left
+        self._vacant: list[int] = []  # slots below `filled` that nobody holds; only where sizes differ
         self._holders = [self.holder[row, :limit] for row, limit in enumerate(limits)]
 
         reads = policy.reads
@@ -125,6 +146,9 @@ class Pools:
         self._leveled = "level" in reads
         self._taken: Any = _Taken()
         self._stays = np.zeros(size, np.bool_)  # by place; set for a moment only
+        self.lists = [policy.lists(limit) for limit in limits] if policy.lists is not None else None
+        self._asked: tuple[Lists, set[int]] | None = None  # while `watch` is told: the lists that were asked
+        # who leaves, as they were, and who had to stay
         self._empty = np.ones((self.rows, self.most), np.bool_)  # by slot
         self._full = False  # every pool is as large as the largest, and no slot is free
 
@@ -163,6 +187,24 @@ class Pools:
             found = np.array(np.broadcast_to(found, shape), np.float64)
         return found  # type: ignore[no-any-return]
 
+    def shown(self, row: int) -> Floats:
+        """Of each of a pool's residents the score now, as people see it: the lowest leaves. Where lists
+        decide, its turn: how many would leave before it."""
+        places = self.residents(row)
+        if self.lists is None:
+            return np.asarray(self.policy.shown(self.scores(places), self.now))
+        before, stays = self._asked or (self.lists[row], set[int]())
+        again = deepcopy(before)
+        turn: dict[int, int] = {}
+        for who in (stays, set[int]()):
+            while (one := again.leaves(who)) >= 0:
+                turn[one] = len(turn)
+        return np.array([turn[one] for one in places.tolist()], np.float64)
+
+    def why(self, victim: int) -> str:
+        """Where lists decide, why a resident leaves, in words, asked while `watch` is told; else empty."""
+        return self._asked[0].why(victim) if self._asked else ""
+
     def limit(self, row: int, place: int) -> int:
         """How many experts like this one a pool can hold at once."""
         if self._sizes is None:
@@ -172,7 +214,8 @@ class Pools:
 
     def residents(self, row: int) -> Ints:
         """Places of who is in a pool, by slot."""
-        return self.holder[row, : self.filled[row]]
+        held = self.holder[row, : self.filled[row]]
+        return held if not self._vacant else np.delete(held, self._vacant)
 
     def fill(self, chosen: Ints) -> list[tuple[int, int]]:
         """Before a run: gives experts free slots while there are any, the first as if used last, all before
@@ -182,13 +225,16 @@ class Pools:
             row = place // self.width
             slot = int(self.filled[row])
             if slot < self.limits[row] and (self._sizes is None or self._sizes[place] <= self._room):
-                self._take_room(place)
+                if self._sizes is not None:
+                    self._room -= self._sizes[place]
                 self._place(row, place, slot)
                 self.filled[row] += 1
                 placed.append((place, slot))
         for clock, (place, _) in enumerate(reversed(placed), -len(placed)):
             self.load(place, clock)
             self.columns["last_touch"][place] = clock
+            if self.lists is not None:
+                self.lists[place // self.width].came(place)
         return placed
 
     # one event of one pool
@@ -210,6 +256,8 @@ class Pools:
         if self._leveled:
             touch.level = self.level[row]
         self.touch(at, touch)
+        if self.lists is not None:
+            self._use(row, at.tolist(), found)
         return found, loads
 
     def serve_together(
@@ -222,7 +270,7 @@ class Pools:
     ) -> tuple[list[int], list[tuple[int, int, int]]]:
         """`serve` at the moment's clock, which then goes on. places, weight, next_use: of each member."""
         now, size, kept = self.now, len(places), self._kept
-        counts = np.arange(size, 0, -1.0)
+        counts = np.arange(1.0, size + 1) if self.in_order else np.arange(size, 0, -1.0)
         touch = Touch(
             counts + (now.clock + size),
             forward_pass=now.forward_pass,
@@ -247,15 +295,23 @@ class Pools:
         filled, limit = int(self.filled[row]), int(self.limits[row])
         taken = [slot for slot in found if slot >= 0]
         scores: Floats | None = None
+        lists = None if self.lists is None else self.lists[row]
         for rank, place in enumerate(places):
             if found[rank] >= 0:
                 continue
             victim = -1
+            if lists is not None:
+                lists.missed(place)
             if self._sizes is not None:
-                filled = self._fit(row, place, filled, places)
-            if filled < limit:
+                slot, victim = self._make_room(row, place, taken, held)
+                taken.append(slot)
+                filled = int(self.filled[row])
+            elif filled < limit:
                 slot = filled
                 filled += 1
+                taken.append(slot)
+            elif lists is not None:
+                slot, victim = self._by_lists(row, place, taken, held)
                 taken.append(slot)
             else:
                 if scores is None:
@@ -269,38 +325,86 @@ class Pools:
                 taken.append(slot)
             self._place(row, place, slot)
             self.load(place, clock + rank + 1)
+            if lists is not None:
+                lists.came(place)
             loads.append((rank, slot, victim))
         self.filled[row] = filled
         return loads
 
-    def _fit(self, row: int, place: int, filled: int, stay: list[int]) -> int:
-        """Evicts until an expert's bytes are free; others move up into the slots that are left. The number of
-        residents then."""
+    def _by_lists(
+        self, row: int, place: int, pinned: Iterable[int], held: Iterable[int] = ()
+    ) -> tuple[int, int]:
+        """Slot and place of who leaves where lists decide. `pinned`, `held` as of `_make_room`."""
+        assert self.lists is not None
+        lists, holder = self.lists[row], self.holder[row]
+        stays = {int(holder[slot]) for slot in pinned}
+        before = deepcopy(lists) if self.watch is not None else None
+        victim = -1
+        for who in (stays | {int(holder[slot]) for slot in held}, stays):
+            if (victim := lists.leaves(who)) >= 0:
+                if before is not None:
+                    self._asked = before, who
+                break
+        slot = int(self.slot_of[victim])
+        if victim < 0 or slot < 0 or victim in stays:
+            raise wrong_victim(self.policy.name)
+        self._evict(row, place, slot, 0.0)
+        self._asked = None
+        return slot, victim
+
+    def _use(self, row: int, places: list[int], found: list[int]) -> None:
+        """Tells the lists of a pool who was needed. found: the slots that they had before."""
+        assert self.lists is not None
+        lists = self.lists[row]
+        ranks = range(len(places))
+        for rank in ranks if self.in_order else reversed(ranks):
+            lists.used(places[rank], found[rank] >= 0)
+
+    def _make_room(
+        self, row: int, place: int, pinned: Iterable[int], held: Iterable[int] = ()
+    ) -> tuple[int, int]:
+        """Where sizes differ: evicts until an expert's bytes are free. Its slot, and the place of who held
+        it, or -1. `pinned`, `held`: slots of who stays, and of who leaves only if nobody else can."""
         assert self._sizes is not None
+        victims: list[tuple[int, int]] = []
         while self._sizes[place] > self._room:
-            scores = self.scores(self.holder[row, :filled])
-            for one in stay:
-                if self.slot_of[one] >= 0:
-                    scores[self.slot_of[one]] = np.inf
+            scores = self._allowed(row, pinned, held, self._vacant)
             slot = self._lowest(row, scores)
+            if slot < 0:  # every other is held by a guess: demand comes first
+                scores = self._allowed(row, pinned, self._vacant)
+                slot = self._lowest(row, scores)
             victim = self._evict(row, place, slot, float(scores[slot]))
             self._room += self._sizes[victim]
-            filled -= 1
-            if slot < filled:
-                self._place(row, int(self.holder[row, filled]), slot)
-        self._take_room(place)
-        return filled
-
-    def _take_room(self, place: int) -> None:
-        if self._sizes is not None:
-            self._room -= self._sizes[place]
+            self._vacant.append(slot)
+            victims.append((slot, victim))
+        self._room -= self._sizes[place]
+        self.leavers += [(place, victim) for _, victim in victims[1:]]
+        if victims:
+            self._vacant.remove(victims[0][0])
+            return victims[0]
+        if self._vacant:
+            return self._vacant.pop(), -1
+        self.filled[row] += 1
+        return int(self.filled[row]) - 1, -1
 
     def admit(self, row: int, place: int, clock: int, held: Iterable[int]) -> tuple[int, int] | None:
         """Gives an expert that was guessed a slot: a free one, or the lowest of those not held. (slot,
         victim's place or -1) or None."""
         slot, victim = int(self.filled[row]), -1
-        if slot < self.limits[row]:
+        if self._sizes is not None:
+            stay = list(held)
+            could = set(self.residents(row).tolist()) - {int(self.holder[row, one]) for one in stay}
+            if self._room + sum(self._sizes[one] for one in could) < self._sizes[place]:
+                return None
+            slot, victim = self._make_room(row, place, stay)
+        elif slot < self.limits[row]:
             self.filled[row] += 1
+        elif self.lists is not None:
+            stays = list(held)
+            if len(set(stays)) == slot:
+                return None
+            self.lists[row].missed(place)
+            slot, victim = self._by_lists(row, place, stays)
         else:
             scores = self._allowed(row, held)
             slot = self._lowest(row, scores)
@@ -310,12 +414,16 @@ class Pools:
         self._place(row, place, slot)
         self.load(place, clock)
         self.columns["last_touch"][place] = clock
+        if self.lists is not None:
+            self.lists[row].came(place)
         return slot, victim
 
     def clear(self, row: int) -> None:
         """Nothing stays."""
         self.slot_of[self.holder[row, : self.filled[row]]] = -1
         self.filled[row] = 0
+        if self.policy.lists is not None and self.lists is not None:
+            self.lists[row] = self.policy.lists(int(self.limits[row]))
         self._empty[row] = True
 
     def _place(self, row: int, place: int, slot: int) -> None:
@@ -334,7 +442,8 @@ class Pools:
 
     def _allowed(self, row: int, *stay: Iterable[int]) -> Floats:
         """Scores of a full pool by slot, infinite where the resident has to stay."""
-        scores = self.scores(self._holders[row])
+        full = self._sizes is None
+        scores = self.scores(self._holders[row] if full else self.holder[row, : self.filled[row]])
         for slots in stay:
             for slot in slots:
                 scores[slot] = np.inf
@@ -364,6 +473,8 @@ class Pools:
         columns of `touch` are [member]. Returns the slots that they had before [copies, member], and of each
         load the index in `at`, flat, the slot and the victim's place (-1: a free slot).
         """
+        if self.lists is not None:
+            return self._serve_each(at, row, touch)
         before: Ints = self.slot_of[at]
         gone = (before.ravel() < 0).nonzero()[0]
         if not len(gone):
@@ -379,6 +490,26 @@ class Pools:
             touch.level = self.level[row]
         self.touch(at, touch)
         return before, gone, slots, victims
+
+    def _serve_each(self, at: Ints, row: Ints, touch: Touch) -> tuple[Ints, Ints, Ints, Ints]:
+        """`serve_rows` where lists decide: one pool after the other."""
+        before: Ints = self.slot_of[at]
+        places, rows, slots = at.ravel().tolist(), row.ravel().tolist(), before.ravel().tolist()
+        loads: list[tuple[int, int, int]] = []
+        begin = 0
+        while begin < len(places):
+            own, end = rows[begin], begin + 1
+            while end < len(places) and rows[end] == own:
+                end += 1
+            members, found = places[begin:end], slots[begin:end]
+            if min(found) < 0:
+                came = self._fill(own, members, found, 0, ())  # lists ask for no clock
+                loads += [(begin + rank, slot, victim) for rank, slot, victim in came]
+            self._use(own, members, found)
+            begin = end
+        self.touch(at, touch)
+        gone, at_slots, victims = np.array(loads, np.intp).reshape(-1, 3).T
+        return before, gone, at_slots, victims
 
     def _fill_rows(self, own: Ints, at: Ints) -> tuple[Ints, Ints]:
         """Slots for the misses of several pools, and who leaves them. own: pool of each miss; at: who

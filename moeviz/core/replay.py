@@ -95,6 +95,9 @@ def _at_once(trace: Trace, cache: ExpertCache, known: Knowledge) -> Run:
         "loads.victim_expert": np.where(nobody, -1, served.victim % experts).astype(np.int16),
         "loads.speculative": np.zeros(len(came), np.bool_),
         "loads.used": np.ones(len(came), np.bool_),
+        "leavers.load": served.leaver_load.astype(np.int32),
+        "leavers.layer": (served.leaver // experts).astype(np.int16),
+        "leavers.expert": (served.leaver % experts).astype(np.int16),
     }
     return cache.recorder.run(columns=columns)
 

@@ -5,7 +5,10 @@
     accesses   an expert that it needs      event, expert, outcome
     loads      an expert that came          event, layer, expert, slot, victim_layer, victim_expert,
                                             speculative, used
+    leavers    who left besides the victim  load, layer, expert
 
+A load takes the slot of its victim. Where a budget in bytes holds experts of different sizes, others may have
+to leave for it too: those stand in `leavers`, which has no rows otherwise. `Run.departures` is all of them.
 Rows stand in the order in which they happened; `event` and `forward_pass` are row numbers of the table above.
 An event changes its form once: the cache appends it, everything later reads columns. A replay and a live run
 give the same type; only a measured run has times. Knows neither policies nor models nor files.
@@ -44,6 +47,7 @@ class Tier:
     page_cache_bypassed: bool  # False for host
     pace: Machine | None = None  # what copies were slowed down to; the figures above are the paced ones
     keeps_pace: bool = True  # False: this tier itself is slower than the link that was asked for
+    overlaps: bool = True  # False: the accelerator has one stream, in which copies and compute take turns
 
     @property
     def pace_in_words(self) -> str:
@@ -55,8 +59,8 @@ class Tier:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; what is of the pace only where there is one."""
-        left_out = () if self.pace else ("pace", "keeps_pace")
+        """For JSON; what is of the pace only where there is one, and no word of what is usual."""
+        left_out = (*(() if self.pace else ("pace", "keeps_pace")), *(("overlaps",) if self.overlaps else ()))
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     @classmethod
@@ -69,7 +73,7 @@ class Tier:
             raise TypeError
         if not all(isinstance(text, str) for text in (tier.kind, tier.pace.name if tier.pace else "")):
             raise TypeError
-        if not isinstance(tier.keeps_pace, bool):
+        if not isinstance(tier.keeps_pace, bool) or not isinstance(tier.overlaps, bool):
             raise TypeError
         return tier
 
@@ -118,6 +122,19 @@ class Loads:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class Leavers:
+    """Q experts that left for a load, in order."""
+
+    load: NDArray[np.int32]  # row of the load
+    layer: NDArray[np.int16]
+    expert: NDArray[np.int16]
+
+    def rows(self) -> list[tuple[int, int, int]]:
+        """(load, layer, expert) of each."""
+        return list(zip(self.load.tolist(), self.layer.tolist(), self.expert.tolist(), strict=True))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Residents:
     """W experts that were resident when the run began, and where."""
 
@@ -143,6 +160,7 @@ TABLES: dict[str, type] = {
     "events": Events,
     "accesses": Accesses,
     "loads": Loads,
+    "leavers": Leavers,
     "start": Residents,
     "times": Times,
 }
@@ -166,6 +184,7 @@ class Run:
     events: Events
     accesses: Accesses
     loads: Loads
+    leavers: Leavers
     start: Residents
     times: Times | None = None
     tier: Tier | None = None
@@ -265,6 +284,21 @@ class Run:
         if room.pools == self.layers:
             return int((np.array(room.limits) * sizes).sum())
         return int(room.slots * sizes.max())
+
+    @property
+    def departures(self) -> Leavers:
+        """Everyone who left: the victim of each load, then those who left besides it."""
+        loads, more = self.loads, self.leavers
+        out = np.flatnonzero(loads.victim_expert >= 0).astype(np.int32)
+        if not len(more.load):
+            return Leavers(out, loads.victim_layer[out], loads.victim_expert[out])
+        load = np.concatenate([out, more.load])
+        order = np.argsort(load, kind="stable")
+        return Leavers(
+            load[order],
+            np.concatenate([loads.victim_layer[out], more.layer])[order],
+            np.concatenate([loads.victim_expert[out], more.expert])[order],
+        )
 
     @property
     def pass_at(self) -> NDArray[np.int64]:
@@ -368,6 +402,12 @@ class Recorder:
         c["loads.speculative"].append(speculative)
         c["loads.used"].append(not speculative)
         return row
+
+    def add_leaver(self, row: int, leaver: tuple[int, int]) -> None:
+        """(layer, expert) that left for a load besides its victim. row: of the last load."""
+        self.columns["leavers.load"].append(row)
+        self.columns["leavers.layer"].append(leaver[0])
+        self.columns["leavers.expert"].append(leaver[1])
 
     def use_load(self, row: int) -> None:
         """A pre-fetch was demanded while it was resident."""

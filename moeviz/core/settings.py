@@ -148,7 +148,8 @@ class Settings:
     seed: int = _setting(0, "Seed of policy random", least=0, most=2**63 - 1)
     rule: str = _setting(
         "pinned",
-        "How experts of an event are served: pinned (together), one-by-one, or batch:N (N decode tokens at "
+        "How experts of an event are served: pinned (together, the strongest counts as used last), in-order "
+        "(together, the weakest counts as used last), one-by-one, or batch:N (N decode tokens at "
         "a time)",
     )
     budget: int = _setting(
@@ -163,10 +164,10 @@ class Settings:
     def __post_init__(self) -> None:
         for name in SETTINGS:
             check(name, getattr(self, name))
-        if not re.fullmatch("pinned|one-by-one|batch:[1-9][0-9]{0,6}", self.rule):
+        if not re.fullmatch("pinned|in-order|one-by-one|batch:[1-9][0-9]{0,6}", self.rule):
             raise SettingsError(
-                f"rule {self.rule!r} is not known. Choose pinned, one-by-one or batch:N with a number N, "
-                "for example batch:4."
+                f"rule {self.rule!r} is not known. Choose pinned, in-order, one-by-one or batch:N with a "
+                "number N, for example batch:4."
             )
 
     @property
@@ -192,6 +193,11 @@ class Settings:
     def one_by_one(self) -> bool:
         """True where the experts of an event are served one after the other and none is pinned."""
         return not self.baseline and self.rule == "one-by-one"
+
+    @property
+    def in_order(self) -> bool:
+        """True where the experts of an event, which come together, count as used strongest first."""
+        return not self.baseline and self.rule == "in-order"
 
     @property
     def batch(self) -> int:
@@ -242,6 +248,11 @@ class Settings:
         self, layers: int, experts: int, least: int, expert_bytes: int | tuple[int, ...]
     ) -> None:
         sizes = _by_layer(expert_bytes, layers)
+        if _policies()[self.policy].lists and self.scope == "model" and len(set(sizes)) > 1:
+            raise SettingsError(
+                f"policy {self.policy!r} counts experts, not bytes, and those of different layers differ in "
+                "size. Choose slots, scope layer or another policy."
+            )
         if min(sizes) < 1:
             raise SettingsError(
                 "a budget in bytes needs the size of an expert, which is not known here. Give slots."

@@ -10,6 +10,7 @@ those of many slot counts too. Knows no policy.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,6 +38,8 @@ class Served:
     load: Ints  # [P] the access that each load is for
     load_slot: Ints  # [P]
     victim: Ints  # [P] layer x experts + expert of who left; -1: nobody
+    leaver_load: Ints  # [Q] the load, of P, that somebody besides its victim left for
+    leaver: Ints  # [Q] layer x experts + expert
 
 
 class Steps:
@@ -87,10 +90,14 @@ class Steps:
 
     @cached_property
     def _touch_number(self) -> Floats:
+        if self.settings.in_order:
+            return (self._number + 1).astype(np.float64)
         return self._counted_down(2, 1)
 
     @cached_property
     def _touch_clock(self) -> Floats:
+        if self.settings.in_order:
+            return (self._first[1:].take(self._event) + self._number + 1).astype(np.float64)
         return self._counted_down(3, 2)
 
     @cached_property
@@ -143,6 +150,7 @@ class Steps:
             access[order],
             np.concatenate(load_slot or nothing)[order],
             np.concatenate(victim or nothing)[order],
+            *(nothing * 2),
         )
 
     def hits(self, pools: Pools) -> NDArray[np.int64]:
@@ -259,6 +267,7 @@ class Steps:
         load: list[int] = []
         load_slot: list[int] = []
         victim: list[int] = []
+        leavers: list[tuple[int, int]] = []  # load, who left
         first = [0, *self.ends()]
         events = self._event.tolist() if self._single else range(len(needs))
         layers, passes = needs.layer.tolist(), needs.forward_pass.tolist()
@@ -275,6 +284,8 @@ class Steps:
                 load += (gone + begin).tolist()
                 load_slot += slots.tolist()
                 victim += victims.tolist()
+                if pools.leavers:
+                    leavers += self._leavers(pools, load, begin)
                 continue
             for name, column in given:
                 setattr(touch, name, column[begin:end])
@@ -285,7 +296,18 @@ class Steps:
                 load.append(begin + rank)
                 load_slot.append(to)
                 victim.append(who)
-        return Served(*(np.array(values, np.intp) for values in (slot, load, load_slot, victim)))
+            if pools.leavers:
+                leavers += self._leavers(pools, load, begin)
+        columns = (slot, load, load_slot, victim, [load for load, _ in leavers], [who for _, who in leavers])
+        return Served(*(np.array(values, np.intp) for values in columns))
+
+    def _leavers(self, pools: Pools, load: list[int], begin: int) -> list[tuple[int, int]]:
+        """Takes those who left besides victims: the load each left for, and its place. load: access of each
+        load so far; begin: first access of the event."""
+        number = {int(self._place[load[at]]): at for at in range(bisect_left(load, begin), len(load))}
+        found = [(number[came], left) for came, left in pools.leavers]
+        pools.leavers.clear()
+        return found
 
     def _walk(self, pools: Pools) -> Iterator[tuple[Index, Ints, Ints, Ints, Ints]]:
         """One event of every pool at a time: accesses, their slots before [slot count, access], and the loads

@@ -231,6 +231,10 @@ class Trace:
         numbers, first = np.unique(self.sequence, return_index=True)
         return [int(number) for number in numbers[np.argsort(first)]]
 
+    def split(self) -> list[Self]:
+        """One trace for each request, in the order in which they begin."""
+        return [found for number in self.sequences() if (found := self.of_sequence(number)) is not None]
+
     def _where(self, chosen: NDArray[np.bool_]) -> Self | None:
         tokens = np.flatnonzero(chosen)
         if not tokens.size or not (self.experts[tokens] >= 0).any():

@@ -1,9 +1,9 @@
 """The link: copies experts from the slow tier into slots, beside compute. Demand beats speculation in its
 queue.
 
-One thread copies one expert at a time, so copies never overtake each other within a slot. Decides nothing:
-who goes where is the cache's business. `HostLink` fills slots in host memory; `DeviceLink` fills an
-accelerator's through a stream of its own.
+Copies are begun one after the other, so they never overtake each other within a slot. Decides nothing: who
+goes where is the cache's business. `HostLink` fills slots in host memory, one copy at a time; `DeviceLink`
+fills an accelerator's through a stream of its own, two copies at a time.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from moeviz.core.cache import Load
 from moeviz.core.machines import Machine
 from moeviz.engine.store import HostStore, Store, aligned, least_ns
+
+if TYPE_CHECKING:
+    from moeviz.engine.hardware import Accelerator
 
 _SPIN_NS = 120_000  # a sleep of the system ends up to so much too late; the rest is waited for awake
 
@@ -32,12 +35,19 @@ class Ticket:
     state: str = "queued"  # queued, copying, done, dropped
     start: Any = None  # clock stamps
     end: Any = None
-    after: object = None  # accelerator: the compute that must be over before the slot is overwritten
+    after: Any = None  # accelerator: the compute that must be over before the slot is overwritten
 
 
 class HostLink:
     """Copies by a reader thread into host memory. On a paced link (`pace`) a copy takes at least as long as
-    on that machine."""
+    on that machine.
+
+    Whoever waits for a copy that has not begun makes it, where the link is idle: to wake a thread for it
+    would take longer than the copy of a small expert.
+    """
+
+    _waiter_copies = True
+    _settles = False
 
     def __init__(self, store: Store, pace: Machine | None = None) -> None:
         self.store = store
@@ -45,8 +55,11 @@ class HostLink:
         self._packed = aligned(1, store.layout.record_bytes)[0] if store.layout.packing else None
         self._demand: deque[Ticket] = deque()
         self._speculative: deque[Ticket] = deque()
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)  # a copy is over
+        self._queued = threading.Condition(lock)  # there is one to make, or the link is closed: the thread's
         self._current: dict[int, Ticket] = {}  # slot address -> its latest copy
+        self._copying = False  # a copy is being made, by whichever thread
         self._error: BaseException | None = None
         self._open = True
         self._thread = threading.Thread(target=self._work, name="moeviz-link", daemon=True)
@@ -62,7 +75,7 @@ class HostLink:
                 old.state = "dropped"
             self._current[slot.data_ptr()] = ticket
             (self._speculative if load.speculative else self._demand).append(ticket)
-            self._changed.notify_all()
+            self._queued.notify()
         return ticket
 
     def is_late(self, slot: torch.Tensor) -> bool:
@@ -79,12 +92,27 @@ class HostLink:
     def wait(self, slot: torch.Tensor) -> None:
         """Returns when the slot's latest copy has arrived; raises what stopped it."""
         ticket = self._current.get(slot.data_ptr())
-        if ticket is None:
+        if ticket is None or ticket.state == "done":
             return
-        with self._changed:
-            self._changed.wait_for(lambda: ticket.state == "done" or self._error is not None)
-        if self._error is not None:
-            raise self._error
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: (
+                        ticket.state == "done"
+                        or self._error is not None
+                        or (self._waiter_copies and not self._copying)
+                    )
+                )
+                if self._error is not None:
+                    raise self._error
+                if ticket.state == "done":
+                    return
+                first = self._take()
+            if first is not None:
+                self._make(first)
+
+    def let_go(self, ticket: Ticket) -> None:
+        """The times of a copy that has arrived have been read, and nobody will ask for them again."""
 
     def drain(self) -> None:
         """Drops what has not begun and waits for what has."""
@@ -93,47 +121,52 @@ class HostLink:
                 ticket.state = "dropped"
             self._demand.clear()
             self._speculative.clear()
-            self._changed.wait_for(
-                lambda: all(t.state != "copying" for t in self._current.values()) or self._error is not None
-            )
+            self._changed.wait_for(lambda: not self._copying)
 
     def close(self) -> None:
         self.drain()
         with self._changed:
             self._open = False
-            self._changed.notify_all()
+            self._queued.notify()
         self._thread.join()
 
-    def _next(self) -> Ticket | None:
-        """The next copy, or None when the link is closed. Called with the lock held."""
-        while True:
-            for queue in (self._demand, self._speculative):
-                while queue:
-                    ticket = queue.popleft()
-                    if ticket.state == "queued":
-                        return ticket
-            if not self._open:
-                return None
-            self._changed.wait()
+    def _take(self) -> Ticket | None:
+        """The copy to begin now, where there is one and none is being made. Called with the lock held."""
+        for queue in (self._demand, self._speculative) if not self._copying else ():
+            while queue:
+                ticket = queue.popleft()
+                if ticket.state == "queued":
+                    ticket.state, self._copying = "copying", True
+                    return ticket
+        return None
+
+    def _make(self, ticket: Ticket) -> None:
+        """Makes a copy that was taken. What stops it is kept for who waits."""
+        try:
+            self._copy(ticket)
+            if self._settles:
+                with self._changed:
+                    ticket.state = "done"
+                    self._changed.notify_all()  # compute goes on while the link settles
+                self._settle(ticket)
+        except BaseException as error:
+            self._error = error
+        with self._changed:
+            if self._error is None:
+                ticket.state = "done"
+            self._copying = False
+            self._changed.notify_all()
+            if self._demand or self._speculative or self._error is not None:
+                self._queued.notify()
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                ticket = self._next()
-                if ticket is None:
-                    return
-                ticket.state = "copying"
-            try:
-                self._copy(ticket)
-            except BaseException as error:
-                with self._changed:
-                    self._error = error
-                    self._changed.notify_all()
-                return
-            with self._changed:
-                ticket.state = "done"
-                self._changed.notify_all()
-            self._settle(ticket)
+                while (ticket := self._take()) is None:
+                    if not self._open or self._error is not None:
+                        return
+                    self._queued.wait()
+            self._make(ticket)
 
     def _arrived(self, ticket: Ticket) -> bool:
         return ticket.state == "done"
@@ -160,61 +193,83 @@ class DeviceLink(HostLink):
     """Copies into an accelerator's memory on a stream of its own, with timing events that are read after the
     run.
 
-    From the host tier a copy goes straight out of pinned memory; from disk it passes through one pinned
-    buffer.
+    From the host tier a copy goes straight out of pinned memory; from disk it passes through one of two
+    pinned buffers, so that one is filled while the other is emptied. Where the accelerator has one stream,
+    copies take their turn in it, and nothing has to be waited for.
     """
 
-    def __init__(self, store: Store, device: torch.device) -> None:
-        self._device = device
-        self._stream = torch.Stream(device)
-        self._staging = None
+    _waiter_copies = False  # it queues compute while the link's thread waits for buffers
+    _settles = True
+
+    def __init__(self, store: Store, hardware: Accelerator) -> None:
+        self._hardware = hardware
+        self._buffers: deque[torch.Tensor] = deque()  # the next to be filled is first
         if not isinstance(store, HostStore):
-            self._staging = torch.empty(store.layout.record_bytes + 4_096, dtype=torch.uint8, pin_memory=True)
-            offset = -self._staging.data_ptr() % 4_096
-            self._staging = self._staging[offset : offset + store.layout.record_bytes]
+            self._buffers.extend(hardware.staging(store.layout.record_bytes) for _ in range(2))
+        self._under_way: deque[Ticket] = deque()  # queued on the stream and not known to be over
         super().__init__(store)
         if self._packed is not None:
-            self._packed = torch.empty(store.layout.record_bytes, dtype=torch.uint8, device=device)
+            self._packed = torch.empty(store.layout.record_bytes, dtype=torch.uint8, device=hardware.device)
 
     def wait(self, slot: torch.Tensor) -> None:
         super().wait(slot)
         ticket = self._current.get(slot.data_ptr())
-        if ticket is not None:
-            torch.accelerator.current_stream(self._device).wait_event(ticket.end)
+        if ticket is not None and ticket.end is not None and self._hardware.overlaps:
+            self._hardware.compute_stream().wait_event(ticket.end)
+
+    def let_go(self, ticket: Ticket) -> None:
+        with self._changed:
+            self._hardware.give(ticket.start)
+            self._hardware.give(ticket.end)
+            if ticket.after is not None:
+                self._hardware.give(ticket.after, timing=False)
+            ticket.start = ticket.end = ticket.after = None
+
+    def close(self) -> None:
+        super().close()
+        while self._under_way:  # into slots that are about to be given back
+            self._finish_oldest()
 
     def _copy(self, ticket: Ticket) -> None:
         layer, expert = ticket.load.layer, ticket.load.expert
         if isinstance(self.store, HostStore):
-            source = self.store.records[layer, expert]
+            source = self.store.record(layer, expert)
         else:
-            assert self._staging is not None
-            self.store.read(layer, expert, self._staging)
-            self.store.check(layer, expert, self._staging)
-            source = self._staging
-        ticket.start = torch.Event(self._device, enable_timing=True)
-        ticket.end = torch.Event(self._device, enable_timing=True)
-        with self._stream:
-            self._stream.wait_event(ticket.after)
-            ticket.start.record(self._stream)
+            source = self._buffers[0]
+            self._buffers.rotate()
+            self.store.read(layer, expert, source)
+            self.store.check(layer, expert, source)
+        hardware = self._hardware
+        ticket.start, ticket.end = hardware.take(timing=True), hardware.take(timing=True)
+        with hardware.copying():
+            stream = hardware.copies if hardware.overlaps else hardware.compute_stream()
+            if ticket.after is not None:
+                stream.wait_event(ticket.after)
+            ticket.start.record(stream)
             if self._packed is None:
                 ticket.slot.copy_(source, non_blocking=True)
             else:
                 self._packed.copy_(source, non_blocking=True)
                 self.store.layout.arrive(self._packed, ticket.slot)
-            ticket.end.record(self._stream)
+            ticket.end.record(stream)
 
     def _arrived(self, ticket: Ticket) -> bool:
-        return ticket.state == "done" and ticket.end.query()
+        return ticket.state == "done" and (ticket.end is None or ticket.end.query())
 
     def _settle(self, ticket: Ticket) -> None:
-        # Blocks this thread only: one copy at a time, so that demand can pass what is still queued, and the
-        # buffer is free again.
-        ticket.end.synchronize()
+        # Holds up the link alone: not more than two copies are begun, so that demand can pass what is still
+        # queued, and the buffer that is filled next is free again.
+        self._under_way.append(ticket)
+        if len(self._under_way) > 1:
+            self._finish_oldest()
+
+    def _finish_oldest(self) -> None:
+        end = self._under_way.popleft().end
+        if end is not None:  # else it was seen to be over, and let go
+            end.synchronize()
 
     def _compute_so_far(self) -> object:
-        event = torch.Event(self._device)
-        event.record(torch.accelerator.current_stream(self._device))
-        return event
+        return self._hardware.now(timing=False) if self._hardware.overlaps else None
 
 
 def wait_until(due_ns: int) -> None:
@@ -224,10 +279,3 @@ def wait_until(due_ns: int) -> None:
         time.sleep((left - _SPIN_NS) / 1e9)
     while time.perf_counter_ns() < due_ns:
         pass  # even a sleep of no length takes 70 microseconds on Linux
-
-
-def slots_for(link_store: Store, slots: int, device: torch.device) -> torch.Tensor:
-    """Room for experts in the fast tier, uint8 [slots, slot_bytes]."""
-    if device.type == "cpu":
-        return aligned(slots, link_store.layout.slot_bytes)
-    return torch.empty(slots, link_store.layout.slot_bytes, dtype=torch.uint8, device=device)

@@ -28,6 +28,7 @@ from moeviz.core.run import Tier
 from moeviz.engine.cachefolder import SUFFIX, alone_at, cache_folder, make_room
 from moeviz.engine.checkpoint import check_files, check_report, named, needs_code, no_code
 from moeviz.engine.experts import Recipe, RecipeError, recipe_for, stacked
+from moeviz.engine.hardware import Hardware, hardware_of
 from moeviz.engine.kinds import model_class, no_experts, no_folder, no_plain_weights, no_text_model, text_part
 from moeviz.engine.packing import Rounded, as_stored, rounded
 from moeviz.engine.probe import Reached, Router, is_experts, probe
@@ -84,6 +85,7 @@ class Loaded:
     context: int  # tokens that fit
     folder: Path  # the checkpoint
     recipe: Recipe  # how its experts are computed one at a time
+    hardware: Hardware  # on what
     link: Machine | None = None  # what every copy is slowed down to; None: as fast as it goes
     notes: tuple[str, ...] = ()  # what this model does not have, and what was chosen for it, in words
     rounding: str = ""  # to which the experts are rounded; empty: none, lossless
@@ -100,6 +102,7 @@ class _Known:
     tokenizer: Any
     skeleton: nn.Module  # on the meta device
     device: torch.device
+    hardware: Hardware
     dtype: torch.dtype
     notes: tuple[str, ...]
 
@@ -150,7 +153,7 @@ def load(
     if sources.missing:
         report["missing_keys"] = {*report["missing_keys"], *sources.missing}
     check_report(name, report)
-    model.eval().requires_grad_(False)
+    model.eval()  # and parameters as they come: torch folds a batch by requires_grad, and rounds by it
     own(model)
     reached = _reached(name, model, known.tokenizer, known.device)
     paths = {id(module): path for path, module in model.named_modules()}
@@ -186,13 +189,19 @@ def load(
         experts=layout.experts,
         k=reached[0].k,
         store=store,
-        tier=measure(store, on_host=known.device.type == "cpu"),
+        tier=measure(
+            store,
+            known.hardware.copier(store),
+            overlaps=known.hardware.overlaps,
+            on_host=known.device.type == "cpu",
+        ),
         device=known.device,
         dtype=known.dtype,
         context=int(getattr(known.config.get_text_config(), "max_position_embeddings", None) or 1_000_000),
         folder=known.folder,
         recipe=recipe,
-        notes=(*known.notes, *_notes(reached)),
+        hardware=known.hardware,
+        notes=(*known.notes, *known.hardware.notes, *_notes(reached)),
     )
     if bits:
         notes = (*loaded.notes, words.rounded(experts))
@@ -219,6 +228,7 @@ def _known(
 ) -> _Known:
     """Raises ModelError for what cannot be run, and what `check` raises."""
     place = _device(device)
+    hardware = hardware_of(place)
     config, folder = configuration(name)
     for why in (no_text_model(name, config), no_plain_weights(name, config)):
         if why:
@@ -235,7 +245,8 @@ def _known(
         check(*early)
     kind, why = _dtype(dtype, config, place, every[0])
     check_files(folder)
-    return _Known(_short_name(name), folder, config, tokenizer, skeleton, place, kind, (why,) if why else ())
+    notes = (why,) if why else ()
+    return _Known(_short_name(name), folder, config, tokenizer, skeleton, place, hardware, kind, notes)
 
 
 def _fill(filling: _Filling, bits: int) -> Store:
@@ -251,7 +262,7 @@ def _fill(filling: _Filling, bits: int) -> Store:
     layout = Layout(plain.layers, plain.experts, plain.dtype, plain.shapes, packing)
     layers = _layers_of(filling, packing)
     if filling.tier == "host":
-        return HostStore(layout, layers, pinned=known.device.type != "cpu")
+        return HostStore(layout, layers, known.hardware.host_memory, known.hardware.let_go)
     path = cache_folder() / f"{_fingerprint(known.folder, layout)}{SUFFIX}"
 
     def waiting() -> None:
@@ -344,14 +355,21 @@ def _device(name: str) -> torch.device:
             if torch.accelerator.is_available()
             else torch.device("cpu")
         )  # type: ignore[return-value]
+    refusal = (
+        f"device {name!r} is not available here. Choose cpu, or auto for the accelerator if there is one."
+    )
     try:
         device = torch.device(name)
+        if device.type == "meta":
+            raise ModelError(
+                f"device {name!r} computes nothing: its tensors have no values. Choose cpu or auto."
+            )
         if device.type != "cpu":
             torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise ModelError(
-            f"device {name!r} is not available here. Choose cpu, or auto for the accelerator if there is one."
-        ) from None
+        raise ModelError(refusal) from None
+    if device.type not in ("cpu", getattr(torch.accelerator.current_accelerator(), "type", "cpu")):
+        raise ModelError(refusal)  # a device of torch that is no accelerator, such as one that only compiles
     return device
 
 

@@ -30,8 +30,9 @@ from moeviz.core.trace import PREFILL, Trace
 from moeviz.engine import store
 from moeviz.engine.loader import Loaded, configuration, own
 from moeviz.engine.memory import lacking, resident_bytes, slot_bytes
-from moeviz.engine.records import ModelFacts, PassRecord, recording
-from moeviz.engine.session import Options, Serving, generate, only_the_last_logits
+from moeviz.engine.records import ModelFacts, PassRecord, Prompt, recording
+from moeviz.engine.serving import Serving
+from moeviz.engine.session import COMPUTE, Batch, Options, generate, only_the_last_logits
 from moeviz.engine.sources import cast
 from moeviz.errors import ModelError
 from moeviz.numbers.lossy import Lossy, difference
@@ -70,7 +71,7 @@ def facts(loaded: Loaded) -> ModelFacts:
 
 def record(
     loaded: Loaded,
-    prompt: str,
+    prompt: Prompt,
     settings: Settings,
     options: Options,
     stop: Callable[[], bool] = lambda: False,
@@ -83,7 +84,7 @@ def record(
 
 def look_ahead(
     loaded: Loaded,
-    prompt: str,
+    prompt: Prompt,
     settings: Settings,
     options: Options,
     stop: Callable[[], bool] = lambda: False,
@@ -117,8 +118,32 @@ def paced(loaded: Loaded, link: str) -> Loaded:
             f"A paced link copies into host memory, but the fast tier is {loaded.device}. Choose device cpu, "
             "or no link."
         )
-    tier = store.measure(loaded.store, pace, on_host=loaded.device.type == "cpu")
+    copier = loaded.hardware.copier(loaded.store)
+    tier = store.measure(loaded.store, copier, pace, on_host=loaded.device.type == "cpu")
     return replace(loaded, link=pace, tier=tier)
+
+
+def grouped_difference(loaded: Loaded, prompt: Prompt, settings: Settings, options: Options) -> str:
+    """How far the logits of a prompt's last token are from the lossless ones where the experts of a layer are
+    computed by one product, in words. Raises what `generate` raises.
+    """
+    last: list[torch.Tensor] = []
+    hook = loaded.model.register_forward_hook(
+        lambda module, args, output: last.append(output.logits[0, -1].float().cpu())
+    )
+    try:
+        for compute in COMPUTE:
+            one = replace(options, max_new_tokens=1, guesses=False, compute=compute)
+            list(generate(loaded, prompt, recording_settings([settings]), one))
+    finally:
+        hook.remove()
+    exact, other = last
+    apart, largest = float((exact - other).abs().max()), float(exact.abs().max())
+    return (
+        "The experts of a layer are computed by one product, which is not lossless: the logits after the "
+        f"prompt differ from the lossless ones by at most {apart:.1e}, where the largest is "
+        f"{largest:.3g}."
+    )
 
 
 @contextmanager
@@ -165,12 +190,20 @@ def reference(loaded: Loaded, trace: Trace, stop: Callable[[], bool] = lambda: F
     own(model)
     # the logits are asked for as the run asks: other shapes may give other bits
     past, found = None, []
+    batch = None
     for tokens in trace.passes():
         if stop():
             return None
-        ids = torch.tensor([trace.token_ids[tokens].tolist()], device=loaded.device)
+        ids = trace.token_ids[tokens]
+        if batch is None:
+            rows = [ids] if trace.sequence is None else _rows(ids, trace.sequence[tokens])
+            batch = Batch([row.tolist() for row in rows], loaded)
+        else:
+            batch.go_on(ids.tolist())
         with torch.inference_mode():
-            output = model(input_ids=ids, past_key_values=past, use_cache=True, **only_the_last_logits(model))
+            output = model(
+                **batch.inputs(), past_key_values=past, use_cache=True, **only_the_last_logits(model)
+            )
         past = output.past_key_values
         found.append(_checksum(output.logits))
     del model, output, past
@@ -196,7 +229,7 @@ def lossy(loaded: Loaded, trace: Trace) -> Lossy:
 
 def _in_one_pass(loaded: Loaded, ids: list[int]) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
     """Logits [token, vocabulary] and choices [token, layer, k] of a text that is read as a prompt."""
-    serving = Serving(loaded, Settings(slots=loaded.k), Options(guesses=False))
+    serving = Serving(loaded, Settings(slots=loaded.k), guesses=False)
     serving.start()
     try:
         start = time.perf_counter_ns()
@@ -228,15 +261,18 @@ def fitting(loaded: Loaded, settings: Sequence[Settings]) -> tuple[list[Settings
 
 
 def to_recording(
-    loaded: Loaded, records: Sequence[PassRecord], prompt: str, settings: Settings, options: Options
+    loaded: Loaded, records: Sequence[PassRecord], prompt: Prompt, settings: Settings, options: Options
 ) -> tuple[Trace, Run]:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return recording(records, facts(loaded), settings, prompt, options.seed, now)
+    found = facts(loaded)
+    if options.compute != COMPUTE[0]:
+        found.versions["compute"] = f"{options.compute}, not lossless"
+    return recording(records, found, settings, prompt, options.seed, now)
 
 
 def compare(
     loaded: Loaded,
-    prompt: str,
+    prompt: Prompt,
     settings: Sequence[Settings],
     repeats: int,
     options: Options,
@@ -270,9 +306,14 @@ def compare(
             yield done / total, number, None, run
 
 
+def _rows(ids: NDArray[np.int32], sequence: NDArray[np.int16]) -> list[NDArray[np.int32]]:
+    """The tokens of each prompt of a batch."""
+    return np.split(ids, np.flatnonzero(np.diff(sequence)) + 1)
+
+
 def _checksum(logits: torch.Tensor) -> int:
-    """Of the bits of the last token's logits. logits: [1, token, vocabulary]"""
-    return zlib.crc32(logits[0, -1].contiguous().cpu().view(torch.uint8).numpy())
+    """Of the bits of the last token's logits. logits: [prompt, token, vocabulary]"""
+    return zlib.crc32(logits[:, -1].contiguous().cpu().view(torch.uint8).numpy())
 
 
 def _machine(device: torch.device) -> str:

@@ -18,6 +18,13 @@ from moeviz.core.run import Recorder, Run, Tier
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 
+Prompt = str | Sequence[str]  # of one text, or of each text of a batch
+
+
+def prompts_of(prompt: Prompt) -> list[str]:
+    """The texts of a batch, or the one."""
+    return [prompt] if isinstance(prompt, str) else list(prompt)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
@@ -75,8 +82,9 @@ class PassRecord:
     copies: list[tuple[int, int, int]] = field(
         default_factory=list
     )  # load, start and end in ns since the run began
-    next_id: int = -1  # the token that came out
-    next_text: str = ""
+    next_ids: list[int] = field(default_factory=list)  # the token that came out, of each prompt
+    next_texts: list[str] = field(default_factory=list)
+    sequence: list[int] = field(default_factory=list)  # the prompt that each token is of; empty: there is one
 
     @property
     def wall_ns(self) -> int:
@@ -87,8 +95,7 @@ class PassRecord:
         """Appends the pass to a run."""
         recorder.extend(self.rows)
         recorder.time_loads(self.copies)
-        if self.next_id >= 0:
-            recorder.output_ids.append(self.next_id)
+        recorder.output_ids += self.next_ids
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -102,11 +109,12 @@ def recording(
     records: Sequence[PassRecord],
     facts: ModelFacts,
     settings: Settings,
-    prompt: str,
+    prompt: Prompt,
     seed: int,
     recorded_at: str,
 ) -> tuple[Trace, Run]:
-    """Trace and measured Run of what was captured, whether or not the run came to its end.
+    """Trace and measured Run of what was captured, whether or not the run came to its end. Each prompt of a
+    batch is a request of the trace.
 
     Needs at least one pass.
     """
@@ -132,7 +140,10 @@ def recording(
         expert_bytes=facts.expert_bytes,
         link_bytes=facts.link_bytes,
         notes=(words.rounded(facts.rounding),) if facts.rounding else (),
-        prompt=prompt,
+        prompt="\n".join(prompts_of(prompt)),
+        sequence=np.array([number for record in records for number in record.sequence], np.int16)
+        if records[0].sequence
+        else None,
         seed=seed,
         recorded={**facts.versions, "time": recorded_at},
         guess_probability=probability if guess.ndim == 4 and probability.shape == guess.shape else None,

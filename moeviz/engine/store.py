@@ -9,6 +9,7 @@ eviction copies nothing back.
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
 import os
@@ -31,6 +32,7 @@ from moeviz.errors import StoreError
 
 ALIGNMENT = 4_096  # of O_DIRECT: offset, length and memory
 _TENSOR_ALIGNMENT = 64  # of tensors within a record
+_PIECE = 16  # records at least in a piece of host memory: a sixteenth of it at most is left over
 
 
 Tensors = Mapping[str, torch.Tensor]
@@ -167,27 +169,54 @@ class Store(Protocol):
 
 
 class HostStore:
-    """All experts in host memory, pinned where an accelerator will copy from it."""
+    """All experts in host memory, pinned where an accelerator will copy from it.
+
+    `memory` gives so many bytes of it, `let_go` is called when they are no longer used. It is taken in pieces
+    of so many records as nearly fill a power of two, because torch rounds every pinned allocation up to one
+    and 90 GB at once would take 128.
+    """
 
     kind = "host"
     page_cache_bypassed = False
 
-    def __init__(self, layout: Layout, layers: Iterable[LayerOf], pinned: bool) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        layers: Iterable[LayerOf],
+        memory: Callable[[int], torch.Tensor],
+        let_go: Callable[[], None] = lambda: None,
+    ) -> None:
         self.layout = layout
-        size = (layout.layers, layout.experts, layout.record_bytes)
-        self.records = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
-        for layer, tensors_of in enumerate(layers):
+        self._let_go = let_go
+        record = layout.record_bytes
+        self._in_piece = 2 ** (_PIECE * record - 1).bit_length() // record  # records
+        self._pieces: list[torch.Tensor] = []  # uint8 [records, record_bytes]
+        everyone = layout.layers * layout.experts
+        filled = 0
+        for tensors_of in layers:  # `enumerate` would hold the layer before while the next is read
             for expert in range(layout.experts):
-                layout.pack(tensors_of(expert), self.records[layer, expert])
+                number, at = divmod(filled, self._in_piece)
+                if not at:
+                    count = min(self._in_piece, everyone - filled)
+                    self._pieces.append(memory(count * record).view(count, record))
+                layout.pack(tensors_of(expert), self._pieces[number][at])
+                filled += 1
+            del tensors_of
+
+    def record(self, layer: int, expert: int) -> torch.Tensor:
+        """Where an expert stands, uint8 [record_bytes]."""
+        number, at = divmod(layer * self.layout.experts + expert, self._in_piece)
+        return self._pieces[number][at]
 
     def read(self, layer: int, expert: int, record: torch.Tensor) -> None:
-        record.copy_(self.records[layer, expert])
+        record.copy_(self.record(layer, expert))
 
     def check(self, layer: int, expert: int, record: torch.Tensor) -> None:
         """Nothing: this process itself has just filled this memory."""
 
     def close(self) -> None:
-        self.records = torch.empty(0, dtype=torch.uint8)
+        self._pieces.clear()
+        self._let_go()
 
 
 class DiskStore:
@@ -215,8 +244,17 @@ class DiskStore:
     def read(self, layer: int, expert: int, record: torch.Tensor) -> None:
         size = self.layout.record_bytes
         at = (layer * self.layout.experts + expert) * size
-        self._file.seek(at)
-        done = self._file.readinto(memoryview(record.numpy()))  # type: ignore[attr-defined]
+        try:
+            self._file.seek(at)
+            done = self._file.readinto(memoryview(record.numpy()))  # type: ignore[attr-defined]
+        except OSError as error:
+            if not self.page_cache_bypassed or error.errno not in (errno.EINVAL, errno.EFAULT):
+                raise
+            # A driver may refuse direct reads into memory that it has pinned.
+            self._file.close()
+            self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115
+            self.page_cache_bypassed = False
+            return self.read(layer, expert, record)
         if done != size:
             raise StoreError(
                 f"{self.path} is too short for expert {expert} of MoE layer {layer}. Delete it and load the "
@@ -310,12 +348,20 @@ def aligned(records: int, record_bytes: int) -> torch.Tensor:
     return torch.frombuffer(memory, dtype=torch.uint8).zero_().view(records, record_bytes)
 
 
-def measure(store: Store, pace: Machine | None = None, repeats: int = 24, on_host: bool = True) -> Tier:
+def measure(
+    store: Store,
+    copy: Callable[[int, int], None],
+    pace: Machine | None = None,
+    overlaps: bool = True,
+    repeats: int = 24,
+    on_host: bool = True,
+) -> Tier:
     """Latency and bandwidth of the tier with this model's experts: median of single reads until the expert
     can be used, and reads back to back.
 
-    pace: the link that every copy is slowed down to; on_host: packed experts are unpacked by this processor,
-    not by an accelerator. Raises StoreError where a record is damaged.
+    copy: what copies (layer, expert) over the link as a run does; pace: the link that every copy is slowed
+    down to; overlaps: whether copies run beside compute; on_host: packed experts are unpacked by this
+    processor, not by an accelerator. Raises StoreError where a record is damaged.
     """
     layout = store.layout
     slot = aligned(1, layout.slot_bytes)[0] if layout.packing is not None and on_host else None
@@ -328,7 +374,7 @@ def measure(store: Store, pace: Machine | None = None, repeats: int = 24, on_hos
     took, unpacking = [], [0]
     for layer, expert in places:
         start = time.perf_counter_ns()
-        store.read(layer, expert, record)
+        copy(layer, expert)
         took.append(max(least, time.perf_counter_ns() - start))
     for _ in range(3 if slot is not None else 0):
         start = time.perf_counter_ns()
@@ -337,7 +383,7 @@ def measure(store: Store, pace: Machine | None = None, repeats: int = 24, on_hos
     whole = 0
     for layer, expert in places:
         start = time.perf_counter_ns()
-        store.read(layer, expert, record)
+        copy(layer, expert)
         whole += max(least, time.perf_counter_ns() - start)
     usual = sorted(took)[len(took) // 2]
     return Tier(
@@ -347,6 +393,7 @@ def measure(store: Store, pace: Machine | None = None, repeats: int = 24, on_hos
         page_cache_bypassed=store.page_cache_bypassed,
         pace=pace,
         keeps_pace=pace is None or usual <= least * 1.1,
+        overlaps=overlaps,
     )
 
 

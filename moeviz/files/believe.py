@@ -86,6 +86,9 @@ def _check_ranges(run: Run) -> None:
         ("loads.slot", 0, room.slots),
         ("loads.victim_layer", -1, run.layers),
         ("loads.victim_expert", -1, run.experts),
+        ("leavers.load", 0, len(run.loads.event)),
+        ("leavers.layer", 0, run.layers),
+        ("leavers.expert", 0, run.experts),
         ("start.layer", 0, run.layers),
         ("start.expert", 0, run.experts),
         ("start.slot", 0, room.slots),
@@ -98,6 +101,7 @@ def _check_ranges(run: Run) -> None:
         ("events.forward_pass", run.events.forward_pass),
         ("accesses.event", run.accesses.event),
         ("loads.event", run.loads.event),
+        ("leavers.load", run.leavers.load),
     ):
         if (np.diff(values) < 0).any():
             raise RunError(f"run.{name} goes down; events must be in order.")

@@ -9,6 +9,9 @@ the one on memory), and the readers' own bounds hold everywhere.
 
     found = open_guarded("routes.jsonl", content, Options(experts=32))
     found = open_file("routes.jsonl")
+
+moeviz's own files are safetensors, whose reader checks every size and cannot end the process: what is on the
+user's own disk is read here and now. An upload, which is a stranger's, goes through the child whatever it is.
 """
 
 from __future__ import annotations
@@ -23,8 +26,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from moeviz.errors import TraceError
-from moeviz.files import moecounts, moetrace
-from moeviz.files.importers import AS_SAID, Counted, Found, Imported, Options, open_content
+from moeviz.files import importers, moecounts, moetrace
+from moeviz.files.importers import AS_SAID, IMPORTERS, Counted, Found, Imported, Options, Source, open_content
 from moeviz.files.importers.source import MORE
 from moeviz.files.moetrace import MAX_FILE_BYTES
 from moeviz.files.reading import read_regular
@@ -37,7 +40,19 @@ ROOT = Path(__file__).parents[2]
 
 def open_file(path: str | os.PathLike[str], options: Options = AS_SAID, format: str = "") -> Found:
     """A regular file. Raises TraceError or OSError."""
-    return open_guarded(Path(path).name, read_regular(path, MAX_FILE_BYTES), options, format)
+    name, content = Path(path).name, read_regular(path, MAX_FILE_BYTES)
+    source = Source(name, content)
+    if any(kind == format or (not format and IMPORTERS[kind].sniff(source)) for kind in _read_here()):
+        return open_content(name, content, options, format)
+    return open_guarded(name, content, options, format)
+
+
+def _read_here() -> list[str]:
+    """moeviz's own formats, and those whose readers the running program registered: a child does not know
+    these.
+    """
+    own = [kind for kind, one in IMPORTERS.items() if not one.read.__module__.startswith(importers.__name__)]
+    return ["moetrace", "moecounts", *own]
 
 
 def open_guarded(name: str, content: bytes, options: Options = AS_SAID, format: str = "") -> Found:
@@ -81,10 +96,19 @@ def _answer(name: str, content: bytes, answer: bytes, code: int, limit: float) -
     """What the child said, checked as any file is. Raises TraceError."""
     head, newline, rest = answer.partition(b"\n")
     if not newline:
-        if -code == getattr(signal, "SIGXCPU", 0) or -code == getattr(signal, "SIGKILL", 0):
+        if -code == getattr(signal, "SIGXCPU", 0):
             raise TraceError(
                 f"{name} took more than {limit:.0f} s of processor time to be read, and was given up. A "
                 "packed file may take longer once it is unpacked: its limit grows with its size."
+            )
+        if -code == getattr(signal, "SIGKILL", 0):
+            raise TraceError(
+                f"{name} cannot be read: the process that read it was killed from outside, most likely "
+                "because this machine ran out of memory. Close something, or take a smaller file."
+            )
+        if code >= 0:
+            raise TraceError(
+                f"{name} cannot be read: its reader ended the process with code {code} and without an answer."
             )
         raise TraceError(
             f"{name} cannot be read: the process that read it ended with {code}, most likely because it "
@@ -108,18 +132,24 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not stand in the answer
     head, content = _request(sys.stdin.buffer)
-    try:
-        _limit(len(content))
-        found = open_content(head["name"], content, Options(**head["options"]), head["format"])
-        answer, rest = _packed(found, content)
-    except TraceError as error:
-        answer, rest = {"kind": "error", "error": str(error)}, b""
-    except MemoryError:
-        text = f"{head['name']} needs more than {MORE >> 20} MiB beside itself to be read; that is refused."
-        answer, rest = {"kind": "error", "error": text}, b""
+    answer, rest = answer_of(head["name"], content, Options(**head["options"]), head["format"])
     out.write(json.dumps(answer).encode() + b"\n")
     out.write(rest)
     out.flush()
+
+
+def answer_of(name: str, content: bytes, options: Options, format: str = "") -> tuple[dict[str, Any], bytes]:
+    """What this process makes of a file within the limits, which hold from here on: what kind of answer it
+    is, and the content that goes with it.
+    """
+    try:
+        _limit(len(content))
+        return _packed(open_content(name, content, options, format), content)
+    except TraceError as error:
+        return {"kind": "error", "error": str(error)}, b""
+    except MemoryError:
+        text = f"{name} needs more than {MORE >> 20} MiB beside itself to be read; that is refused."
+        return {"kind": "error", "error": text}, b""
 
 
 def _request(stream: BinaryIO) -> tuple[dict[str, Any], bytes]:

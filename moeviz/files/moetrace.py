@@ -40,6 +40,7 @@ VERSIONS = (1, 2)
 MAX_FILE_BYTES = 500 * 2**20
 SAMPLES = Path(__file__).parents[2] / "sample_traces"  # bundled, by name
 RUN_PREFIX = "run."  # of the columns of a recorded run in the same file
+_SELDOM = "leavers."  # columns that stand in a file only where they have rows
 
 _FIRST_NAMES = {  # a table's columns in version 1: "pass_phase" is now "passes.phase"
     "pass_": "passes.",
@@ -94,7 +95,11 @@ def run_from_bytes(content: bytes) -> Run:
 
 
 def _columns(run: Run) -> dict[str, NDArray[Any]]:
-    return {RUN_PREFIX + name: np.ascontiguousarray(column) for name, column in run.columns().items()}
+    return {
+        RUN_PREFIX + name: np.ascontiguousarray(column)
+        for name, column in run.columns().items()
+        if len(column) or not name.startswith(_SELDOM)
+    }
 
 
 def _about(run: Run) -> dict[str, Any]:
@@ -129,7 +134,7 @@ def from_bytes(content: bytes, name: str = "the file") -> tuple[Trace, Run | Non
     try:
         tensors = load_safetensors(content)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise TraceError(f"{name} is not a safetensors file: {error}.") from None
+        raise TraceError(f"{name} is not a safetensors file: {str(error)[:100]}.") from None
     own = {key: value for key, value in tensors.items() if not key.startswith(RUN_PREFIX)}
     columns = {
         key.removeprefix(RUN_PREFIX): value for key, value in tensors.items() if key.startswith(RUN_PREFIX)
@@ -231,6 +236,8 @@ def _now_named(column: str) -> str:
 
 def _run(columns: dict[str, NDArray[Any]], header: Any) -> Run:
     """Raises RunError."""
+    none = {name: np.empty(0, dtype) for name, dtype in COLUMNS.items() if name.startswith(_SELDOM)}
+    columns = none | columns
     timed = {name for name in COLUMNS if name.startswith("times.")}
     if columns.keys() not in (COLUMNS.keys(), COLUMNS.keys() - timed):
         odd = sorted(columns.keys() ^ COLUMNS.keys())

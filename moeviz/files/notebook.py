@@ -34,8 +34,7 @@ _CHECK = """now = {
 assert now == shown, f"{now} now, but {shown} then"
 now"""
 
-_BOUND = """bound = mv.curve(trace, "belady", [SETTINGS.slots], scope=SETTINGS.scope, warm=SETTINGS.warm,
-                 calibration=SETTINGS.calibration).hit_ratio[0]
+_BOUND = """bound = mv.replay(trace, SETTINGS, policy="belady", prefetch="none").hit_ratio
 assert bound == BOUND, f"{bound} now, but {BOUND} then"
 f"{run.hit_ratio:.1%} hit; {bound:.1%} would with knowledge of the future" """
 
@@ -75,7 +74,9 @@ def notebook(trace: Trace, run: Run, file: str) -> str:
     ]
     if bound is not None:
         cells += [
-            _text("## How much better could any policy be?\n\nWithout pre-fetching, at these slots."),
+            _text(
+                "## How much better could any policy be?\n\nWithout pre-fetching, with this memory and rule."
+            ),
             _code(f"BOUND = {bound!r}\n{_BOUND}".rstrip()),
         ]
     cells += [_text("## How many slots are enough?"), _code(_CURVES)]

@@ -123,7 +123,8 @@ def _sections(trace: Trace, run: Run) -> Iterator[str]:
 
 def numbers(trace: Trace, run: Run) -> list[tuple[str, str]]:
     """The numbers that people ask for first."""
-    return words.numbers(metrics.summary(run), bounds(trace, run.settings, None)["belady_hit_ratio"])
+    bound = bounds(trace, run.settings, None)["belady_hit_ratio"]
+    return words.numbers(metrics.summary(run), bound, run.settings.rule)
 
 
 def _curves(trace: Trace, settings: Settings) -> str:
@@ -138,7 +139,7 @@ def _curves(trace: Trace, settings: Settings) -> str:
         *(replace(plain, policy=policy) for policy in ("lru", "lfu", "belady") if policy != plain.policy),
     ]
     known = [one for one in named if not one.needs_calibration]  # its calibration trace may not be at hand
-    at = settings.slots if settings.scope == "layer" and not settings.baseline else trace.k
+    at = settings.room(*trace.shape).slots if settings.scope == "layer" and not settings.baseline else trace.k
     return _chart(curves.over_slots([curve(trace, one) for one in known], at))
 
 

@@ -1,7 +1,7 @@
 """What a run would cost per token: a model of compute, link and waiting, fitted on one measured run and
 checked on others.
 
-The rule is the engine's (`moeviz.engine.session`): one link copies one expert at a time, demand before
+The rule is the engine's (`moeviz.engine.link`): one link copies one expert at a time, demand before
 guesses; an event computes its ready experts first and then waits for the others in the order of their copies;
 whatever is neither expert compute nor waiting is a constant per token and per copy.
 
@@ -129,7 +129,9 @@ def _passes(
         run.accesses.outcome.tolist(),
     )
     came = list(zip(run.loads.layer.tolist(), run.loads.expert.tolist(), strict=True))
-    left = list(zip(run.loads.victim_layer.tolist(), run.loads.victim_expert.tolist(), strict=True))
+    gone = run.departures
+    left = [(layer, expert) for _, layer, expert in gone.rows()]
+    left_at = np.searchsorted(gone.load, np.arange(len(came) + 1)).tolist()
     speculative = run.loads.speculative.tolist()
     share = costs.other / max(run.layers, 1)
     start = 0.0
@@ -187,9 +189,9 @@ def _passes(
                     now += costs.expert
             draw("compute", "other", now, now + costs.per_copy * len(loads), layer, -1)
             now += costs.per_copy * len(loads)
-            for load in loads:  # who was evicted has to come again
-                arrival.pop(left[load], None)
-                waiting = deque(item for item in waiting if item[0] != left[load]) if waiting else waiting
+            for key in left[left_at[loads.start] : left_at[loads.stop]]:  # evicted: it has to come again
+                arrival.pop(key, None)
+                waiting = deque(item for item in waiting if item[0] != key) if waiting else waiting
         if chosen[number]:
             yield stalled, now - start
 

@@ -141,6 +141,10 @@ def _hits(
     if len(fits) > 1 and policy.stack:
         depth = stack.depths(steps, start(trace, settings, known, rooms[:1]))
         found[fits] = stack.hits(depth, steps, np.array([rooms[at].slots for at in fits]))
+    elif policy.lists is not None:
+        for at in fits:
+            pools = start(trace, settings, known, rooms[:1])
+            found[at] = stack.hits_by_lists(steps, pools, rooms[at].slots)
     elif rooms[0].pools == 1 and stack.heaped(policy, trace.layers):
         for at in fits:
             pools = start(trace, settings, known, rooms[:1])

@@ -46,14 +46,14 @@ class Resident:
 class Eviction:
     """One victim and why."""
 
-    load: int  # index of the load that took its slot
+    load: int  # index of the load that it made room for
     layer: int
     expert: int
     for_layer: int  # who came
     for_expert: int
     speculative: bool
     residents: tuple[Resident, ...]  # of the pool, the first to leave first
-    belady: tuple[int, int]  # (layer, expert) that the bound would have dropped
+    belady: tuple[int, int]  # (layer, expert) that belady would have dropped
     regret: int | None  # forward passes by which belady's comes back later, 0: none; None: it never does
     sentence: str
 
@@ -68,11 +68,11 @@ class Chosen:
     """Every eviction of a run as columns: N evictions in the order of their loads, and R residents, those of
     one eviction together, the first to leave first. A cell is layer x experts + expert."""
 
-    load: Ints  # [N] number of the load that took the slot
+    load: Ints  # [N] number of the load that it made room for
     first: Ints  # [N + 1] the victim's row among the residents, and then the number of residents
     alone: NDArray[np.bool_]  # [N] nobody else could leave
     tied: NDArray[np.bool_]  # [N] another that could leave had the same score
-    belady: Ints  # [N] cell that the bound would have dropped
+    belady: Ints  # [N] cell that belady would have dropped
     regret: Ints  # [N] as Eviction.regret; NEVER: belady's is never needed again
     cell: Ints  # [R]
     score: Floats  # [R]
@@ -164,6 +164,8 @@ class Explainer:
         """Why the victim of an eviction left, as its policy puts it."""
         chosen = self.chosen
         row = chosen.first[number]
+        if (why := self._choices[number].why) and not chosen.alone[number]:
+            return why
         key = (
             float(chosen.score[row]),
             int(chosen.last_use[row]),

@@ -80,15 +80,10 @@ def miss_kind_of_access(run: Run) -> NDArray[np.uint8]:
     evicted: dict[tuple[int, int], int] = {}  # (layer, expert) -> load that evicted it last
     load_pass = run.events.forward_pass[run.loads.event].tolist()
     wasted = (run.loads.speculative & ~run.loads.used).tolist()
-    loads = list(
-        zip(
-            run.loads.layer.tolist(),
-            run.loads.expert.tolist(),
-            run.loads.victim_layer.tolist(),
-            run.loads.victim_expert.tolist(),
-            strict=True,
-        )
-    )
+    loads = list(zip(run.loads.layer.tolist(), run.loads.expert.tolist(), strict=True))
+    gone = run.departures
+    left = [(layer, expert) for _, layer, expert in gone.rows()]
+    left_at = np.searchsorted(gone.load, np.arange(len(loads) + 1)).tolist()
     load_at = np.searchsorted(run.loads.event, np.arange(len(run.events.forward_pass) + 1)).tolist()
     access_at = np.searchsorted(run.accesses.event, np.arange(len(run.events.forward_pass) + 1)).tolist()
     expert, outcome = run.accesses.expert.tolist(), run.accesses.outcome.tolist()
@@ -108,10 +103,9 @@ def miss_kind_of_access(run: Run) -> NDArray[np.uint8]:
             else:
                 kinds[access] = 2
         for load in range(load_at[event], load_at[event + 1]):
-            layer_in, expert_in, layer_out, expert_out = loads[load]
-            loaded.add((layer_in, expert_in))
-            if expert_out >= 0:
-                evicted[layer_out, expert_out] = load
+            loaded.add(loads[load])
+            for key in left[left_at[load] : left_at[load + 1]]:
+                evicted[key] = load
     return kinds
 
 
@@ -193,8 +187,8 @@ def residents_before(run: Run) -> NDArray[np.int64]:
         return np.zeros(len(run.events.forward_pass), np.int64)
     change = np.zeros((len(run.events.forward_pass) + 1, run.layers), np.int64)  # by the loads of each event
     np.add.at(change, (run.loads.event + 1, run.loads.layer), 1)
-    out = run.loads.victim_layer >= 0
-    np.add.at(change, (run.loads.event[out] + 1, run.loads.victim_layer[out]), -1)
+    gone = run.departures
+    np.add.at(change, (run.loads.event[gone.load] + 1, gone.layer), -1)
     change[0] += np.bincount(run.start.layer, minlength=run.layers)
     return np.asarray(change.cumsum(0)[np.arange(len(run.events.forward_pass)), run.events.layer])
 
@@ -320,7 +314,11 @@ def bandwidth_bound_ms(run: Run, unavoidable_misses: int) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """What a timer said of a run. A number is None where the run has no pass that it could be of."""
+    """What a timer said of a run. A number is None where the run has no pass that it could be of.
+
+    In a batch a pass brings a token to every prompt: tokens per second count them all, the others are times
+    of a pass.
+    """
 
     tokens_per_second: float | None  # of decode
     ttft_ms: float  # time to first token
@@ -369,7 +367,7 @@ def summary(run: Run) -> Summary:
         whole=counts(run),
         prefill=counts(run, PREFILL),
         decode=counts(run, DECODE),
-        evictions=int((run.loads.victim_expert >= 0).sum()),
+        evictions=len(run.departures.load),
         moved=moved,
         bytes_per_token=moved.total / max(int(run.passes.tokens.sum()), 1),
         fast_tier_bytes=run.fast_tier_bytes,
@@ -388,11 +386,12 @@ def timed(run: Run) -> Timed | None:
     """None where the run was not measured."""
     if run.times is None:
         return None
-    decode_ms = run.times.pass_wall[run.passes.phase == DECODE] / 1e6
+    decode = run.passes.phase == DECODE
+    decode_ms = run.times.pass_wall[decode] / 1e6
     parts = stack(run)
     known = decode_ms.size > 0
     return Timed(
-        tokens_per_second=float(1e3 / decode_ms.mean()) if known else None,
+        tokens_per_second=float(run.passes.tokens[decode].mean() * 1e3 / decode_ms.mean()) if known else None,
         ttft_ms=float(run.times.pass_wall[run.passes.phase == PREFILL].sum() / 1e6),
         tpot_ms_median=float(np.median(decode_ms)) if known else None,
         tpot_ms_p95=float(np.percentile(decode_ms, 95)) if known else None,

@@ -129,7 +129,8 @@ def stage(
     usual = slots or min(max(round(trace.num_experts / 3), trace.k + 1), trace.num_experts)
     settings = [one if isinstance(one, Settings) else Settings(load_policy(one), usual) for one in policies]
     explainers = [Explainer(trace, one) for one in settings]
-    most = max(settings[:2], key=lambda one: one.slots)  # of boards with other slots: it holds for both
+    # of boards with other slots that of the larger: it holds for both
+    most = max(settings[:2], key=lambda one: one.room(*trace.shape).slots)
     bound = replay(trace, replace(most, policy="belady", baseline="", prefetch="none"))
     runs = [one.run for one in explainers]
     served = explainers[0].trace  # under a rule batch:N, with that rule's passes

@@ -21,6 +21,7 @@ from moeviz.charts.stage.stories import stories_of
 from moeviz.charts.stage.times import times_of
 from moeviz.charts.stage.words import KEYS, LEGEND, PHRASES
 from moeviz.core.run import HIT, LATE, MISS, Run
+from moeviz.core.settings import DEFAULTS
 from moeviz.core.trace import Trace
 from moeviz.errors import StageError
 from moeviz.numbers import routing
@@ -111,7 +112,12 @@ def stage_payload(
         "runs": given,
         "bound": None
         if bound is None
-        else {"hits": packed(_hits(bound)), "name": setting_name(bound.settings)},
+        else {
+            "hits": packed(_hits(bound)),
+            "name": setting_name(bound.settings),
+            "holds": not bound.room.bytes,  # where sizes differ, belady is no bound
+            "rule": "" if bound.settings.rule == DEFAULTS["rule"] else bound.settings.rule,
+        },
         "domains": _domains(trace),
         "changes": [
             {"pass": int(pass_of[one.token]), "before": one.before, "after": one.after} for one in changes
@@ -168,7 +174,7 @@ def run_part(run: Run, measured: Sequence[Run] = (), explainer: Explainer | None
         "name": setting_name(settings),
         "label": settings.label,
         "policy": settings.policy,
-        "slots": settings.slots,
+        "slots": run.room.slots if settings.budget else settings.slots,
         "scope": settings.scope,
         "prefetch": settings.prefetch,
         "prefetchName": prefetch_name(settings.prefetch),
@@ -184,6 +190,12 @@ def run_part(run: Run, measured: Sequence[Run] = (), explainer: Explainer | None
             "victimLayer": packed(loads.victim_layer) if elsewhere else None,
             "guess": packed(loads.speculative + 2 * loads.used.astype(np.uint8))
             if loads.speculative.any()
+            else None,
+            "leavers": {
+                "load": packed(run.leavers.load),
+                "cell": packed(run.leavers.layer.astype(np.int64) * run.experts + run.leavers.expert),
+            }
+            if len(run.leavers.load)
             else None,
         },
         "start": {"layer": packed(run.start.layer), "expert": packed(run.start.expert)},

@@ -24,9 +24,9 @@ SHOWN = 8  # residents told of one eviction: who leaves, the bound's choice, and
 def stories_of(explainer: Explainer) -> dict[str, Any] | None:
     """Every eviction of a run. None where there are too many to carry.
 
-    Per eviction: `load` the load that took the slot, `why` a number into `words`, `belady` the cell (layer x
-    E + expert) that the bound would have dropped, `regret` in forward passes (0: within one, -1: the bound's
-    choice is never needed again); then `counts` residents, each with its cell, status, a number into `words`
+    Per eviction: `load` the load that it made room for, `why` a number into `words`, `belady` the cell
+    (layer x E + expert) that belady would have dropped, `regret` in forward passes (0: within one, -1: that
+    one is never needed again); then `counts` residents, each with its cell, status, a number into `words`
     for its score (0: the policy has no words for a single one), and a length for its score's bar.
     """
     run = explainer.run
@@ -52,8 +52,7 @@ def stories_of(explainer: Explainer) -> dict[str, Any] | None:
 
 def tellable(run: Run) -> bool:
     """Whether the evictions of a run are few enough to carry."""
-    evictions = int((run.loads.victim_expert >= 0).sum())
-    return evictions * min(run.settings.slots, SHOWN) <= MAX_RESIDENTS
+    return len(run.departures.load) * min(run.room.slots, SHOWN) <= MAX_RESIDENTS
 
 
 def _lengths(scores: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -26,6 +26,7 @@ PHRASES = {
     "kept nothing": "Nothing is kept between events here: each needed expert is copied every time.",
     "left for it": "Expert {victim} left for it: {why}.",
     "left for guess": "Expert {victim} left for it, for a guess: {why}.",
+    "left too": "Experts differ in size, so these left for it too: {others}.",
     "victim is": "It leaves here for expert {newcomer}: {why}.",
     "free slot": "It took a free slot; nobody left.",
     "last use": "last needed {when}",
@@ -95,6 +96,7 @@ PHRASES = {
     "so far with it": "thin: so far with the prompt, as above",
     "bound": "Belady, the bound",
     "bound without": "Belady without pre-fetch",
+    "no bound": "Belady, here no bound",
     "prompt": "prompt",
     # sizes
     "pooled": "{n} a cell, the worst of them; + zooms, drag moves.",

@@ -84,14 +84,9 @@ def _what_happened(trace: Trace, run: Run, token: Any, layer: Any, expert: Any) 
         run.accesses.outcome
     )
     evicted: dict[int, list[str]] = {}
-    out = run.loads.victim_expert >= 0
-    for at, from_layer, victim in zip(
-        run.loads.event[out].tolist(),
-        run.loads.victim_layer[out].tolist(),
-        run.loads.victim_expert[out].tolist(),
-        strict=True,
-    ):
-        evicted.setdefault(at, []).append(f"{from_layer}/{victim}")
+    event_of = run.loads.event.tolist()
+    for load, from_layer, victim in run.departures.rows():
+        evicted.setdefault(event_of[load], []).append(f"{from_layer}/{victim}")
     own = np.where(expert >= 0, outcome[event * trace.num_experts + np.maximum(expert, 0)], _NONE)
     return _OUTCOMES[own], [" ".join(evicted.get(at, ())) for at in event.tolist()]
 
@@ -100,5 +95,5 @@ def formula_safe(table: pd.DataFrame) -> pd.DataFrame:
     """The table with an apostrophe before texts that a spreadsheet would take for a formula (CWE-1236), or
     that begin with one.
     """
-    begins = ("=", "+", "-", "@", "\t", "\r", "'")
+    begins = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
     return table.map(lambda cell: "'" + cell if isinstance(cell, str) and cell.startswith(begins) else cell)

@@ -44,6 +44,7 @@ __all__ = [
     "Importer",
     "Options",
     "Source",
+    "as_trace",
     "format_names",
     "importer",
     "load_importer",
@@ -54,7 +55,11 @@ __all__ = [
 
 def read(name: str, content: bytes, options: Options = AS_SAID, format: str = "") -> Imported:
     """A file's content as a trace. Raises TraceError, also where the file only counts."""
-    found = open_content(name, content, options, format)
+    return as_trace(name, open_content(name, content, options, format))
+
+
+def as_trace(name: str, found: Found) -> Imported:
+    """What was found, where it is a trace. Raises TraceError where it only counts."""
     if isinstance(found, Counted):
         raise TraceError(
             f"{name} holds counts, not a trace ({found.format}): which token used which expert is not said, "
@@ -84,6 +89,11 @@ def _open(source: Source, options: Options, format: str) -> Found:
             f"{', '.join(format_names())} (`import --help` says more), each also as .gz or .zst."
         )
     found = IMPORTERS[kind].read(source, options)
+    if not isinstance(found, Imported | Counted):  # a user's own may give anything
+        raise TraceError(
+            f"{source.name}: the importer {format or kind} gave {type(found).__name__}, neither Imported nor "
+            "Counted. Let it return what finish(...) of moeviz.files.importers.routed gives."
+        )
     if isinstance(found, Imported) and found.trace.notes != (notes := tuple(found.report)):
         found = replace(found, trace=replace(found.trace, notes=notes))
     return found

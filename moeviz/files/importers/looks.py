@@ -27,6 +27,8 @@ _MAGIC = (
 
 def looks_like(source: Source) -> str:
     """A sentence."""
+    if source.head[:14].lower().startswith((b"<!doctype html", b"<html")):
+        return "it looks like a web page (HTML), perhaps what a server sent instead of the file."
     for magic, words in _MAGIC:
         if source.head.startswith(magic):
             return words

@@ -41,7 +41,7 @@ def sniff(source: Source) -> int:
     if source.content[:4] == MAGIC:
         return 1
     line = next((one for one in source.head.split(b"\n") if not one.startswith(b"#")), b"")
-    if b"\0" in line or source.head[:1] in (b"{", b"["):
+    if b"\0" in line or source.head[:1] in (b"{", b"[", b"<"):
         return 0
     return int(any(mark.encode() in line for mark in DELIMITERS))
 

@@ -172,9 +172,10 @@ class Curves {
     if (this.bound) {
       const value = this.bound.recent[furthest]
       const guessed = stage.boards.some(({ run }) => run.about.prefetch !== "none")
-      const name = stage.model.payload.phrases[guessed ? "bound without" : "bound"]
+      const { holds, rule } = stage.model.bound
+      const name = stage.model.payload.phrases[!holds ? "no bound" : guessed ? "bound without" : "bound"]
       labels.push({
-        text: `${name} ${percent(value)}`,
+        text: `${name}${rule && ` (${rule})`} ${percent(value)}`,
         at: this.y(Math.max(value, this.floor)),
         colour: "muted",
         x,

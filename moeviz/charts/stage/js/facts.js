@@ -9,17 +9,17 @@ class Stories {
     this.words = raw.words
     this.at = sums(this.counts)
     this.of = new Map()
-    this.load.forEach((load, i) => this.of.set(load, i))
+    this.load.forEach((load, i) => this.of.set(`${load} ${this.cell[this.at[i]]}`, i))
   }
 
-  // Loads whose victim the bound would not have dropped. left: cell of who left for each load.
-  regretted(left) {
-    return Array.from(this.load).filter((load, i) => this.belady[i] !== left[load])
+  // Loads for which somebody left whom belady would not have dropped.
+  regretted() {
+    return new Set(Array.from(this.load).filter((_, i) => this.belady[i] !== this.cell[this.at[i]]))
   }
 
-  // null where the load evicted nobody.
-  tell(load) {
-    const i = this.of.get(load)
+  // Why a cell left for a load; null where it did not.
+  tell(load, cell) {
+    const i = this.of.get(`${load} ${cell}`)
     if (i === undefined) return null
     const there = []
     for (let n = this.at[i]; n < this.at[i + 1]; n++) {
@@ -49,6 +49,7 @@ function factsOf(run, event, expert) {
   const arrival = run.lastArrival(cell, event - 1)
   const departure = run.lastDeparture(cell, event)
   const load = brought >= 0 ? brought : taken
+  const victim = brought >= 0 ? run.left[brought] : taken >= 0 ? cell : -1
   return {
     layer,
     cell,
@@ -58,10 +59,11 @@ function factsOf(run, event, expert) {
     state: access < 0 ? before : run.outcome[access],
     brought,
     taken,
-    victim: brought >= 0 ? run.left[brought] : taken >= 0 ? cell : -1,
+    victim,
+    others: (brought >= 0 && run.others.get(brought)) || [],
     newcomer: taken >= 0 ? run.came[taken] : brought >= 0 ? cell : -1,
     guess: load >= 0 && run.guess ? run.guess[load] & 1 : 0,
-    story: load >= 0 && run.story ? run.story.tell(load) : null,
+    story: load >= 0 && run.story ? run.story.tell(load, victim) : null,
     arrival,
     departure,
     known: arrival >= 0 || run.started[cell] === RESIDENT,

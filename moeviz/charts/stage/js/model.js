@@ -29,7 +29,7 @@ class Model {
     for (let pass = 0; pass < this.passes; pass++) {
       this.needed[pass] = this.needAt[(pass + 1) * this.layers] - this.needAt[pass * this.layers]
     }
-    this.bound = payload.bound && { name: payload.bound.name, hits: unpack(payload.bound.hits) }
+    this.bound = payload.bound && { ...payload.bound, hits: unpack(payload.bound.hits) }
     this.domains = payload.domains && {
       names: payload.domains.names,
       nearest: unpack(payload.domains.nearest),

@@ -180,6 +180,10 @@ class Story {
     const key =
       facts.taken >= 0 && facts.brought < 0 ? "victim is" : facts.guess ? "left for guess" : "left for it"
     const parts = [element("p", "victim", this.say(key, { victim, newcomer, why }))]
+    if (facts.others.length) {
+      const others = facts.others.map((cell) => this.expert(cell, facts.layer)).join(", ")
+      parts.push(element("p", "", this.say("left too", { others })))
+    }
     const values = { victim, expert: this.expert(belady, facts.layer), count: this.tokens(regret) }
     if (belady === facts.victim) parts.push(element("p", "", this.phrases["belady agrees"]))
     else {

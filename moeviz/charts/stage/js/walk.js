@@ -32,8 +32,15 @@ class Run {
       this.left[i] = victim[i] < 0 ? -1 : (victimLayer ? victimLayer[i] : here) * model.experts + victim[i]
     }
     this.guess = loads.guess && unpack(loads.guess) // bit 0: fetched ahead, bit 1: used
+    this.others = new Map() // of a load: cells of who left besides that one
+    if (loads.leavers) {
+      const cells = unpack(loads.leavers.cell)
+      unpack(loads.leavers.load).forEach((load, i) =>
+        this.others.set(load, [...(this.others.get(load) ?? []), cells[i]]),
+      )
+    }
     this.arrivals = grouped(this.came, model.cells)
-    this.departures = grouped(this.left, model.cells)
+    this.departures = this.departing(model.cells)
     this.state = new Uint8Array(model.cells)
     const startLayer = unpack(raw.start.layer),
       startExpert = unpack(raw.start.expert)
@@ -69,6 +76,21 @@ class Run {
     this.soFar = { hits: sums(this.hits), late: sums(this.late), misses: sums(this.misses) }
   }
 
+  // Loads by the cells of who left for them.
+  departing(cells) {
+    if (!this.others.size) return grouped(this.left, cells)
+    const gone = [],
+      loads = []
+    this.left.forEach((cell, load) => {
+      for (const one of [cell, ...(this.others.get(load) ?? [])]) {
+        gone.push(one)
+        loads.push(load)
+      }
+    })
+    const found = grouped(gone, cells)
+    return { at: found.at, items: found.items.map((i) => loads[i]) }
+  }
+
   // Lets one event happen.
   happen(event) {
     if (!this.about.keeps) return
@@ -78,6 +100,7 @@ class Run {
       if (this.outcome[i] !== MISS) this.state[base + need[i]] = RESIDENT
     for (let i = this.loadAt[event]; i < this.loadAt[event + 1]; i++) {
       if (this.left[i] >= 0) this.state[this.left[i]] = EMPTY
+      for (const cell of this.others.get(i) ?? []) this.state[cell] = EMPTY
       this.state[this.came[i]] = this.guess && this.guess[i] & 1 ? PREFETCHED : RESIDENT
     }
   }
@@ -141,7 +164,8 @@ class Run {
   }
 
   takenAt(cell, event) {
-    for (let i = this.loadAt[event]; i < this.loadAt[event + 1]; i++) if (this.left[i] === cell) return i
+    for (let i = this.loadAt[event]; i < this.loadAt[event + 1]; i++)
+      if (this.left[i] === cell || this.others.get(i)?.includes(cell)) return i
     return -1
   }
 
@@ -158,7 +182,7 @@ class Run {
       for (let i = 0; i < this.left.length; i++)
         if (this.left[i] >= 0) out.push(this.loadEvent[i] * experts + (this.came[i] % experts))
     } else if (this.story) {
-      for (const load of this.story.regretted(this.left))
+      for (const load of this.story.regretted())
         out.push(this.loadEvent[load] * experts + (this.came[load] % experts))
     }
     return (this.found[kind] = Float64Array.from(out).sort())

@@ -1,0 +1,97 @@
+"""The server around the pages: what it loads before anybody comes, whom it lets in, and what it gives back
+when all have left.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import pkgutil
+from contextlib import suppress
+
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+from streamlit.web.server.starlette.starlette_websocket import is_host_allowed
+
+import moeviz.app
+import moeviz.charts
+import moeviz.lessons
+from moeviz.app import kept
+from moeviz.core.settings import Settings
+from moeviz.files import moetrace
+from moeviz.files.moetrace import sample_names
+from moeviz.numbers.curves import curve
+from moeviz.numbers.explain import Explainer
+
+_M_ARENA_MAX = -8  # of glibc's mallopt
+
+
+class OwnHosts:
+    """Answers 403 to a request whose Host is none of `server.allowedHosts`.
+
+    Streamlit holds WebSocket handshakes against that list and nothing else. By the same rule every other
+    request is held against it here, so that a page elsewhere that has its own name point at this machine (DNS
+    rebinding) gets nothing.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not is_host_allowed(Request(scope).headers.get("host")):
+            answer = PlainTextResponse(
+                "moeviz does not answer to this name. Open it by the address that it printed.", 403
+            )
+            await answer(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+MIDDLEWARE = (Middleware(OwnHosts),)
+
+
+def warm() -> None:
+    """Loads what the pages need, so that the first visitor does not wait for it: their modules, the first
+    sample, and what plotly and pyarrow load when they are first used.
+    """
+    import PIL.Image  # noqa: F401
+    import plotly.colors  # noqa: F401
+    import pyarrow
+
+    _one_pool()
+    for package in (moeviz.app, moeviz.charts, moeviz.lessons):
+        for one in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            importlib.import_module(one.name)
+    from moeviz.charts import curves, residency, usage
+
+    trace = moetrace.sample(sample_names()[0])
+    explainer = Explainer(trace, Settings(slots=trace.k))
+    for chart in (
+        residency.raster(explainer.run, trace.texts),
+        usage.now_and_so_far(trace, 0),
+        usage.skew(trace),
+        curves.over_slots([curve(trace, explainer.run.settings)], trace.k),
+    ):
+        chart.figure.to_json()
+        pyarrow.Table.from_pandas(chart.table)
+
+
+def _one_pool() -> None:
+    """One pool of memory for all threads: glibc gives each its own, and what is free in the pool of one
+    session's thread is of no use to another's.
+    """
+    with suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
+def tidy() -> None:
+    """Gives memory back to the system when nobody is left: what pages computed is dropped, and computed anew
+    for whoever comes next.
+    """
+    kept.forget()
+    gc.collect()  # a session holds itself in circles
+    with suppress(AttributeError, OSError, TypeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
