@@ -257,8 +257,8 @@ def test_a_slow_tier_that_is_damaged_under_a_run_loses_nothing(
     again = finish(own.submit(watch(settings=Settings(slots=2), tokens=len(job.passes))))
     own.kill()
     assert again.state == "done"
-    text = [record.next_id for record in again.passes]
-    assert text == [record.next_id for record in job.passes], "what was captured is what a sound tier gives"
+    text = [record.next_ids for record in again.passes]
+    assert text == [record.next_ids for record in job.passes], "what was captured is what a sound tier gives"
 
 
 def test_a_worker_that_is_killed_while_it_fills_the_slow_tier_leaves_nothing_half_written(

@@ -236,7 +236,7 @@ def _in_one_pass(loaded: Loaded, ids: list[int]) -> tuple[NDArray[np.float32], N
         serving.begin_pass(PREFILL, len(ids))
         with torch.inference_mode():
             output = loaded.model(input_ids=torch.tensor([ids], device=loaded.device), use_cache=False)
-        record = serving.end_pass(ids, ids[-1], start)
+        record = serving.end_pass(ids, ids[-1:], start)
     finally:
         serving.close()
     return output.logits[0].cpu().float().numpy(), np.array(record.experts, np.int16)

@@ -100,6 +100,8 @@ class Plan:
                 )
         if self.slots and self.budgets:
             raise SweepError("A sweep is over slots or over budgets in bytes. Give one of them.")
+        if 0 in self.budgets:
+            raise SweepError("A budget of 0 bytes holds no expert. Give more, for example 1GiB.")
         Settings(rule=self.rule)  # raises SettingsError where the rule is not known
 
     def tasks(self, trace: Trace) -> Iterator[tuple[Settings, tuple[int, ...]]]:
