@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 from typing import Any, NamedTuple
 
 import pytest
+from streamlit import config
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from moeviz.app import own
+from moeviz.app import gate, own
 from moeviz.app.gate import COOKIE, MOST_BYTES, Gate, middleware
-from moeviz.app.room import HALL, Hall
+from moeviz.app.room import HALL, OF_ONE_ADDRESS, Hall
 from moeviz.lessons import lessons
 
 HERE, THERE, OWN = "127.0.0.1", "192.168.7.31", "192.168.7.5"
-STUDENT = "a" * 32
+STUDENT = gate._word()
 ROUTES = [
     "/lessons",
     "/stage",
@@ -60,6 +63,7 @@ def ask(
     host: str = "",
     body: bytes = b"",
     kind: str = "http",
+    trusted: str = HERE,
     **headers: str,
 ) -> Reply:
     said = {"host": host or f"{server}:8501", **headers}
@@ -79,7 +83,8 @@ def ask(
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(Gate(streamlit, hall)(scope, receive, send))
+    served: Any = ProxyHeadersMiddleware(Gate(streamlit, hall), trusted)  # as uvicorn puts it around
+    asyncio.run(served(scope, receive, send))
     if sent[0]["type"] == "websocket.close":
         return Reply(403, {}, "")
     found = {k.decode(): v.decode() for k, v in sent[0]["headers"]}
@@ -137,10 +142,18 @@ def test_a_student_gets_no_session(hall: Hall, path: str) -> None:
         {"origin": "http://localhost:8501"},
     ],
 )
-def test_nobody_becomes_the_lecturer_by_what_a_request_says(hall: Hall, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize("trusted", [HERE, "*", f"{HERE},{THERE}", "192.168.0.0/16"])
+def test_nobody_becomes_the_lecturer_by_what_a_request_says(
+    hall: Hall, headers: dict[str, str], trusted: str
+) -> None:
     for path in ("/", "/lessons", "/_stcore/health", "/_stcore/stream"):
-        assert ask(hall, path, **headers).status in (303, 403)
-        assert ask(hall, path, kind="websocket", **headers).status == 403
+        assert ask(hall, path, trusted=trusted, **headers).status in (303, 403)
+        assert ask(hall, path, kind="websocket", trusted=trusted, **headers).status == 403
+
+
+@pytest.mark.parametrize("said", [THERE, HERE, ""])
+def test_who_comes_through_a_proxy_on_this_computer_is_elsewhere(hall: Hall, said: str) -> None:
+    assert ask(hall, "/lessons", client=HERE, server=HERE, x_forwarded_for=said).status == 403
 
 
 def test_the_front_door_leads_a_student_to_the_room(hall: Hall) -> None:
@@ -209,9 +222,43 @@ def test_an_answer_that_is_too_long_or_of_another_site_or_of_nobody_does_not_cou
     headers = {"content_type": "application/json", "cookie": f"{COOKIE}={STUDENT}"}
     assert ask(hall, "/room/answer", "POST", body=long, **headers).status == 400
     assert predict(hall, 1, now, content_type="text/plain").status == 400  # all that a foreign form can send
-    for student in ("", "A" * 32, "a" * 33, "../../etc", "a" * 31 + ";"):
-        assert predict(hall, 1, now, student).status == 400
+    for student in ("", STUDENT.upper() + "A", "a" * 32, STUDENT + "a", "../../etc", STUDENT[:31] + ";"):
+        reply = predict(hall, 1, now, student)
+        assert reply.status == 400
+        assert json.loads(reply.body)["question"]["round"] == now  # the page has what to show
     assert answered(hall) == 0
+
+
+def test_a_cookie_of_another_page_that_is_malformed_hides_no_student(hall: Hall) -> None:
+    cookie = f'a b=1; {{"x": "y"}}; {COOKIE}={STUDENT}; z'
+    assert predict(hall, 1, round_of(hall), cookie=cookie).status == 200
+
+
+def test_a_phone_that_asks_for_many_words_does_not_outvote_the_class(hall: Hall) -> None:
+    now = round_of(hall)
+    for _ in range(OF_ONE_ADDRESS + 3):
+        word = ask(hall, "/room").headers["set-cookie"].partition(";")[0].partition("=")[2]
+        predict(hall, 1, now, word)
+    assert answered(hall) == OF_ONE_ADDRESS
+
+
+@pytest.mark.parametrize(
+    ("options", "url"),
+    [
+        ({}, "http://127.0.0.1:8501"),
+        ({"server.address": "0.0.0.0"}, "http://localhost:8501"),
+        ({"server.address": "::1"}, "http://[::1]:8501"),
+        ({"server.sslCertFile": "c.pem", "server.baseUrlPath": "moe"}, "https://127.0.0.1:8501/moe"),
+        ({"browser.serverAddress": "name.example"}, "http://name.example:8501"),
+    ],
+)
+def test_the_browser_opens_where_the_app_is(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, str], url: str
+) -> None:
+    monkeypatch.setattr(config, "_config_options", copy.deepcopy(config.get_config_options()))
+    for name, value in options.items():
+        config._set_option(name, value, "the test")
+    assert gate.address() == url
 
 
 def test_a_closed_room_counts_nothing_and_says_so(hall: Hall) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from moeviz.app.room import MOST, Hall, Room
+from moeviz.app.room import MOST, OF_ONE_ADDRESS, Hall, Room
 from moeviz.lessons import lessons
 
 CHOICE, NUMBER, WHOLE = lessons()[1], lessons()[4], lessons()[6]
@@ -23,7 +23,7 @@ def asked(lesson: Any = CHOICE) -> Room:
 
 
 def number_of(room: Room) -> int:
-    return int(room.state("someone")["question"]["round"])
+    return int(room.state("")["question"]["round"])
 
 
 def counts(room: Room, lesson: Any = CHOICE) -> list[int]:
@@ -125,6 +125,18 @@ def test_the_room_closes_after_the_lecturers_last_tab_and_outlives_a_reload() ->
     assert room.state("a") == {"closed": True}
     assert counts(room) == [0, 0, 0, 0]
     assert "over" in room.answer("a", 1, 2)
+    assert room.joined == 0  # nobody that a page which still asks would leave behind
+
+
+def test_one_address_does_not_fill_the_room_and_nobody_is_no_student() -> None:
+    room = asked()
+    now = number_of(room)
+    said = [room.answer(f"{n:032x}", now, 0, "192.168.7.31") for n in range(OF_ONE_ADDRESS + 5)]
+    assert [text != "" for text in said] == [False] * OF_ONE_ADDRESS + [True] * 5
+    assert room.answer("another", now, 1, "192.168.7.32") == ""
+    before = room.joined
+    assert room.state("")["question"]["mine"] is None
+    assert room.joined == before
 
 
 def test_a_new_room_takes_the_place_of_a_closed_one() -> None:

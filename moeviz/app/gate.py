@@ -1,10 +1,12 @@
 """Who gets in: this computer gets the app, a class the page of its room, everyone else a refusal.
 
-It stands before Streamlit. Someone is on this computer whose connection comes from its loopback address; a
-header that a proxy on this computer adds (uvicorn reads X-Forwarded-For from there alone) takes that away and
-never gives it. From elsewhere only three requests are answered, only with --room, and only under an address
-of this computer's own: `GET /room`, `GET /room/now` and `POST /room/answer`. They reach no session, no file
-and no model.
+It stands before Streamlit. Someone is on this computer whose connection comes from its loopback address and
+by no proxy: the server may put in its place what X-Forwarded-For says (whose word it takes, the variable
+FORWARDED_ALLOW_IPS tells it), so a request with that header is from elsewhere, whatever it says. From
+elsewhere only three requests are answered, only with --room, and only under an address of this computer's
+own: `GET /room`, `GET /room/now` and `POST /room/answer`. They reach no session, no file and no model. A
+student is a word that this gate gave out: random digits, and what they come to under a key that this process
+draws. Someone may ask for many; the room takes in so many of one address.
 
     streamlit run app.py --server.address 0.0.0.0 -- --room
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import ipaddress
 import json
 import re
@@ -20,14 +23,17 @@ import secrets
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import streamlit as st
 from starlette.middleware import Middleware
+from streamlit import config
 from streamlit.cli_util import open_browser
+from streamlit.web.server.server import server_address_is_unix_socket
+from streamlit.web.server.server_util import get_display_address, get_url
+from streamlit.web.server.starlette.starlette_websocket import is_host_allowed
 
 from moeviz.app import own
 from moeviz.app.room import HALL, Hall
@@ -37,6 +43,9 @@ COMMAND = "streamlit run app.py --server.address 0.0.0.0 -- --room"
 EVERYWHERE = ("0.0.0.0", "::", "", None)  # nosec B104
 PATH = "/room"
 COOKIE = "moeviz_student"
+KEY = secrets.token_bytes(16)
+OTHER_NAME = "moeviz does not answer to this name"
+RIGHT_NAME = "Open it by the address that it printed, or that the lecturer shows."
 MOST_BYTES = 1_000  # of an answer
 HERE = Path(__file__).parent
 PAGE = (HERE / "students.html").read_text(encoding="utf-8")
@@ -68,12 +77,17 @@ async def opened(_: object) -> AsyncIterator[None]:
     """While the server runs. `streamlit run` opens a browser for a plain script, and leaves that to an
     `st.App`.
     """
-    if not st.get_option("server.headless"):
-        at = st.get_option("server.address")
-        name = "localhost" if at in EVERYWHERE else at
-        url = f"http://{name}:{st.get_option('server.port')}"
-        threading.Timer(0.5, open_browser, [url]).start()  # the server listens right after this
+    if not st.get_option("server.headless") and not server_address_is_unix_socket():
+        threading.Timer(0.5, open_browser, [address()]).start()  # the server listens right after this
     yield
+
+
+def address() -> str:
+    """Where a browser on this computer finds the app."""
+    at = get_display_address(st.get_option("server.address") or "localhost")
+    if config.is_manually_set("browser.serverAddress"):
+        at = st.get_option("browser.serverAddress")
+    return get_url(f"[{at}]" if ":" in at else at)
 
 
 class Gate:
@@ -86,7 +100,7 @@ class Gate:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        here, host = _is_here(scope.get("client")), _host(scope)
+        here = _is_here(scope)
         path = scope["path"]
         of_room = scope["type"] == "http" and (path == PATH or path.startswith(f"{PATH}/"))
         if here and not of_room:
@@ -100,10 +114,8 @@ class Gate:
                 "To let a class predict on its phones, stop it there and start it with <code>"
                 f"{COMMAND}</code>",
             )
-        elif not (_is_own(host, scope) or (here and _is_local_name(host))):
-            await _refuse(
-                send, "moeviz is not known by this name", "Use the address that the lecturer shows."
-            )
+        elif not (_is_own(_host(scope), scope) or (here and is_host_allowed(_header(scope, b"host")))):
+            await _refuse(send, OTHER_NAME, RIGHT_NAME)
         elif scope["method"] in ("GET", "HEAD") and path == "/":
             await _answer(send, 303, b"", [(b"location", PATH.encode())])
         else:
@@ -111,34 +123,42 @@ class Gate:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The three requests that a student's page makes."""
+        student, address = _student(scope), scope["client"][0] if scope.get("client") else ""
         match scope["method"], scope["path"]:
             case "GET", "/room":
-                student = _student(scope) or secrets.token_hex(16)
-                cookie = f"{COOKIE}={student}; Path={PATH}; HttpOnly; SameSite=Strict"
+                cookie = f"{COOKIE}={student or _word()}; Path={PATH}; HttpOnly; SameSite=Strict"
                 headers = [(b"set-cookie", cookie.encode()), (b"content-security-policy", POLICY)]
                 await _answer(
                     send, 200, PAGE.encode(), [(b"content-type", b"text/html; charset=utf-8"), *headers]
                 )
             case "GET", "/room/now":
-                await _json(send, 200, self.hall.state(_student(scope)))
+                await _json(send, 200, self.hall.state(student, address))
             case "POST", "/room/answer":
-                student, said = _student(scope), _prediction(await _body(receive))
-                if not student or said is None or _header(scope, b"content-type") != "application/json":
-                    await _json(send, 400, {"error": "This is no answer."})
-                    return
-                room = self.hall.room
-                error = room.answer(student, *said) if room is not None else "The room is closed."
-                await _json(send, 409 if error else 200, {"error": error} | self.hall.state(student))
+                said, room = _prediction(await _body(receive)), self.hall.room
+                status, error = 409, "The room is closed."
+                if not student:
+                    status, error = (
+                        400,
+                        "Load this page again, with cookies allowed.",
+                    )
+                elif said is None or _header(scope, b"content-type") != "application/json":
+                    status, error = 400, "This is no answer."
+                elif room is not None:
+                    error = room.answer(student, *said, address)
+                    status = 409 if error else 200
+                await _json(send, status, {"error": error} | self.hall.state(student, address))
             case _:
                 await _refuse(
                     send, "There is nothing here", f'Students predict at <a href="{PATH}">{PATH}</a>.'
                 )
 
 
-def _is_here(client: Any) -> bool:
-    """Whether a connection comes from this computer. client: (address, port), or None where it is unknown."""
+def _is_here(scope: Scope) -> bool:
+    """Whether a connection comes from this computer, and through nobody else."""
+    client = scope.get("client")  # (address, port), or None where it is unknown
     address = _address(client[0]) if client else None
-    return address is not None and address.is_loopback
+    forwarded = any(name == b"x-forwarded-for" for name, _ in scope["headers"])
+    return address is not None and address.is_loopback and not forwarded
 
 
 def _is_own(host: str, scope: Scope) -> bool:
@@ -146,10 +166,6 @@ def _is_own(host: str, scope: Scope) -> bool:
     server = scope.get("server")
     asked = _address(host)
     return asked is not None and bool(server) and asked == _address(server[0])
-
-
-def _is_local_name(host: str) -> bool:
-    return host in st.get_option("server.allowedHosts")
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -174,12 +190,21 @@ def _host(scope: Scope) -> str:
 
 
 def _student(scope: Scope) -> str:
-    """The random word of a student's browser; "" where it brought none that this gate gives out."""
-    try:
-        cookie = SimpleCookie(_header(scope, b"cookie")).get(COOKIE)
-    except CookieError:
-        return ""
-    return cookie.value if cookie is not None and re.fullmatch("[0-9a-f]{32}", cookie.value) else ""
+    """The random word of a student's browser; "" where it brought none that this gate gave out."""
+    found = re.search(rf"(?:^|;\s*){COOKIE}=([0-9a-f]{{32}})(?:;|$)", _header(scope, b"cookie"))
+    word = found[1] if found else ""
+    return word if found and hmac.compare_digest(word[16:], _seal(word[:16])) else ""
+
+
+def _word() -> str:
+    """One for a new student."""
+    drawn = secrets.token_hex(8)
+    return drawn + _seal(drawn)
+
+
+def _seal(drawn: str) -> str:
+    """What only this process can say of a word's random half."""
+    return hmac.new(KEY, drawn.encode(), "sha256").hexdigest()[:16]
 
 
 def _prediction(body: bytes) -> tuple[int, float] | None:

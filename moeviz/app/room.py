@@ -1,7 +1,8 @@
 """A room: a class predicts on its phones what a lesson asks, the lecturer sees the counts and reveals.
 
-Knows neither Streamlit nor the web. A student is a random word that the browser keeps until it is closed; how
-many said what is all that is kept, in memory, until the room closes. Every thread of the server may use it.
+Knows neither Streamlit nor the web. A student is a random word that the browser keeps until it is closed.
+What is kept: each word's last predictions and how many words came from an address, in memory, until the room
+closes, shortly after the lecturer's last tab. Every thread of the server may use it.
 
     room = HALL.open()
     room.ask(lesson)
@@ -20,6 +21,7 @@ from typing import Any
 from moeviz.lessons import Choice, Guess, Lesson
 
 MOST = 1_000  # students that are counted in one room
+OF_ONE_ADDRESS = 100  # of them: a class behind one router gets in, one phone is not a crowd
 BARS = 10  # at most, of a number that is guessed
 GRACE = 15.0  # seconds in which a lecturer whose last tab went may come back: a reload does not end a class
 
@@ -43,6 +45,7 @@ class Room:
         self.closed = False
         self._lock = threading.Lock()
         self._joined: set[str] = set()
+        self._from: Counter[str] = Counter()  # address -> who joined from there
         self._lesson: Lesson | None = None
         self._round = 0  # a question that is asked again is another one
         self._answers: dict[int, dict[str, float]] = {}  # by lesson: student -> prediction
@@ -85,10 +88,11 @@ class Room:
             if self._lesson is not None:
                 self._right[self._lesson.number] = right
 
-    def answer(self, student: str, round_: int, value: float) -> str:
+    def answer(self, student: str, round_: int, value: float, address: str = "") -> str:
         """Counts a student's prediction, in place of an earlier one. Gives "", or why it does not count.
 
-        `round_` is the question's own number: what comes too late does not count for the next question.
+        round_: the question's own number: what comes too late does not count for the next question. address:
+        where the student asks from; "" where that is not known.
         """
         with self._lock:
             lesson = self._lesson
@@ -98,11 +102,21 @@ class Room:
                 return "It is revealed already."
             if not _possible(lesson.predict, value):
                 return "This is none of the answers."
-            answers = self._answers.setdefault(lesson.number, {})
-            if student not in answers and len(answers) >= MOST:
-                return f"The room is full: {MOST} have predicted."
-            answers[student] = value
+            if not self._joins(student, address):
+                return f"The room is full: it takes {MOST:,}, and {OF_ONE_ADDRESS} of one address."
+            self._answers.setdefault(lesson.number, {})[student] = value
             return ""
+
+    def _joins(self, student: str, address: str) -> bool:
+        """Whether a student is in, from now on at the latest. Under the lock."""
+        if student in self._joined:
+            return True
+        full = len(self._joined) >= MOST or (address and self._from[address] >= OF_ONE_ADDRESS)
+        if not student or self.closed or full:
+            return False
+        self._joined.add(student)
+        self._from[address] += 1
+        return True
 
     def bars(self, lesson: Lesson) -> list[Bar]:
         """The counts of a lesson's question: a bar for each option, or for each range of a number."""
@@ -121,12 +135,14 @@ class Room:
             said = list(self._answers.get(lesson.number, {}).values())
         return sum(lesson.predict.right(value, right) for value in said)
 
-    def state(self, student: str) -> dict[str, Any]:
-        """What a student's page shows, as JSON takes it; nothing else leaves the room."""
+    def state(self, student: str, address: str = "") -> dict[str, Any]:
+        """What a student's page shows, as JSON takes it; nothing else leaves the room.
+
+        student: "" for someone who is not counted.
+        """
         lesson = self._lesson
         with self._lock:
-            if len(self._joined) < MOST:
-                self._joined.add(student)
+            self._joins(student, address)
             if lesson is None or self.closed:
                 return {"closed": self.closed}
             mine = self._answers.get(lesson.number, {}).get(student)
@@ -174,6 +190,7 @@ class Room:
             self.closed = True
             self._answers.clear()
             self._joined.clear()
+            self._from.clear()
 
 
 def _possible(kind: Choice | Guess, value: float) -> bool:
@@ -222,11 +239,11 @@ class Hall:
         self._room = self.room or Room()
         return self._room
 
-    def state(self, student: str) -> dict[str, Any]:
+    def state(self, student: str, address: str = "") -> dict[str, Any]:
         """What a student's page shows."""
         if self._room is None:
             return {"waiting": True}
-        return self._room.state(student)
+        return self._room.state(student, address)
 
 
 HALL = Hall()

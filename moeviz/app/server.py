@@ -20,6 +20,7 @@ import moeviz.app
 import moeviz.charts
 import moeviz.lessons
 from moeviz.app import kept
+from moeviz.app.gate import OTHER_NAME, RIGHT_NAME
 from moeviz.core.settings import Settings
 from moeviz.files import moetrace
 from moeviz.files.moetrace import sample_names
@@ -42,9 +43,7 @@ class OwnHosts:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not is_host_allowed(Request(scope).headers.get("host")):
-            answer = PlainTextResponse(
-                "moeviz does not answer to this name. Open it by the address that it printed.", 403
-            )
+            answer = PlainTextResponse(f"{OTHER_NAME}. {RIGHT_NAME}", 403)
             await answer(scope, receive, send)
         else:
             await self._app(scope, receive, send)
