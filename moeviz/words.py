@@ -19,7 +19,7 @@ import numpy as np
 
 from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
-from moeviz.core.run import HIT, LATE, MISS, Run, Tier
+from moeviz.core.run import HIT, Run, Tier
 from moeviz.core.settings import BASELINES, SCOPES, Settings
 from moeviz.core.trace import Trace
 from moeviz.numbers import metrics
@@ -30,7 +30,7 @@ from moeviz.numbers.metrics import Counts, MissKinds, Moved, Repeated, Summary, 
 from moeviz.numbers.subject import Change
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 UNKNOWN = "–"  # where there is no number
 SUBJECTS = 3  # that one sentence can hold
@@ -518,45 +518,6 @@ def lossy(found: Lossy) -> str:
     )
 
 
-def events_table(run: Run, step: int) -> pd.DataFrame:
-    """What happened in one forward pass, a row per event. Raises IndexError."""
-    import pandas as pd
-
-    if not 0 <= step < len(run.passes.phase):
-        raise IndexError(step)
-    return pd.DataFrame([_event(run, int(at)) for at in np.flatnonzero(run.events.forward_pass == step)])
-
-
-def _event(run: Run, event: int) -> dict[str, int | str]:
-    own = run.accesses.event == event
-    experts, outcome = run.accesses.expert[own], run.accesses.outcome[own]
-    loads = np.flatnonzero(run.loads.event == event).tolist()
-    demanded = [load for load in loads if not run.loads.speculative[load]]
-    guessed = [load for load in loads if run.loads.speculative[load]]
-    return {
-        "MoE layer": int(run.events.layer[event]),
-        **{
-            name: ", ".join(map(str, experts[outcome == kind]))
-            for name, kind in (("hit", HIT), ("late", LATE), ("missed", MISS))
-        },
-        "loaded (over whom)": ", ".join(
-            f"{run.loads.expert[load]} {_over(run, load) or 'into a free slot'}" for load in demanded
-        ),
-        "prefetched": ", ".join(
-            f"{run.loads.expert[load]} for layer {run.loads.layer[load]} {_over(run, load)}".rstrip()
-            for load in guessed
-        ),
-    }
-
-
-def _over(run: Run, load: int) -> str:
-    victim = run.loads.victim_expert[load]
-    if victim < 0:
-        return ""
-    more = run.leavers.expert[run.leavers.load == load]
-    return "over " + " and ".join(map(str, [victim, *more]))
-
-
 def report(settings: Settings, found: Summary, same: bool | None = None, bound: float | None = None) -> str:
     """A run for a terminal, a line a number."""
     rows = [("Settings", settings.label), *numbers(found, bound, settings.rule)]
@@ -687,11 +648,6 @@ def terms_in(*texts: str) -> list[str]:
         if match.lastindex
     )
     return list(dict.fromkeys(found))
-
-
-def without_terms(text: str) -> str:
-    """A text without the terms that `terms_in` finds."""
-    return _TERMS.sub(" ", text)
 
 
 def tooltip(*texts: str, more: str = "") -> str | None:

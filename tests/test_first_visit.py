@@ -40,3 +40,13 @@ def test_only_who_opens_the_stage_without_a_link_is_led() -> None:
     assert "LRU hits" in payload(app)["verdict"]
     assert "See in half a minute" not in said(opened("stage", step="4"))
     assert "See in half a minute" not in said(turned(opened("library"), "stage"))
+
+
+def test_the_lead_ends_where_the_settings_are_no_longer_those_that_it_tells_of() -> None:
+    app = opened("stage")
+    app.button(key="visit-1").click().run()
+    assert "Each cache holds 4 of 8 experts" in said(app)
+    app.button_group(key="scope_both").set_value("model").run()
+    assert not app.exception
+    assert "Each cache holds" not in said(app)
+    assert payload(app)["verdict"]

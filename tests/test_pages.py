@@ -211,6 +211,7 @@ def test_a_policy_that_the_app_was_started_with_stands_in_every_menu(own_files: 
     ("arguments", "said_of_it"),
     [
         (["--policy", "gone.py:x"], "there is no file"),
+        (["--policy", "a,b/mine.py:x"], "Rename the file or its folder"),
         (["--policy", "lru"], "is no file of your own"),
         (["--policies", "mru.py:mru"], "does not know"),
     ],

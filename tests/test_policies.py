@@ -549,6 +549,7 @@ def test_a_policy_of_ones_own(tmp_path: Path) -> None:
     [
         (None, "f", "there is no file"),
         ("1 / 0", "f", "does not run: ZeroDivisionError"),
+        ("raise SystemExit(3)", "f", "does not run: SystemExit: 3"),
         ("x = 1", "f", "registers no policy 'f'"),
         ("def f(use, now): return max(use.touches, 1)", "f", "does not work on arrays.*np.maximum"),
         ("def f(use, now): return use.toches", "f", "there is no 'toches'; there are layer, expert"),

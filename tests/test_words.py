@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from conftest import random_trace, told
-from hypothesis import given
-from hypothesis import strategies as st
+from conftest import random_trace
 from test_metrics import timed
 
 from moeviz import words
@@ -101,14 +99,3 @@ def test_the_glossary_is_one_sentence_a_term() -> None:
         assert sentence[0].isupper(), term
         assert sentence.endswith("."), term
         assert len(sentence) <= 160, term
-
-
-@given(seed=st.integers(0, 500), step=st.integers(0, 10))
-def test_the_events_table_tells_every_access_and_load(seed: int, step: int) -> None:
-    run = replay(random_trace(seed, tokens=16), Settings(slots=3, prefetch="next-gate"))
-    table = words.events_table(run, step)
-    events = told(run)[step]
-    assert table["MoE layer"].tolist() == [0, 1, 2]
-    for row, event in zip(table.to_dict("records"), events, strict=True):
-        assert row["hit"] == ", ".join(map(str, event.hits))
-        assert len(row["loaded (over whom)"].split(", ")) >= len(event.misses)

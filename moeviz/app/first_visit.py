@@ -2,7 +2,7 @@
 text, and what came out of it. Within a minute, by mouse or by the keys 1 to 9.
 
 It is for who comes without a link, once in a session, and ends with the first thing that its visitor does
-without it.
+without it, such as other settings: what it tells is true of those that it began with.
 
     first_visit.draw(here, two)        # above the stage
 """
@@ -75,6 +75,9 @@ def seek(here: traces.Here, last: int) -> dict[str, int] | None:
 def draw(here: traces.Here, two: Sequence[Settings]) -> None:
     """What the visitor is told and asked, in one row."""
     if not leads(here):
+        return
+    if list(two) != st.session_state.setdefault("visit_two", list(two)):
+        _go("")
         return
     st.html(STYLE)
     with st.container(key="first-visit", horizontal=True, vertical_alignment="center", gap="small"):

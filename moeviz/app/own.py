@@ -40,7 +40,13 @@ def register(arguments: Sequence[str]) -> None:
         file, colon, name = text.rpartition(":")
         if not (colon and file.endswith(".py")):
             raise PolicyError(f"{kind} {text!r} is no file of your own. {USAGE}")
-        KINDS[kind](f"{Path(file).resolve()}:{name}")  # the worker runs in another folder
+        path = Path(file).resolve()  # the worker runs in another folder
+        if "," in str(path):
+            raise PolicyError(
+                f"{kind} {text!r}: a link names settings with commas between them, so {path} must hold none. "
+                "Rename the file or its folder."
+            )
+        KINDS[kind](f"{path}:{name}")
 
 
 def short(name: str) -> str:

@@ -216,11 +216,6 @@ def basis(trace: Trace, run: Run | None) -> tuple[Run, str]:
     return sample()[1], "the bundled model's run"
 
 
-def own_settings(run: Run | None) -> Settings | None:
-    """The settings of the trace's own run, where it ran with a cache."""
-    return run.settings if run is not None and not run.settings.baseline else None
-
-
 def fits(key: str, most: int) -> str:
     """The key of a widget whose range depends on the trace; a value that another trace left in it is dropped
     where it is out of range.

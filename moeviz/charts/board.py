@@ -6,7 +6,6 @@ The same code draws a live run, fed with its records as they come, and a finishe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -105,17 +104,3 @@ class Board:
 def frames(run: Run) -> list[Frame]:
     """Every forward pass of a finished run."""
     return Board(run).follow(run)
-
-
-def slots_over_time(pictures: Sequence[Frame]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """State and expert of every slot before each event of its layer (shared slots: before the pass). Both [F,
-    row].
-
-    Rows are slots, layer after layer; experts of shared slots are layer x E + expert; -1 is free.
-    """
-    holders = np.stack([frame.slots for frame in pictures])  # [F, L or 1, slots]
-    states = np.stack([frame.state for frame in pictures])  # [F, L, E]
-    flat = states.reshape(len(states), 1, -1) if holders.shape[1] != states.shape[1] else states
-    found = np.take_along_axis(flat, np.maximum(holders, 0), 2)
-    found[holders < 0] = EMPTY
-    return found.reshape(len(states), -1), holders.reshape(len(states), -1)

@@ -41,7 +41,7 @@ def functions_of(kind: str, text: str, registry: dict[str, Any]) -> Any:
         spec.loader.exec_module(module)
     except PolicyError as error:
         raise PolicyError(f"{kind} {text!r}: {error}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PolicyError(f"{kind} {text!r}: {file} does not run: {type(error).__name__}: {error}") from None
     finally:
         own = {key: value for key, value in registry.items() if known.get(key) is not value}
