@@ -18,17 +18,18 @@ from click.testing import CliRunner
 from conftest import odd_traces, random_trace
 from streamlit.testing.v1 import AppTest
 
-from moeviz.app import boards, commands, machines
+from moeviz.app import boards, commands, machines, show
 from moeviz.app.asking import PRESETS
 from moeviz.cli.main import main
 from moeviz.core.policies import POLICIES
+from moeviz.core.replay import served
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.synthetic import synthetic
 from moeviz.core.trace import Trace
 from moeviz.engine import tiers
 from moeviz.engine.client import Job, ModelSpec
-from moeviz.files import exporters
+from moeviz.files import exporters, library, moetrace
 from moeviz.files.moecounts import Counts, to_bytes
 
 ROOT = Path(__file__).parent.parent
@@ -364,6 +365,16 @@ def test_a_long_trace_is_explored_in_windows() -> None:
     app.number_input(key="window").set_value(500).run()
     assert not app.exception
     assert "Pass 24, MoE layer 0" in texts(app.markdown)
+    turned(app, "prefetch")
+    assert app.number_input(key="window").value == 500
+    assert app.session_state["links"]["window"] == "500"
+
+
+def test_a_link_keeps_the_window_of_a_long_trace(data_folder: Path) -> None:
+    library.keep("long", moetrace.to_bytes(synthetic(600), None))
+    app = opened("timeline", trace="library: long", window="300")
+    assert app.number_input(key="window").value == 300
+    assert opened("timeline", trace="library: long", window="many").number_input(key="window").value == 0
 
 
 def test_presenter_mode_is_a_link() -> None:
@@ -391,6 +402,22 @@ def test_timeline_explains_what_it_jumps_to() -> None:
     table = app.dataframe[0].value
     assert (table[""].str.startswith("✕ leaves")).sum() == 1
     assert "score" not in table.columns
+
+
+def test_a_click_opens_the_stage_in_the_passes_and_under_the_settings_of_the_timeline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = opened("timeline", trace="sample: bible", rule="batch:4", half_life="50", warm="first", slots="5")
+    monkeypatch.setattr(show, "clicked", lambda chart: (7, 1, -1) if chart == "raster" else None)
+    app.run()
+    assert not app.exception
+    shown = payload(app)
+    assert (app.session_state["rule_both"], app.session_state["half_life_both"]) == ("batch:4", 50)
+    assert "lru, 5 slots" in shown["runs"][0]["label"]
+    assert app.session_state["warm_both"] == "first"
+    trace = served(moetrace.sample("bible"), Settings(rule="batch:4"))
+    assert shown["shape"]["passes"] == len(trace.passes())
+    assert app.session_state["seek"]["step"] == 7
 
 
 def test_timeline_says_when_there_is_no_further_collision() -> None:
@@ -481,13 +508,13 @@ def test_what_if_plans_as_the_command_line_does(data_folder: Path, monkeypatch: 
     assert not app.exception
     shown = app.table[0].value
     command = next(one.value for one in app.code if "moeviz plan" in one.value).split(" ", 3)[3]
-    result = CliRunner().invoke(
-        main, shlex.split(command.replace("bible.moetrace", str(ROOT / "sample_traces" / "bible.moetrace")))
-    )
+    result = CliRunner().invoke(main, shlex.split(command))
     assert result.exit_code == 0, result.output
     for name, text in zip(shown.index, shown["planned"], strict=True):
         if name != "Slow tier disk":  # whose free room others change
             assert text.replace("\\", "") in result.output, name
+    app.selectbox(key="trace").select("sample: change-of-subject").run()
+    assert "Made with sample: bible" in texts(app.info)
     app.text_input(key="plan_fast").set_value("much")
     button(app, "Plan").click().run()
     assert "Write for example 8GiB" in texts(app.error)

@@ -1,5 +1,5 @@
-"""What a link restores besides the widgets that Streamlit binds to it: trace, cursor, the boards of the
-stage, presenter mode, the lesson and the progress in the lessons.
+"""What a link restores besides the widgets that Streamlit binds to it: trace, its window, cursor, the boards
+of the stage, presenter mode, the lesson and the progress in the lessons.
 
 Streamlit drops a page's parameters when another page is opened, so they are kept here and put back.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-NAMES = ("trace", "step", "a", "b", "presenter", "lesson", "progress")
+NAMES = ("trace", "window", "step", "a", "b", "presenter", "lesson", "progress")
 
 
 def _kept() -> dict[str, str]:

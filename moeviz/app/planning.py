@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from contextlib import suppress
+from typing import NamedTuple
 
 import pandas as pd
 import streamlit as st
@@ -19,10 +20,22 @@ from moeviz.core.machines import TYPED, Machine
 from moeviz.core.settings import byte_count
 from moeviz.engine import plan as plans
 from moeviz.errors import MoevizError
-from moeviz.files.moecounts import Counts
+from moeviz.files import library
 from moeviz.numbers.plan import ASSUMPTIONS, Plan
 
 NONE = "none"
+COUNTS = "counts.moecounts"
+
+
+class Made(NamedTuple):
+    """A plan, and what it was made with."""
+
+    plan: Plan
+    trace: str  # name; "" for none
+    command: str  # that gives it too
+    files: tuple[
+        tuple[str, str], ...
+    ]  # name in the app and file name of what that command reads and no file is
 
 
 def section(here: traces.Here | None, place: Machine | None) -> None:
@@ -39,7 +52,7 @@ def section(here: traces.Here | None, place: Machine | None) -> None:
         if isinstance(found, str):
             st.error(plain(found))
         elif found is not None:
-            _show(*found)
+            _show(found, here.name if here else "")
 
 
 def _asked() -> tuple[str, str, int, str]:
@@ -79,8 +92,8 @@ def _asked() -> tuple[str, str, int, str]:
 
 def _made(
     here: traces.Here | None, place: Machine | None, model: str, fast: str, context: int, counted: str
-) -> tuple[Plan, str] | str:
-    """The plan and the command that gives it too, or one message."""
+) -> Made | str:
+    """The plan, or one message."""
     counts = jobs.desk().counted.get(counted)
     try:
         memory = byte_count(fast) if fast else None
@@ -102,7 +115,19 @@ def _made(
         return str(error)
     with suppress(OSError):  # a plan is of use where it cannot be kept, too
         plans.remember(found)
-    return found, _command(here, model, fast, context, link, counts)
+    parts = ["python", "-m", "moeviz", "plan", *([model] if model else []), "--context", str(context)]
+    parts += ["--fast", fast] if fast else []
+    parts += ["--link", link] if link else []
+    missing = []
+    if here is not None:
+        file = traces.file(here.name) if here.name in traces.names() else None  # a window has none
+        name = library.safe_name(here.name.partition(": ")[2] or here.name) + library.SUFFIX
+        parts += ["--trace", str(file or name)]
+        missing += [] if file else [(here.name, name)]
+    if counts is not None:
+        parts += ["--calibration", COUNTS]
+        missing.append((counted, COUNTS))
+    return Made(found, here.name if here else "", shlex.join(parts), tuple(missing))
 
 
 def _link(place: Machine | None) -> str:
@@ -112,20 +137,14 @@ def _link(place: Machine | None) -> str:
     return f"{place.gigabytes_per_second:g},{place.latency_ms:g}" if place.name == TYPED else place.name
 
 
-def _command(
-    here: traces.Here | None, model: str, fast: str, context: int, link: str, counts: Counts | None
-) -> str:
-    parts = ["python", "-m", "moeviz", "plan", *([model] if model else []), "--context", str(context)]
-    parts += ["--fast", fast] if fast else []
-    parts += ["--link", link] if link else []
-    parts += ["--trace", f"{here.name.partition(': ')[2] or here.name}.moetrace"] if here else []
-    parts += ["--calibration", "counts.moecounts"] if counts is not None else []
-    return shlex.join(parts)
-
-
-def _show(found: Plan, command: str) -> None:
-    rows = [(plain(name.strip()), plain(text)) for name, text in plans.rows(found)]
+def _show(found: Made, trace: str) -> None:
+    """The plan. trace: the name of the page's own now, "" for none."""
+    if found.trace != trace:
+        st.info(plain(f"Made with {found.trace or 'no trace'}. Plan again for what is chosen now."))
+    rows = [(plain(name.strip()), plain(text)) for name, text in plans.rows(found.plan)]
     st.table(pd.DataFrame(rows, columns=["what", "planned"]).set_index("what"))
-    for sentence in (*found.notes, *ASSUMPTIONS):
+    for sentence in (*found.plan.notes, *ASSUMPTIONS):
         st.caption(plain(sentence))
-    st.code(command, language="bash")
+    st.code(found.command, language="bash")
+    for name, file in found.files:
+        st.caption(plain(f"The command reads {file}: download {name} in the Library under that name first."))

@@ -18,7 +18,7 @@ from moeviz.app import links
 from moeviz.app.jobs import desk
 from moeviz.app.show import plain
 from moeviz.core.run import Run
-from moeviz.core.settings import Settings
+from moeviz.core.settings import SETTINGS, Settings
 from moeviz.core.trace import Trace
 from moeviz.errors import TraceError
 from moeviz.files import library, moetrace
@@ -61,21 +61,28 @@ def names() -> list[str]:
     return found + [f"sample: {name}" for name in sorted(sample_names())]
 
 
+def file(name: str) -> Path | None:
+    """The file of a sample or of a trace of the library, by its name; None for others. Raises TraceError."""
+    match name.partition(": "):
+        case "sample", _, own:
+            return SAMPLES / f"{own}.moetrace"
+        case "library", _, own:
+            return library.path(own)
+    return None
+
+
 def load(name: str) -> tuple[Trace, Run | None]:
     """A trace by its name. Raises TraceError or OSError where its file cannot be read."""
     own = desk()
-    match name.partition(": ")[0]:
-        case "sample":
-            path = SAMPLES / f"{name.partition(': ')[2]}.moetrace"
-        case "library":
-            path = library.path(name.partition(": ")[2])
+    if (path := file(name)) is not None:
+        return _from_file(path, path.stat().st_mtime_ns)
+    match name:
         case _ if name == LIVE and (captured := own.jobs["live"].recording()):
             return captured
         case _ if name == MEASURED and (trace := own.jobs["measure"].trace):
             return trace, own.jobs["measure"].recorded
         case _:
             return own.opened[name]
-    return _from_file(path, path.stat().st_mtime_ns)
 
 
 def like(trace: Trace) -> list[str]:
@@ -186,10 +193,19 @@ def here() -> Here:
     count, most = len(trace.passes()), max(1, WINDOW // trace.layers)
     if count * trace.layers <= WHOLE:
         return Here(name, trace, run)
+    linked = links.get("window")
+    known = linked.isascii() and linked.isdecimal() and len(linked) < 9
     with st.container(horizontal=True, vertical_alignment="bottom"):
         first = st.number_input(
-            f"From pass (of {count:,})", 0, count - 1, 0, most, key=fits("window", count - 1), width=190
+            f"From pass (of {count:,})",
+            0,
+            count - 1,
+            min(int(linked), count - 1) if known else 0,
+            most,
+            key=fits("window", count - 1),
+            width=190,
         )
+        links.put("window", str(first or ""))
         st.caption(
             f"A long trace is explored {most:,} forward passes at a time; the cache begins the window cold."
         )
@@ -240,17 +256,18 @@ def cursor(last: int) -> int:
 
 def open_stage(step: int, layer: int, expert: int, settings: Settings) -> None:
     """Opens the stage at a forward pass, there with the expert selected, or, below 0, the one worth telling.
-    Its first board takes policy, slots and pre-fetch of `settings`, where the slots are each layer's.
+    Its first board takes policy, slots and pre-fetch of `settings`, both boards the rest: the same passes.
     """
     move(step)
-    if settings.scope == "layer" and not settings.budget:
-        named = (f"{name}={getattr(settings, name)}" for name in ("policy", "slots", "prefetch"))
-        links.put("a", ",".join(named))
-    state = st.session_state
+    state, own = st.session_state, ("policy", "slots", "prefetch")
+    links.put("a", ",".join(f"{name}={getattr(settings, name)}" for name in own))
+    for name in SETTINGS.keys() - {*own, "seed", "baseline"}:
+        if name != "calibration" or settings.calibration:  # without one the form's own is not read
+            state[f"{name}_both"] = getattr(settings, name)
     state.asked_times = state.get("asked_times", 0) + 1  # who asks for one place twice goes there twice
     state.asked = {"board": 0, "layer": layer, "times": state.asked_times}
     state.asked |= {"expert": expert} if expert >= 0 else {}
-    st.switch_page("pages/stage.py")
+    st.switch_page("pages/stage.py", query_params={})  # without them it refuses where a widget has set one
 
 
 def move(step: int) -> None:
