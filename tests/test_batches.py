@@ -20,6 +20,7 @@ from moeviz.core.settings import Settings
 from moeviz.core.trace import DECODE, PREFILL, Trace
 from moeviz.engine import measure
 from moeviz.engine.capture import capture
+from moeviz.engine.link import HostLink
 from moeviz.engine.loader import Loaded, load, own
 from moeviz.engine.session import Options
 from moeviz.errors import ModelError
@@ -88,6 +89,21 @@ def test_a_batch_s_trace_has_a_request_for_each_prompt(tiny_model: TinyModel) ->
     assert trace.guess.shape[2] > 0
 
 
+@pytest.mark.parametrize("experts", ["lossless", "int8"])
+@pytest.mark.parametrize("prefetch", ["none", "next-gate"])
+def test_what_padding_needs_is_copied_by_the_link_s_own_thread_too(
+    experts: str, prefetch: str, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if experts != "lossless":
+        pytest.importorskip("torchao")
+    monkeypatch.setattr(HostLink, "_waiter_copies", False)
+    model = load(tiny_model("mixtral"), tier="host", device="cpu", experts=experts)
+    settings = Settings(slots=4, prefetch=prefetch)
+    trace, run = measure.record(model, PROMPTS, settings, GREEDY)
+    assert replay(trace, settings).same_decisions(run)
+    model.store.close()
+
+
 def test_a_batch_goes_on_until_its_last_prompt_has_ended(
     tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +127,8 @@ def test_the_command_line_runs_several_prompts_together(tiny_model: TinyModel, t
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert (found["lossless"], len(found["token_ids"])) == (True, 6)
+    rows = CliRunner().invoke(main, ["replay", str(out), "--json"])
+    assert json.loads(rows.stdout)["token_ids"] == found["token_ids"], "prompt after prompt"
     trace = Trace.load(out)
     assert trace.sequence is not None
     assert set(trace.sequence.tolist()) == {0, 1}

@@ -82,6 +82,17 @@ def test_what_a_backend_lacks_is_slower_and_said_and_as_right(model: Loaded, dou
     assert "one stream" in note if "streams" in double else "can be pinned" in note
 
 
+def test_what_padding_needs_is_computed_on_it_as_well(model: Loaded) -> None:
+    prompts, settings = [PROMPT, "A"], Settings(slots=3, prefetch="next-gate")
+    double = Double()
+    with measure.logits_seen(model) as expected, double.computing():  # torch folds a batch otherwise here
+        measure.record(model, prompts, settings, GREEDY)
+    with measure.logits_seen(model) as logits, double.computing():
+        trace, run = measure.record(replace(model, hardware=double), prompts, settings, GREEDY)
+    assert logits == expected
+    assert replay(trace, settings).same_decisions(run)
+
+
 # what stands between compute and copies: who takes one of them out is told by wrong bits, or by a race
 
 

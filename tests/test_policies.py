@@ -348,6 +348,71 @@ def test_lists_that_name_who_has_to_stay_end_in_a_sentence() -> None:
         del POLICIES["stubborn"]
 
 
+@pytest.mark.parametrize("victim", [10**6, None, "x", 5])
+def test_a_wrong_victim_is_refused_in_words(victim: object) -> None:
+    class Wrong(Lists):
+        """Lets somebody leave who is not there."""
+
+        def came(self, one: int) -> None:
+            self.there = [0]
+
+        def used(self, one: int, again: bool) -> None:
+            """Does not matter."""
+
+        def leaves(self, stays: Container[int]) -> int:
+            if self.slots > 1:
+                return victim  # type: ignore[return-value]
+            return self.there.pop() if self.there else -1  # right while it is tried
+
+        def why(self, one: int) -> str:
+            return "nobody knows"
+
+    policy("wrong")(Wrong)
+    try:
+        with pytest.raises(PolicyError, match="somebody who is not resident"):
+            replay(make_trace([[[0, 1]], [[0, 2]], [[3, 4]]]), Settings("wrong", 2))
+    finally:
+        del POLICIES["wrong"]
+
+
+@pytest.mark.parametrize("more", [{"prefetch": "oracle"}, {"warm": "first"}, {}])
+def test_lists_are_told_of_everybody_who_comes_before_they_come(more: dict[str, str]) -> None:
+    class Careful(Lists):
+        """First in, first out; it expects to be asked for whoever comes."""
+
+        def __init__(self, slots: int) -> None:
+            super().__init__(slots)
+            self.there: list[int] = []
+            self.coming = -1
+
+        def missed(self, one: int) -> None:
+            self.coming = one
+
+        def came(self, one: int) -> None:
+            assert self.coming == one
+            self.there.append(one)
+
+        def used(self, one: int, again: bool) -> None:
+            assert one in self.there
+
+        def leaves(self, stays: Container[int]) -> int:
+            one = next((one for one in self.there if one not in stays), -1)
+            if one >= 0:
+                self.there.remove(one)
+            return one
+
+        def why(self, one: int) -> str:
+            return "it came first"
+
+    trace = random_trace(3)
+    policy("careful")(Careful)
+    try:
+        run = replay(trace, Settings("careful", 4, **more))  # type: ignore[arg-type]
+        assert run.same_decisions(replay(trace, Settings("fifo", 4, **more)))  # type: ignore[arg-type]
+    finally:
+        del POLICIES["careful"]
+
+
 def test_lists_have_no_score_and_count_no_bytes() -> None:
     with pytest.raises(PolicyError, match="has no score for an expert by itself"):
         POLICIES["arc"].score(Use(0, 0), Moment(0, 1, 64))

@@ -57,7 +57,7 @@ def test_no_other_division_of_concave_curves_hits_more() -> None:
     assert found.accesses == accesses.sum()
 
 
-def testgreedy_looks_past_a_dip_and_counts_bytes() -> None:
+def test_greedy_looks_past_a_dip_and_counts_bytes() -> None:
     cliff = np.array([[0, 10], [0, 14], [60, 18]])  # the first layer hits nothing until everybody is there
     one = np.array([1, 1])
     assert greedy(cliff, np.arange(1, 4), one, 4).tolist() == [3, 1]

@@ -93,8 +93,11 @@ def test_the_divided_slots_of_a_row_are_those_of_split(
     for _, row in table.iterrows():
         found = split(Trace.load(tmp_path / row["file"]), Settings(row["policy"], row["slots"]))
         assert (row["split_hits"], row["decode_hits"]) == (found.hits, found.equal_hits)
-    some = sweep(files, Plan(("lru",), slots=(3, 5)), tmp_path / "s.parquet", threads)
-    assert set(some["split_hits"]) == {-1}, "two slot counts are no curve"
+    some = sweep(files, Plan(("lru",), slots=(4,)), tmp_path / "s.parquet", threads)
+    assert set(some["split_hits"]) == {-1}, "not asked"
+    rest = sweep(files, Plan(("lru",)), tmp_path / "s.parquet", threads)
+    made = table[(table["policy"] == "lru") & (table["slots"] != 4)]["split_hits"].tolist()
+    assert rest[rest["slots"] != 4]["split_hits"].tolist() == made, "whatever was done before"
 
 
 def test_the_best_at_each_memory_with_its_spread(threads: Executor, tmp_path: Path) -> None:
@@ -357,6 +360,13 @@ def test_the_verdict_names_the_best_cache_and_where_memory_stops_to_pay(
     assert both[2].startswith("The same slots divided over the layers by what they are worth there")
     bounds = verdict(table[table["policy"] == "belady"])
     assert bounds == ["Every row knows the future: these are bounds, and there is nothing to choose."]
+
+
+def test_bounds_among_the_rows_are_no_candidates(threads: Executor, tmp_path: Path) -> None:
+    plan = Plan(("lru", "lfu", "belady"), prefetch=("none", "oracle"), slots=(3, 4))
+    table = sweep([SAMPLES / "bible.moetrace"], plan, tmp_path / "t.parquet", threads)
+    assert {(one.best, one.rival) for one in choices(table)} == {("lfu", "lru")}
+    assert verdict(table)[0].startswith("lfu hits ")
 
 
 def die_once(marker: str) -> str:

@@ -143,7 +143,8 @@ def model_options(command: F) -> F:
                 "prompts",
                 required=True,
                 multiple=True,
-                help="Text for the model to go on from; given several times (up to 16), texts of one batch.",
+                help="Text for the model to go on from; given several times (up to 16), texts of one batch, "
+                "which goes on until the last one ends.",
             ),
             click.option(
                 "--max-new-tokens",

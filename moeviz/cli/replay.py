@@ -44,10 +44,11 @@ def replay(file: Path, as_json: bool, **others: Any) -> None:
     if as_json:
         ids: list[int] = []
         if recorded:
-            ids = list(recorded.output_ids)
+            ids = [token for row in recorded.outputs(len(trace.sequences())) for token in row]
         elif trace.token_ids is not None:
             ids = trace.token_ids[trace.phase == DECODE].tolist()
-        values = output.one_run(trace.model, settings, ids, "".join(trace.texts), found, None)
+        text = "\n".join("".join(one.texts) for one in trace.split())
+        values = output.one_run(trace.model, settings, ids, text, found, None)
         values["bounds"] = bound
         values["routing"] = routing.summary(trace, settings.prefetch, settings.width, settings.threshold)
         click.echo(json.dumps(values))

@@ -123,20 +123,20 @@ def run(
             difference = measure.grouped_difference(loaded, prompts, settings, options)
         elif verify and not (why := measure.not_verifiable(loaded)):
             lossless = measure.reference(loaded, trace) == logits
-        lossy = measure.lossy(loaded, trace) if verify and loaded.rounding else None
+        lossy, unknown = measure.lossy_where_it_fits(loaded, trace) if verify else (None, "")
 
     from moeviz import words
     from moeviz.numbers import metrics, output
 
-    rows = list(zip(*(record.next_ids for record in records), strict=True))  # of each prompt
+    rows = result.outputs(len(prompts))
     texts = [loaded.tokenizer.decode(row) for row in rows]
     numbers = metrics.summary(result)
     if as_json:
         ids = [token for row in rows for token in row]
         text = "\n".join(texts)
         click.echo(json.dumps(output.one_run(loaded.name, settings, ids, text, numbers, lossless, lossy)))
-        if why or difference:
-            click.echo(why or difference, err=True)
+        for sentence in filter(None, (why or difference, unknown)):
+            click.echo(sentence, err=True)
         return
     for prompt, text in zip(prompts, texts, strict=True):
         click.echo(words.harmless(prompt + text) + "\n")
@@ -144,7 +144,7 @@ def run(
     if why or difference:
         click.echo(difference or f"Logits {why}")
     if loaded.rounding:
-        click.echo(words.lossy(lossy) if lossy else words.rounded(loaded.rounding))
+        click.echo(words.lossy(lossy) if lossy else unknown or words.rounded(loaded.rounding))
     if out is not None:
         click.echo(f"saved      {out}")
 
@@ -228,7 +228,7 @@ def compare(
                 progress_line(f"{share:4.0%} of the runs{_left(began, share)}", share == 1)
         assert trace is not None
         why = measure.not_verifiable(loaded)
-        lossy = measure.lossy(loaded, trace) if loaded.rounding else None
+        lossy, unknown = measure.lossy_where_it_fits(loaded, trace)
         expected = None if why else measure.reference(loaded, trace)
         ((recording,), *measured_runs) = runs.values()
         replays = [replay(trace, settings) for settings in chosen]
@@ -248,14 +248,14 @@ def compare(
             zip(chosen, measured_runs, repeated, replays, strict=True)
         )
     ]
-    for sentence in filter(None, [*left_out, why]):
+    for sentence in filter(None, [*left_out, why, unknown]):
         click.echo(sentence, err=True)
     if as_json:
         values = {
             "model": loaded.name,
             "prompt": "\n".join(prompts),
-            "text": loaded.tokenizer.decode(recording.output_ids),
-            "token_ids": list(recording.output_ids),
+            "text": "\n".join(map(loaded.tokenizer.decode, recording.outputs(len(prompts)))),
+            "token_ids": [token for row in recording.outputs(len(prompts)) for token in row],
             "repeats": repeats,
             "lossy": asdict(lossy) if lossy else None,
             "results": rows,

@@ -223,6 +223,7 @@ def _print(table: pd.DataFrame) -> None:
             if one.room in shown
         ],
     )
+    table = sweeps.possible(table)
     two = sweeps.pair(table)
     if two is None:
         return

@@ -591,14 +591,17 @@ class S3Fifo(Lists):
 
     def why(self, one: int) -> str:
         if one in self.main:
-            return "first in the main queue of all that could leave, its uses spent"
+            return "the first of the main queue, as it goes round, whose uses were spent"
         if self.small[one] < 2:
             return (
                 "first in the queue of newcomers of all that could leave, and "
                 f"{'used once' if self.small[one] else 'not used'} again since it came "
                 "(twice would have kept it)"
             )
-        return "moved up from the newcomers, and none in the main queue that could leave has fewer uses left"
+        return (
+            "moved up from the newcomers, and the first of the main queue, as it goes round, whose uses were "
+            "spent"
+        )
 
 
 @policy("belady", says="needed again later than any other that could leave", needs={"future"}, stack=True)

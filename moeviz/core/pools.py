@@ -234,6 +234,7 @@ class Pools:
             self.load(place, clock)
             self.columns["last_touch"][place] = clock
             if self.lists is not None:
+                self.lists[place // self.width].missed(place)
                 self.lists[place // self.width].came(place)
         return placed
 
@@ -339,15 +340,18 @@ class Pools:
         lists, holder = self.lists[row], self.holder[row]
         stays = {int(holder[slot]) for slot in pinned}
         before = deepcopy(lists) if self.watch is not None else None
-        victim = -1
+        victim: object = -1
+        who = stays
         for who in (stays | {int(holder[slot]) for slot in held}, stays):
-            if (victim := lists.leaves(who)) >= 0:
-                if before is not None:
-                    self._asked = before, who
+            if (victim := lists.leaves(who)) != -1:
                 break
-        slot = int(self.slot_of[victim])
-        if victim < 0 or slot < 0 or victim in stays:
+        if not isinstance(victim, int) or not 0 <= victim < len(self.slot_of) or victim in who:
             raise wrong_victim(self.policy.name)
+        slot = int(self.slot_of[victim])
+        if slot < 0 or holder[slot] != victim:
+            raise wrong_victim(self.policy.name)
+        if before is not None:
+            self._asked = before, who
         self._evict(row, place, slot, 0.0)
         self._asked = None
         return slot, victim
@@ -399,6 +403,8 @@ class Pools:
             slot, victim = self._make_room(row, place, stay)
         elif slot < self.limits[row]:
             self.filled[row] += 1
+            if self.lists is not None:
+                self.lists[row].missed(place)
         elif self.lists is not None:
             stays = list(held)
             if len(set(stays)) == slot:

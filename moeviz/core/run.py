@@ -188,7 +188,7 @@ class Run:
     start: Residents
     times: Times | None = None
     tier: Tier | None = None
-    output_ids: tuple[int, ...] = ()  # the tokens generated, where the run generated any
+    output_ids: tuple[int, ...] = ()  # the tokens generated, pass by pass, where the run generated any
     link_bytes: ExpertBytes = 0  # that cross the link for one expert, where they are packed; 0: expert_bytes
 
     @classmethod
@@ -209,6 +209,10 @@ class Run:
             for table, _, column in [name.partition(".")]
             if getattr(self, table) is not None
         }
+
+    def outputs(self, prompts: int = 1) -> list[tuple[int, ...]]:
+        """The tokens generated for each prompt of a batch: a pass brings one to each."""
+        return [self.output_ids[number::prompts] for number in range(prompts)]
 
     @property
     def digest(self) -> str:

@@ -196,7 +196,9 @@ class Accelerator:
         return self.copies if self.copies is not None else nullcontext()
 
     def copier(self, store: Store) -> Callable[[int, int], None]:
-        slot = self.slots(1, store.layout.record_bytes)[0]
+        layout = store.layout
+        record = self.slots(1, layout.record_bytes)[0]
+        slot = self.slots(1, layout.slot_bytes)[0] if layout.packing is not None else None
         room = None if isinstance(store, HostStore) else self.staging(store.layout.record_bytes)
 
         def copy(layer: int, expert: int) -> None:
@@ -206,7 +208,9 @@ class Accelerator:
                 source = store.record(layer, expert)
             else:
                 store.read(layer, expert, source)
-            slot.copy_(source, non_blocking=True)
+            record.copy_(source, non_blocking=True)
+            if slot is not None:
+                layout.arrive(record, slot)
             event = self.now(timing=False)
             event.synchronize()
             self.give(event, timing=False)

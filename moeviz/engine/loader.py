@@ -205,7 +205,8 @@ def load(
     )
     if bits:
         notes = (*loaded.notes, words.rounded(experts))
-        loaded = replace(loaded, rounding=experts, exact_store=lambda: _fill(filling, 0), notes=notes)
+        plain = replace(filling, progress=lambda share, what: None)  # which comes later, if it is asked for
+        loaded = replace(loaded, rounding=experts, exact_store=lambda: _fill(plain, 0), notes=notes)
     progress(1.0, "; ".join(("ready", *loaded.notes)))
     return loaded
 

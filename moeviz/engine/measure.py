@@ -34,7 +34,7 @@ from moeviz.engine.records import ModelFacts, PassRecord, Prompt, recording
 from moeviz.engine.serving import Serving
 from moeviz.engine.session import COMPUTE, Batch, Options, generate, only_the_last_logits
 from moeviz.engine.sources import cast
-from moeviz.errors import ModelError
+from moeviz.errors import ModelError, StoreError
 from moeviz.numbers.lossy import Lossy, difference
 
 RESIDENT = Settings(baseline="resident")
@@ -124,12 +124,12 @@ def paced(loaded: Loaded, link: str) -> Loaded:
 
 
 def grouped_difference(loaded: Loaded, prompt: Prompt, settings: Settings, options: Options) -> str:
-    """How far the logits of a prompt's last token are from the lossless ones where the experts of a layer are
-    computed by one product, in words. Raises what `generate` raises.
+    """How far the logits of each prompt's last token are from those of experts computed one by one where the
+    experts of a layer are computed by one product, in words. Raises what `generate` raises.
     """
     last: list[torch.Tensor] = []
     hook = loaded.model.register_forward_hook(
-        lambda module, args, output: last.append(output.logits[0, -1].float().cpu())
+        lambda module, args, output: last.append(output.logits[:, -1].float().cpu())
     )
     try:
         for compute in COMPUTE:
@@ -141,8 +141,8 @@ def grouped_difference(loaded: Loaded, prompt: Prompt, settings: Settings, optio
     apart, largest = float((exact - other).abs().max()), float(exact.abs().max())
     return (
         "The experts of a layer are computed by one product, which is not lossless: the logits after the "
-        f"prompt differ from the lossless ones by at most {apart:.1e}, where the largest is "
-        f"{largest:.3g}."
+        f"prompt differ from those of experts computed one by one by at most {apart:.1e}, where the largest "
+        f"is {largest:.3g}."
     )
 
 
@@ -211,12 +211,31 @@ def reference(loaded: Loaded, trace: Trace, stop: Callable[[], bool] = lambda: F
     return found
 
 
-def lossy(loaded: Loaded, trace: Trace) -> Lossy:
-    """What rounding changes on the first tokens of a trace: the model against itself without rounding.
+def lossy_where_it_fits(loaded: Loaded, trace: Trace) -> tuple[Lossy | None, str]:
+    """`lossy`, or None and why it was not measured; None and nothing where nothing is rounded."""
+    if not loaded.rounding:
+        return None, ""
+    try:
+        return lossy(loaded, trace), ""
+    except (ModelError, StoreError) as error:
+        return None, str(error)
 
-    The experts without rounding are filled into a slow tier for it. Raises StoreError where that has no room.
+
+def lossy(loaded: Loaded, trace: Trace) -> Lossy:
+    """What rounding changes on the first tokens of a trace's first request: the model against itself without
+    rounding.
+
+    The experts without rounding are filled into a slow tier for it. Raises StoreError where a disk has no
+    room for them, ModelError where memory has none.
     """
     assert loaded.exact_store is not None
+    if isinstance(loaded.store, store.HostStore):
+        layout = loaded.store.layout
+        why = lacking(torch.device("cpu"), layout.layers * layout.experts * layout.expert_bytes)
+        if why:
+            raise ModelError(f"What rounding changes is not measured: the experts without it {why}.")
+    if trace.sequence is not None:
+        trace = trace.of_sequence(int(trace.sequence[0]))
     exact = replace(loaded, store=loaded.exact_store(), rounding="")
     ids = trace.token_ids[:_COMPARED].tolist()
     try:

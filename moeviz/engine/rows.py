@@ -59,9 +59,9 @@ class Rows:
         layer is not given the rows of the batch."""
         if real is None:
             return self.chosen, self.strengths
-        if real[-1] >= len(self.chosen):
+        if real[-1] != len(self.chosen) - 1:  # padding is on the left, so the last row is a token
             raise ModelError(
-                f"A layer was given {len(self.chosen)} rows of a batch with more, so that its tokens cannot "
+                f"A layer was given {len(self.chosen)} rows of a batch with others, so its tokens cannot "
                 "be told from padding. Give one prompt at a time."
             )
         return [self.chosen[row] for row in real], [self.strengths[row] for row in real]

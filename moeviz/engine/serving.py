@@ -118,6 +118,8 @@ class Serving:
         """
         self.cache.begin_pass(phase, tokens)
         self._real = real
+        if real is not None and self._spare is None:
+            self._spare = self._hardware.slots(1, self._loaded.store.layout.slot_bytes)[0]
         self._clock.begin_pass()
         self._guesses.begin_pass()
         self._phase = phase
@@ -244,16 +246,18 @@ class Serving:
                 parts[expert] = self._expert(number, where[expert], event.module)(*rows.of(expert))
 
     def _aside(self, event: _Event) -> None:
-        """Computes the experts that padding alone needs, in a slot of their own."""
+        """Computes the experts that padding alone needs, in a slot of their own. It is no stall and no
+        compute of the event: the time is in that of the pass alone."""
         assert self._link is not None
-        if self._spare is None:
-            self._spare = self._hardware.slots(1, self._loaded.store.layout.record_bytes)[0]
+        assert self._spare is not None
+        event.computes.append((event.mark, self._clock.stamp()))
         views = self._loaded.store.layout.views(self._spare)
         for expert in sorted(event.rows.needed - event.parts.keys()):
             self._link.submit(Load(event.number, expert, -1, NOBODY, -1, False), self._spare)
             self._link.wait(self._spare)
             way = self._loaded.recipe.way(event.module, views)
             event.parts[expert] = way(*event.rows.of(expert))
+        event.mark = self._clock.stamp()
 
     def _together(self, event: _Event, wave: Wave, waiting: list[int]) -> None:
         """Computes the experts of a wave by one product, once all of them are there."""

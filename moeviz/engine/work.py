@@ -112,7 +112,8 @@ class Worker:
             return
         lossless = None
         if loaded.rounding:
-            left_out.append(words.lossy(measure.lossy(loaded, trace)))
+            found, why = measure.lossy_where_it_fits(loaded, trace)
+            left_out.append(why if found is None else words.lossy(found))
         elif why := measure.not_verifiable(loaded):
             left_out.append(f"The logits are {why}")
         elif (expected := measure.reference(loaded, trace, self._stop.is_set)) is not None:

@@ -12,6 +12,7 @@ from moeviz.sweeps.choice import by_prompt as by_prompt
 from moeviz.sweeps.choice import choices as choices
 from moeviz.sweeps.choice import means as means
 from moeviz.sweeps.choice import pair as pair
+from moeviz.sweeps.choice import possible as possible
 from moeviz.sweeps.choice import room_in_words as room_in_words
 from moeviz.sweeps.choice import verdict as verdict
 from moeviz.sweeps.plan import Plan as Plan

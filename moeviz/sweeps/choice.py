@@ -131,7 +131,8 @@ def possible(table: pd.DataFrame) -> pd.DataFrame:
 def choices(table: pd.DataFrame) -> list[Choice]:
     """The best cache of each slot count, or budget, against `lru` (or against the next best where that is the
     best), of those that can be had."""
-    ways = means(possible(table))
+    table = possible(table)
+    ways = means(table)
     found = []
     for room in sorted({count for way in ways for count in way.slots}):
         here = sorted(
@@ -190,10 +191,10 @@ def verdict(table: pd.DataFrame) -> list[str]:
     """What a table says, in sentences: which cache hits most, by how much, where more memory stops to pay,
     and what dividing the slots over the layers would bring.
     """
-    can_be_had = possible(table)
-    if can_be_had.empty:
+    table = possible(table)
+    if table.empty:
         return ["Every row knows the future: these are bounds, and there is nothing to choose."]
-    found = means(can_be_had)
+    found = means(table)
     if not found:
         return ["No slot count is shared by all traces, so that there is nothing to compare."]
     best = found[0]

@@ -21,7 +21,7 @@ from moeviz.errors import SettingsError, SweepError
 from moeviz.files.moetrace import load
 from moeviz.numbers import metrics
 from moeviz.numbers.curves import hits_by, slot_counts
-from moeviz.numbers.split import greedy
+from moeviz.numbers.split import greedy, of_layers
 
 Row = dict[str, Any]
 STRETCHES = 16  # of a text, for the spread within it
@@ -154,8 +154,9 @@ def key_of(trace: Trace, settings: Settings, count: int) -> tuple[Any, ...]:
     return tuple(values[name] for name in KEY)
 
 
-def work(path: str, settings: Settings, counts: Sequence[int]) -> list[Row]:
+def work(path: str, settings: Settings, counts: Sequence[int], divide: bool = True) -> list[Row]:
     """The rows of one trace and one settings at several slot counts, or budgets where the settings have one.
+    `divide`: whether slots divided over the layers are asked for too, which takes every slot count.
 
     Raises MoevizError or OSError. Runs in any process.
     """
@@ -197,7 +198,7 @@ def work(path: str, settings: Settings, counts: Sequence[int]) -> list[Row]:
             needed = np.bincount(label, minlength=kinds)
             ledgers[n] = asdict(metrics.ledger(run))
             moved.append(metrics.bytes_moved(run).total)
-    divided = _divided(trace, settings, counts, hits)
+    divided = _divided(trace, settings, counts, hits) if divide else [-1] * len(counts)
     for n, count in enumerate(counts):
         one = _at(settings, count, in_bytes)
         guesses = {
@@ -250,22 +251,21 @@ def _counted(hits: NDArray[np.int64], accesses: NDArray[np.int64], phase: int) -
 
 
 def _divided(trace: Trace, settings: Settings, counts: Sequence[int], hits: NDArray[np.int64]) -> list[int]:
-    """Hits of as many slots divided over the layers by their curves (`numbers.split`), where the curves are
-    whole: one slot count after the other, up to all experts. Else -1. hits: [slot count, label]"""
-    whole = list(range(counts[0], trace.num_experts + 1)) == list(counts)
-    if settings.scope != "layer" or settings.prefetch != "none" or settings.budget or not whole:
+    """Hits of as many slots divided over the layers by their curves, as `numbers.split` divides them; -1
+    where layers do not own slots, or guesses take some. hits: [slot count, label]"""
+    if settings.scope != "layer" or settings.prefetch != "none" or settings.budget:
         return [-1] * len(counts)
-    by_layer = hits.reshape(len(counts), -1, trace.layers)[:, :-1].sum(1)
-    sizes = np.maximum(trace.layer_bytes, 1)
-    layers = np.arange(trace.layers)
-    return [
-        int(
-            by_layer[
-                greedy(by_layer, np.array(counts), sizes, int(sizes.sum()) * n) - counts[0], layers
-            ].sum()
-        )
-        for n in counts
-    ]
+    whole = np.array(slot_counts(trace, "layer"))
+    if counts == tuple(whole.tolist()):
+        by_layer = hits.reshape(len(counts), -1, trace.layers)[:, :-1].sum(1)
+    else:
+        by_layer, _ = of_layers(trace, settings, whole)
+    sizes, layers = np.maximum(trace.layer_bytes, 1), np.arange(trace.layers)
+    found = []
+    for count in counts:
+        chosen = greedy(by_layer, whole, sizes, int(sizes.sum()) * count)
+        found.append(int(by_layer[chosen - whole[0], layers].sum()))
+    return found
 
 
 @lru_cache(maxsize=2)

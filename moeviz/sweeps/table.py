@@ -86,7 +86,8 @@ def _sweep(
         raise SweepError(
             "None of the files is a trace. `python -m moeviz import` makes one of other tools' files."
         )
-    rows += _worked_through(tasks, journal, executor, report, progress)
+    divide = not (plan.slots or plan.budgets)
+    rows += _worked_through(tasks, divide, journal, executor, report, progress)
     if not rows:
         raise SweepError(
             "Nothing fits: no trace could be replayed under any of the settings, so there is no table."
@@ -143,6 +144,7 @@ def _lock(file: IO[bytes]) -> None:
 
 def _worked_through(
     tasks: list[tuple[str, Settings, tuple[int, ...]]],
+    divide: bool,
     journal: IO[bytes],
     executor: Executor,
     report: Callable[[str], None],
@@ -150,7 +152,8 @@ def _worked_through(
 ) -> list[Row]:
     rows: list[Row] = []
     running = {
-        executor.submit(work, path, settings, rooms): (path, settings) for path, settings, rooms in tasks
+        executor.submit(work, path, settings, rooms, divide): (path, settings)
+        for path, settings, rooms in tasks
     }
     lost = losses()
     for number, future in enumerate(as_completed(running), start=1):
