@@ -890,3 +890,16 @@ def _made(kind: str, make: Callable[[], bytes]) -> bytes:
     if kind not in _MADE:
         _MADE[kind] = make()
     return _MADE[kind]
+
+
+def test_a_refusal_is_short_however_long_what_it_names() -> None:
+    from moeviz.files.importers import _guard
+
+    def refuse() -> Found:
+        raise TraceError(f"x.jsonl: line 2 is token {'9' * 5_000}; expected 1.")
+
+    with pytest.raises(TraceError) as refusal:
+        _guard("x.jsonl", refuse)
+    said = str(refusal.value)
+    assert (said[:24], said[-14:]) == ("x.jsonl: line 2 is token", "9; expected 1.")
+    assert len(said) <= 600

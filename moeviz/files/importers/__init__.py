@@ -32,6 +32,8 @@ from moeviz.files.importers.registry import (
 from moeviz.files.importers.source import MORE, Source, unpacked
 from moeviz.files.moetrace import MAX_FILE_BYTES
 
+LONGEST = 600  # characters of a refusal: a file may hold a number of thousands of digits
+
 for _module in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.name):
     importlib.import_module(f"{__name__}.{_module.name}")
 
@@ -112,6 +114,11 @@ def _guard(name: str, work: Callable[[], Found]) -> Found:
     """
     try:
         return work()
+    except TraceError as error:
+        said = str(error)
+        if len(said) <= LONGEST:
+            raise
+        raise TraceError(f"{said[: LONGEST - 200]} ... {said[-190:]}") from None
     except MoevizError:
         raise
     except MemoryError:
