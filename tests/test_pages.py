@@ -270,9 +270,10 @@ def test_a_comparison_measures_checks_itself_and_says_when_it_is_stale() -> None
     assert "same tokens in every run" in texts(app.markdown)
     table = app.dataframe[0].value
     assert table["settings"].tolist() == ["lru, 4 slots", "lfu, 4 slots", "on-demand"]
-    assert (table["tokens/s"] > 0).all()
+    assert (table["tokens/s, mean"] > 0).all()
     assert "--setting policy=lru,slots=4 --setting policy=lfu,slots=4" in texts(app.code)
-    assert "Measured speed" in payload(app)["verdict"]
+    assert "Over the 3 decoded tokens: " in texts(app.markdown)
+    assert "Measured speed over 3 decoded tokens: " in payload(app)["verdict"]
     assert "Measured before the settings were changed" not in texts(app.caption)
     app.session_state["links"]["b"] = "policy=fifo,slots=4"
     app.run()
