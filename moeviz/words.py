@@ -589,16 +589,12 @@ def trace(found: Trace) -> list[tuple[str, str]]:
     requests = len(found.sequences())
     several = f" of {requests:,} requests" if requests > 1 else ""
     machine = found.recorded.get("machine", "a machine that is not named")
+    layers, experts = many(found.layers, "MoE layer"), many(found.num_experts, "expert")
+    passes = many(len(lengths), "forward pass")
     rows = [
         ("Model", found.model or "unknown"),
-        (
-            "Shape",
-            f"{many(found.layers, 'MoE layer')} of {many(found.num_experts, 'expert')}, {found.k} for each token",
-        ),
-        (
-            "Tokens",
-            f"{found.tokens:,}{several} in {many(len(lengths), 'forward pass')}, the longest of {max(lengths):,}",
-        ),
+        ("Shape", f"{layers} of {experts}, {found.k} for each token"),
+        ("Tokens", f"{found.tokens:,}{several} in {passes}, the longest of {max(lengths):,}"),
         ("Expert", _expert(found)),
         ("Recorded", f"{found.recorded.get('time', 'unknown when')}, on {machine}"),
     ]

@@ -24,8 +24,9 @@ def over_slots(
     """A line for each policy, belady's in grey as the bound; `at` is the chosen slot count.
 
     The knee is the first policy's: beyond it each further slot brings less than the average one. `break_even`
-    is the hit ratio from which a cache is better than keeping whole layers resident; at 0 no line is drawn. `published`: curves of
-    others, dotted, of the policies that are shown; they lie where the same share of all experts has a slot.
+    is the hit ratio from which a cache is better than keeping whole layers resident; at 0 no line is drawn.
+    `published`: curves of others, dotted, of the policies that are shown; they lie where the same share of
+    all experts has a slot.
     """
     import pandas as pd
 
