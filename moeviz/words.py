@@ -10,6 +10,7 @@ escapes them.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 UNKNOWN = "–"  # where there is no number
 SUBJECTS = 3  # that one sentence can hold
+SAME_TIME = 0.01  # modelled times that are no further apart are shown as equal
 SAME = 5e-4  # hit ratios that differ by less are shown as equal
 
 GLOSSARY = {
@@ -413,6 +415,22 @@ def comparison_verdict(measured: Sequence[tuple[Settings, Repeated]]) -> str:
     if not others:
         return f"{of_tokens}{best.label}: {counted(found.median.main)}."
     return of_tokens + verdict(others[0][0].label, others[0][1], best.label, found)
+
+
+def worth_in_time(with_ms: float, without_ms: float) -> str:
+    """Whether pre-fetching saved time, by the cost model's ms per output token; empty where nothing was
+    decoded.
+    """
+    if math.isnan(with_ms) or math.isnan(without_ms):
+        return ""
+    change = with_ms / without_ms - 1
+    verdict = f"it saves {-change:.0%}" if change < 0 else f"it costs {change:.0%} more"
+    if abs(change) < SAME_TIME:
+        verdict = "no difference"
+    return (
+        f"Worth it in time, as modelled: {milliseconds(with_ms)} a token with these guesses, "
+        f"{milliseconds(without_ms)} without: {verdict}."
+    )
 
 
 def best_value(measured: Sequence[tuple[Settings, Repeated]]) -> str:

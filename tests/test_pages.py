@@ -546,6 +546,18 @@ def test_what_is_dropped_is_opened_and_is_the_current_trace(data_folder: Path) -
     assert app.selectbox(key="trace").value == "upload: mine"
 
 
+def test_what_an_importer_assumed_is_said_once_and_with_the_pages_own_control(data_folder: Path) -> None:
+    content = b"token,layer,expert\n0,0,1\n1,0,2\n2,0,1\n"
+    app = upload(opened("library"), ("small.csv", content))
+    assert not app.exception
+    assert "Opened small.csv: 3 tokens, 1 MoE layer of 3 experts." in texts(app.success)
+    said = texts(app.caption)
+    assert said.count("how many experts a layer has is not said") == 1
+    assert "under More, sets it" in said
+    assert "--experts" not in said
+    assert "Text:" not in texts(app.text)
+
+
 def test_counts_are_shown_by_experts_planned_with_and_refused_by_the_others(data_folder: Path) -> None:
     popular = Counts(np.arange(1.0, 65.0).reshape(8, 8), model="m", notes=("prompts were left out",))
     app = upload(opened("library"), ("popular.moecounts", to_bytes(popular)))

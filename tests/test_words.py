@@ -74,6 +74,15 @@ def test_a_comparison_says_of_which_tokens_it_speaks() -> None:
     assert f" over all {trace.tokens} tokens" in words.hit_verdict(trace, runs, [])
 
 
+def test_whether_guesses_are_worth_it_in_time_is_said_both_ways() -> None:
+    assert words.worth_in_time(9.0, 10.0).endswith(
+        "9.0 ms a token with these guesses, 10.0 ms without: it saves 10%."
+    )
+    assert words.worth_in_time(12.0, 10.0).endswith("it costs 20% more.")
+    assert words.worth_in_time(10.0, 10.01).endswith("no difference.")
+    assert words.worth_in_time(float("nan"), 10.0) == ""
+
+
 def test_one_thing_has_no_plural() -> None:
     assert [words.many(count, "MoE layer") for count in (1, 1_000)] == ["1 MoE layer", "1,000 MoE layers"]
     assert [words.many(count, "forward pass") for count in (1, 2)] == ["1 forward pass", "2 forward passes"]

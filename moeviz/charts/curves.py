@@ -31,7 +31,10 @@ def over_slots(
     import pandas as pd
 
     per_layer = curves[0].settings.scope == "layer"
-    figure = style.blank("slots per MoE layer" if per_layer else "slots in all", "hits / accesses", 400)
+    axis = "slots per MoE layer" if per_layer else "slots in all"
+    if published:
+        axis += "; dotted: where the same share of experts has a slot"
+    figure = style.blank(axis, "hits / accesses", 400)
     for number, one in enumerate(curves):
         bound = one.settings.policy == "belady"
         figure.add_scatter(
