@@ -10,6 +10,7 @@ escapes them.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 UNKNOWN = "–"  # where there is no number
 SUBJECTS = 3  # that one sentence can hold
+SAME_TIME = 0.01  # modelled times that are no further apart are shown as equal
 SAME = 5e-4  # hit ratios that differ by less are shown as equal
 
 GLOSSARY = {
@@ -201,6 +203,12 @@ def milliseconds(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:,.0f} ms" if value >= 100 else f"{value:.1f} ms"
 
 
+def many(count: int, what: str) -> str:
+    """A number of things that are counted: 1 token, 2 tokens, 3 passes."""
+    plural = "es" if what.endswith("s") else "s"
+    return f"{count:,} {what}{'' if count == 1 else plural}"
+
+
 def seconds_left(seconds: float) -> str:
     """About how long something still takes."""
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
@@ -345,7 +353,8 @@ def hits_verdict(first: str, a: Counts, second: str, b: Counts) -> str:
 
 def hit_verdict(found: Trace, runs: Sequence[Run], changes: Sequence[Change]) -> str:
     """Who of the first two runs hits more, over the whole text and on both sides of changes of subject, the
-    prompt included. Empty where there is one run.
+    prompt included. Says of how many tokens it speaks, since a measurement speaks of others. Empty where
+    there is one run.
     """
     if len(runs) < 2:
         return ""
@@ -353,6 +362,7 @@ def hit_verdict(found: Trace, runs: Sequence[Run], changes: Sequence[Change]) ->
     if names[0] == names[1]:
         return "Both are set alike."
     whole = hits_verdict(names[0], metrics.counts(runs[0]), names[1], metrics.counts(runs[1]))
+    whole += f" over all {many(found.tokens, 'token')}"
     subjects = [changes[0].before, *(one.after for one in changes)] if changes else []
     if not 2 <= len(subjects) <= SUBJECTS:
         return f"{whole}."
@@ -399,10 +409,28 @@ def comparison_verdict(measured: Sequence[tuple[Settings, Repeated]]) -> str:
     if not caches:
         return "No cache was compared, only baselines."
     best, found = max(caches, key=lambda pair: pair[1].median.main.hit_ratio or 0.0)
+    decoded = found.median.decoded
+    of_tokens = f"Over the {many(decoded, 'decoded token')}: " if decoded else "Over the prompt: "
     others = [(one, other) for one, other in caches if one is not best]
     if not others:
-        return f"{best.label}: {counted(found.median.main)}."
-    return verdict(others[0][0].label, others[0][1], best.label, found)
+        return f"{of_tokens}{best.label}: {counted(found.median.main)}."
+    return of_tokens + verdict(others[0][0].label, others[0][1], best.label, found)
+
+
+def worth_in_time(with_ms: float, without_ms: float) -> str:
+    """Whether pre-fetching saved time, by the cost model's ms per output token; empty where nothing was
+    decoded.
+    """
+    if math.isnan(with_ms) or math.isnan(without_ms):
+        return ""
+    change = with_ms / without_ms - 1
+    verdict = f"it saves {-change:.0%}" if change < 0 else f"it costs {change:.0%} more"
+    if abs(change) < SAME_TIME:
+        verdict = "no difference"
+    return (
+        f"Worth it in time, as modelled: {milliseconds(with_ms)} a token with these guesses, "
+        f"{milliseconds(without_ms)} without: {verdict}."
+    )
 
 
 def best_value(measured: Sequence[tuple[Settings, Repeated]]) -> str:
@@ -466,8 +494,8 @@ def numbers(found: Summary, bound: float | None = None, rule: str = "pinned") ->
     if found.times and found.times.tokens_per_second:
         first = f"the first after {milliseconds(found.times.ttft_ms)}"
         median, p95 = milliseconds(found.times.tpot_ms_median), milliseconds(found.times.tpot_ms_p95)
-        each = f"then {median} each (p95 {p95})"
-        rows.append(("Speed", f"{per_second(found.times)}, {first}, {each}"))
+        each = f"then {median} each in the median (p95 {p95})"
+        rows.append(("Speed", f"{per_second(found.times)} in the mean, {first}, {each}"))
         parts = (
             f"experts compute {milliseconds(found.times.compute_ms_per_token)}, "
             f"stall {milliseconds(found.times.stall_ms_per_token)}, "
@@ -540,13 +568,12 @@ def trace(found: Trace) -> list[tuple[str, str]]:
     requests = len(found.sequences())
     several = f" of {requests:,} requests" if requests > 1 else ""
     machine = found.recorded.get("machine", "a machine that is not named")
+    layers, experts = many(found.layers, "MoE layer"), many(found.num_experts, "expert")
+    passes = many(len(lengths), "forward pass")
     rows = [
         ("Model", found.model or "unknown"),
-        ("Shape", f"{found.layers} MoE layers of {found.num_experts} experts, {found.k} for each token"),
-        (
-            "Tokens",
-            f"{found.tokens:,}{several} in {len(lengths):,} forward passes, the longest of {max(lengths):,}",
-        ),
+        ("Shape", f"{layers} of {experts}, {found.k} for each token"),
+        ("Tokens", f"{found.tokens:,}{several} in {passes}, the longest of {max(lengths):,}"),
         ("Expert", _expert(found)),
         ("Recorded", f"{found.recorded.get('time', 'unknown when')}, on {machine}"),
     ]
@@ -587,7 +614,7 @@ def choices(a: Trace, b: Trace) -> tuple[str, str]:
         return (
             ("the same", "the same")
             if a.tokens == b.tokens
-            else (f"{a.tokens:,} tokens", f"{b.tokens:,} tokens")
+            else (many(a.tokens, "token"), many(b.tokens, "token"))
         )
     token, layer = (int(number) for number in other[0])
     return tuple(  # type: ignore[return-value]

@@ -24,7 +24,7 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     shelf.actions(name, trace, run)
     with forms.drawer(experts_of_file=0):
         st.number_input(
-            "Experts per layer, where a file does not say",
+            shelf.EXPERTS,
             0,
             MAX_EXPERTS,
             key="experts_of_file",
@@ -34,8 +34,8 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
         st.caption(shelf.LIMITS)
         st.divider()
         shelf.export(name, trace, run)
-for note in trace.notes:
-    st.caption(show.plain(note))
+shelf.notes(trace.notes)
 if trace.prompt:
     st.text(f"Prompt: {trace.prompt}")
-st.text("Text: " + "".join(trace.texts[:SHOWN]) + ("…" if trace.tokens > SHOWN else ""))
+if text := "".join(trace.texts[:SHOWN]):
+    st.text(f"Text: {text}{'…' if trace.tokens > SHOWN else ''}")

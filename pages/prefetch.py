@@ -55,7 +55,8 @@ with left:
 with right:
     show.chart(traffic.ledger(run), "ledger")
     show.chart(traffic.crossed(run, without), "crossed")
-st.caption(f"Break-even and modelled times: costs of {show.plain(whose)}.")
+saved = words.worth_in_time(cost.predict(run, costs), cost.predict(without, costs))
+st.caption(f"{saved} Break-even and modelled times: costs of {show.plain(whose)}.")
 step = components.strip(trace, run)
 show.chart(lanes.over_passes(run, step, int(passes), costs), "lanes")
 if settings.prefetch in found:

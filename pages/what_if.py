@@ -60,7 +60,7 @@ except MoevizError as error:
 even = cost.break_even(
     at if scope == "layer" else round(at / trace.layers), trace.num_experts, trace.layers, trace.k
 )
-left, right = st.columns([3, 2])
+left, right = st.columns(2)  # so wide that both headings, badges and Table stay in one line
 with left:
     show.chart(curves.over_slots(found, at, even, laid), "curves")
     others.sources(laid)

@@ -268,6 +268,15 @@ def test_the_curve_marks_the_bound_and_says_who_hits_most(recorded: tuple[Trace,
     assert chart.figure.data[2].line.color == style.BOUND
     assert chart.table.loc[chart.table["slots"] == 4, "lru"].item() == curves.at_slots(found[0], 4)
     assert chart.alt.startswith("At 4 slots lru hits most")
+    assert curves.over_slots(found[:2], trace.k).alt.startswith("At 2 slots all hit alike, ")
+
+
+def test_where_nothing_hits_the_axis_stays_within_shares() -> None:
+    short = random_trace(1, tokens=4, layers=1, k=1, prompt=1, lookaheads=0)
+    once = replace(short, experts=np.arange(4, dtype=np.int16).reshape(4, 1, 1))
+    chart = curves.over_slots([curve(once, Settings(policy, 1)) for policy in ("lru", "belady")], 2)
+    low, high = chart.figure.layout.yaxis.range
+    assert 0 <= low < high <= 1.03
 
 
 @pytest.mark.parametrize("make", [hits.compared, traffic.per_token])

@@ -297,6 +297,12 @@ def test_what_show_and_diff_say_to_programs_is_what_the_schema_says(trace: Path,
     assert found["differs"]["choices"][0].startswith("first other one: token 0")
     assert found["numbers"]["hit_ratio"]["first"] != found["numbers"]["hit_ratio"]["second"]
     assert found["passed_limits"] == []
+    said = CliRunner().invoke(main, ["diff", str(trace), str(other), "--replay", "--slots", "3"]).output
+    assert "Numbers: both replayed under lru, 3 slots." in said
+    said = CliRunner().invoke(main, ["diff", str(trace), str(other)]).output
+    assert f"both replayed under lru, 4 slots, since no run was recorded with {trace.name}." in said
+    said = CliRunner().invoke(main, ["diff", str(other), str(other)]).output
+    assert "Numbers: of the recorded runs, lru, 3 slots." in said
 
 
 def test_a_run_whose_slow_tier_fails_keeps_what_it_captured(

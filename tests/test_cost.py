@@ -136,7 +136,8 @@ def test_measured_lanes_are_the_runs_times() -> None:
 
 
 def test_break_even() -> None:
-    assert cost.break_even(4, 8, 8, 2) == pytest.approx(30 / 64)
+    assert cost.break_even(4, 8, 8, 2) == 3 / 8  # 30 of 64 experts: three layers, and six over
+    assert cost.break_even(4, 8, 1, 2) == 0  # half of the only layer is no layer
     assert cost.break_even(8, 8, 8, 2) == 1
 
 

@@ -272,9 +272,10 @@ def test_a_comparison_measures_checks_itself_and_says_when_it_is_stale() -> None
     assert "same tokens in every run" in texts(app.markdown)
     table = app.dataframe[0].value
     assert table["settings"].tolist() == ["lru, 4 slots", "lfu, 4 slots", "on-demand"]
-    assert (table["tokens/s"] > 0).all()
+    assert (table["tokens/s, mean"] > 0).all()
     assert "--setting policy=lru,slots=4 --setting policy=lfu,slots=4" in texts(app.code)
-    assert "Measured speed" in payload(app)["verdict"]
+    assert "Over the 3 decoded tokens: " in texts(app.markdown)
+    assert "Measured speed over 3 decoded tokens: " in payload(app)["verdict"]
     assert "Measured before the settings were changed" not in texts(app.caption)
     app.session_state["links"]["b"] = "policy=fifo,slots=4"
     app.run()
@@ -571,6 +572,18 @@ def test_what_is_dropped_is_opened_and_is_the_current_trace(data_folder: Path) -
     assert app.selectbox(key="trace").value == "upload: mine"
     turned(app, "timeline")
     assert app.selectbox(key="trace").value == "upload: mine"
+
+
+def test_what_an_importer_assumed_is_said_once_and_with_the_pages_own_control(data_folder: Path) -> None:
+    content = b"token,layer,expert\n0,0,1\n1,0,2\n2,0,1\n"
+    app = upload(opened("library"), ("small.csv", content))
+    assert not app.exception
+    assert "Opened small.csv: 3 tokens, 1 MoE layer of 3 experts." in texts(app.success)
+    said = texts(app.caption)
+    assert said.count("how many experts a layer has is not said") == 1
+    assert "under More, sets it" in said
+    assert "--experts" not in said
+    assert "Text:" not in texts(app.text)
 
 
 def test_counts_are_shown_by_experts_planned_with_and_refused_by_the_others(data_folder: Path) -> None:

@@ -257,7 +257,7 @@ def test_the_next_plan_says_how_far_off_the_last_one_was(data: Path) -> None:
     assert (ran.planned_hit_ratio, ran.planned_least) == (lfu.hit_ratio, lfu.band.least)
     assert ran.hit_ratio == lfu.hit_ratio  # decisions are exact
     assert ran.tokens_per_second == pytest.approx(100, rel=0.1)
-    assert "Last run" in dict(engine.rows(found))
+    assert dict(engine.rows(found))["Last run"].startswith("m: lfu with 3 slots a layer, each of ")
     assert [path.name for path in data.iterdir()] == ["plans.json"]
 
 
@@ -273,6 +273,8 @@ def test_what_was_not_planned_is_not_compared(data: Path) -> None:
     trace = replace(random_trace(1), model="m")
     engine.settle(trace, timed(replay(trace, Settings("lfu", 3, scope="model"))))
     engine.settle(trace, replay(trace, Settings("lfu", 3)))  # not measured
+    run = timed(replay(trace, Settings("lfu", 3)))
+    engine.settle(trace, replace(run, passes=replace(run.passes, tokens=run.passes.tokens * 2)))  # two texts
     assert engine.last("m") is None
     engine.settle(trace, timed(replay(trace, Settings("lfu", 3))))
     ran = engine.last("m")
@@ -289,6 +291,12 @@ def test_a_damaged_store_holds_nothing_and_is_written_anew(content: str, data: P
     assert engine.last("m") is None
     engine.remember(plan("m", SIZE, RAM, context=10))
     assert "m" in json.loads((data / "plans.json").read_text())
+
+
+def test_a_context_beyond_the_models_own_is_said_to_be_cut() -> None:
+    texts = [dict(engine.rows(engine.make(context=asked)))["Keys and values"] for asked in (4_096, 100)]
+    assert texts[0].endswith("for 2,048 tokens, this model's own limit: it takes no more")
+    assert texts[1].endswith("for 100 tokens")
 
 
 def test_the_last_run_tells_what_compute_takes() -> None:

@@ -56,6 +56,7 @@ def test_a_published_curve_lies_where_the_same_share_of_experts_has_a_slot() -> 
     own = [curve(trace, Settings(policy)) for policy in ("lru", "belady")]
     chart = curves.over_slots(own, 4, published=[named("Qwen3-30B-A3B (moe-trace)")])
     theirs = chart.figure.data[2:]
+    assert "the same share of experts" in chart.figure.layout.xaxis.title.text
     assert [line.name for line in theirs] == [
         "lru, Qwen3-30B-A3B (moe-trace)",
         "belady, Qwen3-30B-A3B (moe-trace)",

@@ -12,6 +12,7 @@ from moeviz import words
 from moeviz.core.replay import replay
 from moeviz.core.run import Tier
 from moeviz.core.settings import Settings
+from moeviz.core.trace import DECODE
 from moeviz.numbers import metrics
 from moeviz.numbers.metrics import Counts
 
@@ -60,6 +61,29 @@ def test_a_verdict_says_points_and_claims_speed_only_outside_the_spread() -> Non
     assert "speed: not measured" in words.verdict(
         "a", metrics.repeated([run]), "b", metrics.repeated([other])
     )
+
+
+def test_a_comparison_says_of_which_tokens_it_speaks() -> None:
+    trace = random_trace(1, tokens=60)
+    runs = [timed(replay(trace, Settings(name, 3))) for name in ("lru", "lfu")]
+    decoded = int((trace.phase == DECODE).sum())
+    found = [(run.settings, metrics.repeated([run])) for run in runs]
+    assert words.comparison_verdict(found).startswith(f"Over the {decoded} decoded tokens: ")
+    assert f" over all {trace.tokens} tokens" in words.hit_verdict(trace, runs, [])
+
+
+def test_whether_guesses_are_worth_it_in_time_is_said_both_ways() -> None:
+    assert words.worth_in_time(9.0, 10.0).endswith(
+        "9.0 ms a token with these guesses, 10.0 ms without: it saves 10%."
+    )
+    assert words.worth_in_time(12.0, 10.0).endswith("it costs 20% more.")
+    assert words.worth_in_time(10.0, 10.01).endswith("no difference.")
+    assert words.worth_in_time(float("nan"), 10.0) == ""
+
+
+def test_one_thing_has_no_plural() -> None:
+    assert [words.many(count, "MoE layer") for count in (1, 1_000)] == ["1 MoE layer", "1,000 MoE layers"]
+    assert [words.many(count, "forward pass") for count in (1, 2)] == ["1 forward pass", "2 forward passes"]
 
 
 def test_the_best_value_is_speed_gained_for_memory() -> None:

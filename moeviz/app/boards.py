@@ -207,7 +207,8 @@ def _speed(two: list[Settings]) -> str:
         return ""
     first, second = (metrics.repeated(found[one]) for one in two)
     told = words.speed_verdict(words.setting_names(two)[1], first, second)
-    return f" Measured {told}."
+    decoded = words.many(first.median.decoded, "decoded token")
+    return f" Measured {told.replace('speed', f'speed over {decoded}', 1)}."
 
 
 def _menus(trace: Trace, scope: str) -> dict[str, list[tuple[str | int, str]]]:

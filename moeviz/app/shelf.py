@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -21,7 +21,9 @@ from moeviz.files.importers import IMPORTERS, Counted, Options
 from moeviz.files.library import named_trace
 from moeviz.files.moecounts import Counts
 from moeviz.files.moetrace import MAX_FILE_BYTES
+from moeviz.words import many
 
+EXPERTS = "Experts per layer, where a file does not say"  # of the files that are dropped next
 LIMITS = (
     f"Up to {MAX_FILE_BYTES >> 20} MiB, {MAX_TOKENS:,} tokens, {MAX_LAYERS} layers, {MAX_EXPERTS:,} experts, "
     f"{MAX_K} per token. Nothing in a file is run, and each is read in a "
@@ -55,25 +57,35 @@ def drop(experts: int) -> None:
         state.uploads = number + 1  # an uploader of another key holds no files
         st.rerun()
     for kind, line in state.pop("told", []):
-        {"good": st.success, "bad": st.error, "note": st.caption}[kind](plain(line))
+        {"good": st.success, "bad": st.error}[kind](plain(line))
 
 
 def _opened(file: str, content: bytes, experts: int) -> list[tuple[str, str]]:
-    """What came of one file, in lines of a kind: good, bad, note."""
+    """What came of one file, in lines of a kind: good or bad."""
     try:
         found = open_guarded(file, content, Options(experts=experts))
         base = library.safe_name(file.removesuffix(moecounts.SUFFIX))
         if isinstance(found, Counted):
             traces.open_counts(base, found.counts)
             counts = found.counts
-            shape = f"counts without order, {counts.layers} MoE layers of {counts.num_experts} experts"
+            shape = f"counts without order, {_of(counts.layers, counts.num_experts)}"
         else:
             traces.open_(base, found.trace, found.run)
             trace = found.trace
-            shape = f"{trace.tokens:,} tokens, {trace.layers} MoE layers of {trace.num_experts} experts"
+            shape = f"{many(trace.tokens, 'token')}, {_of(trace.layers, trace.num_experts)}"
     except TraceError as error:
         return [("bad", str(error))]
-    return [("good", f"Opened {base}: {shape}."), *(("note", f"{base}: {line}.") for line in found.report)]
+    return [("good", f"Opened {base}: {shape}.")]  # its notes stand beside it once it is shown
+
+
+def _of(layers: int, experts: int) -> str:
+    return f"{many(layers, 'MoE layer')} of {many(experts, 'expert')}"
+
+
+def notes(several: Sequence[str]) -> None:
+    """What an importer left out or assumed; the page's own control in an option's place."""
+    for note in several:
+        st.caption(plain(note.replace("--experts sets it", f"“{EXPERTS}”, under More, sets it")))
 
 
 def table() -> None:
@@ -147,8 +159,7 @@ def counts(found: Counts) -> None:
             del jobs.desk().counted[name]
             st.rerun()
     st.caption(plain(f"{name} {traces.NO_ORDER}"))
-    for note in found.notes:
-        st.caption(plain(note))
+    notes(found.notes)
 
 
 def actions(name: str, trace: Trace, run: Run | None) -> None:

@@ -32,7 +32,10 @@ def charts(measured: times.Measured, kind: str = "measured") -> list[Chart]:
 
 
 def table(measured: times.Measured) -> pd.DataFrame:
-    """One row for each named Settings: medians over its repeats."""
+    """One row for each named Settings: medians over its repeats.
+
+    tokens/s is of the mean token of a run and TPOT of the median one, so that 1,000 / TPOT is another number.
+    """
     import pandas as pd
 
     rows = [metrics.repeated(runs) for _, runs in measured]
@@ -40,14 +43,14 @@ def table(measured: times.Measured) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "settings": [name for name, _ in measured],
-            "tokens/s": [one and one.tokens_per_second for one in times_of],
-            "least": [row.least and row.least.tokens_per_second for row in rows],
-            "most": [row.most and row.most.tokens_per_second for row in rows],
+            "tokens/s, mean": [one and one.tokens_per_second for one in times_of],
+            "tokens/s, least": [row.least and row.least.tokens_per_second for row in rows],
+            "tokens/s, most": [row.most and row.most.tokens_per_second for row in rows],
             "hit ratio": [row.median.main.hit_ratio for row in rows],
             "stall ms/token": [one and one.stall_ms_per_token for one in times_of],
             "TTFT ms": [one and one.ttft_ms for one in times_of],
-            "TPOT ms": [one and one.tpot_ms_median for one in times_of],
-            "TPOT p95 ms": [one and one.tpot_ms_p95 for one in times_of],
+            "TPOT ms, median": [one and one.tpot_ms_median for one in times_of],
+            "TPOT ms, p95": [one and one.tpot_ms_p95 for one in times_of],
             "MB on demand": [row.median.moved.demand / 1e6 for row in rows],
             "MB guessed, useful": [row.median.moved.prefetch_useful / 1e6 for row in rows],
             "MB guessed, wasted": [row.median.moved.prefetch_wasted / 1e6 for row in rows],

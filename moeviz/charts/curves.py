@@ -13,7 +13,7 @@ from moeviz.charts import style
 from moeviz.charts.chart import Chart
 from moeviz.numbers.curves import Curve, knee
 from moeviz.numbers.published import Published
-from moeviz.words import percent
+from moeviz.words import SAME, many, percent
 
 HOLLOW = ("circle-open", "square-open", "diamond-open", "cross-open", "x-open", "triangle-up-open")
 
@@ -24,13 +24,17 @@ def over_slots(
     """A line for each policy, belady's in grey as the bound; `at` is the chosen slot count.
 
     The knee is the first policy's: beyond it each further slot brings less than the average one. `break_even`
-    is the hit ratio from which a cache is better than keeping whole layers resident. `published`: curves of
-    others, dotted, of the policies that are shown; they lie where the same share of all experts has a slot.
+    is the hit ratio from which a cache is better than keeping whole layers resident; at 0 no line is drawn.
+    `published`: curves of others, dotted, of the policies that are shown; they lie where the same share of
+    all experts has a slot.
     """
     import pandas as pd
 
     per_layer = curves[0].settings.scope == "layer"
-    figure = style.blank("slots per MoE layer" if per_layer else "slots in all", "hits / accesses", 400)
+    axis = "slots per MoE layer" if per_layer else "slots in all"
+    if published:
+        axis += "; dotted: where the same share of experts has a slot"
+    figure = style.blank(axis, "hits / accesses", 400)
     for number, one in enumerate(curves):
         bound = one.settings.policy == "belady"
         figure.add_scatter(
@@ -42,14 +46,14 @@ def over_slots(
             marker={"symbol": number % 12, "size": 7},
         )
     cursor = {"color": style.CURSOR, "width": 2}
-    figure.add_vline(at, line=cursor, annotation_text=f"{at} slots", annotation_position="bottom right")
+    figure.add_vline(at, line=cursor, annotation_text=many(at, "slot"), annotation_position="bottom right")
     bend = knee(curves[0])
     if bend is not None:
         note = {"annotation_text": "knee", "annotation_position": "top left"}
         figure.add_vline(bend, line={"color": style.BOUND, "width": 1, "dash": "dot"}, **note)
-    if break_even is not None:
+    if break_even:
         note = {
-            "annotation_text": "whole layers resident would hit this",
+            "annotation_text": "whole layers resident from the start would hit this",
             "annotation_position": "bottom right",
         }
         figure.add_hline(break_even, line={"color": style.BOUND, "width": 1, "dash": "dash"}, **note)
@@ -76,6 +80,8 @@ def over_slots(
             own = pd.DataFrame({"slots": x, name: theirs.hit_ratio[policy]})
             table = table.merge(own, how="outer", on="slots")
             shown += [min(theirs.hit_ratio[policy]), max(theirs.hit_ratio[policy])]
+    if break_even:
+        shown.append(break_even)  # its line is not outside
     style.share_axis(figure, shown)
     return Chart("Hit ratio over slots", figure, table, "replayed", _told(curves, at))
 
@@ -92,11 +98,14 @@ def at_slots(one: Curve, slots: int) -> float:
 def _told(curves: Sequence[Curve], at: int) -> str:
     found = {name_of(one): at_slots(one, at) for one in curves}
     real = {name: ratio for name, ratio in found.items() if name != "belady"}
+    slots = many(at, "slot")
     if not real:
-        return f"At {at} slots no policy can hit more than {percent(found['belady'])}."
-    best = max(real, key=lambda name: real[name])
-    text = f"At {at} slots {best} hits most, {percent(real[best])}"
-    if len(real) > 1:
-        worst = min(real, key=lambda name: real[name])
-        text += f", {worst} least, {percent(real[worst])}"
+        return f"At {slots} no policy can hit more than {percent(found['belady'])}."
+    best, worst = max(real, key=lambda name: real[name]), min(real, key=lambda name: real[name])
+    if len(real) == 1:
+        text = f"At {slots} {best} hits {percent(real[best])}"
+    elif real[best] - real[worst] < SAME:
+        text = f"At {slots} all hit alike, {percent(real[best])}"
+    else:
+        text = f"At {slots} {best} hits most, {percent(real[best])}, {worst} least, {percent(real[worst])}"
     return text + (f"; no policy can hit more than {percent(found['belady'])}." if "belady" in found else ".")

@@ -56,7 +56,8 @@ def share_axis(figure: go.Figure, values: Sequence[float], most: float = 1.0) ->
     known = [value for value in values if value == value]
     least = min(known, default=0.0)
     start = 0.0 if least < 0.25 else int((least - 0.05) * 10) / 10
-    top = most if max(known, default=most) > 0.6 * most else min(most, 1.25 * max(known))
+    highest = max(known, default=most)
+    top = most if highest > 0.6 * most or highest <= 0 else min(most, 1.25 * highest)
     figure.update_yaxes(range=[start, top + 0.02 * (top - start)], tickformat=".0%")
 
 

@@ -12,6 +12,7 @@ from moeviz.charts import style
 from moeviz.charts.chart import Chart, kind_of
 from moeviz.core.run import Run
 from moeviz.numbers import metrics
+from moeviz.words import percent
 
 USEFUL_IN_TIME = "#009E73"
 
@@ -52,9 +53,12 @@ def ledger(run: Run) -> Chart:
     alt = "Every expert that was guessed was resident already, so nothing was copied."
     if books.issued:
         alt = (
-            f"Of {books.issued:,} copies that were guessed {books.useful:,} were useful"
-            + ("" if books.late is None else f" ({late:,} came late)")
-            + f" and {books.wasted:,} wasted; {books.dropped:,} more guesses found no slot."
+            f"Of {books.issued:,} copies that were guessed {books.useful:,} were useful "
+            f"({percent(books.useful / books.issued)})"
+            + ("" if books.late is None else f", of which {late:,} came late,")
+            + f" and {books.wasted:,} wasted; {books.dropped:,} more guesses found no slot. "
+            "A guess whose expert was resident already, as right ones often are, copied nothing and is not "
+            "counted here: so the share of useful copies is not that of right guesses."
         )
     return Chart("What became of the guesses", figure, table, kind_of(run), alt)
 

@@ -92,6 +92,7 @@ def import_(
     from moeviz.files import moecounts, moetrace
     from moeviz.files.guarded import open_file
     from moeviz.files.importers import Counted, Options
+    from moeviz.words import many
 
     with refusing():
         found = open_file(source, Options(experts, prompt_tokens, axes, top_k), kind)
@@ -105,7 +106,8 @@ def import_(
                     f"{out.with_suffix(moecounts.SUFFIX).name} to keep them as calibration."
                 )
             content = moecounts.to_bytes(found.counts)
-            shape = f"{found.counts.layers} MoE layers of {found.counts.num_experts} experts"
+            layers, experts = found.counts.layers, found.counts.num_experts
+            shape = f"{many(layers, 'MoE layer')} of {many(experts, 'expert')}"
         else:
             if out.suffix == moecounts.SUFFIX:
                 raise TraceError(
@@ -115,8 +117,8 @@ def import_(
             content = moetrace.to_bytes(trace, found.run)
             requests = f" of {len(trace.sequences())} requests" if trace.sequence is not None else ""
             shape = (
-                f"{trace.tokens:,} tokens{requests}, {trace.layers} MoE layers of {trace.num_experts} "
-                f"experts, {trace.k} per token"
+                f"{many(trace.tokens, 'token')}{requests}, {many(trace.layers, 'MoE layer')} of "
+                f"{many(trace.num_experts, 'expert')}, {trace.k} per token"
             )
         with writing(out):
             moetrace.write_atomically(out, content)

@@ -85,8 +85,8 @@ def plan(
     model has run since.
 
     \b
-    Example: how many slots do 32 MiB give, and what would a SATA SSD make of them?
-      python -m moeviz plan --fast 32MiB --link "SATA SSD" --trace sample_traces/bible.moetrace
+    Example: how many slots do 64 MiB give, and what would a SATA SSD make of them?
+      python -m moeviz plan --fast 64MiB --link "SATA SSD" --trace sample_traces/bible.moetrace
     """
     from moeviz import words
     from moeviz.engine import plan as plans

@@ -102,6 +102,7 @@ def diff(first: Path, second: Path, replayed: bool, fail_below: str, as_json: bo
         settings = settings_of(others)
         a, b = api.imported(first), api.imported(second)
         runs: tuple[Run, Run]
+        bare = list(dict.fromkeys(path.name for path, one in ((first, a), (second, b)) if one.run is None))
         if replayed or a.run is None or b.run is None:
             runs = replay(a.trace, settings), replay(b.trace, settings)
         else:
@@ -123,6 +124,12 @@ def diff(first: Path, second: Path, replayed: bool, fail_below: str, as_json: bo
             table(("differs", first.name, second.name), [(name, *pair) for name, pair in about.items()])
         else:
             click.echo("Same model, prompt, settings and choices of the routers.")
+        if replayed or bare:
+            why = "" if replayed else f", since no run was recorded with {' and '.join(bare)}"
+            click.echo(words.harmless(f"Numbers: both replayed under {settings.label}{why}."))
+        else:
+            under = dict.fromkeys(run.settings.label for run in runs)
+            click.echo(words.harmless(f"Numbers: of the recorded runs, {' against '.join(under)}."))
         changed = [(name, *words.difference(name, one)) for name, one in rows.items() if one.changed]
         if changed:
             table(("number", first.name, second.name, "difference"), changed)

@@ -28,7 +28,8 @@ class Machine:
     @property
     def label(self) -> str:
         """Name and figures, for badges and captions."""
-        figures = f"{self.gigabytes_per_second:g} GB/s, {self.latency_ms:g} ms"
+        form = "g" if self.nominal else ".2f"  # a measurement is no more exact than that
+        figures = f"{self.gigabytes_per_second:{form}} GB/s, {self.latency_ms:{form}} ms"
         return figures if self.name == TYPED else f"{self.name} ({figures})"
 
 

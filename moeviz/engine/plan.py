@@ -20,8 +20,8 @@ from typing import Any
 from moeviz import words
 from moeviz.core.machines import Machine, find
 from moeviz.core.oracle import BUNDLED_NAME
-from moeviz.core.run import Run
-from moeviz.core.trace import Trace
+from moeviz.core.run import Run, Tier
+from moeviz.core.trace import DECODE, Trace
 from moeviz.engine import tiers
 from moeviz.engine.cachefolder import cache_folder
 from moeviz.files import headers, library
@@ -97,6 +97,7 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
     size, memory, layers = plan.size, plan.memory, plan.size.layers
     packed, unpacked = ({getattr(layer, kind) for layer in layers} for kind in ("packed", "unpacked"))
     experts = {layer.experts for layer in layers}
+    limit = ", this model's own limit: it takes no more" if plan.context == size.longest else ""
     keys = words.UNKNOWN if plan.cache_bytes is None else words.memory(plan.cache_bytes)
     found = [
         ("Model", f"{plan.model} ({size.architecture}), planned in {size.dtype}"),
@@ -104,7 +105,7 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
         ("Dense part", f"{words.memory(size.dense)} ({words.memory(size.dense_packed)} in the checkpoint)"),
         ("One expert", f"{_range(unpacked)} in a slot ({_range(packed)} in the checkpoint)"),
         ("All", f"{words.memory(size.all_unpacked)} ({words.memory(size.all_packed)} in the checkpoint)"),
-        ("Keys and values", f"{keys} for {plan.context:,} tokens"),
+        ("Keys and values", f"{keys} for {words.many(plan.context, 'token')}{limit}"),
         ("Fast tier", f"{words.memory(memory.fast)}: {memory.fast_what}"),
         ("Slots that fit", _slots(plan)),
     ]
@@ -121,12 +122,12 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
     )
     found.append(("Compute", compute))
     if (ran := last(plan.model)) is not None:
-        found.append(("Last run", off_by(ran)))
+        found.append(("Last run", f"{plan.model}: {off_by(ran)}"))
     for row in plan.rows:
         has = f"{_fits(row.fits)}: fast tier {words.memory(row.fast)} of {words.memory(memory.fast)}"
         there = f"slow tier host {_fits(row.host_fits)}: {need} of {words.memory(memory.host)}"
         beside = " beside them" if memory.fast_is_host else ""
-        found.append((f"{row.slots} slots a layer", f"{has}; {there}{beside}"))
+        found.append((f"{words.many(row.slots, 'slot')} a layer", f"{has}; {there}{beside}"))
         for one in row.expected:
             found.append((f"  {one.policy}", f"{words.percent(one.hit_ratio)} hit{_speed(one.band)}"))
     return found
@@ -233,6 +234,7 @@ class Ran:
     planned_hit_ratio: float | None = None  # None where no plan had this policy at these slots
     planned_least: float | None = None  # tokens/s
     planned_most: float | None = None
+    link: str = ""  # that it ran over, in words; empty where that is not known
 
 
 def remember(plan: Plan) -> None:
@@ -252,10 +254,13 @@ def settle(trace: Trace, run: Run) -> None:
     """Keeps how a measured run came out, beside what was planned for its model, policy and slots. Raises
     OSError.
 
-    Does nothing for a run that no plan speaks of: a baseline, a shared pool, pre-fetching.
+    Does nothing for a run that no plan speaks of: a baseline, a shared pool, pre-fetching, several texts at a
+    time (a pass then brings several tokens, and takes longer than one text's).
     """
     settings, parts = run.settings, metrics.stack(run)
     if parts is None or settings.baseline or settings.scope != "layer" or settings.prefetch != "none":
+        return
+    if (run.passes.tokens[run.passes.phase == DECODE] > 1).any():
         return
     found = metrics.summary(run)
     ran = Ran(
@@ -265,6 +270,7 @@ def settle(trace: Trace, run: Run) -> None:
         found.decode.hit_ratio,
         found.times.tokens_per_second if found.times else None,
         parts.compute + parts.other,
+        link=_link_in_words(run.tier),
     )
     kept = _kept()
     about = kept.pop(trace.model, {})
@@ -273,6 +279,13 @@ def settle(trace: Trace, run: Run) -> None:
         hit_ratio, least, most = planned
         ran = replace(ran, planned_hit_ratio=hit_ratio, planned_least=least, planned_most=most)
     _keep({**kept, trace.model: {**about, "ran": asdict(ran)}})
+
+
+def _link_in_words(tier: Tier | None) -> str:
+    if tier is None:
+        return ""
+    paced = f"; {tier.pace_in_words}" if tier.pace else ""
+    return f"{tier.kind}, {tier.gigabytes_per_second:.2f} GB/s, {tier.latency_ms:.2f} ms per expert{paced}"
 
 
 def last(model: str) -> Ran | None:
@@ -285,7 +298,9 @@ def last(model: str) -> Ran | None:
 
 def off_by(ran: Ran) -> str:
     """How far off the plan of a run was, in words."""
-    what = f"{ran.policy} with {ran.slots} slots of {words.memory(ran.expert_bytes)}"
+    slots = words.many(ran.slots, "slot")
+    what = f"{ran.policy} with {slots} a layer, each of {words.memory(ran.expert_bytes)}"
+    what += f", over {ran.link}" if ran.link else ""
     speed = words.UNKNOWN if ran.tokens_per_second is None else f"{ran.tokens_per_second:.3g} tokens/s"
     measured = f"measured {words.percent(ran.hit_ratio)} hit and {speed}"
     if ran.planned_hit_ratio is None:

@@ -305,11 +305,11 @@ def break_even(slots: int, experts: int, layers: int, k: int) -> float:
     """Hit ratio from which a cache pays against keeping whole layers resident in the same memory.
 
     The memory of `slots` experts per layer also holds every expert of some layers for good, and k slots for
-    the others to compute from: then the share of accesses that never miss is (slots x layers - k) / (experts
-    x layers), and a cache has to hit more often than that. Against on-demand any hit pays, as long as nothing
-    is pre-fetched in vain.
+    the others to compute from: (slots x layers - k) / experts of them, rounded down to whole ones. Their
+    share of the layers is the share of accesses that never miss, and a cache has to hit more often than that;
+    0 where not one layer fits. Against on-demand any hit pays, as long as nothing is pre-fetched in vain.
     """
-    return max(0.0, (slots * layers - k) / (experts * layers)) if slots < experts else 1.0
+    return max(0, (slots * layers - k) // experts) / layers if slots < experts else 1.0
 
 
 def modelled_passes(run: Run, costs: Costs) -> Iterable[tuple[float, list[Segment]]]:

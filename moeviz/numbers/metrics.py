@@ -336,6 +336,7 @@ class Summary:
     whole: Counts
     prefill: Counts
     decode: Counts
+    decoded: int  # tokens that went in while tokens were generated; `decode` counts their accesses
     evictions: int
     moved: Moved
     bytes_per_token: float
@@ -367,6 +368,7 @@ def summary(run: Run) -> Summary:
         whole=counts(run),
         prefill=counts(run, PREFILL),
         decode=counts(run, DECODE),
+        decoded=int(run.passes.tokens[run.passes.phase == DECODE].sum()),
         evictions=len(run.departures.load),
         moved=moved,
         bytes_per_token=moved.total / max(int(run.passes.tokens.sum()), 1),
