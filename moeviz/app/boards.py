@@ -245,8 +245,10 @@ def _act(event: StageEvent, two: list[Settings], ask: Ask, baselines: list[str])
         case "settings":
             links.put(LINKS[event.board], commands.setting(replace(two[event.board], **event.changes)))
         case "run":
+            _stay(two)
             own.unshown = own.submit("live", ask.job("watch", [replace(two[0], seed=ask.seed)]))
         case "measure":
+            _stay(two)
             chosen = [
                 *(replace(one, seed=ask.seed) for one in two),
                 *(Settings(baseline=one) for one in baselines),
@@ -263,6 +265,12 @@ def _act(event: StageEvent, two: list[Settings], ask: Ask, baselines: list[str])
         case _:
             return
     st.rerun()
+
+
+def _stay(two: list[Settings]) -> None:
+    """Both boards keep what they are set to: a captured run would bring its own slots to begin with."""
+    for link, one in zip(LINKS, two, strict=True):
+        links.put(link, commands.setting(one))
 
 
 def baselines() -> list[str]:
