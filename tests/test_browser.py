@@ -193,13 +193,16 @@ def test_a_stage_that_is_mounted_anew_after_pass_64_shows_the_whole_run(page: Pa
 
 
 def test_a_run_is_stopped_and_keeps_what_it_captured(page: Page, app: str) -> None:
-    stage = goto(page, app, "tokens=1500")
+    stage = goto(page, app, "tokens=1500&a=policy%3Darc%2Cslots%3D2")
     stage.get_by_role("button", name="Run it live").click()
     verdict(stage, re.compile(r"[1-9]\d* of 1500 tokens"))
     stage.get_by_role("button", name="Stop").click()
     see(page, "stopped after")
     see(page, "live = replay, event for event")
     verdict(stage, "points more")
+    for board, slots, times in ((".a", "2", "watched, which"), (".b", "4", "modelled from the watched run")):
+        expect(stage.locator(f".board{board}").get_by_role("combobox", name="slots")).to_have_value(slots)
+        expect(stage.locator(f".board{board} canvas")).to_have_attribute("data-source", re.compile(times))
 
 
 def test_lru_is_measured_against_lfu(page: Page, app: str) -> None:

@@ -35,6 +35,7 @@ LABELLED = (
 )
 NAMES = {"Trace", "Published curves", "Format"}  # their options are names of things, not words
 EVERYDAY = """
+slows watched
 a about above after again aged ago ahead alike all alone an and are as ask at back became been before began
 being beside between bible both busiest but by bytes calibrated came cell chance change-of-subject changes
 choice choices chose chosen click colours come comes computed copied copy costs count counts curve darker

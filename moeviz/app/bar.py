@@ -19,6 +19,7 @@ STYLE = """<style>
 .stMainBlockContainer { padding: 4.25rem 2rem 2rem; }
 .stMainBlockContainer h1 { padding: 0 0 0.25rem; }
 .st-key-keys { display: none; }
+.stMain, .stMain:focus-visible { outline: none !important; }
 [data-testid=stButtonGroup] [data-selected=true], [data-testid=stButtonGroup] [data-selected=true] p {
   color: var(--st-text-color, inherit) !important;
   font-weight: 700;
@@ -83,7 +84,7 @@ def draw(page: str) -> None:
         )
         if st.button("", key="help", icon=":material/help:", help="Keys and words, key ?"):
             _help()
-    components.keys({} if page == STAGE else KEYS)  # the stage has its own
+    components.keys(first_visit.KEYS if page == STAGE else KEYS)  # the stage has more of its own
 
 
 def present() -> None:

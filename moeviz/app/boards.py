@@ -118,6 +118,7 @@ def _stage(here: traces.Here, two: list[Settings], job: Any) -> StageEvent:
             kept.part(trace, one, measured) if _explained(trace, one) else kept.bare(trace, one)
             for one in two
         ]
+        parts = [_as_watched(one) for one in parts] if here.name == traces.LIVE else parts
         runs = [kept.replayed(trace, one) for one in two]
         bound = kept.bound(trace, max(two, key=lambda one: one.room(*trace.shape).slots))
     changes = kept.changes(trace)
@@ -188,13 +189,20 @@ def _seek(trace: Trace, follows: bool) -> dict[str, int] | None:
 
 
 def _measured(here: traces.Here) -> list[Run]:
-    """Measured runs of the trace, for the boards' times. A watched run was slowed by being watched, so it is
-    none.
-    """
+    """Timed runs of the trace, for the boards' times."""
     job = jobs.desk().jobs.get("measure")
     if here.name == traces.MEASURED and job is not None:
         return [metrics.median_run(runs) for _, runs in measure.by_settings(job)]
-    return [here.run] if here.run is not None and here.run.measured and here.name != traces.LIVE else []
+    return [here.run] if here.run is not None and here.run.measured else []
+
+
+def _as_watched(part: dict[str, Any]) -> dict[str, Any]:
+    """A part whose times do not pass for measured ones: a watched run was slowed by being watched."""
+    times = part["times"]
+    if times is None:
+        return part
+    source = {"measured": "watched", "modelled": "modelled watched"}[times["source"]]
+    return part | {"times": times | {"source": source}}
 
 
 def _speed(two: list[Settings]) -> str:
@@ -246,8 +254,10 @@ def _act(event: StageEvent, two: list[Settings], ask: Ask, baselines: list[str])
         case "settings":
             links.put(LINKS[event.board], commands.setting(replace(two[event.board], **event.changes)))
         case "run":
+            _stay(two)
             own.unshown = own.submit("live", ask.job("watch", [replace(two[0], seed=ask.seed)]))
         case "measure":
+            _stay(two)
             chosen = [
                 *(replace(one, seed=ask.seed) for one in two),
                 *(Settings(baseline=one) for one in baselines),
@@ -264,6 +274,12 @@ def _act(event: StageEvent, two: list[Settings], ask: Ask, baselines: list[str])
         case _:
             return
     st.rerun()
+
+
+def _stay(two: list[Settings]) -> None:
+    """Both boards keep what they are set to: a captured run would bring its own slots to begin with."""
+    for link, one in zip(LINKS, two, strict=True):
+        links.put(link, commands.setting(one))
 
 
 def baselines() -> list[str]:

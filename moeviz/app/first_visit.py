@@ -1,5 +1,5 @@
 """A first visit is led: a sentence and a button above the stage, a prediction, both caches over the whole
-text, and what came out of it. Within a minute, by mouse or by the keys 1 to 9.
+text, and what came out of it. Within a minute, by mouse or by the keys 1 to 3.
 
 It is for who comes without a link, once in a session, and ends with the first thing that its visitor does
 without it, such as other settings: what it tells is true of those that it began with.
@@ -39,6 +39,7 @@ STYLE = """<style>
   .st-key-first-visit > :not(:first-child) { flex: none; }
 }
 </style>"""
+KEYS = {str(number): f"visit-{number}" for number in range(1, 4)}  # key -> button, from anywhere on the page
 Act = Callable[[], None]
 
 
@@ -84,19 +85,16 @@ def draw(here: traces.Here, two: Sequence[Settings]) -> None:
         st.markdown(_text(here.trace, two))
         for number, (label, act) in enumerate(_ways(), start=1):
             look = "tertiary" if label == "Skip" else "primary"
-            st.button(f"{number}  {label}", key=f"visit-{number}", on_click=act, type=look, width="content")
+            st.button(f"{number}  {label}", key=KEYS[str(number)], on_click=act, type=look, width="content")
         if st.session_state.visit == "told":
             st.page_link("pages/lessons.py", label="Why?", query_params={"lesson": "1"}, width="content")
 
 
 def heard(event: StageEvent, here: traces.Here, last: int) -> None:
-    """What was done on the stage: a number chooses, the end tells, anything else ends the lead."""
+    """What was done on the stage: the end tells, a deed of the visitor's own ends the lead."""
     if not leads(here):
         return
-    ways = _ways()
-    if event.kind == "choose" and event.number <= len(ways):
-        ways[event.number - 1][1]()
-    elif st.session_state.visit == "play" and not event.kind and event.step == last:
+    if st.session_state.visit == "play" and not event.kind and event.step == last:
         _go("told")
     elif event.kind in ("settings", "run", "measure"):
         _go("")

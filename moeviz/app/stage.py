@@ -58,15 +58,13 @@ class StageEvent:
     """What its user did, and where the cursor stands. Each deed is told to one run of the script, in order.
 
     `kind`: "" nothing new; "settings": the menus of `board` ask for `changes` (fields of Settings);
-    "choose": a key from 1 to 9, in `number`; "present": presenter mode is to be on or off, in `on`; or the id
-    of one of the payload's actions. `step` is a forward pass, `layer` and `expert` what is selected on
-    `selected_board`; None where nothing is.
+    "present": presenter mode is to be on or off, in `on`; or the id of one of the payload's actions. `step`
+    is a forward pass, `layer` and `expert` what is selected on `selected_board`; None where nothing is.
     """
 
     kind: str = ""
     board: int = 0
     changes: Mapping[str, str | int] = field(default_factory=dict)
-    number: int = 0
     on: bool = False
     step: int | None = None
     layer: int | None = None
@@ -113,7 +111,6 @@ def told(key: str) -> StageEvent:
         kind=_text(event.get("kind")),
         board=_number(event.get("board")) or 0,
         changes=_changes(event.get("changes")),
-        number=_number(event.get("number")) or 0,
         on=event.get("on") is True,
         step=_number(event.get("pass", cursor.get("pass"))),
         layer=_number(selected.get("layer")),

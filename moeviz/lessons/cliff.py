@@ -100,4 +100,4 @@ def answer(lab: Lab) -> Answer:
     pool = edge or need
     title = f"One pool of {pool} slots: {LRU} beside {BELADY}"
     settings = Settings("lru", pool, "model"), Settings("belady", pool, "model")
-    return Answer(right, why, Shown(trace, settings, title, end // 2), picture)
+    return Answer(right, why, Shown(trace, settings, title, end // 2, measured=lab.recorded()), picture)

@@ -94,5 +94,5 @@ def answer(lab: Lab) -> Answer:
         Said("So write the rule and the flavour beside every hit ratio, and ask for them in every paper."),
     )
     title = f"{LRU} by two rules: pinned beside one by one"
-    shown = Shown(trace, (OURS[0], THEIRS[0]), title, len(trace.passes()) // 2)
+    shown = Shown(trace, (OURS[0], THEIRS[0]), title, len(trace.passes()) // 2, measured=lab.recorded(TRACE))
     return Answer(right, why, shown)

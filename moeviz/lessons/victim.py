@@ -99,5 +99,5 @@ def answer(lab: Lab) -> Answer:
         "Regretted: another could have left that was needed later.",
     )
     title = "An eviction that is regretted: read its story"
-    stage = Shown(trace, (lru.settings, bound.settings), title, step, (0, layer, victim))
+    stage = Shown(trace, (lru.settings, bound.settings), title, step, (0, layer, victim), lab.recorded())
     return Answer(100 * part["lru"], why, stage, picture)

@@ -82,6 +82,10 @@ PHRASES = {
     "measured": "measured",
     "modelled short": "modelled",
     "modelled": "modelled from the run of {name}",
+    "watched": "watched, which slows it",
+    "watched short": "watched",
+    "modelled watched": "modelled from the watched run of {name}",
+    "modelled watched short": "modelled",
     # the boards
     "counts": "{hits} hit, {late}{misses} missed",
     "counts late": "{late} late, ",

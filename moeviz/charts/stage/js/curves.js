@@ -98,8 +98,7 @@ class Curves {
       })
     }
     c.restore()
-    this.drawCursor(reached, furthest, size)
-    this.drawChanges(size)
+    this.drawChanges(size, this.drawCursor(reached, furthest, size))
   }
 
   get changes() {
@@ -137,33 +136,47 @@ class Curves {
     c.setLineDash([])
   }
 
-  // Beside the line of each change of subject the old name and the new one.
-  drawChanges(size) {
+  // Beside the line of each change of subject the old name and the new one, where no label of the cursor is.
+  drawChanges(size, labels) {
     const { sheet } = this
+    const free = (left, text) =>
+      labels.every(
+        (one) =>
+          one.right < left - 4 ||
+          one.left > left + sheet.wide(text, size) + 4 ||
+          one.base < this.bottom - 5 - size,
+      )
     for (const one of this.changes) {
       const x = this.x(one.pass)
       const base = this.bottom - 5
       const before = title(one.before),
         after = title(one.after)
-      if (x - this.left > sheet.wide(before, size) + 20)
+      const room = sheet.wide(before, size)
+      if (x - this.left > room + 20 && free(x - 7 - room, before))
         sheet.text(before, x - 7, base, { align: "right", colour: "muted", halo: true })
-      if (this.left + this.plot - x > sheet.wide(after, size) + 8)
+      if (this.left + this.plot - x > sheet.wide(after, size) + 8 && free(x + 7, after))
         sheet.text(after, x + 7, base, { colour: "muted", halo: true })
     }
   }
 
+  // Gives where its labels stand: left, right and base of each.
   drawCursor(reached, furthest, size) {
     const { sheet, stage, theme } = this
     const c = sheet.context
     const x = this.x(furthest)
     sheet.line(x, this.top - 4, x, this.bottom, "ink", 2)
+    const { promptEnd, passes } = stage.model
+    if (promptEnd < passes && furthest < promptEnd) return [] // the curves are of what is written after it
+    const told = (value) => `${percent(value)}${value < this.floor ? " ↓" : ""}` // ↓: it is under the axis
     const labels = this.series.map((one, i) => ({
-      text: `${stage.boards[i].run.about.name} ${percent(one.recent[reached[i]])}`,
+      text: `${stage.boards[i].run.about.name} ${told(one.recent[reached[i]])}`,
+      under: one.recent[reached[i]] < this.floor,
       at: this.y(Math.max(one.recent[reached[i]], this.floor)),
       colour: i ? "b" : "a",
       x: this.x(reached[i]),
     }))
     for (const one of labels) {
+      if (one.under) continue
       c.fillStyle = theme[`${one.colour}-mark`]
       c.beginPath()
       c.arc(one.x, one.at, 4.5, 0, 2 * Math.PI)
@@ -175,7 +188,7 @@ class Curves {
       const { holds, rule } = stage.model.bound
       const name = stage.model.payload.phrases[!holds ? "no bound" : guessed ? "bound without" : "bound"]
       labels.push({
-        text: `${name}${rule && ` (${rule})`} ${percent(value)}`,
+        text: `${name}${rule && ` (${rule})`} ${told(value)}`,
         at: this.y(Math.max(value, this.floor)),
         colour: "muted",
         x,
@@ -186,17 +199,24 @@ class Curves {
     labels.sort((a, b) => a.at - b.at)
     const widest = Math.max(...labels.map((one) => sheet.wide(one.text, size, 700)))
     const right = x + 12 + widest < this.left + this.plot
-    const first = Math.max(
-      this.top + size * 0.4,
-      Math.min(labels[0].at, this.bottom - row * (labels.length - 0.6)),
-    )
-    let y = first
+    let y = this.top + size * 0.4
     for (const one of labels) {
-      y = Math.max(y, Math.min(one.at, this.bottom - 4))
-      const options = { weight: 700, colour: one.colour, align: right ? "left" : "right", halo: true }
-      sheet.text(one.text, right ? x + 12 : x - 12, y + size * 0.36, options)
-      y += row
+      one.y = Math.max(y, one.at)
+      y = one.y + row
     }
+    let lowest = this.bottom - size * 0.4
+    for (const one of labels.toReversed()) {
+      one.y = Math.min(one.y, lowest)
+      lowest = one.y - row
+    }
+    return labels.map((one) => {
+      const options = { weight: 700, colour: one.colour, align: right ? "left" : "right", halo: true }
+      const from = right ? x + 12 : x - 12
+      const base = one.y + size * 0.36
+      sheet.text(one.text, from, base, options)
+      const wide = sheet.wide(one.text, size, 700)
+      return { left: right ? from : from - wide, right: right ? from + wide : from, base }
+    })
   }
 
   describe() {

@@ -55,7 +55,6 @@ function press(stage, event) {
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key
   const action = stage.model.payload.actions.find((one) => one.key && one.key.toLowerCase() === key)
   if (action) stage.emit({ kind: action.id })
-  else if (/^[1-9]$/.test(key)) stage.emit({ kind: "choose", number: Number(key) })
   else if (MOVES[key]) MOVES[key](stage, event.shiftKey ? -1 : 1)
   else return
   event.preventDefault()

@@ -15,6 +15,7 @@ class Stage extends Player {
     this.playing = false
     this.apart = false // each board at its own time
     this.speed = "4"
+    this.pace = null // tokens a second that the host asked for, while they play
     this.view = null // { x, y, zoom }; null shows all
     this.presenter = Boolean(host.presenter) || root.dataset?.presenter !== undefined
     this.motion = matchMedia("(prefers-reduced-motion: reduce)")

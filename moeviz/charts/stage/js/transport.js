@@ -105,13 +105,13 @@ class Transport {
     const timed = stage.boards.every((board) => board.run.clock.wall)
     const last = this.speed.lastElementChild
     last.disabled = !timed
-    last.textContent = stage.boards.some((board) => board.run.clock.source === "modelled")
-      ? "as modelled"
-      : "as measured"
+    const sources = stage.boards.map((board) => board.run.clock.source)
+    const modelled = sources.some((source) => source.startsWith("modelled"))
+    last.textContent = modelled ? "as modelled" : sources.includes("watched") ? "as watched" : "as measured"
     last.title = timed ? "each board at its own speed: the faster runs ahead" : payload.phrases["no times"]
     this.jumps.difference.hidden = stage.boards.length < 2
     this.jumps.regret.hidden = stage.boards.every(({ run }) => !run.story && !run.about.soon)
-    this.speed.value = stage.speed
+    this.speed.value = stage.pace ? "paced" : stage.speed
   }
 
   // The three menus of a board. Without the host's choices, the policies that the page was made with.
@@ -146,11 +146,28 @@ class Transport {
     for (const select of this.stage.root.querySelectorAll("select")) this.narrow(select)
   }
 
+  // The menu says the pace that plays, also where the host chose it.
+  drawPace() {
+    const { pace, speed } = this.stage
+    if (this.pace === pace) return
+    this.pace = pace
+    this.paced?.remove()
+    this.paced = null
+    if (pace) {
+      this.paced = element("option", "", `${pace} tokens a second`)
+      this.paced.value = "paced"
+      this.speed.prepend(this.paced)
+    }
+    this.speed.value = pace ? "paced" : speed
+    this.narrow(this.speed)
+  }
+
   draw() {
     const { stage } = this
     const { model } = stage
     const text = stage.playing ? "Pause" : "Play"
     if (this.play.textContent !== text) this.play.textContent = text
+    this.drawPace()
     this.play.setAttribute("aria-pressed", String(stage.playing))
     const name = model.nameOf(stage.pass)
     this.where.textContent = stage.pass < model.promptEnd ? name : `${name} of ${model.passes - 1}`
