@@ -547,7 +547,7 @@ def test_a_changed_run_keeps_the_cursor_and_what_is_selected(show: Open) -> None
     page.evaluate("window.moevizStage.select({ board: 1, layer: 2, expert: 5, kept: true })")
     changed = stage_payload(trace, [replay(trace, Settings("fifo", 4)), runs[1]])
     page.evaluate("(payload) => window.moevizStage.update(payload)", changed)
-    expect(page.locator(".board.a .name")).to_have_text("FIFO")
+    expect(page.locator(".board.a .name")).to_have_text("FIFO (4 slots)")
     at(page, 20)
     assert value(page, "[stage.selected.board, stage.selected.layer, stage.selected.expert]") == [1, 2, 5]
 
