@@ -23,6 +23,8 @@ from moeviz.cli.main import main
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("plain_main")  # a sweep starts processes
+
 ROOT = Path(__file__).parent.parent
 T, OUT = "trace.moetrace", "out.file"
 RUN = "run --prompt x"
