@@ -150,7 +150,8 @@ def test_the_real_server_gives_a_student_no_session(app: str) -> None:
     port = int(app.rpartition(":")[2])
     for more in ("X-Forwarded-For: 10.0.0.9", "X-Forwarded-For: 127.0.0.1, 10.0.0.9"):
         request = (
-            f"GET /_stcore/stream HTTP/1.1\r\nHost: localhost:{port}\r\nOrigin: http://localhost:{port}\r\n{more}\r\n"
+            f"GET /_stcore/stream HTTP/1.1\r\nHost: localhost:{port}\r\n"
+            f"Origin: http://localhost:{port}\r\n{more}\r\n"
             "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: streamlit\r\n\r\n"
         )

@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, get_args, get_type_hints
+from typing import Any, Protocol, get_args, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -171,8 +171,41 @@ COLUMNS: dict[str, np.dtype[Any]] = {  # "loads.expert" -> its type, as annotate
 }
 
 
+class _OfExperts(Protocol):
+    @property
+    def layers(self) -> int: ...
+    @property
+    def expert_bytes(self) -> ExpertBytes: ...
+    @property
+    def link_bytes(self) -> ExpertBytes: ...
+
+
+class Sizes:
+    """What the bytes of an expert come to, for a trace and a run alike."""
+
+    @property
+    def layer_bytes(self: _OfExperts) -> NDArray[np.int64]:
+        """Bytes of one expert of each MoE layer, 0 where unknown. [L]"""
+        return layer_bytes(self.expert_bytes, self.layers)
+
+    @property
+    def mean_bytes(self: _OfExperts) -> int:
+        """Bytes of one expert, the mean over layers; 0 where unknown."""
+        return round(float(layer_bytes(self.expert_bytes, self.layers).mean()))
+
+    @property
+    def copied_bytes(self: _OfExperts) -> NDArray[np.int64]:
+        """Bytes that cross the link for one expert of each MoE layer, 0 where unknown. [L]"""
+        return layer_bytes(self.link_bytes or self.expert_bytes, self.layers)
+
+    @property
+    def mean_copied(self: _OfExperts) -> int:
+        """Bytes that cross the link for one expert, the mean over layers; 0 where unknown."""
+        return round(float(layer_bytes(self.link_bytes or self.expert_bytes, self.layers).mean()))
+
+
 @dataclass(frozen=True, eq=False)
-class Run:
+class Run(Sizes):
     """What a cache with these Settings did: F forward passes, N events, M accesses, P loads."""
 
     settings: Settings
@@ -253,26 +286,6 @@ class Run:
         from moeviz.charts import inline
 
         return inline.run(self)
-
-    @property
-    def layer_bytes(self) -> NDArray[np.int64]:
-        """Bytes of one expert of each MoE layer, 0 where unknown. [L]"""
-        return layer_bytes(self.expert_bytes, self.layers)
-
-    @property
-    def mean_bytes(self) -> int:
-        """Bytes of one expert, the mean over layers; 0 where unknown."""
-        return round(float(self.layer_bytes.mean()))
-
-    @property
-    def copied_bytes(self) -> NDArray[np.int64]:
-        """Bytes that cross the link for one expert of each MoE layer, 0 where unknown. [L]"""
-        return layer_bytes(self.link_bytes or self.expert_bytes, self.layers)
-
-    @property
-    def mean_copied(self) -> int:
-        """Bytes that cross the link for one expert, the mean over layers; 0 where unknown."""
-        return round(float(self.copied_bytes.mean()))
 
     @property
     def room(self) -> Room:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeviz.core.policies import MAX_EXPERTS as MAX_EXPERTS
-from moeviz.core.run import ExpertBytes, Run, layer_bytes
+from moeviz.core.run import ExpertBytes, Run, Sizes
 from moeviz.errors import TraceError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Needs:
 
 
 @dataclass(frozen=True, eq=False)
-class Trace:
+class Trace(Sizes):
     """The router's choices for T tokens, L MoE layers, at most k chosen experts, D lookaheads, g guesses."""
 
     experts: NDArray[np.int16]  # [T, L, k] chosen experts, strongest first; -1: fewer were chosen
@@ -133,29 +133,9 @@ class Trace:
         return int(self.guess.shape[2])
 
     @property
-    def layer_bytes(self) -> NDArray[np.int64]:
-        """Bytes of one expert of each MoE layer, 0 where unknown. [L]"""
-        return layer_bytes(self.expert_bytes, self.layers)
-
-    @property
     def shape(self) -> tuple[int, int, int, ExpertBytes]:
         """MoE layers, experts, k and bytes of an expert: what settings are checked against."""
         return self.layers, self.num_experts, self.k, self.expert_bytes
-
-    @property
-    def mean_bytes(self) -> int:
-        """Bytes of one expert, the mean over layers; 0 where unknown."""
-        return round(float(self.layer_bytes.mean()))
-
-    @property
-    def copied_bytes(self) -> NDArray[np.int64]:
-        """Bytes that cross the link for one expert of each MoE layer, 0 where unknown. [L]"""
-        return layer_bytes(self.link_bytes or self.expert_bytes, self.layers)
-
-    @property
-    def mean_copied(self) -> int:
-        """Bytes that cross the link for one expert, the mean over layers; 0 where unknown."""
-        return round(float(self.copied_bytes.mean()))
 
     @cached_property
     def _passes(self) -> list[slice]:

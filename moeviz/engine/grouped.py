@@ -39,7 +39,8 @@ def grouped(on_slots: Any, hardware: Hardware, rows: Rows, slot_of: Mapping[int,
     place[list(slot_of)] = list(slot_of.values())
     slots = place[rows.ids]
     if (slots >= 0).all():
-        return forward(on_slots, rows.hidden, hardware.upload(slots), rows.weights)  # type: ignore[no-any-return]
+        found: torch.Tensor = forward(on_slots, rows.hidden, hardware.upload(slots), rows.weights)
+        return found
     total = torch.zeros_like(rows.hidden)
     token, rank = np.nonzero(slots >= 0)  # of the other waves' experts this one has none
     if len(token):
