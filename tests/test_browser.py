@@ -117,10 +117,11 @@ def see(page: Page, text: str | re.Pattern[str]) -> None:
 
 
 def settle(page: Page) -> None:
-    """Waits until no script runs: a page that is drawn anew closes an open list and gives a download button
-    another file.
+    """Waits until no script runs and nothing fades: a page that is drawn anew closes an open list, gives a
+    download button another file, and has other colours for a moment.
     """
     expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+    page.wait_for_function("document.getAnimations().every(a => !(a instanceof CSSTransition))")
 
 
 def saved(page: Page, button: Locator) -> Path:

@@ -32,13 +32,12 @@ def executor(jobs: int | None, address: str = "") -> Iterator[Executor]:
         try:
             yield pool
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
             for child in multiprocessing.active_children():
                 if child not in before:
                     child.terminate()
             raise
         finally:
-            pool.shutdown()
+            pool.shutdown(cancel_futures=True)  # waits for the pool's thread, or it would race with the exit
         return
     _knock(address)
     from distributed import Client  # most sweeps are local
