@@ -157,7 +157,7 @@ class Captured:
     def take(self, number: int, index: torch.Tensor, weights: torch.Tensor) -> None:
         """A layer's experts are about to run."""
         if self._now is not None:
-            self._now.chosen[number] = index.detach().clone(), weights.detach().clone()
+            self._now.chosen[number] = index.clone(), weights.detach().clone()
 
     def logits(self, number: int, output: Any) -> None:
         """What a module beside the experts gave; the first that has a number for each expert is the
@@ -332,8 +332,8 @@ def capture(model: nn.Module, tokenizer: Any = None, *, verify: bool = False) ->
 
 def _before(captured: Captured, number: int) -> Callable[..., None]:
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = dict(zip(("hidden_states", "top_k_index", "top_k_weights"), args, strict=False)) | kwargs
-        captured.take(number, given["top_k_index"], given["top_k_weights"])
+        index = args[1] if len(args) > 1 else kwargs["top_k_index"]
+        captured.take(number, index, args[2] if len(args) > 2 else kwargs["top_k_weights"])
 
     return before
 
