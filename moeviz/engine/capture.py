@@ -28,6 +28,7 @@ from moeviz.core.trace import DECODE, PREFILL, Trace
 from moeviz.engine.experts import stacked
 from moeviz.engine.probe import is_experts
 from moeviz.errors import ModelError
+from moeviz.words import many
 
 _NUMBER = re.compile(r"\.(\d+)\.")
 
@@ -95,9 +96,7 @@ class Captured:
             real = mask[:, -tokens:].bool().tolist()
         again = self._again(kwargs, cache, rows, past)
         if again:
-            self._count(
-                "tokens of prefixes that were computed again, without a cache", sum(map(sum, real)) - batch
-            )
+            self._count("prefixes that were computed again, without a cache", sum(map(sum, real)) - batch)
         elif past == 0 or len(self._rows) != batch:
             if past:
                 raise ModelError(
@@ -120,7 +119,7 @@ class Captured:
                     self._now.position.append(len(row.ids) + at - first)
                     self._now.ids.append(own[at])
                 else:
-                    self._count("tokens of padding", 1)
+                    self._count("padding", 1)
             row.ids += own[first:]
 
     def _again(self, kwargs: dict[str, Any], cache: Any, rows: list[list[int]], past: int) -> bool:
@@ -192,7 +191,7 @@ class Captured:
     @property
     def report(self) -> list[str]:
         """What was left out, and what the check found, in words."""
-        lines = [f"{count:,} {what} were left out" for what, count in self._left.items()]
+        lines = [f"left out {many(count, 'token')} of {what}" for what, count in self._left.items()]
         if not self.verify:
             return lines
         for number, (differ, compared) in sorted(self._differ.items()):
@@ -227,7 +226,7 @@ class Captured:
         reached = np.flatnonzero((chosen >= 0).any((0, 2))).tolist()
         if len(reached) < len(self.modules):  # a vision tower's experts, where there was no picture
             report.append(
-                f"{len(self.modules) - len(reached)} experts modules that no token reached were left out"
+                f"left out {many(len(self.modules) - len(reached), 'experts module')} that no token reached"
             )
         if not reached:
             raise ModelError("nothing was captured: no token reached an experts module.")
