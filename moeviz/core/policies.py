@@ -154,7 +154,10 @@ class Lists:
 
 def _first(among: Iterable[int], stays: Container[int]) -> int:
     """-1 where all stay."""
-    return next((one for one in among if one not in stays), -1)
+    for one in among:  # quicker than next() of a generator
+        if one not in stays:
+            return one
+    return -1
 
 
 def wrong_victim(name: str) -> PolicyError:
@@ -481,52 +484,54 @@ class Arc(Lists):
         self.left_once: OrderedDict[int, None] = OrderedDict()  # remembered, B1
         self.left_again: OrderedDict[int, None] = OrderedDict()  # remembered, B2
         self.meant = 0.0  # slots for `once`, p in the paper
-        self._back = False  # who was missed last had left `again`
+        self._known = self._back = False  # who was missed last is remembered; had left `again`
         self._forget = False  # who leaves for it is not remembered
 
     def missed(self, one: int) -> None:
-        self._back, self._forget = one in self.left_again, False
-        if one in self.left_once:
-            step = max(len(self.left_again) / len(self.left_once), 1.0)
-            self.meant = min(self.meant + step, float(self.slots))
-        elif self._back:
-            step = max(len(self.left_once) / len(self.left_again), 1.0)
-            self.meant = max(self.meant - step, 0.0)
-        elif len(self.once) + len(self.left_once) == self.slots:
-            self._forget = not self.left_once
-            if self.left_once:
-                self.left_once.popitem(last=False)
-        elif self._known() == 2 * self.slots:
-            self.left_again.popitem(last=False)
-
-    def _known(self) -> int:
-        return sum(map(len, (self.once, self.again, self.left_once, self.left_again)))
+        once, again, left_once, left_again = self.once, self.again, self.left_once, self.left_again
+        self._known, self._back, self._forget = True, False, False
+        if one in left_once:
+            self.meant = min(self.meant + max(len(left_again) / len(left_once), 1.0), float(self.slots))
+            del left_once[one]
+        elif one in left_again:
+            self.meant = max(self.meant - max(len(left_once) / len(left_again), 1.0), 0.0)
+            self._back = True
+            del left_again[one]
+        else:
+            self._known = False
+            of_once = len(once) + len(left_once)
+            if of_once == self.slots:
+                self._forget = not left_once
+                if left_once:
+                    left_once.popitem(last=False)
+            elif of_once + len(again) + len(left_again) == 2 * self.slots:
+                left_again.popitem(last=False)
 
     def leaves(self, stays: Container[int]) -> int:
-        many = len(self.once)
-        of_once = many > self.meant or (self._back and many == self.meant) or self._forget
-        order = [(self.once, self.left_once), (self.again, self.left_again)]
-        for residents, remembered in order if of_once and many else reversed(order):
-            one = _first(residents, stays)
-            if one >= 0:
-                del residents[one]
-                if not self._forget:
-                    remembered[one] = None
-                return one
+        many, meant = len(self.once), self.meant
+        order = ((self.once, self.left_once), (self.again, self.left_again))
+        if not (many > meant or (self._back and many == meant) or self._forget):
+            order = order[::-1]
+        for residents, remembered in order:
+            for one in residents:
+                if one not in stays:
+                    del residents[one]
+                    if not self._forget:
+                        remembered[one] = None
+                    return one
         return -1
 
     def came(self, one: int) -> None:
-        known = one in self.left_once or one in self.left_again
-        self.left_once.pop(one, None)
-        self.left_again.pop(one, None)
-        (self.again if known else self.once)[one] = None
+        (self.again if self._known else self.once)[one] = None
 
     def used(self, one: int, again: bool) -> None:
-        if again and one in self.once:
+        if one in self.again:
+            self.again.move_to_end(one)
+        elif again:
             del self.once[one]
             self.again[one] = None
         else:
-            (self.once if one in self.once else self.again).move_to_end(one)
+            self.once.move_to_end(one)
 
     def why(self, one: int) -> str:
         how = "used once" if one in self.once else "used again"
@@ -557,29 +562,35 @@ class S3Fifo(Lists):
         self.left.pop(one, None)
 
     def leaves(self, stays: Container[int]) -> int:
-        enough = 10 * len(self.small) >= self.slots
-        order = (self._of_small, self._of_main) if enough else (self._of_main, self._of_small)
-        for take in (*order, self._of_main):  # the small queue may have moved all of its own to the main one
-            if (one := take(stays)) >= 0:
+        small = 10 * len(self.small) >= self.slots
+        # a turn may move all of the small queue to the main one
+        for _ in range(3):
+            one = self._of_small(stays) if small else self._of_main(stays)
+            if one >= 0:
                 return one
+            small = not small
         return -1
 
     def _of_small(self, stays: Container[int]) -> int:
-        while (one := _first(self.small, stays)) >= 0:
-            if self.small.pop(one) < 2:
-                self.left[one] = None
-                if len(self.left) > self.slots * 9 // 10:
-                    self.left.popitem(last=False)
+        small, left = self.small, self.left
+        while (one := _first(small, stays)) >= 0:
+            if small.pop(one) < 2:
+                left[one] = None
+                if len(left) > self.slots * 9 // 10:
+                    left.popitem(last=False)
                 return one
             self.main[one] = 0
         return -1
 
     def _of_main(self, stays: Container[int]) -> int:
-        while (one := _first(self.main, stays)) >= 0:
-            uses = self.main.pop(one)
+        main = self.main
+        while (one := _first(main, stays)) >= 0:
+            uses = main[one]
             if not uses:
+                del main[one]
                 return one
-            self.main[one] = uses - 1
+            main[one] = uses - 1
+            main.move_to_end(one)
         return -1
 
     def came(self, one: int) -> None:
@@ -587,7 +598,8 @@ class S3Fifo(Lists):
 
     def used(self, one: int, again: bool) -> None:
         queue = self.small if one in self.small else self.main
-        queue[one] = min(queue[one] + again, 3)
+        if again and queue[one] < 3:
+            queue[one] += 1
 
     def why(self, one: int) -> str:
         if one in self.main:

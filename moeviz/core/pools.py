@@ -479,8 +479,6 @@ class Pools:
         columns of `touch` are [member]. Returns the slots that they had before [copies, member], and of each
         load the index in `at`, flat, the slot and the victim's place (-1: a free slot).
         """
-        if self.lists is not None:
-            return self._serve_each(at, row, touch)
         before: Ints = self.slot_of[at]
         gone = (before.ravel() < 0).nonzero()[0]
         if not len(gone):
@@ -496,26 +494,6 @@ class Pools:
             touch.level = self.level[row]
         self.touch(at, touch)
         return before, gone, slots, victims
-
-    def _serve_each(self, at: Ints, row: Ints, touch: Touch) -> tuple[Ints, Ints, Ints, Ints]:
-        """`serve_rows` where lists decide: one pool after the other."""
-        before: Ints = self.slot_of[at]
-        places, rows, slots = at.ravel().tolist(), row.ravel().tolist(), before.ravel().tolist()
-        loads: list[tuple[int, int, int]] = []
-        begin = 0
-        while begin < len(places):
-            own, end = rows[begin], begin + 1
-            while end < len(places) and rows[end] == own:
-                end += 1
-            members, found = places[begin:end], slots[begin:end]
-            if min(found) < 0:
-                came = self._fill(own, members, found, 0, ())  # lists ask for no clock
-                loads += [(begin + rank, slot, victim) for rank, slot, victim in came]
-            self._use(own, members, found)
-            begin = end
-        self.touch(at, touch)
-        gone, at_slots, victims = np.array(loads, np.intp).reshape(-1, 3).T
-        return before, gone, at_slots, victims
 
     def _fill_rows(self, own: Ints, at: Ints) -> tuple[Ints, Ints]:
         """Slots for the misses of several pools, and who leaves them. own: pool of each miss; at: who

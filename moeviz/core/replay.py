@@ -74,7 +74,7 @@ def _at_once(trace: Trace, cache: ExpertCache, known: Knowledge) -> Run:
     needs = trace.events()
     event = needs.access_event
     order = np.argsort(event * trace.num_experts + needs.expert, kind="stable")  # quick: nearly sorted
-    outcome = np.where(served.slot >= 0, HIT, MISS).astype(np.uint8)
+    outcome = np.where(served.hit, np.uint8(HIT), np.uint8(MISS))
     experts = trace.num_experts
     came = served.load
     nobody = served.victim < 0

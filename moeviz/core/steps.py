@@ -5,7 +5,7 @@ Without pre-fetching every event's clock, count of touches and next uses are kno
 cache holds. So a replay serves an event of every layer at once where layers own their slots, and a curve
 those of many slot counts too. Knows no policy.
 
-    Steps(trace, Knowledge(), settings).serve(pools).slot >= 0      # which accesses hit
+    Steps(trace, Knowledge(), settings).serve(pools).hit      # of every access
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeviz.core.oracle import Knowledge
-from moeviz.core.policies import LOADED, Touch
+from moeviz.core.policies import LOADED, Touch, wrong_victim
 from moeviz.core.pools import Ints, Pools, in_waves
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 
 Floats = NDArray[np.float64]
 Index = slice | Ints
+FEW = 8  # members of an event up to which a list of them is quicker to look through than to make a set of
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -34,7 +35,7 @@ class Served:
     """What became of the M accesses of a trace, strongest first in each event, and of the P loads, in the
     order of their copies."""
 
-    slot: Ints  # [M] that the expert was in when its turn came; -1: a miss
+    hit: NDArray[np.bool_]  # [M] whether the expert was there when its turn came
     load: Ints  # [P] the access that each load is for
     load_slot: Ints  # [P]
     victim: Ints  # [P] layer x experts + expert of who left; -1: nobody
@@ -132,12 +133,14 @@ class Steps:
 
     def serve(self, pools: Pools) -> Served:
         """Serves every event in pools of one slot count."""
+        if pools.lists is not None:
+            return self._by_lists(pools)
         if pools.rows == 1:
             return self._one_pool(pools)
-        slot = np.empty(len(self._place), np.intp)
+        hit = np.empty(len(self._place), np.bool_)
         load, load_slot, victim = [], [], []
         for index, before, gone, slots, victims in self._walk(pools):
-            slot[index] = before.ravel()
+            hit[index] = before[0] >= 0
             if len(gone):
                 load.append(gone + index.start if isinstance(index, slice) else index[gone])
                 load_slot.append(slots)
@@ -146,7 +149,7 @@ class Steps:
         access = np.concatenate(load or nothing)
         order = np.argsort(self._event[access], kind="stable")
         return Served(
-            slot,
+            hit,
             access[order],
             np.concatenate(load_slot or nothing)[order],
             np.concatenate(victim or nothing)[order],
@@ -154,12 +157,12 @@ class Steps:
         )
 
     def hits(self, pools: Pools) -> NDArray[np.int64]:
-        """Serves every event in pools of several slot counts, one after the other in `pools`. Hits by
-        label. [slot count, label]"""
+        """Serves every event in pools of several slot counts, one after the other in `pools`; of one slot
+        count where lists decide. Hits by label. [slot count, label]"""
         copies = len(pools.slot_of) // (self._layers * self._experts)
         found = np.zeros((copies, self.labels), np.int64)
-        if pools.rows == 1:
-            found[0] = np.bincount(self.label[self._one_pool(pools).slot >= 0], minlength=self.labels)
+        if pools.rows == 1 or pools.lists is not None:
+            found[0] = np.bincount(self.label[self.serve(pools).hit], minlength=self.labels)
             return found
         first, hits = [], []
         for index, before, *_ in self._walk(pools):
@@ -263,7 +266,6 @@ class Steps:
         limits = [pools.limit(0, layer * self._experts) for layer in range(self._layers)]
         place, given = self._place, self._given(pools.columns)
         touch = Touch(0.0, half_life=now.half_life)
-        slot: list[int] = []
         load: list[int] = []
         load_slot: list[int] = []
         victim: list[int] = []
@@ -279,8 +281,7 @@ class Steps:
             now.tokens = tokens[now.forward_pass]
             now.touches, now.clock = begin, 2 * begin
             if end - begin > limits[layers[event]]:
-                _, apart, gone, slots, victims = self._apart(pools, event, 1)
-                slot += apart[0].tolist()
+                _, _, gone, slots, victims = self._apart(pools, event, 1)
                 load += (gone + begin).tolist()
                 load_slot += slots.tolist()
                 victim += victims.tolist()
@@ -290,16 +291,67 @@ class Steps:
             for name, column in given:
                 setattr(touch, name, column[begin:end])
             touch.forward_pass, touch.tokens = now.forward_pass, now.tokens
-            before, loads = serve(0, place[begin:end], touch, 2 * begin)
-            slot += before
+            _, loads = serve(0, place[begin:end], touch, 2 * begin)
             for rank, to, who in loads:
                 load.append(begin + rank)
                 load_slot.append(to)
                 victim.append(who)
             if pools.leavers:
                 leavers += self._leavers(pools, load, begin)
-        columns = (slot, load, load_slot, victim, [load for load, _ in leavers], [who for _, who in leavers])
-        return Served(*(np.array(values, np.intp) for values in columns))
+        columns = (load, load_slot, victim, [load for load, _ in leavers], [who for _, who in leavers])
+        return self._served(*(np.array(values, np.intp) for values in columns))
+
+    def _served(self, load: Ints, *others: Ints) -> Served:
+        """Every access hit that no load is for."""
+        hit = np.ones(len(self._place), np.bool_)
+        hit[load] = False
+        return Served(hit, load, *others)
+
+    def _by_lists(self, pools: Pools) -> Served:
+        """Where lists decide: event by event, in plain numbers, which are quicker than columns for so few.
+        Lists are told what `Pools.serve` tells them."""
+        assert pools.lists is not None
+        each = []
+        for row, lists in enumerate(pools.lists):
+            slot_of = {place: slot for slot, place in enumerate(pools.residents(row).tolist())}
+            limit = int(pools.limits[row])
+            each.append((limit, slot_of, lists.missed, lists.leaves, lists.came, lists.used))
+        load: list[int] = []
+        load_slot: list[int] = []
+        victims: list[int] = []
+        begins = np.array([0, *self.ends()[:-1]])
+        places, rows = self._place.tolist(), self._row[begins].tolist()
+        for row, begin, end in zip(rows, begins.tolist(), self.ends(), strict=True):
+            event = places[begin:end]
+            limit, slot_of, missed, leaves, came, used = each[row]
+            for own in (event,) if len(event) <= limit else in_waves(event, slot_of, limit):
+                new: list[int] = []
+                for one in own:
+                    if one in slot_of:
+                        continue
+                    missed(one)
+                    victim, slot = -1, len(slot_of)
+                    if slot == limit:
+                        victim = leaves(own if slot <= FEW else set(own))
+                        if not isinstance(victim, int) or victim in own or victim not in slot_of:
+                            raise wrong_victim(pools.policy.name)
+                        slot = slot_of.pop(victim)
+                    slot_of[one] = slot
+                    came(one)
+                    new.append(one)
+                    load.append(begin + event.index(one))
+                    load_slot.append(slot)
+                    victims.append(victim)
+                order = own if pools.in_order else own[::-1]
+                if new:
+                    for one in order:
+                        used(one, one not in new)
+                else:
+                    for one in order:
+                        used(one, True)
+        nobody = np.empty(0, np.intp)
+        columns = (np.array(values, np.intp) for values in (load, load_slot, victims))
+        return self._served(*columns, nobody, nobody)
 
     def _leavers(self, pools: Pools, load: list[int], begin: int) -> list[tuple[int, int]]:
         """Takes those who left besides victims: the load each left for, and its place. load: access of each

@@ -141,18 +141,14 @@ def _hits(
     if len(fits) > 1 and policy.stack:
         depth = stack.depths(steps, start(trace, settings, known, rooms[:1]))
         found[fits] = stack.hits(depth, steps, np.array([rooms[at].slots for at in fits]))
-    elif policy.lists is not None:
-        for at in fits:
-            pools = start(trace, settings, known, rooms[:1])
-            found[at] = stack.hits_by_lists(steps, pools, rooms[at].slots)
-    elif rooms[0].pools == 1 and stack.heaped(policy, trace.layers):
+    elif policy.lists is None and rooms[0].pools == 1 and stack.heaped(policy, trace.layers):
         for at in fits:
             pools = start(trace, settings, known, rooms[:1])
             found[at] = stack.hits_of_one_pool(steps, pools, rooms[at].slots)
     else:
         fits = []
     apart = [at for at in range(len(rooms)) if at not in fits]
-    if rooms[0].bytes:  # bytes are counted for one pool at a time
+    if rooms[0].bytes or policy.lists is not None:  # these are served at one slot count at a time
         for at in apart:
             found[at] = steps.hits(start(trace, settings, known, [rooms[at]]))[0]
     elif apart:

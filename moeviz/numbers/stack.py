@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeviz.core.policies import BY_RESIDENCY, LOADED, TOUCHED, Policy, Touch, Use, wrong_victim
+from moeviz.core.policies import BY_RESIDENCY, LOADED, TOUCHED, Policy, Touch, Use
 from moeviz.core.pools import Ints, Pools
 from moeviz.core.steps import Steps
 
@@ -306,40 +306,3 @@ def _hit_by_scores(steps: Steps, pools: Pools, slots: int) -> bytearray:
                 heappush(heap, entry)
         begin = end
     return hit
-
-
-def hits_by_lists(steps: Steps, pools: Pools, slots: int) -> NDArray[np.int64]:
-    """Hits by label at one slot count where the policy keeps lists, a list object for each pool. [label]
-
-    `pools`: as they are before the run; their slots are not used.
-    """
-    assert pools.policy.lists is not None
-    kept = [pools.policy.lists(slots) for _ in range(pools.rows)]
-    free = [slots] * pools.rows
-    places, rows = steps.place.tolist(), (steps.place // pools.width).tolist()
-    resident = bytearray(pools.rows * pools.width)
-    hit = bytearray(len(places))
-    begin = 0
-    for end in steps.ends():
-        row, members = rows[begin], places[begin:end]
-        lists = kept[row]
-        there = [resident[member] for member in members]
-        hit[begin:end] = bytes(there)
-        for member, was_there in zip(members, there, strict=True):
-            if was_there:
-                continue
-            lists.missed(member)
-            if free[row]:
-                free[row] -= 1
-            else:
-                victim = lists.leaves(members)
-                if victim < 0 or not resident[victim] or victim in members:
-                    raise wrong_victim(pools.policy.name)
-                resident[victim] = 0
-            lists.came(member)
-            resident[member] = 1
-        ranks = range(len(members))
-        for at in ranks if pools.in_order else reversed(ranks):
-            lists.used(members[at], bool(there[at]))
-        begin = end
-    return np.bincount(steps.label[np.frombuffer(hit, np.bool_)], minlength=steps.labels)
