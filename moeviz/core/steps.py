@@ -191,6 +191,14 @@ class Steps:
         """Clock of every access's load, if it is one, and of its touch. [M] each"""
         return self._load_clock, self._touch_clock
 
+    @property
+    def by_touch(self) -> Ints:
+        """Every access, in the order of touches: of those that are served together the strongest is last,
+        unless the rule is in-order. [M]"""
+        if self.settings.in_order or self._single:
+            return self._number
+        return (self._first[:-1] + self._first[1:] - 1).take(self._event) - self._number
+
     def ends(self) -> list[int]:
         """One past the last access of each event of one pool for all layers, in order."""
         return list(range(1, len(self._place) + 1)) if self._single else self._first[1:].tolist()

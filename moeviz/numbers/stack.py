@@ -162,30 +162,30 @@ def _hit_by_passes(steps: Steps, pools: Pools, slots: int) -> NDArray[np.bool_]:
     touches, so that the first of equal scores is the one to leave.
     """
     hit = np.zeros(steps.accesses, np.bool_)
-    place, by_touch = steps.place, steps.clocks[1].argsort()
+    place, by_touch = steps.place, steps.by_touch
+    place_by_touch = place.take(by_touch)
     column_of = np.full(pools.width, -1, np.intp)  # by place; -1: not resident
     residents = np.empty(0, np.intp)  # their places, by column
     free = slots
     for begin, end, event in steps.passes(pools):
         own, count, held = place[begin:end], len(pools.now.touches), len(residents)
-        order = by_touch[begin:end] - begin
-        touched = own[order]
+        touched = place_by_touch[begin:end]
         width = held + len(own)
         column = column_of[own]
         found = column >= 0
-        leaves = np.full(held, count, np.int32)  # the event at which a resident's column ends
-        leaves[column[found]] = event[found]
-        enters = event[order].astype(np.int32)  # the event after which the column of who is needed begins
+        ends_at = np.empty(held + 1, np.intp)  # the event at which a resident's column ends
+        ends_at.fill(count)
+        ends_at[column] = event  # of a miss the column is -1, one too many
+        leaves = ends_at[:held]
+        moments = np.arange(count)
+        # whose columns have begun stand first: events are touched one after the other
+        ends = (held + event.searchsorted(moments)).tolist()
         before = pools.read(residents)
         pools.touch(own, steps.touch_of(slice(begin, end), pools.columns))
         after = pools.read(touched)
         with np.errstate(all="ignore"):  # of columns at moments that are not theirs
             scores = pools.scored(list(map(_joined, before, after)), (count, width))
-        moments = np.arange(count, dtype=np.int32)[:, None]
-        never = np.empty(scores.shape, np.bool_)
-        np.greater_equal(moments, leaves, out=never[:, :held])
-        np.less_equal(moments, enters, out=never[:, held:])
-        np.putmask(scores, never, np.inf)
+        np.copyto(scores[:, :held], np.inf, where=moments[:, None] >= leaves)
         misses = np.bincount(event[~found], minlength=count).tolist()
         until: list[int] = leaves.tolist()
         gone: list[int] = []
@@ -195,7 +195,7 @@ def _hit_by_passes(steps: Steps, pools: Pools, slots: int) -> NDArray[np.bool_]:
                 free, short = free - took, short - took
             if not short:
                 continue
-            row, rest = scores[moment], scores[moment:]
+            row, rest = scores[moment, : ends[moment]], scores[moment:]
             for _ in range(short):
                 lowest = int(row.argmin())
                 rest[:, lowest] = np.inf
@@ -204,7 +204,7 @@ def _hit_by_passes(steps: Steps, pools: Pools, slots: int) -> NDArray[np.bool_]:
                     misses[until[lowest]] += 1
         stays = np.ones(width, np.bool_)
         stays[gone] = False
-        found[found] = stays[column[found]]
+        found &= stays.take(column)
         hit[begin:end] = found
         stays[:held] &= leaves == count
         column_of[residents] = -1
