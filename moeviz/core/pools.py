@@ -475,9 +475,9 @@ class Pools:
         """Serves one event of each of several pools, as `serve` does. `clock`: of each member's load, if it
         has to be loaded; None where the policy does not ask when that was.
 
-        at, row: [copies, member], the members of one pool after the other, strongest first. `clock` and the
-        columns of `touch` are [member]. Returns the slots that they had before [copies, member], and of each
-        load the index in `at`, flat, the slot and the victim's place (-1: a free slot).
+        at, row: [member], or [copies, member]: the members of one pool after the other, strongest first.
+        `clock` and the columns of `touch` are [member]. Returns the slots that they had before, shaped as
+        `at`, and of each load the index in `at`, flat, the slot and the victim's place (-1: a free slot).
         """
         before: Ints = self.slot_of[at]
         gone = (before.ravel() < 0).nonzero()[0]

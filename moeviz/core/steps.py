@@ -140,7 +140,7 @@ class Steps:
         hit = np.empty(len(self._place), np.bool_)
         load, load_slot, victim = [], [], []
         for index, before, gone, slots, victims in self._walk(pools):
-            hit[index] = before[0] >= 0
+            hit[index] = before >= 0
             if len(gone):
                 load.append(gone + index.start if isinstance(index, slice) else index[gone])
                 load_slot.append(slots)
@@ -165,16 +165,17 @@ class Steps:
             found[0] = np.bincount(self.label[self.serve(pools).hit], minlength=self.labels)
             return found
         first, hits = [], []
-        for index, before, *_ in self._walk(pools):
+        for index, before, gone, *_ in self._walk(pools):
             if self._of_a_pass:
                 first.append(index.start if isinstance(index, slice) else index[0])
-                hits.append((before >= 0).sum(1))
+                hits.append((before >= 0).sum(1) if copies > 1 else before.size - len(gone))
                 continue
             here = self.label[index]
             begins = np.flatnonzero(np.diff(here, prepend=-1))
-            np.add.at(found.T, here[begins], np.add.reduceat(before >= 0, begins, 1, np.int64).T)
+            there = (before >= 0).reshape(copies, -1)
+            np.add.at(found.T, here[begins], np.add.reduceat(there, begins, 1, np.int64).T)
         if first:
-            np.add.at(found.T, self.label[first], hits)
+            np.add.at(found.T, self.label[first], np.reshape(hits, (-1, copies)))
         return found
 
     @property
@@ -208,7 +209,7 @@ class Steps:
         """Most experts that are served together."""
         return 1 if self._single else int(np.diff(self._first).max())
 
-    @property
+    @cached_property
     def even(self) -> int:
         """Experts of every event, where every pass has an event of every pool and all are served at once;
         else 0."""
@@ -370,8 +371,8 @@ class Steps:
         return found
 
     def _walk(self, pools: Pools) -> Iterator[tuple[Index, Ints, Ints, Ints, Ints]]:
-        """One event of every pool at a time: accesses, their slots before [slot count, access], and the loads
-        as `serve_rows` gives them."""
+        """One event of every pool at a time: accesses, their slots before ([slot count, access], of one slot
+        count [access]), and the loads as `serve_rows` gives them."""
         copies = len(pools.slot_of) // (self._layers * self._experts)
         rows = pools.rows // copies  # of one slot count
         copy = np.arange(copies)[:, None]
@@ -395,9 +396,11 @@ class Steps:
             for name, column in given:
                 setattr(touch, name, column[index])
             touch.forward_pass, touch.tokens = step, now.tokens
-            at = self._place[index] + shift
+            at = self._place[index]
+            if copies > 1:
+                at, own = at + shift, own + row_shift
             loaded = None if clock is None else clock[index]
-            yield index, *pools.serve_rows(at, own + row_shift, touch, loaded)
+            yield index, *pools.serve_rows(at, own, touch, loaded)
 
     def _tell(self, pools: Pools, step: int, index: Index, layers: Floats, touches: Floats) -> None:
         """The moment before accesses are served. `touches`: room for those of each pool [copies, pool]."""
@@ -405,8 +408,11 @@ class Steps:
         now.forward_pass, now.tokens = step, self._tokens[step]
         if self._own:
             now.layer = layers
-            touches.fill(len(self._place))  # of pools that are not served: no less than any number of theirs
-            touches[:, self._row[index]] = self._begin[index]
+            if self.even:
+                touches[:] = self._begin[index][:: self.even]
+            else:
+                touches.fill(len(self._place))  # of pools not served: no less than any number of theirs
+                touches[:, self._row[index]] = self._begin[index]
             now.touches = touches.reshape(-1, 1)
         else:
             now.layer, now.touches = self._needs.layer[self._event[index][0]], self._begin[index][0]
@@ -448,7 +454,7 @@ class Steps:
         now.layer, now.forward_pass = layer, int(self._needs.forward_pass[event])
         now.tokens = self._tokens[now.forward_pass]
         rows = pools.rows // copies
-        before = np.empty((copies, end - begin), np.intp)
+        before: Ints = np.empty((copies, end - begin), np.intp)
         loads: list[tuple[int, int, int]] = []
         for copy in range(copies):
             row = copy * rows + (layer if self._own else 0)
@@ -466,4 +472,4 @@ class Steps:
                 before[copy, ranks] = found
                 loads += [(ranks[rank], slot, victim) for rank, slot, victim in came]
         gone, slots, victims = np.array(loads, np.intp).reshape(-1, 3).T
-        return slice(begin, end), before, gone, slots, victims
+        return slice(begin, end), before if copies > 1 else before[0], gone, slots, victims
