@@ -37,10 +37,10 @@ class Served:
 
     hit: NDArray[np.bool_]  # [M] whether the expert was there when its turn came
     load: Ints  # [P] the access that each load is for
-    load_slot: Ints  # [P]
-    victim: Ints  # [P] layer x experts + expert of who left; -1: nobody
-    leaver_load: Ints  # [Q] the load, of P, that somebody besides its victim left for
-    leaver: Ints  # [Q] layer x experts + expert
+    load_slot: NDArray[np.int32]  # [P]
+    victim: NDArray[np.int32]  # [P] layer x experts + expert of who left; -1: nobody
+    leaver_load: NDArray[np.int32]  # [Q] the load, of P, that somebody besides its victim left for
+    leaver: NDArray[np.int32]  # [Q] layer x experts + expert
 
 
 class Steps:
@@ -137,24 +137,22 @@ class Steps:
             return self._by_lists(pools)
         if pools.rows == 1:
             return self._one_pool(pools)
-        hit = np.empty(len(self._place), np.bool_)
-        load, load_slot, victim = [], [], []
+        count = len(self._place)
+        hit, load = np.empty(count, np.bool_), np.empty(count, np.intp)
+        load_slot, victim = np.empty(count, np.int32), np.empty(count, np.int32)
+        loads = 0
         for index, before, gone, slots, victims in self._walk(pools):
             hit[index] = before >= 0
             if len(gone):
-                load.append(gone + index.start if isinstance(index, slice) else index[gone])
-                load_slot.append(slots)
-                victim.append(victims)
-        nothing: list[Ints] = [np.empty(0, np.intp)]
-        access = np.concatenate(load or nothing)
-        order = np.argsort(self._event[access], kind="stable")
-        return Served(
-            hit,
-            access[order],
-            np.concatenate(load_slot or nothing)[order],
-            np.concatenate(victim or nothing)[order],
-            *(nothing * 2),
-        )
+                now = slice(loads, loads := loads + len(gone))
+                load[now] = gone + index.start if isinstance(index, slice) else index[gone]
+                load_slot[now], victim[now] = slots, victims
+        nobody = np.empty(0, np.int32)
+        found = load[:loads], load_slot[:loads], victim[:loads]
+        if self._single:  # one member of each event was served after the other
+            order = np.argsort(self._event[found[0]], kind="stable")
+            return Served(hit, found[0][order], found[1][order], found[2][order], nobody, nobody)
+        return Served(hit, *found, nobody, nobody)
 
     def hits(self, pools: Pools) -> NDArray[np.int64]:
         """Serves every event in pools of several slot counts, one after the other in `pools`; of one slot
@@ -307,14 +305,13 @@ class Steps:
                 victim.append(who)
             if pools.leavers:
                 leavers += self._leavers(pools, load, begin)
-        columns = (load, load_slot, victim, [load for load, _ in leavers], [who for _, who in leavers])
-        return self._served(*(np.array(values, np.intp) for values in columns))
+        return self._served(load, load_slot, victim, [at for at, _ in leavers], [who for _, who in leavers])
 
-    def _served(self, load: Ints, *others: Ints) -> Served:
-        """Every access hit that no load is for."""
-        hit = np.ones(len(self._place), np.bool_)
-        hit[load] = False
-        return Served(hit, load, *others)
+    def _served(self, load: list[int], *others: list[int]) -> Served:
+        """Every access hit that no load is for. others: as Served names them."""
+        hit, access = np.ones(len(self._place), np.bool_), np.array(load, np.intp)
+        hit[access] = False
+        return Served(hit, access, *(np.array(values, np.int32) for values in others))
 
     def _by_lists(self, pools: Pools) -> Served:
         """Where lists decide: event by event, in plain numbers, which are quicker than columns for so few.
@@ -358,9 +355,7 @@ class Steps:
                 else:
                     for one in order:
                         used(one, True)
-        nobody = np.empty(0, np.intp)
-        columns = (np.array(values, np.intp) for values in (load, load_slot, victims))
-        return self._served(*columns, nobody, nobody)
+        return self._served(load, load_slot, victims, [], [])
 
     def _leavers(self, pools: Pools, load: list[int], begin: int) -> list[tuple[int, int]]:
         """Takes those who left besides victims: the load each left for, and its place. load: access of each
