@@ -67,7 +67,6 @@ class Steps:
         self._first: Ints = needs.first.astype(np.intp)
         layer = needs.layer.astype(np.intp)
         self._place: Ints = (layer * trace.num_experts).take(event) + needs.expert
-        self._row: Ints = layer.take(event) if self._own else np.zeros(count, np.intp)
         self._number = np.arange(count)
         self._weight = needs.weight
         self._next: Floats = known.future.next_uses()[0] if known.future else np.broadcast_to(np.inf, count)
@@ -82,6 +81,12 @@ class Steps:
 
     # Columns of all accesses are made when they are asked for: those of a long trace leave the processor's
     # cache, and each costs as much as serving some of it.
+
+    @cached_property
+    def _row(self) -> Ints:
+        """Pool of every access. [M]"""
+        layer = self._needs.layer.astype(np.intp)
+        return layer.take(self._event) if self._own else np.zeros(len(self._event), np.intp)
 
     @cached_property
     def _begin(self) -> Floats:
@@ -115,10 +120,10 @@ class Steps:
         strongest is touched last. [M]"""
         if self._single:
             return (begins - 1) * self._number.astype(np.float64) + sizes
-        found = (begins * self._first[:-1] + sizes * np.diff(self._first)).take(self._event)
+        of_event = begins * self._first[:-1] + sizes * np.diff(self._first)
+        found: Floats = of_event.astype(np.float64).take(self._event)
         found -= self._number
-        counted: Floats = found.astype(np.float64)
-        return counted
+        return found
 
     def _given(self, columns: Container[str]) -> list[tuple[str, Floats]]:
         """What touches are told, by field of Touch and for all accesses, where pools keep these columns."""
@@ -378,13 +383,14 @@ class Steps:
         touch = Touch(0.0, half_life=now.half_life)
         given, least = self._given(pools.columns), int(pools.limits.min())
         clock = self._load_clock if pools.policy.reads & LOADED.keys() else None
+        of_pass = np.arange(rows).repeat(self.even)  # pool of each access of a pass, the same in all
         for step, index, largest in self._groups():
             if largest > least:
                 assert isinstance(index, slice)
                 for event in range(self._event[index.start], self._event[index.stop - 1] + 1):
                     yield self._apart(pools, event, copies)
                 continue
-            own = self._row[index]
+            own = of_pass if self.even else self._row[index]
             now.forward_pass, now.tokens = step, self._tokens[step]
             if not steady:
                 self._tell(pools, step, index, layers, touches)
