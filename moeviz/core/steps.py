@@ -19,13 +19,14 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from moeviz.core.columns import Floats, Ints
+from moeviz.core.lists import wrong_victim
 from moeviz.core.oracle import Knowledge
-from moeviz.core.policies import LOADED, Touch, wrong_victim
-from moeviz.core.pools import Ints, Pools, in_waves
+from moeviz.core.pools import Pools, in_waves
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
+from moeviz.core.use import LOADED, Touch
 
-Floats = NDArray[np.float64]
 Index = slice | Ints
 FEW = 8  # members of an event up to which a list of them is quicker to look through than to make a set of
 

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeviz.core.policies import MAX_EXPERTS as MAX_EXPERTS
 from moeviz.core.run import ExpertBytes, Run, Sizes
+from moeviz.core.use import MAX_EXPERTS as MAX_EXPERTS
 from moeviz.errors import TraceError
 
 if TYPE_CHECKING:

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeviz.core.policies import BY_RESIDENCY, LOADED, TOUCHED, Policy, Touch, Use
-from moeviz.core.pools import Ints, Pools
+from moeviz.core.columns import Ints
+from moeviz.core.policies import Policy
+from moeviz.core.pools import Pools
 from moeviz.core.steps import Steps
+from moeviz.core.use import BY_RESIDENCY, LOADED, TOUCHED, Touch, Use
 
 HOLE = np.iinfo(np.int64).min  # the place of who was taken out of a stack
 TOP = np.iinfo(np.int64).max  # who is needed now and stays at every slot count
