@@ -12,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import moeviz.core.policies
-from moeviz.core.policies import POLICIES, Lists, Moment, Use, load_policy, policy
+from moeviz.core.lists import Lists
+from moeviz.core.policies import POLICIES, load_policy, policy
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.replay import replay
 from moeviz.core.run import HIT, MISS, Run
 from moeviz.core.settings import WARM, Settings
 from moeviz.core.trace import Trace
+from moeviz.core.use import Moment, Use
 from moeviz.errors import PolicyError, SettingsError
 from moeviz.numbers.curves import curve
 from moeviz.numbers.explain import Explainer
