@@ -4,10 +4,10 @@ A score is an expression over columns of use (`Use`) and the moment (`Moment`). 
 on one expert's numbers and on arrays of any shape alike, so the live cache, the replay, the curves over all
 slot counts and the explanations evaluate the very same function. What a touch or a load does to the columns
 is written once too, in `moeviz.core.use`. Of equal scores the least recently used leaves; no two
-residents were used last at the same moment. Where who leaves depends on lists of residents and of those who
-left (arc, s3-fifo), what is decorated is a class of `moeviz.core.lists.Lists` instead. A new policy is one
-function under `@policy`, here or in a file of your own, named as `path.py:name` wherever a policy is
-asked for:
+residents were used last at the same moment. Where who leaves depends on lists of residents
+and of those who left (arc, s3-fifo, co-activation), what is decorated is a class of
+`moeviz.core.lists.Lists` instead. A new policy is one function under `@policy`, here or in a file of your
+own, named as `path.py:name` wherever a policy is asked for:
 
     from moeviz.policies import Moment, Use, policy
 
@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from moeviz.core.lists import Arc, Lists, S3Fifo
+from moeviz.core.lists import Arc, CoActivation, Lists, S3Fifo
 from moeviz.core.owncode import first_paragraph, functions_of
 from moeviz.core.use import Column, Moment, Use
 from moeviz.errors import PolicyError
@@ -173,6 +173,7 @@ def _tried(name: str, lists: type[Lists]) -> Policy:
     """Lets one expert come, be used, and leave."""
     try:
         pool = lists(1)
+        pool.needed((0,))
         pool.missed(0)
         pool.came(0)
         pool.used(0, False)
@@ -344,6 +345,7 @@ def static(use: Use, now: Moment) -> Column:
 
 policy("arc")(Arc)
 policy("s3-fifo")(S3Fifo)
+policy("co-activation")(CoActivation)
 
 
 @policy("belady", says="needed again later than any other that could leave", needs={"future"}, stack=True)

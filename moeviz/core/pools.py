@@ -167,6 +167,8 @@ class Pools(Columns):
         """
         found: list[int] = self.slot_of[at].tolist()
         loads: list[tuple[int, int, int]] = []
+        if self.lists is not None:
+            self.lists[row].needed(at.tolist())
         if min(found) < 0:
             loads = self._fill(row, at.tolist(), found, clock, held)
         if self._leveled:

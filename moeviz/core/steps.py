@@ -327,7 +327,7 @@ class Steps:
         for row, lists in enumerate(pools.lists):
             slot_of = {place: slot for slot, place in enumerate(pools.residents(row).tolist())}
             limit = int(pools.limits[row])
-            each.append((limit, slot_of, lists.missed, lists.leaves, lists.came, lists.used))
+            each.append((limit, slot_of, lists.needed, lists.missed, lists.leaves, lists.came, lists.used))
         load: list[int] = []
         load_slot: list[int] = []
         victims: list[int] = []
@@ -335,8 +335,9 @@ class Steps:
         places, rows = self._place.tolist(), self._row[begins].tolist()
         for row, begin, end in zip(rows, begins.tolist(), self.ends(), strict=True):
             event = places[begin:end]
-            limit, slot_of, missed, leaves, came, used = each[row]
+            limit, slot_of, needed, missed, leaves, came, used = each[row]
             for own in (event,) if len(event) <= limit else in_waves(event, slot_of, limit):
+                needed(own)
                 new: list[int] = []
                 for one in own:
                     if one in slot_of:
