@@ -147,7 +147,8 @@ def hits_of_one_pool(steps: Steps, pools: Pools, slots: int) -> NDArray[np.int64
     policy = pools.policy
     hit: Any
     if not policy.steady:
-        hit = _hit_by_passes(steps, pools, slots)
+        with np.errstate(all="ignore"):  # of scores at moments that are not theirs
+            hit = _hit_by_passes(steps, pools, slots)
     else:
         hit = np.frombuffer(
             (_hit_by_ranks if policy.stack else _hit_by_scores)(steps, pools, slots), np.bool_
@@ -175,18 +176,17 @@ def _hit_by_passes(steps: Steps, pools: Pools, slots: int) -> NDArray[np.bool_]:
         width = held + len(own)
         column = column_of[own]
         found = column >= 0
-        ends_at = np.empty(held + 1, np.intp)  # the event at which a resident's column ends
+        ends_at = np.empty(held + 1, np.int32)  # the event at which a resident's column ends
         ends_at.fill(count)
         ends_at[column] = event  # of a miss the column is -1, one too many
         leaves = ends_at[:held]
-        moments = np.arange(count)
+        moments = np.arange(count, dtype=np.int32)
         # whose columns have begun stand first: events are touched one after the other
         ends = (held + event.searchsorted(moments)).tolist()
         before = pools.read(residents)
         pools.touch(own, steps.touch_of(slice(begin, end), pools.columns))
         after = pools.read(touched)
-        with np.errstate(all="ignore"):  # of columns at moments that are not theirs
-            scores = pools.scored(list(map(_joined, before, after)), (count, width))
+        scores = pools.scored(list(map(_joined, before, after)), (count, width))
         np.copyto(scores[:, :held], np.inf, where=moments[:, None] >= leaves)
         misses = np.bincount(event[~found], minlength=count).tolist()
         until: list[int] = leaves.tolist()
