@@ -166,6 +166,7 @@ POLICY_NAMES = {
     "static": "static",
     "arc": "ARC",
     "s3-fifo": "S3-FIFO",
+    "co-activation": "co-activation",
     "belady": "Belady",
 }
 
