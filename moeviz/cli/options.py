@@ -186,13 +186,7 @@ def model_options(command: F) -> F:
                 show_default=True,
                 help="Type of the weights; auto: the checkpoint's; on a CPU the faster of it and float32.",
             ),
-            click.option(
-                "--experts",
-                type=click.Choice(list(EXPERTS)),
-                default=LOSSLESS,
-                show_default=True,
-                help="How the slow tier keeps experts: as the checkpoint does, or rounded, which is lossy.",
-            ),
+            experts_option,
             click.option(
                 "--threads",
                 type=click.IntRange(1, MOST_THREADS),
@@ -208,6 +202,17 @@ def model_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def experts_option(command: F) -> F:
+    return click.option(
+        "--experts",
+        type=click.Choice(list(EXPERTS)),
+        default=LOSSLESS,
+        show_default=True,
+        help="How the slow tier keeps experts: as the checkpoint does; unpacked, where that one packs them "
+        "(the same text, sooner on a fast link); or rounded, which is lossy.",
+    )(command)
 
 
 def json_option(command: F) -> F:

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from moeviz.cli.cache import bytes_of
-from moeviz.cli.options import Number, Refused, json_option, refusing, registered
+from moeviz.cli.options import Number, Refused, experts_option, json_option, refusing, registered
 
 
 def _counts(text: str) -> list[int]:
@@ -64,6 +64,7 @@ def _counts(text: str) -> list[int]:
     show_default=True,
     help="Type of the weights; auto: the checkpoint's; on a CPU the faster of it and float32.",
 )
+@experts_option
 @json_option
 def plan(
     model: str,
@@ -75,6 +76,7 @@ def plan(
     link: str,
     fast_speed: float | None,
     dtype: str,
+    experts: str,
     as_json: bool,
 ) -> None:
     """Say what of MODEL would fit in this machine's memory, and how fast it would be, before anything is
@@ -98,6 +100,7 @@ def plan(
         found = plans.make(
             model,
             dtype=dtype,
+            experts=experts,
             fast=None if fast is None else bytes_of(fast),
             context=context,
             slots=_counts(slots),

@@ -38,13 +38,14 @@ from moeviz.engine.store import (
     HostStore,
     LayerOf,
     Layout,
+    Packing,
     Store,
     is_complete,
     measure,
     write_file,
 )
 from moeviz.errors import ModelError, StoreError
-from moeviz.numbers.lossy import LOSSLESS
+from moeviz.numbers.lossy import LOSSLESS, UNPACKED
 from moeviz.numbers.sizes import K_FIELDS
 
 transformers.utils.logging.set_verbosity_error()  # what matters is raised; progress is reported by `load`
@@ -169,7 +170,7 @@ def load(
         tier,
         progress,
     )
-    store = _fill(filling, bits)
+    store = _fill(filling, experts)
     progress(0.95, "measuring the slow tier")
     loaded = Loaded(
         name=known.name,
@@ -192,8 +193,8 @@ def load(
         tier=measure(
             store,
             known.hardware.copier(store),
+            known.hardware.unpacker(store),
             overlaps=known.hardware.overlaps,
-            on_host=known.device.type == "cpu",
         ),
         device=known.device,
         dtype=known.dtype,
@@ -203,10 +204,13 @@ def load(
         hardware=known.hardware,
         notes=(*known.notes, *known.hardware.notes, *_notes(reached)),
     )
+    if store.layout.packing is not None:
+        packed = words.unpacking(loaded.tier.unpack_ms, store.layout.link_bytes, store.layout.expert_bytes)
+        loaded = replace(loaded, notes=(*loaded.notes, packed))
     if bits:
         notes = (*loaded.notes, words.rounded(experts))
         plain = replace(filling, progress=lambda share, what: None)  # which comes later, if it is asked for
-        loaded = replace(loaded, rounding=experts, exact_store=lambda: _fill(plain, 0), notes=notes)
+        loaded = replace(loaded, rounding=experts, exact_store=lambda: _fill(plain, LOSSLESS), notes=notes)
     progress(1.0, "; ".join(("ready", *loaded.notes)))
     return loaded
 
@@ -250,16 +254,16 @@ def _known(
     return _Known(_short_name(name), folder, config, tokenizer, skeleton, place, hardware, kind, notes)
 
 
-def _fill(filling: _Filling, bits: int) -> Store:
-    """The slow tier: in memory, or in a file that is written unless it is there. bits: to which experts are
-    rounded; 0: not at all. Raises StoreError.
+def _fill(filling: _Filling, experts: str) -> Store:
+    """The slow tier: in memory, or in a file that is written unless it is there. experts: how it keeps them,
+    a name of `lossy.EXPERTS`. Raises StoreError.
     """
     known, plain = filling.known, filling.plain
-    packing = (
-        Rounded(bits, plain.shapes, plain.dtype, filling.transposed)
-        if bits
-        else as_stored(filling.layers, plain, known.config)
-    )
+    packing: Packing | None = None
+    if bits := rounded(experts):
+        packing = Rounded(bits, plain.shapes, plain.dtype, filling.transposed)
+    elif experts != UNPACKED:
+        packing = as_stored(filling.layers, plain, known.config)
     layout = Layout(plain.layers, plain.experts, plain.dtype, plain.shapes, packing)
     layers = _layers_of(filling, packing)
     if filling.tier == "host":

@@ -24,11 +24,13 @@ from moeviz.core.run import Run, Tier
 from moeviz.core.trace import DECODE, Trace
 from moeviz.engine import tiers
 from moeviz.engine.cachefolder import cache_folder
+from moeviz.engine.unpack_time import unpack_ms
 from moeviz.files import headers, library
 from moeviz.files.moecounts import Counts
 from moeviz.files.moetrace import write_atomically
 from moeviz.numbers import metrics
 from moeviz.numbers import plan as plans
+from moeviz.numbers.lossy import EXPERTS, LOSSLESS
 from moeviz.numbers.plan import Compute, Memory, Plan
 from moeviz.numbers.sizes import Headers, ModelSize, checkpoint_dtype, sizes
 
@@ -41,6 +43,7 @@ def make(
     model: str = "",
     *,
     dtype: str = "auto",
+    experts: str = LOSSLESS,
     fast: int | None = None,
     context: int = 4_096,
     slots: Sequence[int] = (),
@@ -52,18 +55,19 @@ def make(
 ) -> Plan:
     """The plan for a folder or hub id (empty: the bundled model) on this machine.
 
-    fast: bytes of the fast tier (None: what is free); run: the recorded run of `trace`; counts: of this
-    model's experts, without order; link: as `machines.find` takes it, or MEASURE; fast_speed: GB/s at which
-    the fast tier reads its own memory (None: measured where it is RAM). Raises ModelError, SettingsError,
+    experts: how the slow tier keeps them, a name of `lossy.EXPERTS`; fast: bytes of the fast tier (None: what
+    is free); run: the recorded run of `trace`; counts: of this model's experts, without order; link: as
+    `machines.find` takes it, or MEASURE; fast_speed: GB/s at which the fast tier reads its own memory (None:
+    measured where it is RAM). Raises ModelError, SettingsError,
     StoreError.
     """
     read = headers.read(model or str(BUNDLED))
     name = BUNDLED_NAME if not model or Path(model).resolve() == BUNDLED.resolve() else model
     memory = this_machine(fast)
-    size = _size(read, name, dtype, memory.fast_is_host)
+    size = _size(read, name, dtype, experts, memory.fast_is_host)
     own = run if trace is not None and (trace.model, trace.mean_bytes) == (name, size.mean_bytes) else None
     machine = trace.recorded.get("machine", "a machine that it does not name") if trace is not None else ""
-    return plans.plan(
+    found = plans.plan(
         name,
         size,
         memory,
@@ -73,19 +77,25 @@ def make(
         counts=None if counts is None else counts.counts,
         link=_link(link, size, own),
         compute=_compute(name, size, memory, own, machine, fast_speed),
+        unpacking=_unpacking(name, size, memory, own),
     )
+    if found.unpacking is None:
+        return found
+    note = words.unpacking(found.unpacking.ms, size.mean_moved, size.mean_bytes)
+    return replace(found, notes=(*found.notes, note))
 
 
-def _size(read: Headers, name: str, dtype: str, on_cpu: bool) -> ModelSize:
+def _size(read: Headers, name: str, dtype: str, experts: str, on_cpu: bool) -> ModelSize:
     """Sizes in the dtype of the run. On a CPU `auto` is measured once the model is loaded: until this one has
     run, the plan takes float32 and says so.
     """
     own = checkpoint_dtype(read.config)
     if dtype != "auto" or not on_cpu or own == "float32":
-        return sizes(read, own if dtype == "auto" else dtype)
-    if (before := last(name)) is not None and (found := sizes(read, own)).mean_bytes == before.expert_bytes:
+        return sizes(read, own if dtype == "auto" else dtype, experts)
+    before, found = last(name), sizes(read, own, experts)
+    if before is not None and found.mean_bytes == before.expert_bytes:
         return found
-    found = sizes(read, "float32")
+    found = sizes(read, "float32", experts)
     note = (
         f"On a CPU a run takes the faster of float32 and {own}, measured as it loads; --dtype plans for one."
     )
@@ -104,6 +114,7 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
         ("MoE layers", f"{len(layers)}, each of {_range(experts, str)} experts, {size.k} for each token"),
         ("Dense part", f"{words.memory(size.dense)} ({words.memory(size.dense_packed)} in the checkpoint)"),
         ("One expert", f"{_range(unpacked)} in a slot ({_range(packed)} in the checkpoint)"),
+        ("On disk and link", _kept_as(plan)),
         ("All", f"{words.memory(size.all_unpacked)} ({words.memory(size.all_packed)} in the checkpoint)"),
         ("Keys and values", f"{keys} for {words.many(plan.context, 'token')}{limit}"),
         ("Fast tier", f"{words.memory(memory.fast)}: {memory.fast_what}"),
@@ -131,6 +142,18 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
         for one in row.expected:
             found.append((f"  {one.policy}", f"{words.percent(one.hit_ratio)} hit{_speed(one.band)}"))
     return found
+
+
+def _kept_as(plan: Plan) -> str:
+    """How the slow tier holds an expert, whether that is lossless, and what unpacking it takes."""
+    size = plan.size
+    moved = f"{_range({layer.moved for layer in size.layers})} an expert"
+    if not size.kept:
+        return f"{moved}, as in a slot; lossless"
+    how = f"{moved}, in {size.kept}; {'LOSSY' if EXPERTS.get(size.kept) else 'lossless'}"
+    if plan.unpacking is None:
+        return how
+    return f"{how}; unpacked in {words.milliseconds(plan.unpacking.ms)}, {plan.unpacking.source}"
 
 
 _NO_COMPUTE = "not known: add --fast-speed GB/s, or --trace with a measured run of this model"
@@ -191,7 +214,7 @@ def _link(text: str, size: ModelSize, own: Run | None) -> Machine | None:
     tier = own.tier
     return plans.as_measured(
         f"{tier.kind}, as the trace's run measured it",
-        tier.latency_ms,
+        tier.latency_ms - tier.unpack_ms,
         tier.gigabytes_per_second,
         own.mean_copied,
     )
@@ -218,6 +241,23 @@ def _compute(
     return Compute(size.active / speed / 1e6, f"the least: its weights are read once, {source}")
 
 
+def _unpacking(name: str, size: ModelSize, memory: Memory, own: Run | None) -> Compute | None:
+    """What unpacking an expert takes: as this model's last run had it, as the trace's run, else as this
+    processor does it.
+    """
+    if not size.kept:
+        return None
+    bytes_of = (size.mean_bytes, size.mean_moved)
+    if (ran := last(name)) is not None and ran.unpack_ms and (ran.expert_bytes, ran.moved_bytes) == bytes_of:
+        return Compute(ran.unpack_ms, "as the last run of this model measured it here")
+    if own is not None and own.tier is not None and own.tier.unpack_ms and own.mean_copied == bytes_of[1]:
+        return Compute(own.tier.unpack_ms, "as the trace's run measured it")
+    if not memory.fast_is_host:
+        return None
+    took = unpack_ms(size.kept, size.dtype, size.matrices)
+    return None if took is None else Compute(took, "measured here")
+
+
 # how far off the last plan was
 
 
@@ -235,6 +275,8 @@ class Ran:
     planned_least: float | None = None  # tokens/s
     planned_most: float | None = None
     link: str = ""  # that it ran over, in words; empty where that is not known
+    moved_bytes: int = 0  # of an expert, over the link
+    unpack_ms: float = 0.0  # of an expert; 0 where none was packed
 
 
 def remember(plan: Plan) -> None:
@@ -242,7 +284,10 @@ def remember(plan: Plan) -> None:
     kept = _kept()
     about = kept.pop(plan.model, {})  # the newest stand last
     expected = {
-        f"{plan.size.mean_bytes} {row.slots} {one.policy}": [one.hit_ratio, *_ends(one.band)]
+        _key(plan.size.mean_bytes, plan.size.mean_moved, row.slots, one.policy): [
+            one.hit_ratio,
+            *_ends(one.band),
+        ]
         for row in plan.rows
         for one in row.expected
         if one.policy in plans.POLICIES
@@ -271,14 +316,21 @@ def settle(trace: Trace, run: Run) -> None:
         found.times.tokens_per_second if found.times else None,
         parts.compute + parts.other,
         link=_link_in_words(run.tier),
+        moved_bytes=run.mean_copied,
+        unpack_ms=run.tier.unpack_ms if run.tier else 0.0,
     )
-    kept = _kept()
+    kept, key = _kept(), _key(run.mean_bytes, run.mean_copied, settings.slots, settings.policy)
     about = kept.pop(trace.model, {})
-    planned = _table(about.get("expected")).get(f"{run.mean_bytes} {settings.slots} {settings.policy}")
+    planned = _table(about.get("expected")).get(key)
     if isinstance(planned, list) and len(planned) == 3:
         hit_ratio, least, most = planned
         ran = replace(ran, planned_hit_ratio=hit_ratio, planned_least=least, planned_most=most)
     _keep({**kept, trace.model: {**about, "ran": asdict(ran)}})
+
+
+def _key(expert_bytes: int, moved_bytes: int, slots: int, policy: str) -> str:
+    """Of what is expected. A run in another dtype, or with its experts packed otherwise, is another."""
+    return f"{expert_bytes} {moved_bytes} {slots} {policy}"
 
 
 def _link_in_words(tier: Tier | None) -> str:
