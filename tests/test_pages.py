@@ -514,7 +514,7 @@ def test_what_if_plans_as_the_command_line_does(data_folder: Path, monkeypatch: 
     command = next(one.value for one in app.code if "moeviz plan" in one.value).split(" ", 3)[3]
     result = CliRunner().invoke(main, shlex.split(command))
     assert result.exit_code == 0, result.output
-    assert "in int8; LOSSY; unpacked in 2.0 ms" in shown["planned"]["On disk and link"]
+    assert "in int8; LOSSY; unpacked in" in shown["planned"]["On disk and link"]
     for name, text in zip(shown.index, shown["planned"], strict=True):
         if name != "Slow tier disk":  # whose free room others change
             assert text.replace("\\", "") in result.output, name
