@@ -206,7 +206,7 @@ def test_the_last_run_tells_what_unpacking_takes(monkeypatch: pytest.MonkeyPatch
     ran = timed(replay(replace(trace, link_bytes=moved), Settings("lru", 4)))
     engine.settle(trace, replace(ran, tier=Tier("disk", 1.0, 1.0, True, unpack_ms=0.5)))
     found = as_json("--experts", "int8", "--dtype", "float32")["unpacking"]
-    assert found == {"ms": 0.5, "source": "as the last run of this model measured it here"}
+    assert (found["ms"], found["source"]) == (0.5, "as the last run of this model measured it here")
     assert as_json("--experts", "int4", "--dtype", "float32")["unpacking"]["ms"] == 2.0
 
 
@@ -311,7 +311,10 @@ def test_the_next_plan_says_how_far_off_the_last_one_was(data: Path) -> None:
     assert (ran.planned_hit_ratio, ran.planned_least) == (lfu.hit_ratio, lfu.band.least)
     assert ran.hit_ratio == lfu.hit_ratio  # decisions are exact
     assert ran.tokens_per_second == pytest.approx(100, rel=0.1)
-    assert dict(engine.rows(found))["Last run"].startswith("m: lfu with 3 slots a layer, each of ")
+    said = dict(engine.rows(found))
+    assert said["Last run"].startswith("lfu with 3 slots a layer, each of ")
+    assert said["  planned"].endswith(" tokens/s, compute 1.0 ms a token, over a link (0.001 GB/s, 1 ms)")
+    assert " hit, 100 tokens/s, compute " in said["  measured"]
     assert [path.name for path in data.iterdir()] == ["plans.json"]
 
 
@@ -320,7 +323,8 @@ def test_the_next_plan_says_how_far_off_the_last_one_was(data: Path) -> None:
     [(90.0, "10% below the plan"), (150.0, "within the plan"), (220.0, "10% above the plan")],
 )
 def test_a_verdict_is_against_the_nearest_end_of_the_band(speed: float, verdict: str) -> None:
-    assert engine.off_by(engine.Ran(1_000, 4, "lru", 0.5, speed, 1.0, 0.5, 100.0, 200.0)).endswith(verdict)
+    told = engine.off_by(engine.Ran(1_000, 4, "lru", 0.5, speed, 1.0, 0.5, 100.0, 200.0))
+    assert told[-1][1].endswith(verdict)
 
 
 def test_what_was_not_planned_is_not_compared(data: Path) -> None:
@@ -333,7 +337,30 @@ def test_what_was_not_planned_is_not_compared(data: Path) -> None:
     engine.settle(trace, timed(replay(trace, Settings("lfu", 3))))
     ran = engine.last("m")
     assert ran is not None
-    assert "nothing had been planned for it" in engine.off_by(ran)
+    assert "nothing had been planned for it" in engine.off_by(ran)[-1][1]
+
+
+def test_a_plan_without_a_trace_is_held_against_a_run_too_and_claims_no_speed_from_below() -> None:
+    trace = replace(random_trace(1), model="m", expert_bytes=4_000, link_bytes=1_000)
+    floor = Compute(0.001, "to read its weights once", at_least=True)
+    engine.remember(plan("m", SIZE, RAM, context=10, slots=[3], link=LINK, compute=floor))
+    engine.settle(trace, timed(replay(trace, Settings("lfu", 3)), wall=10_000_000))
+    ran = engine.last("m")
+    assert ran is not None
+    assert (ran.planned_for, ran.planned_hit_ratio, ran.planned_least) == (EVEN, 3 / 8, None)
+    planned, measured = (text for _, text in engine.off_by(ran)[1:])
+    assert planned.startswith("37.5% hit by even routing, at most 133 tokens/s, compute at least 0.0 ms")
+    assert measured.endswith("within the plan")
+
+
+def test_a_folder_is_the_same_model_however_its_path_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    trace = replace(random_trace(1), model="model")
+    engine.settle(trace, timed(replay(trace, Settings("lfu", 3))))
+    assert engine.last(str(tmp_path / "model")) is not None
 
 
 @pytest.mark.parametrize(

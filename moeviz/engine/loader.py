@@ -283,6 +283,8 @@ def _fill(filling: _Filling, experts: str) -> Store:
 def _reached(name: object, model: nn.Module, tokenizer: Any, device: torch.device) -> list[Reached]:
     """The MoE layers that text reaches. Raises ModelError where there are none, or they are not alike."""
     ids = list(tokenizer("In the beginning")["input_ids"])[:4] or [0]
+    if why := unlike_tokenizer(model.config, ids):
+        raise ModelError(f"{name}: {why}")
     reached: list[Reached] = _guard(name, lambda: probe(model, ids, device))
     if not reached:
         raise ModelError(
@@ -300,6 +302,17 @@ def _reached(name: object, model: nn.Module, tokenizer: Any, device: torch.devic
             f"({', '.join(str(one.k) for one in reached)}), which moeviz cannot serve. Choose another MoE."
         )
     return reached
+
+
+def unlike_tokenizer(config: Any, ids: Sequence[int]) -> str:
+    """Why the tokenizer that gave these ids is not the model's own, in words; empty where it may be."""
+    words_known = getattr(config.get_text_config(), "vocab_size", None)
+    if not isinstance(words_known, int) or max(ids) < words_known:
+        return ""
+    return (
+        f"its tokenizer gives the id {max(ids):,}, but the model knows {words_known:,} tokens: they are of "
+        "different models. Put the model's own tokenizer files beside config.json."
+    )
 
 
 def _layout(name: object, modules: list[nn.Module], dtype: torch.dtype) -> Layout:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,14 +59,14 @@ def make(
     experts: how the slow tier keeps them, a name of `lossy.EXPERTS`; fast: bytes of the fast tier (None: what
     is free); run: the recorded run of `trace`; counts: of this model's experts, without order; link: as
     `machines.find` takes it, or MEASURE; fast_speed: GB/s at which the fast tier reads its own memory (None:
-    measured where it is RAM). Raises ModelError, SettingsError,
-    StoreError.
+    measured where it is RAM). Raises ModelError, SettingsError, StoreError.
     """
     read = headers.read(model or str(BUNDLED))
     name = BUNDLED_NAME if not model or Path(model).resolve() == BUNDLED.resolve() else model
     memory = this_machine(fast)
     size = _size(read, name, dtype, experts, memory.fast_is_host)
-    own = run if trace is not None and (trace.model, trace.mean_bytes) == (name, size.mean_bytes) else None
+    same = trace is not None and (_who(trace.model), trace.mean_bytes) == (_who(name), size.mean_bytes)
+    own = run if same else None
     machine = trace.recorded.get("machine", "a machine that it does not name") if trace is not None else ""
     found = plans.plan(
         name,
@@ -126,14 +127,9 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
     found.append(
         ("Link", plan.link.label if plan.link else "not known: add --link, for example --link measure")
     )
-    compute = (
-        f"{words.milliseconds(plan.compute.ms)} a token, {plan.compute.source}"
-        if plan.compute
-        else _NO_COMPUTE
-    )
-    found.append(("Compute", compute))
+    found.append(("Compute", _compute_row(plan.compute)))
     if (ran := last(plan.model)) is not None:
-        found.append(("Last run", f"{plan.model}: {off_by(ran)}"))
+        found += off_by(ran)
     for row in plan.rows:
         has = f"{_fits(row.fits)}: fast tier {words.memory(row.fast)} of {words.memory(memory.fast)}"
         there = f"slow tier host {_fits(row.host_fits)}: {need} of {words.memory(memory.host)}"
@@ -156,7 +152,11 @@ def _kept_as(plan: Plan) -> str:
     return f"{how}; unpacked in {words.milliseconds(plan.unpacking.ms)}, {plan.unpacking.source}"
 
 
-_NO_COMPUTE = "not known: add --fast-speed GB/s, or --trace with a measured run of this model"
+def _compute_row(compute: Compute | None) -> str:
+    if compute is None:
+        return "not known: add --fast-speed GB/s, or --trace with a measured run of this model"
+    least = "at least " if compute.at_least else ""
+    return f"{least}{words.milliseconds(compute.ms)} a token, {compute.source}"
 
 
 def _range(values: set[int], say: Callable[[int], str] = words.memory) -> str:
@@ -235,10 +235,11 @@ def _compute(
         if not memory.fast_is_host:
             return None
         speed = tiers.memory_speed()
-        source = f"measured in RAM at {speed:.1f} GB/s"
+        source = f"from RAM at {speed:.1f} GB/s, as measured"
     else:
         speed, source = fast_speed, f"at {fast_speed:g} GB/s"
-    return Compute(size.active / speed / 1e6, f"the least: its weights are read once, {source}")
+    source = f"to read its weights once {source}; after a run, a plan knows what it takes"
+    return Compute(size.active / speed / 1e6, source, at_least=True)
 
 
 def _unpacking(name: str, size: ModelSize, memory: Memory, own: Run | None) -> Compute | None:
@@ -271,9 +272,12 @@ class Ran:
     hit_ratio: float | None
     tokens_per_second: float | None
     compute_ms: float | None  # of a token, without waiting for copies
-    planned_hit_ratio: float | None = None  # None where no plan had this policy at these slots
+    planned_hit_ratio: float | None = None  # None where no plan had these slots
     planned_least: float | None = None  # tokens/s
     planned_most: float | None = None
+    planned_compute_ms: float | None = None
+    planned_link: str = ""
+    planned_for: str = ""  # a policy, or EVEN where a plan without a trace spoke for all
     link: str = ""  # that it ran over, in words; empty where that is not known
     moved_bytes: int = 0  # of an expert, over the link
     unpack_ms: float = 0.0  # of an expert; 0 where none was packed
@@ -281,18 +285,22 @@ class Ran:
 
 def remember(plan: Plan) -> None:
     """Keeps what a plan expects of each policy and slot count, for `settle`. Raises OSError."""
-    kept = _kept()
-    about = kept.pop(plan.model, {})  # the newest stand last
+    kept, who = _kept(), _who(plan.model)
+    about = kept.pop(who, {})  # the newest stand last
     expected = {
-        _key(plan.size.mean_bytes, plan.size.mean_moved, row.slots, one.policy): [
-            one.hit_ratio,
-            *_ends(one.band),
-        ]
+        _key(plan.size.mean_bytes, plan.size.mean_moved, row.slots, one.policy): {
+            "planned_for": one.policy,
+            "planned_hit_ratio": one.hit_ratio,
+            "planned_least": one.band.least if one.band else None,
+            "planned_most": one.band.most if one.band else None,
+            "planned_compute_ms": plan.compute.ms if plan.compute else None,
+            "planned_link": plan.link.label if plan.link else "",
+        }
         for row in plan.rows
         for one in row.expected
-        if one.policy in plans.POLICIES
+        if one.policy in (*plans.POLICIES, plans.EVEN)
     }
-    _keep({**kept, plan.model: {**about, "expected": _table(about.get("expected")) | expected}})
+    _keep({**kept, who: {**about, "expected": _table(about.get("expected")) | expected}})
 
 
 def settle(trace: Trace, run: Run) -> None:
@@ -319,13 +327,19 @@ def settle(trace: Trace, run: Run) -> None:
         moved_bytes=run.mean_copied,
         unpack_ms=run.tier.unpack_ms if run.tier else 0.0,
     )
-    kept, key = _kept(), _key(run.mean_bytes, run.mean_copied, settings.slots, settings.policy)
-    about = kept.pop(trace.model, {})
-    planned = _table(about.get("expected")).get(key)
-    if isinstance(planned, list) and len(planned) == 3:
-        hit_ratio, least, most = planned
-        ran = replace(ran, planned_hit_ratio=hit_ratio, planned_least=least, planned_most=most)
-    _keep({**kept, trace.model: {**about, "ran": asdict(ran)}})
+    kept, who = _kept(), _who(trace.model)
+    about = kept.pop(who, {})
+    expected = _table(about.get("expected"))
+    for policy in (plans.EVEN, settings.policy):  # what was planned for the policy itself counts
+        planned = expected.get(_key(run.mean_bytes, run.mean_copied, settings.slots, policy))
+        with suppress(TypeError):  # a damaged file
+            ran = replace(ran, **_table(planned))
+    _keep({**kept, who: {**about, "ran": asdict(ran)}})
+
+
+def _who(model: str) -> str:
+    """A folder is the same however its path was written."""
+    return str(Path(model).resolve()) if Path(model).is_dir() else model
 
 
 def _key(expert_bytes: int, moved_bytes: int, slots: int, policy: str) -> str:
@@ -343,33 +357,35 @@ def _link_in_words(tier: Tier | None) -> str:
 def last(model: str) -> Ran | None:
     """How the last run of a model came out; None where there was none."""
     try:
-        return Ran(**_kept()[model]["ran"])
+        return Ran(**_kept()[_who(model)]["ran"])
     except (KeyError, TypeError):
         return None
 
 
-def off_by(ran: Ran) -> str:
-    """How far off the plan of a run was, in words."""
-    slots = words.many(ran.slots, "slot")
-    what = f"{ran.policy} with {slots} a layer, each of {words.memory(ran.expert_bytes)}"
-    what += f", over {ran.link}" if ran.link else ""
+def off_by(ran: Ran) -> list[tuple[str, str]]:
+    """How far off the plan of a run was, (name, text) each."""
+    what = (
+        f"{ran.policy} with {words.many(ran.slots, 'slot')} a layer, each of {words.memory(ran.expert_bytes)}"
+    )
+    found = [("Last run", f"{what}, over {ran.link}" if ran.link else what)]
     speed = words.UNKNOWN if ran.tokens_per_second is None else f"{ran.tokens_per_second:.3g} tokens/s"
-    measured = f"measured {words.percent(ran.hit_ratio)} hit and {speed}"
+    compute = "" if ran.compute_ms is None else f", compute {words.milliseconds(ran.compute_ms)} a token"
+    measured = f"{words.percent(ran.hit_ratio)} hit, {speed}{compute}"
     if ran.planned_hit_ratio is None:
-        return f"{what}: {measured}; nothing had been planned for it"
-    planned = f"planned {words.percent(ran.planned_hit_ratio)} hit"
+        return [*found, ("  measured", f"{measured}; nothing had been planned for it")]
+    even = " by even routing" if ran.planned_for == plans.EVEN else ""
+    planned = f"{words.percent(ran.planned_hit_ratio)} hit{even}"
     if ran.planned_most is None or ran.tokens_per_second is None:
-        return f"{what}: {planned}, no speed; {measured}"
+        return [*found, ("  planned", f"{planned}, no speed"), ("  measured", measured)]
     low, high = ran.planned_least or 0.0, ran.planned_most
-    nearest = min(max(ran.tokens_per_second, low), high)
-    off = ran.tokens_per_second / nearest - 1
+    off = round(ran.tokens_per_second / min(max(ran.tokens_per_second, low), high) - 1, 2)
     verdict = f"{abs(off):.0%} {'above' if off > 0 else 'below'} the plan" if off else "within the plan"
-    band = f"at most {high:.3g}" if ran.planned_least is None else f"{low:.3g} to {high:.3g}"
-    return f"{what}: {planned} and {band} tokens/s; {measured}: {verdict}"
-
-
-def _ends(band: plans.Band | None) -> tuple[float | None, float | None]:
-    return (band.least, band.most) if band else (None, None)
+    least = ran.planned_least is None
+    planned += f", {'at most' if least else f'{low:.3g} to'} {high:.3g} tokens/s"
+    if (ms := ran.planned_compute_ms) is not None:
+        planned += f", compute {'at least ' * least}{words.milliseconds(ms)} a token"
+    over = f", over {ran.planned_link}" if ran.planned_link else ""
+    return [*found, ("  planned", f"{planned}{over}"), ("  measured", f"{measured}: {verdict}")]
 
 
 def _store() -> Path:

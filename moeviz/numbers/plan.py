@@ -37,7 +37,7 @@ ASSUMPTIONS = (
     "misses = (1 - hit ratio) x experts of a token x MoE layers. "
     "Where experts are packed, what unpacking one takes is added to its copy.",
     "tokens/s at most: copies run wholly beside compute, 1000 / max(copies, compute). "
-    "At least: nothing runs beside anything, 1000 / (copies + compute).",
+    "At least: nothing runs beside anything, 1000 / (copies + compute), where a run has measured compute.",
 )
 
 
@@ -60,7 +60,7 @@ class Band:
     misses: float  # experts copied for a token, in all layers
     copies_ms: float  # what the link takes for them
     most: float | None  # tokens/s if copies and compute overlap wholly; None where neither takes a known time
-    least: float | None  # tokens/s if nothing overlaps; None where compute is not known
+    least: float | None  # tokens/s if nothing overlaps; None where compute is not known, or only a part of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,7 @@ class Compute:
 
     ms: float
     source: str  # in words
+    at_least: bool = False  # it takes longer, and how much longer is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,15 +241,19 @@ def plan(
         fast = fast_bytes(size, count, context)
         compute_ms = compute.ms if compute else None
         unpack_ms = unpacking.ms if unpacking else 0.0
+
+        def band(ratio: float) -> Band | None:
+            if link is None:
+                return None
+            found = speed(size, ratio, link, compute_ms, unpack_ms)
+            return replace(found, least=None) if compute and compute.at_least else found
+
         return Row(
             count,
             fast,
             count <= most,
             size.slow_tier + (fast if memory.fast_is_host else 0) <= USABLE * memory.host,
-            tuple(
-                Expected(policy, ratio, speed(size, ratio, link, compute_ms, unpack_ms) if link else None)
-                for policy, ratio in ratios.items()
-            ),
+            tuple(Expected(policy, ratio, band(ratio)) for policy, ratio in ratios.items()),
         )
 
     return Plan(
