@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from moeviz.cli.cache import bytes_of
-from moeviz.cli.options import Number, Refused, experts_option, json_option, refusing, registered
+from moeviz.cli.options import Device, Number, Refused, experts_option, json_option, refusing, registered
 
 
 def _counts(text: str) -> list[int]:
@@ -39,6 +39,13 @@ def _counts(text: str) -> list[int]:
     help="A .moecounts file of this model (`import` makes one): what its busiest experts would hit.",
 )
 @click.option("--fast", help="Memory of the fast tier, as 8GiB. Left out: what is free here.")
+@click.option(
+    "--device",
+    type=Device(),
+    default="auto",
+    show_default=True,
+    help="The fast tier: auto: what is here; cpu; or cuda, ..., of any machine if --fast says its memory.",
+)
 @click.option(
     "--context",
     type=click.IntRange(1, 10_000_000),
@@ -71,6 +78,7 @@ def plan(
     file: Path | None,
     counted: Path | None,
     fast: str | None,
+    device: str,
     context: int,
     slots: str,
     link: str,
@@ -101,6 +109,7 @@ def plan(
             model,
             dtype=dtype,
             experts=experts,
+            device=device,
             fast=None if fast is None else bytes_of(fast),
             context=context,
             slots=_counts(slots),

@@ -30,6 +30,7 @@ from moeviz.engine.checkpoint import check_files, check_report, named, needs_cod
 from moeviz.engine.experts import Recipe, RecipeError, recipe_for, stacked
 from moeviz.engine.hardware import Hardware, hardware_of
 from moeviz.engine.kinds import model_class, no_experts, no_folder, no_plain_weights, no_text_model, text_part
+from moeviz.engine.memory import lacking
 from moeviz.engine.packing import Rounded, as_stored, rounded
 from moeviz.engine.probe import Reached, Router, is_experts, probe
 from moeviz.engine.sources import LayerSources, Sources, load_dense
@@ -250,6 +251,11 @@ def _known(
         check(*early)
     kind, why = _dtype(dtype, config, place, every[0])
     check_files(folder)
+    if short := lacking(place, _dense_bytes(skeleton, kind)):
+        raise ModelError(
+            f"The dense part of {name}, which stays in the fast tier, {short}. Choose a smaller model, or a "
+            "dtype of fewer bytes."
+        )
     notes = (why,) if why else ()
     return _Known(_short_name(name), folder, config, tokenizer, skeleton, place, hardware, kind, notes)
 
@@ -267,6 +273,8 @@ def _fill(filling: _Filling, experts: str) -> Store:
     layout = Layout(plain.layers, plain.experts, plain.dtype, plain.shapes, packing)
     layers = _layers_of(filling, packing)
     if filling.tier == "host":
+        if short := lacking(torch.device("cpu"), layout.bytes):
+            raise StoreError(f"The slow tier in memory {short}. Choose --tier disk.")
         return HostStore(layout, layers, known.hardware.host_memory, known.hardware.let_go)
     path = cache_folder() / f"{_fingerprint(known.folder, layout)}{SUFFIX}"
 
@@ -278,6 +286,12 @@ def _fill(filling: _Filling, experts: str) -> Store:
             make_room(layout.bytes, path)
             write_file(layout, layers, path, known.name)
         return DiskStore(layout, path)
+
+
+def _dense_bytes(skeleton: nn.Module, dtype: torch.dtype) -> int:
+    """What everything but the experts takes."""
+    experts = {id(p) for m in skeleton.modules() if is_experts(m) for p in m.parameters()}
+    return sum(p.numel() for p in skeleton.parameters() if id(p) not in experts) * dtype.itemsize
 
 
 def _reached(name: object, model: nn.Module, tokenizer: Any, device: torch.device) -> list[Reached]:

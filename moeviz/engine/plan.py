@@ -26,6 +26,7 @@ from moeviz.core.trace import DECODE, Trace
 from moeviz.engine import tiers
 from moeviz.engine.cachefolder import cache_folder
 from moeviz.engine.unpack_time import unpack_ms
+from moeviz.errors import SettingsError
 from moeviz.files import headers, library
 from moeviz.files.moecounts import Counts
 from moeviz.files.moetrace import write_atomically
@@ -45,6 +46,7 @@ def make(
     *,
     dtype: str = "auto",
     experts: str = LOSSLESS,
+    device: str = "auto",
     fast: int | None = None,
     context: int = 4_096,
     slots: Sequence[int] = (),
@@ -56,14 +58,15 @@ def make(
 ) -> Plan:
     """The plan for a folder or hub id (empty: the bundled model) on this machine.
 
-    experts: how the slow tier keeps them, a name of `lossy.EXPERTS`; fast: bytes of the fast tier (None: what
-    is free); run: the recorded run of `trace`; counts: of this model's experts, without order; link: as
+    experts: how the slow tier keeps them, a name of `lossy.EXPERTS`; device: auto (what is here), cpu, or an
+    accelerator's name, of one that may be in another machine; fast: bytes of the fast tier (None: what is
+    free); run: the recorded run of `trace`; counts: of this model's experts, without order; link: as
     `machines.find` takes it, or MEASURE; fast_speed: GB/s at which the fast tier reads its own memory (None:
     measured where it is RAM). Raises ModelError, SettingsError, StoreError.
     """
     read = headers.read(model or str(BUNDLED))
     name = BUNDLED_NAME if not model or Path(model).resolve() == BUNDLED.resolve() else model
-    memory = this_machine(fast)
+    memory = this_machine(fast, device)
     size = _size(read, name, dtype, experts, memory.fast_is_host)
     same = trace is not None and (_who(trace.model), trace.mean_bytes) == (_who(name), size.mean_bytes)
     own = run if same else None
@@ -193,16 +196,26 @@ def _speed(band: plans.Band | None) -> str:
 # this machine
 
 
-def this_machine(fast: int | None = None) -> Memory:
-    """What is free here. fast: bytes of an accelerator, or of RAM for the model, where the user says so."""
-    host, accelerator = tiers.host_free(), tiers.accelerator_free()
+def this_machine(fast: int | None = None, device: str = "auto") -> Memory:
+    """What is free here. fast: bytes of the fast tier, where the user says so; device: auto, cpu, or an
+    accelerator's name. Raises SettingsError where nothing says how large an accelerator's memory is.
+    """
+    host, accelerator = tiers.host_free(), None if device == "cpu" else tiers.accelerator_free()
     disk, where = tiers.disk_free(cache_folder())
+    on_host = device == "cpu" or (device == "auto" and accelerator is None)
+    free = host if on_host else accelerator
+    what = "RAM that is free on this machine" if on_host else "free on the accelerator"
     if fast is not None:
-        what = "as --fast says" + ("" if accelerator else "; taken for RAM of this machine")
-        return Memory(fast, what, accelerator is None, host, disk, str(where))
-    if accelerator is not None:
-        return Memory(accelerator, "free on the accelerator", False, host, disk, str(where))
-    return Memory(host, "RAM that is free on this machine", True, host, disk, str(where))
+        what = f"as --fast says, of {'RAM' if on_host else 'an accelerator'}"
+        if device == "auto" and on_host:
+            what += " (of a card: --device cuda)"
+        free = fast
+    if free is None:
+        raise SettingsError(
+            f"No accelerator is seen here, so the memory of device {device!r} is not known. Say it, for "
+            "example --fast 24GB."
+        )
+    return Memory(free, what, on_host, host, disk, str(where))
 
 
 def _link(text: str, size: ModelSize, own: Run | None) -> Machine | None:
