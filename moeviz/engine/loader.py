@@ -7,6 +7,7 @@ loaded = load("moeviz/demo_model", tier="disk")
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sys
 import time
@@ -29,7 +30,7 @@ from moeviz.engine.cachefolder import SUFFIX, alone_at, cache_folder, make_room
 from moeviz.engine.checkpoint import check_files, check_report, named, needs_code, no_code
 from moeviz.engine.experts import Recipe, RecipeError, recipe_for, stacked
 from moeviz.engine.hardware import Hardware, hardware_of
-from moeviz.engine.kinds import model_class, no_experts, no_folder, no_plain_weights, no_text_model, text_part
+from moeviz.engine.kinds import model_class, no_experts, no_plain_weights, no_text_model, text_part
 from moeviz.engine.memory import lacking
 from moeviz.engine.packing import Rounded, as_stored, rounded
 from moeviz.engine.probe import Reached, Router, is_experts, probe
@@ -46,6 +47,7 @@ from moeviz.engine.store import (
     write_file,
 )
 from moeviz.errors import ModelError, StoreError
+from moeviz.files.headers import CHOOSE, no_folder, no_hub_id
 from moeviz.numbers.lossy import LOSSLESS, UNPACKED
 from moeviz.numbers.sizes import K_FIELDS
 
@@ -470,11 +472,20 @@ def _config(name: str) -> tuple[Any, Path]:
         if needs_code(error):
             raise no_code(name) from None
         first = str(error).strip().splitlines()[0]
-        raise ModelError(
-            f"{name} cannot be read as a model: {first} Choose a folder with a model, or a hub id that is "
-            "reachable."
-        ) from None
+        if not folder.is_dir():
+            raise ModelError(no_hub_id(name, first)) from None
+        if "does not recognize this architecture" in first:
+            raise ModelError(
+                f"{name} is of a type that transformers {transformers.__version__} does not have: "
+                f"{_type(folder)}. Choose a checkpoint of one that it has."
+            ) from None
+        raise ModelError(f"{name} cannot be read as a model: {first} {CHOOSE}") from None
     return config, Path(str(where)).parent
+
+
+def _type(folder: Path) -> str:
+    """What a folder's configuration calls its model, where transformers does not know it."""
+    return str(json.loads((folder / "config.json").read_bytes()).get("model_type"))[:60]
 
 
 def _tokenizer(name: object, folder: Path) -> Any:
@@ -482,9 +493,9 @@ def _tokenizer(name: object, folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".: ")
         raise ModelError(
-            f"{name} has no tokenizer that can be read: {first} Put the tokenizer's files (tokenizer.json, "
+            f"{name} has no tokenizer that can be read ({first}). Put the tokenizer's files (tokenizer.json, "
             "tokenizer_config.json) beside config.json."
         ) from None
 
