@@ -282,7 +282,9 @@ def test_a_checkpoint_of_an_accelerator_is_planned_in_its_own_dtype(
         (["--link", "string"], "link 'string' is not known"),
         (["--fast-speed", "nan"], "not a finite number"),
         (["--trace", "no.moetrace"], "no.moetrace"),
-        (["no/such/model"], "is no folder, and as a hub id it cannot be read"),
+        (["no/such/model"], "There is no folder no/such/model"),
+        (["--device", "cuda"], "No accelerator is seen here, so the memory of device 'cuda' is not known"),
+        (["--device", "abacus"], "device 'abacus' is not available here"),
         (["sample_traces"], "has no config.json"),
     ],
 )
@@ -291,6 +293,18 @@ def test_bad_input_is_one_message(arguments: list[str], said: str) -> None:
     assert result.exit_code == 2
     assert said in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_card_of_another_machine_is_planned_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = as_json("--device", "cuda", "--fast", "32MiB")
+    assert (card["size"]["dtype"], card["memory"]["fast_is_host"]) == ("bfloat16", False)
+    assert card["memory"]["fast_what"] == "as --fast says, of an accelerator"
+    ram = as_json("--fast", "32MiB")["memory"]
+    assert ram["fast_is_host"]
+    assert ram["fast_what"] == "as --fast says, of RAM (of a card: --device cuda)"
+    monkeypatch.setattr(tiers, "accelerator_free", lambda: 2**30)
+    assert as_json()["memory"]["fast"] == 2**30
+    assert as_json("--device", "cpu")["memory"]["fast_is_host"]
 
 
 # how far off
