@@ -47,6 +47,7 @@ class Tier:
     page_cache_bypassed: bool  # False for host
     pace: Machine | None = None  # what copies were slowed down to; the figures above are the paced ones
     keeps_pace: bool = True  # False: this tier itself is slower than the link that was asked for
+    unpack_ms: float = 0.0  # the part of latency_ms that unpacks an expert, where the slow tier packs them
     overlaps: bool = True  # False: the accelerator has one stream, in which copies and compute take turns
 
     @property
@@ -60,7 +61,13 @@ class Tier:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; what is of the pace only where there is one, and no word of what is usual."""
-        left_out = (*(() if self.pace else ("pace", "keeps_pace")), *(("overlaps",) if self.overlaps else ()))
+        usual = {
+            "pace": self.pace is None,
+            "keeps_pace": self.pace is None,
+            "unpack_ms": not self.unpack_ms,
+            "overlaps": self.overlaps,
+        }
+        left_out = {name for name, so in usual.items() if so}
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     @classmethod
@@ -69,6 +76,7 @@ class Tier:
         pace = values.get("pace")
         tier = cls(**{**values, "pace": Machine(**pace) if pace is not None else None})
         numbers = [getattr(one, name) for one in (tier, tier.pace or tier) for name in _FIGURES]
+        numbers.append(tier.unpack_ms)
         if not all(isinstance(number, float) and 0 <= number < 1e12 for number in numbers):
             raise TypeError
         if not all(isinstance(text, str) for text in (tier.kind, tier.pace.name if tier.pace else "")):
