@@ -181,6 +181,7 @@ REFUSED = {
     "plan no/such/model": "no/such/model",
     "plan --trace gone.moetrace": "gone.moetrace: No such file",
     "plan --trace text.moetrace": "is not a .moetrace file",
+    "plan --device nosuch": "is not available here. Choose one of",
     "plan --fast lots": "The size 'lots' is not known. Write for example 50GB",
     "plan --fast -1": "The size '-1' is not known",
     f"plan --fast {SEEDS}GB": "is not known",
@@ -191,6 +192,7 @@ REFUSED = {
     "plan --link tape": "link 'tape' is not known. Choose one of SD card",
     "plan --fast-speed nan": "not a finite number",
     "plan --fast-speed 0": "not in the range",
+    "plan --experts int2": "'int2' is not one of",
     "plan --dtype float8": "'float8' is not one of",
     # differences
     f"diff {T}": "Missing argument 'SECOND'",
