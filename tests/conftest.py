@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.run import MISS, Run
 from moeviz.core.trace import Trace
+from moeviz.files.importers import IMPORTERS
 
 hypothesis.settings.register_profile(  # a busy machine is no fault of what is tested
     "moeviz", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -35,6 +37,17 @@ def _one_thread_and_own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _registries_as_they_were() -> Iterator[None]:
+    """What a file of tests registers of its own is not there for the next: it counts what there is."""
+    registries: list[dict[str, Any]] = [POLICIES, PREDICTORS, IMPORTERS]  # type: ignore[list-item]
+    before = [dict(one) for one in registries]
+    yield
+    for registry, own in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(own)
 
 
 @pytest.fixture

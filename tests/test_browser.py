@@ -121,7 +121,13 @@ def settle(page: Page) -> None:
     download button another file, and has other colours for a moment.
     """
     expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
-    page.wait_for_function("document.getAnimations().every(a => !(a instanceof CSSTransition))")
+    page.wait_for_function(
+        """() => {
+          const inner = [...document.querySelectorAll("*")].map((one) => one.shadowRoot).filter(Boolean)
+          const moving = [document, ...inner].flatMap((root) => root.getAnimations())
+          return moving.every((one) => !(one instanceof CSSTransition)) // a spinner never ends, a fade does
+        }"""
+    )
 
 
 def saved(page: Page, button: Locator) -> Path:
