@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from conftest import odd_traces, random_trace
 from streamlit.testing.v1 import AppTest
 
-from moeviz.app import boards, commands, machines, show
+from moeviz.app import boards, commands, jobs, machines, show
 from moeviz.app.asking import PRESETS
 from moeviz.cli.main import main
 from moeviz.core.policies import POLICIES
@@ -37,9 +37,11 @@ WAIT = 600  # seconds a script may take on a slow machine
 PAGES = ("stage", "experts", "timeline", "prefetch", "what_if", "lessons", "library")
 
 
-@pytest.fixture(autouse=True)
-def _worker_of_its_own() -> Iterator[None]:
+@pytest.fixture(autouse=True, scope="module")
+def _one_worker() -> Iterator[None]:
+    """All share it, as all browsers of a server do, and what pages have computed once."""
     yield
+    jobs.client().kill()
     st.cache_resource.clear()
 
 
@@ -53,7 +55,6 @@ def opened(page: str, **query: str) -> AppTest:
     app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=WAIT)
     for name, value in query.items():
         app.query_params[name] = value
-    app.run()
     return turned(app, page)
 
 

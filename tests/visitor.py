@@ -37,7 +37,7 @@ class Visitor:
         self.address = address
         self._jar = CookieJar()
         self._web = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(self._jar))
-        self._web.open(f"{address}/_stcore/host-config", timeout=PATIENCE).close()
+        self._web.open(f"{address}/_stcore/health", timeout=PATIENCE).close()
         self._stack = ExitStack()
         connection = connect(
             address.replace("http", "ws", 1) + "/_stcore/stream",
