@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import hypothesis
 import numpy as np
 import pytest
+from servers import serving
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from moeviz.core.policies import POLICIES
@@ -48,6 +49,13 @@ def _registries_as_they_were() -> Iterator[None]:
     for registry, own in zip(registries, before, strict=True):
         registry.clear()
         registry.update(own)
+
+
+@pytest.fixture(scope="session")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of the app's own server, which all tests with a browser share: each is a visitor of its own."""
+    with serving(tmp_path_factory.mktemp("data")) as address:
+        yield address
 
 
 @pytest.fixture

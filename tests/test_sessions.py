@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import random_trace
 from playwright.sync_api import Browser, Page, expect
-from test_browser import PATIENCE, app, browser, goto, see, settle, staged, turn, verdict  # noqa: F401
+from test_browser import PATIENCE, browser, goto, see, settle, staged, turn, verdict  # noqa: F401
 from test_browser import pytestmark as pytestmark
 from visitor import Visitor
 
@@ -31,7 +31,7 @@ def closing() -> Iterator[ExitStack]:
 
 
 def test_twenty_sessions(
-    app: str,  # noqa: F811
+    app: str,
     browser: Browser,  # noqa: F811
     closing: ExitStack,
     tmp_path: Path,
@@ -99,7 +99,7 @@ def each_explores(pages: dict[str, Page], visitors: dict[str, Visitor]) -> None:
         expect(page.locator(".js-plotly-plot")).to_have_count(1)
 
 
-def each_runs(app: str, pages: dict[str, Page], visitors: dict[str, Visitor]) -> None:  # noqa: F811
+def each_runs(app: str, pages: dict[str, Page], visitors: dict[str, Visitor]) -> None:
     """The first asks for more than anyone can wait for and closes its tab; everyone else's turn comes."""
     first, last = pages.values()
     goto(first, app, "tokens=1500")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from dataclasses import dataclass, field
+from functools import cache
 
 import streamlit as st
 
@@ -89,15 +90,21 @@ class Desk:
         return self.time_left[name]
 
 
-@st.cache_resource
-def client() -> Client:
-    """The one worker process of this server, started by its first job."""
+# Neither is kept by Streamlit, whose caches any browser can have cleared for all: runs would be left without a
+# queue, and pages without what they opened.
+_desks: dict[str, Desk] = {}  # by the browser's name
+_one = threading.Lock()
+
+
+@cache
+def _client() -> Client:
     return Client()
 
 
-@st.cache_resource
-def _desks() -> dict[str, Desk]:
-    return {}
+def client() -> Client:
+    """The one worker process of this server, started by its first job."""
+    with _one:
+        return _client()
 
 
 def desk() -> Desk:
@@ -105,7 +112,7 @@ def desk() -> Desk:
     if "desk" not in st.session_state:
         cookie = st.context.cookies.get(COOKIE)
         name = browser(cookie) if isinstance(cookie, str) else ""  # a test's browser sends none
-        st.session_state.desk = _desks().setdefault(name, Desk(client())) if name else Desk(client())
+        st.session_state.desk = _desks.setdefault(name, Desk(client())) if name else Desk(client())
     found: Desk = st.session_state.desk
     return found
 
@@ -149,7 +156,11 @@ def _seat() -> Desk:
 
 
 def sit_down() -> None:
-    """Ties this session to its browser's desk until its connection ends."""
+    """Ties this session to its browser's desk until its connection ends.
+
+    Said anew by every run of a script, and by what looks again by itself: where another browser has cleared
+    Streamlit's caches, this session's seat is gone with them, and its runs would be stopped.
+    """
     _seat()
 
 
