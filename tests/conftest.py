@@ -64,6 +64,14 @@ def plain_main(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
 
 
+def in_step(*several: Sequence[str]) -> list[tuple[str, ...]]:
+    """As many combinations as the longest list has values: each value of each list is in one at least.
+
+    For what costs a run of a model each time. All combinations are replayed, which costs little, elsewhere.
+    """
+    return [tuple(one[n % len(one)] for one in several) for n in range(max(map(len, several)))]
+
+
 class Told(NamedTuple):
     """One event of a run, read row by row, as a check of what reads the columns."""
 

@@ -144,18 +144,18 @@ def verdict(stage: Locator, text: str | re.Pattern[str]) -> None:
 
 
 def test_a_run_is_followed_found_again_after_a_reload_and_saved(page: Page, app: str) -> None:
-    stage = goto(page, app, "tokens=150&tier=SD+card%2C+paced")
+    stage = goto(page, app, "tokens=60&tier=SD+card%2C+paced")
     page.keyboard.press("r")
-    verdict(stage, re.compile(r"Live: lru, 4 slots, [1-9]\d* of 150 tokens"))
+    verdict(stage, re.compile(r"Live: lru, 4 slots, [1-9]\d* of 60 tokens"))
     page.reload()
     stage = staged(page)
     see(page, "live = replay, event for event")
     expect(page.get_by_role("combobox", name="Trace")).to_have_value("my latest run")
     page.keyboard.press("End")
-    expect(stage).to_have_attribute("data-pass", "149")
+    expect(stage).to_have_attribute("data-pass", "59")
     trace, run = load_file(saved(page, page.get_by_role("button", name="Save trace")))
     assert run is not None
-    assert len(run.output_ids) == 150
+    assert len(run.output_ids) == 60
     assert trace.prompt == "Die Konfigurationsdatei enthält"
 
 
