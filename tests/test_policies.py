@@ -64,7 +64,7 @@ class TestEveryPolicy:
 
     @pytest.mark.parametrize("scope", ["layer", "model"])
     def test_books_balance(self, policy: str, scope: str) -> None:
-        """With every predictor; every warm start meets every policy, and over all policies every predictor."""
+        """With every predictor; every warm start meets every policy, and every predictor with some policy."""
         first = list(POLICIES).index(policy)
         for number, prefetch in enumerate(PREDICTORS):
             warm = list(WARM)[(first + number) % len(WARM)]

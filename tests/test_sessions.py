@@ -121,3 +121,22 @@ def each_runs(app: str, pages: dict[str, Page], visitors: dict[str, Visitor]) ->
             visitor.look()
         assert f"And {word} said" in visitor.texts()
     see(last, "live = replay, event for event")
+
+
+def test_whoever_clears_streamlits_caches_takes_nothing_from_others(app: str) -> None:
+    """Any browser can ask for that, by a message that no page of moeviz sends."""
+    with Visitor(app) as one, Visitor(app) as other:
+        one.open("tokens=1500&tier=SD+card%2C+paced")
+        one.event("run")
+        other.clear_caches()
+        other.open("tokens=8")
+        other.event("run")
+        assert "1 other run before yours" in other.component("moeviz_stage")["payload"]["verdict"]
+        while "Live: " not in one.component("moeviz_stage")["payload"]["verdict"]:
+            one.look()
+        one.event("stop")
+        for visitor in (one, other):
+            while "live = replay, event for event" not in visitor.texts():
+                visitor.look()
+        one.open()
+        assert "my latest run" in one.options("Trace")

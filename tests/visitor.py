@@ -137,6 +137,10 @@ class Visitor:
         info.file_urls.CopyFrom(urls)
         self._set(state)
 
+    def clear_caches(self) -> None:
+        """What the developers' menu of Streamlit asks for, which moeviz does not show."""
+        self._send(BackMsg(clear_cache=True))
+
     def look(self) -> None:
         """Waits as long as the page wants to, and looks again at what grows there by itself."""
         assert self._looks, f"nothing on the page looks again by itself: {self.texts()}"

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections import deque
 from dataclasses import dataclass, field
 from functools import cache
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from moeviz.app import server
 from moeviz.core.run import Run
@@ -27,6 +29,7 @@ GRACE = 15.0  # seconds in which a browser whose last tab went may come back bef
 FORGET = 900.0  # seconds after which what it opened is dropped
 
 _seated: set[Desk] = set()  # those whose browser has a tab open
+_left: deque[str] = deque(maxlen=1_000)  # sessions whose connection has ended since the last tidying
 
 
 @dataclass(eq=False)
@@ -90,8 +93,8 @@ class Desk:
         return self.time_left[name]
 
 
-# Neither is kept by Streamlit, whose caches any browser can have cleared for all: runs would be left without a
-# queue, and pages without what they opened.
+# Neither is kept by Streamlit, whose caches any browser can have cleared for all: runs would be left without
+# a queue, and pages without what they opened.
 _desks: dict[str, Desk] = {}  # by the browser's name
 _one = threading.Lock()
 
@@ -134,25 +137,42 @@ def browser(cookie: str) -> str:
     return hashlib.sha256(plain).hexdigest()
 
 
-def _stand_up(desk: Desk) -> None:
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A session at its browser's desk."""
+
+    desk: Desk
+    session: str  # Streamlit's name for it
+
+
+def _stand_up(seat: Seat) -> None:
     """A session's connection ended; when it was the last of all, the server's memory is tidied."""
+    desk = seat.desk
     desk.leave()
+    _left.append(seat.session)
     if desk._sessions <= 0:
         _seated.discard(desk)
     if not _seated:
-        timer = threading.Timer(GRACE, lambda: None if _seated else server.tidy())
+        timer = threading.Timer(GRACE, _tidy)
         timer.daemon = True
         timer.start()
 
 
+def _tidy() -> None:
+    if not _seated:
+        sessions = [_left.popleft() for _ in range(len(_left))]
+        server.tidy(sessions)
+
+
 @st.cache_resource(scope="session", show_spinner=False, on_release=_stand_up)
-def _seat() -> Desk:
+def _seat() -> Seat:
     found = desk()
     found.enter()
     _seated.add(found)
     if isinstance(st.context.cookies.get(COOKIE), str):  # somebody is there: a run may follow
         found.client.warm()
-    return found
+    context = get_script_run_ctx()
+    return Seat(found, context.session_id if context else "")
 
 
 def sit_down() -> None:
