@@ -102,7 +102,7 @@ def each_explores(pages: dict[str, Page], visitors: dict[str, Visitor]) -> None:
 def each_runs(app: str, pages: dict[str, Page], visitors: dict[str, Visitor]) -> None:
     """The first asks for more than anyone can wait for and closes its tab; everyone else's turn comes."""
     first, last = pages.values()
-    goto(first, app, "tokens=1500")
+    goto(first, app, "tokens=1500&tier=SD+card%2C+paced")  # it waits for its link: others need the cores
     first.keyboard.press("m")
     see(first, "Getting the model ready")
     for number, (word, visitor) in enumerate(visitors.items(), start=1):
