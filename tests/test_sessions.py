@@ -140,3 +140,20 @@ def test_whoever_clears_streamlits_caches_takes_nothing_from_others(app: str) ->
                 visitor.look()
         one.open()
         assert "my latest run" in one.options("Trace")
+
+
+def test_two_tabs_of_a_browser_share_what_it_opened_and_one_may_close_it(app: str, tmp_path: Path) -> None:
+    random_trace(1).save(tmp_path / "shared.moetrace")
+    with Visitor(app) as one, Visitor(app, of=one) as other:
+        for tab in (one, other):
+            tab.open()
+            tab.turn("Library")
+        one.upload(tmp_path / "shared.moetrace")
+        other.choose("Trace", "upload: shared")
+        other.turn("Timeline")
+        assert "upload: shared" in other.query.replace("+", " ").replace("%3A", ":")
+        one.press("Close")
+        other.turn("Experts")
+        assert other.options("Trace") == one.options("Trace")
+        assert "upload: shared" not in other.options("Trace")
+        assert one.wrong == other.wrong == []

@@ -31,11 +31,11 @@ PATIENCE = 300  # seconds for an answer of a busy server
 
 
 class Visitor:
-    """One browser with one tab. Its cookie tells it from the others."""
+    """One browser with one tab, or one more tab `of` a browser. Its cookie tells it from the others."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, of: Visitor | None = None) -> None:
         self.address = address
-        self._jar = CookieJar()
+        self._jar = of._jar if of is not None else CookieJar()
         self._web = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(self._jar))
         self._web.open(f"{address}/_stcore/health", timeout=PATIENCE).close()
         self._stack = ExitStack()
@@ -106,6 +106,11 @@ class Visitor:
         fields = [*self.elements("text_input"), *self.elements("text_area")]
         found = next(one for one in fields if one.label == label)
         self._set(WidgetState(id=found.id, string_value=text))
+
+    def choose(self, label: str, option: str) -> None:
+        """From a list."""
+        found = next(one for one in self.elements("selectbox") if one.label == label)
+        self._set(WidgetState(id=found.id, string_value=option))
 
     def event(self, kind: str, **more: object) -> None:
         """What a press of a button of the stage, or its key, sends."""
