@@ -19,6 +19,7 @@ import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from moeviz.app import server
+from moeviz.app.later import LATER
 from moeviz.core.run import Run
 from moeviz.core.trace import Trace
 from moeviz.engine.client import Client, Job
@@ -43,7 +44,7 @@ class Desk:
     time_left: dict[str, float] = field(default_factory=dict)  # that was last shown, seconds
     unshown: Job | None = None  # a live run whose end no page has shown yet
     _sessions: int = 0
-    _timer: threading.Timer | None = None
+    _came: int = 0  # tabs so far: whether one has come since the last one closed
 
     def submit(self, name: str, job: Job) -> Job:
         """Runs a job, in place of the last one of this name."""
@@ -60,9 +61,7 @@ class Desk:
     def enter(self) -> None:
         """A tab opened, or came back."""
         self._sessions += 1
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._came += 1
         for job in self.running:
             self.client.keep(job)
 
@@ -75,9 +74,8 @@ class Desk:
             return
         for job in self.running:
             self.client.stop_later(job, grace)
-        self._timer = threading.Timer(forget, self._drop)
-        self._timer.daemon = True
-        self._timer.start()
+        came = self._came
+        LATER.call(forget, lambda: self._drop() if self._came == came else None)
 
     def _drop(self) -> None:
         self.opened.clear()
@@ -153,9 +151,7 @@ def _stand_up(seat: Seat) -> None:
     if desk._sessions <= 0:
         _seated.discard(desk)
     if not _seated:
-        timer = threading.Timer(GRACE, _tidy)
-        timer.daemon = True
-        timer.start()
+        LATER.call(GRACE, _tidy)
 
 
 def _tidy() -> None:
