@@ -166,6 +166,25 @@ def test_bad_values_of_the_cursor_and_of_presenter_mode_are_said_and_leave_the_l
     assert not {"step", "presenter"} & set(app.query_params)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"), [("tokens", "inf"), ("seed", "-1e400"), ("slots", "infinity"), ("budget_both", "1e999")]
+)
+def test_a_number_without_an_end_leaves_the_link(name: str, text: str) -> None:
+    app = opened("timeline" if name == "slots" else "stage", **{name: text})
+    assert f"{name}={text}, a number without an end" in texts(app.toast)
+    assert name not in app.query_params
+
+
+def test_an_empty_value_leaves_the_link() -> None:
+    app = opened("stage", trace="", a="", step="")
+    assert payload(app)["runs"][0]["policy"] == "lru"
+    assert not {"a", "step"} & set(app.query_params)
+
+
+def test_what_a_page_keeps_for_itself_is_no_part_of_the_link() -> None:
+    assert "desk" not in texts(opened("stage", desk="x", links="y", explained="z").toast)
+
+
 def test_a_budget_that_holds_too_few_experts_falls_back_and_says_so() -> None:
     app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=WAIT)
     app.query_params["budget_both"] = "1000000"
