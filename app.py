@@ -52,7 +52,7 @@ if __name__ == "app":
     app = st.App(
         __file__,
         middleware=[*gate.middleware(), *server.MIDDLEWARE],  # the gate first: students use other names
-        lifespan=gate.opened,
+        lifespan=server.running,
     )
 else:
     script()

@@ -14,11 +14,14 @@ from typing import Any, NamedTuple
 import hypothesis
 import numpy as np
 import pytest
+from servers import serving
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.run import MISS, Run
 from moeviz.core.trace import Trace
+from moeviz.files.importers import IMPORTERS
 
 hypothesis.settings.register_profile(  # a busy machine is no fault of what is tested
     "moeviz", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -37,10 +40,36 @@ def _one_thread_and_own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _registries_as_they_were() -> Iterator[None]:
+    """What a file of tests registers of its own is not there for the next: it counts what there is."""
+    registries: list[dict[str, Any]] = [POLICIES, PREDICTORS, IMPORTERS]  # type: ignore[list-item]
+    before = [dict(one) for one in registries]
+    yield
+    for registry, own in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(own)
+
+
+@pytest.fixture(scope="session")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of the app's own server, which all tests with a browser share: each is a visitor of its own."""
+    with serving(tmp_path_factory.mktemp("data")) as address:
+        yield address
+
+
 @pytest.fixture
 def plain_main(monkeypatch: pytest.MonkeyPatch) -> None:
     """A new process runs the main module's file again, and AppTest leaves the app in that place."""
     monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
+
+
+def in_step(*several: Sequence[str]) -> list[tuple[str, ...]]:
+    """As many combinations as the longest list has values: each value of each list is in one at least.
+
+    For what costs a run of a model each time. All combinations are replayed, which costs little, elsewhere.
+    """
+    return [tuple(one[n % len(one)] for one in several) for n in range(max(map(len, several)))]
 
 
 class Told(NamedTuple):

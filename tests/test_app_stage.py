@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -11,17 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
-from test_browser import PATIENCE, listens
+from playwright.sync_api import BrowserContext, Page, expect
+from servers import listens
+from test_browser import PATIENCE, browser, context  # noqa: F401
+from test_browser import pytestmark as pytestmark
 
 ROOT = Path(__file__).parent.parent
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        CHROMIUM is None and not os.environ.get("CI"), reason="no Chromium (Debian: apt install chromium)"
-    ),
-]
 PAGE = """
 from dataclasses import replace
 
@@ -85,17 +79,15 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def page(address: str) -> Iterator[Page]:
+def page(address: str, context: BrowserContext) -> Iterator[Page]:  # noqa: F811
     expect.set_options(timeout=PATIENCE)
     wrong: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1440, "height": 900})
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.goto(address)
-        page.locator(".moeviz-stage[data-pictures]").wait_for(timeout=PATIENCE)
-        yield page
-        browser.close()
+    page = context.new_page()
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto(address)
+    page.locator(".moeviz-stage[data-pictures]").wait_for(timeout=PATIENCE)
+    yield page
+    page.close()
     assert wrong == []
 
 

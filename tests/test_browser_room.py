@@ -11,7 +11,8 @@ from contextlib import ExitStack
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from test_browser import SECONDS, browser, pytestmark, see, serving, settle, turn  # noqa: F401
+from servers import serving
+from test_browser import PATIENCE, browser, pytestmark, see, settle, turn  # noqa: F401
 from test_gate import ROUTES
 
 PHONE = {"width": 390, "height": 844}
@@ -20,7 +21,7 @@ PHONE = {"width": 390, "height": 844}
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     options = ("--server.address", "0.0.0.0", "--", "--room")
-    with serving(tmp_path_factory, *options) as address:
+    with serving(tmp_path_factory.mktemp("data"), *options) as address:
         yield address
 
 
@@ -38,7 +39,7 @@ class Class:
         made = self.browser.new_context(extra_http_headers=headers, **context)  # type: ignore[arg-type]
         self.stack.callback(made.close)
         page = made.new_page()
-        page.set_default_timeout(60 * SECONDS)
+        page.set_default_timeout(PATIENCE)
         if from_:  # Streamlit itself asks for files beside a page that is loaded again, which are not there
             page.on("console", lambda one: self.wrong.append(one.text) if one.type == "error" else None)
         page.on("pageerror", lambda error: self.wrong.append(str(error)))
@@ -57,7 +58,7 @@ class Class:
 
 @pytest.fixture
 def class_(browser: Browser, app: str) -> Iterator[Class]:  # noqa: F811
-    expect.set_options(timeout=60 * SECONDS)
+    expect.set_options(timeout=PATIENCE)
     with ExitStack() as stack:
         made = Class(browser, app, stack)
         yield made

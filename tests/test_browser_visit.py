@@ -6,8 +6,8 @@ import pytest
 from playwright.sync_api import Page, expect
 from test_browser import (  # noqa: F401
     SECONDS,
-    app,
     browser,
+    context,
     page,
     pytestmark,
     settle,
@@ -30,14 +30,14 @@ def clock(page: Page) -> Page:  # noqa: F811
     return page
 
 
-def led(page: Page) -> None:  # noqa: F811
+def led(page: Page, app: str) -> None:  # noqa: F811
     """Opens the app as someone who comes for the first time."""
-    page.goto(page.url.partition("?")[0])
+    page.goto(app)
     staged(page)
 
 
-def test_a_first_visit_by_mouse_predicts_watches_and_is_told(clock: Page) -> None:
-    led(clock)
+def test_a_first_visit_by_mouse_predicts_watches_and_is_told(clock: Page, app: str) -> None:
+    led(clock, app)
     stage = staged(clock)
     expect(stage.locator(".verdict")).to_have_text("")
     clock.get_by_role("button", name="Show me").click()
@@ -50,8 +50,8 @@ def test_a_first_visit_by_mouse_predicts_watches_and_is_told(clock: Page) -> Non
     expect(stage).to_have_attribute("data-pass", "239")
 
 
-def test_a_first_visit_by_keyboard_alone(clock: Page) -> None:
-    led(clock)
+def test_a_first_visit_by_keyboard_alone(clock: Page, app: str) -> None:
+    led(clock, app)
     for key, then in (("1", "Which will more often"), ("1", "You said LRU, and so it is."), ("1", "")):
         settle(clock)
         clock.keyboard.press(key)
@@ -61,8 +61,8 @@ def test_a_first_visit_by_keyboard_alone(clock: Page) -> None:
 
 
 @pytest.mark.parametrize("how", ["mouse", "keyboard", "another page", "a setting"])
-def test_it_stands_in_nobodys_way(page: Page, how: str) -> None:  # noqa: F811
-    led(page)
+def test_it_stands_in_nobodys_way(page: Page, app: str, how: str) -> None:  # noqa: F811
+    led(page, app)
     expect(page.get_by_role("button", name="Show me")).to_be_visible()
     settle(page)
     match how:
@@ -85,9 +85,13 @@ def test_it_stands_in_nobodys_way(page: Page, how: str) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_first_screen_of_a_first_visit_holds_everything(page: Page, size: tuple[int, int]) -> None:  # noqa: F811
+def test_the_first_screen_of_a_first_visit_holds_everything(
+    page: Page,  # noqa: F811
+    app: str,
+    size: tuple[int, int],
+) -> None:
     page.set_viewport_size({"width": size[0], "height": size[1]})
-    led(page)
+    led(page, app)
     if size[0] == 1920:
         page.keyboard.press("p")
         expect(page.locator(".moeviz-stage.presenter")).to_be_visible()

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import in_step
 
 from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
@@ -122,7 +123,7 @@ def test_live_equals_replay_for_every_policy_scope_and_predictor() -> None:
     loaded = load()
     prompt, options = "And it came to pass", Options(max_new_tokens=5, temperature=0.0, stop_at_end=False)
     future, resident = measure.record(loaded, prompt, measure.RESIDENT, options)
-    for policy, scope, prefetch in product(POLICIES, SCOPES, PREDICTORS):
+    for (policy, prefetch), scope in product(in_step(list(POLICIES), list(PREDICTORS)), SCOPES):
         settings = Settings(
             policy,
             3 if scope == "layer" else 20,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from test_pages import _worker_of_its_own, opened, payload, said, turned  # noqa: F401
+from test_pages import _one_worker, opened, payload, said, turned  # noqa: F401
 
 from moeviz.app.first_visit import outcome
 from moeviz.core.replay import replay

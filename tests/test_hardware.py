@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from accelerator import Double
+from conftest import in_step
 
 from moeviz import words
 from moeviz.core.cache import Load
@@ -59,7 +60,8 @@ def on(double: Double, model: Loaded, settings: Settings, future: Trace | None =
 
 def test_policies_and_prefetchers_give_the_bits_of_the_cpu_path(model: Loaded, past: Path) -> None:
     future, _, expected = on_cpu(model, Settings(slots=3))
-    every = [Settings(policy, 3, prefetch=prefetch) for policy in POLICIES for prefetch in PREDICTORS]
+    both = in_step(list(POLICIES), list(PREDICTORS))
+    every = [Settings(policy, 3, prefetch=prefetch) for policy, prefetch in both]
     every += [
         Settings(slots=7, scope="model", prefetch="next-gate", threshold=0.5),
         Settings(slots=4, prefetch="next-gate", lookahead=2, warm="first"),

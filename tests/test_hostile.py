@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 from conftest import random_trace
 from playwright.sync_api import Page, expect
-from test_browser import app, browser, page, see, settle, staged, turn  # noqa: F401
+from test_browser import browser, context, page, see, settle, staged, turn  # noqa: F401
 from test_browser import pytestmark as pytestmark
 
 from moeviz.core.replay import replay
@@ -77,7 +77,7 @@ def test_a_prompt_stays_text(key: str, badge: str, app: str, page: Page) -> None
 
 
 def test_it_stays_text(app: str, page: Page, evil_file: Path) -> None:  # noqa: F811
-    turn(page, "Library")
+    page.goto(f"{app}/library")
     page.locator("input[type=file]").set_input_files(evil_file)
     expect(page.get_by_text("Opened").first).to_be_visible()
     expect(page.get_by_text("Prompt: <script>").first).to_be_visible()

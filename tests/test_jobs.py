@@ -4,11 +4,13 @@ left only shrinks.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 
 from moeviz.app.jobs import Desk, browser
+from moeviz.app.later import LATER
 from moeviz.core.settings import Settings
 from moeviz.engine.client import Job
 
@@ -62,10 +64,33 @@ def test_a_new_run_ends_the_one_before_it(desk: Desk) -> None:
 def test_what_was_opened_is_forgotten_when_nobody_comes_back(desk: Desk) -> None:
     desk.enter()
     desk.opened["upload: x"] = (None, None)  # type: ignore[assignment]
+    threads = threading.active_count()
+    for _ in range(20):
+        desk.leave()  # which stands in no thread of its own until then
+        desk.enter()
+    assert threading.active_count() <= threads + 1
     desk.leave(forget=0.0)
-    assert desk._timer is not None
-    desk._timer.join()
+    due()
     assert desk.opened == {}
+
+
+def test_what_was_opened_stays_for_one_who_came_back(desk: Desk) -> None:
+    desk.enter()
+    desk.opened["upload: x"] = (None, None)  # type: ignore[assignment]
+    held = threading.Event()
+    LATER.call(0.0, lambda: held.wait(300) and None)
+    desk.leave(forget=0.0)
+    desk.enter()  # before its things are forgotten
+    held.set()
+    due()
+    assert list(desk.opened) == ["upload: x"]
+
+
+def due() -> None:
+    """Waits until all that is due by now has happened."""
+    over = threading.Event()
+    LATER.call(0.0, over.set)
+    assert over.wait(300)
 
 
 def test_time_left_never_grows(desk: Desk) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from test_pages import _worker_of_its_own, opened, said, texts  # noqa: F401
+from test_pages import _one_worker, opened, said, texts  # noqa: F401
 
 from moeviz.app import gate, lectern
 from moeviz.app.room import HALL, Bar

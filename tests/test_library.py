@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,7 @@ def test_keep_number_rename_and_delete() -> None:
         ("a\x00b\n", "a_b_"),
         (".hidden", "hidden"),
         ("=1+1", "=1+1"),
+        ("𐍈" * 90, "𐍈" * 50),  # four bytes each, where a file's name has room for 255
     ],
 )
 def test_names_stay_within_the_folder(text: str, name: str) -> None:
@@ -69,4 +72,17 @@ def test_what_cannot_be_read_says_why_and_can_be_deleted() -> None:
     library.keep("broken", b"not a trace")
     assert "is not a .moetrace file" in library.fault("broken")
     library.delete("broken")
+    assert library.names() == []
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="their file names are text")
+def test_a_file_of_a_name_that_is_none_is_listed_read_and_deleted() -> None:
+    library.folder().mkdir(parents=True)
+    for name in (b"caf\xe9.moetrace", b"a<b>\n.moetrace"):
+        (library.folder() / os.fsdecode(name)).write_bytes(b"content")
+    assert library.names() == ["a<b>\n", r"caf\xe9"]
+    for name in library.names():
+        name.encode()  # every page shows it
+        assert library.path(name).read_bytes() == b"content"
+        library.delete(name)
     assert library.names() == []

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 import pytest
 import tiny_models
 import torch
-from conftest import ARCHITECTURES, random_trace
+from conftest import ARCHITECTURES, in_step, random_trace
 from transformers import AutoModelForCausalLM
 
 from moeviz.core.policies import POLICIES
@@ -42,17 +43,12 @@ def loaded(tiny_model: TinyModel, name: str, tier: str = "disk") -> Loaded:
 
 def settings_to_try(k: int, calibration: Path) -> list[Settings]:
     """Every policy, predictor, scope and warm start; slots from k to E."""
-    every = [Settings(policy, slots) for policy in POLICIES for slots in (k, k + 1, 8)]
-    every += [Settings(policy, k + 1, prefetch=prefetch) for policy in POLICIES for prefetch in PREDICTORS]
+    policies, guesses = list(POLICIES), list(PREDICTORS)
+    every = [Settings(policy, slots) for policy, slots in zip(policies, cycle((k, k + 1, 8)), strict=False)]
+    every += [Settings(policy, k + 1, prefetch=guess) for policy, guess in in_step(policies, guesses)]
     every += [
-        Settings(policy, 2 * k + 1, scope="model", prefetch=prefetch)
-        for policy in POLICIES
-        for prefetch in ("none", "next-gate")
-    ]
-    every += [
-        Settings(slots=2 * k + 1, scope="model", prefetch=prefetch, warm=warm)
-        for prefetch in PREDICTORS
-        for warm in WARM
+        Settings(policy, 2 * k + 1, scope="model", prefetch=guess, warm=warm)
+        for policy, guess, warm in in_step(policies[::-1], guesses, list(WARM))
     ]
     every += [
         Settings(slots=k + 1, prefetch="next-gate", lookahead=2, width=3),

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from conftest import odd_traces, random_trace
 from streamlit.testing.v1 import AppTest
 
-from moeviz.app import boards, commands, machines, show
+from moeviz.app import boards, commands, jobs, machines, show
 from moeviz.app.asking import PRESETS
 from moeviz.cli.main import main
 from moeviz.core.policies import POLICIES
@@ -38,9 +38,11 @@ WAIT = 600  # seconds a script may take on a slow machine
 PAGES = ("stage", "experts", "timeline", "prefetch", "what_if", "lessons", "library")
 
 
-@pytest.fixture(autouse=True)
-def _worker_of_its_own() -> Iterator[None]:
+@pytest.fixture(autouse=True, scope="module")
+def _one_worker() -> Iterator[None]:
+    """All share it, as all browsers of a server do, and what pages have computed once."""
     yield
+    jobs.client().kill()
     st.cache_resource.clear()
 
 
@@ -54,7 +56,6 @@ def opened(page: str, **query: str) -> AppTest:
     app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=WAIT)
     for name, value in query.items():
         app.query_params[name] = value
-    app.run()
     return turned(app, page)
 
 
@@ -164,6 +165,25 @@ def test_bad_values_of_the_cursor_and_of_presenter_mode_are_said_and_leave_the_l
     assert "step=abc, which is no forward pass" in told
     assert "presenter=maybe" in told
     assert not {"step", "presenter"} & set(app.query_params)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("tokens", "inf"), ("seed", "-1e400"), ("slots", "infinity"), ("budget_both", "1e999")]
+)
+def test_a_number_without_an_end_leaves_the_link(name: str, text: str) -> None:
+    app = opened("timeline" if name == "slots" else "stage", **{name: text})
+    assert f"{name}={text}, a number without an end" in texts(app.toast)
+    assert name not in app.query_params
+
+
+def test_an_empty_value_leaves_the_link() -> None:
+    app = opened("stage", trace="", a="", step="")
+    assert payload(app)["runs"][0]["policy"] == "lru"
+    assert not {"a", "step"} & set(app.query_params)
+
+
+def test_what_a_page_keeps_for_itself_is_no_part_of_the_link() -> None:
+    assert "desk" not in texts(opened("stage", desk="x", links="y", explained="z").toast)
 
 
 def test_a_budget_that_holds_too_few_experts_falls_back_and_says_so() -> None:

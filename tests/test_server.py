@@ -4,11 +4,13 @@ have left it gives back what they took.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,19 +119,53 @@ def test_what_the_server_kept_goes_when_the_last_of_all_has_left(monkeypatch: py
 
     plainly = server.tidy
 
-    def tidy() -> None:
-        plainly()
+    def tidy(left: list[str]) -> None:
+        plainly(left)
+        closed.extend(left)
         tidied.set()
+
+    closed: list[str] = []
 
     monkeypatch.setattr(jobs, "GRACE", 0.0)
     monkeypatch.setattr(jobs.server, "tidy", tidy)
     monkeypatch.setattr(jobs, "_seated", seated := set())
+    monkeypatch.setattr(jobs, "_left", deque())
     one, other = jobs.Desk(jobs.client()), jobs.Desk(jobs.client())
     for desk in (one, other):
         desk.enter()
         seated.add(desk)
-    jobs._stand_up(one)
+    jobs._stand_up(jobs.Seat(one, "of one"))
     assert kept.replayed(trace, settings) is before  # somebody is left
-    jobs._stand_up(other)
+    jobs._stand_up(jobs.Seat(other, "of the other"))
     assert tidied.wait(300)
     assert kept.replayed(trace, settings) is not before
+    assert closed == ["of one", "of the other"]
+
+
+class Sessions:
+    """Stands in for Streamlit's runtime, in which one session's browser is back."""
+
+    def __init__(self, back: str) -> None:
+        self.back = back
+        self.closed: list[str] = []
+
+    def is_active_session(self, session: str) -> bool:
+        return session == self.back
+
+    def close_session(self, session: str) -> None:
+        asyncio.get_running_loop()  # its own thread alone may do this
+        self.closed.append(session)
+
+
+def test_sessions_that_ended_are_closed_at_once_unless_their_browser_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sessions = Sessions(back="second")
+    monkeypatch.setattr(server, "get_instance", lambda: sessions)
+
+    async def tidied() -> None:
+        monkeypatch.setattr(server, "_loop", asyncio.get_running_loop())
+        await asyncio.to_thread(server.tidy, ["first", "second", "third"])
+
+    asyncio.run(tidied())
+    assert sessions.closed == ["first", "third"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from streamlit.testing.v1 import AppTest
-from test_pages import _worker_of_its_own, opened, said, turned  # noqa: F401
+from test_pages import _one_worker, opened, said, turned  # noqa: F401
 
 from moeviz.lessons import lessons
 

@@ -65,6 +65,7 @@ def draw(page: str) -> None:
         if "trace" in state and (named := st.query_params.get("trace", state.trace)) != state.trace:
             traces.show(named)  # a link from another page names it; the picker alone would keep its own
     first_visit.notice(page, STAGE)
+    links.refuse_endless()
     state.setdefault("linked", dict(st.query_params))
     links.restore()
     if (linked := links.get("presenter")) not in ("", "true"):
@@ -105,8 +106,9 @@ def say_what_did_not_fit() -> None:
     """Once, after the first page is drawn: what the link asked for and did not get."""
     linked = st.session_state.linked
     for name, value in list(linked.items()):
-        state = st.session_state.get(name)
-        if name in st.session_state and name not in links.NAMES and _text(state) != value:
+        state = st.session_state.get(name)  # or what a page keeps for itself, which no link names
+        told = isinstance(state, str | int | float | list) and name not in links.NAMES
+        if told and _text(state) != value:
             st.toast(
                 plain(
                     f"The link says {name}={value[:40]}, which does not fit here; it is {_text(state)[:40]}."

@@ -86,6 +86,7 @@ def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str])
     every = None if going is None else live.EVERY_QUEUED if queued else live.EVERY
 
     def look() -> None:
+        jobs.sit_down()
         job = live.running()
         if going is not None and job is None:
             st.rerun()

@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections import deque
 from dataclasses import dataclass, field
+from functools import cache
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from moeviz.app import server
+from moeviz.app.later import LATER
 from moeviz.core.run import Run
 from moeviz.core.trace import Trace
 from moeviz.engine.client import Client, Job
@@ -26,6 +30,7 @@ GRACE = 15.0  # seconds in which a browser whose last tab went may come back bef
 FORGET = 900.0  # seconds after which what it opened is dropped
 
 _seated: set[Desk] = set()  # those whose browser has a tab open
+_left: deque[str] = deque(maxlen=1_000)  # sessions whose connection has ended since the last tidying
 
 
 @dataclass(eq=False)
@@ -39,7 +44,7 @@ class Desk:
     time_left: dict[str, float] = field(default_factory=dict)  # that was last shown, seconds
     unshown: Job | None = None  # a live run whose end no page has shown yet
     _sessions: int = 0
-    _timer: threading.Timer | None = None
+    _came: int = 0  # tabs so far: whether one has come since the last one closed
 
     def submit(self, name: str, job: Job) -> Job:
         """Runs a job, in place of the last one of this name."""
@@ -56,9 +61,7 @@ class Desk:
     def enter(self) -> None:
         """A tab opened, or came back."""
         self._sessions += 1
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._came += 1
         for job in self.running:
             self.client.keep(job)
 
@@ -71,9 +74,8 @@ class Desk:
             return
         for job in self.running:
             self.client.stop_later(job, grace)
-        self._timer = threading.Timer(forget, self._drop)
-        self._timer.daemon = True
-        self._timer.start()
+        came = self._came
+        LATER.call(forget, lambda: self._drop() if self._came == came else None)
 
     def _drop(self) -> None:
         self.opened.clear()
@@ -89,15 +91,21 @@ class Desk:
         return self.time_left[name]
 
 
-@st.cache_resource
-def client() -> Client:
-    """The one worker process of this server, started by its first job."""
+# Neither is kept by Streamlit, whose caches any browser can have cleared for all: runs would be left without
+# a queue, and pages without what they opened.
+_desks: dict[str, Desk] = {}  # by the browser's name
+_one = threading.Lock()
+
+
+@cache
+def _client() -> Client:
     return Client()
 
 
-@st.cache_resource
-def _desks() -> dict[str, Desk]:
-    return {}
+def client() -> Client:
+    """The one worker process of this server, started by its first job."""
+    with _one:
+        return _client()
 
 
 def desk() -> Desk:
@@ -105,7 +113,7 @@ def desk() -> Desk:
     if "desk" not in st.session_state:
         cookie = st.context.cookies.get(COOKIE)
         name = browser(cookie) if isinstance(cookie, str) else ""  # a test's browser sends none
-        st.session_state.desk = _desks().setdefault(name, Desk(client())) if name else Desk(client())
+        st.session_state.desk = _desks.setdefault(name, Desk(client())) if name else Desk(client())
     found: Desk = st.session_state.desk
     return found
 
@@ -127,29 +135,48 @@ def browser(cookie: str) -> str:
     return hashlib.sha256(plain).hexdigest()
 
 
-def _stand_up(desk: Desk) -> None:
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A session at its browser's desk."""
+
+    desk: Desk
+    session: str  # Streamlit's name for it
+
+
+def _stand_up(seat: Seat) -> None:
     """A session's connection ended; when it was the last of all, the server's memory is tidied."""
+    desk = seat.desk
     desk.leave()
+    _left.append(seat.session)
     if desk._sessions <= 0:
         _seated.discard(desk)
     if not _seated:
-        timer = threading.Timer(GRACE, lambda: None if _seated else server.tidy())
-        timer.daemon = True
-        timer.start()
+        LATER.call(GRACE, _tidy)
+
+
+def _tidy() -> None:
+    if not _seated:
+        sessions = [_left.popleft() for _ in range(len(_left))]
+        server.tidy(sessions)
 
 
 @st.cache_resource(scope="session", show_spinner=False, on_release=_stand_up)
-def _seat() -> Desk:
+def _seat() -> Seat:
     found = desk()
     found.enter()
     _seated.add(found)
     if isinstance(st.context.cookies.get(COOKIE), str):  # somebody is there: a run may follow
         found.client.warm()
-    return found
+    context = get_script_run_ctx()
+    return Seat(found, context.session_id if context else "")
 
 
 def sit_down() -> None:
-    """Ties this session to its browser's desk until its connection ends."""
+    """Ties this session to its browser's desk until its connection ends.
+
+    Said anew by every run of a script, and by what looks again by itself: where another browser has cleared
+    Streamlit's caches, this session's seat is gone with them, and its runs would be stopped.
+    """
     _seat()
 
 

@@ -86,6 +86,7 @@ def _card() -> None:
 
 
 def _here(room: Room) -> None:
+    sit_down()
     st.markdown(f"**{_phones(room.joined)}** joined")
 
 
@@ -110,6 +111,7 @@ def predicted(room: Room, one: Lesson, right: Callable[[], float]) -> bool:
 
 
 def _counts(room: Room, one: Lesson) -> None:
+    sit_down()
     if room.closed:
         st.rerun()
     if room.revealed(one.number):

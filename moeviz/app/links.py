@@ -6,7 +6,12 @@ Streamlit drops a page's parameters when another page is opened, so they are kep
 
 from __future__ import annotations
 
+import math
+
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+from moeviz.app.show import plain
 
 NAMES = ("trace", "window", "step", "a", "b", "presenter", "lesson", "progress")
 
@@ -36,9 +41,30 @@ def put(name: str, value: str) -> None:
         st.query_params.pop(name, None)
 
 
+def refuse_endless() -> None:
+    """Takes numbers without an end, such as inf or 1e400, out of the link, and says so. Comes before a page's
+    widgets: where one is bound to the link and asks for a whole number, Streamlit fails over them.
+    """
+    endless = {name: text for name, text in st.query_params.items() if _endless(text)}
+    for name, text in endless.items():
+        st.toast(plain(f"The link says {name}={text[:40]}, a number without an end; it is left out."))
+        del st.query_params[name]
+    context = get_script_run_ctx()
+    if endless and context is not None:
+        with context.session_state.query_params() as params:
+            params.set_initial_query_params_from_current()  # what widgets begin with
+
+
+def _endless(text: str) -> bool:
+    try:
+        return math.isinf(float(text))
+    except ValueError:
+        return False
+
+
 def restore() -> None:
     """Takes what the link to this page says, and puts back what the change of pages dropped."""
     kept = _kept()
     kept.update({name: st.query_params[name] for name in NAMES if name in st.query_params})
-    for name, value in kept.items():
+    for name, value in list(kept.items()):  # an empty one is taken out
         put(name, value)

@@ -148,6 +148,7 @@ def checked() -> None:
     running = job is not None and not job.finished
 
     def look() -> None:
+        jobs.sit_down()
         if job is not None and not job.finished:
             measure.progress("check", job)
         elif running:

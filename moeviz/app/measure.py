@@ -33,6 +33,7 @@ def watch(now: list[Settings]) -> None:
     running = not job.finished
 
     def look() -> None:
+        jobs.sit_down()
         if not job.finished:
             progress("measure", job)
         elif running:

@@ -4,22 +4,25 @@ when all have left.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import gc
 import importlib
 import pkgutil
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
 
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+from streamlit.runtime import get_instance
 from streamlit.web.server.starlette.starlette_websocket import is_host_allowed
 
 import moeviz.app
 import moeviz.charts
 import moeviz.lessons
-from moeviz.app import kept
+from moeviz.app import gate, kept
 from moeviz.app.gate import OTHER_NAME, RIGHT_NAME
 from moeviz.core.settings import Settings
 from moeviz.files import moetrace
@@ -28,6 +31,7 @@ from moeviz.numbers.curves import curve
 from moeviz.numbers.explain import Explainer
 
 _M_ARENA_MAX = -8  # of glibc's mallopt
+_loop: asyncio.AbstractEventLoop | None = None  # of the server, once it runs
 
 
 class OwnHosts:
@@ -86,10 +90,29 @@ def _one_pool() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
-def tidy() -> None:
-    """Gives memory back to the system when nobody is left: what pages computed is dropped, and computed anew
-    for whoever comes next.
+@asynccontextmanager
+async def running(app: object) -> AsyncIterator[None]:
+    """While the server runs: what is to happen in its own thread is known to find it."""
+    global _loop
+    _loop = asyncio.get_running_loop()
+    async with gate.opened(app):
+        yield
+
+
+async def _close(sessions: Iterable[str]) -> None:
+    runtime = get_instance()
+    for session in sessions:
+        if not runtime.is_active_session(session):  # else its browser is back
+            runtime.close_session(session)
+
+
+def tidy(left: Iterable[str] = ()) -> None:
+    """Gives memory back to the system when nobody is left: the sessions `left`, which Streamlit would keep
+    until the next one ends, are closed, and what pages computed is dropped, and computed anew for whoever
+    comes next.
     """
+    if _loop is not None and _loop.is_running():  # else the server ends, and all with it
+        asyncio.run_coroutine_threadsafe(_close(left), _loop).result()
     kept.forget()
     gc.collect()  # a session holds itself in circles
     with suppress(AttributeError, OSError, TypeError):  # another C library than glibc

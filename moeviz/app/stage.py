@@ -109,7 +109,7 @@ def told(key: str) -> StageEvent:
     selected = cursor.get("selected") or {}
     return StageEvent(
         kind=_text(event.get("kind")),
-        board=_number(event.get("board")) or 0,
+        board=int(_number(event.get("board")) == 1),
         changes=_changes(event.get("changes")),
         on=event.get("on") is True,
         step=_number(event.get("pass", cursor.get("pass"))),
@@ -151,6 +151,8 @@ def _text(value: object) -> str:
 
 def _number(value: object) -> int | None:
     """The browser's numbers are whole where they count something; anything else counts as nothing."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(value, float) and not value.is_integer():
         return None
     return int(value)

@@ -76,13 +76,14 @@ def load(name: str) -> tuple[Trace, Run | None]:
     own = desk()
     if (path := file(name)) is not None:
         return _from_file(path, path.stat().st_mtime_ns)
-    match name:
-        case _ if name == LIVE and (captured := own.jobs["live"].recording()):
-            return captured
-        case _ if name == MEASURED and (trace := own.jobs["measure"].trace):
-            return trace, own.jobs["measure"].recorded
-        case _:
-            return own.opened[name]
+    live, measured = own.jobs.get("live"), own.jobs.get("measure")
+    if name == LIVE and live is not None and (captured := live.recording()) is not None:
+        return captured
+    if name == MEASURED and measured is not None and measured.trace is not None:
+        return measured.trace, measured.recorded
+    if (opened := own.opened.get(name)) is not None:
+        return opened
+    raise TraceError("it is gone. Another tab closed it, or began a new run in its place.")
 
 
 def like(trace: Trace) -> list[str]:

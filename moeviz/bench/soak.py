@@ -13,7 +13,7 @@ import asyncio
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,9 +130,11 @@ async def _timed(page: Page, do: Any) -> float:
 
 
 async def _runs(count: int) -> dict[str, Any]:
-    """What server and worker hold after a tenth of the runs and after all."""
+    """What server and worker hold after a tenth of the runs and after all, and what each run between them
+    added: 0 where nothing stays, whatever single readings do.
+    """
     early = max(1, count // 10)
-    held: list[tuple[Held, Held]] = []
+    held: list[tuple[Held, Held]] = []  # from the early run on
     with tempfile.TemporaryDirectory() as data, serving(Path(data)) as (server, address):
         async with _browser() as browser:
             page = await browser.new_page(viewport={"width": 1440, "height": 900})
@@ -142,18 +144,30 @@ async def _runs(count: int) -> dict[str, Any]:
                 await page.get_by_role("button", name="Run it live").click()
                 await page.get_by_role("button", name="Stop").wait_for()
                 await page.get_by_role("button", name="Run it live").wait_for()
-                if number + 1 in (early, count):
+                if number + 1 >= early:
                     worker = server.children(recursive=True)[0]
                     held.append((Held.by(server), Held.by(worker)))
     found: dict[str, Any] = {}
-    for name, first, last in zip(("server", "worker"), held[0], held[-1], strict=True):
+    for name, each in zip(("server", "worker"), zip(*held, strict=True), strict=True):
+        first, last = each[0], each[-1]
         found |= {
             f"{name} after {early} runs, MiB": first.mib,
             f"{name} after {count} runs, MiB": last.mib,
             f"{name}: handles after {early} and after {count}": f"{first.handles} and {last.handles}",
             f"{name}: threads after {early} and after {count}": f"{first.threads} and {last.threads}",
         }
+        if len(each) > 1:
+            mib = _slope([one.mib for one in each])
+            handles, threads = _slope([one.handles for one in each]), _slope([one.threads for one in each])
+            found[f"{name}: a run adds"] = (
+                f"{mib * 1_024:+.1f} KiB, {handles:+.3f} handles, {threads:+.3f} threads"
+            )
     return found
+
+
+def _slope(values: Sequence[float]) -> float:
+    """What is added from one value to the next, by least squares."""
+    return float(np.polynomial.Polynomial.fit(range(len(values)), values, 1).convert().coef[-1])
 
 
 @asynccontextmanager

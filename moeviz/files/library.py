@@ -19,6 +19,7 @@ from moeviz.files.moecounts import Counts
 
 SUFFIX = ".moetrace"
 LONGEST = 80  # characters of a name
+_LONGEST_BYTES = 200  # of a name; a file's may have 255, and while it is written its name is longer
 
 
 def folder() -> Path:
@@ -31,7 +32,8 @@ def safe_name(text: str) -> str:
     hidden. Raises TraceError.
     """
     plain = unicodedata.normalize("NFC", text).replace("\\", "/").rpartition("/")[2].removesuffix(SUFFIX)
-    plain = re.sub(r"[^\w .,()+=@#-]", "_", plain).strip(" .")[:LONGEST].strip(" .")
+    plain = re.sub(r"[^\w .,()+=@#-]", "_", plain).strip(" .")[:LONGEST]
+    plain = plain.encode()[:_LONGEST_BYTES].decode(errors="ignore").strip(" .")
     if not plain or plain.upper() in ("CON", "PRN", "AUX", "NUL"):
         raise TraceError(
             f"{text[:40]!r} is no name for a trace. Use letters, digits, spaces and . , ( ) + - = @ #."
@@ -40,13 +42,21 @@ def safe_name(text: str) -> str:
 
 
 def path(name: str) -> Path:
-    """Where a trace of this name is kept. Raises TraceError."""
-    return folder() / (safe_name(name) + SUFFIX)
+    """Where a trace of this name is kept, or would be. Raises TraceError."""
+    return _there().get(name) or folder() / (safe_name(name) + SUFFIX)
 
 
 def names() -> list[str]:
     """Kept traces, sorted."""
-    return sorted(file.stem for file in folder().glob("*" + SUFFIX))
+    return sorted(_there())
+
+
+def _there() -> dict[str, Path]:
+    """The files, by a name that can be shown: whoever puts one into the folder by hand may call it as no name
+    here can be, in bytes that are no text even.
+    """
+    files = folder().glob("*" + SUFFIX)
+    return {os.fsencode(file.stem).decode(errors="backslashreplace"): file for file in files}
 
 
 def keep(name: str, content: bytes) -> str:
