@@ -24,7 +24,9 @@ known = [
     for name, one in PREDICTORS.items()
     if name != "none" and "future" not in one.needs and (trace.lookaheads or "routers" not in one.needs)
 ]
-form = forms.SettingsForm(trace, own, keys={"prefetch": "predictor"}, prefetch=known[-1])
+begin = traces.begin(trace, own)
+begin = begin if begin.prefetch in known else replace(begin, prefetch=known[-1])
+form = forms.SettingsForm(trace, own, keys={"prefetch": "predictor"}, begin=begin)
 with st.container(horizontal=True, vertical_alignment="bottom"):
     form.show("prefetch", "lookahead", "slots")
     with forms.drawer(form, passes=3):

@@ -19,7 +19,7 @@ bar.within_app()
 st.title("Who was resident, who left, why?", anchor=False)
 name, trace, own = traces.here()
 last = len(trace.passes()) - 1
-form = forms.SettingsForm(trace, own)
+form = forms.SettingsForm(trace, own, begin=traces.begin(trace, own))
 row = st.container(horizontal=True, vertical_alignment="bottom")
 with row:
     form.show("policy", "slots")

@@ -8,6 +8,7 @@ from typing import Any
 import streamlit as st
 
 from moeviz import words
+from moeviz.app import forms
 from moeviz.core.machines import LINKS
 from moeviz.core.trace import Trace
 from moeviz.engine.client import Job, ModelSpec
@@ -20,6 +21,7 @@ class Preset:
 
     prompt: str
     then: str = ""  # fed halfway
+    tokens: int = 120
 
 
 PRESETS = {
@@ -29,7 +31,9 @@ PRESETS = {
     "Python": Preset("class Parser:\n    def __init__(self, name):\n        "),
     "Jargon": Preset(":hack: n. A program that"),
     "Changes subject": Preset(
-        "Die Konfigurationsdatei enthält", then="\n\ndef main(argv):\n    for name in argv:\n        "
+        "Die Konfigurationsdatei enthält",
+        then="\n\ndef main(argv):\n    for name in argv:\n        ",
+        tokens=240,  # as many on each side as the others have in all
     ),
 }
 PACED = {f"{name}, paced": ("host", name) for name in LINKS}
@@ -39,7 +43,6 @@ TIERS = {
     "this RAM": ("host", ""),
 }  # name -> slow tier and what its link is paced to
 DEFAULTS: dict[str, Any] = {
-    "tokens": 120,
     "repeats": 5,
     "tier": "SATA SSD, paced",  # where LRU against LFU is a larger difference than a laptop's noise
     "temperature": 0.7,
@@ -84,6 +87,15 @@ def preset_of(trace: Trace) -> str:
     return next(iter(changes or same), "Bible")
 
 
+def defaults(trace: Trace) -> dict[str, Any]:
+    """What the widgets begin with, by their keys; the number of tokens follows the preset."""
+    return {**DEFAULTS, "tokens": _chosen(st.session_state.get("preset") or preset_of(trace)).tokens}
+
+
+def _chosen(name: str | None) -> Preset:
+    return PRESETS.get(name or "", Preset(""))
+
+
 def ask(trace: Trace) -> Ask:
     """Draws the widgets here."""
     state = st.session_state
@@ -111,8 +123,8 @@ def ask(trace: Trace) -> Ask:
     prompt = st.text_area(
         "Prompt", key="prompt", height=72, label_visibility="collapsed", help=words.tooltip("prompt")
     )
-    chosen = PRESETS.get(state.preset or "")
-    then = chosen.then if chosen and prompt == chosen.prompt else ""
+    chosen = _chosen(state.preset)
+    then = chosen.then if prompt == chosen.prompt else ""
     if then:
         st.caption(
             f"Halfway the text changes to `{' '.join(then.split())}`, fed token by token; "
@@ -120,8 +132,9 @@ def ask(trace: Trace) -> Ask:
         )
     with st.container(horizontal=True, vertical_alignment="bottom"):
         linked: dict[str, Any] = {"bind": "query-params", "width": 125}
+        usual = forms.follow("tokens", chosen.tokens, 2, 100_000)
         tokens = st.number_input(
-            "New tokens", 2, 100_000, DEFAULTS["tokens"], key="tokens", help=words.tooltip("token"), **linked
+            "New tokens", 2, 100_000, key="tokens", help=words.tooltip("token"), **usual, **linked
         )
         repeats = st.number_input("Repeats", 3, 50, DEFAULTS["repeats"], key="repeats", **linked)
         temperature = st.number_input(

@@ -23,7 +23,7 @@ from moeviz.core.replay import served
 from moeviz.core.run import Run
 from moeviz.core.settings import BASELINES, Settings
 from moeviz.core.trace import Trace
-from moeviz.errors import MoevizError, SettingsError
+from moeviz.errors import MoevizError
 from moeviz.numbers import metrics
 
 TITLE = "Which cache suits this text?"
@@ -48,12 +48,14 @@ def pair(trace: Trace, own: Run | None, both: dict[str, Any]) -> list[Settings]:
     for link, policy in zip(LINKS, ("lru", "lfu"), strict=True):
         first = Settings(**{**both, "policy": policy, "slots": slots})
         try:
-            chosen = _checked(_linked(links.get(link), first), trace)
+            chosen = _checked(links.settings(links.get(link), first), trace)
         except MoevizError as error:
             st.toast(show.plain(f"Board {link.upper()} falls back to {first.policy}: {error}"))
             chosen = replace(first, calibration="")
             links.put(link, "")
         found.append(chosen)
+    set_ = links.get(LINKS[0]) or found[0] != Settings("lru", traces.slots_for(trace, own))
+    st.session_state.board_a = found[0] if set_ else None  # what other pages begin with
     return found
 
 
@@ -64,16 +66,6 @@ def _checked(found: Settings, trace: Trace) -> Settings:
     found = found if found.needs_calibration else replace(found, calibration="")
     found.check(trace.layers, trace.num_experts, trace.k, trace.expert_bytes)
     return found
-
-
-def _linked(text: str, first: Settings) -> Settings:
-    """Settings from the link. Raises SettingsError; no file that a link names is opened."""
-    parts = dict(item.partition("=")[::2] for item in text.split(",") if item)
-    for name, known in (("policy", POLICIES), ("prefetch", PREDICTORS)):
-        if parts.get(name, "none" if name == "prefetch" else "lru") not in known:
-            raise SettingsError(f"{name} {parts[name][:40]!r} is not known.")
-    given = {name: value for name, value in parts.items() if name in ("policy", "slots", "prefetch")}
-    return Settings.parse(",".join(f"{n}={v}" for n, v in given.items()), **first.to_dict())
 
 
 def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str]) -> None:
@@ -95,7 +87,7 @@ def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str])
         captured = job.recording() if job is not None and job.passes else None
         shown = here if captured is None else traces.Here(traces.LIVE, *captured)
         try:
-            event = _stage(shown, two, job)
+            event = _stage(shown, two, job, ask, baselines)
         except MoevizError as error:
             st.error(show.plain(str(error)))
             return
@@ -108,7 +100,7 @@ def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str])
     st.fragment(look, run_every=every)()
 
 
-def _stage(here: traces.Here, two: list[Settings], job: Any) -> StageEvent:
+def _stage(here: traces.Here, two: list[Settings], job: Any, ask: Ask, baselines: list[str]) -> StageEvent:
     trace, going = served(here.trace, two[0]), job is not None
     measured = _measured(here)
     if here.name == traces.LIVE and going and here.run is not None:
@@ -122,7 +114,7 @@ def _stage(here: traces.Here, two: list[Settings], job: Any) -> StageEvent:
         runs = [kept.replayed(trace, one) for one in two]
         bound = kept.bound(trace, max(two, key=lambda one: one.room(*trace.shape).slots))
     changes = kept.changes(trace)
-    said = live.in_words(job) if going else words.hit_verdict(trace, runs, changes) + _speed(two)
+    said = live.in_words(job) if going else words.hit_verdict(trace, runs, changes) + _speed(two, ask)
     led = first_visit.hides(here)
     payload = stage_payload(
         trace,
@@ -134,7 +126,8 @@ def _stage(here: traces.Here, two: list[Settings], job: Any) -> StageEvent:
         title=TITLE,
         verdict="" if led else said,
         menus={} if going else _menus(trace, two[0].scope),
-        actions=_actions(going),
+        actions=_actions(going, "" if going else measure.expected(trace, two, ask, baselines)),
+        results=measure.on_stage(two, ask),
     )
     if going and here.name == traces.LIVE:
         payload["trace"] = f"live-{id(job)}"  # one text that grows
@@ -205,15 +198,12 @@ def _as_watched(part: dict[str, Any]) -> dict[str, Any]:
     return part | {"times": times | {"source": source}}
 
 
-def _speed(two: list[Settings]) -> str:
+def _speed(two: list[Settings], ask: Ask) -> str:
     """What was measured of these very settings, after the verdict on their hits."""
-    job = jobs.desk().jobs.get("measure")
-    if job is None or not job.finished:
+    job = measure.latest()
+    if job is None or measure.stale(job, two, ask):
         return ""
-    found = dict(measure.by_settings(job))
-    if any(one not in found for one in two):
-        return ""
-    first, second = (metrics.repeated(found[one]) for one in two)
+    first, second = (metrics.repeated(runs) for _, runs in measure.by_settings(job)[:2])
     told = words.speed_verdict(words.setting_names(two)[1], first, second)
     decoded = words.many(first.median.decoded, "decoded token")
     return f" Measured {told.replace('speed', f'speed over {decoded}', 1)}."
@@ -237,14 +227,14 @@ def _policies(trace: Trace) -> list[str]:
     return [name for name, one in POLICIES.items() if trace.weights is not None or "weights" not in one.needs]
 
 
-def _actions(going: bool) -> list[dict[str, str]]:
+def _actions(going: bool, expected: str) -> list[dict[str, str]]:
     if going:
         return [{"id": "stop", "label": "Stop", "key": "r"}]
     if _job("measure") is not None:
         return [{"id": "stop", "label": "Stop measuring", "key": "m"}]
     return [
         {"id": "run", "label": "Run it live", "key": "r"},
-        {"id": "measure", "label": "Measure", "key": "m"},
+        {"id": "measure", "label": "Measure", "key": "m", "about": f"Measure: {expected}"},
     ]
 
 

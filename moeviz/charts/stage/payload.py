@@ -30,6 +30,7 @@ from moeviz.numbers.subject import Change, known_domains, subject_changes
 from moeviz.words import memory_held, prefetch_name, setting_name, setting_names
 
 VERSION = 1
+AROUND = 32  # tokens whose experts tell the domain of the one in their middle
 MAX_ACCESSES = 6_000_000  # of the trace; each is a byte or two for the browser to fetch and to keep
 
 
@@ -46,6 +47,7 @@ def stage_payload(
     verdict: str = "",
     menus: Mapping[str, Sequence[tuple[str | int, str]]] | None = None,
     actions: Sequence[Mapping[str, str]] = (),
+    results: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything that the stage's JavaScript needs, as values that JSON can hold.
 
@@ -56,7 +58,8 @@ def stage_payload(
     for it, where that was kept: most of the work, since a changed setting changes one run. `changes`: where
     the subject changes; left out, they are found where the trace is the bundled model's. `menus`: for
     "policy", "slots" and "prefetch" the values that a board may be set to, with their labels; left out, only
-    the given runs can be chosen. `actions`: buttons of the host, each with "id", "label" and "key".
+    the given runs can be chosen. `actions`: buttons of the host, each with "id", "label" and "key",
+    and "about" where more is to be said of it. `results`: what `results_of` gave of a measured comparison.
 
     Raises StageError where a run is not one of this trace, where there is none, or where the trace is too
     long.
@@ -124,6 +127,7 @@ def stage_payload(
         ],
         "menus": {name: [list(item) for item in items] for name, items in (menus or {}).items()},
         "actions": [dict(action) for action in actions],
+        "results": dict(results) if results is not None else None,
         "phrases": PHRASES,
         "keys": KEYS,
         "legend": LEGEND,
@@ -154,12 +158,16 @@ def _per_event(run: Run, rows: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def _domains(trace: Trace) -> dict[str, Any] | None:
-    """The domain that the experts of each token are nearest to. None where the domains are not known."""
+    """The domain that the experts around each token are nearest to. None where the domains are not known."""
     domains = known_domains(trace)
     if not domains:
         return None
-    nearest = routing.likeness(trace, domains).argmax(0)
-    return {"names": [name.capitalize() for name in domains], "nearest": packed(nearest)}
+    nearest = routing.likeness(trace, domains, AROUND, centred=True).argmax(0)
+    return {
+        "names": [name.capitalize() for name in domains],
+        "nearest": packed(nearest),
+        "around": min(AROUND, trace.tokens),
+    }
 
 
 def run_part(run: Run, measured: Sequence[Run] = (), explainer: Explainer | None = None) -> dict[str, Any]:

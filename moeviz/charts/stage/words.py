@@ -71,7 +71,7 @@ PHRASES = {
     "same": "Both find the same experts there.",
     "ask": "Click an expert, a token or the curve to ask about it.",
     # the link
-    "waits": "compute waits {ms} ms for {count}",
+    "waits for": "compute waits {ms} ms for {count}",
     "waits short": "waits {ms} ms",
     "copies": "a copy on its way",
     "ahead": "{n} fetched ahead",
@@ -86,12 +86,20 @@ PHRASES = {
     "watched short": "watched",
     "modelled watched": "modelled from the watched run of {name}",
     "modelled watched short": "modelled",
+    # what was measured
+    "time of a token": "time of a token:",
+    "compute": "compute",
+    "waits": "waits",
+    "other": "other",
     # the boards
     "counts": "{hits} hit, {late}{misses} missed",
     "counts late": "{late} late, ",
     "board told": "{name}: {hits} there, {late} late, {misses} missing.",
     # the band and the curves
-    "domain": "told from its experts alone, the text is {name}",
+    "domain": "told from the experts of {n} tokens around it alone, the text is {name}",
+    "domain short": "by {n} tokens' experts: {name}",
+    "domain why": "The colour of a token is the domain that the experts of the {n} tokens around it are used "
+    "like: a change shows within some tokens of its dashed line.",
     "density": "the whole text: darker where more was missing",
     "part": "tokens {a} to {b} of {n}",
     "last": "hits, last {n} tokens",

@@ -81,7 +81,7 @@ class Link {
     const many = copies ? say(phrases["experts cross"], { n: copies }) : phrases.copies
     const count = copies === 1 ? phrases["expert crosses"] : many
     const waits = ms >= 0.005
-    const said = say(phrases[waits ? "waits" : "waits no"], {
+    const said = say(phrases[waits ? "waits for" : "waits no"], {
       ms: digits(waits ? ms : clock.wall[pass]),
       count,
     })

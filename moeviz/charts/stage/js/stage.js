@@ -40,6 +40,7 @@ class Stage extends Player {
     this.pair = element("div", "pair")
     this.legend = element("div", "legend")
     this.curves = new Curves(this)
+    this.results = new Results(this)
     this.story = new Story(this)
     this.transport = new Transport(this)
     this.live = element("div", "live")
@@ -48,7 +49,9 @@ class Stage extends Player {
     this.helpBox.hidden = true
     this.side = this.story.root
     const main = element("div", "main")
-    main.append(this.strip.root, this.pair, this.legend, this.curves.root)
+    const below = element("div", "below")
+    below.append(this.curves.root, this.results.root)
+    main.append(this.strip.root, this.pair, this.legend, below)
     const head = element("header")
     head.append(this.title, this.verdict)
     this.root.append(head, main, this.side, this.transport.root, this.live, this.helpBox)
@@ -75,6 +78,7 @@ class Stage extends Player {
     }
     this.title.textContent = payload.title
     this.verdict.textContent = payload.verdict
+    this.results.take()
     if (old?.id !== payload.id) this.show(this.model.runs.slice(0, 2))
     else if (JSON.stringify([old.actions, old.menus]) !== JSON.stringify([payload.actions, payload.menus])) {
       this.transport.take()

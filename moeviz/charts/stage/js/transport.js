@@ -97,7 +97,7 @@ class Transport {
     const { payload } = stage.model
     this.actions.replaceChildren()
     for (const action of payload.actions) {
-      const made = this.button(this.actions, "", action.label, action.label, () =>
+      const made = this.button(this.actions, "", action.label, action.about ?? action.label, () =>
         stage.emit({ kind: action.id }),
       )
       if (action.key) made.append(element("kbd", "", action.key.toUpperCase()))
