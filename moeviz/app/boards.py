@@ -16,7 +16,7 @@ from moeviz import words
 from moeviz.app import bar, commands, first_visit, jobs, kept, links, live, measure, show, traces
 from moeviz.app.asking import Ask
 from moeviz.app.stage import StageEvent, stage, told
-from moeviz.charts.stage import stage_payload
+from moeviz.charts.stage import run_part, stage_payload
 from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.replay import served
@@ -103,8 +103,10 @@ def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str])
 def _stage(here: traces.Here, two: list[Settings], job: Any, ask: Ask, baselines: list[str]) -> StageEvent:
     trace, going = served(here.trace, two[0]), job is not None
     measured = _measured(here)
-    if here.name == traces.LIVE and going and here.run is not None:
-        runs, parts, bound = [here.run, kept.replayed(trace, two[1])], [], None
+    growing = going and here.name == traces.LIVE
+    if growing and here.run is not None:
+        runs, bound = [here.run, kept.replayed(trace, two[1])], None
+        parts = [_as_watched(run_part(one, measured)) for one in runs]
     else:
         parts = [
             kept.part(trace, one, measured) if _explained(trace, one) else kept.bare(trace, one)
@@ -128,15 +130,15 @@ def _stage(here: traces.Here, two: list[Settings], job: Any, ask: Ask, baselines
         menus={} if going else _menus(trace, two[0].scope),
         actions=_actions(going, "" if going else measure.expected(trace, two, ask, baselines)),
         results=measure.on_stage(two, ask),
+        live=growing,
     )
-    if going and here.name == traces.LIVE:
+    if growing:
         payload["trace"] = f"live-{id(job)}"  # one text that grows
     busy = _job("measure") is not None
     return stage(
         payload,
         "stage",
-        seek=first_visit.seek(here, len(trace.passes()) - 1)
-        or _seek(trace, going and here.name == traces.LIVE),
+        seek=first_visit.seek(here, len(trace.passes()) - 1) or _seek(trace, growing),
         future=not led,
         presenter=st.session_state.presenter,
         below=BELOW_WHILE_MEASURING if busy else BELOW,

@@ -17,6 +17,7 @@ from moeviz.core.replay import replay
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
+from moeviz.numbers.cost import Costs
 from moeviz.numbers.curves import Curve, curve
 from moeviz.numbers.explain import Explainer
 from moeviz.numbers.routing import GuessQuality, guess_quality
@@ -45,10 +46,14 @@ def pictures(run: Run) -> list[Frame]:
 
 
 @st.cache_resource(show_spinner="Replaying the trace", max_entries=24, hash_funcs=BY_TRACE | BY_RUN)
-def part(trace: Trace, settings: Settings, measured: list[Run]) -> dict[str, Any]:
-    """What the stage shows of one board. Raises SettingsError where the settings do not fit the trace."""
+def part(
+    trace: Trace, settings: Settings, measured: list[Run], over: tuple[str, Costs] | None = None
+) -> dict[str, Any]:
+    """What the stage shows of one board, with times modelled `over` a link where one is given. Raises
+    SettingsError where the settings do not fit the trace.
+    """
     found = explained(trace, settings)
-    return run_part(found.run, measured, found)
+    return run_part(found.run, measured, found, over)
 
 
 @st.cache_resource(show_spinner=False, max_entries=24, hash_funcs=BY_TRACE)

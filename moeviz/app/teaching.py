@@ -255,6 +255,7 @@ def reveal(shown: Shown) -> None:
     """The stage, with the cursor where the lesson wants it."""
     trace, two = shown.trace, shown.settings
     measured = [shown.measured] if shown.measured is not None else []
+    over = (shown.link, LAB.costs(shown.link)) if shown.link else None
     runs = [kept.explained(trace, one).run for one in two]
     changes = kept.changes(trace)
     payload = stage_payload(
@@ -262,7 +263,7 @@ def reveal(shown: Shown) -> None:
         runs,
         bound=kept.bound(trace, two[0]),
         measured=measured,
-        parts=[kept.part(trace, one, measured) for one in two],
+        parts=[kept.part(trace, one, measured, over) for one in two],
         changes=changes,
         title=shown.title,
         verdict=hit_verdict(trace, runs, changes),

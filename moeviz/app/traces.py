@@ -236,7 +236,7 @@ def begin(trace: Trace, run: Run | None) -> Settings:
         try:
             found = wanted()
             if found is not None:
-                found.check(*trace.shape, trace.expert_bytes)
+                found.check(trace.layers, trace.num_experts, trace.k, trace.expert_bytes)
                 return found
         except MoevizError:
             continue

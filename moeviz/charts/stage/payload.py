@@ -25,6 +25,7 @@ from moeviz.core.settings import DEFAULTS
 from moeviz.core.trace import Trace
 from moeviz.errors import StageError
 from moeviz.numbers import routing
+from moeviz.numbers.cost import Costs
 from moeviz.numbers.explain import Explainer
 from moeviz.numbers.subject import Change, known_domains, subject_changes
 from moeviz.words import memory_held, prefetch_name, setting_name, setting_names
@@ -48,6 +49,7 @@ def stage_payload(
     menus: Mapping[str, Sequence[tuple[str | int, str]]] | None = None,
     actions: Sequence[Mapping[str, str]] = (),
     results: Mapping[str, Any] | None = None,
+    live: bool = False,
 ) -> dict[str, Any]:
     """Everything that the stage's JavaScript needs, as values that JSON can hold.
 
@@ -60,6 +62,7 @@ def stage_payload(
     "policy", "slots" and "prefetch" the values that a board may be set to, with their labels; left out, only
     the given runs can be chosen. `actions`: buttons of the host, each with "id", "label" and "key",
     and "about" where more is to be said of it. `results`: what `results_of` gave of a measured comparison.
+    `live`: the trace still grows, so that nothing is known of what comes.
 
     Raises StageError where a run is not one of this trace, where there is none, or where the trace is too
     long.
@@ -97,6 +100,7 @@ def stage_payload(
         "trace": trace.digest,
         "title": title,
         "verdict": verdict,
+        "live": live,
         "model": trace.model,
         "shape": {
             "layers": trace.layers,
@@ -170,8 +174,15 @@ def _domains(trace: Trace) -> dict[str, Any] | None:
     }
 
 
-def run_part(run: Run, measured: Sequence[Run] = (), explainer: Explainer | None = None) -> dict[str, Any]:
-    """What `stage_payload` says of one run. The explainer has to be of the run's own settings."""
+def run_part(
+    run: Run,
+    measured: Sequence[Run] = (),
+    explainer: Explainer | None = None,
+    over: tuple[str, Costs] | None = None,
+) -> dict[str, Any]:
+    """What `stage_payload` says of one run. The explainer has to be of the run's own settings. `over`: a link
+    and its costs, where times are to be modelled for it.
+    """
     loads, settings = run.loads, run.settings
     own = run.events.layer[loads.event]
     victims = loads.victim_layer >= 0
@@ -207,7 +218,7 @@ def run_part(run: Run, measured: Sequence[Run] = (), explainer: Explainer | None
             else None,
         },
         "start": {"layer": packed(run.start.layer), "expert": packed(run.start.expert)},
-        "times": times_of(run, measured),
+        "times": times_of(run, measured, over),
         "story": None if explainer is None else stories_of(explainer),
         "soon": False,  # whether a host brings story and times later
     }

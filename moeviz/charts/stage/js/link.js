@@ -76,8 +76,11 @@ class Link {
 
   // What compute waits for in a pass, the longest wording first.
   captions(clock, pass, phrases) {
+    const { run } = this.board
     const { ms, copies, ahead } = clock.waits(pass)
-    if (ms === null) return [clock.source ? "" : phrases["no times"]]
+    if (ms === null && clock.source) return [""]
+    if (ms === null && run.model.payload.live) return [phrases["no times yet"]]
+    if (ms === null) return [phrases["no times"], phrases["no times short"]]
     const many = copies ? say(phrases["experts cross"], { n: copies }) : phrases.copies
     const count = copies === 1 ? phrases["expert crosses"] : many
     const waits = ms >= 0.005
