@@ -61,7 +61,7 @@ for one in evictions:
     told = story.eviction(one, layer)
     st.markdown(told, help=words.tooltip(told))
     st.caption("Everyone resident at that moment, the first to leave first:")
-    st.dataframe(story.residents(one), hide_index=True)
+    show.table(story.residents(one))
 show.chart(residency.paper(run, pictures, texts, layer, step, paper), "paper-figure", select=True)
 st.caption(residency.PAPER_LEGEND if paper else residency.LEGEND)
 with export:

@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from moeviz import words
-from moeviz.app import jobs, measure, traces
+from moeviz.app import jobs, measure, show, traces
 from moeviz.app.asking import PRESETS
 from moeviz.core.machines import MACHINES, TYPED, Machine
 from moeviz.core.run import Run
@@ -161,8 +161,7 @@ def checked() -> None:
                         "error": [one.error for one in found],
                     }
                 )
-                percent = st.column_config.NumberColumn(format="percent")
-                st.dataframe(table, hide_index=True, column_config={"error": percent})
+                show.table(table, {"error": "percent"})
 
     st.fragment(look, run_every=measure.EVERY if running else None)()
 

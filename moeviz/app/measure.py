@@ -175,9 +175,7 @@ def by_settings(job: Job) -> list[tuple[Settings, list[Run]]]:
 
 def _table(job: Job, named: list[tuple[str, list[Run]]]) -> None:
     table = comparison.table(named)
-    numbers = {name: st.column_config.NumberColumn(format="%.1f") for name in table.columns[1:]}
-    numbers["hit ratio"] = st.column_config.NumberColumn(format="%.3f")
-    st.dataframe(table, hide_index=True, column_config=numbers)
+    show.table(table, {**dict.fromkeys(table.columns[1:], "%.1f"), "hit ratio": "%.3f"})
     show.download("Table as CSV", lambda: show.csv(table), "comparison.csv")
     if job.facts:
         facts = job.facts

@@ -6,7 +6,7 @@ show.chart(usage.skew(trace), "skew")
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -117,7 +117,7 @@ def _terms(one: Chart) -> str | None:
 
 
 @st.fragment
-def _table(title: str, table: pd.DataFrame, key: str) -> None:
+def _table(title: str, rows: pd.DataFrame, key: str) -> None:
     """The table behind a chart, sent to the browser once it is asked for.
 
     In a dialog: what closes at a click on another page's link asks for its fragment again, and that page then
@@ -125,11 +125,24 @@ def _table(title: str, table: pd.DataFrame, key: str) -> None:
     """
 
     def show() -> None:
-        st.dataframe(table, hide_index=True)
-        download("CSV", lambda: csv(table), f"{key}.csv", key=f"{key}-csv")
+        table(rows)
+        download("CSV", lambda: csv(rows), f"{key}.csv", key=f"{key}-csv")
 
     if st.button("Table", icon=":material/table:", type="tertiary", key=f"{key}-table"):
         st.dialog(plain(title), width="medium")(show)()
+
+
+def table(frame: pd.DataFrame, formats: Mapping[str, str] | None = None, **more: Any) -> Any:
+    """A table whose headings say what their words mean; `formats`: of columns of numbers."""
+    formats = formats or {}
+    columns: dict[str, Any] = {
+        name: st.column_config.NumberColumn(format=formats[name], help=words.tooltip(name))
+        if name in formats
+        else st.column_config.Column(help=words.tooltip(name))
+        for name in map(str, frame.columns)
+        if name in formats or words.tooltip(name)
+    }
+    return st.dataframe(frame, hide_index=True, column_config=columns, **more)
 
 
 def csv(table: pd.DataFrame) -> str:

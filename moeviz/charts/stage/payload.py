@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from moeviz.charts.stage.packing import packed, pairs_of_bits
 from moeviz.charts.stage.stories import stories_of
 from moeviz.charts.stage.times import times_of
-from moeviz.charts.stage.words import KEYS, LEGEND, PHRASES
+from moeviz.charts.stage.words import KEYS, LEGEND, PHRASES, TOLD
+from moeviz.core.policies import POLICIES, Policy
+from moeviz.core.predictors import PREDICTORS, Kind
 from moeviz.core.run import HIT, LATE, MISS, Run
-from moeviz.core.settings import DEFAULTS
+from moeviz.core.settings import BASELINES, DEFAULTS
 from moeviz.core.trace import Trace
 from moeviz.errors import StageError
 from moeviz.numbers import routing
@@ -134,6 +136,7 @@ def stage_payload(
         "results": dict(results) if results is not None else None,
         "phrases": PHRASES,
         "keys": KEYS,
+        "glossary": TOLD,
         "legend": LEGEND,
     }
 
@@ -193,6 +196,12 @@ def run_part(
         "name": setting_name(settings),
         "label": settings.label,
         "policy": settings.policy,
+        "means": {  # what its menus say of what is chosen
+            "policy": BASELINES[settings.baseline]
+            if settings.baseline
+            else _text(POLICIES.get(settings.policy)),
+            "prefetch": _text(PREDICTORS.get(settings.prefetch)),
+        },
         "slots": run.room.slots if settings.budget else settings.slots,
         "scope": settings.scope,
         "prefetch": settings.prefetch,
@@ -222,6 +231,11 @@ def run_part(
         "story": None if explainer is None else stories_of(explainer),
         "soon": False,  # whether a host brings story and times later
     }
+
+
+def _text(known: Policy | Kind | None) -> str:
+    """Of a policy or predictor; nothing of one that this process has not loaded."""
+    return known.text if known is not None else ""
 
 
 def _outcome(run: Run) -> NDArray[np.uint8]:

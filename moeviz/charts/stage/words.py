@@ -7,7 +7,7 @@ own words (`moeviz.numbers.explain`).
 
 from __future__ import annotations
 
-from moeviz.words import SIGNS
+from moeviz.words import GLOSSARY, SIGNS
 
 PHRASES = {
     # what happened to the selected expert
@@ -86,7 +86,7 @@ PHRASES = {
     "measured": "measured",
     "modelled short": "modelled",
     "modelled": "modelled from the run of {name}",
-    "modelled over": "modelled over a {name}",
+    "modelled over": "modelled, link: {name}",
     "modelled over short": "modelled",
     "watched": "watched, which slows it",
     "watched short": "watched",
@@ -111,9 +111,10 @@ PHRASES = {
     "hit ratio": "hit ratio",
     "last": "last {n} tokens",
     "so far": "so far",
+    "so far, in all": "Of all tokens so far.",
     "curves": "Thick: hits of the last {n} tokens. Thin: of all so far, as the large numbers say.",
-    "curves after the prompt": "Thick: hits of the last {n} tokens, counted anew after the prompt. Thin: of all "
-    "so far with the prompt, as the large numbers say.",
+    "curves after the prompt": "Thick: hits of the last {n} tokens, counted anew after the prompt. Thin: of "
+    "all so far with the prompt, as the large numbers say.",
     "under": " ↓ below the axis",
     "bound": "Belady, the bound",
     "bound without": "Belady without pre-fetch",
@@ -128,6 +129,31 @@ PHRASES = {
     "first done": "{name} is through first.",
 }
 
+TERMS = (  # of the glossary: those that the stage's own words use
+    "expert",
+    "MoE layer",
+    "token",
+    "prompt",
+    "slot",
+    "policy",
+    "pre-fetch",
+    "guess",
+    "hit",
+    "late hit",
+    "miss",
+    "hit ratio",
+    "eviction",
+    "regret",
+    "belady",
+    "bound",
+    "compute",
+    "link",
+    "domain",
+    "measured",
+    "modelled",
+    "paced",
+)
+
 KEYS = [
     ["Space", "play, pause"],
     ["← →", "one token back, on"],
@@ -141,4 +167,5 @@ KEYS = [
     ["p", "presenter mode"],
 ]
 
+TOLD = {term: GLOSSARY[term] for term in TERMS}
 LEGEND = SIGNS | {"differs": "the boards differ"}

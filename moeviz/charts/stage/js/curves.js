@@ -111,7 +111,8 @@ class Curves {
     const read = promptEnd > 0 && promptEnd < passes // the window begins anew after the prompt
     const part =
       passes > SPAN ? ` · ${say(phrases.part, { a: this.first, b: this.last, n: passes - 1 })}` : ""
-    this.canvas.title = say(phrases[read ? "curves after the prompt" : "curves"], { n: WINDOW })
+    const said = say(phrases[read ? "curves after the prompt" : "curves"], { n: WINDOW })
+    tip(this.canvas, this.stage.model.payload, ["hit ratio", "belady", "bound"], said)
     let x = this.left
     const put = (text, room = Infinity) => {
       sheet.text(text, x, size, { room })
@@ -207,7 +208,10 @@ class Curves {
         x,
       })
     }
-    if (this.plot < 420) for (const one of labels) one.text = one.text.replace(/ \(.*\)|, [^%]*(?= \d)/, "")
+    if (this.plot < 420) {
+      for (const one of labels)
+        one.text = one.text.replace(/ \(.*\)|, [^%]*(?= \d)/, "").replace(under, " ↓")
+    }
     const row = size * 1.25
     labels.sort((a, b) => a.at - b.at)
     const widest = Math.max(...labels.map((one) => sheet.wide(one.text, size, 700)))
@@ -235,7 +239,8 @@ class Curves {
   describe() {
     const { boards, pass } = this.stage
     const parts = this.series.map((one, i) => `${boards[i].run.about.name} ${percent(one.recent[pass])}`)
-    const name = say(this.stage.model.payload.phrases.last, { n: WINDOW })
+    const { phrases } = this.stage.model.payload
+    const name = `${phrases["hit ratio"]}, ${say(phrases.last, { n: WINDOW })}`
     this.canvas.setAttribute("aria-label", `${name}: ${parts.join(", ")}`)
   }
 

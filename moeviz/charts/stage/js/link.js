@@ -74,6 +74,14 @@ class Link {
     board.canvas.dataset.source = source
   }
 
+  // A tooltip for what is below the cells.
+  hint() {
+    const { canvas, run, stage } = this.board
+    const { source } = run.clock
+    const told = source.startsWith("measured") ? ["measured"] : source.startsWith("modelled") ? ["modelled"] : []
+    tip(canvas, stage.model.payload, ["compute", "link", ...told])
+  }
+
   // What compute waits for in a pass, the longest wording first.
   captions(clock, pass, phrases) {
     const { run } = this.board

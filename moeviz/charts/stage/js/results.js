@@ -30,8 +30,10 @@ class Results {
       parts.append(sign)
     }
     parts.prepend(phrases["time of a token"])
+    const heading = element("h2", "", results.title)
+    tip(heading, payload, ["paced", "measured"].filter((term) => results.title.toLowerCase().includes(term)))
     this.root.replaceChildren(
-      element("h2", "", results.title),
+      heading,
       list,
       parts,
       ...(results.verdict ? [element("p", "says", results.verdict)] : []),

@@ -2,6 +2,14 @@
 // host: { emit(event), future: false hides the curves after the cursor, presenter: true, below: px to leave
 // free }
 
+const SIGN_TERMS = {
+  resident: ["slot"],
+  hit: ["hit"],
+  late: ["late hit"],
+  miss: ["miss"],
+  prefetched: ["pre-fetch"],
+}
+
 class Stage extends Player {
   constructor(root, payload, host = {}) {
     super()
@@ -131,6 +139,7 @@ class Stage extends Player {
       ...items.map(([name, text]) => {
         const item = element("span")
         item.append(element("i", name), text)
+        tip(item, this.model.payload, SIGN_TERMS[name] ?? [])
         return item
       }),
     )
@@ -277,13 +286,24 @@ class Stage extends Player {
       .map((one) => [one.key.toUpperCase(), one.label])
     for (const [key, what] of [...this.model.payload.keys, ...own])
       list.append(element("dt", "", key), element("dd", "", what))
+    const words = element("dl", "words")
+    for (const [term, sentence] of Object.entries(this.model.payload.glossary))
+      words.append(element("dt", "", term), element("dd", "", sentence))
     const close = element("button", "", "Close")
     close.type = "button"
     close.onclick = () => this.help()
     const signs = element("div", "legend")
     signs.append(...[...this.legend.children].map((sign) => sign.cloneNode(true)))
-    this.helpBox.replaceChildren(element("h2", "", "Keys and signs"), signs, list, close)
+    this.helpBox.replaceChildren(
+      element("h2", "", "Keys and signs"),
+      signs,
+      list,
+      element("h2", "", "Words"),
+      words,
+      close,
+    )
     close.focus()
+    this.helpBox.scrollTop = 0
   }
 
   draw() {

@@ -169,6 +169,7 @@ class Story {
   }
 
   eviction(run, facts) {
+    const { model } = this.stage
     if (facts.brought < 0 && facts.taken < 0) return []
     if (facts.victim < 0) return [element("p", "", run.about.keeps ? this.phrases["free slot"] : "")]
     const victim = this.expert(facts.victim, facts.layer),
@@ -186,7 +187,9 @@ class Story {
     if (belady === facts.victim) parts.push(element("p", "", this.phrases["belady agrees"]))
     else {
       const end = regret < 0 ? "regret never" : regret === 0 ? "regret same" : "regret"
-      parts.push(element("p", "regret", `${this.say("belady", values)} ${this.say(end, values)}`))
+      const told = element("p", "regret", `${this.say("belady", values)} ${this.say(end, values)}`)
+      tip(told, model.payload, ["belady", "regret"])
+      parts.push(told)
     }
     if (there.length > 1)
       parts.push(element("p", "quiet", this.phrases["who was there"]), this.residents(there, facts))
