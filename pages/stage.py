@@ -11,7 +11,7 @@ here = traces.here()
 form = forms.SettingsForm(here.trace, here.run, "_both")
 with forms.drawer(form, **asking.defaults(here.trace), baselines=[]):
     st.markdown("**Run it live, and Measure**")
-    ask = asking.ask(here.trace)
+    ask = asking.ask()
     baselines = boards.baselines()
     expected = st.empty()
     st.markdown("**Both boards**")

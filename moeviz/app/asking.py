@@ -42,6 +42,7 @@ TIERS = {
     "this disk": ("disk", ""),
     "this RAM": ("host", ""),
 }  # name -> slow tier and what its link is paced to
+TOKENS = 2, 100_000  # least and most that are asked for
 DEFAULTS: dict[str, Any] = {
     "repeats": 5,
     "tier": "SATA SSD, paced",  # where LRU against LFU is a larger difference than a laptop's noise
@@ -88,31 +89,37 @@ def preset_of(trace: Trace) -> str:
 
 
 def defaults(trace: Trace) -> dict[str, Any]:
-    """What the widgets begin with, by their keys; the number of tokens follows the preset."""
-    return {**DEFAULTS, "tokens": _chosen(st.session_state.get("preset") or preset_of(trace)).tokens}
+    """What the widgets begin with, by their keys. Preset and prompt follow the trace, and the number of
+    tokens the preset, where nobody chose another.
+    """
+    state = st.session_state
+    first = preset_of(trace)
+    other = state.get("prompt_of") != trace.digest and state.get("preset") in (
+        None,
+        state.get("first_preset"),
+    )
+    if other or "preset" not in state:  # another page drops what is in the widgets
+        state.prompt, state.preset = PRESETS[first].prompt, first
+    state.prompt_of, state.first_preset = trace.digest, first
+    usual = _chosen(state.preset).tokens
+    forms.follow("tokens", usual, *TOKENS)
+    return {**DEFAULTS, "tokens": usual}
 
 
 def _chosen(name: str | None) -> Preset:
     return PRESETS.get(name or "", Preset(""))
 
 
-def ask(trace: Trace) -> Ask:
-    """Draws the widgets here."""
+def ask() -> Ask:
+    """Draws the widgets here; after `defaults`."""
     state = st.session_state
-    first = preset_of(trace)
 
     def fill() -> None:
         if chosen := state.preset:
             state.prompt = PRESETS[chosen].prompt
 
-    if state.get("prompt_of") != trace.digest and state.get("preset") in (None, state.get("first_preset")):
-        state.prompt, state.preset = (
-            PRESETS[first].prompt,
-            first,
-        )  # nobody chose another: it follows the trace
-    state.prompt_of, state.first_preset = trace.digest, first
     # the drawer's widgets are mounted when it is opened, and then show only what this script run has set
-    state.prompt, state.preset = state.get("prompt", PRESETS[first].prompt), state.get("preset")
+    state.prompt, state.preset = state.prompt, state.preset
     st.pills(
         "Prompt: a preset, or your own words",
         list(PRESETS),
@@ -132,9 +139,9 @@ def ask(trace: Trace) -> Ask:
         )
     with st.container(horizontal=True, vertical_alignment="bottom"):
         linked: dict[str, Any] = {"bind": "query-params", "width": 125}
-        usual = forms.follow("tokens", chosen.tokens, 2, 100_000)
+        usual = forms.follow("tokens", chosen.tokens, *TOKENS)
         tokens = st.number_input(
-            "New tokens", 2, 100_000, key="tokens", help=words.tooltip("token"), **usual, **linked
+            "New tokens", *TOKENS, key="tokens", help=words.tooltip("token"), **usual, **linked
         )
         repeats = st.number_input("Repeats", 3, 50, DEFAULTS["repeats"], key="repeats", **linked)
         temperature = st.number_input(

@@ -90,7 +90,7 @@ def _what(job: Job, named: bool = True) -> str:
         return said
     names = " against ".join(one.label for one in job.settings if not one.baseline)
     prompt = " ".join(job.prompt.split())
-    return f"{names}, on “{prompt[:30]}{'…' if len(prompt) > 30 else ''}”, {said}"
+    return f"{names}, on “{prompt[:40]}{'…' if len(prompt) > 40 else ''}”, {said}"
 
 
 def expected(trace: Trace, two: list[Settings], ask: Ask, baselines: list[str]) -> str:
