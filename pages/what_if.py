@@ -63,14 +63,15 @@ even = cost.break_even(
 )
 left, right = st.columns(2)  # so wide that both headings, badges and Table stay in one line
 with left:
-    show.chart(curves.over_slots(found, at, even, laid), "curves")
+    named = [one.name for one in laid]
+    show.chart(lambda: curves.over_slots(found, at, even, laid), "curves", trace, chosen, at, even, named)
     others.sources(laid)
 with right:
     if place is None or not size:
         machines.say_what_is_missing(size)
     else:
         costs, whose = machines.costs(trace, run, place, size)
-        show.chart(times.modelled(runs, costs, whose), "times")
+        show.chart(lambda: times.modelled(runs, costs, whose), "times", runs, costs, whose)
         st.caption(machines.in_words(costs, place, size))
     st.caption(machines.memory(at * (trace.layers if scope == "layer" else 1), size))
     if "static" in policies:

@@ -21,7 +21,7 @@ from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.engine.client import Job
 from moeviz.errors import MoevizError
-from moeviz.numbers import cost, metrics
+from moeviz.numbers import metrics
 
 LOSSLESS = {
     True: "So are the logits, bit for bit those of transformers' own model with every expert in memory.",
@@ -101,9 +101,9 @@ def expected(trace: Trace, two: list[Settings], ask: Ask, baselines: list[str]) 
     if ask.model.name or trace.model != BUNDLED_NAME or place is None:
         return f"{said}."
     _, recorded = traces.sample()
-    costs = cost.fit(recorded).on(place, recorded.mean_copied)
+    costs = kept.fitted(recorded).on(place, recorded.mean_copied)
     try:
-        each = [cost.predict(kept.replayed(trace, one), costs) for one in settings]
+        each = [kept.predicted(kept.replayed(trace, one), costs) for one in settings]
     except MoevizError:
         return f"{said}."
     seconds = ask.repeats * ask.tokens * sum(each) / 1_000
@@ -160,10 +160,7 @@ def _results(job: Job, old: bool) -> None:
     named = [(settings.label, repeats) for settings, repeats in measured]
     found = [(settings, metrics.repeated(repeats)) for settings, repeats in measured]
     st.markdown(f"**{words.comparison_verdict(found)}** {words.best_value(found)}")
-    columns = st.columns(2)
-    for number, chart in enumerate(comparison.charts(named, kind)):
-        with columns[number % 2]:
-            show.chart(chart, f"measured-{number}")
+    show.charts(lambda: comparison.charts(named, kind), "measured", named, kind)
     _table(job, named)
 
 
