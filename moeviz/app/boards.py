@@ -108,12 +108,16 @@ def _stage(here: traces.Here, two: list[Settings], job: Any, ask: Ask, baselines
         runs, bound = [here.run, kept.replayed(trace, two[1])], None
         parts = [_as_watched(run_part(one, measured)) for one in runs]
     else:
+        told = [_explained(trace, one) for one in two]
         parts = [
-            kept.part(trace, one, measured) if _explained(trace, one) else kept.bare(trace, one)
-            for one in two
+            kept.part(trace, one, measured) if known else kept.bare(trace, one)
+            for one, known in zip(two, told, strict=True)
         ]
         parts = [_as_watched(one) for one in parts] if here.name == traces.LIVE else parts
-        runs = [kept.replayed(trace, one) for one in two]
+        runs = [
+            kept.explained(trace, one).run if known else kept.replayed(trace, one)
+            for one, known in zip(two, told, strict=True)
+        ]
         bound = kept.bound(trace, max(two, key=lambda one: one.room(*trace.shape).slots))
     changes = kept.changes(trace)
     said = live.in_words(job) if going else words.hit_verdict(trace, runs, changes) + _speed(two, ask)

@@ -51,7 +51,7 @@ class Link {
       const name = names.find((text) => w > sheet.wide(text, this.size, 600) + 6)
       if (w > 3) sheet.line(x, top + lane + 5, x, top + 2 * lane + 5, "panel", 1)
       if (name) {
-        const colour = one.kind === DEMANDED ? "glyph" : "paper"
+        const colour = { [DEMANDED]: "glyph", [GUESS_USED]: "paper", [GUESS_WASTED]: "ink" }[one.kind]
         sheet.text(name, x + w / 2, top + lane * 1.5 + 5 + this.size * 0.35, {
           size: this.size,
           weight: 600,

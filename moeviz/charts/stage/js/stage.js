@@ -186,6 +186,7 @@ class Stage extends Player {
     const kind = wide < 640 ? "phone" : wide < 760 ? "narrow" : "wide"
     const classes = this.root.classList
     classes.toggle("slim", kind === "wide" && wide < 960) // beside a lesson's text
+    classes.toggle("tight", kind === "wide" && wide < 1080) // a board's numbers stand under its menus
     for (const name of ["phone", "narrow", "wide"]) classes.toggle(name, name === kind)
     classes.toggle("presenter", this.presenter)
     classes.toggle("titled", Boolean(this.model.payload.title || this.model.payload.verdict))
