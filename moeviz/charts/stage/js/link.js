@@ -13,7 +13,7 @@ class Link {
   height(theme) {
     this.size = theme.size
     this.lane = Math.round(theme.size * 0.95)
-    return 2 * this.lane + 5 + theme.size + 16
+    return 2 * this.lane + 5 + Math.ceil(theme.size * 1.28) + 14 // the caption's letters reach below its line
   }
 
   draw() {
