@@ -104,7 +104,8 @@ def choose() -> Lesson:
         )
         if found.answered:
             st.markdown(f"{found.right} of {found.answered} right", width="content")
-        downloads()
+        if not state.presenter:
+            downloads()
         lectern.control()
     one = several[int(number or 0)]
     links.put("lesson", str(one.number))

@@ -8,6 +8,7 @@ class Results {
     this.stage = stage
     this.root = element("section", "results")
     this.root.hidden = true
+    this.root.tabIndex = 0 // so that many rows are scrolled by the keyboard too
   }
 
   take() {
