@@ -562,8 +562,8 @@ def test_rows_at_the_end_that_were_never_routed_are_counted_and_dropped() -> Non
     ids = np.concatenate([IDS[:5], blank, IDS[5:], np.full_like(blank, -1), blank[:1]])
     found = read("routed.npy", npy(ids))
     assert (found.trace.experts == np.concatenate([IDS[:5], blank - 1, IDS[5:]])).all()
-    assert any("3 rows at the end that were never routed were dropped" in line for line in found.report)
-    assert any("2 tokens use no expert in any layer; they are kept" in line for line in found.report)
+    assert any("dropped 3 rows at the end, never routed" in line for line in found.report)
+    assert any("in any layer: 2 tokens, kept without events" in line for line in found.report)
 
 
 def test_what_only_may_be_a_dummy_is_kept_and_named() -> None:
@@ -627,7 +627,7 @@ def test_masks_ids_and_headers_beside_an_array_are_used_and_the_rest_is_named() 
     assert (found.trace.model, found.trace.num_experts) == ("m", 8)
     assert "arrays not used: hidden" in found.report
     assert "keys of header not used: license" in found.report
-    assert any("3 rows of padding were left out" in line for line in found.report)
+    assert any("left out 3 rows of padding" in line for line in found.report)
 
 
 def test_what_is_not_used_is_named() -> None:

@@ -29,6 +29,7 @@ from moeviz.core.trace import (
 from moeviz.errors import TraceError
 from moeviz.files.importers.registry import Imported, Options
 from moeviz.files.importers.source import Source
+from moeviz.words import many
 
 Ints = NDArray[np.int64]
 
@@ -180,10 +181,10 @@ def _routed_rows(ids: NDArray[np.int16], sequence: Ints | None, report: list[str
         keep[first + int(used[-1]) + 1 if used.size else first : end] = False
         first = end
     if not keep.all():
-        report.append(f"{int((~keep).sum()):,} rows at the end that were never routed were dropped")
+        report.append(f"dropped {many(int((~keep).sum()), 'row')} at the end, never routed")
     if not has[keep].all():
         report.append(
-            f"{int((~has[keep]).sum()):,} tokens use no expert in any layer; they are kept, without events"
+            f"without an expert in any layer: {many(int((~has[keep]).sum()), 'token')}, kept without events"
         )
     return keep
 
