@@ -17,8 +17,9 @@ with forms.drawer(form, **asking.defaults(here.trace), baselines=[]):
     st.markdown("**Both boards**")
     form.rest("policy", "slots", "prefetch")
 two = boards.pair(here.trace, here.run, form.values)
-expected.caption(f"Measure: {measure.expected(here.trace, two, ask, baselines)}")
+takes = f"Measure: {measure.expected(here.trace, two, ask, baselines)}"
+expected.caption(takes)
 first_visit.draw(here, two)
-boards.draw(here, two, ask, baselines)
+boards.draw(here, two, ask, baselines, takes)
 measure.watch(two, ask)
 live.ended(here.name)

@@ -2,7 +2,7 @@
 on, what its user asks.
 
 two = boards.pair(trace, run, both)
-boards.draw(here, two, ask, baselines)
+boards.draw(here, two, ask, baselines, takes)
 """
 
 from __future__ import annotations
@@ -68,8 +68,10 @@ def _checked(found: Settings, trace: Trace) -> Settings:
     return found
 
 
-def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str]) -> None:
-    """The stage of the current trace, or of the live run while there is one; does what its user asks."""
+def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str], takes: str) -> None:
+    """The stage of the current trace, or of the live run while there is one; does what its user asks.
+    `takes`: what its button "Measure" says of what that takes.
+    """
     if (trace := live.just_ended()) is not None:
         traces.show(trace)
         st.rerun()
@@ -87,7 +89,7 @@ def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str])
         captured = job.recording() if job is not None and job.passes else None
         shown = here if captured is None else traces.Here(traces.LIVE, *captured)
         try:
-            event = _stage(shown, two, job, ask, baselines)
+            event = _stage(shown, two, job, ask, takes)
         except MoevizError as error:
             st.error(show.plain(str(error)))
             return
@@ -100,7 +102,7 @@ def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str])
     st.fragment(look, run_every=every)()
 
 
-def _stage(here: traces.Here, two: list[Settings], job: Any, ask: Ask, baselines: list[str]) -> StageEvent:
+def _stage(here: traces.Here, two: list[Settings], job: Any, ask: Ask, takes: str) -> StageEvent:
     trace, going = served(here.trace, two[0]), job is not None
     measured = _measured(here)
     growing = going and here.name == traces.LIVE
@@ -132,7 +134,7 @@ def _stage(here: traces.Here, two: list[Settings], job: Any, ask: Ask, baselines
         title=TITLE,
         verdict="" if led else said,
         menus={} if going else _menus(trace, two[0].scope),
-        actions=_actions(going, "" if going else measure.expected(trace, two, ask, baselines)),
+        actions=_actions(going, takes),
         results=measure.on_stage(two, ask),
         live=growing,
     )
@@ -233,14 +235,14 @@ def _policies(trace: Trace) -> list[str]:
     return [name for name, one in POLICIES.items() if trace.weights is not None or "weights" not in one.needs]
 
 
-def _actions(going: bool, expected: str) -> list[dict[str, str]]:
+def _actions(going: bool, takes: str) -> list[dict[str, str]]:
     if going:
         return [{"id": "stop", "label": "Stop", "key": "r"}]
     if _job("measure") is not None:
         return [{"id": "stop", "label": "Stop measuring", "key": "m"}]
     return [
         {"id": "run", "label": "Run it live", "key": "r"},
-        {"id": "measure", "label": "Measure", "key": "m", "about": f"Measure: {expected}"},
+        {"id": "measure", "label": "Measure", "key": "m", "about": takes},
     ]
 
 
