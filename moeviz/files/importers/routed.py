@@ -247,12 +247,17 @@ def _passes(
     new = np.diff(own, prepend=own[:1] - 1) != 0
     if options.prompt_tokens >= 0:
         first = np.flatnonzero(new)
+        longest = int(np.diff(np.append(first, tokens)).max())
+        if options.prompt_tokens > longest:
+            raise TraceError(
+                f"--prompt-tokens says {options.prompt_tokens:,}, but the longest request has {longest:,} "
+                "tokens."
+            )
         place = np.arange(tokens) - np.repeat(first, np.diff(np.append(first, tokens)))
         phase = (place >= options.prompt_tokens).astype(np.uint8)
         step = None
-        report.append(
-            f"the first {options.prompt_tokens:,} tokens of each request are its prompt, as was asked"
-        )
+        asked = "as was asked" if routed.phase is None else "as was asked instead of the file's own phases"
+        report.append(f"the first {options.prompt_tokens:,} tokens of each request are its prompt, {asked}")
     if step is not None:
         new |= np.diff(step, prepend=step[:1] - 1) != 0
         number = np.cumsum(new) - 1
