@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -698,6 +699,7 @@ def terms_in(*texts: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+@lru_cache(4_096)
 def tooltip(*texts: str, more: str = "") -> str | None:
     """What the terms in these texts mean, as Markdown for a tooltip; `more`, plain Markdown, stands before
     them. None where there is nothing to say.

@@ -18,7 +18,7 @@ NONE = "no other trace"
 bar.within_app()
 st.title("Who is used, where, when?", anchor=False)
 if (counts := traces.counted()) is not None:
-    show.charts(usage.counted(counts.counts), "counts")
+    show.charts(lambda: usage.counted(counts.counts), "counts", counts.counts)
     st.caption(f"Model: {show.plain(counts.model or 'not named')}. Counts do not say when.")
     st.stop()
 name, whole, own = traces.here()
@@ -61,11 +61,14 @@ run = (
 marked = (layer, expert) if view == "One expert" else None
 step = components.strip(trace, run, marked)
 weighted = count != "tokens"
-charts = views.charts(view, trace, step, weighted, layer, expert)
 if view == views.TWO and against == NONE:
     st.info(
         "Choose the trace to lay beside this one: of a model of the same shape.", icon=":material/compare:"
     )
 elif view == views.TWO:
-    charts = usage.two(trace, traces.load(against)[0], (name, against), weighted)
-show.charts(charts, view)
+    other = traces.load(against)[0]
+    both = (name, against)
+    show.charts(lambda: usage.two(trace, other, both, weighted), "two-traces", trace, other, both, weighted)
+else:
+    at = (step, weighted, layer, expert)
+    show.charts(lambda: views.charts(view, trace, *at), view, trace, *at)

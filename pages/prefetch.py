@@ -11,7 +11,7 @@ from moeviz.app import bar, components, forms, kept, show, traces
 from moeviz.charts import guesses, lanes, traffic
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.replay import served
-from moeviz.numbers import cost, worth
+from moeviz.numbers import worth
 
 bar.within_app()
 st.title("Are guesses right, in time, worth it?", anchor=False)
@@ -24,7 +24,9 @@ known = [
     for name, one in PREDICTORS.items()
     if name != "none" and "future" not in one.needs and (trace.lookaheads or "routers" not in one.needs)
 ]
-form = forms.SettingsForm(trace, own, keys={"prefetch": "predictor"}, prefetch=known[-1])
+begin = traces.begin(trace, own)
+begin = begin if begin.prefetch in known else replace(begin, prefetch=known[-1])
+form = forms.SettingsForm(trace, own, keys={"prefetch": "predictor"}, begin=begin)
 with st.container(horizontal=True, vertical_alignment="bottom"):
     form.show("prefetch", "lookahead", "slots")
     with forms.drawer(form, passes=3):
@@ -45,19 +47,22 @@ same = own is not None and own.settings == settings
 run = own if same else kept.replayed(trace, settings)
 without = kept.replayed(trace, replace(settings, prefetch="none", lookahead=1, width=0, threshold=0.0))
 measured, whose = traces.basis(trace, own)
-costs = cost.fit(measured)
+costs = kept.fitted(measured)
 pollution = worth.pollution_of(run)
 even = [worth.break_even_precision(costs, trace.layers, trace.k, ahead, pollution) for ahead in (1, 2, 3)]
 found = {one: kept.guessed(trace, one, settings.width, settings.threshold) for one in known}
 left, right = st.columns(2)
 with left:
-    show.chart(guesses.precision(found, trace, settings.width, even), "precision")
+    asked = (trace, known, settings.width, settings.threshold)
+    show.chart(lambda: guesses.precision(found, trace, settings.width, even), "precision", *asked, even)
 with right:
-    show.chart(traffic.ledger(run), "ledger")
-    show.chart(traffic.crossed(run, without), "crossed")
-saved = words.worth_in_time(cost.predict(run, costs), cost.predict(without, costs))
+    show.chart(lambda: traffic.ledger(run), "ledger", run)
+    show.chart(lambda: traffic.crossed(run, without), "crossed", run, without)
+saved = words.worth_in_time(kept.predicted(run, costs), kept.predicted(without, costs))
 st.caption(f"{saved} Break-even and modelled times: costs of {show.plain(whose)}.")
 step = components.strip(trace, run)
-show.chart(lanes.over_passes(run, step, int(passes), costs), "lanes")
+passes = int(passes)
+show.chart(lambda: lanes.over_passes(run, step, passes, costs), "lanes", run, step, passes, costs)
 if settings.prefetch in found:
-    show.chart(guesses.by_layer(settings.prefetch, found[settings.prefetch]), "by-layer")
+    one = settings.prefetch
+    show.chart(lambda: guesses.by_layer(one, found[one]), "by-layer", *asked, one)

@@ -9,14 +9,17 @@ from moeviz.app import asking, bar, boards, first_visit, forms, live, measure, t
 bar.within_app()
 here = traces.here()
 form = forms.SettingsForm(here.trace, here.run, "_both")
-with forms.drawer(form, **asking.DEFAULTS, baselines=[]):
+with forms.drawer(form, **asking.defaults(here.trace), baselines=[]):
     st.markdown("**Run it live, and Measure**")
-    ask = asking.ask(here.trace)
+    ask = asking.ask()
     baselines = boards.baselines()
+    expected = st.empty()
     st.markdown("**Both boards**")
     form.rest("policy", "slots", "prefetch")
 two = boards.pair(here.trace, here.run, form.values)
+takes = f"Measure: {measure.expected(here.trace, two, ask, baselines)}"
+expected.caption(takes)
 first_visit.draw(here, two)
-boards.draw(here, two, ask, baselines)
-measure.watch(two)
+boards.draw(here, two, ask, baselines, takes)
+measure.watch(two, ask)
 live.ended(here.name)

@@ -19,7 +19,7 @@ bar.within_app()
 st.title("Who was resident, who left, why?", anchor=False)
 name, trace, own = traces.here()
 last = len(trace.passes()) - 1
-form = forms.SettingsForm(trace, own)
+form = forms.SettingsForm(trace, own, begin=traces.begin(trace, own))
 row = st.container(horizontal=True, vertical_alignment="bottom")
 with row:
     form.show("policy", "slots")
@@ -50,7 +50,8 @@ if kind is not None:
 with row:
     layer = int(forms.number("MoE layer", "layer", trace.layers - 1))
 step = components.strip(trace, run)
-show.chart(residency.raster(run, texts, pictures, step), "raster", select=True)
+at = (trace, run, step)
+show.chart(lambda: residency.raster(run, texts, pictures, step), "raster", *at, select=True)
 st.caption(f"A click opens the stage there. {residency.LEGEND} {residency.MORE}")
 told = story.event(explainer, step, layer)
 st.markdown(f"**{told}**", help=words.tooltip(told))
@@ -61,8 +62,11 @@ for one in evictions:
     told = story.eviction(one, layer)
     st.markdown(told, help=words.tooltip(told))
     st.caption("Everyone resident at that moment, the first to leave first:")
-    st.dataframe(story.residents(one), hide_index=True)
-show.chart(residency.paper(run, pictures, texts, layer, step, paper), "paper-figure", select=True)
+    show.table(story.residents(one))
+one_layer = (layer, step, paper)
+show.chart(
+    lambda: residency.paper(run, pictures, texts, *one_layer), "paper-figure", *at, *one_layer, select=True
+)
 st.caption(residency.PAPER_LEGEND if paper else residency.LEGEND)
 with export:
     show.exporter(name, trace, lambda: run, own, "timeline")

@@ -23,13 +23,14 @@ if traces.counted() is not None:
     planning.section(None, None)
 here = traces.here()
 _, trace, run = here
-scope = st.session_state.get("scope", "layer")
+begin = traces.begin(trace, run)
+scope = st.session_state.get("scope", begin.scope)
 counts = slot_counts(trace, scope)
 with st.container(horizontal=True, vertical_alignment="bottom"):
     policies = st.multiselect(
         "Policies",
         list(POLICIES),
-        ["lru", "lfu", "belady"],
+        list(dict.fromkeys([begin.policy, "lru", "lfu", "belady"])),
         format_func=own.short,
         key="policies",
         bind="query-params",
@@ -40,11 +41,11 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
         "Slots per layer" if scope == "layer" else "Slots in all",
         "at",
         counts,
-        traces.slots_for(trace, run, scope),
+        begin.slots if begin.scope == scope else traces.slots_for(trace, run, scope),
     )
     place = machines.pick(trace, run)
-    with forms.drawer(scope="layer", published=others.first(trace, scope)):
-        laid = others.choose(trace, scope)
+    with forms.drawer(scope=begin.scope, published=others.first(trace, scope)):
+        laid = others.choose(trace, scope, begin.scope)
         size = machines.expert_size(trace, run)
         machines.check()
 if not policies:
@@ -62,14 +63,15 @@ even = cost.break_even(
 )
 left, right = st.columns(2)  # so wide that both headings, badges and Table stay in one line
 with left:
-    show.chart(curves.over_slots(found, at, even, laid), "curves")
+    named = [one.name for one in laid]
+    show.chart(lambda: curves.over_slots(found, at, even, laid), "curves", trace, chosen, at, even, named)
     others.sources(laid)
 with right:
     if place is None or not size:
         machines.say_what_is_missing(size)
     else:
         costs, whose = machines.costs(trace, run, place, size)
-        show.chart(times.modelled(runs, costs, whose), "times")
+        show.chart(lambda: times.modelled(runs, costs, whose), "times", runs, costs, whose)
         st.caption(machines.in_words(costs, place, size))
     st.caption(machines.memory(at * (trace.layers if scope == "layer" else 1), size))
     if "static" in policies:

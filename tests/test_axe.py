@@ -122,6 +122,15 @@ def test_what_opens_keeps_the_rules_too(page: Page, app: str) -> None:
     assert wrong == []
 
 
+def test_a_led_first_visit_keeps_the_rules(page: Page) -> None:
+    wrong = []
+    for said in ("See in half a minute", "Which will more often", "You said LRU. The large", "and so it is"):
+        expect(page.locator(".st-key-first-visit")).to_contain_text(said)
+        wrong += in_both_themes(page, said)
+        page.keyboard.press("1")
+    assert wrong == []
+
+
 def test_presenter_mode_keeps_the_rules(page: Page, app: str) -> None:
     page.set_viewport_size({"width": 1920, "height": 1080})
     wrong = []

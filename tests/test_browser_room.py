@@ -8,10 +8,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
+from io import BytesIO
 
 import pytest
+import zxingcpp
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from servers import serving
+from test_axe import broken
 from test_browser import PATIENCE, browser, pytestmark, see, settle, turn  # noqa: F401
 from test_gate import ROUTES
 
@@ -81,13 +85,21 @@ def test_a_class_predicts_is_counted_live_told_together_and_sent_home(class_: Cl
     lecturer = class_.lecturer()
     lecturer.get_by_role("button", name="Open the room").click()
     card = lecturer.get_by_role("dialog")
-    expect(card.get_by_role("img", name="QR code: http://")).to_be_visible()
+    code = card.get_by_role("img", name="QR code: http://")
+    expect(code).to_be_visible()
+    settle(lecturer)
+    seen = zxingcpp.read_barcode(Image.open(BytesIO(code.screenshot())))
+    assert seen is not None
+    assert seen.text == f"http://{card.locator('.room-link').inner_text()}"
+    wrong = broken(lecturer)
     students = [early, class_.student(2, color_scheme="dark"), class_.student(3)]
     expect(card.get_by_text("3 phones")).to_be_visible()
     lecturer.keyboard.press("Escape")
     for student, number in zip(students, (0, 2, 2), strict=True):
         expect(student.get_by_role("heading", name="Which of the two hits more?")).to_be_visible()
+        wrong += broken(student)
         predict(student, number)
+        wrong += broken(student)
         assert student.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     expect(lecturer.locator(".room-bars .row").nth(2)).to_contain_text(re.compile("2$"))
     assert bars(lecturer) == ["1", "0", "2", "0"]
@@ -105,9 +117,12 @@ def test_a_class_predicts_is_counted_live_told_together_and_sent_home(class_: Cl
     expect(students[2].get_by_text("Right, you said LFU")).to_be_visible()
     expect(students[2].get_by_role("listitem")).to_have_count(4)
     settle(lecturer)
+    for page in (lecturer, *students):
+        wrong += broken(page)
     lecturer.get_by_role("radio", name="4", exact=True).click()
     for student, number in zip(students[:2], ("30", "70"), strict=True):
         student.get_by_role("slider").fill(number)
+        wrong += broken(student)
         student.get_by_role("button", name="Send").click()
         expect(student.get_by_role("status")).to_contain_text("Counted")
     expect(lecturer.locator(".room-bars .row").nth(3)).to_contain_text(re.compile("1$"))
@@ -117,6 +132,8 @@ def test_a_class_predicts_is_counted_live_told_together_and_sent_home(class_: Cl
     lecturer.close()
     for student in students:
         expect(student.get_by_role("heading", name="The room is closed")).to_be_visible()
+        wrong += broken(student)
+    assert wrong == []
 
 
 def test_a_students_page_has_nothing_but_the_answers(class_: Class) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from test_pages import PAGES, opened
 
 from moeviz import words
 from moeviz.charts import Chart, comparison, domains, lanes, story, times
-from moeviz.charts.stage.words import PHRASES
+from moeviz.charts.stage.words import LEGEND, PHRASES, TERMS
 from moeviz.core.replay import replay
 from moeviz.core.settings import SETTINGS, Settings
 from moeviz.files import exporters, moetrace
@@ -35,21 +36,21 @@ LABELLED = (
 )
 NAMES = {"Trace", "Published curves", "Format"}  # their options are names of things, not words
 EVERYDAY = """
-slows watched
-a about above after again aged ago ahead alike all alone an and are as ask at back became been before began
-being beside between bible both busiest but by bytes calibrated came cell chance change-of-subject changes
-choice choices chose chosen click colours come comes computed copied copy costs count counts curve darker
-differ difference disk distance does double-click drag drawn dropped each earlier either equally every far
-faster favours fetched file find first for format free from future german goes had half has have held here
-host how if in included instead is it its jargon kept knows last late layer layers leads least leaves left
-lesson life loaded lost many mb mean measure memory mib missing model more most moved moves ms much needed
-never new next no nobody not nothing now of often on once one one's or other output over own paper per
-points position prediction preset python python-long quarter's ram repeats replay right s same say scale
-second see serve settings share shares show shown shows similarity size slower so sooner spanish speed ssd
-stale state stays still subject tell text that the them then there these thin this through time times to
-together told too took two typed under uneven until used uses very wait waited waits warm was way weight
-weighted went were what when where which while who whole why with within without words worst would x16 x4
-yet your zoom zooms
+a about above after again aged ago ahead alike all alone an and anew are around as ask at axis back became
+been before began being below beside between bible both busiest but by bytes calibrated came cell chance
+change change-of-subject changes choice choices chose chosen click colour colours come comes computed copied
+copy costs count counted counts curve darker dashed differ difference disk distance does double-click drag
+drawn dropped each earlier either equally every far faster favours fetched file find first for format free
+from future german goes had half has have held here host how if in included instead is it its jargon kept
+knows large last late layer layers leads least leaves left lesson life like line loaded lost many mb mean
+measure memory mib missing model more most moved moves ms much needed never new next no nobody not nothing
+now numbers of often on once one one's or order other output over own paper per points position prediction
+preset python python-long quarter's ram repeats replay right s same say scale second see serve settings
+share shares show shown shows similarity since size slower slows so some sooner spanish speed ssd stale
+state stays still subject tell text that the them then there these thick thin this through time timed times
+to together told too took two typed under uneven until used uses very wait waited waits warm was watched way
+weight weighted went were what when where which while who whole why with within without words worst would
+x16 x4 yet your zoom zooms
 """
 PLAIN = set(EVERYDAY.split())
 
@@ -118,6 +119,26 @@ def test_a_term_has_its_sentence_in_the_tooltip_of_where_it_stands(shown: Any) -
         if term in words.GLOSSARY and words.GLOSSARY[term] not in tooltip
     ]
     assert silent == []
+
+
+def test_a_term_in_a_tables_heading_has_its_sentence_there() -> None:
+    silent = []
+    for app in (opened("library"), opened("timeline", step="131")):
+        for one in app.dataframe:
+            told = json.loads(one.proto.columns or "{}")
+            for name in map(str, one.value.columns):
+                silent += [
+                    (name, term)
+                    for term in words.terms_in(name)
+                    if words.GLOSSARY[term] not in (told.get(name, {}).get("help") or "")
+                ]
+    assert silent == []
+
+
+def test_the_stage_explains_its_own_words() -> None:
+    phrases = [re.sub(r"\{\w+\}", "", phrase) for phrase in (*PHRASES.values(), *LEGEND.values())]
+    used = set(words.terms_in(*phrases)) & words.GLOSSARY.keys()
+    assert used - set(TERMS) == set()
 
 
 def test_no_table_shows_a_bare_score_and_nothing_pays() -> None:

@@ -22,7 +22,7 @@ from moeviz.app import boards, commands, jobs, machines, show
 from moeviz.app.asking import PRESETS
 from moeviz.cli.main import main
 from moeviz.core.policies import POLICIES
-from moeviz.core.replay import served
+from moeviz.core.replay import replay, served
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.synthetic import synthetic
@@ -283,9 +283,11 @@ def test_a_run_that_cannot_be_is_one_message(changes: dict[str, Any], words: str
 
 
 def test_a_comparison_measures_checks_itself_and_says_when_it_is_stale() -> None:
-    app = opened("stage", step="60")
+    app = opened("stage", step="60", tokens="4", tier="this RAM")
     settings = [Settings("lru"), Settings("lfu"), Settings(baseline="on-demand")]
-    job = Job("compare", "And it", settings, max_new_tokens=4, stop_at_end=False, repeats=3)
+    preset = PRESETS["Changes subject"]
+    job = Job("compare", preset.prompt, settings, ModelSpec(tier="host"), 4, then=preset.then, repeats=3)
+    job.stop_at_end = False
     app.session_state["desk"].submit("measure", job)
     app = finished(app.run(), "measure")
     assert not app.exception
@@ -298,10 +300,59 @@ def test_a_comparison_measures_checks_itself_and_says_when_it_is_stale() -> None
     assert "Over the 3 decoded tokens: " in texts(app.markdown)
     assert "Measured speed over 3 decoded tokens: " in payload(app)["verdict"]
     assert "Measured before the settings were changed" not in texts(app.caption)
+    results = payload(app)["results"]
+    assert results["title"] == "Measured, 3 pairs: this RAM, 4 tokens"
+    assert [row["name"] for row in results["rows"]] == ["LRU", "LFU (counts kept)", "on-demand"]
+    assert not results["stale"]
+    app.text_area(key="prompt").set_value("And it came").run()
+    before = "lru, 4 slots against lfu, 4 slots, on “Die Konfigurationsdatei enthält”, this RAM, 4 tokens"
+    assert payload(app)["results"]["title"] == f"Before: measured, 3 pairs: {before}"
+    app.text_area(key="prompt").set_value(preset.prompt).run()
     app.session_state["links"]["b"] = "policy=fifo,slots=4"
     app.run()
     assert "Measured before the settings were changed" in texts(app.caption)
     assert "Measured speed" not in payload(app)["verdict"]
+    assert payload(app)["results"]["stale"]
+    next_one = Job("compare", "And it", settings, max_new_tokens=2, stop_at_end=False)
+    app.session_state["desk"].submit("measure", next_one)
+    assert payload(app.run())["results"]["rows"] == results["rows"]  # until the next one is there
+    finished(app, "measure")
+
+
+def test_what_measure_takes_is_said_before(data_folder: Path) -> None:
+    app = opened("stage", step="60")
+    told = "5 repeats of 2 settings, 240 tokens each: about "
+    assert f"Measure: {told}" in texts(app.caption)
+    assert app.number_input(key="tokens").value == 240
+    (about,) = [one["about"] for one in payload(app)["actions"] if one["id"] == "measure"]
+    seconds = float(about.partition(told)[2].partition(" s ")[0])
+    assert seconds == pytest.approx(54, abs=3)  # by the model of the sample's own machine
+    app.button_group(key="preset").set_value("Bible").run()
+    assert app.number_input(key="tokens").value == 120
+    assert not [one for one in app.get("popover") if "set" in one.proto.popover.label]
+    app.number_input(key="tokens").set_value(77).run()
+    app.button_group(key="preset").set_value("Changes subject").run()
+    assert app.number_input(key="tokens").value == 77  # chosen by hand: it stays
+
+
+def test_pages_begin_with_the_stages_first_board_or_the_traces_own_run(data_folder: Path) -> None:
+    trace, _ = moetrace.load(ROOT / "sample_traces" / "bible.moetrace")
+    run = replay(trace, Settings("lfu", 3, prefetch="next-gate", width=3))
+    for page, key in (("timeline", "policy"), ("prefetch", "predictor"), ("what_if", "")):
+        app = turned(showing(trace, run), page)
+        if not key:
+            assert app.select_slider(key="at").value == 3
+            continue
+        assert app.selectbox(key=key).value == ("lfu" if key == "policy" else "next-gate")
+        assert app.number_input(key="slots").value == 3
+        assert app.number_input(key="width").value == 3
+    app = opened("timeline", a="policy=arc,slots=5")
+    assert (app.selectbox(key="policy").value, app.number_input(key="slots").value) == ("arc", 5)
+    app = opened("what_if", a="policy=arc,slots=5")
+    assert app.multiselect(key="policies").value == ["arc", "lru", "lfu", "belady"]
+    assert app.select_slider(key="at").value == 5
+    app = opened("timeline", a="policy=nonsense,slots=5")
+    assert app.selectbox(key="policy").value == "lru"
 
 
 def test_the_commands_shown_are_the_command_lines_own() -> None:

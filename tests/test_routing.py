@@ -15,6 +15,7 @@ from moeviz.core.trace import Trace
 from moeviz.errors import TraceError
 from moeviz.files.moetrace import SAMPLES
 from moeviz.numbers import routing
+from moeviz.numbers.subject import subject_changes
 
 
 def test_usage_counts_and_weighs() -> None:
@@ -36,6 +37,21 @@ def test_a_text_is_like_the_domain_whose_experts_it_used_last() -> None:
     alike = routing.likeness(trace, domains, window=2)
     assert alike[0] == pytest.approx([1, 1, 1, 1, 0.5**0.5, 0, 0, 0])
     assert alike[1] == pytest.approx([0, 0, 0, 0, 0.5**0.5, 1, 1, 1])
+
+
+def test_a_window_around_a_token_tells_a_change_where_it_is() -> None:
+    trace = make_trace([[[0, 1]]] * 6 + [[[2, 3]]] * 6, experts=4)
+    domains = {"first": np.array([[0.5, 0.5, 0, 0]]), "second": np.array([[0, 0, 0.5, 0.5]])}
+    alike = routing.likeness(trace, domains, 4, centred=True)
+    assert alike.argmax(0).tolist() == [0] * 6 + [1] * 6
+    assert alike[0, [0, 11]] == pytest.approx([1, 0])
+    whole = routing.likeness(trace, domains, 40, centred=True)  # a window longer than the text
+    assert whole == pytest.approx(np.full((2, 12), 0.5**0.5))
+    sample = Trace.load(SAMPLES / "change-of-subject.moetrace")
+    use = routing.domain_use()
+    python = routing.likeness(sample, use, centred=True).argmax(0) == list(use).index("python")
+    assert abs(int(python.argmax()) - subject_changes(sample)[0].token) <= 6
+    assert python[int(python.argmax()) :].all()
 
 
 def test_the_samples_are_told_by_their_experts() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,12 +17,13 @@ from conftest import random_trace
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from moeviz.charts import board
-from moeviz.charts.stage import stage, stage_html, stage_payload
+from moeviz.charts.stage import results_of, stage, stage_html, stage_payload
 from moeviz.core.replay import replay
 from moeviz.core.run import HIT, MISS
 from moeviz.core.settings import Settings
 from moeviz.files import moetrace
 from moeviz.numbers.explain import Explainer
+from moeviz.words import GLOSSARY
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SAMPLES = Path(__file__).parent.parent / "sample_traces"
@@ -339,6 +341,75 @@ def test_labels_of_the_curves_stand_inside_and_apart(show: Open, lesson: str) ->
         assert len(bases) == 3
         assert max(bases) <= bottom
         assert all(after - before > size for before, after in pairwise(bases))
+
+
+def test_what_is_below_the_axis_of_the_curves_is_said_to_be(show: Open) -> None:
+    """The axis begins at what the text comes down to once the cache is full; before that all may be less."""
+    trace = random_trace(6, tokens=80, prompt=5)
+    page = show(stage_html(stage_payload(trace, [replay(trace, Settings("lru", 7))])))
+    texts = """(() => {
+      const { curves } = stage, said = [], whole = curves.sheet.text
+      curves.sheet.text = (text, ...more) => (said.push(text), whole.call(curves.sheet, text, ...more))
+      curves.draw()
+      delete curves.sheet.text
+      return said
+    })()"""
+    page.evaluate("window.moevizStage.go(1)")
+    floor, now = value(page, "[stage.curves.floor, stage.curves.series[0].recent[1]]")
+    assert now < floor
+    assert f"LRU {round(100 * now)}% ↓ below the axis" in value(page, texts)
+    page.evaluate("window.moevizStage.go(40)")
+    assert not any("below" in text for text in value(page, texts))
+
+
+def test_a_measured_comparison_stands_beside_the_curves_and_is_dimmed_once_it_is_old(
+    show: Open, lesson: str
+) -> None:
+    trace, recorded = moetrace.load(SAMPLES / "change-of-subject.moetrace")
+    assert recorded is not None
+    two = [(Settings("lru", 4), [recorded, recorded]), (Settings("lfu", 4), [recorded, recorded])]
+    runs = [replay(trace, one) for one, _ in two]
+    measured = results_of(two, "Measured, 2 pairs")
+    long = {"verdict": "Speed: LFU (counts kept) is 42% slower (0.53 to 0.71 of the other's speed)."}
+    long["title"] = "Before: paced, 5 pairs: lru, 4 slots against lfu, 4 slots, on “Die Datei”, SATA SSD"
+    for size, height, more in ((1440, 900, {}), (1280, 720, long)):
+        assert measured is not None
+        new = stage_payload(trace, runs, title="Which?", results={**measured, **more})
+        page = show(stage_html(new), size, height)
+        panel = page.get_by_role("region", name=more.get("title", "Measured, 2 pairs"))
+        expect(panel.get_by_role("listitem")).to_have_count(2)
+        expect(panel).to_contain_text(more.get("verdict", "Speed: no difference outside the spread."))
+        expect(panel.get_by_role("img").first).to_have_attribute("aria-label", re.compile("compute .* waits"))
+        until(page, "!stage.resized && !stage.dirty")
+        assert cut(page) == []
+        assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
+        assert panel.evaluate("panel => panel.scrollHeight <= panel.clientHeight")
+    old = stage_payload(trace, runs, title="Which?", results=results_of(two, "Before: that", stale=True))
+    page.evaluate("(payload) => window.moevizStage.update(payload)", old)
+    expect(page.locator(".results.stale")).to_contain_text("Before: that")
+    page.evaluate("(payload) => window.moevizStage.update(payload)", {**old, "results": None})
+    expect(page.locator(".results")).to_be_hidden()
+
+
+def test_a_text_that_still_grows_says_nothing_of_what_comes(show: Open) -> None:
+    trace = random_trace(8)
+    page = show(stage_html(stage_payload(trace, [replay(trace, Settings("lru", 3))], live=True)))
+    page.keyboard.press("End")
+    page.keyboard.press("n")
+    page.keyboard.press("Shift+N")
+    story = page.locator(".story")
+    expect(story).to_contain_text("Why it left is told when the run is over.")
+    expect(story).not_to_contain_text("never needed again")
+
+
+def test_menus_and_numbers_explain_their_words(show: Open, lesson: str) -> None:
+    page = show(lesson)
+    for part, term in ((".name", "policy"), (".menus span >> nth=0", "slot"), (".ratio", "hit ratio")):
+        told = page.locator(".board.a").locator(part).get_attribute("title")
+        assert told is not None
+        assert GLOSSARY[term] in told
+    page.keyboard.press("?")
+    expect(page.locator(".help")).to_contain_text(GLOSSARY["regret"])
 
 
 def test_a_low_window_still_says_what_the_colours_mean(show: Open, lesson: str) -> None:

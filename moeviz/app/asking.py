@@ -8,6 +8,7 @@ from typing import Any
 import streamlit as st
 
 from moeviz import words
+from moeviz.app import forms
 from moeviz.core.machines import LINKS
 from moeviz.core.trace import Trace
 from moeviz.engine.client import Job, ModelSpec
@@ -20,6 +21,7 @@ class Preset:
 
     prompt: str
     then: str = ""  # fed halfway
+    tokens: int = 120
 
 
 PRESETS = {
@@ -29,7 +31,9 @@ PRESETS = {
     "Python": Preset("class Parser:\n    def __init__(self, name):\n        "),
     "Jargon": Preset(":hack: n. A program that"),
     "Changes subject": Preset(
-        "Die Konfigurationsdatei enthält", then="\n\ndef main(argv):\n    for name in argv:\n        "
+        "Die Konfigurationsdatei enthält",
+        then="\n\ndef main(argv):\n    for name in argv:\n        ",
+        tokens=240,  # as many on each side as the others have in all
     ),
 }
 PACED = {f"{name}, paced": ("host", name) for name in LINKS}
@@ -38,8 +42,8 @@ TIERS = {
     "this disk": ("disk", ""),
     "this RAM": ("host", ""),
 }  # name -> slow tier and what its link is paced to
+TOKENS = 2, 100_000  # least and most that are asked for
 DEFAULTS: dict[str, Any] = {
-    "tokens": 120,
     "repeats": 5,
     "tier": "SATA SSD, paced",  # where LRU against LFU is a larger difference than a laptop's noise
     "temperature": 0.7,
@@ -84,23 +88,38 @@ def preset_of(trace: Trace) -> str:
     return next(iter(changes or same), "Bible")
 
 
-def ask(trace: Trace) -> Ask:
-    """Draws the widgets here."""
+def defaults(trace: Trace) -> dict[str, Any]:
+    """What the widgets begin with, by their keys. Preset and prompt follow the trace, and the number of
+    tokens the preset, where nobody chose another.
+    """
     state = st.session_state
     first = preset_of(trace)
+    other = state.get("prompt_of") != trace.digest and state.get("preset") in (
+        None,
+        state.get("first_preset"),
+    )
+    if other or "preset" not in state:  # another page drops what is in the widgets
+        state.prompt, state.preset = PRESETS[first].prompt, first
+    state.prompt_of, state.first_preset = trace.digest, first
+    usual = _chosen(state.preset).tokens
+    forms.follow("tokens", usual, *TOKENS)
+    return {**DEFAULTS, "tokens": usual}
+
+
+def _chosen(name: str | None) -> Preset:
+    return PRESETS.get(name or "", Preset(""))
+
+
+def ask() -> Ask:
+    """Draws the widgets here; after `defaults`."""
+    state = st.session_state
 
     def fill() -> None:
         if chosen := state.preset:
             state.prompt = PRESETS[chosen].prompt
 
-    if state.get("prompt_of") != trace.digest and state.get("preset") in (None, state.get("first_preset")):
-        state.prompt, state.preset = (
-            PRESETS[first].prompt,
-            first,
-        )  # nobody chose another: it follows the trace
-    state.prompt_of, state.first_preset = trace.digest, first
     # the drawer's widgets are mounted when it is opened, and then show only what this script run has set
-    state.prompt, state.preset = state.get("prompt", PRESETS[first].prompt), state.get("preset")
+    state.prompt, state.preset = state.prompt, state.preset
     st.pills(
         "Prompt: a preset, or your own words",
         list(PRESETS),
@@ -111,8 +130,8 @@ def ask(trace: Trace) -> Ask:
     prompt = st.text_area(
         "Prompt", key="prompt", height=72, label_visibility="collapsed", help=words.tooltip("prompt")
     )
-    chosen = PRESETS.get(state.preset or "")
-    then = chosen.then if chosen and prompt == chosen.prompt else ""
+    chosen = _chosen(state.preset)
+    then = chosen.then if prompt == chosen.prompt else ""
     if then:
         st.caption(
             f"Halfway the text changes to `{' '.join(then.split())}`, fed token by token; "
@@ -120,8 +139,9 @@ def ask(trace: Trace) -> Ask:
         )
     with st.container(horizontal=True, vertical_alignment="bottom"):
         linked: dict[str, Any] = {"bind": "query-params", "width": 125}
+        usual = forms.follow("tokens", chosen.tokens, *TOKENS)
         tokens = st.number_input(
-            "New tokens", 2, 100_000, DEFAULTS["tokens"], key="tokens", help=words.tooltip("token"), **linked
+            "New tokens", *TOKENS, key="tokens", help=words.tooltip("token"), **usual, **linked
         )
         repeats = st.number_input("Repeats", 3, 50, DEFAULTS["repeats"], key="repeats", **linked)
         temperature = st.number_input(

@@ -2,7 +2,7 @@
 on, what its user asks.
 
 two = boards.pair(trace, run, both)
-boards.draw(here, two, ask, baselines)
+boards.draw(here, two, ask, baselines, takes)
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from moeviz import words
 from moeviz.app import bar, commands, first_visit, jobs, kept, links, live, measure, show, traces
 from moeviz.app.asking import Ask
 from moeviz.app.stage import StageEvent, stage, told
-from moeviz.charts.stage import stage_payload
+from moeviz.charts.stage import run_part, stage_payload
 from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.replay import served
 from moeviz.core.run import Run
 from moeviz.core.settings import BASELINES, Settings
 from moeviz.core.trace import Trace
-from moeviz.errors import MoevizError, SettingsError
+from moeviz.errors import MoevizError
 from moeviz.numbers import metrics
 
 TITLE = "Which cache suits this text?"
@@ -48,12 +48,14 @@ def pair(trace: Trace, own: Run | None, both: dict[str, Any]) -> list[Settings]:
     for link, policy in zip(LINKS, ("lru", "lfu"), strict=True):
         first = Settings(**{**both, "policy": policy, "slots": slots})
         try:
-            chosen = _checked(_linked(links.get(link), first), trace)
+            chosen = _checked(links.settings(links.get(link), first), trace)
         except MoevizError as error:
             st.toast(show.plain(f"Board {link.upper()} falls back to {first.policy}: {error}"))
             chosen = replace(first, calibration="")
             links.put(link, "")
         found.append(chosen)
+    set_ = links.get(LINKS[0]) or found[0] != Settings("lru", traces.slots_for(trace, own))
+    st.session_state.board_a = found[0] if set_ else None  # what other pages begin with
     return found
 
 
@@ -66,18 +68,10 @@ def _checked(found: Settings, trace: Trace) -> Settings:
     return found
 
 
-def _linked(text: str, first: Settings) -> Settings:
-    """Settings from the link. Raises SettingsError; no file that a link names is opened."""
-    parts = dict(item.partition("=")[::2] for item in text.split(",") if item)
-    for name, known in (("policy", POLICIES), ("prefetch", PREDICTORS)):
-        if parts.get(name, "none" if name == "prefetch" else "lru") not in known:
-            raise SettingsError(f"{name} {parts[name][:40]!r} is not known.")
-    given = {name: value for name, value in parts.items() if name in ("policy", "slots", "prefetch")}
-    return Settings.parse(",".join(f"{n}={v}" for n, v in given.items()), **first.to_dict())
-
-
-def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str]) -> None:
-    """The stage of the current trace, or of the live run while there is one; does what its user asks."""
+def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str], takes: str) -> None:
+    """The stage of the current trace, or of the live run while there is one; does what its user asks.
+    `takes`: what its button "Measure" says of what that takes.
+    """
     if (trace := live.just_ended()) is not None:
         traces.show(trace)
         st.rerun()
@@ -96,7 +90,7 @@ def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str])
         captured = job.recording() if job is not None and job.passes else None
         shown = here if captured is None else traces.Here(traces.LIVE, *captured)
         try:
-            event = _stage(shown, two, job)
+            event = _stage(shown, two, job, ask, takes)
         except MoevizError as error:
             st.error(show.plain(str(error)))
             return
@@ -109,21 +103,27 @@ def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str])
     st.fragment(look, run_every=every)()
 
 
-def _stage(here: traces.Here, two: list[Settings], job: Any) -> StageEvent:
+def _stage(here: traces.Here, two: list[Settings], job: Any, ask: Ask, takes: str) -> StageEvent:
     trace, going = served(here.trace, two[0]), job is not None
     measured = _measured(here)
-    if here.name == traces.LIVE and going and here.run is not None:
-        runs, parts, bound = [here.run, kept.replayed(trace, two[1])], [], None
+    growing = going and here.name == traces.LIVE
+    if growing and here.run is not None:
+        runs, bound = [here.run, kept.replayed(trace, two[1])], None
+        parts = [_as_watched(run_part(one, measured)) for one in runs]
     else:
+        told = [_explained(trace, one) for one in two]
         parts = [
-            kept.part(trace, one, measured) if _explained(trace, one) else kept.bare(trace, one)
-            for one in two
+            kept.part(trace, one, measured) if known else kept.bare(trace, one)
+            for one, known in zip(two, told, strict=True)
         ]
         parts = [_as_watched(one) for one in parts] if here.name == traces.LIVE else parts
-        runs = [kept.replayed(trace, one) for one in two]
+        runs = [
+            kept.explained(trace, one).run if known else kept.replayed(trace, one)
+            for one, known in zip(two, told, strict=True)
+        ]
         bound = kept.bound(trace, max(two, key=lambda one: one.room(*trace.shape).slots))
     changes = kept.changes(trace)
-    said = live.in_words(job) if going else words.hit_verdict(trace, runs, changes) + _speed(two)
+    said = live.in_words(job) if going else words.hit_verdict(trace, runs, changes) + _speed(two, ask)
     led = first_visit.hides(here)
     payload = stage_payload(
         trace,
@@ -135,16 +135,17 @@ def _stage(here: traces.Here, two: list[Settings], job: Any) -> StageEvent:
         title=TITLE,
         verdict="" if led else said,
         menus={} if going else _menus(trace, two[0].scope),
-        actions=_actions(going),
+        actions=_actions(going, takes),
+        results=measure.on_stage(two, ask),
+        live=growing,
     )
-    if going and here.name == traces.LIVE:
+    if growing:
         payload["trace"] = f"live-{id(job)}"  # one text that grows
     busy = _job("measure") is not None
     return stage(
         payload,
         "stage",
-        seek=first_visit.seek(here, len(trace.passes()) - 1)
-        or _seek(trace, going and here.name == traces.LIVE),
+        seek=first_visit.seek(here, len(trace.passes()) - 1) or _seek(trace, growing),
         future=not led,
         presenter=st.session_state.presenter,
         below=BELOW_WHILE_MEASURING if busy else BELOW,
@@ -206,15 +207,12 @@ def _as_watched(part: dict[str, Any]) -> dict[str, Any]:
     return part | {"times": times | {"source": source}}
 
 
-def _speed(two: list[Settings]) -> str:
+def _speed(two: list[Settings], ask: Ask) -> str:
     """What was measured of these very settings, after the verdict on their hits."""
-    job = jobs.desk().jobs.get("measure")
-    if job is None or not job.finished:
+    job = measure.latest()
+    if job is None or measure.stale(job, two, ask):
         return ""
-    found = dict(measure.by_settings(job))
-    if any(one not in found for one in two):
-        return ""
-    first, second = (metrics.repeated(found[one]) for one in two)
+    first, second = (metrics.repeated(runs) for _, runs in measure.by_settings(job)[:2])
     told = words.speed_verdict(words.setting_names(two)[1], first, second)
     decoded = words.many(first.median.decoded, "decoded token")
     return f" Measured {told.replace('speed', f'speed over {decoded}', 1)}."
@@ -238,14 +236,14 @@ def _policies(trace: Trace) -> list[str]:
     return [name for name, one in POLICIES.items() if trace.weights is not None or "weights" not in one.needs]
 
 
-def _actions(going: bool) -> list[dict[str, str]]:
+def _actions(going: bool, takes: str) -> list[dict[str, str]]:
     if going:
         return [{"id": "stop", "label": "Stop", "key": "r"}]
     if _job("measure") is not None:
         return [{"id": "stop", "label": "Stop measuring", "key": "m"}]
     return [
         {"id": "run", "label": "Run it live", "key": "r"},
-        {"id": "measure", "label": "Measure", "key": "m"},
+        {"id": "measure", "label": "Measure", "key": "m", "about": takes},
     ]
 
 

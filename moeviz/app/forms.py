@@ -55,15 +55,16 @@ class SettingsForm:
         run: Run | None,
         name: str = "",
         keys: Mapping[str, str] | None = None,
-        **first: Any,
+        begin: Settings | None = None,
     ) -> None:
-        """`first`: what fields begin with, in place of their defaults. `keys`: fields that are called
+        """`begin`: what fields begin with, in place of their defaults. `keys`: fields that are called
         otherwise in the link.
         """
         self.trace, self.name, self.keys = trace, name, dict(keys or {})
-        self.scope = str(st.session_state.get(f"scope{name}", first.get("scope", "layer")))
-        slots = traces.slots_for(trace, run, self.scope)
-        self.first: dict[str, Any] = {**DEFAULTS, "slots": slots, **first}
+        self.first: dict[str, Any] = begin.to_dict() if begin is not None else dict(DEFAULTS)
+        self.scope = str(st.session_state.get(f"scope{name}", self.first["scope"]))
+        if begin is None or begin.scope != self.scope:
+            self.first["slots"] = traces.slots_for(trace, run, self.scope)
         self.values: dict[str, Any] = {}
 
     def key(self, field: str) -> str:
@@ -90,7 +91,8 @@ class SettingsForm:
         )
 
     def _default(self, field: str) -> Any:
-        return sample_names()[0] if field == "calibration" else self.first[field]
+        unset = field == "calibration" and not self.first[field]
+        return sample_names()[0] if unset else self.first[field]
 
     def settings(self, seed: int = 0) -> Settings | None:
         """The Settings, checked against the trace's shape; None after one message where they do not fit."""
@@ -110,9 +112,11 @@ class SettingsForm:
         if field == "scope":
             return st.segmented_control(label, list(SCOPES), default=first, required=True, **bound)
         if field == "calibration":
-            return st.selectbox(label, sample_names(), accept_new_options=True, key=key, help=help) or ""
+            options = list(dict.fromkeys([first, *sample_names()]))
+            return st.selectbox(label, options, accept_new_options=True, key=key, help=help) or ""
         if field == "rule":
-            return st.selectbox(label, RULES, accept_new_options=True, **bound)
+            options = list(dict.fromkeys([first, *RULES]))
+            return st.selectbox(label, options, accept_new_options=True, **bound)
         if KINDS[field] is str and about.known is None:
             return st.text_input(label, first, **bound)
         if KINDS[field] is str:
@@ -128,7 +132,7 @@ class SettingsForm:
         least, most = self._range(field)
         if field == "slots" and self.scope == "model":
             label = "Slots in all"
-        value = _follow(key, first, least, most)
+        value = follow(key, first, least, most)
         step = 0.1 if KINDS[field] is float else 1
         return st.number_input(
             label, least, most, step=step, width=_px(WIDTHS.get(field, "stretch")), **value, **bound
@@ -161,7 +165,7 @@ def _help(field: str) -> str:
     return words.tooltip(LABELS.get(field, field), more=text) or text
 
 
-def _follow(key: str, first: Any, least: Any, most: Any) -> dict[str, Any]:
+def follow(key: str, first: Any, least: Any, most: Any) -> dict[str, Any]:
     """The value to make a number's widget with, so that what nobody changed follows the trace, and nothing is
     out of range.
     """

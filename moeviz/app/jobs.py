@@ -39,6 +39,7 @@ class Desk:
 
     client: Client
     jobs: dict[str, Job] = field(default_factory=dict)
+    earlier: dict[str, Job] = field(default_factory=dict)  # the last before it of that name with results
     opened: dict[str, tuple[Trace, Run | None]] = field(default_factory=dict)
     counted: dict[str, Counts] = field(default_factory=dict)  # uses without order
     time_left: dict[str, float] = field(default_factory=dict)  # that was last shown, seconds
@@ -50,6 +51,8 @@ class Desk:
         """Runs a job, in place of the last one of this name."""
         if (old := self.jobs.get(name)) is not None and not old.finished:
             self.client.stop(old)
+        elif old is not None and old.runs:
+            self.earlier[name] = old
         self.time_left.pop(name, None)
         self.jobs[name] = self.client.submit(job)
         return job
@@ -81,6 +84,7 @@ class Desk:
         self.opened.clear()
         self.counted.clear()
         self.jobs.clear()
+        self.earlier.clear()
 
     def left(self, name: str, spent: float, share: float) -> float:
         """Seconds that a job with `share` of its work done in `spent` seconds still takes: an estimate that

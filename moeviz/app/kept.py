@@ -6,24 +6,37 @@ never content.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import streamlit as st
 
+from moeviz.charts import Chart, style
 from moeviz.charts.board import Frame, frames
 from moeviz.charts.stage.payload import run_part
 from moeviz.core.replay import replay
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
+from moeviz.numbers import cost
+from moeviz.numbers.cost import Costs
 from moeviz.numbers.curves import Curve, curve
 from moeviz.numbers.explain import Explainer
 from moeviz.numbers.routing import GuessQuality, guess_quality
 from moeviz.numbers.subject import Change, subject_changes
 
+
+def run_key(run: Run) -> str:
+    """Tells runs apart by their decisions and by how long they took."""
+    if run.times is None:
+        return run.digest
+    return run.digest + hashlib.blake2b(run.times.pass_wall.tobytes(), digest_size=8).hexdigest()
+
+
 BY_TRACE = {Trace: lambda trace: trace.digest}
-BY_RUN = {Run: lambda run: run.digest}
+BY_RUN = {Run: run_key}
 
 
 @st.cache_resource(show_spinner="Replaying the trace", max_entries=64, hash_funcs=BY_TRACE)
@@ -45,16 +58,32 @@ def pictures(run: Run) -> list[Frame]:
 
 
 @st.cache_resource(show_spinner="Replaying the trace", max_entries=24, hash_funcs=BY_TRACE | BY_RUN)
-def part(trace: Trace, settings: Settings, measured: list[Run]) -> dict[str, Any]:
-    """What the stage shows of one board. Raises SettingsError where the settings do not fit the trace."""
+def part(
+    trace: Trace, settings: Settings, measured: list[Run], over: tuple[str, Costs] | None = None
+) -> dict[str, Any]:
+    """What the stage shows of one board, with times modelled `over` a link where one is given. Raises
+    SettingsError where the settings do not fit the trace.
+    """
     found = explained(trace, settings)
-    return run_part(found.run, measured, found)
+    return run_part(found.run, measured, found, over)
 
 
 @st.cache_resource(show_spinner=False, max_entries=24, hash_funcs=BY_TRACE)
 def bare(trace: Trace, settings: Settings) -> dict[str, Any]:
     """What the stage shows of one board until the rest is there. Raises SettingsError as `part` does."""
     return run_part(replayed(trace, settings)) | {"story": None, "soon": True}
+
+
+@st.cache_resource(show_spinner=False, max_entries=64, hash_funcs=BY_RUN)
+def fitted(run: Run) -> Costs:
+    """Costs of the machine of a measured run. Raises ValueError where it was not measured."""
+    return cost.fit(run)
+
+
+@st.cache_resource(show_spinner=False, max_entries=256, hash_funcs=BY_RUN)
+def predicted(run: Run, costs: Costs) -> float:
+    """Modelled ms per output token."""
+    return cost.predict(run, costs)
 
 
 def bound(trace: Trace, settings: Settings) -> Run:
@@ -91,7 +120,24 @@ def texts(trace: Trace) -> list[str]:
     return ["".join(trace.texts[tokens]) for tokens in trace.passes()]
 
 
+@st.cache_resource(show_spinner=False, max_entries=48, hash_funcs=BY_TRACE | BY_RUN)
+def drawn(
+    key: str, of: Sequence[Any], color: str, larger: float, _make: Callable[[], list[Chart]]
+) -> list[Chart]:
+    """Charts as they are shown, so that visitors of one trace share them: `_make` draws those that are called
+    `key`, and `of` is all that they depend on. `color` of their text, which is `larger` times its size.
+    """
+    found = _make()
+    for one in found:
+        style.ink(one.figure, color)
+        if larger != 1:
+            style.enlarge(one.figure, larger)
+    return found
+
+
 def forget() -> None:
     """Drops everything."""
-    for one in (replayed, explained, pictures, part, changes, curved, guessed, agrees, texts):
+    for one in (replayed, explained, pictures, part, bare, changes, curved, guessed, agrees, texts, fitted):
         one.clear()
+    predicted.clear()
+    drawn.clear()

@@ -12,6 +12,10 @@ import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from moeviz.app.show import plain
+from moeviz.core.policies import POLICIES
+from moeviz.core.predictors import PREDICTORS
+from moeviz.core.settings import Settings
+from moeviz.errors import SettingsError
 
 NAMES = ("trace", "window", "step", "a", "b", "presenter", "lesson", "progress")
 
@@ -68,3 +72,16 @@ def restore() -> None:
     kept.update({name: st.query_params[name] for name in NAMES if name in st.query_params})
     for name, value in list(kept.items()):  # an empty one is taken out
         put(name, value)
+
+
+def settings(text: str, first: Settings) -> Settings:
+    """A board's settings as a link says them: policy, slots and pre-fetch, the rest as in `first`.
+
+    Raises SettingsError; no file that a link names is opened.
+    """
+    parts = dict(item.partition("=")[::2] for item in text.split(",") if item)
+    for name, known in (("policy", POLICIES), ("prefetch", PREDICTORS)):
+        if parts.get(name, "none" if name == "prefetch" else "lru") not in known:
+            raise SettingsError(f"{name} {parts[name][:40]!r} is not known.")
+    given = {name: value for name, value in parts.items() if name in ("policy", "slots", "prefetch")}
+    return Settings.parse(",".join(f"{n}={v}" for n, v in given.items()), **first.to_dict())

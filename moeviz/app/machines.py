@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from moeviz import words
-from moeviz.app import jobs, measure, traces
+from moeviz.app import jobs, kept, measure, show, traces
 from moeviz.app.asking import PRESETS
 from moeviz.core.machines import MACHINES, TYPED, Machine
 from moeviz.core.run import Run
@@ -101,7 +101,7 @@ def say_what_is_missing(size: int) -> None:
 def costs(trace: Trace, own: Run | None, place: Machine, size: int) -> tuple[cost.Costs, str]:
     """Costs on a machine, and whose measured run their compute is of."""
     measured, whose = traces.basis(trace, own)
-    fitted = cost.fit(measured)
+    fitted = kept.fitted(measured)
     return (fitted if place.name == OWN else fitted.on(place, size)), whose
 
 
@@ -163,8 +163,7 @@ def checked() -> None:
                         "error": [one.error for one in found],
                     }
                 )
-                percent = st.column_config.NumberColumn(format="percent")
-                st.dataframe(table, hide_index=True, column_config={"error": percent})
+                show.table(table, {"error": "percent"})
 
     st.fragment(look, run_every=measure.EVERY if running else None)()
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from typing import Any
 
 import streamlit as st
 
 from moeviz import words
-from moeviz.app import commands, jobs, kept, show
+from moeviz.app import commands, jobs, kept, show, traces
+from moeviz.app.asking import Ask
 from moeviz.charts import comparison
 from moeviz.charts.chart import kind_of
+from moeviz.charts.stage import results_of
+from moeviz.core import machines
+from moeviz.core.oracle import BUNDLED_NAME
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
+from moeviz.core.trace import Trace
 from moeviz.engine.client import Job
+from moeviz.errors import MoevizError
 from moeviz.numbers import metrics
 
 LOSSLESS = {
@@ -23,9 +31,9 @@ LOSSLESS = {
 EVERY = 1.0  # seconds between two looks: pictures would cost the time that is being measured
 
 
-def watch(now: list[Settings]) -> None:
-    """Follows this browser's comparison; draws nothing where there is none. `now` are the settings that the
-    page shows.
+def watch(now: list[Settings], ask: Ask) -> None:
+    """Follows this browser's comparison; draws nothing where there is none. `now` and `ask`: what would be
+    measured now.
     """
     job = jobs.desk().jobs.get("measure")
     if job is None:
@@ -39,9 +47,68 @@ def watch(now: list[Settings]) -> None:
         elif running:
             st.rerun()  # the whole page: its buttons change
         else:
-            _results(job, now)
+            _results(job, stale(job, now, ask))
 
     st.fragment(look, run_every=EVERY if running else None)()
+
+
+def stale(job: Job, now: list[Settings], ask: Ask) -> bool:
+    """Whether a comparison is of other settings, text or machine than would be measured now."""
+    caches = [one for one in job.settings if not one.baseline]
+    wanted = ask.job("compare", [replace(one, seed=ask.seed) for one in now])
+    same = ("prompt", "then", "model", "max_new_tokens", "temperature", "seed")
+    return caches != wanted.settings or any(getattr(job, name) != getattr(wanted, name) for name in same)
+
+
+def latest() -> Job | None:
+    """The last comparison that is over and measured every setting at least once, also while the next one
+    goes on.
+    """
+    own = jobs.desk()
+    for job in (own.jobs.get("measure"), own.earlier.get("measure")):
+        if job is not None and job.finished and len(by_settings(job)) == len(job.settings) > 0:
+            return job
+    return None
+
+
+def on_stage(now: list[Settings], ask: Ask) -> dict[str, Any] | None:
+    """The latest comparison for the stage's first screen, titled with what it was."""
+    job = latest()
+    if job is None:
+        return None
+    old = stale(job, now, ask)
+    rounds = min(len(runs) for _, runs in by_settings(job))
+    title = f"{kind_of(job.runs[0][1])}, {words.many(rounds, 'pair')}: {_what(job, named=old)}"
+    title = f"Before: {title}" if old else title[:1].upper() + title[1:]
+    return results_of(by_settings(job), title, old)
+
+
+def _what(job: Job, named: bool = True) -> str:
+    """What was measured; `named`: with the settings and the text's beginning."""
+    link = job.model.link or {"disk": "this disk", "host": "this RAM"}.get(job.model.tier, job.model.tier)
+    said = f"{link}, {words.many(job.max_new_tokens, 'token')}"
+    if not named:
+        return said
+    names = " against ".join(one.label for one in job.settings if not one.baseline)
+    prompt = " ".join(job.prompt.split())
+    return f"{names}, on “{prompt[:40]}{'…' if len(prompt) > 40 else ''}”, {said}"
+
+
+def expected(trace: Trace, two: list[Settings], ask: Ask, baselines: list[str]) -> str:
+    """What "Measure" would run, and, where the bundled model runs over a paced link, about how long."""
+    settings = [*two, *(Settings(baseline=one) for one in baselines)]
+    said = f"{ask.repeats} repeats of {len(settings)} settings, {words.many(ask.tokens, 'token')} each"
+    place = machines.find(ask.model.link)
+    if ask.model.name or trace.model != BUNDLED_NAME or place is None:
+        return f"{said}."
+    _, recorded = traces.sample()
+    costs = kept.fitted(recorded).on(place, recorded.mean_copied)
+    try:
+        each = [kept.predicted(kept.replayed(trace, one), costs) for one in settings]
+    except MoevizError:
+        return f"{said}."
+    seconds = ask.repeats * ask.tokens * sum(each) / 1_000
+    return f"{said}: about {words.seconds_left(seconds)} by the cost model, on a quiet machine."
 
 
 def progress(name: str, job: Job) -> None:
@@ -60,7 +127,7 @@ def progress(name: str, job: Job) -> None:
     )
 
 
-def _results(job: Job, now: list[Settings]) -> None:
+def _results(job: Job, old: bool) -> None:
     if job.state == "failed":
         st.error(show.plain(job.message), icon=":material/error:")
     for note in job.notes:
@@ -70,10 +137,8 @@ def _results(job: Job, now: list[Settings]) -> None:
         if job.state == "stopped":
             st.info("Stopped before every setting was measured once.")
         return
-    if [one for one in job.settings if not one.baseline] != now:
-        names = " against ".join(one.label for one in job.settings if not one.baseline)
-        prompt = show.plain(job.prompt[:60])
-        st.caption(f"Measured before the settings were changed: {names}, on “{prompt}”.")
+    if old:
+        st.caption(show.plain(f"Measured before the settings were changed: {_what(job)}."))
     trace, tokens = job.trace, job.recorded.output_ids
     runs = [run for _, repeats in measured for run in repeats]
     kind = kind_of(runs[0])
@@ -96,10 +161,7 @@ def _results(job: Job, now: list[Settings]) -> None:
     named = [(settings.label, repeats) for settings, repeats in measured]
     found = [(settings, metrics.repeated(repeats)) for settings, repeats in measured]
     st.markdown(f"**{words.comparison_verdict(found)}** {words.best_value(found)}")
-    columns = st.columns(2)
-    for number, chart in enumerate(comparison.charts(named, kind)):
-        with columns[number % 2]:
-            show.chart(chart, f"measured-{number}")
+    show.charts(lambda: comparison.charts(named, kind), "measured", named, kind)
     _table(job, named)
 
 
@@ -111,9 +173,7 @@ def by_settings(job: Job) -> list[tuple[Settings, list[Run]]]:
 
 def _table(job: Job, named: list[tuple[str, list[Run]]]) -> None:
     table = comparison.table(named)
-    numbers = {name: st.column_config.NumberColumn(format="%.1f") for name in table.columns[1:]}
-    numbers["hit ratio"] = st.column_config.NumberColumn(format="%.3f")
-    st.dataframe(table, hide_index=True, column_config=numbers)
+    show.table(table, {**dict.fromkeys(table.columns[1:], "%.1f"), "hit ratio": "%.3f"})
     show.download("Table as CSV", lambda: show.csv(table), "comparison.csv")
     if job.facts:
         facts = job.facts

@@ -1,7 +1,7 @@
 """Other people's published curves on What if: which are laid under one's own, and where they stand.
 
-with forms.drawer(scope="layer", published=others.first(trace, scope)):
-    laid = others.choose(trace, scope)
+with forms.drawer(scope=scope, published=others.first(trace, scope)):
+    laid = others.choose(trace, scope, begin="layer")
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ def first(trace: Trace, scope: str) -> list[str]:
     return [one.name for one in of_model(trace.model) if one.scope == scope]
 
 
-def choose(trace: Trace, scope: str) -> list[Published]:
-    """Draws the choice of the scope of all curves, and of the published ones."""
+def choose(trace: Trace, scope: str, begin: str) -> list[Published]:
+    """Draws the choice of the scope of all curves, which begins as `begin`, and of the published ones."""
     st.segmented_control(
         "Scope",
         list(SCOPES),
-        default="layer",
+        default=begin,
         required=True,
         key="scope",
         bind="query-params",

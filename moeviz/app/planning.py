@@ -158,6 +158,7 @@ def _show(found: Made, trace: str) -> None:
     if found.trace != trace:
         st.info(plain(f"Made with {found.trace or 'no trace'}. Plan again for what is chosen now."))
     rows = [(plain(name.strip()), plain(text)) for name, text in plans.rows(found.plan)]
+    st.markdown("**The plan**", help=words.tooltip(*(name for name, _ in rows)))
     st.table(pd.DataFrame(rows, columns=["what", "planned"]).set_index("what"))
     for sentence in (*found.plan.notes, *ASSUMPTIONS):
         st.caption(plain(sentence))

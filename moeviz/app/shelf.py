@@ -108,9 +108,8 @@ def table() -> None:
             }
         )
         readable.append(name)
-    found: Any = st.dataframe(
+    found = show.table(
         pd.DataFrame(rows),
-        hide_index=True,
         key="shelf",
         on_select="rerun",
         selection_mode="single-row",

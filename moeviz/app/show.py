@@ -1,19 +1,20 @@
 """How pages show things: charts with their table, badges, downloads, exports, and text that stays text.
 
-show.chart(usage.skew(trace), "skew")
+show.chart(lambda: usage.skew(trace), "skew", trace)
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from moeviz import words
-from moeviz.charts import KINDS, Chart, style
+from moeviz.app import kept
+from moeviz.charts import KINDS, Chart
 from moeviz.core.run import Run
 from moeviz.core.trace import Trace
 from moeviz.files import exporters, library, moetrace
@@ -59,36 +60,42 @@ def verdict(good: bool, yes: str, no: str, help: str) -> None:
     st.badge(yes if good else no, color="green" if good else "red", icon=icon, help=help)
 
 
-def chart(one: Chart, key: str, select: bool = False) -> None:
+def chart(make: Callable[[], Chart], key: str, *of: Any, select: bool = False) -> None:
     """A chart: its heading with the badge of its numbers, its finding, the figure, and the table one click
-    away.
+    away. `make` draws it, and is not asked again while `of`, all that the chart depends on, is the same.
 
     With `select` its marks can be clicked, and `clicked` says which was.
     """
-    presenter = st.session_state.get("presenter", False)
-    style.ink(one.figure, INK.get(st.context.theme.type or "light", INK["light"]))
-    if presenter:
-        style.enlarge(one.figure, PRESENTER_TEXT)
+    _show(_kept(lambda: [make()], key, of)[0], key, select)
+
+
+def charts(make: Callable[[], Sequence[Chart]], key: str, *of: Any) -> None:
+    """Charts in two columns; one alone, and the first of three, takes the whole width."""
+    several = _kept(lambda: list(make()), key, of)
+    wide = several[: len(several) % 2]
+    for number, one in enumerate(wide):
+        _show(one, f"{key}-{number}")
+    columns = st.columns(2) if len(several) > 1 else ()
+    for number, one in enumerate(several[len(wide) :], start=len(wide)):
+        with columns[(number - len(wide)) % 2]:
+            _show(one, f"{key}-{number}")
+
+
+def _kept(make: Callable[[], list[Chart]], key: str, of: Sequence[Any]) -> list[Chart]:
+    color = INK.get(st.context.theme.type or "light", INK["light"])
+    return kept.drawn(key, of, color, PRESENTER_TEXT if st.session_state.get("presenter") else 1.0, make)
+
+
+def _show(one: Chart, key: str, select: bool = False) -> None:
     more: dict[str, Any] = {"on_select": "rerun", "selection_mode": "points"} if select else {}
     with st.container(gap=None):
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             st.subheader(plain(one.title), width="content", anchor=False, help=_terms(one))
             badge(one.kind)
-            if not presenter:
+            if not st.session_state.get("presenter"):
                 _table(one.title, one.table, key)
         st.caption(plain(one.alt))
         st.plotly_chart(one.figure, key=key, alt=one.alt, config={"displaylogo": False}, **more)
-
-
-def charts(several: Sequence[Chart], key: str) -> None:
-    """Charts in two columns; one alone, and the first of three, takes the whole width."""
-    wide = several[: len(several) % 2]
-    for number, one in enumerate(wide):
-        chart(one, f"{key}-{number}")
-    columns = st.columns(2) if len(several) > 1 else ()
-    for number, one in enumerate(several[len(wide) :], start=len(wide)):
-        with columns[(number - len(wide)) % 2]:
-            chart(one, f"{key}-{number}")
 
 
 def clicked(key: str) -> list[int]:
@@ -117,7 +124,7 @@ def _terms(one: Chart) -> str | None:
 
 
 @st.fragment
-def _table(title: str, table: pd.DataFrame, key: str) -> None:
+def _table(title: str, rows: pd.DataFrame, key: str) -> None:
     """The table behind a chart, sent to the browser once it is asked for.
 
     In a dialog: what closes at a click on another page's link asks for its fragment again, and that page then
@@ -125,11 +132,24 @@ def _table(title: str, table: pd.DataFrame, key: str) -> None:
     """
 
     def show() -> None:
-        st.dataframe(table, hide_index=True)
-        download("CSV", lambda: csv(table), f"{key}.csv", key=f"{key}-csv")
+        table(rows)
+        download("CSV", lambda: csv(rows), f"{key}.csv", key=f"{key}-csv")
 
     if st.button("Table", icon=":material/table:", type="tertiary", key=f"{key}-table"):
         st.dialog(plain(title), width="medium")(show)()
+
+
+def table(frame: pd.DataFrame, formats: Mapping[str, str] | None = None, **more: Any) -> Any:
+    """A table whose headings say what their words mean; `formats`: of columns of numbers."""
+    formats = formats or {}
+    columns: dict[str, Any] = {
+        name: st.column_config.NumberColumn(format=formats[name], help=words.tooltip(name))
+        if name in formats
+        else st.column_config.Column(help=words.tooltip(name))
+        for name in map(str, frame.columns)
+        if name in formats or words.tooltip(name)
+    }
+    return st.dataframe(frame, hide_index=True, column_config=columns, **more)
 
 
 def csv(table: pd.DataFrame) -> str:

@@ -104,7 +104,8 @@ def choose() -> Lesson:
         )
         if found.answered:
             st.markdown(f"{found.right} of {found.answered} right", width="content")
-        downloads()
+        if not state.presenter:
+            downloads()
         lectern.control()
     one = several[int(number or 0)]
     links.put("lesson", str(one.number))
@@ -255,6 +256,7 @@ def reveal(shown: Shown) -> None:
     """The stage, with the cursor where the lesson wants it."""
     trace, two = shown.trace, shown.settings
     measured = [shown.measured] if shown.measured is not None else []
+    over = (shown.link, LAB.costs(shown.link)) if shown.link else None
     runs = [kept.explained(trace, one).run for one in two]
     changes = kept.changes(trace)
     payload = stage_payload(
@@ -262,7 +264,7 @@ def reveal(shown: Shown) -> None:
         runs,
         bound=kept.bound(trace, two[0]),
         measured=measured,
-        parts=[kept.part(trace, one, measured) for one in two],
+        parts=[kept.part(trace, one, measured, over) for one in two],
         changes=changes,
         title=shown.title,
         verdict=hit_verdict(trace, runs, changes),

@@ -8,6 +8,7 @@ makes it current.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from moeviz.app.show import plain
 from moeviz.core.run import Run
 from moeviz.core.settings import SETTINGS, Settings
 from moeviz.core.trace import Trace
-from moeviz.errors import TraceError
+from moeviz.errors import MoevizError, TraceError
 from moeviz.files import library, moetrace
 from moeviz.files.moecounts import Counts
 from moeviz.files.moetrace import SAMPLES, sample_names
@@ -222,6 +223,25 @@ def slots_for(trace: Trace, run: Run | None, scope: str = "layer") -> int:
         return run.room.slots
     slots = min(trace.num_experts, max(trace.k + 1, round(trace.num_experts / 3)))
     return slots if scope == "layer" else slots * trace.layers
+
+
+def begin(trace: Trace, run: Run | None) -> Settings:
+    """The settings that a page begins with: those of the stage's first board where it was set, or of the
+    trace's own run, or moeviz's own.
+    """
+    own = Settings(slots=slots_for(trace, run))
+    if run is not None and not run.settings.baseline:
+        own = replace(run.settings, seed=0)
+    board = st.session_state.get("board_a")
+    for wanted in (lambda: board, lambda: links.settings(links.get("a"), own)):
+        try:
+            found = wanted()
+            if found is not None:
+                found.check(trace.layers, trace.num_experts, trace.k, trace.expert_bytes)
+                return found
+        except MoevizError:
+            continue
+    return own
 
 
 def basis(trace: Trace, run: Run | None) -> tuple[Run, str]:

@@ -52,11 +52,13 @@ def over_slots(
         note = {"annotation_text": "knee", "annotation_position": "top left"}
         figure.add_vline(bend, line={"color": style.BOUND, "width": 1, "dash": "dot"}, **note)
     if break_even:
-        note = {
-            "annotation_text": "whole layers resident from the start would hit this",
-            "annotation_position": "bottom right",
-        }
-        figure.add_hline(break_even, line={"color": style.BOUND, "width": 1, "dash": "dash"}, **note)
+        figure.add_scatter(
+            x=[int(curves[0].slots[0]), int(curves[0].slots[-1])],
+            y=[break_even, break_even],
+            name="whole layers kept resident",
+            mode="lines",
+            line={"color": style.BOUND, "width": 2, "dash": "dash"},
+        )
     colors = {
         name_of(one): style.BOUND if one.settings.policy == "belady" else style.line(number)["color"]
         for number, one in enumerate(curves)

@@ -13,7 +13,7 @@ from moeviz.core.oracle import BUNDLED_NAME
 from moeviz.core.trace import Trace
 from moeviz.numbers import routing
 
-LAST = 32  # tokens whose experts are held against the domains
+AROUND = 32  # tokens whose experts are held against the domains
 
 
 def known(trace: Trace) -> bool:
@@ -77,14 +77,14 @@ def favourites() -> Chart:
 
 
 def nearest(trace: Trace, step: int) -> Chart:
-    """How alike the experts of the last 32 tokens are to each domain's, token by token; `step` is the pass
-    under the cursor.
+    """How alike the experts of the 32 tokens around each token are to each domain's; `step` is the pass under
+    the cursor.
     """
     import pandas as pd
 
     use = routing.domain_use()
     names = list(use)
-    alike = routing.likeness(trace, use, LAST)
+    alike = routing.likeness(trace, use, AROUND, centred=True)
     at = trace.passes()[step].stop - 1
     figure = style.blank("token", "cosine to the domain", 260)
     for number, (name, values) in enumerate(zip(names, alike, strict=True)):
@@ -93,5 +93,5 @@ def nearest(trace: Trace, step: int) -> Chart:
     figure.add_vline(at, line={"color": style.CURSOR, "width": 2})
     table = pd.DataFrame(alike.T, columns=names)
     table.insert(0, "token", range(trace.tokens))
-    alt = f"At token {at} the last {LAST} tokens are nearest to {names[int(alike[:, at].argmax())]}."
+    alt = f"At token {at} the {AROUND} tokens around it are nearest to {names[int(alike[:, at].argmax())]}."
     return Chart("What the text is about, told from its experts alone", figure, table, "recorded", alt)

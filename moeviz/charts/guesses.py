@@ -16,6 +16,7 @@ from moeviz.numbers.routing import GuessQuality
 from moeviz.words import percent
 
 AHEAD = ("1 layer ahead", "2 layers ahead", "3 layers ahead")
+APART = 0.22  # of a row, between its marks: they would hide one another
 SYMBOLS = ("circle", "square", "diamond")
 
 
@@ -44,14 +45,13 @@ def precision(
         own = [one for one in rows if one[1] == ahead]
         if own:
             look = {"symbol": SYMBOLS[ahead], "size": 15, "color": style.SERIES[ahead]}
-            figure.add_scatter(
-                x=[one[2] for one in own], y=[one[0] for one in own], mode="markers", name=label, marker=look
-            )
+            rows_at = [names.index(one[0]) + APART * (ahead - 1) for one in own]
+            figure.add_scatter(x=[one[2] for one in own], y=rows_at, mode="markers", name=label, marker=look)
             if not equal:
                 hollow = {**look, "symbol": SYMBOLS[ahead] + "-open", "line": {"width": 3}}
                 figure.add_scatter(
                     x=[one[3] for one in own],
-                    y=[one[0] for one in own],
+                    y=rows_at,
                     mode="markers",
                     name=f"recall, {label}",
                     marker=hollow,
@@ -61,9 +61,11 @@ def precision(
     if break_even:
         lines.append(("break-even, 1 layer ahead", break_even[0], {"color": style.CURSOR, "width": 2}))
     for label, at, look in lines:
-        figure.add_scatter(x=[at, at], y=[names[0], names[-1]], mode="lines", name=label, line=look)
+        figure.add_scatter(x=[at, at], y=[-0.4, len(names) - 0.6], mode="lines", name=label, line=look)
     figure.update_xaxes(range=[0, 1.02], tickformat=".0%")
-    figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], range=[-0.6, len(names) - 0.4])
+    figure.update_yaxes(
+        tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.4, -0.6], zeroline=False
+    )
     table = pd.DataFrame(
         [
             {

@@ -91,4 +91,5 @@ def answer(lab: Lab) -> Answer:
         "Modelled with costs fitted on the sample's measured run.",
     )
     title = "Four guesses a layer beside none: watch the link"
-    return Answer(right, why, Shown(trace, (NONE, GREEDY), title, len(trace.passes()) // 2), picture)
+    shown = Shown(trace, (NONE, GREEDY), title, len(trace.passes()) // 2, link=LINK)
+    return Answer(right, why, shown, picture)

@@ -80,6 +80,7 @@ class Shown:
     step: int  # forward pass of the trace
     selected: tuple[int, int, int] | None = None  # board, MoE layer, expert
     measured: Run | None = None  # of the trace, where its times belong to the lesson
+    link: str = ""  # for which times are modelled instead, by its name
 
     def seek(self) -> dict[str, int]:
         """The cursor as the stage takes it."""

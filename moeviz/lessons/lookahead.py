@@ -106,6 +106,5 @@ def answer(lab: Lab) -> Answer:
     )
     picture = Picture(svg, "Dashed: the part that must be right for guesses one layer ahead to save time.")
     title = "Guesses one layer ahead beside none"
-    return Answer(
-        100 * recalls[2], why, Shown(trace, (plain, guessing), title, len(trace.passes()) // 2), picture
-    )
+    shown = Shown(trace, (plain, guessing), title, len(trace.passes()) // 2, link=SLOW)
+    return Answer(100 * recalls[2], why, shown, picture)

@@ -116,15 +116,21 @@ def domain_use() -> dict[str, Floats]:
     return {name: np.array(shares) for name, shares in found.items()}
 
 
-def likeness(trace: Trace, domains: Mapping[str, Floats], window: int = 32) -> Floats:
-    """How alike the use of the last `window` tokens is to each domain's: cosine, mean over layers. [domain,
-    T]"""
+def likeness(trace: Trace, domains: Mapping[str, Floats], window: int = 32, centred: bool = False) -> Floats:
+    """How alike the use of `window` tokens is to each domain's: cosine, mean over layers. [domain, T]
+
+    The window of a token is the last tokens up to it, fewer where the text begins. With `centred` it lies
+    around the token, at the ends of the text as near as it fits: so a change of subject is told where it is,
+    not half a window later.
+    """
     chosen = np.zeros((trace.tokens + 1, trace.layers, trace.num_experts), np.float32)
     token, layer, rank = np.nonzero(trace.experts >= 0)
     chosen[token + 1, layer, trace.experts[token, layer, rank]] = 1
     summed = chosen.cumsum(0)
-    last = np.arange(1, trace.tokens + 1)
-    use = summed[last] - summed[np.maximum(last - window, 0)]
+    end = np.arange(1, trace.tokens + 1)
+    if centred:
+        end = np.clip(end + window // 2, min(window, trace.tokens), trace.tokens)
+    use = summed[end] - summed[np.maximum(end - window, 0)]
     return np.stack(
         [similarity(use, np.broadcast_to(other, use.shape)).mean(1) for other in domains.values()]
     )

@@ -2,5 +2,6 @@
 
 from moeviz.charts.stage.page import StagePage, stage, stage_html
 from moeviz.charts.stage.payload import run_part, stage_payload
+from moeviz.charts.stage.results import results_of
 
-__all__ = ["StagePage", "run_part", "stage", "stage_html", "stage_payload"]
+__all__ = ["StagePage", "results_of", "run_part", "stage", "stage_html", "stage_payload"]

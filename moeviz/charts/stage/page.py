@@ -41,6 +41,7 @@ PARTS = (  # concatenated in this order into one scope; none of them imports ano
     "link",
     "curves",
     "story",
+    "results",
     "transport",
     "keys",
     "cursor",

@@ -19,17 +19,21 @@ from numpy.typing import NDArray
 from moeviz.charts.stage.packing import packed, pairs_of_bits
 from moeviz.charts.stage.stories import stories_of
 from moeviz.charts.stage.times import times_of
-from moeviz.charts.stage.words import KEYS, LEGEND, PHRASES
+from moeviz.charts.stage.words import KEYS, LEGEND, PHRASES, TOLD
+from moeviz.core.policies import POLICIES, Policy
+from moeviz.core.predictors import PREDICTORS, Kind
 from moeviz.core.run import HIT, LATE, MISS, Run
-from moeviz.core.settings import DEFAULTS
+from moeviz.core.settings import BASELINES, DEFAULTS
 from moeviz.core.trace import Trace
 from moeviz.errors import StageError
 from moeviz.numbers import routing
+from moeviz.numbers.cost import Costs
 from moeviz.numbers.explain import Explainer
 from moeviz.numbers.subject import Change, known_domains, subject_changes
 from moeviz.words import memory_held, prefetch_name, setting_name, setting_names
 
 VERSION = 1
+AROUND = 32  # tokens whose experts tell the domain of the one in their middle
 MAX_ACCESSES = 6_000_000  # of the trace; each is a byte or two for the browser to fetch and to keep
 
 
@@ -46,6 +50,8 @@ def stage_payload(
     verdict: str = "",
     menus: Mapping[str, Sequence[tuple[str | int, str]]] | None = None,
     actions: Sequence[Mapping[str, str]] = (),
+    results: Mapping[str, Any] | None = None,
+    live: bool = False,
 ) -> dict[str, Any]:
     """Everything that the stage's JavaScript needs, as values that JSON can hold.
 
@@ -56,7 +62,9 @@ def stage_payload(
     for it, where that was kept: most of the work, since a changed setting changes one run. `changes`: where
     the subject changes; left out, they are found where the trace is the bundled model's. `menus`: for
     "policy", "slots" and "prefetch" the values that a board may be set to, with their labels; left out, only
-    the given runs can be chosen. `actions`: buttons of the host, each with "id", "label" and "key".
+    the given runs can be chosen. `actions`: buttons of the host, each with "id", "label" and "key",
+    and "about" where more is to be said of it. `results`: what `results_of` gave of a measured comparison.
+    `live`: the trace still grows, so that nothing is known of what comes.
 
     Raises StageError where a run is not one of this trace, where there is none, or where the trace is too
     long.
@@ -94,6 +102,7 @@ def stage_payload(
         "trace": trace.digest,
         "title": title,
         "verdict": verdict,
+        "live": live,
         "model": trace.model,
         "shape": {
             "layers": trace.layers,
@@ -124,8 +133,10 @@ def stage_payload(
         ],
         "menus": {name: [list(item) for item in items] for name, items in (menus or {}).items()},
         "actions": [dict(action) for action in actions],
+        "results": dict(results) if results is not None else None,
         "phrases": PHRASES,
         "keys": KEYS,
+        "glossary": TOLD,
         "legend": LEGEND,
     }
 
@@ -154,16 +165,27 @@ def _per_event(run: Run, rows: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def _domains(trace: Trace) -> dict[str, Any] | None:
-    """The domain that the experts of each token are nearest to. None where the domains are not known."""
+    """The domain that the experts around each token are nearest to. None where the domains are not known."""
     domains = known_domains(trace)
     if not domains:
         return None
-    nearest = routing.likeness(trace, domains).argmax(0)
-    return {"names": [name.capitalize() for name in domains], "nearest": packed(nearest)}
+    nearest = routing.likeness(trace, domains, AROUND, centred=True).argmax(0)
+    return {
+        "names": [name.capitalize() for name in domains],
+        "nearest": packed(nearest),
+        "around": min(AROUND, trace.tokens),
+    }
 
 
-def run_part(run: Run, measured: Sequence[Run] = (), explainer: Explainer | None = None) -> dict[str, Any]:
-    """What `stage_payload` says of one run. The explainer has to be of the run's own settings."""
+def run_part(
+    run: Run,
+    measured: Sequence[Run] = (),
+    explainer: Explainer | None = None,
+    over: tuple[str, Costs] | None = None,
+) -> dict[str, Any]:
+    """What `stage_payload` says of one run. The explainer has to be of the run's own settings. `over`: a link
+    and its costs, where times are to be modelled for it.
+    """
     loads, settings = run.loads, run.settings
     own = run.events.layer[loads.event]
     victims = loads.victim_layer >= 0
@@ -174,6 +196,12 @@ def run_part(run: Run, measured: Sequence[Run] = (), explainer: Explainer | None
         "name": setting_name(settings),
         "label": settings.label,
         "policy": settings.policy,
+        "means": {  # what its menus say of what is chosen
+            "policy": BASELINES[settings.baseline]
+            if settings.baseline
+            else _text(POLICIES.get(settings.policy)),
+            "prefetch": _text(PREDICTORS.get(settings.prefetch)),
+        },
         "slots": run.room.slots if settings.budget else settings.slots,
         "scope": settings.scope,
         "prefetch": settings.prefetch,
@@ -199,10 +227,15 @@ def run_part(run: Run, measured: Sequence[Run] = (), explainer: Explainer | None
             else None,
         },
         "start": {"layer": packed(run.start.layer), "expert": packed(run.start.expert)},
-        "times": times_of(run, measured),
+        "times": times_of(run, measured, over),
         "story": None if explainer is None else stories_of(explainer),
         "soon": False,  # whether a host brings story and times later
     }
+
+
+def _text(known: Policy | Kind | None) -> str:
+    """Of a policy or predictor; nothing of one that this process has not loaded."""
+    return known.text if known is not None else ""
 
 
 def _outcome(run: Run) -> NDArray[np.uint8]:

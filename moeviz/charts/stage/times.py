@@ -14,7 +14,7 @@ import numpy as np
 
 from moeviz.charts.stage.packing import packed
 from moeviz.core.run import Run
-from moeviz.numbers.cost import Segment, fit, measured_lanes, modelled_passes
+from moeviz.numbers.cost import Costs, Segment, fit, measured_lanes, modelled_passes
 from moeviz.words import setting_name
 
 MAX_EVENTS = 24_000  # with more, walking through every pass takes longer than a visitor should wait
@@ -23,14 +23,19 @@ LANES = ("compute", "link")
 KINDS = ("expert", "stall", "other", "demand", "guess used", "guess wasted")
 
 
-def times_of(run: Run, measured: Sequence[Run]) -> dict[str, Any] | None:
+def times_of(
+    run: Run, measured: Sequence[Run], over: tuple[str, Costs] | None = None
+) -> dict[str, Any] | None:
     """The times of a run: its own, those of a measured run that made the same decisions, or modelled ones;
-    None where there are none.
+    None where there are none. `over`: the name of a link and the costs with it, by which all are modelled.
 
-    `source` is "measured" or "modelled", `of` the settings on which modelled times rest. `wall`: ms of each
+    `source` is "measured", "modelled" or "modelled over"; `of` the settings on which modelled times rest, or
+    the link. `wall`: ms of each
     forward pass, [F].
     Where the trace is longer than MAX_EVENTS events, what happens within a pass is left out.
     """
+    if over is not None and _fits(run):
+        return {"source": "modelled over", "of": over[0], **_modelled(run, over[1])}
     own = next((one for one in (run, *measured) if one.measured and _same(one, run)), None)
     if own is not None and own.times is not None:
         wall = own.times.pass_wall / 1e6
@@ -39,13 +44,12 @@ def times_of(run: Run, measured: Sequence[Run]) -> dict[str, Any] | None:
     fitted = next((one for one in measured if _decoded(one)), None)
     if fitted is None or run.settings.baseline or not _fits(run):
         return None
-    modelled = list(modelled_passes(run, fit(fitted)))
-    wall = np.array([spent for spent, _ in modelled])
-    return {
-        "source": "modelled",
-        "of": setting_name(fitted.settings),
-        **_packed(wall, [lanes for _, lanes in modelled]),
-    }
+    return {"source": "modelled", "of": setting_name(fitted.settings), **_modelled(run, fit(fitted))}
+
+
+def _modelled(run: Run, costs: Costs) -> dict[str, Any]:
+    modelled = list(modelled_passes(run, costs))
+    return _packed(np.array([spent for spent, _ in modelled]), [lanes for _, lanes in modelled])
 
 
 def _same(measured: Run, run: Run) -> bool:

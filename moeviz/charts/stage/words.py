@@ -7,7 +7,7 @@ own words (`moeviz.numbers.explain`).
 
 from __future__ import annotations
 
-from moeviz.words import SIGNS
+from moeviz.words import GLOSSARY, SIGNS
 
 PHRASES = {
     # what happened to the selected expert
@@ -23,7 +23,7 @@ PHRASES = {
     "came": "It came at {when}.",
     "came ahead": "It was fetched ahead at {when}.",
     "from the start": "It was there when the run began.",
-    "kept nothing": "Nothing is kept between events here: each needed expert is copied every time.",
+    "kept nothing": "Nothing is kept here: each needed expert is copied every time.",
     "left for it": "Expert {victim} left for it: {why}.",
     "left for guess": "Expert {victim} left for it, for a guess: {why}.",
     "left too": "Experts differ in size, so these left for it too: {others}.",
@@ -33,6 +33,7 @@ PHRASES = {
     "first use": "not needed before",
     "next use": "next needed {when}",
     "no next use": "never needed again",
+    "no next use yet": "not needed since",
     "of layer": "{expert} of layer {layer}",
     # the bound's choice
     "belady agrees": "Belady would have dropped the same one: no regret.",
@@ -41,7 +42,8 @@ PHRASES = {
     "regret same": "Expert {victim} comes back within the same token: a regretted choice.",
     "regret never": "Expert {expert} is never needed again, expert {victim} is: a regretted choice.",
     "soon": "Why it left is being computed.",
-    "untold": "This trace has too many evictions to tell each one's scores.",
+    "told later": "Why it left is told when the run is over.",
+    "untold": "This trace has too many evictions to tell why each one left.",
     "other there": "Under {name} it was there.",
     "other late": "Under {name} it was on the way.",
     "other not": "Under {name} it was not there either.",
@@ -71,33 +73,49 @@ PHRASES = {
     "same": "Both find the same experts there.",
     "ask": "Click an expert, a token or the curve to ask about it.",
     # the link
-    "waits": "compute waits {ms} ms for {count}",
+    "waits for": "compute waits {ms} ms for {count}",
     "waits short": "waits {ms} ms",
     "copies": "a copy on its way",
     "ahead": "{n} fetched ahead",
     "waits no": "nothing to wait for, {ms} ms in all",
     "expert crosses": "1 expert",
     "experts cross": "{n} experts",
-    "no times": "not to scale: this run has no times",
+    "no times": "shows the order, not to scale: this text was not timed",
+    "no times short": "not to scale: not timed",
+    "no times yet": "not to scale yet: times come with the first token",
     "measured": "measured",
     "modelled short": "modelled",
     "modelled": "modelled from the run of {name}",
+    "modelled over": "modelled, link: {name}",
+    "modelled over short": "modelled",
     "watched": "watched, which slows it",
     "watched short": "watched",
     "modelled watched": "modelled from the watched run of {name}",
     "modelled watched short": "modelled",
+    # what was measured
+    "time of a token": "time of a token:",
+    "compute": "compute",
+    "waits": "waits",
+    "other": "other",
     # the boards
     "counts": "{hits} hit, {late}{misses} missed",
     "counts late": "{late} late, ",
     "board told": "{name}: {hits} there, {late} late, {misses} missing.",
     # the band and the curves
-    "domain": "told from its experts alone, the text is {name}",
+    "domain": "told from the experts of the {n} tokens around it, the text is {name}",
+    "domain short": "by {n} tokens' experts: {name}",
+    "domain why": "The colour of a token is the domain that the experts of the {n} tokens around it are used "
+    "like: a change shows within some tokens of its dashed line.",
     "density": "the whole text: darker where more was missing",
     "part": "tokens {a} to {b} of {n}",
-    "last": "hits, last {n} tokens",
-    "last written": "hits, last {n} tokens after the prompt",
-    "so far": "thin: so far",
-    "so far with it": "thin: so far with the prompt, as above",
+    "hit ratio": "hit ratio",
+    "last": "last {n} tokens",
+    "so far": "so far",
+    "so far, in all": "Of all tokens so far.",
+    "curves": "Thick: hits of the last {n} tokens. Thin: of all so far, as the large numbers say.",
+    "curves after the prompt": "Thick: hits of the last {n} tokens, counted anew after the prompt. Thin: of "
+    "all so far with the prompt, as the large numbers say.",
+    "under": " ↓ below the axis",
     "bound": "Belady, the bound",
     "bound without": "Belady without pre-fetch",
     "no bound": "Belady, here no bound",
@@ -110,6 +128,35 @@ PHRASES = {
     "faster": "faster",
     "first done": "{name} is through first.",
 }
+
+TERMS = (  # of the glossary: those that the stage's own words use
+    "expert",
+    "MoE layer",
+    "token",
+    "pass",
+    "prompt",
+    "trace",
+    "run",
+    "slot",
+    "policy",
+    "pre-fetch",
+    "guess",
+    "hit",
+    "late hit",
+    "miss",
+    "hit ratio",
+    "eviction",
+    "regret",
+    "belady",
+    "bound",
+    "compute",
+    "link",
+    "slow tier",
+    "domain",
+    "measured",
+    "modelled",
+    "paced",
+)
 
 KEYS = [
     ["Space", "play, pause"],
@@ -124,4 +171,5 @@ KEYS = [
     ["p", "presenter mode"],
 ]
 
+TOLD = {term: GLOSSARY[term] for term in TERMS}
 LEGEND = SIGNS | {"differs": "the boards differ"}

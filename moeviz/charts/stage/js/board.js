@@ -32,6 +32,9 @@ class Board extends Cells {
     this.root.setAttribute("aria-label", run.about.label)
     this.pass = Math.min(this.pass, model.passes - 1)
     this.stage.transport.menus(this)
+    const outcomes = ["hit", ...(run.late.some((n) => n) ? ["late hit"] : []), "miss"]
+    tip(this.counts, model.payload, [...outcomes, "slot"])
+    tip(this.ratio, model.payload, ["hit ratio"], model.payload.phrases["so far, in all"])
     this.numbers()
   }
 
@@ -90,7 +93,8 @@ class Board extends Cells {
     })
     canvas.addEventListener("pointermove", (event) => {
       const under = this.under(event)
-      canvas.title = under ? this.hint(under) : ""
+      if (under) canvas.title = this.hint(under)
+      else this.link.hint()
       if (!from || from.view.zoom <= 1) return
       const dx = event.offsetX - from.x,
         dy = event.offsetY - from.y

@@ -111,9 +111,22 @@ class Curves {
     const read = promptEnd > 0 && promptEnd < passes // the window begins anew after the prompt
     const part =
       passes > SPAN ? ` · ${say(phrases.part, { a: this.first, b: this.last, n: passes - 1 })}` : ""
-    const window = say(phrases[read ? "last written" : "last"], { n: WINDOW })
-    const said = `${window} · ${phrases[read ? "so far with it" : "so far"]}${part}`
-    sheet.text(said, this.left, size, { colour: "muted", room: this.plot })
+    const said = say(phrases[read ? "curves after the prompt" : "curves"], { n: WINDOW })
+    tip(this.canvas, this.stage.model.payload, ["hit ratio", "belady", "bound"], said)
+    let x = this.left
+    const put = (text, room = Infinity) => {
+      sheet.text(text, x, size, { room })
+      x += sheet.wide(text, size)
+    }
+    const sign = (width, dash) => {
+      sheet.line(x, size * 0.66, x + 2 * size, size * 0.66, "ink", width, dash)
+      x += 2.4 * size
+    }
+    put(`${phrases["hit ratio"]}  `)
+    sign(3, [])
+    put(`${say(phrases.last, { n: WINDOW })}   `)
+    sign(1.4, [2, 3])
+    put(`${phrases["so far"]}${part}`, this.left + this.plot - x)
   }
 
   curve(values, from, to, colour, width, dash) {
@@ -167,7 +180,8 @@ class Curves {
     sheet.line(x, this.top - 4, x, this.bottom, "ink", 2)
     const { promptEnd, passes } = stage.model
     if (promptEnd < passes && furthest < promptEnd) return [] // the curves are of what is written after it
-    const told = (value) => `${percent(value)}${value < this.floor ? " ↓" : ""}` // ↓: it is under the axis
+    const { under } = stage.model.payload.phrases
+    const told = (value) => `${percent(value)}${value < this.floor ? under : ""}`
     const labels = this.series.map((one, i) => ({
       text: `${stage.boards[i].run.about.name} ${told(one.recent[reached[i]])}`,
       under: one.recent[reached[i]] < this.floor,
@@ -194,7 +208,10 @@ class Curves {
         x,
       })
     }
-    if (this.plot < 420) for (const one of labels) one.text = one.text.replace(/ \(.*\)|, [^%]*(?= \d)/, "")
+    if (this.plot < 420) {
+      for (const one of labels)
+        one.text = one.text.replace(/ \(.*\)|, [^%]*(?= \d)/, "").replace(under, " ↓")
+    }
     const row = size * 1.25
     labels.sort((a, b) => a.at - b.at)
     const widest = Math.max(...labels.map((one) => sheet.wide(one.text, size, 700)))
@@ -222,7 +239,8 @@ class Curves {
   describe() {
     const { boards, pass } = this.stage
     const parts = this.series.map((one, i) => `${boards[i].run.about.name} ${percent(one.recent[pass])}`)
-    const name = say(this.stage.model.payload.phrases.last, { n: WINDOW })
+    const { phrases } = this.stage.model.payload
+    const name = `${phrases["hit ratio"]}, ${say(phrases.last, { n: WINDOW })}`
     this.canvas.setAttribute("aria-label", `${name}: ${parts.join(", ")}`)
   }
 

@@ -13,7 +13,7 @@ class Link {
   height(theme) {
     this.size = theme.size
     this.lane = Math.round(theme.size * 0.95)
-    return 2 * this.lane + 5 + theme.size + 16
+    return 2 * this.lane + 5 + Math.ceil(theme.size * 1.28) + 14 // the caption's letters reach below its line
   }
 
   draw() {
@@ -51,7 +51,7 @@ class Link {
       const name = names.find((text) => w > sheet.wide(text, this.size, 600) + 6)
       if (w > 3) sheet.line(x, top + lane + 5, x, top + 2 * lane + 5, "panel", 1)
       if (name) {
-        const colour = one.kind === DEMANDED ? "glyph" : "paper"
+        const colour = { [DEMANDED]: "glyph", [GUESS_USED]: "paper", [GUESS_WASTED]: "ink" }[one.kind]
         sheet.text(name, x + w / 2, top + lane * 1.5 + 5 + this.size * 0.35, {
           size: this.size,
           weight: 600,
@@ -74,14 +74,25 @@ class Link {
     board.canvas.dataset.source = source
   }
 
+  // A tooltip for what is below the cells.
+  hint() {
+    const { canvas, run, stage } = this.board
+    const { source } = run.clock
+    const told = source.startsWith("measured") ? ["measured"] : source.startsWith("modelled") ? ["modelled"] : []
+    tip(canvas, stage.model.payload, ["compute", "link", ...told])
+  }
+
   // What compute waits for in a pass, the longest wording first.
   captions(clock, pass, phrases) {
+    const { run } = this.board
     const { ms, copies, ahead } = clock.waits(pass)
-    if (ms === null) return [clock.source ? "" : phrases["no times"]]
+    if (ms === null && clock.source) return [""]
+    if (ms === null && run.model.payload.live) return [phrases["no times yet"]]
+    if (ms === null) return [phrases["no times"], phrases["no times short"]]
     const many = copies ? say(phrases["experts cross"], { n: copies }) : phrases.copies
     const count = copies === 1 ? phrases["expert crosses"] : many
     const waits = ms >= 0.005
-    const said = say(phrases[waits ? "waits" : "waits no"], {
+    const said = say(phrases[waits ? "waits for" : "waits no"], {
       ms: digits(waits ? ms : clock.wall[pass]),
       count,
     })

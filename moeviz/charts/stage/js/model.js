@@ -33,6 +33,7 @@ class Model {
     this.domains = payload.domains && {
       names: payload.domains.names,
       nearest: unpack(payload.domains.nearest),
+      around: payload.domains.around, // tokens whose experts tell the domain of the one in their middle
     }
     this.changes = payload.changes
     const decoded = this.phase.indexOf(1)

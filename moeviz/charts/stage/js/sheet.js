@@ -128,6 +128,13 @@ class Sheet {
   }
 }
 
+// A tooltip: what is said, and what the glossary's terms in it mean.
+function tip(element, payload, terms, ...said) {
+  const told = terms.map((term) => `${term}: ${payload.glossary[term]}`)
+  const text = [...said.filter(Boolean), ...told].join("\n")
+  if (element.title !== text) element.title = text
+}
+
 function element(name, className = "", text = "") {
   const made = document.createElement(name)
   if (className) made.className = className

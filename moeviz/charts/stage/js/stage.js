@@ -2,6 +2,14 @@
 // host: { emit(event), future: false hides the curves after the cursor, presenter: true, below: px to leave
 // free }
 
+const SIGN_TERMS = {
+  resident: ["slot"],
+  hit: ["hit"],
+  late: ["late hit"],
+  miss: ["miss"],
+  prefetched: ["pre-fetch"],
+}
+
 class Stage extends Player {
   constructor(root, payload, host = {}) {
     super()
@@ -40,6 +48,7 @@ class Stage extends Player {
     this.pair = element("div", "pair")
     this.legend = element("div", "legend")
     this.curves = new Curves(this)
+    this.results = new Results(this)
     this.story = new Story(this)
     this.transport = new Transport(this)
     this.live = element("div", "live")
@@ -48,7 +57,9 @@ class Stage extends Player {
     this.helpBox.hidden = true
     this.side = this.story.root
     const main = element("div", "main")
-    main.append(this.strip.root, this.pair, this.legend, this.curves.root)
+    const below = element("div", "below")
+    below.append(this.curves.root, this.results.root)
+    main.append(this.strip.root, this.pair, this.legend, below)
     const head = element("header")
     head.append(this.title, this.verdict)
     this.root.append(head, main, this.side, this.transport.root, this.live, this.helpBox)
@@ -75,6 +86,7 @@ class Stage extends Player {
     }
     this.title.textContent = payload.title
     this.verdict.textContent = payload.verdict
+    this.results.take()
     if (old?.id !== payload.id) this.show(this.model.runs.slice(0, 2))
     else if (JSON.stringify([old.actions, old.menus]) !== JSON.stringify([payload.actions, payload.menus])) {
       this.transport.take()
@@ -127,6 +139,7 @@ class Stage extends Player {
       ...items.map(([name, text]) => {
         const item = element("span")
         item.append(element("i", name), text)
+        tip(item, this.model.payload, SIGN_TERMS[name] ?? [])
         return item
       }),
     )
@@ -173,6 +186,7 @@ class Stage extends Player {
     const kind = wide < 640 ? "phone" : wide < 760 ? "narrow" : "wide"
     const classes = this.root.classList
     classes.toggle("slim", kind === "wide" && wide < 960) // beside a lesson's text
+    classes.toggle("tight", kind === "wide" && wide < 1080) // a board's numbers stand under its menus
     for (const name of ["phone", "narrow", "wide"]) classes.toggle(name, name === kind)
     classes.toggle("presenter", this.presenter)
     classes.toggle("titled", Boolean(this.model.payload.title || this.model.payload.verdict))
@@ -273,13 +287,24 @@ class Stage extends Player {
       .map((one) => [one.key.toUpperCase(), one.label])
     for (const [key, what] of [...this.model.payload.keys, ...own])
       list.append(element("dt", "", key), element("dd", "", what))
+    const words = element("dl", "words")
+    for (const [term, sentence] of Object.entries(this.model.payload.glossary))
+      words.append(element("dt", "", term), element("dd", "", sentence))
     const close = element("button", "", "Close")
     close.type = "button"
     close.onclick = () => this.help()
     const signs = element("div", "legend")
     signs.append(...[...this.legend.children].map((sign) => sign.cloneNode(true)))
-    this.helpBox.replaceChildren(element("h2", "", "Keys and signs"), signs, list, close)
+    this.helpBox.replaceChildren(
+      element("h2", "", "Keys and signs"),
+      signs,
+      list,
+      element("h2", "", "Words"),
+      words,
+      close,
+    )
     close.focus()
+    this.helpBox.scrollTop = 0
   }
 
   draw() {

@@ -121,9 +121,7 @@ class Story {
   }
 
   source(clock) {
-    return clock.source === "modelled"
-      ? this.say("modelled", { name: clock.of })
-      : (this.phrases[clock.source] ?? "")
+    return clock.source ? this.say(clock.source, { name: clock.of }) : ""
   }
 
   ofExpert() {
@@ -171,11 +169,12 @@ class Story {
   }
 
   eviction(run, facts) {
+    const { model } = this.stage
     if (facts.brought < 0 && facts.taken < 0) return []
     if (facts.victim < 0) return [element("p", "", run.about.keeps ? this.phrases["free slot"] : "")]
     const victim = this.expert(facts.victim, facts.layer),
       newcomer = this.expert(facts.newcomer, facts.layer)
-    if (!facts.story) return [element("p", "quiet", this.phrases[run.about.soon ? "soon" : "untold"])]
+    if (!facts.story) return [element("p", "quiet", this.phrases[this.why(run)])]
     const { why, belady, regret, there } = facts.story
     const key =
       facts.taken >= 0 && facts.brought < 0 ? "victim is" : facts.guess ? "left for guess" : "left for it"
@@ -188,11 +187,18 @@ class Story {
     if (belady === facts.victim) parts.push(element("p", "", this.phrases["belady agrees"]))
     else {
       const end = regret < 0 ? "regret never" : regret === 0 ? "regret same" : "regret"
-      parts.push(element("p", "regret", `${this.say("belady", values)} ${this.say(end, values)}`))
+      const told = element("p", "regret", `${this.say("belady", values)} ${this.say(end, values)}`)
+      tip(told, model.payload, ["belady", "regret"])
+      parts.push(told)
     }
     if (there.length > 1)
       parts.push(element("p", "quiet", this.phrases["who was there"]), this.residents(there, facts))
     return parts
+  }
+
+  // Why it is not told why somebody left.
+  why(run) {
+    return this.stage.model.payload.live ? "told later" : run.about.soon ? "soon" : "untold"
   }
 
   // Who was there: a bar for each one's score, the policy's words for it, and when it is needed next.
@@ -232,7 +238,8 @@ class Story {
   }
 
   next(event) {
-    return event < 0 ? this.phrases["no next use"] : this.say("next use", { when: this.distance(event) })
+    if (event >= 0) return this.say("next use", { when: this.distance(event) })
+    return this.phrases[this.stage.model.payload.live ? "no next use yet" : "no next use"]
   }
 
   elsewhere(run, facts) {

@@ -174,10 +174,17 @@ class Strip {
     let taken = 0
     if (model.domains) {
       const name = model.domains.names[model.domains.nearest[model.tokenAt[stage.pass + 1] - 1]]
-      const said = say(model.payload.phrases.domain, { name })
+      const { phrases } = model.payload
+      const n = model.domains.around
+      const wordings = [phrases.domain, phrases["domain short"]].map((phrase) => say(phrase, { name, n }))
+      const said = wordings.find((text) => sheet.wide(text, size) < width) ?? wordings[1]
+      this.band.title = say(phrases["domain why"], { n })
       sheet.text(said, 0, base, { colour: "muted", room: width })
       taken = sheet.wide(said, size) + 16
-    } else sheet.text(model.payload.phrases.density, 0, base, { colour: "muted", room: width })
+    } else {
+      this.band.title = ""
+      sheet.text(model.payload.phrases.density, 0, base, { colour: "muted", room: width })
+    }
     if (model.promptEnd && model.promptEnd < model.passes) this.mark(x(model.promptEnd), "muted", 1.5)
     for (const one of model.changes) {
       this.mark(x(one.pass), "ink", 2)

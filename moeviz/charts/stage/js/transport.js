@@ -7,10 +7,11 @@ const SPEEDS = [
   ["times", "as measured"],
 ]
 const JUMPS = [
-  ["miss", "miss"],
-  ["eviction", "eviction"],
-  ["difference", "difference"],
-  ["regret", "regretted"],
+  // kind, label, what it goes to with its key, terms in it
+  ["miss", "miss", "next miss (n)", ["miss"]],
+  ["eviction", "eviction", "next eviction (e)", ["eviction"]],
+  ["difference", "difference", "next difference between the boards (d)", []],
+  ["regret", "regretted", "next regretted eviction (g)", ["regret"]],
 ]
 
 class Transport {
@@ -33,15 +34,8 @@ class Transport {
     const jumps = this.group("jumps")
     jumps.append(element("span", "label", "next"))
     this.jumps = {}
-    for (const [kind, name] of JUMPS) {
-      this.jumps[kind] = this.button(
-        jumps,
-        "",
-        name,
-        `next ${kind === "regret" ? "regretted eviction" : kind} (${kind[0] === "r" ? "g" : kind[0]})`,
-        () => stage.jump(kind, 1),
-      )
-    }
+    for (const [kind, name, label] of JUMPS)
+      this.jumps[kind] = this.button(jumps, "", name, label, () => stage.jump(kind, 1))
     const speed = this.group("speed")
     this.speed = this.select(speed, "speed", SPEEDS, (value) => stage.setSpeed(value))
     this.actions = this.group("actions")
@@ -97,7 +91,7 @@ class Transport {
     const { payload } = stage.model
     this.actions.replaceChildren()
     for (const action of payload.actions) {
-      const made = this.button(this.actions, "", action.label, action.label, () =>
+      const made = this.button(this.actions, "", action.label, action.about ?? action.label, () =>
         stage.emit({ kind: action.id }),
       )
       if (action.key) made.append(element("kbd", "", action.key.toUpperCase()))
@@ -109,6 +103,7 @@ class Transport {
     const modelled = sources.some((source) => source.startsWith("modelled"))
     last.textContent = modelled ? "as modelled" : sources.includes("watched") ? "as watched" : "as measured"
     last.title = timed ? "each board at its own speed: the faster runs ahead" : payload.phrases["no times"]
+    for (const [kind, , label, terms] of JUMPS) tip(this.jumps[kind], payload, terms, label)
     this.jumps.difference.hidden = stage.boards.length < 2
     this.jumps.regret.hidden = stage.boards.every(({ run }) => !run.story && !run.about.soon)
     this.speed.value = stage.pace ? "paced" : stage.speed
@@ -127,6 +122,7 @@ class Transport {
       const value = own.policy ? about.policy : payload.runs.indexOf(about)
       this.select(board.name, "policy", policies, choose(own.policy ? "policy" : "run")).value = String(value)
     } else board.name.textContent = about.name
+    tip(board.name, payload, ["policy"], about.means.policy)
     const fixed = {
       slots: `${about.slots} slots${about.scope === "model" ? " in all" : ""}`,
       prefetch: about.prefetchName,
@@ -139,6 +135,8 @@ class Transport {
           : [[about[name], fixed[name]], ...own[name]]
         this.select(board.menus, name, items, choose(name)).value = String(about[name])
       } else board.menus.append(element("span", "", fixed[name]))
+      const term = { slots: "slot", prefetch: "pre-fetch" }[name]
+      tip(board.menus.lastElementChild, payload, [term, "expert"], about.means[name])
     }
   }
 
