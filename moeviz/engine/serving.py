@@ -207,7 +207,7 @@ class Serving:
             if event.mark is not None:
                 event.computes.append((event.mark, clock.stamp()))
             for load in wave.loads:
-                self._submit(load)
+                self._submit(load, awaited=not wave.hits)
             if wave is waves[-1]:
                 if not hardware.read_waits:
                     places, asked = guesses.ask(number, len(index))
@@ -253,7 +253,7 @@ class Serving:
         event.computes.append((event.mark, self._clock.stamp()))
         views = self._loaded.store.layout.views(self._spare)
         for expert in sorted(event.rows.needed - event.parts.keys()):
-            self._link.submit(Load(event.number, expert, -1, NOBODY, -1, False), self._spare)
+            self._link.submit(Load(event.number, expert, -1, NOBODY, -1, False), self._spare, awaited=True)
             self._link.wait(self._spare)
             way = self._loaded.recipe.way(event.module, views)
             event.parts[expert] = way(*event.rows.of(expert))
@@ -302,10 +302,10 @@ class Serving:
             self._experts[number, slot] = self._loaded.recipe.way(module, tensors)
         return self._experts[number, slot]
 
-    def _submit(self, load: Load) -> None:
+    def _submit(self, load: Load, awaited: bool = False) -> None:
         assert self._link is not None
         pool = self.cache.pool(load.layer)
-        ticket = self._link.submit(load, self._slots[pool][load.slot])
+        ticket = self._link.submit(load, self._slots[pool][load.slot], awaited)
         self._open_tickets.append(ticket)
         self._coming[pool, load.slot] = ticket
 
@@ -314,7 +314,7 @@ class Serving:
         assert self._link is not None
         for number, expert, slot in self.cache.initial:
             room = self._slots[self.cache.pool(number)][slot]
-            self._link.submit(Load(number, expert, slot, NOBODY, -1, False), room)
+            self._link.submit(Load(number, expert, slot, NOBODY, -1, False), room, awaited=True)
             self._link.wait(room)
 
 

@@ -16,7 +16,7 @@ from moeviz.bench.engine.rows import PROMPT, Work
 from moeviz.bench.rounds import ROOT, interleaved, spread
 
 RUN = ("-m", "moeviz", "run", "--prompt", PROMPT, "--max-new-tokens", "1", "--no-verify", "--threads", "1")
-IMPORTS = ("-c", "import moeviz.engine.measure; print()")  # what stands before anything can be loaded
+IMPORTS = ("-c", "from moeviz.engine.imports import import_engine; import_engine(); print()")
 
 
 def measure(work: Work) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def measure(work: Work, link: str = LINK) -> dict[str, Any]:
     for _ in range(work.repeats):
         for settings in wanted:
             run = record(loaded, PROMPT, settings, options, future=future)[1]
-            stall, least = stall_and_bound(run, loaded.store.layout.layers)
+            stall, least = stall_and_bound(run)
             ratios[settings.lookahead].append(stall / least)
             stalls[settings.lookahead].append(stall / 1e6 / (work.tokens - 1))
     loaded.store.close()
@@ -49,10 +49,10 @@ def measure(work: Work, link: str = LINK) -> dict[str, Any]:
     return figures
 
 
-def stall_and_bound(run: Run, layers: int) -> tuple[float, float]:
+def stall_and_bound(run: Run) -> tuple[float, float]:
     """Nanoseconds of stall in decode, and the least that these loads allow: for each event what its copies
-    take, less the lookahead times a layer without stall. A layer whose guess would have been of the pass
-    before has no such head start, and neither has what was loaded on demand.
+    take, less what the layers since its guess took without their stalls. What was loaded on demand, as all
+    is in the first layers of a pass, has no such head start.
 
     The bound knows nothing of copies for an earlier layer that hold up the link.
     """
@@ -71,7 +71,11 @@ def stall_and_bound(run: Run, layers: int) -> tuple[float, float]:
     early = run.loads.speculative
     ahead = np.bincount(of[early], took[early], len(decode))
     late = np.bincount(of[~early], took[~early], len(decode))
-    stalled = np.bincount(run.events.forward_pass, times.event_stall, len(run.passes.phase))
-    layer = ((times.pass_wall - stalled) / layers)[run.events.forward_pass]
-    bound = np.maximum(ahead - settings.lookahead * layer, 0) + late
+    d = settings.lookahead
+    worked = (
+        np.diff(times.event_start) - times.event_stall[:-1]
+    )  # from an event to the next, but for its stall
+    lead = np.zeros(len(decode))
+    lead[d:] = np.convolve(worked, np.ones(d), "valid")[: len(lead) - d]
+    bound = np.maximum(ahead - lead, 0) + late
     return float(times.event_stall[decode].sum()), float(bound[decode].sum())

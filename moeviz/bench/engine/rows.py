@@ -47,6 +47,9 @@ class Work:
 
 def engine(work: Work, only: Sequence[str] = ()) -> dict[str, Any]:
     """The figures of the rows named, or of all, on one thread. Raises ModelError and what loading raises."""
+    from moeviz.engine.imports import import_engine
+
+    import_engine()
     from moeviz.engine.loader import use_threads
 
     use_threads(1)
