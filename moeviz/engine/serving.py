@@ -138,9 +138,9 @@ class Serving:
             self._guesses.ask_the_rest()
         recorder = self.cache.recorder
         recorder.time_events(self._event_times())
-        decode = self._loaded.tokenizer.decode
-        texts = self._texts if self._phase == DECODE else [decode([token]) for token in ids]
-        self._texts = [decode([token]) for token in chosen]
+        text_of = self._loaded.text_of
+        texts = self._texts if self._phase == DECODE else [text_of(token) for token in ids]
+        self._texts = [text_of(token) for token in chosen]
         record = PassRecord(
             phase=self._phase,
             token_ids=ids,
