@@ -7,6 +7,7 @@ model.pass_ns("grouped_mm", "In the beginning", tokens=50)
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
@@ -35,6 +36,8 @@ class Alone:
         if offload is not None:
             with torch.device("meta"):
                 skeleton = kind.from_config(config, trust_remote_code=False)
+            # that it offloads is no news
+            logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
             where = {"device_map": _experts_on_disk(skeleton), "offload_folder": offload}
         self.model = kind.from_pretrained(
             folder, config=config, dtype=getattr(torch, dtype), trust_remote_code=False, **where
