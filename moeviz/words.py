@@ -28,6 +28,7 @@ from moeviz.numbers import routing as numbers_of_routing
 from moeviz.numbers.differences import Interval, Pair, speed_ratio
 from moeviz.numbers.lossy import Lossy
 from moeviz.numbers.metrics import Counts, MissKinds, Moved, Repeated, Summary, Timed
+from moeviz.numbers.plan import break_even
 from moeviz.numbers.subject import Change
 
 if TYPE_CHECKING:
@@ -166,6 +167,7 @@ POLICY_NAMES = {
     "static": "static",
     "arc": "ARC",
     "s3-fifo": "S3-FIFO",
+    "co-activation": "co-activation",
     "belady": "Belady",
 }
 
@@ -250,8 +252,9 @@ def tier(found: Tier | None) -> str:
     bypassed = "past the page cache" if found.page_cache_bypassed else "not past the page cache"
     past = "in RAM" if found.kind == "host" else bypassed
     return (
-        f"Slow tier {found.kind}, {past}: {found.latency_ms:.2f} ms per expert, "
-        f"{found.gigabytes_per_second:.2f} GB/s{'; ' if found.pace else ''}{found.pace_in_words}."
+        f"Slow tier {found.kind}, {past}: {found.latency_ms:.2f} ms per expert"
+        + (f" ({found.unpack_ms:.2f} ms of it to unpack it)" if found.unpack_ms else "")
+        + f", {found.gigabytes_per_second:.2f} GB/s{'; ' if found.pace else ''}{found.pace_in_words}."
         + ("" if found.overlaps else f" {NO_OVERLAP}")
     )
 
@@ -531,9 +534,27 @@ def lossless(same: bool | None) -> str:
     return f"{whose} of transformers' own model with every expert in memory, bit for bit"
 
 
+KEPT = (
+    "lossless: the slow tier keeps experts as the checkpoint holds them. unpacked: lossless too, and sooner "
+    "on a fast link, where the checkpoint packs them. int8 and int4: rounded, so that fewer bytes cross the "
+    "link; lossy, and what it changes is measured."
+)
+
+
 def rounded(experts: str) -> str:
     """That a model's experts are rounded, for every place where its numbers are shown."""
     return f"Lossy: the experts are rounded to {experts}; text, logits and choices are the rounded model's."
+
+
+def unpacking(ms: float, packed: int, unpacked: int) -> str:
+    """What it costs that experts are unpacked as they arrive, and on which links it does not pay. packed,
+    unpacked: bytes of an expert.
+    """
+    return (
+        f"Experts are unpacked as they arrive, {milliseconds(ms)} each: on a link faster than "
+        f"{break_even(packed, unpacked, ms):.2g} GB/s they come sooner with --experts unpacked, for "
+        f"{unpacked / packed:.1f} times the bytes on disk and link."
+    )
 
 
 def lossy(found: Lossy) -> str:

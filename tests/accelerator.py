@@ -107,6 +107,7 @@ class Double(Accelerator):
 
     def __init__(self, streams: int = 2, pins: bool = True, slow: bool = False) -> None:
         self._streams, self._can_pin, self._slow = streams, pins, slow
+        self.made = 0  # events
         self.waits = 0  # of the thread that computes
         self.hidden: list[str] = []  # ways to the host that go past `read`
         self._inside = 0  # calls of `read` and `upload`
@@ -121,7 +122,13 @@ class Double(Accelerator):
         return Copies(self)
 
     def event(self, timing: bool) -> Any:
+        self.made += 1
         return Event()
+
+    @property
+    def unused(self) -> int:
+        """Events that were made and that nobody holds."""
+        return sum(map(len, self._events.values()))
 
     def compute_stream(self) -> Any:
         return self.compute

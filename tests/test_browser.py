@@ -173,6 +173,13 @@ def test_a_run_is_followed_found_again_after_a_reload_and_saved(page: Page, app:
     assert trace.prompt == "Die Konfigurationsdatei enthält"
 
 
+def test_what_draws_charts_is_there_before_a_page_with_charts(page: Page, app: str) -> None:
+    goto(page, app, "step=60")
+    page.wait_for_function(
+        "performance.getEntriesByType('resource').some(one => /PlotlyChart.*js$/.test(one.name))"
+    )
+
+
 def test_a_stage_that_is_mounted_anew_after_pass_64_shows_the_whole_run(page: Page, app: str) -> None:
     stage = goto(page, app, "tokens=260&tier=SD+card%2C+paced")
     page.keyboard.press("r")

@@ -359,3 +359,43 @@ def test_a_comparison_ends_with_a_verdict_and_the_best_value() -> None:
     said = " ".join(result.stdout.split())
     assert "speed: " in said
     assert "Best value for memory: " in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("replay {t} --width 3", "--width is not used: nothing is pre-fetched"),
+        ("replay {t} --prefetch frequency --threshold 0.5", "--threshold is not used: only next-gate"),
+        ("replay {t} --calibration {t}", "--calibration is not used: neither the policy"),
+        ("replay {t} --half-life 9", "--half-life is not used: only lfu-aged has one"),
+        (
+            "replay {t} --baseline resident --slots 3",
+            "--slots is not used: the baseline resident is no cache",
+        ),
+        ("export {t} --format csv --policies lru --out {o}", "--policies is not used: only a stage"),
+        (
+            "export {t} --format stage --policy lfu --out {o}",
+            "--policy is not used: a stage has a board for each",
+        ),
+        (
+            "export {t} --format jsonl --policy lfu --out {o}",
+            "--policy is not used: jsonl holds the trace without",
+        ),
+    ],
+)
+def test_an_option_that_changes_nothing_is_named_beside_what_was_asked_for(
+    arguments: str, said: str, trace: Path, tmp_path: Path
+) -> None:
+    words = [word.format(t=trace, o=tmp_path / "out") for word in arguments.split()]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert f"note       {said}" in result.stderr
+
+
+def test_what_is_used_or_was_not_given_is_not_called_unused(trace: Path) -> None:
+    for more in (
+        (),
+        ("--prefetch", "frequency", "--width", "3"),
+        ("--policy", "lfu-aged", "--half-life", "9"),
+    ):
+        assert CliRunner().invoke(main, ["replay", str(trace), *more]).stderr == ""

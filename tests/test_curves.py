@@ -295,3 +295,12 @@ def test_the_gap_captured_is_none_of_lru_all_of_belady() -> None:
     assert gap(Settings("belady", 4)) == 1
     assert gap(Settings(baseline="resident")) is None
     assert gap(Settings("lfu", 2)) is None  # with k slots every policy hits alike
+
+
+@pytest.mark.parametrize("policy", ["lru", "lfu", "belady"])
+@pytest.mark.parametrize("prefetch", ["none", "previous-token"])
+def test_bounds_are_the_same_where_the_replay_is_known(policy: str, prefetch: str) -> None:
+    trace = random_trace(3, tokens=30, prompt=5)
+    wanted = Settings(policy, 4, prefetch=prefetch)
+    told = bounds(trace, wanted, None, gap=True, replayed=replay(trace, wanted))
+    assert told == bounds(trace, wanted, None, gap=True)

@@ -53,6 +53,7 @@ def on_cpu(model: Loaded, settings: Settings, future: Trace | None = None) -> Se
 def on(double: Double, model: Loaded, settings: Settings, future: Trace | None = None) -> Seen:
     with measure.logits_seen(model) as logits, double.computing():
         found = measure.record(replace(model, hardware=double), PROMPT, settings, GREEDY, future=future)
+    assert double.unused == double.made, "an event is lost, and every run makes more of them"
     return *found, logits
 
 
@@ -91,6 +92,7 @@ def test_what_padding_needs_is_computed_on_it_as_well(model: Loaded) -> None:
         trace, run = measure.record(replace(model, hardware=double), prompts, settings, GREEDY)
     assert logits == expected
     assert replay(trace, settings).same_decisions(run)
+    assert double.unused == double.made
 
 
 # what stands between compute and copies: who takes one of them out is told by wrong bits, or by a race

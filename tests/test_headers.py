@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from moeviz.errors import ModelError
-from moeviz.files.headers import read
+from moeviz.files.headers import no_hub_id, read
 from moeviz.numbers.sizes import Tensor
 
 Shapes = dict[str, tuple[str, tuple[int, ...]]]  # name -> type as safetensors names it, shape
@@ -89,7 +89,39 @@ def test_a_spoiled_index_is_one_message(index: dict[str, Any], words: str, tmp_p
         read(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["nobody/no-such-model", "no folder at all", "../elsewhere"])
+@pytest.mark.parametrize(
+    ("cause", "way"),
+    [
+        ("You are trying to access a gated repo.", "accept its terms on huggingface.co and log in"),
+        ("403 Client Error. Cannot access gated repo for url", "accept its terms"),
+        ("401 Client Error. Repository Not Found for url", "Check how it is written"),
+        (
+            "owner/x is not a valid model identifier listed on 'https://huggingface.co'",
+            "Check how it is written",
+        ),
+        ("[Errno -2] Name or service not known", "or a hub id that is reachable"),
+    ],
+)
+def test_whoever_may_not_read_a_model_is_told_how_to_and_whoever_cannot_is_told_why(
+    cause: str, way: str
+) -> None:
+    assert f"cannot be read: {cause.rstrip('.')}. " in no_hub_id("owner/x", cause)
+    assert way in no_hub_id("owner/x", cause)
+
+
+def test_what_is_no_models_folder_is_told_without_asking_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    (tmp_path / "m.bin").write_bytes(b"")
+    for name, said in (
+        ("m.gguf", "is a GGUF file"),
+        ("m.bin", "is a file"),
+        ("no/where", "There is no folder"),
+    ):
+        with pytest.raises(ModelError, match=said):
+            read(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["nobody/no-such-model", "no folder at all"])
 def test_what_is_neither_a_folder_nor_reachable_is_one_message(name: str) -> None:
     with pytest.raises(ModelError, match="is no folder, and as a hub id it cannot be read"):
         read(name)

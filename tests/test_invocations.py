@@ -218,6 +218,7 @@ REFUSED = {
     f"sweep {T} --width -1 --out {OUT}": "width is -1",
     f"sweep {T} --rule chess --out {OUT}": "rule 'chess' is not known",
     f"sweep {T} --budgets lots --out {OUT}": "budget is 'lots'",
+    f"sweep {T} --jobs 1 --dask nope --out {OUT}": "Give one of them",
     f"sweep {T} --dask nope --out {OUT}": "No Dask scheduler answers at nope: it is no address",
     f"sweep text.moetrace --jobs 1 --out {OUT}": "None of the files is a trace",
     f"sweep gone --jobs 1 --out {OUT}": "None of the files is a trace",

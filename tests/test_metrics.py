@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moeviz.core.replay import replay
-from moeviz.core.run import LATE, Run, Times
+from moeviz.core.run import LATE, MISS, Run, Times
 from moeviz.core.settings import Settings
 from moeviz.numbers import metrics
 
@@ -133,3 +133,31 @@ def test_numbers_of_any_trace_add_up(seed: int) -> None:
     assert (metrics.residents_before(run) <= trace.k).all()
     assert metrics.bytes_moved(run).demand == run.layer_bytes[run.loads.layer].sum()
     assert metrics.summary(run).whole == found
+
+
+@given(
+    seed=st.integers(0, 3_000),
+    prefetch=st.sampled_from(["none", "previous-token", "frequency"]),
+    warm=st.sampled_from(["cold", "first"]),
+    scope=st.sampled_from(["layer", "model"]),
+)
+def test_why_an_expert_is_missed_as_a_walk_through_the_run_finds(
+    seed: int, prefetch: str, warm: str, scope: str
+) -> None:
+    trace = ragged_trace(seed)
+    guesses = prefetch if trace.layers > 1 else "none"
+    run = replay(trace, Settings(slots=trace.k, scope=scope, warm=warm, prefetch=guesses))
+    loaded = set(zip(run.start.layer.tolist(), run.start.expert.tolist(), strict=True))
+    left: dict[tuple[int, int], int] = {}  # the load that an expert left for last
+    found = []
+    for access, event in enumerate(run.accesses.event.tolist()):
+        for load in np.flatnonzero(run.loads.event < event).tolist():
+            loaded.add((int(run.loads.layer[load]), int(run.loads.expert[load])))
+            left[int(run.loads.victim_layer[load]), int(run.loads.victim_expert[load])] = load
+        key = int(run.events.layer[event]), int(run.accesses.expert[access])
+        by = left.get(key, 0)
+        collision = run.events.forward_pass[run.loads.event[by]] == run.events.forward_pass[event]
+        wasted = run.loads.speculative[by] and not run.loads.used[by]
+        kind = 1 if key not in loaded else 4 if wasted else 3 if collision else 2
+        found.append(kind if run.accesses.outcome[access] == MISS else 0)
+    assert metrics.miss_kind_of_access(run).tolist() == found

@@ -18,11 +18,13 @@ import transformers
 import moeviz
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
-from moeviz.engine import loader, measure, session
+from moeviz.engine import loader, measure, memory, session
 from moeviz.engine.loader import Loaded, load
 from moeviz.engine.probe import is_experts
 from moeviz.engine.session import Options
-from moeviz.errors import ModelError, SettingsError
+from moeviz.errors import ModelError, SettingsError, StoreError
+from moeviz.files.headers import read
+from moeviz.numbers.sizes import sizes
 
 PROMPT = "How many experts does this prompt need at once?"
 GREEDY = Options(max_new_tokens=5, temperature=0.0, stop_at_end=False)
@@ -191,9 +193,29 @@ def test_what_is_no_models_folder_is_told(tmp_path: Path) -> None:
     for name in (tmp_path, tmp_path / "model.gguf"):
         with pytest.raises(ModelError, match=r"is a GGUF file, which llama\.cpp reads"):
             load(name)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match=r"The folder .*empty has no config\.json"):
+        load(tmp_path / "empty")
     (tmp_path / "weights.bin").write_bytes(b"")
     with pytest.raises(ModelError, match=r"is a file\. Choose the folder"):
         load(tmp_path / "weights.bin")
+
+
+def test_a_type_that_transformers_does_not_have_and_a_folder_without_weights_are_told(tmp_path: Path) -> None:
+    folder = tiny_models.save("mixtral", tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"holds no weights, such as model\.safetensors"):
+        load(folder)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"model_type": "fancy"}))
+    with pytest.raises(ModelError, match=r"is of a type that transformers .* does not have: fancy\."):
+        load(folder)
+
+
+def test_a_tokenizer_of_another_model_is_told(tmp_path: Path) -> None:
+    folder = tiny_models.save("mixtral", tmp_path / "model", vocab_size=20)
+    with pytest.raises(ModelError, match=r"but the model knows 20 tokens: they are of different models"):
+        load(folder)
 
 
 def test_a_model_without_tokenizer_is_refused_before_anything_is_packed(
@@ -203,9 +225,30 @@ def test_a_model_without_tokenizer_is_refused_before_anything_is_packed(
     folder = tiny_models.save("mixtral", tmp_path / "model")
     for file in folder.glob("*token*"):
         file.unlink()
-    with pytest.raises(ModelError, match=r"has no tokenizer that can be read: .* beside config\.json"):
+    with pytest.raises(
+        ModelError, match=r"has no tokenizer that can be read \(.*\)\. Put .* beside config\.json"
+    ):
         load(folder)
     assert not (tmp_path / "cache").exists()
+
+
+def test_what_no_memory_holds_is_refused_before_it_is_read(
+    tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOEVIZ_CACHE", str(tmp_path / "cache"))
+    sizes_of = sizes(read(str(tiny_model("mixtral"))), "float32")
+    for room, tier, said in (
+        (
+            sizes_of.dense,
+            "disk",
+            r"The dense part of .*, which stays in the fast tier, needs .* a smaller model",
+        ),
+        (sizes_of.slow_tier, "host", r"The slow tier in memory needs .* on cpu, .* Choose --tier disk"),
+    ):
+        monkeypatch.setattr(memory, "host_free", lambda room=room: room)
+        with pytest.raises((ModelError, StoreError), match=said):
+            load(tiny_model("mixtral"), tier=tier, dtype="float32", device="cpu")
+    assert not list((tmp_path / "cache").rglob("*.experts"))
 
 
 def test_settings_that_do_not_fit_are_refused_before_anything_is_packed(

@@ -63,11 +63,21 @@ def test_a_packed_checkpoint_stays_packed_and_runs_to_the_bits_of_transformers(
         assert 1.5 * layout.link_bytes < layout.expert_bytes, "nothing is gained"
         (planned,) = {layer.moved for layer in sizes(headers.read(str(folder)), dtype).layers}
         assert planned == layout.link_bytes
+        assert 0 < loaded.tier.unpack_ms < loaded.tier.latency_ms, "unpacking is part of what a copy takes"
+        assert "--experts unpacked" in loaded.notes[-1]
         again = replay(trace, settings)
         assert again.same_decisions(run)
         assert metrics.bytes_moved(again).total == len(run.loads.layer) * layout.link_bytes
         loaded.store.close()
     assert len(list(cache.glob("*.experts"))) == 1, "the packed bytes are the same for every dtype"
+    loaded = load(folder, device="cpu", dtype="bfloat16", experts="unpacked")
+    with measure.logits_seen(loaded) as unpacked:
+        trace, _ = measure.record(loaded, PROMPT, settings, GREEDY)
+    assert unpacked == logits
+    assert loaded.store.layout.packing is None
+    assert (trace.link_bytes, loaded.tier.unpack_ms, loaded.rounding) == (0, 0, "")
+    assert sizes(headers.read(str(folder)), "bfloat16", "unpacked").mean_moved == trace.expert_bytes
+    loaded.store.close()
 
 
 @pytest.mark.parametrize("name", ["gpt-oss in mxfp4", "mixtral"])
@@ -92,6 +102,9 @@ def test_layers_that_are_quantised_differently_are_kept_unpacked(tmp_path: Path)
         trace, _ = measure.record(loaded, PROMPT, Settings(slots=3), GREEDY)
     assert logits == measure.reference(loaded, trace)
     assert trace.link_bytes == 0
+    planned = sizes(headers.read(str(folder)), str(loaded.dtype).removeprefix("torch."))
+    assert (planned.mean_moved, planned.kept) == (trace.expert_bytes, "")
+    assert any("not in the same way in all layers" in note for note in planned.notes)
 
 
 def test_experts_that_cannot_be_unpacked_alone_are_kept_unpacked(tmp_path: Path) -> None:
@@ -173,8 +186,20 @@ def test_a_rounded_weight_is_off_by_at_most_half_a_step(bits: int, steps: int, t
     assert not torch.equal(weights, rounded)
 
 
+@pytest.mark.parametrize("name", ["gpt_oss", "gpt-oss in mxfp4", "Qwen3 in fp8", "granitemoe"])
+def test_a_plan_knows_the_bytes_of_rounded_experts(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("torchao")
+    folder = PACKED.get(name, lambda folder: tiny_models.save(name, folder))(tmp_path / "model")
+    for experts in ("int8", "int4"):
+        layout = load(folder, device="cpu", dtype="float32", tier="host", experts=experts).store.layout
+        planned = sizes(headers.read(str(folder)), "float32", experts)
+        assert (planned.mean_moved, planned.kept) == (layout.link_bytes, experts)
+
+
 def test_a_rounding_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ModelError, match=r"experts 'int3' is not known\. Choose one of lossless, int8, int4"):
+    with pytest.raises(
+        ModelError, match=r"experts 'int3' is not known\. Choose one of lossless, unpacked, int8"
+    ):
         load(experts="int3")
     monkeypatch.setitem(sys.modules, "torchao", None)
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)

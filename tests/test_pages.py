@@ -27,6 +27,7 @@ from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.synthetic import synthetic
 from moeviz.core.trace import Trace
+from moeviz.engine import plan as engine_plan
 from moeviz.engine import tiers
 from moeviz.engine.client import Job, ModelSpec
 from moeviz.files import exporters, library, moetrace
@@ -503,14 +504,17 @@ def test_what_if_lays_published_curves_under_ones_own_with_their_source() -> Non
 def test_what_if_plans_as_the_command_line_does(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiers, "memory_speed", lambda: 10.0)
     monkeypatch.setattr(tiers, "host_free", lambda: 2**33)
+    monkeypatch.setattr(engine_plan, "unpack_ms", lambda *of: 2.0)
     app = opened("what_if", trace="sample: bible", machine="SATA SSD")
     app.text_input(key="plan_fast").set_value("32MiB")
+    app.selectbox(key="plan_experts").select("int8")
     button(app, "Plan").click().run()
     assert not app.exception
     shown = app.table[0].value
     command = next(one.value for one in app.code if "moeviz plan" in one.value).split(" ", 3)[3]
     result = CliRunner().invoke(main, shlex.split(command))
     assert result.exit_code == 0, result.output
+    assert "in int8; LOSSY; unpacked in" in shown["planned"]["On disk and link"]
     for name, text in zip(shown.index, shown["planned"], strict=True):
         if name != "Slow tier disk":  # whose free room others change
             assert text.replace("\\", "") in result.output, name

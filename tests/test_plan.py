@@ -24,6 +24,7 @@ from moeviz import words
 from moeviz.cli.main import main
 from moeviz.core.machines import Machine
 from moeviz.core.replay import replay
+from moeviz.core.run import Tier
 from moeviz.core.settings import Settings
 from moeviz.engine import plan as engine
 from moeviz.engine import tiers
@@ -91,6 +92,7 @@ def test_speed_is_by_the_formula_that_is_shown() -> None:
     )  # of 1,000 bytes that cross the link, not of 4,000 in the slot
     assert found.most == pytest.approx(1_000 / 6)
     assert found.least == pytest.approx(1_000 / 10)
+    assert speed(SIZE, 0.5, LINK, 4.0, unpack_ms=2.0).copies_ms == pytest.approx(3 * (1 + 1 + 2))
     assert speed(SIZE, 0.5, LINK, None).least is None
     assert speed(SIZE, 1.0, LINK, None).most is None  # no copy, and compute is not known: no limit
 
@@ -154,6 +156,58 @@ def test_host_memory_has_to_hold_slots_and_slow_tier_where_both_are_in_it() -> N
         apart = plan("m", SIZE, replace(RAM, host=host, fast_is_host=False), context=10, slots=[2])
         assert (both.rows[0].host_fits, apart.rows[0].host_fits) == (beside, alone)
     assert not plan("m", SIZE, replace(RAM, disk=SIZE.slow_tier), context=10).disk_fits
+
+
+def test_what_is_packed_is_said_with_what_unpacking_takes_and_from_which_link_on_it_does_not_pay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[object, ...]] = []
+    monkeypatch.setattr(engine, "unpack_ms", lambda *of: asked.append(of) or 2.0)
+    name = "model.layers.0.mlp.experts.{}.up_proj.weight"
+    tensors = {name.format(n): ("F8_E4M3", (256, 128)) for n in range(2)}
+    tensors |= {f"{one}_scale_inv": ("F32", (2, 1)) for one in tensors}
+    quantised = {"quantization_config": {"quant_method": "fp8"}}
+    config = {"num_hidden_layers": 1, "num_experts_per_tok": 1, "dtype": "bfloat16", "hidden_size": 128}
+    folder = write(tmp_path / "m", config | quantised, tensors)
+    weights, found = 256 * 128, {}
+    for experts, moved, said in (
+        (
+            "lossless",
+            weights + 2 * 4,
+            "32 KiB an expert, in fp8; lossless; unpacked in 2.0 ms, measured here",
+        ),
+        ("unpacked", 4 * weights, "128 KiB an expert, as in a slot; lossless"),
+        ("int8", weights + 256 * 4, "33 KiB an expert, in int8; LOSSY; unpacked in 2.0 ms, measured here"),
+        (
+            "int4",
+            weights // 2 + 512 * 4,
+            "18 KiB an expert, in int4; LOSSY; unpacked in 2.0 ms, measured here",
+        ),
+    ):
+        found = as_json(folder, "--experts", experts, "--link", "1", "--slots", "1")
+        assert found["size"]["layers"][0]["moved"] == moved
+        (expected,) = found["rows"][0]["expected"]
+        unpacking = 0 if experts == "unpacked" else 2
+        assert expected["band"]["copies_ms"] == pytest.approx(0.5 * (moved / 1e6 + unpacking))
+        assert any("GB/s they come sooner with --experts" in note for note in found["notes"]) == bool(
+            unpacking
+        )
+        lines = run(folder, "--experts", experts).stdout.splitlines()
+        assert next(line for line in lines if line.startswith("On disk")).endswith(said)
+    assert set(asked) == {(kept, "float32", ((256, 128),)) for kept in ("fp8", "int8", "int4")}
+    monkeypatch.setattr(tiers, "accelerator_free", lambda: 2**30)
+    assert any("not known and not counted" in note for note in as_json(folder)["notes"])
+
+
+def test_the_last_run_tells_what_unpacking_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "unpack_ms", lambda *of: 2.0)
+    trace = replace(random_trace(1), model="moeviz demo model", expert_bytes=1_179_648)
+    moved = as_json("--experts", "int8", "--dtype", "float32")["size"]["layers"][0]["moved"]
+    ran = timed(replay(replace(trace, link_bytes=moved), Settings("lru", 4)))
+    engine.settle(trace, replace(ran, tier=Tier("disk", 1.0, 1.0, True, unpack_ms=0.5)))
+    found = as_json("--experts", "int8", "--dtype", "float32")["unpacking"]
+    assert (found["ms"], found["source"]) == (0.5, "as the last run of this model measured it here")
+    assert as_json("--experts", "int4", "--dtype", "float32")["unpacking"]["ms"] == 2.0
 
 
 def test_every_fits_stands_beside_its_numbers() -> None:
@@ -228,7 +282,9 @@ def test_a_checkpoint_of_an_accelerator_is_planned_in_its_own_dtype(
         (["--link", "string"], "link 'string' is not known"),
         (["--fast-speed", "nan"], "not a finite number"),
         (["--trace", "no.moetrace"], "no.moetrace"),
-        (["no/such/model"], "is no folder, and as a hub id it cannot be read"),
+        (["no/such/model"], "There is no folder no/such/model"),
+        (["--device", "cuda"], "No accelerator is seen here, so the memory of device 'cuda' is not known"),
+        (["--device", "abacus"], "device 'abacus' is not available here"),
         (["sample_traces"], "has no config.json"),
     ],
 )
@@ -239,11 +295,23 @@ def test_bad_input_is_one_message(arguments: list[str], said: str) -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_a_card_of_another_machine_is_planned_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = as_json("--device", "cuda", "--fast", "32MiB")
+    assert (card["size"]["dtype"], card["memory"]["fast_is_host"]) == ("bfloat16", False)
+    assert card["memory"]["fast_what"] == "as --fast says, of an accelerator"
+    ram = as_json("--fast", "32MiB")["memory"]
+    assert ram["fast_is_host"]
+    assert ram["fast_what"] == "as --fast says, of RAM (of a card: --device cuda)"
+    monkeypatch.setattr(tiers, "accelerator_free", lambda: 2**30)
+    assert as_json()["memory"]["fast"] == 2**30
+    assert as_json("--device", "cpu")["memory"]["fast_is_host"]
+
+
 # how far off
 
 
 def test_the_next_plan_says_how_far_off_the_last_one_was(data: Path) -> None:
-    trace = replace(random_trace(1), model="m", expert_bytes=4_000)
+    trace = replace(random_trace(1), model="m", expert_bytes=4_000, link_bytes=1_000)
     measured = timed(replay(trace, Settings("lfu", 3)), wall=10_000_000)
     found = plan("m", SIZE, RAM, context=10, slots=[3], trace=trace, link=LINK, compute=Compute(1.0, "said"))
     assert engine.last("m") is None
@@ -257,7 +325,10 @@ def test_the_next_plan_says_how_far_off_the_last_one_was(data: Path) -> None:
     assert (ran.planned_hit_ratio, ran.planned_least) == (lfu.hit_ratio, lfu.band.least)
     assert ran.hit_ratio == lfu.hit_ratio  # decisions are exact
     assert ran.tokens_per_second == pytest.approx(100, rel=0.1)
-    assert dict(engine.rows(found))["Last run"].startswith("m: lfu with 3 slots a layer, each of ")
+    said = dict(engine.rows(found))
+    assert said["Last run"].startswith("lfu with 3 slots a layer, each of ")
+    assert said["  planned"].endswith(" tokens/s, compute 1.0 ms a token, over a link (0.001 GB/s, 1 ms)")
+    assert " hit, 100 tokens/s, compute " in said["  measured"]
     assert [path.name for path in data.iterdir()] == ["plans.json"]
 
 
@@ -266,7 +337,8 @@ def test_the_next_plan_says_how_far_off_the_last_one_was(data: Path) -> None:
     [(90.0, "10% below the plan"), (150.0, "within the plan"), (220.0, "10% above the plan")],
 )
 def test_a_verdict_is_against_the_nearest_end_of_the_band(speed: float, verdict: str) -> None:
-    assert engine.off_by(engine.Ran(1_000, 4, "lru", 0.5, speed, 1.0, 0.5, 100.0, 200.0)).endswith(verdict)
+    told = engine.off_by(engine.Ran(1_000, 4, "lru", 0.5, speed, 1.0, 0.5, 100.0, 200.0))
+    assert told[-1][1].endswith(verdict)
 
 
 def test_what_was_not_planned_is_not_compared(data: Path) -> None:
@@ -279,7 +351,30 @@ def test_what_was_not_planned_is_not_compared(data: Path) -> None:
     engine.settle(trace, timed(replay(trace, Settings("lfu", 3))))
     ran = engine.last("m")
     assert ran is not None
-    assert "nothing had been planned for it" in engine.off_by(ran)
+    assert "nothing had been planned for it" in engine.off_by(ran)[-1][1]
+
+
+def test_a_plan_without_a_trace_is_held_against_a_run_too_and_claims_no_speed_from_below() -> None:
+    trace = replace(random_trace(1), model="m", expert_bytes=4_000, link_bytes=1_000)
+    floor = Compute(0.001, "to read its weights once", at_least=True)
+    engine.remember(plan("m", SIZE, RAM, context=10, slots=[3], link=LINK, compute=floor))
+    engine.settle(trace, timed(replay(trace, Settings("lfu", 3)), wall=10_000_000))
+    ran = engine.last("m")
+    assert ran is not None
+    assert (ran.planned_for, ran.planned_hit_ratio, ran.planned_least) == (EVEN, 3 / 8, None)
+    planned, measured = (text for _, text in engine.off_by(ran)[1:])
+    assert planned.startswith("37.5% hit by even routing, at most 133 tokens/s, compute at least 0.0 ms")
+    assert measured.endswith("within the plan")
+
+
+def test_a_folder_is_the_same_model_however_its_path_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    trace = replace(random_trace(1), model="model")
+    engine.settle(trace, timed(replay(trace, Settings("lfu", 3))))
+    assert engine.last(str(tmp_path / "model")) is not None
 
 
 @pytest.mark.parametrize(

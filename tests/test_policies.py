@@ -12,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import moeviz.core.policies
-from moeviz.core.policies import POLICIES, Lists, Moment, Use, load_policy, policy
+from moeviz.core.lists import Lists
+from moeviz.core.policies import POLICIES, load_policy, policy
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.replay import replay
 from moeviz.core.run import HIT, MISS, Run
 from moeviz.core.settings import WARM, Settings
 from moeviz.core.trace import Trace
+from moeviz.core.use import Moment, Use
 from moeviz.errors import PolicyError, SettingsError
 from moeviz.numbers.curves import curve
 from moeviz.numbers.explain import Explainer
@@ -140,6 +142,16 @@ def test_s3_fifo_equals_its_paper_where_members_of_an_event_are_pinned(
     assert together(events, "s3-fifo", slots) == s3_fifo_of_the_paper(events, slots)
 
 
+@given(events_of_three, st.integers(3, 9))
+def test_co_activation_is_what_it_says(events: list[list[int]], slots: int) -> None:
+    assert together(events, "co-activation", slots) == co_activation_in_pairs(events, slots)
+
+
+@given(requests, st.integers(1, 7))
+def test_co_activation_of_experts_that_come_alone_is_lru(stream: list[int], slots: int) -> None:
+    assert one_by_one(stream, "co-activation", slots) == one_by_one(stream, "lru", slots)
+
+
 @pytest.mark.parametrize("name", ["arc", "s3-fifo"])
 @given(events=events_of_three, slots=st.integers(1, 9))
 def test_lists_serve_one_by_one_as_requests_of_one(name: str, events: list[list[int]], slots: int) -> None:
@@ -215,6 +227,30 @@ def arc_of_the_paper(events: list[list[int]], c: int) -> list[bool]:
             else:
                 (t1 if x in t1 else t2).remove(x)
                 t2.append(x)
+    return outcomes
+
+
+def co_activation_in_pairs(events: list[list[int]], slots: int) -> list[bool]:
+    """Counts anew at each miss in how many events so far each resident stood with those needed now."""
+    residents: list[int] = []  # least recently used first
+    outcomes = []
+    for at, event in enumerate(events):
+        before = list(residents)
+        outcomes += [one in before for one in event]
+        for one in event:
+            if one in before:
+                continue
+            if len(residents) == slots:
+                could = [who for who in residents if who not in event]
+                pairs = {
+                    who: sum(who in past and need in past for past in events[:at] for need in event)
+                    for who in could
+                }
+                residents.remove(min(could, key=lambda who: pairs[who]))
+            residents.append(one)
+        for one in reversed(event):
+            residents.remove(one)
+            residents.append(one)
     return outcomes
 
 
@@ -429,6 +465,16 @@ def test_an_eviction_of_arc_in_words() -> None:
         "Expert 1 left: last used longest ago of those used once that could leave, as of 2 slots those used "
         "once hold 1, and 0 are meant for them; never needed again"
     )
+
+
+def test_an_eviction_of_co_activation_in_words() -> None:
+    trace = make_trace([[event] for event in ([0, 1], [2, 0], [3, 1])], experts=4)
+    (eviction,) = Explainer(trace, Settings("co-activation", 3)).evictions(2, 0)
+    assert eviction.sentence.startswith(
+        "Expert 2 left: never chosen in the company of those needed here: of all that could leave the fewest"
+    )
+    (eviction,) = Explainer(trace, Settings("lru", 3)).evictions(2, 0)
+    assert eviction.sentence.startswith("Expert 0 left: ")
 
 
 @pytest.mark.parametrize("policy", [name for name, one in POLICIES.items() if one.stack])

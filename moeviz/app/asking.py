@@ -172,11 +172,7 @@ def ask(trace: Trace) -> Ask:
             list(EXPERTS),
             key="experts",
             width=130,
-            help=words.tooltip(
-                "expert",
-                more="lossless: as the checkpoint holds them. int8 and int4: rounded in the slow tier, so "
-                "that fewer bytes cross the link; lossy, and what it changes is measured.",
-            ),
+            help=words.tooltip("expert", more=words.KEPT),
         )
     spec = ModelSpec(name.strip(), tier, device.strip() or "auto", experts=experts, link=link)
     return Ask(prompt, then, int(tokens), int(repeats), spec, float(temperature), int(seed))

@@ -5,6 +5,7 @@ cursor, and the keys.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,16 @@ def _by_expert(trace: Trace, layer: int, expert: int) -> tuple[list[str], list[s
 
 def keys(buttons: Mapping[str, str]) -> None:
     """Keys that press buttons from anywhere on a page. buttons: keyboard's key -> key of an `st.button`"""
-    _keys(data={"buttons": dict(buttons)}, key="keys")
+    _keys(data={"buttons": dict(buttons), "soon": _scripts()}, key="keys")
+
+
+@cache
+def _scripts() -> list[str]:
+    """Of Streamlit's own, those that draw charts, as the browser asks for them; none where they are not
+    found, and then a page with a chart waits for them.
+    """
+    static = Path(st.__file__).parent / "static"
+    return [path.relative_to(static).as_posix() for path in sorted(static.glob("static/js/PlotlyChart.*.js"))]
 
 
 def drawing(svg: str, key: str) -> None:

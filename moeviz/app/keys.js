@@ -1,5 +1,6 @@
 // Keys that press a button of the page, wherever the focus is, unless something is being typed; and files that are dropped anywhere on a
-// page that takes files. data: { buttons: { key: button } }
+// page that takes files; and what draws charts is fetched while nothing else is to be done.
+// data: { buttons: { key: button }, soon: [addresses of scripts] }
 // Listens before Streamlit does, whose own R draws the page anew.
 
 const closers = new WeakMap()
@@ -42,8 +43,16 @@ function listening(buttons) {
   }
 }
 
+// The first chart would wait for 5 MB of script to be fetched and read: it is done when nothing else is to be done, before anyone asks for
+// a page with a chart. A script that does not come is asked for again by who needs it.
+function fetchSoon(scripts) {
+  const idle = window.requestIdleCallback ?? setTimeout
+  for (const script of scripts) idle(() => import(new URL(script, document.baseURI)).catch(() => {}))
+}
+
 export default function (component) {
   const { data, parentElement } = component
+  fetchSoon(data.soon)
   closers.get(parentElement)?.()
   closers.set(parentElement, listening(data.buttons))
   return () => {

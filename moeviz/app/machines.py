@@ -18,7 +18,7 @@ from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.engine.client import Job
-from moeviz.numbers import cost
+from moeviz.numbers import cost, plan
 
 OWN = "as measured with this trace"
 LATENCY = "What a copy takes before its first byte arrives."
@@ -55,8 +55,9 @@ def pick(trace: Trace, own: Run | None) -> Machine | None:
             more="Nominal figures, one direction. Compute stays that of the run whose costs are used.",
         ),
     )
-    if name == OWN and measured is not None:
-        return Machine(OWN, measured.latency_ms, measured.gigabytes_per_second, nominal=False)
+    if name == OWN and own is not None and measured is not None:
+        alone = measured.latency_ms - measured.unpack_ms
+        return plan.as_measured(OWN, alone, measured.gigabytes_per_second, own.mean_copied)
     if name == TYPED:
         latency = st.number_input(
             "Latency ms", 0.0, 1_000.0, 0.05, key="latency", bind="query-params", width=130, help=LATENCY

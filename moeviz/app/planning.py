@@ -21,6 +21,7 @@ from moeviz.core.settings import byte_count
 from moeviz.engine import plan as plans
 from moeviz.errors import MoevizError
 from moeviz.files import library
+from moeviz.numbers.lossy import EXPERTS, LOSSLESS
 from moeviz.numbers.plan import ASSUMPTIONS, Plan
 
 NONE = "none"
@@ -55,8 +56,8 @@ def section(here: traces.Here | None, place: Machine | None) -> None:
             _show(found, here.name if here else "")
 
 
-def _asked() -> tuple[str, str, int, str]:
-    """Model, fast memory, context, counts."""
+def _asked() -> tuple[str, str, str, int, str]:
+    """Model, how its experts are kept, fast memory, context, counts."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         model = st.text_input(
             "Model",
@@ -65,6 +66,13 @@ def _asked() -> tuple[str, str, int, str]:
             width=330,
             help="A folder that save_pretrained wrote, or a hub id. Only its configuration and the headers "
             "of its safetensors files are read.",
+        )
+        experts = st.selectbox(
+            "Experts",
+            list(EXPERTS),
+            key="plan_experts",
+            width=130,
+            help=words.tooltip("expert", more=words.KEPT),
         )
         fast = st.text_input(
             "Memory of the fast tier",
@@ -87,11 +95,17 @@ def _asked() -> tuple[str, str, int, str]:
             counted = st.selectbox(
                 "Counts", [NONE, *names], key="plan_counts", help=words.tooltip("calibration"), width=220
             )
-    return model.strip(), fast.strip(), int(context), counted
+    return model.strip(), experts, fast.strip(), int(context), counted
 
 
 def _made(
-    here: traces.Here | None, place: Machine | None, model: str, fast: str, context: int, counted: str
+    here: traces.Here | None,
+    place: Machine | None,
+    model: str,
+    experts: str,
+    fast: str,
+    context: int,
+    counted: str,
 ) -> Made | str:
     """The plan, or one message."""
     counts = jobs.desk().counted.get(counted)
@@ -104,6 +118,7 @@ def _made(
         with st.spinner("Reading the model's configuration"):
             found = plans.make(
                 model,
+                experts=experts,
                 fast=memory,
                 context=context,
                 trace=here.trace if here else None,
@@ -116,6 +131,7 @@ def _made(
     with suppress(OSError):  # a plan is of use where it cannot be kept, too
         plans.remember(found)
     parts = ["python", "-m", "moeviz", "plan", *([model] if model else []), "--context", str(context)]
+    parts += ["--experts", experts] if experts != LOSSLESS else []
     parts += ["--fast", fast] if fast else []
     parts += ["--link", link] if link else []
     missing = []

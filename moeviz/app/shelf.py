@@ -85,7 +85,7 @@ def _of(layers: int, experts: int) -> str:
 def notes(several: Sequence[str]) -> None:
     """What an importer left out or assumed; the page's own control in an option's place."""
     for note in several:
-        st.caption(plain(note.replace("--experts sets it", f"“{EXPERTS}”, under More, sets it")))
+        st.caption(plain(note.replace("--experts ", f"“{EXPERTS}”, under More, ")))
 
 
 def table() -> None:

@@ -138,8 +138,8 @@ def bench_pages(tokens: int, repeats: int) -> Figures:
 
 
 @table("capture")
-@rounds(9)
-@tokens(100, "Tokens to generate in each round.", 1_000)
+@rounds(25)  # short ones, that a slow spell of the machine meets plain and captured alike
+@tokens(30, "Tokens to generate in each round.", 1_000)
 def bench_capture(repeats: int, tokens: int) -> Figures:
     """What moeviz.capture costs the code that runs a model."""
     from moeviz.bench.capturing import capturing

@@ -76,6 +76,9 @@ def replaying(repeats: int, tokens: int, trace: Trace | None = None) -> dict[str
         wanted = settings("lru", "layer")
         return took(lambda: replay(longer, wanted)) / took(lambda: replay(shorter, wanted))
 
+    def live(count: int) -> float:
+        return max(_live(policy, count) for policy in names)
+
     work: dict[str, Callable[[], float]] = {
         **{
             f"ms, event by event, scope {scope}, {count} slots, slowest of {len(names)}": slowest(
@@ -97,7 +100,10 @@ def replaying(repeats: int, tokens: int, trace: Trace | None = None) -> dict[str
         ),
         f"ms, cachetools.LRUCache({slots}), same accesses": lambda: took(others),
         "times as long for 10 times the tokens, lru": ten_times,
-        "us of policy work a live event, 1,024 slots, slowest": lambda: max(map(_live, names)),
+        **{
+            f"us of policy work a live event, {count:,} slots, slowest": partial(live, count)
+            for count in (1_024, LAYERS * EXPERTS)
+        },
     }
     return {
         "accesses": float((known.experts >= 0).sum()),
@@ -105,15 +111,15 @@ def replaying(repeats: int, tokens: int, trace: Trace | None = None) -> dict[str
     }
 
 
-def _live(policy: str) -> float:
-    """Microseconds that a live event of `K` experts takes in the pool of 48 x 128 experts: outcomes, victims,
-    touches.
+def _live(policy: str, slots: int) -> float:
+    """Microseconds that a live event of `K` experts takes in one pool for 48 x 128 experts: outcomes,
+    victims, touches.
     """
     from moeviz.core.cache import start
     from moeviz.core.oracle import knowledge
     from moeviz.core.settings import ITSELF, Settings
 
-    wanted = Settings(policy, 1_024, "model", calibration=ITSELF)
+    wanted = Settings(policy, slots, "model", calibration=ITSELF)
     trace = synthetic(EVENTS // LAYERS, LAYERS, EXPERTS, K, skew=0.3, reuse=0.3)
     pools = start(trace, wanted, knowledge(wanted, trace), [wanted.room(LAYERS, EXPERTS, K)])
     weight, never = [0.1] * K, [float("inf")] * K

@@ -16,6 +16,8 @@ import click
 
 from moeviz.cli.options import (
     Listing,
+    given,
+    not_used,
     out_option,
     refusing,
     registered,
@@ -24,6 +26,7 @@ from moeviz.cli.options import (
     writable,
     writing,
 )
+from moeviz.core.settings import SETTINGS
 from moeviz.errors import ExportError, TraceError
 
 
@@ -196,6 +199,7 @@ def export(file: Path, kind: str, recorded: bool, policies: str, out: Path, **ot
             raise ExportError(
                 f"format {kind!r} is not known. Choose one of {', '.join(exporters.EXPORTERS)}."
             )
+        _say_unused(kind, exporters.EXPORTERS[kind].alone, recorded)
         trace, own = moetrace.load(file)
         if recorded and own is None:
             raise TraceError(f"{file.name} holds no recorded run. Leave out --recorded to export a replay.")
@@ -214,3 +218,19 @@ def export(file: Path, kind: str, recorded: bool, policies: str, out: Path, **ot
         with writing(out):
             moetrace.write_atomically(out, content)
     click.echo(f"saved      {out}: {result.settings.label}, {'measured' if result.measured else 'replayed'}")
+
+
+def _say_unused(kind: str, alone: bool, recorded: bool) -> None:
+    """Names what was given and has no say in this export."""
+    if kind == "stage":
+        ignored = dict.fromkeys(given("policy"), "a stage has a board for each of --policies")
+        ignored |= dict.fromkeys(given("recorded"), "a stage shows replays, with the recorded run's times")
+    else:
+        ignored = dict.fromkeys(given("policies"), "only a stage has several boards")
+        if alone:
+            why = f"{kind} holds the trace without any run"
+            ignored |= dict.fromkeys(given("recorded", *SETTINGS), why)
+        elif recorded:
+            ignored |= dict.fromkeys(given(*SETTINGS), "the recorded run has its own settings")
+    for name, why in ignored.items():
+        not_used(name, why)

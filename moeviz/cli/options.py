@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from moeviz.core import settings as known
 from moeviz.core.machines import LINKS
@@ -129,8 +130,23 @@ def settings_options(command: F) -> F:
 
 
 def settings_of(options: dict[str, Any]) -> Settings:
-    """Settings of the flags. Raises SettingsError."""
-    return Settings(**{name: options[name] for name in SETTINGS if name in options})
+    """Settings of the flags; those that change nothing are named. Raises SettingsError."""
+    found = Settings(**{name: options[name] for name in SETTINGS if name in options})
+    for name, why in found.unused.items():
+        if given(name):
+            not_used(name, why)
+    return found
+
+
+def given(*names: str) -> list[str]:
+    """Those of the current command's options that stand on the command line."""
+    context = click.get_current_context()
+    return [name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+
+
+def not_used(name: str, why: str) -> None:
+    """Says that an option that was given has no say here."""
+    click.echo(f"note       --{name.replace('_', '-')} is not used: {why}", err=True)
 
 
 def model_options(command: F) -> F:
@@ -186,13 +202,7 @@ def model_options(command: F) -> F:
                 show_default=True,
                 help="Type of the weights; auto: the checkpoint's; on a CPU the faster of it and float32.",
             ),
-            click.option(
-                "--experts",
-                type=click.Choice(list(EXPERTS)),
-                default=LOSSLESS,
-                show_default=True,
-                help="How the slow tier keeps experts: as the checkpoint does, or rounded, which is lossy.",
-            ),
+            experts_option,
             click.option(
                 "--threads",
                 type=click.IntRange(1, MOST_THREADS),
@@ -208,6 +218,17 @@ def model_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def experts_option(command: F) -> F:
+    return click.option(
+        "--experts",
+        type=click.Choice(list(EXPERTS)),
+        default=LOSSLESS,
+        show_default=True,
+        help="How the slow tier keeps experts: as the checkpoint does; unpacked, where that one packs them "
+        "(the same text, sooner on a fast link); or rounded, which is lossy.",
+    )(command)
 
 
 def json_option(command: F) -> F:

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from moeviz.cli.cache import bytes_of
-from moeviz.cli.options import Number, Refused, json_option, refusing, registered
+from moeviz.cli.options import Device, Number, Refused, experts_option, json_option, refusing, registered
 
 
 def _counts(text: str) -> list[int]:
@@ -40,6 +40,13 @@ def _counts(text: str) -> list[int]:
 )
 @click.option("--fast", help="Memory of the fast tier, as 8GiB. Left out: what is free here.")
 @click.option(
+    "--device",
+    type=Device(),
+    default="auto",
+    show_default=True,
+    help="The fast tier: auto: what is here; cpu; or cuda, ..., of any machine if --fast says its memory.",
+)
+@click.option(
     "--context",
     type=click.IntRange(1, 10_000_000),
     default=4_096,
@@ -64,17 +71,20 @@ def _counts(text: str) -> list[int]:
     show_default=True,
     help="Type of the weights; auto: the checkpoint's; on a CPU the faster of it and float32.",
 )
+@experts_option
 @json_option
 def plan(
     model: str,
     file: Path | None,
     counted: Path | None,
     fast: str | None,
+    device: str,
     context: int,
     slots: str,
     link: str,
     fast_speed: float | None,
     dtype: str,
+    experts: str,
     as_json: bool,
 ) -> None:
     """Say what of MODEL would fit in this machine's memory, and how fast it would be, before anything is
@@ -98,6 +108,8 @@ def plan(
         found = plans.make(
             model,
             dtype=dtype,
+            experts=experts,
+            device=device,
             fast=None if fast is None else bytes_of(fast),
             context=context,
             slots=_counts(slots),

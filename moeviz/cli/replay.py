@@ -39,7 +39,7 @@ def replay(file: Path, as_json: bool, **others: Any) -> None:
         settings = settings_of(others)
         trace, recorded = moetrace.load(file)
         result = replay_trace(trace, settings)
-        bound = bounds(trace, settings, recorded, gap=as_json)
+        bound = bounds(trace, settings, recorded, gap=as_json, replayed=result)
     found = metrics.summary(result)
     if as_json:
         ids: list[int] = []

@@ -143,6 +143,8 @@ def run(
     click.echo(words.report(settings, numbers, lossless))
     if why or difference:
         click.echo(difference or f"Logits {why}")
+    if unpack_ms := loaded.tier.unpack_ms:
+        click.echo(words.unpacking(unpack_ms, result.mean_copied, result.mean_bytes))
     if loaded.rounding:
         click.echo(words.lossy(lossy) if lossy else unknown or words.rounded(loaded.rounding))
     if out is not None:

@@ -15,7 +15,9 @@ import click
 from moeviz.cli.options import (
     Listing,
     Refused,
+    given,
     keeps,
+    not_used,
     out_option,
     refusing,
     registered,
@@ -110,6 +112,11 @@ def sweep(
       python -m moeviz sweep sample_traces --policies all --prefetch none,next-gate --out table.parquet
     """
     counts = _counts(slots)
+    if address and given("jobs"):
+        raise Refused("--jobs is of this machine's processes and --dask of a cluster's. Give one of them.")
+    if prefetch.strip() == "none":
+        for name in given("lookahead", "width"):
+            not_used(name, "nothing is pre-fetched")
     from moeviz import sweeps
     from moeviz.core.policies import POLICIES, load_policy
 

@@ -30,12 +30,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeviz.core.oracle import Floats, Knowledge, strongest
-from moeviz.core.policies import POLICIES, Moment
+from moeviz.core.policies import POLICIES
 from moeviz.core.pools import Pools, in_waves
 from moeviz.core.predictors import PREDICTORS, Context, RouterGuess
-from moeviz.core.run import HIT, MISS, ExpertBytes, Recorder, layer_bytes
+from moeviz.core.recorder import Recorder
+from moeviz.core.run import HIT, MISS, ExpertBytes, layer_bytes
 from moeviz.core.settings import Room, Settings
 from moeviz.core.trace import Trace
+from moeviz.core.use import Moment
 from moeviz.errors import SettingsError
 
 Key = tuple[int, int]  # (MoE layer, expert)

@@ -3,11 +3,11 @@
 A score is an expression over columns of use (`Use`) and the moment (`Moment`). It is written once and works
 on one expert's numbers and on arrays of any shape alike, so the live cache, the replay, the curves over all
 slot counts and the explanations evaluate the very same function. What a touch or a load does to the columns
-is written once too, in `TOUCHED` and `LOADED`. Of equal scores the least recently used leaves; no two
-residents were used last at the same moment. Where who leaves depends on lists of residents and of those who
-left (arc, s3-fifo), what is decorated is a class of `Lists` instead: an object for each pool, which is told
-what happens and asked who leaves, and why. A new policy is one function under `@policy`, here or in a file
-of your own, named as `path.py:name` wherever a policy is asked for:
+is written once too, in `moeviz.core.use`. Of equal scores the least recently used leaves; no two
+residents were used last at the same moment. Where who leaves depends on lists of residents
+and of those who left (arc, s3-fifo, co-activation), what is decorated is a class of
+`moeviz.core.lists.Lists` instead. A new policy is one function under `@policy`, here or in a file of your
+own, named as `path.py:name` wherever a policy is asked for:
 
     from moeviz.policies import Moment, Use, policy
 
@@ -19,97 +19,18 @@ of your own, named as `path.py:name` wherever a policy is asked for:
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
+from moeviz.core.lists import Arc, CoActivation, Lists, S3Fifo
 from moeviz.core.owncode import first_paragraph, functions_of
+from moeviz.core.use import Column, Moment, Use
 from moeviz.errors import PolicyError
 
-EMA = 0.3  # weight of the newest router weight in `score-ema`, as in moe-policylang
-MAX_EXPERTS = 4_096  # of a layer
 NEEDS = frozenset({"future", "calibration", "weights"})
-
-Column = Any  # one expert's number, or an array of them; whole numbers are exact up to 2 ** 53
-
-
-@dataclass(slots=True)
-class Use:
-    """Columns of use: what the cache knows of each expert, whether or not it is resident. Each field is a
-    number or an array."""
-
-    layer: Column
-    expert: Column
-    key: Column = 0.0  # layer x 4,096 + expert
-    last_touch: Column = -1.0  # clock of the last touch, or of the arrival of a pre-fetched expert
-    loaded: Column = -1.0  # clock of the last load
-    touches: Column = 0.0  # since the run began, kept when the expert is evicted
-    touches_resident: Column = 0.0  # since the last load
-    touch_number: Column = 0.0  # touches of any expert that the run had seen at this one's last, it included
-    touch_before: Column = -1.0  # clock of the touch before the last one; -1: there was none
-    touch_pass: Column = -1.0  # forward pass of the last touch
-    touch_token: Column = 0.0  # tokens that had entered the model by then
-    aged: Column = -np.inf  # log2 of the sum of its touches' 2 ** (tokens by then / half-life)
-    average: Column = 0.0  # exponential average of the router weights it was chosen with
-    weight: Column = 0.0  # sum of the router weights it was chosen with
-    level: Column = 0.0  # the pool's level (`Touch`) at the last touch
-    calibrated: Column = 0.0  # accesses to it in the calibration trace
-    next_use: Column = np.inf  # number of the event that needs it next, pass x layers + layer; infinity: none
-
-
-@dataclass(slots=True)
-class Moment:
-    """When a score is asked for. In a replay of many pools at once, fields that differ between them are
-    arrays [pool, 1]."""
-
-    seed: int
-    layers: int  # MoE layers of the model
-    half_life: int  # tokens; of `lfu-aged`
-    clock: Column = 0  # two ticks for every access (its load and its touch), one for every pre-fetch
-    touches: Column = 0  # so far
-    layer: Column = 0  # whose event this is
-    forward_pass: Column = -1
-    tokens: Column = 0  # that have entered the model, this pass's included
-
-
-@dataclass(slots=True)
-class Touch:
-    """What the experts of one event, or of events in several pools, are touched with. Arrays are [member]."""
-
-    clock: Column  # of each touch
-    number: Column = 0.0  # touches of any expert, this one included
-    weight: Column = 0.0  # of the router
-    next_use: Column = np.inf
-    forward_pass: Column = 0
-    tokens: Column = 0
-    half_life: int = 1
-    level: Column = 0.0  # of the pool: the highest score of anyone evicted so far, 0 before
-
-
-Places = Any  # which experts: an index into columns
-CONSTANT = frozenset({"layer", "expert", "key", "calibrated"})
-TOUCHED: dict[str, Callable[[Use, Places, Touch], Column]] = {  # in this order: old values are read first
-    "touch_before": lambda use, at, touch: use.last_touch[at],
-    "last_touch": lambda use, at, touch: touch.clock,
-    "touches": lambda use, at, touch: use.touches[at] + 1.0,
-    "touches_resident": lambda use, at, touch: use.touches_resident[at] + 1.0,
-    "touch_number": lambda use, at, touch: touch.number,
-    "touch_pass": lambda use, at, touch: touch.forward_pass,
-    "aged": lambda use, at, touch: np.logaddexp2(use.aged[at], touch.tokens / touch.half_life),
-    "touch_token": lambda use, at, touch: touch.tokens,
-    "average": lambda use, at, touch: EMA * touch.weight + (1 - EMA) * use.average[at],
-    "weight": lambda use, at, touch: use.weight[at] + touch.weight,
-    "level": lambda use, at, touch: touch.level,
-    "next_use": lambda use, at, touch: touch.next_use,
-}
-LOADED: dict[str, Callable[[Column], Column]] = {  # clock of the load -> new value
-    "loaded": lambda clock: clock,
-    "touches_resident": lambda clock: 0.0,
-}
-BY_RESIDENCY = frozenset({"loaded", "touches_resident", "level"})  # differ from one slot count to the next
 
 Score = Callable[[Use, Moment], Any]
 Shown = Callable[[Any, Moment], Any]  # scores -> what people are told
@@ -118,51 +39,6 @@ Shown = Callable[[Any, Moment], Any]  # scores -> what people are told
 def as_it_is(score: Column, now: Moment) -> Column:
     """The score itself."""
     return score
-
-
-class Lists:
-    """What a policy that a score cannot say keeps of one pool. Experts are named by their place, a number.
-
-    The order of things is that of the event rule: of each miss `missed`, `leaves` if nobody's slot is free,
-    and `came`; then of every member of the event, weakest first, `used`. A pre-fetched expert is only
-    `missed` and `came`; when it is needed it is used again.
-    """
-
-    def __init__(self, slots: int) -> None:
-        self.slots = slots
-
-    def missed(self, one: int) -> None:
-        """An expert is not there and is going to come."""
-
-    def leaves(self, stays: Container[int]) -> int:
-        """Takes out and returns who leaves for the one that was missed last; -1 where all of the residents
-        are among `stays`."""
-        raise NotImplementedError
-
-    def came(self, one: int) -> None:
-        """An expert came into a slot."""
-        raise NotImplementedError
-
-    def used(self, one: int, again: bool) -> None:
-        """A resident was needed. `again`: False where it came for this very use."""
-        raise NotImplementedError
-
-    def why(self, one: int) -> str:
-        """Why a resident would leave now, in words that follow "Expert 3 left: "; without a semicolon."""
-        raise NotImplementedError
-
-
-def _first(among: Iterable[int], stays: Container[int]) -> int:
-    """-1 where all stay."""
-    return next((one for one in among if one not in stays), -1)
-
-
-def wrong_victim(name: str) -> PolicyError:
-    """Lists that name somebody who is not there, or nobody where somebody could leave."""
-    return PolicyError(
-        f"policy {name!r} lets nobody leave, or somebody who is not resident or has to stay. Let its "
-        "leaves() give a resident that is not among those who stay."
-    )
 
 
 def _lists_decide(use: Use, now: Moment) -> Column:
@@ -297,6 +173,7 @@ def _tried(name: str, lists: type[Lists]) -> Policy:
     """Lets one expert come, be used, and leave."""
     try:
         pool = lists(1)
+        pool.needed((0,))
         pool.missed(0)
         pool.came(0)
         pool.used(0, False)
@@ -401,7 +278,7 @@ def fifo(use: Use, now: Moment) -> Column:
 
 # SplitMix64's numbers, made once: that is a third of the time of a draw
 STEP, FIRST, SECOND = map(np.uint64, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
-_24, _27, _30, _31 = map(np.uint64, (24, 27, 30, 31))
+_11, _24, _27, _30, _31 = map(np.uint64, (11, 24, 27, 30, 31))
 
 
 @policy("random", says="drawn at random", stack=True)
@@ -417,7 +294,7 @@ def random(use: Use, now: Moment) -> Column:
     z ^= z >> _27
     z = np.multiply(z, SECOND)
     z ^= z >> _31
-    return np.float64(z)
+    return np.float64(z >> _11)  # as many bits as a float holds; full ones take long to convert
 
 
 @policy(
@@ -451,7 +328,7 @@ def layer_distance(use: Use, now: Moment) -> Column:
     """The expert whose layer comes round last leaves: 1 - ((its layer - current layer) mod L) / L. HOBBIT
     (arXiv 2411.01433, eq. 3). In scope `layer` all are equal, and ties make it lru."""
     ahead = use.layer - now.layer
-    return 1.0 - (ahead + now.layers * (ahead < 0)) / now.layers  # the remainder; numpy's is slow
+    return 1.0 - ahead / now.layers - (ahead < 0)  # a layer already passed is a round further; % is slow
 
 
 @policy(
@@ -466,142 +343,9 @@ def static(use: Use, now: Moment) -> Column:
     return use.calibrated
 
 
-@policy("arc")
-class Arc(Lists):
-    """Adaptive replacement cache: residents used once and residents used again are two lists, each in the
-    order of their last use. How many slots are meant for those used once grows when somebody comes back who
-    left that list, and shrinks when somebody comes back who left the other; so it settles between recency and
-    frequency by itself. As many more are remembered as there are slots. Megiddo and Modha, FAST 2003, figure
-    4. Where the oldest of a list may not leave now, the next one does."""
-
-    def __init__(self, slots: int) -> None:
-        super().__init__(slots)
-        self.once: OrderedDict[int, None] = OrderedDict()  # residents, T1 in the paper; oldest first
-        self.again: OrderedDict[int, None] = OrderedDict()  # residents, T2
-        self.left_once: OrderedDict[int, None] = OrderedDict()  # remembered, B1
-        self.left_again: OrderedDict[int, None] = OrderedDict()  # remembered, B2
-        self.meant = 0.0  # slots for `once`, p in the paper
-        self._back = False  # who was missed last had left `again`
-        self._forget = False  # who leaves for it is not remembered
-
-    def missed(self, one: int) -> None:
-        self._back, self._forget = one in self.left_again, False
-        if one in self.left_once:
-            step = max(len(self.left_again) / len(self.left_once), 1.0)
-            self.meant = min(self.meant + step, float(self.slots))
-        elif self._back:
-            step = max(len(self.left_once) / len(self.left_again), 1.0)
-            self.meant = max(self.meant - step, 0.0)
-        elif len(self.once) + len(self.left_once) == self.slots:
-            self._forget = not self.left_once
-            if self.left_once:
-                self.left_once.popitem(last=False)
-        elif self._known() == 2 * self.slots:
-            self.left_again.popitem(last=False)
-
-    def _known(self) -> int:
-        return sum(map(len, (self.once, self.again, self.left_once, self.left_again)))
-
-    def leaves(self, stays: Container[int]) -> int:
-        many = len(self.once)
-        of_once = many > self.meant or (self._back and many == self.meant) or self._forget
-        order = [(self.once, self.left_once), (self.again, self.left_again)]
-        for residents, remembered in order if of_once and many else reversed(order):
-            one = _first(residents, stays)
-            if one >= 0:
-                del residents[one]
-                if not self._forget:
-                    remembered[one] = None
-                return one
-        return -1
-
-    def came(self, one: int) -> None:
-        known = one in self.left_once or one in self.left_again
-        self.left_once.pop(one, None)
-        self.left_again.pop(one, None)
-        (self.again if known else self.once)[one] = None
-
-    def used(self, one: int, again: bool) -> None:
-        if again and one in self.once:
-            del self.once[one]
-            self.again[one] = None
-        else:
-            (self.once if one in self.once else self.again).move_to_end(one)
-
-    def why(self, one: int) -> str:
-        how = "used once" if one in self.once else "used again"
-        return (
-            f"last used longest ago of those {how} that could leave, as of {self.slots} slots those used "
-            f"once hold {len(self.once)}, and {self.meant:.3g} are meant for them"
-        )
-
-
-@policy("s3-fifo")
-class S3Fifo(Lists):
-    """Three queues in order of arrival: whoever comes enters the small one, a tenth of the slots, and at its
-    end leaves, unless it was used twice meanwhile: then it moves to the main one. There each use, up to
-    three, buys another round. Who left the small one is remembered for a while and enters the main one if it
-    comes back. Yang, Zhang, Qiu, Yue, Vinayak, SOSP 2023, algorithm 1; as in its authors' libCacheSim (which
-    fills its main queue first while nobody has left) one leaves for each that comes. Who may not leave now is
-    passed over and keeps its place."""
-
-    def __init__(self, slots: int) -> None:
-        super().__init__(slots)
-        self.small: OrderedDict[int, int] = OrderedDict()  # uses since it came, at most 3; oldest first
-        self.main: OrderedDict[int, int] = OrderedDict()  # uses that are left
-        self.left: OrderedDict[int, None] = OrderedDict()  # remembered: as many as the main queue has slots
-        self._known = False  # who was missed last is remembered
-
-    def missed(self, one: int) -> None:
-        self._known = one in self.left
-        self.left.pop(one, None)
-
-    def leaves(self, stays: Container[int]) -> int:
-        enough = 10 * len(self.small) >= self.slots
-        order = (self._of_small, self._of_main) if enough else (self._of_main, self._of_small)
-        for take in (*order, self._of_main):  # the small queue may have moved all of its own to the main one
-            if (one := take(stays)) >= 0:
-                return one
-        return -1
-
-    def _of_small(self, stays: Container[int]) -> int:
-        while (one := _first(self.small, stays)) >= 0:
-            if self.small.pop(one) < 2:
-                self.left[one] = None
-                if len(self.left) > self.slots * 9 // 10:
-                    self.left.popitem(last=False)
-                return one
-            self.main[one] = 0
-        return -1
-
-    def _of_main(self, stays: Container[int]) -> int:
-        while (one := _first(self.main, stays)) >= 0:
-            uses = self.main.pop(one)
-            if not uses:
-                return one
-            self.main[one] = uses - 1
-        return -1
-
-    def came(self, one: int) -> None:
-        (self.main if self._known else self.small)[one] = 0
-
-    def used(self, one: int, again: bool) -> None:
-        queue = self.small if one in self.small else self.main
-        queue[one] = min(queue[one] + again, 3)
-
-    def why(self, one: int) -> str:
-        if one in self.main:
-            return "the first of the main queue, as it goes round, whose uses were spent"
-        if self.small[one] < 2:
-            return (
-                "first in the queue of newcomers of all that could leave, and "
-                f"{'used once' if self.small[one] else 'not used'} again since it came "
-                "(twice would have kept it)"
-            )
-        return (
-            "moved up from the newcomers, and the first of the main queue, as it goes round, whose uses were "
-            "spent"
-        )
+policy("arc")(Arc)
+policy("s3-fifo")(S3Fifo)
+policy("co-activation")(CoActivation)
 
 
 @policy("belady", says="needed again later than any other that could leave", needs={"future"}, stack=True)

@@ -16,31 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Sequence
 from copy import deepcopy
-from dataclasses import fields
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moeviz.core.policies import (
-    CONSTANT,
-    LOADED,
-    MAX_EXPERTS,
-    TOUCHED,
-    Lists,
-    Moment,
-    Policy,
-    Touch,
-    Use,
-    wrong_victim,
-)
-from moeviz.errors import PolicyError
+from moeviz.core.columns import Columns, Floats, Ints
+from moeviz.core.lists import Lists, wrong_victim
+from moeviz.core.policies import Policy
+from moeviz.core.use import Moment, Touch
 
-Ints = NDArray[np.intp]
-Floats = NDArray[np.float64]
 FEW = 1_024  # scores up to which sorting them all is quicker than looking for the lowest one by one
 SEVERAL = 8  # lowest ones of a pool from which it is quicker too
-LARGEST = np.finfo(np.float64).max
 
 
 def in_waves(
@@ -62,17 +48,7 @@ def in_waves(
     ]
 
 
-class _Taken:
-    """The columns that a policy reads, of the experts that are resident."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise PolicyError(
-            f"the policy reads use.{name} at some moments and not at others. Let it read the same columns "
-            "each time."
-        )
-
-
-class Pools:
+class Pools(Columns):
     """`limits`: slots of every pool. `own`: every layer has a pool of its own; several times as many limits
     are several slot counts.
 
@@ -100,12 +76,12 @@ class Pools:
         room: int = 0,
         in_order: bool = False,
     ) -> None:
-        self.policy, self.now, self.in_order = policy, now, in_order
+        self.in_order = in_order
         self.limits: Ints = np.array(limits, np.intp)
         self.rows, self.most = len(self.limits), int(self.limits.max())
         self.width = experts if own else layers * experts  # experts of a pool
-        copies = self.rows * self.width // (layers * experts)
         size = self.rows * self.width
+        super().__init__(policy, now, layers, experts, size, calibrated, first_use)
         self.slot_of: Ints = np.full(size, -1, np.intp)  # by place; -1: not resident
         self.holder: Ints = np.zeros((self.rows, self.most), np.intp)  # place of who is in a slot
         self.filled: Ints = np.zeros(self.rows, np.intp)  # slots taken, the first ones
@@ -118,74 +94,13 @@ class Pools:
         self._room = room  # bytes that are left
         self._vacant: list[int] = []  # slots below `filled` that nobody holds; only where sizes differ
         self._holders = [self.holder[row, :limit] for row, limit in enumerate(limits)]
-
-        reads = policy.reads
-        kept = reads | {"last_touch"}
-        place = np.tile(np.arange(layers * experts), copies)
-        given = {
-            "layer": place // experts,
-            "expert": place % experts,
-            "key": place // experts * MAX_EXPERTS + place % experts,
-            "calibrated": 0.0 if calibrated is None else np.tile(calibrated, copies),
-            "next_use": np.inf if first_use is None else np.tile(first_use, copies),
-        }
-        start = Use(**given)
-        self.columns: dict[str, Floats] = {
-            field.name: np.array(np.broadcast_to(getattr(start, field.name), size), np.float64)
-            for field in fields(Use)
-            if field.name in kept | CONSTANT
-        }
-        self.use = Use(**{field.name: self.columns.get(field.name, np.empty(0)) for field in fields(Use)})
-        unread = {"last_touch"} - reads if policy.distinct else set()  # it tells equal scores apart
-        touched = kept - unread
-        self._touched = [(self.columns[name], rule) for name, rule in TOUCHED.items() if name in touched]
-        self._loaded = [(self.columns[name], rule) for name, rule in LOADED.items() if name in kept]
-        self._names = sorted(reads)
-        self._reading = [self.columns[name] for name in self._names]
-        self._kept = kept
-        self._leveled = "level" in reads
-        self._taken: Any = _Taken()
+        self._leveled = "level" in policy.reads
         self._stays = np.zeros(size, np.bool_)  # by place; set for a moment only
         self.lists = [policy.lists(limit) for limit in limits] if policy.lists is not None else None
         self._asked: tuple[Lists, set[int]] | None = None  # while `watch` is told: the lists that were asked
         # who leaves, as they were, and who had to stay
         self._empty = np.ones((self.rows, self.most), np.bool_)  # by slot
         self._full = False  # every pool is as large as the largest, and no slot is free
-
-    # columns
-
-    def touch(self, at: Any, touch: Touch) -> None:
-        """Experts were used. at: places, distinct."""
-        for column, rule in self._touched:
-            column[at] = rule(self.use, at, touch)
-
-    def load(self, at: Any, clock: Any) -> None:
-        """Experts came into slots."""
-        for column, rule in self._loaded:
-            column[at] = rule(clock)
-
-    def read(self, places: Ints) -> list[Floats]:
-        """The columns that the policy reads, of experts now."""
-        return [column.take(places) for column in self._reading]
-
-    def scores(self, places: Ints) -> Floats:
-        """The policy's scores of experts now, in an array of its own; never infinite above."""
-        return self.scored(self.read(places), places.shape)
-
-    def scored(self, columns: list[Floats], shape: tuple[int, ...]) -> Floats:
-        """The policy's scores from columns that `read` gave; `shape`: theirs and the moment's together."""
-        taken = self._taken
-        for name, column in zip(self._names, columns, strict=True):
-            setattr(taken, name, column)
-        if self.policy.guarded:
-            with np.errstate(all="ignore"):
-                found: Any = self.policy.score(taken, self.now)
-                found = np.nan_to_num(found, nan=-np.inf, posinf=LARGEST, neginf=-np.inf)
-        else:
-            found = self.policy.score(taken, self.now)
-        if type(found) is not np.ndarray or found.dtype != np.float64 or found.shape != shape:
-            found = np.array(np.broadcast_to(found, shape), np.float64)
-        return found  # type: ignore[no-any-return]
 
     def shown(self, row: int) -> Floats:
         """Of each of a pool's residents the score now, as people see it: the lowest leaves. Where lists
@@ -252,6 +167,8 @@ class Pools:
         """
         found: list[int] = self.slot_of[at].tolist()
         loads: list[tuple[int, int, int]] = []
+        if self.lists is not None:
+            self.lists[row].needed(at.tolist())
         if min(found) < 0:
             loads = self._fill(row, at.tolist(), found, clock, held)
         if self._leveled:
@@ -475,12 +392,10 @@ class Pools:
         """Serves one event of each of several pools, as `serve` does. `clock`: of each member's load, if it
         has to be loaded; None where the policy does not ask when that was.
 
-        at, row: [copies, member], the members of one pool after the other, strongest first. `clock` and the
-        columns of `touch` are [member]. Returns the slots that they had before [copies, member], and of each
-        load the index in `at`, flat, the slot and the victim's place (-1: a free slot).
+        at, row: [member], or [copies, member]: the members of one pool after the other, strongest first.
+        `clock` and the columns of `touch` are [member]. Returns the slots that they had before, shaped as
+        `at`, and of each load the index in `at`, flat, the slot and the victim's place (-1: a free slot).
         """
-        if self.lists is not None:
-            return self._serve_each(at, row, touch)
         before: Ints = self.slot_of[at]
         gone = (before.ravel() < 0).nonzero()[0]
         if not len(gone):
@@ -496,26 +411,6 @@ class Pools:
             touch.level = self.level[row]
         self.touch(at, touch)
         return before, gone, slots, victims
-
-    def _serve_each(self, at: Ints, row: Ints, touch: Touch) -> tuple[Ints, Ints, Ints, Ints]:
-        """`serve_rows` where lists decide: one pool after the other."""
-        before: Ints = self.slot_of[at]
-        places, rows, slots = at.ravel().tolist(), row.ravel().tolist(), before.ravel().tolist()
-        loads: list[tuple[int, int, int]] = []
-        begin = 0
-        while begin < len(places):
-            own, end = rows[begin], begin + 1
-            while end < len(places) and rows[end] == own:
-                end += 1
-            members, found = places[begin:end], slots[begin:end]
-            if min(found) < 0:
-                came = self._fill(own, members, found, 0, ())  # lists ask for no clock
-                loads += [(begin + rank, slot, victim) for rank, slot, victim in came]
-            self._use(own, members, found)
-            begin = end
-        self.touch(at, touch)
-        gone, at_slots, victims = np.array(loads, np.intp).reshape(-1, 3).T
-        return before, gone, at_slots, victims
 
     def _fill_rows(self, own: Ints, at: Ints) -> tuple[Ints, Ints]:
         """Slots for the misses of several pools, and who leaves them. own: pool of each miss; at: who

@@ -72,12 +72,11 @@ def _at_once(trace: Trace, cache: ExpertCache, known: Knowledge) -> Run:
     steps = Steps(trace, known, cache.settings)
     served = steps.serve(cache.room)
     needs = trace.events()
-    event = needs.access_event
-    order = np.argsort(event * trace.num_experts + needs.expert, kind="stable")  # quick: nearly sorted
-    outcome = np.where(served.slot >= 0, HIT, MISS).astype(np.uint8)
+    event, order, came = needs.access_event, needs.ascending, served.load
+    outcome = np.where(served.hit, np.uint8(HIT), np.uint8(MISS))
     experts = trace.num_experts
-    came = served.load
-    nobody = served.victim < 0
+    by_load = event[came]
+    victim_layer = served.victim // experts  # of nobody -1 too
     columns: dict[str, NDArray[Any]] = {
         "passes.phase": trace.pass_phase,
         "passes.tokens": np.array([tokens.stop - tokens.start for tokens in trace.passes()], np.int32),
@@ -87,12 +86,12 @@ def _at_once(trace: Trace, cache: ExpertCache, known: Knowledge) -> Run:
         "accesses.event": event.astype(np.int32),
         "accesses.expert": needs.expert[order],
         "accesses.outcome": outcome[order],
-        "loads.event": event[came].astype(np.int32),
-        "loads.layer": needs.layer[event[came]],
+        "loads.event": by_load.astype(np.int32),
+        "loads.layer": needs.layer[by_load],
         "loads.expert": needs.expert[came],
         "loads.slot": served.load_slot.astype(np.int32),
-        "loads.victim_layer": np.where(nobody, -1, served.victim // experts).astype(np.int16),
-        "loads.victim_expert": np.where(nobody, -1, served.victim % experts).astype(np.int16),
+        "loads.victim_layer": victim_layer.astype(np.int16),
+        "loads.victim_expert": np.where(victim_layer < 0, -1, served.victim % experts).astype(np.int16),
         "loads.speculative": np.zeros(len(came), np.bool_),
         "loads.used": np.ones(len(came), np.bool_),
         "leavers.load": served.leaver_load.astype(np.int32),

@@ -1,4 +1,4 @@
-"""What a cache did: the `Run`, four tables of columns, and the `Recorder` that the cache writes them with.
+"""What a cache did: the `Run`, tables of columns, written by `moeviz.core.recorder`.
 
     passes     a forward pass               phase, tokens
     events     a MoE layer in a pass        forward_pass, layer, dropped
@@ -20,7 +20,7 @@ give the same type; only a measured run has times. Knows neither policies nor mo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol, get_args, get_type_hints
 
@@ -47,6 +47,7 @@ class Tier:
     page_cache_bypassed: bool  # False for host
     pace: Machine | None = None  # what copies were slowed down to; the figures above are the paced ones
     keeps_pace: bool = True  # False: this tier itself is slower than the link that was asked for
+    unpack_ms: float = 0.0  # the part of latency_ms that unpacks an expert, where the slow tier packs them
     overlaps: bool = True  # False: the accelerator has one stream, in which copies and compute take turns
 
     @property
@@ -60,7 +61,13 @@ class Tier:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; what is of the pace only where there is one, and no word of what is usual."""
-        left_out = (*(() if self.pace else ("pace", "keeps_pace")), *(("overlaps",) if self.overlaps else ()))
+        usual = {
+            "pace": self.pace is None,
+            "keeps_pace": self.pace is None,
+            "unpack_ms": not self.unpack_ms,
+            "overlaps": self.overlaps,
+        }
+        left_out = {name for name, so in usual.items() if so}
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     @classmethod
@@ -69,6 +76,7 @@ class Tier:
         pace = values.get("pace")
         tier = cls(**{**values, "pace": Machine(**pace) if pace is not None else None})
         numbers = [getattr(one, name) for one in (tier, tier.pace or tier) for name in _FIGURES]
+        numbers.append(tier.unpack_ms)
         if not all(isinstance(number, float) and 0 <= number < 1e12 for number in numbers):
             raise TypeError
         if not all(isinstance(text, str) for text in (tier.kind, tier.pace.name if tier.pace else "")):
@@ -357,159 +365,3 @@ class Run(Sizes):
 def layer_bytes(expert_bytes: ExpertBytes, layers: int) -> NDArray[np.int64]:
     """Bytes of one expert of each MoE layer. [layers]"""
     return np.broadcast_to(np.asarray(expert_bytes, np.int64), layers)
-
-
-class Recorder:
-    """Collects a run, row by row. The cache appends what it decides; an engine adds what only a clock can
-    say."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        layers: int,
-        experts: int,
-        k: int,
-        expert_bytes: ExpertBytes = 0,
-        start: Iterable[tuple[int, int, int]] = (),
-        link_bytes: ExpertBytes = 0,
-    ) -> None:
-        """`start`: (layer, expert, slot) of who is resident when the run begins."""
-        self._about = {"layers": layers, "experts": experts, "k": k, "expert_bytes": expert_bytes}
-        self._about["link_bytes"] = link_bytes
-        self.settings = settings
-        self.columns: dict[str, list[int]] = {name: [] for name in COLUMNS}
-        for layer, expert, slot in start:
-            self.columns["start.layer"].append(layer)
-            self.columns["start.expert"].append(expert)
-            self.columns["start.slot"].append(slot)
-        self.output_ids: list[int] = []
-        self._taken = dict.fromkeys(COLUMNS, 0)
-        self._newly_used: list[int] = []
-
-    # what the cache decides
-
-    def add_pass(self, phase: int, tokens: int) -> None:
-        """A forward pass begins."""
-        self.columns["passes.phase"].append(phase)
-        self.columns["passes.tokens"].append(tokens)
-
-    def add_event(self, layer: int, outcomes: Mapping[int, int]) -> None:
-        """An event of the pass that was begun last. outcomes: expert -> HIT or MISS, of each expert that it
-        needs."""
-        c = self.columns
-        at = len(c["events.layer"])
-        c["events.forward_pass"].append(len(c["passes.phase"]) - 1)
-        c["events.layer"].append(layer)
-        c["events.dropped"].append(0)
-        experts = sorted(outcomes)
-        c["accesses.event"].extend([at] * len(experts))
-        c["accesses.expert"].extend(experts)
-        c["accesses.outcome"].extend([outcomes[expert] for expert in experts])
-
-    def add_load(self, layer: int, expert: int, slot: int, victim: tuple[int, int], speculative: bool) -> int:
-        """A load of the last event; victim: (layer, expert), or (-1, -1) for nobody. Returns its row."""
-        c = self.columns
-        row = len(c["loads.event"])
-        c["loads.event"].append(len(c["events.layer"]) - 1)
-        c["loads.layer"].append(layer)
-        c["loads.expert"].append(expert)
-        c["loads.slot"].append(slot)
-        c["loads.victim_layer"].append(victim[0])
-        c["loads.victim_expert"].append(victim[1])
-        c["loads.speculative"].append(speculative)
-        c["loads.used"].append(not speculative)
-        return row
-
-    def add_leaver(self, row: int, leaver: tuple[int, int]) -> None:
-        """(layer, expert) that left for a load besides its victim. row: of the last load."""
-        self.columns["leavers.load"].append(row)
-        self.columns["leavers.layer"].append(leaver[0])
-        self.columns["leavers.expert"].append(leaver[1])
-
-    def use_load(self, row: int) -> None:
-        """A pre-fetch was demanded while it was resident."""
-        self.columns["loads.used"][row] = True
-        self._newly_used.append(row)
-
-    def drop_guess(self) -> None:
-        """A guess made at the last event found no slot."""
-        self.columns["events.dropped"][-1] += 1
-
-    # what only a clock can say
-
-    def late(self, experts: Iterable[int]) -> None:
-        """These hits of the last event were still in flight."""
-        c = self.columns
-        last = len(c["events.layer"]) - 1
-        late = set(experts)
-        for row in range(len(c["accesses.event"]) - 1, -1, -1):
-            if c["accesses.event"][row] != last:
-                return
-            if c["accesses.expert"][row] in late:
-                c["accesses.outcome"][row] = LATE
-
-    def time_events(self, times: Iterable[tuple[int, int, int]]) -> None:
-        """(start, stall, compute) in nanoseconds of the events that have none yet, in their order."""
-        for start, stall, compute in times:
-            self.columns["times.event_start"].append(start)
-            self.columns["times.event_stall"].append(stall)
-            self.columns["times.event_compute"].append(compute)
-
-    def time_pass(self, wall: int) -> None:
-        """Nanoseconds of the last forward pass, the choice of its token included."""
-        self.columns["times.pass_wall"].append(wall)
-
-    def time_loads(self, copies: Iterable[Sequence[int]]) -> None:
-        """(row, start, end) of copies that have arrived, in nanoseconds since the run began."""
-        starts, ends = self.columns["times.load_start"], self.columns["times.load_end"]
-        for row, start, end in copies:
-            self._fill_load_times()
-            starts[row], ends[row] = start, end
-
-    def _fill_load_times(self) -> None:
-        missing = len(self.columns["loads.event"]) - len(self.columns["times.load_start"])
-        if missing > 0:
-            self.columns["times.load_start"].extend([-1] * missing)
-            self.columns["times.load_end"].extend([-1] * missing)
-
-    # to other processes, and to readers
-
-    def take(self) -> dict[str, list[int]]:
-        """The rows that are new since the last call, by column, and under "used" the pre-fetches first used
-        since then.
-
-        Times of loads are not among them: `time_loads` says them when the copies have arrived.
-        """
-        rows = {
-            name: column[self._taken[name] :]
-            for name, column in self.columns.items()
-            if len(column) > self._taken[name] and not name.startswith("times.load")
-        }
-        self._taken = {name: len(column) for name, column in self.columns.items()}
-        rows["used"], self._newly_used = self._newly_used, []
-        return rows
-
-    def extend(self, rows: Mapping[str, Sequence[int]]) -> None:
-        """Appends rows that another recorder's `take` gave."""
-        for name, values in rows.items():
-            if name == "used":
-                for row in values:
-                    self.columns["loads.used"][row] = True
-            else:
-                self.columns[name].extend(values)
-
-    def run(self, tier: Tier | None = None, columns: Mapping[str, NDArray[Any]] | None = None) -> Run:
-        """The Run so far; measured where its passes were timed. `columns`: whole ones, instead of rows
-        appended one by one."""
-        measured = bool(self.columns["times.pass_wall"])
-        if measured:
-            self._fill_load_times()
-        whole = columns or {}
-        found = {
-            name: whole[name] if name in whole else np.array(self.columns[name], dtype)
-            for name, dtype in COLUMNS.items()
-            if measured or not name.startswith("times.")
-        }
-        return Run.of_columns(
-            found, self.settings, **self._about, tier=tier, output_ids=tuple(self.output_ids)
-        )

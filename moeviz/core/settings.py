@@ -190,6 +190,25 @@ class Settings:
         return not self.baseline and "routers" in PREDICTORS[self.prefetch].needs
 
     @property
+    def unused(self) -> dict[str, str]:
+        """Fields that change nothing under these settings, and why."""
+        if self.baseline:
+            why = f"the baseline {self.baseline} is no cache that could be set"
+            return {name: why for name in SETTINGS if name not in ("baseline", "seed")}
+        found = {}
+        if self.budget:
+            found["slots"] = "the budget says how many there are"
+        if self.prefetch == "none":
+            found |= dict.fromkeys(("lookahead", "width", "threshold"), "nothing is pre-fetched")
+        elif self.prefetch in PREDICTORS and ":" not in self.prefetch and not self.by_routers:
+            found["threshold"] = "only next-gate knows how likely a guess is"
+        if not self.needs_calibration:
+            found["calibration"] = "neither the policy nor the warm start asks for one"
+        if ":" not in self.policy and self.policy != "lfu-aged":
+            found["half_life"] = "only lfu-aged has one"
+        return found
+
+    @property
     def one_by_one(self) -> bool:
         """True where the experts of an event are served one after the other and none is pinned."""
         return not self.baseline and self.rule == "one-by-one"

@@ -5,7 +5,7 @@ Without pre-fetching every event's clock, count of touches and next uses are kno
 cache holds. So a replay serves an event of every layer at once where layers own their slots, and a curve
 those of many slot counts too. Knows no policy.
 
-    Steps(trace, Knowledge(), settings).serve(pools).slot >= 0      # which accesses hit
+    Steps(trace, Knowledge(), settings).serve(pools).hit      # of every access
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from moeviz.core.columns import Floats, Ints
+from moeviz.core.lists import wrong_victim
 from moeviz.core.oracle import Knowledge
-from moeviz.core.policies import LOADED, Touch
-from moeviz.core.pools import Ints, Pools, in_waves
+from moeviz.core.pools import Pools, in_waves
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
+from moeviz.core.use import LOADED, Touch
 
-Floats = NDArray[np.float64]
 Index = slice | Ints
+FEW = 8  # members of an event up to which a list of them is quicker to look through than to make a set of
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -34,12 +36,12 @@ class Served:
     """What became of the M accesses of a trace, strongest first in each event, and of the P loads, in the
     order of their copies."""
 
-    slot: Ints  # [M] that the expert was in when its turn came; -1: a miss
+    hit: NDArray[np.bool_]  # [M] whether the expert was there when its turn came
     load: Ints  # [P] the access that each load is for
-    load_slot: Ints  # [P]
-    victim: Ints  # [P] layer x experts + expert of who left; -1: nobody
-    leaver_load: Ints  # [Q] the load, of P, that somebody besides its victim left for
-    leaver: Ints  # [Q] layer x experts + expert
+    load_slot: NDArray[np.int32]  # [P]
+    victim: NDArray[np.int32]  # [P] layer x experts + expert of who left; -1: nobody
+    leaver_load: NDArray[np.int32]  # [Q] the load, of P, that somebody besides its victim left for
+    leaver: NDArray[np.int32]  # [Q] layer x experts + expert
 
 
 class Steps:
@@ -66,7 +68,6 @@ class Steps:
         self._first: Ints = needs.first.astype(np.intp)
         layer = needs.layer.astype(np.intp)
         self._place: Ints = (layer * trace.num_experts).take(event) + needs.expert
-        self._row: Ints = layer.take(event) if self._own else np.zeros(count, np.intp)
         self._number = np.arange(count)
         self._weight = needs.weight
         self._next: Floats = known.future.next_uses()[0] if known.future else np.broadcast_to(np.inf, count)
@@ -81,6 +82,12 @@ class Steps:
 
     # Columns of all accesses are made when they are asked for: those of a long trace leave the processor's
     # cache, and each costs as much as serving some of it.
+
+    @cached_property
+    def _row(self) -> Ints:
+        """Pool of every access. [M]"""
+        layer = self._needs.layer.astype(np.intp)
+        return layer.take(self._event) if self._own else np.zeros(len(self._event), np.intp)
 
     @cached_property
     def _begin(self) -> Floats:
@@ -114,10 +121,10 @@ class Steps:
         strongest is touched last. [M]"""
         if self._single:
             return (begins - 1) * self._number.astype(np.float64) + sizes
-        found = (begins * self._first[:-1] + sizes * np.diff(self._first)).take(self._event)
+        of_event = begins * self._first[:-1] + sizes * np.diff(self._first)
+        found: Floats = of_event.astype(np.float64).take(self._event)
         found -= self._number
-        counted: Floats = found.astype(np.float64)
-        return counted
+        return found
 
     def _given(self, columns: Container[str]) -> list[tuple[str, Floats]]:
         """What touches are told, by field of Touch and for all accesses, where pools keep these columns."""
@@ -132,46 +139,47 @@ class Steps:
 
     def serve(self, pools: Pools) -> Served:
         """Serves every event in pools of one slot count."""
+        if pools.lists is not None:
+            return self._by_lists(pools)
         if pools.rows == 1:
             return self._one_pool(pools)
-        slot = np.empty(len(self._place), np.intp)
-        load, load_slot, victim = [], [], []
+        count = len(self._place)
+        hit, load = np.empty(count, np.bool_), np.empty(count, np.intp)
+        load_slot, victim = np.empty(count, np.int32), np.empty(count, np.int32)
+        loads = 0
         for index, before, gone, slots, victims in self._walk(pools):
-            slot[index] = before.ravel()
+            hit[index] = before >= 0
             if len(gone):
-                load.append(gone + index.start if isinstance(index, slice) else index[gone])
-                load_slot.append(slots)
-                victim.append(victims)
-        nothing: list[Ints] = [np.empty(0, np.intp)]
-        access = np.concatenate(load or nothing)
-        order = np.argsort(self._event[access], kind="stable")
-        return Served(
-            slot,
-            access[order],
-            np.concatenate(load_slot or nothing)[order],
-            np.concatenate(victim or nothing)[order],
-            *(nothing * 2),
-        )
+                now = slice(loads, loads := loads + len(gone))
+                load[now] = gone + index.start if isinstance(index, slice) else index[gone]
+                load_slot[now], victim[now] = slots, victims
+        nobody = np.empty(0, np.int32)
+        found = load[:loads], load_slot[:loads], victim[:loads]
+        if self._single:  # one member of each event was served after the other
+            order = np.argsort(self._event[found[0]], kind="stable")
+            return Served(hit, found[0][order], found[1][order], found[2][order], nobody, nobody)
+        return Served(hit, *found, nobody, nobody)
 
     def hits(self, pools: Pools) -> NDArray[np.int64]:
-        """Serves every event in pools of several slot counts, one after the other in `pools`. Hits by
-        label. [slot count, label]"""
+        """Serves every event in pools of several slot counts, one after the other in `pools`; of one slot
+        count where lists decide. Hits by label. [slot count, label]"""
         copies = len(pools.slot_of) // (self._layers * self._experts)
         found = np.zeros((copies, self.labels), np.int64)
-        if pools.rows == 1:
-            found[0] = np.bincount(self.label[self._one_pool(pools).slot >= 0], minlength=self.labels)
+        if pools.rows == 1 or pools.lists is not None:
+            found[0] = np.bincount(self.label[self.serve(pools).hit], minlength=self.labels)
             return found
         first, hits = [], []
-        for index, before, *_ in self._walk(pools):
+        for index, before, gone, *_ in self._walk(pools):
             if self._of_a_pass:
                 first.append(index.start if isinstance(index, slice) else index[0])
-                hits.append((before >= 0).sum(1))
+                hits.append((before >= 0).sum(1) if copies > 1 else before.size - len(gone))
                 continue
             here = self.label[index]
             begins = np.flatnonzero(np.diff(here, prepend=-1))
-            np.add.at(found.T, here[begins], np.add.reduceat(before >= 0, begins, 1, np.int64).T)
+            there = (before >= 0).reshape(copies, -1)
+            np.add.at(found.T, here[begins], np.add.reduceat(there, begins, 1, np.int64).T)
         if first:
-            np.add.at(found.T, self.label[first], hits)
+            np.add.at(found.T, self.label[first], np.reshape(hits, (-1, copies)))
         return found
 
     @property
@@ -188,6 +196,14 @@ class Steps:
         """Clock of every access's load, if it is one, and of its touch. [M] each"""
         return self._load_clock, self._touch_clock
 
+    @property
+    def by_touch(self) -> Ints:
+        """Every access, in the order of touches: of those that are served together the strongest is last,
+        unless the rule is in-order. [M]"""
+        if self.settings.in_order or self._single:
+            return self._number
+        return (self._first[:-1] + self._first[1:] - 1).take(self._event) - self._number
+
     def ends(self) -> list[int]:
         """One past the last access of each event of one pool for all layers, in order."""
         return list(range(1, len(self._place) + 1)) if self._single else self._first[1:].tolist()
@@ -197,7 +213,7 @@ class Steps:
         """Most experts that are served together."""
         return 1 if self._single else int(np.diff(self._first).max())
 
-    @property
+    @cached_property
     def even(self) -> int:
         """Experts of every event, where every pass has an event of every pool and all are served at once;
         else 0."""
@@ -263,7 +279,6 @@ class Steps:
         limits = [pools.limit(0, layer * self._experts) for layer in range(self._layers)]
         place, given = self._place, self._given(pools.columns)
         touch = Touch(0.0, half_life=now.half_life)
-        slot: list[int] = []
         load: list[int] = []
         load_slot: list[int] = []
         victim: list[int] = []
@@ -279,8 +294,7 @@ class Steps:
             now.tokens = tokens[now.forward_pass]
             now.touches, now.clock = begin, 2 * begin
             if end - begin > limits[layers[event]]:
-                _, apart, gone, slots, victims = self._apart(pools, event, 1)
-                slot += apart[0].tolist()
+                _, _, gone, slots, victims = self._apart(pools, event, 1)
                 load += (gone + begin).tolist()
                 load_slot += slots.tolist()
                 victim += victims.tolist()
@@ -290,16 +304,65 @@ class Steps:
             for name, column in given:
                 setattr(touch, name, column[begin:end])
             touch.forward_pass, touch.tokens = now.forward_pass, now.tokens
-            before, loads = serve(0, place[begin:end], touch, 2 * begin)
-            slot += before
+            _, loads = serve(0, place[begin:end], touch, 2 * begin)
             for rank, to, who in loads:
                 load.append(begin + rank)
                 load_slot.append(to)
                 victim.append(who)
             if pools.leavers:
                 leavers += self._leavers(pools, load, begin)
-        columns = (slot, load, load_slot, victim, [load for load, _ in leavers], [who for _, who in leavers])
-        return Served(*(np.array(values, np.intp) for values in columns))
+        return self._served(load, load_slot, victim, [at for at, _ in leavers], [who for _, who in leavers])
+
+    def _served(self, load: list[int], *others: list[int]) -> Served:
+        """Every access hit that no load is for. others: as Served names them."""
+        hit, access = np.ones(len(self._place), np.bool_), np.array(load, np.intp)
+        hit[access] = False
+        return Served(hit, access, *(np.array(values, np.int32) for values in others))
+
+    def _by_lists(self, pools: Pools) -> Served:
+        """Where lists decide: event by event, in plain numbers, which are quicker than columns for so few.
+        Lists are told what `Pools.serve` tells them."""
+        assert pools.lists is not None
+        each = []
+        for row, lists in enumerate(pools.lists):
+            slot_of = {place: slot for slot, place in enumerate(pools.residents(row).tolist())}
+            limit = int(pools.limits[row])
+            each.append((limit, slot_of, lists.needed, lists.missed, lists.leaves, lists.came, lists.used))
+        load: list[int] = []
+        load_slot: list[int] = []
+        victims: list[int] = []
+        begins = np.array([0, *self.ends()[:-1]])
+        places, rows = self._place.tolist(), self._row[begins].tolist()
+        for row, begin, end in zip(rows, begins.tolist(), self.ends(), strict=True):
+            event = places[begin:end]
+            limit, slot_of, needed, missed, leaves, came, used = each[row]
+            for own in (event,) if len(event) <= limit else in_waves(event, slot_of, limit):
+                needed(own)
+                new: list[int] = []
+                for one in own:
+                    if one in slot_of:
+                        continue
+                    missed(one)
+                    victim, slot = -1, len(slot_of)
+                    if slot == limit:
+                        victim = leaves(own if slot <= FEW else set(own))
+                        if not isinstance(victim, int) or victim in own or victim not in slot_of:
+                            raise wrong_victim(pools.policy.name)
+                        slot = slot_of.pop(victim)
+                    slot_of[one] = slot
+                    came(one)
+                    new.append(one)
+                    load.append(begin + event.index(one))
+                    load_slot.append(slot)
+                    victims.append(victim)
+                order = own if pools.in_order else own[::-1]
+                if new:
+                    for one in order:
+                        used(one, one not in new)
+                else:
+                    for one in order:
+                        used(one, True)
+        return self._served(load, load_slot, victims, [], [])
 
     def _leavers(self, pools: Pools, load: list[int], begin: int) -> list[tuple[int, int]]:
         """Takes those who left besides victims: the load each left for, and its place. load: access of each
@@ -310,8 +373,8 @@ class Steps:
         return found
 
     def _walk(self, pools: Pools) -> Iterator[tuple[Index, Ints, Ints, Ints, Ints]]:
-        """One event of every pool at a time: accesses, their slots before [slot count, access], and the loads
-        as `serve_rows` gives them."""
+        """One event of every pool at a time: accesses, their slots before ([slot count, access], of one slot
+        count [access]), and the loads as `serve_rows` gives them."""
         copies = len(pools.slot_of) // (self._layers * self._experts)
         rows = pools.rows // copies  # of one slot count
         copy = np.arange(copies)[:, None]
@@ -322,22 +385,25 @@ class Steps:
         touch = Touch(0.0, half_life=now.half_life)
         given, least = self._given(pools.columns), int(pools.limits.min())
         clock = self._load_clock if pools.policy.reads & LOADED.keys() else None
+        of_pass = np.arange(rows).repeat(self.even)  # pool of each access of a pass, the same in all
         for step, index, largest in self._groups():
             if largest > least:
                 assert isinstance(index, slice)
                 for event in range(self._event[index.start], self._event[index.stop - 1] + 1):
                     yield self._apart(pools, event, copies)
                 continue
-            own = self._row[index]
+            own = of_pass if self.even else self._row[index]
             now.forward_pass, now.tokens = step, self._tokens[step]
             if not steady:
                 self._tell(pools, step, index, layers, touches)
             for name, column in given:
                 setattr(touch, name, column[index])
             touch.forward_pass, touch.tokens = step, now.tokens
-            at = self._place[index] + shift
+            at = self._place[index]
+            if copies > 1:
+                at, own = at + shift, own + row_shift
             loaded = None if clock is None else clock[index]
-            yield index, *pools.serve_rows(at, own + row_shift, touch, loaded)
+            yield index, *pools.serve_rows(at, own, touch, loaded)
 
     def _tell(self, pools: Pools, step: int, index: Index, layers: Floats, touches: Floats) -> None:
         """The moment before accesses are served. `touches`: room for those of each pool [copies, pool]."""
@@ -345,8 +411,11 @@ class Steps:
         now.forward_pass, now.tokens = step, self._tokens[step]
         if self._own:
             now.layer = layers
-            touches.fill(len(self._place))  # of pools that are not served: no less than any number of theirs
-            touches[:, self._row[index]] = self._begin[index]
+            if self.even:
+                touches[:] = self._begin[index][:: self.even]
+            else:
+                touches.fill(len(self._place))  # of pools not served: no less than any number of theirs
+                touches[:, self._row[index]] = self._begin[index]
             now.touches = touches.reshape(-1, 1)
         else:
             now.layer, now.touches = self._needs.layer[self._event[index][0]], self._begin[index][0]
@@ -388,7 +457,7 @@ class Steps:
         now.layer, now.forward_pass = layer, int(self._needs.forward_pass[event])
         now.tokens = self._tokens[now.forward_pass]
         rows = pools.rows // copies
-        before = np.empty((copies, end - begin), np.intp)
+        before: Ints = np.empty((copies, end - begin), np.intp)
         loads: list[tuple[int, int, int]] = []
         for copy in range(copies):
             row = copy * rows + (layer if self._own else 0)
@@ -406,4 +475,4 @@ class Steps:
                 before[copy, ranks] = found
                 loads += [(ranks[rank], slot, victim) for rank, slot, victim in came]
         gone, slots, victims = np.array(loads, np.intp).reshape(-1, 3).T
-        return slice(begin, end), before, gone, slots, victims
+        return slice(begin, end), before if copies > 1 else before[0], gone, slots, victims

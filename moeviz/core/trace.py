@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeviz.core.policies import MAX_EXPERTS as MAX_EXPERTS
 from moeviz.core.run import ExpertBytes, Run, Sizes
+from moeviz.core.use import MAX_EXPERTS as MAX_EXPERTS
 from moeviz.errors import TraceError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ TENSORS: dict[str, tuple[tuple[str, ...], int]] = {  # name -> allowed types, di
 OPTIONAL = frozenset({"weights", "token_ids", "sequence", "guess_probability"})  # None where unknown
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False)
 class Needs:
     """The N events of a trace and the M experts that they need, distinct in each event, strongest first."""
 
@@ -69,10 +69,15 @@ class Needs:
             own = slice(first[n], first[n + 1])
             yield step, layer, experts[own], weights[own]
 
-    @property
+    @cached_property
     def access_event(self) -> NDArray[np.int64]:
         """Event of each needed expert. [M]"""
         return np.repeat(np.arange(len(self)), np.diff(self.first))
+
+    @cached_property
+    def ascending(self) -> NDArray[np.intp]:
+        """The order in which the experts of each event stand by their ids. [M]"""
+        return np.argsort(self.access_event * MAX_EXPERTS + self.expert, kind="stable")  # nearly sorted
 
 
 @dataclass(frozen=True, eq=False)

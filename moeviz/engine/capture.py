@@ -28,6 +28,7 @@ from moeviz.core.trace import DECODE, PREFILL, Trace
 from moeviz.engine.experts import stacked
 from moeviz.engine.probe import is_experts
 from moeviz.errors import ModelError
+from moeviz.words import many
 
 _NUMBER = re.compile(r"\.(\d+)\.")
 
@@ -95,9 +96,7 @@ class Captured:
             real = mask[:, -tokens:].bool().tolist()
         again = self._again(kwargs, cache, rows, past)
         if again:
-            self._count(
-                "tokens of prefixes that were computed again, without a cache", sum(map(sum, real)) - batch
-            )
+            self._count("prefixes that were computed again, without a cache", sum(map(sum, real)) - batch)
         elif past == 0 or len(self._rows) != batch:
             if past:
                 raise ModelError(
@@ -120,7 +119,7 @@ class Captured:
                     self._now.position.append(len(row.ids) + at - first)
                     self._now.ids.append(own[at])
                 else:
-                    self._count("tokens of padding", 1)
+                    self._count("padding", 1)
             row.ids += own[first:]
 
     def _again(self, kwargs: dict[str, Any], cache: Any, rows: list[list[int]], past: int) -> bool:
@@ -157,7 +156,7 @@ class Captured:
     def take(self, number: int, index: torch.Tensor, weights: torch.Tensor) -> None:
         """A layer's experts are about to run."""
         if self._now is not None:
-            self._now.chosen[number] = index.detach().clone(), weights.detach().clone()
+            self._now.chosen[number] = index.clone(), weights.detach().clone()
 
     def logits(self, number: int, output: Any) -> None:
         """What a module beside the experts gave; the first that has a number for each expert is the
@@ -192,7 +191,7 @@ class Captured:
     @property
     def report(self) -> list[str]:
         """What was left out, and what the check found, in words."""
-        lines = [f"{count:,} {what} were left out" for what, count in self._left.items()]
+        lines = [f"left out {many(count, 'token')} of {what}" for what, count in self._left.items()]
         if not self.verify:
             return lines
         for number, (differ, compared) in sorted(self._differ.items()):
@@ -227,7 +226,7 @@ class Captured:
         reached = np.flatnonzero((chosen >= 0).any((0, 2))).tolist()
         if len(reached) < len(self.modules):  # a vision tower's experts, where there was no picture
             report.append(
-                f"{len(self.modules) - len(reached)} experts modules that no token reached were left out"
+                f"left out {many(len(self.modules) - len(reached), 'experts module')} that no token reached"
             )
         if not reached:
             raise ModelError("nothing was captured: no token reached an experts module.")
@@ -332,8 +331,8 @@ def capture(model: nn.Module, tokenizer: Any = None, *, verify: bool = False) ->
 
 def _before(captured: Captured, number: int) -> Callable[..., None]:
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = dict(zip(("hidden_states", "top_k_index", "top_k_weights"), args, strict=False)) | kwargs
-        captured.take(number, given["top_k_index"], given["top_k_weights"])
+        index = args[1] if len(args) > 1 else kwargs["top_k_index"]
+        captured.take(number, index, args[2] if len(args) > 2 else kwargs["top_k_weights"])
 
     return before
 

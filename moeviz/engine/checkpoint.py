@@ -23,8 +23,9 @@ _ONE_EXPERT = re.compile(r"(.*\.experts\.)(\d+)(\..+)")
 def check_files(folder: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors in a folder's safetensors files; empty where it has none.
 
-    Raises ModelError where a shard is missing or cut short, where a shard lacks a tensor that the index
-    promises, and where one expert lacks a tensor that others of its layer have, or has it in another shape.
+    Raises ModelError where there are no weights at all, where a shard is missing or cut short, where a shard
+    lacks a tensor that the index promises, and where one expert lacks a tensor that others of its layer have,
+    or has it in another shape.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for path, promised in _shards(folder).items():
@@ -40,6 +41,8 @@ def check_files(folder: Path) -> dict[str, tuple[int, ...]]:
         if absent := promised - found.keys():
             raise ModelError(f"{path} lacks {named(absent)}, which the folder's index promises. {_AGAIN}")
         shapes |= found
+    if not shapes and not any(folder.glob("*.bin")):
+        raise ModelError(f"{folder} holds no weights, such as model.safetensors. {_AGAIN}")
     _check_experts(folder, shapes)
     return shapes
 

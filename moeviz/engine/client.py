@@ -20,7 +20,8 @@ from datetime import UTC, datetime
 from queue import Empty
 from typing import Any
 
-from moeviz.core.run import Recorder, Run
+from moeviz.core.recorder import Recorder
+from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.engine.pipe import WAKE, WorkerProcess

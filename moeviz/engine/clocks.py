@@ -35,6 +35,9 @@ class Clock(Protocol):
     def end_pass(self) -> None:
         """No stamp of this pass will be read any more."""
 
+    def close(self) -> None:
+        """No stamp of the run will be read any more, nor of a pass that was cut short."""
+
 
 class HostClock:
     """Stamps of a CPU: nanoseconds."""
@@ -60,6 +63,8 @@ class HostClock:
 
     def end_pass(self) -> None: ...
 
+    def close(self) -> None: ...
+
 
 class DeviceClock:
     """Stamps of an accelerator: events on its compute stream, so that taking one makes nothing wait.
@@ -74,10 +79,11 @@ class DeviceClock:
     def __init__(self, events: Any) -> None:
         self._events = events
         self._taken: list[Any] = []  # of this pass
+        self._zero: Any = None
+        self._pass: Any = None
 
     def start(self) -> None:
         self._zero, self._zero_ns = self._events.now(), 0
-        self._pass: Any = None
 
     def begin_pass(self) -> None:
         self._pass = self._events.now()
@@ -103,3 +109,9 @@ class DeviceClock:
         for event in self._taken:
             self._events.give(event)
         self._taken.clear()
+
+    def close(self) -> None:
+        self.end_pass()
+        for event in (self._zero, self._pass):
+            if event is not None:
+                self._events.give(event)

@@ -68,6 +68,15 @@ class Cpu:
         record = aligned(1, store.layout.record_bytes)[0]
         return lambda layer, expert: store.read(layer, expert, record)
 
+    def unpacker(self, store: Store) -> Callable[[], None] | None:
+        """What unpacks an expert that has arrived as a run does; None where it comes as a slot has it."""
+        layout = store.layout
+        if layout.packing is None:
+            return None
+        record, slot = aligned(1, layout.record_bytes)[0], aligned(1, layout.slot_bytes)[0]
+        store.read(0, 0, record)
+        return lambda: layout.arrive(record, slot)
+
 
 class Accelerator:
     """The fast tier is an accelerator's memory: work is queued on streams, and to read a result is to wait.
@@ -161,9 +170,7 @@ class Accelerator:
             self._block = self.host_memory(2 * size)
         here = self._block[:size]
         here.copy_(torch.cat(parts), non_blocking=True)
-        event = self.now(timing=False)
-        event.synchronize()
-        self.give(event, timing=False)
+        self._finish()
         whole, at, found = here.numpy().copy(), 0, {}
         for n, part in zip(order, parts, strict=True):
             kind = torch.empty(0, dtype=tensors[n].dtype).numpy().dtype
@@ -196,9 +203,7 @@ class Accelerator:
         return self.copies if self.copies is not None else nullcontext()
 
     def copier(self, store: Store) -> Callable[[int, int], None]:
-        layout = store.layout
-        record = self.slots(1, layout.record_bytes)[0]
-        slot = self.slots(1, layout.slot_bytes)[0] if layout.packing is not None else None
+        record = self.slots(1, store.layout.record_bytes)[0]
         room = None if isinstance(store, HostStore) else self.staging(store.layout.record_bytes)
 
         def copy(layer: int, expert: int) -> None:
@@ -209,13 +214,30 @@ class Accelerator:
             else:
                 store.read(layer, expert, source)
             record.copy_(source, non_blocking=True)
-            if slot is not None:
-                layout.arrive(record, slot)
-            event = self.now(timing=False)
-            event.synchronize()
-            self.give(event, timing=False)
+            self._finish()
 
         return copy
+
+    def unpacker(self, store: Store) -> Callable[[], None] | None:
+        layout = store.layout
+        if layout.packing is None:
+            return None
+        record, slot = self.slots(1, layout.record_bytes)[0], self.slots(1, layout.slot_bytes)[0]
+        here = aligned(1, layout.record_bytes)[0]
+        store.read(0, 0, here)
+        record.copy_(here)
+
+        def unpack() -> None:
+            layout.arrive(record, slot)
+            self._finish()
+
+        return unpack
+
+    def _finish(self) -> None:
+        """Waits for all that has been queued for compute."""
+        event = self.now(timing=False)
+        event.synchronize()
+        self.give(event, timing=False)
 
 
 Hardware = Cpu | Accelerator

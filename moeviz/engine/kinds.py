@@ -7,7 +7,6 @@ transformers serves.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import transformers
@@ -19,34 +18,12 @@ READ_AS_PLAIN = (
     "mxfp4",
     "fp8",
 )  # quantised checkpoints that transformers turns into plain tensors as it loads
-_CHOOSE = "Choose a folder that save_pretrained wrote, or a hub id (owner/name)."
 _PACKAGES = {
     "gptq": "gptqmodel",
     "awq": "gptqmodel",
     "bitsandbytes": "bitsandbytes",
     "compressed-tensors": "compressed-tensors",
 }
-
-
-def no_folder(name: str) -> str:
-    """Why a name can be neither a model's folder nor a hub id; empty where it may be one."""
-    path = Path(name)
-    if name.endswith(".gguf") or (
-        path.is_dir() and list(path.glob("*.gguf")) and not (path / "config.json").exists()
-    ):
-        return (
-            f"{name} is a GGUF file, which llama.cpp reads. moeviz reads the folder or hub id of a "
-            "transformers checkpoint "
-            "(config.json and *.safetensors): choose the one that the GGUF was made from."
-        )
-    if path.is_file():
-        return f"{name} is a file. Choose the folder that it is in, with config.json and *.safetensors."
-    looks_like_a_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
-    if looks_like_a_path and not path.is_dir():
-        return f"There is no folder {name}. {_CHOOSE}"
-    if path.is_dir() and not (path / "config.json").exists():
-        return f"The folder {name} has no config.json, so it is no model. {_CHOOSE}"
-    return ""
 
 
 def no_text_model(name: object, config: Any) -> str:

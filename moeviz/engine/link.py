@@ -115,7 +115,7 @@ class HostLink:
                 self._make(first)
 
     def let_go(self, ticket: Ticket) -> None:
-        """The times of a copy that has arrived have been read, and nobody will ask for them again."""
+        """A copy has arrived or was dropped, and nobody will ask for its times again."""
 
     def drain(self) -> None:
         """Drops what has not begun and waits for what has."""
@@ -222,8 +222,9 @@ class DeviceLink(HostLink):
 
     def let_go(self, ticket: Ticket) -> None:
         with self._changed:
-            self._hardware.give(ticket.start)
-            self._hardware.give(ticket.end)
+            if ticket.end is not None:  # None where it was dropped
+                self._hardware.give(ticket.start)
+                self._hardware.give(ticket.end)
             if ticket.after is not None:
                 self._hardware.give(ticket.after, timing=False)
             ticket.start = ticket.end = ticket.after = None

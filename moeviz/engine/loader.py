@@ -7,6 +7,7 @@ loaded = load("moeviz/demo_model", tier="disk")
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sys
 import time
@@ -30,7 +31,8 @@ from moeviz.engine.cachefolder import SUFFIX, alone_at, cache_folder, make_room
 from moeviz.engine.checkpoint import check_files, check_report, named, needs_code, no_code
 from moeviz.engine.experts import Recipe, RecipeError, recipe_for, stacked
 from moeviz.engine.hardware import Hardware, hardware_of
-from moeviz.engine.kinds import model_class, no_experts, no_folder, no_plain_weights, no_text_model, text_part
+from moeviz.engine.kinds import model_class, no_experts, no_plain_weights, no_text_model, text_part
+from moeviz.engine.memory import lacking
 from moeviz.engine.packing import Rounded, as_stored, rounded
 from moeviz.engine.probe import Reached, Router, is_experts, probe
 from moeviz.engine.sources import LayerSources, Sources, load_dense
@@ -39,13 +41,15 @@ from moeviz.engine.store import (
     HostStore,
     LayerOf,
     Layout,
+    Packing,
     Store,
     is_complete,
     measure,
     write_file,
 )
 from moeviz.errors import ModelError, StoreError
-from moeviz.numbers.lossy import LOSSLESS
+from moeviz.files.headers import CHOOSE, no_folder, no_hub_id
+from moeviz.numbers.lossy import LOSSLESS, UNPACKED
 from moeviz.numbers.sizes import K_FIELDS
 
 transformers.utils.logging.set_verbosity_error()  # what matters is raised; progress is reported by `load`
@@ -171,7 +175,7 @@ def load(
         tier,
         progress,
     )
-    store = _fill(filling, bits)
+    store = _fill(filling, experts)
     progress(0.95, "measuring the slow tier")
     loaded = Loaded(
         name=known.name,
@@ -194,8 +198,8 @@ def load(
         tier=measure(
             store,
             known.hardware.copier(store),
+            known.hardware.unpacker(store),
             overlaps=known.hardware.overlaps,
-            on_host=known.device.type == "cpu",
         ),
         device=known.device,
         dtype=known.dtype,
@@ -206,10 +210,13 @@ def load(
         text_of=cache(lambda token: str(known.tokenizer.decode([token]))),
         notes=(*known.notes, *known.hardware.notes, *_notes(reached)),
     )
+    if store.layout.packing is not None:
+        packed = words.unpacking(loaded.tier.unpack_ms, store.layout.link_bytes, store.layout.expert_bytes)
+        loaded = replace(loaded, notes=(*loaded.notes, packed))
     if bits:
         notes = (*loaded.notes, words.rounded(experts))
         plain = replace(filling, progress=lambda share, what: None)  # which comes later, if it is asked for
-        loaded = replace(loaded, rounding=experts, exact_store=lambda: _fill(plain, 0), notes=notes)
+        loaded = replace(loaded, rounding=experts, exact_store=lambda: _fill(plain, LOSSLESS), notes=notes)
     progress(1.0, "; ".join(("ready", *loaded.notes)))
     return loaded
 
@@ -249,23 +256,30 @@ def _known(
         check(*early)
     kind, why = _dtype(dtype, config, place, every[0])
     check_files(folder)
+    if short := lacking(place, _dense_bytes(skeleton, kind)):
+        raise ModelError(
+            f"The dense part of {name}, which stays in the fast tier, {short}. Choose a smaller model, or a "
+            "dtype of fewer bytes."
+        )
     notes = (why,) if why else ()
     return _Known(_short_name(name), folder, config, tokenizer, skeleton, place, hardware, kind, notes)
 
 
-def _fill(filling: _Filling, bits: int) -> Store:
-    """The slow tier: in memory, or in a file that is written unless it is there. bits: to which experts are
-    rounded; 0: not at all. Raises StoreError.
+def _fill(filling: _Filling, experts: str) -> Store:
+    """The slow tier: in memory, or in a file that is written unless it is there. experts: how it keeps them,
+    a name of `lossy.EXPERTS`. Raises StoreError.
     """
     known, plain = filling.known, filling.plain
-    packing = (
-        Rounded(bits, plain.shapes, plain.dtype, filling.transposed)
-        if bits
-        else as_stored(filling.layers, plain, known.config)
-    )
+    packing: Packing | None = None
+    if bits := rounded(experts):
+        packing = Rounded(bits, plain.shapes, plain.dtype, filling.transposed)
+    elif experts != UNPACKED:
+        packing = as_stored(filling.layers, plain, known.config)
     layout = Layout(plain.layers, plain.experts, plain.dtype, plain.shapes, packing)
     layers = _layers_of(filling, packing)
     if filling.tier == "host":
+        if short := lacking(torch.device("cpu"), layout.bytes):
+            raise StoreError(f"The slow tier in memory {short}. Choose --tier disk.")
         return HostStore(layout, layers, known.hardware.host_memory, known.hardware.let_go)
     path = cache_folder() / f"{_fingerprint(known.folder, layout)}{SUFFIX}"
 
@@ -279,9 +293,17 @@ def _fill(filling: _Filling, bits: int) -> Store:
         return DiskStore(layout, path)
 
 
+def _dense_bytes(skeleton: nn.Module, dtype: torch.dtype) -> int:
+    """What everything but the experts takes."""
+    experts = {id(p) for m in skeleton.modules() if is_experts(m) for p in m.parameters()}
+    return sum(p.numel() for p in skeleton.parameters() if id(p) not in experts) * dtype.itemsize
+
+
 def _reached(name: object, model: nn.Module, tokenizer: Any, device: torch.device) -> list[Reached]:
     """The MoE layers that text reaches. Raises ModelError where there are none, or they are not alike."""
     ids = list(tokenizer("In the beginning")["input_ids"])[:4] or [0]
+    if why := unlike_tokenizer(model.config, ids):
+        raise ModelError(f"{name}: {why}")
     reached: list[Reached] = _guard(name, lambda: probe(model, ids, device))
     if not reached:
         raise ModelError(
@@ -299,6 +321,17 @@ def _reached(name: object, model: nn.Module, tokenizer: Any, device: torch.devic
             f"({', '.join(str(one.k) for one in reached)}), which moeviz cannot serve. Choose another MoE."
         )
     return reached
+
+
+def unlike_tokenizer(config: Any, ids: Sequence[int]) -> str:
+    """Why the tokenizer that gave these ids is not the model's own, in words; empty where it may be."""
+    words_known = getattr(config.get_text_config(), "vocab_size", None)
+    if not isinstance(words_known, int) or max(ids) < words_known:
+        return ""
+    return (
+        f"its tokenizer gives the id {max(ids):,}, but the model knows {words_known:,} tokens: they are of "
+        "different models. Put the model's own tokenizer files beside config.json."
+    )
 
 
 def _layout(name: object, modules: list[nn.Module], dtype: torch.dtype) -> Layout:
@@ -442,11 +475,20 @@ def _config(name: str) -> tuple[Any, Path]:
         if needs_code(error):
             raise no_code(name) from None
         first = str(error).strip().splitlines()[0]
-        raise ModelError(
-            f"{name} cannot be read as a model: {first} Choose a folder with a model, or a hub id that is "
-            "reachable."
-        ) from None
+        if not folder.is_dir():
+            raise ModelError(no_hub_id(name, first)) from None
+        if "does not recognize this architecture" in first:
+            raise ModelError(
+                f"{name} is of a type that transformers {transformers.__version__} does not have: "
+                f"{_type(folder)}. Choose a checkpoint of one that it has."
+            ) from None
+        raise ModelError(f"{name} cannot be read as a model: {first} {CHOOSE}") from None
     return config, Path(str(where)).parent
+
+
+def _type(folder: Path) -> str:
+    """What a folder's configuration calls its model, where transformers does not know it."""
+    return str(json.loads((folder / "config.json").read_bytes()).get("model_type"))[:60]
 
 
 def _tokenizer(name: object, folder: Path) -> Any:
@@ -454,9 +496,9 @@ def _tokenizer(name: object, folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".: ")
         raise ModelError(
-            f"{name} has no tokenizer that can be read: {first} Put the tokenizer's files (tokenizer.json, "
+            f"{name} has no tokenizer that can be read ({first}). Put the tokenizer's files (tokenizer.json, "
             "tokenizer_config.json) beside config.json."
         ) from None
 

@@ -118,8 +118,10 @@ def paced(loaded: Loaded, link: str) -> Loaded:
             f"A paced link copies into host memory, but the fast tier is {loaded.device}. Choose device cpu, "
             "or no link."
         )
-    copier = loaded.hardware.copier(loaded.store)
-    tier = store.measure(loaded.store, copier, pace, on_host=loaded.device.type == "cpu")
+    hardware = loaded.hardware
+    tier = store.measure(
+        loaded.store, hardware.copier(loaded.store), hardware.unpacker(loaded.store), pace, hardware.overlaps
+    )
     return replace(loaded, link=pace, tier=tier)
 
 

@@ -3,11 +3,15 @@ would take."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from moeviz.core.settings import Settings
-from moeviz.engine.loader import Loaded
 from moeviz.engine.tiers import host_free
+
+if TYPE_CHECKING:
+    from moeviz.engine.loader import Loaded
 
 _SPARE = 1.1  # what else a process takes while it holds so many bytes
 

@@ -22,9 +22,7 @@ from moeviz.engine import unpacking
 from moeviz.engine.sources import LayerSources, same_bits
 from moeviz.engine.store import Layout, Packing, Row, Tensors
 from moeviz.errors import ModelError
-from moeviz.numbers.lossy import EXPERTS
-
-_GROUP = 64  # weights that share a scale, in int4
+from moeviz.numbers.lossy import EXPERTS, GROUP
 
 
 class AsStored:
@@ -36,34 +34,40 @@ class AsStored:
         self.tensors = {key: (tensor.dtype, tuple(tensor.shape)) for key, tensor in sample.items()}
         self._shapes, self._dtype = plain.shapes, plain.dtype
         self._make: Callable[[Tensors], Tensors] = layer.make
-        self._fast = _same(self._make(sample), self._made_fast(sample))
+        self._fast = _same(self._make(sample), quickly(sample, self._shapes, self._dtype))
 
     def unpack(self, record: Tensors) -> Tensors:
         """The parameters of an expert, on the device where its record is."""
-        made = self._made_fast(record) if self._fast else None
+        made = quickly(record, self._shapes, self._dtype) if self._fast else None
         return self._make(record) if made is None else made
 
-    def _made_fast(self, record: Tensors) -> Tensors | None:
-        """What `LayerSources.make` makes, sooner; None where the tensors are not of a form that is known."""
-        found: dict[str, torch.Tensor] = {}
-        for name, shape in self._shapes.items():
-            parts = [tensor for key, tensor in record.items() if key.rpartition(".")[0] == name]
-            out = found[name] = torch.empty(shape, dtype=self._dtype, device=parts[0].device)
-            dtypes = [part.dtype for part in parts]
-            if dtypes == [torch.uint8, torch.uint8] and parts[0].dim() == 4:
-                unpacking.mxfp4(parts[0][0], parts[1][0], out)
-            elif dtypes[0::2] == [torch.float8_e4m3fn] * (len(parts) // 2) and len(parts) % 2 == 0:
-                at = 0
-                for values, scales in zip(parts[0::2], parts[1::2], strict=True):  # gate and up
-                    if values.dim() != 2 or scales.dim() != 2 or values.shape[1] % 2:
-                        return None
-                    unpacking.fp8(values, scales, out[at : at + len(values)])
-                    at += len(values)
-            elif len(parts) == 1 and parts[0].is_floating_point():
-                out.copy_(parts[0].view(shape))
-            else:
-                return None
-        return found
+
+def quickly(record: Tensors, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> Tensors | None:
+    """The parameters that `LayerSources.make` makes of a quantised expert, sooner; None where its tensors are
+    not of a form that is known.
+
+    record: what the checkpoint holds of each parameter, by its name with ".0", ".1", ...; shapes: of the
+    parameters.
+    """
+    found: dict[str, torch.Tensor] = {}
+    for name, shape in shapes.items():
+        parts = [tensor for key, tensor in record.items() if key.rpartition(".")[0] == name]
+        out = found[name] = torch.empty(shape, dtype=dtype, device=parts[0].device)
+        dtypes = [part.dtype for part in parts]
+        if dtypes == [torch.uint8, torch.uint8] and parts[0].dim() == 4:
+            unpacking.mxfp4(parts[0][0], parts[1][0], out)
+        elif dtypes[0::2] == [torch.float8_e4m3fn] * (len(parts) // 2) and len(parts) % 2 == 0:
+            at = 0
+            for values, scales in zip(parts[0::2], parts[1::2], strict=True):  # gate and up
+                if values.dim() != 2 or scales.dim() != 2 or values.shape[1] % 2:
+                    return None
+                unpacking.fp8(values, scales, out[at : at + len(values)])
+                at += len(values)
+        elif len(parts) == 1 and parts[0].is_floating_point():
+            out.copy_(parts[0].view(shape))
+        else:
+            return None
+    return found
 
 
 def as_stored(layers: Sequence[LayerSources], plain: Layout, config: Any) -> Packing | None:
@@ -100,7 +104,7 @@ class Rounded:
                 self.tensors[name] = dtype, shape
                 continue
             wide = shape[0 if transposed else 1]  # weights that a product sums up
-            size = wide if bits == 8 else math.gcd(wide, _GROUP)
+            size = wide if bits == 8 else math.gcd(wide, GROUP)
             block = self._blocks[name] = (size, 1) if transposed else (1, size)
             scales = shape[0] // block[0], shape[1] // block[1]
             values = (torch.int8, shape) if bits == 8 else (torch.uint8, (-(-math.prod(shape) // 2),))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,14 @@ from moeviz.core.run import Run, Tier
 from moeviz.core.trace import DECODE, Trace
 from moeviz.engine import tiers
 from moeviz.engine.cachefolder import cache_folder
+from moeviz.engine.unpack_time import unpack_ms
+from moeviz.errors import SettingsError
 from moeviz.files import headers, library
 from moeviz.files.moecounts import Counts
 from moeviz.files.moetrace import write_atomically
 from moeviz.numbers import metrics
 from moeviz.numbers import plan as plans
+from moeviz.numbers.lossy import EXPERTS, LOSSLESS
 from moeviz.numbers.plan import Compute, Memory, Plan
 from moeviz.numbers.sizes import Headers, ModelSize, checkpoint_dtype, sizes
 
@@ -41,6 +45,8 @@ def make(
     model: str = "",
     *,
     dtype: str = "auto",
+    experts: str = LOSSLESS,
+    device: str = "auto",
     fast: int | None = None,
     context: int = 4_096,
     slots: Sequence[int] = (),
@@ -52,18 +58,20 @@ def make(
 ) -> Plan:
     """The plan for a folder or hub id (empty: the bundled model) on this machine.
 
-    fast: bytes of the fast tier (None: what is free); run: the recorded run of `trace`; counts: of this
-    model's experts, without order; link: as `machines.find` takes it, or MEASURE; fast_speed: GB/s at which
-    the fast tier reads its own memory (None: measured where it is RAM). Raises ModelError, SettingsError,
-    StoreError.
+    experts: how the slow tier keeps them, a name of `lossy.EXPERTS`; device: auto (what is here), cpu, or an
+    accelerator's name, of one that may be in another machine; fast: bytes of the fast tier (None: what is
+    free); run: the recorded run of `trace`; counts: of this model's experts, without order; link: as
+    `machines.find` takes it, or MEASURE; fast_speed: GB/s at which the fast tier reads its own memory (None:
+    measured where it is RAM). Raises ModelError, SettingsError, StoreError.
     """
     read = headers.read(model or str(BUNDLED))
     name = BUNDLED_NAME if not model or Path(model).resolve() == BUNDLED.resolve() else model
-    memory = this_machine(fast)
-    size = _size(read, name, dtype, memory.fast_is_host)
-    own = run if trace is not None and (trace.model, trace.mean_bytes) == (name, size.mean_bytes) else None
+    memory = this_machine(fast, device)
+    size = _size(read, name, dtype, experts, memory.fast_is_host)
+    same = trace is not None and (_who(trace.model), trace.mean_bytes) == (_who(name), size.mean_bytes)
+    own = run if same else None
     machine = trace.recorded.get("machine", "a machine that it does not name") if trace is not None else ""
-    return plans.plan(
+    found = plans.plan(
         name,
         size,
         memory,
@@ -73,19 +81,25 @@ def make(
         counts=None if counts is None else counts.counts,
         link=_link(link, size, own),
         compute=_compute(name, size, memory, own, machine, fast_speed),
+        unpacking=_unpacking(name, size, memory, own),
     )
+    if found.unpacking is None:
+        return found
+    note = words.unpacking(found.unpacking.ms, size.mean_moved, size.mean_bytes)
+    return replace(found, notes=(*found.notes, note))
 
 
-def _size(read: Headers, name: str, dtype: str, on_cpu: bool) -> ModelSize:
+def _size(read: Headers, name: str, dtype: str, experts: str, on_cpu: bool) -> ModelSize:
     """Sizes in the dtype of the run. On a CPU `auto` is measured once the model is loaded: until this one has
     run, the plan takes float32 and says so.
     """
     own = checkpoint_dtype(read.config)
     if dtype != "auto" or not on_cpu or own == "float32":
-        return sizes(read, own if dtype == "auto" else dtype)
-    if (before := last(name)) is not None and (found := sizes(read, own)).mean_bytes == before.expert_bytes:
+        return sizes(read, own if dtype == "auto" else dtype, experts)
+    before, found = last(name), sizes(read, own, experts)
+    if before is not None and found.mean_bytes == before.expert_bytes:
         return found
-    found = sizes(read, "float32")
+    found = sizes(read, "float32", experts)
     note = (
         f"On a CPU a run takes the faster of float32 and {own}, measured as it loads; --dtype plans for one."
     )
@@ -104,6 +118,7 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
         ("MoE layers", f"{len(layers)}, each of {_range(experts, str)} experts, {size.k} for each token"),
         ("Dense part", f"{words.memory(size.dense)} ({words.memory(size.dense_packed)} in the checkpoint)"),
         ("One expert", f"{_range(unpacked)} in a slot ({_range(packed)} in the checkpoint)"),
+        ("On disk and link", _kept_as(plan)),
         ("All", f"{words.memory(size.all_unpacked)} ({words.memory(size.all_packed)} in the checkpoint)"),
         ("Keys and values", f"{keys} for {words.many(plan.context, 'token')}{limit}"),
         ("Fast tier", f"{words.memory(memory.fast)}: {memory.fast_what}"),
@@ -115,14 +130,9 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
     found.append(
         ("Link", plan.link.label if plan.link else "not known: add --link, for example --link measure")
     )
-    compute = (
-        f"{words.milliseconds(plan.compute.ms)} a token, {plan.compute.source}"
-        if plan.compute
-        else _NO_COMPUTE
-    )
-    found.append(("Compute", compute))
+    found.append(("Compute", _compute_row(plan.compute)))
     if (ran := last(plan.model)) is not None:
-        found.append(("Last run", f"{plan.model}: {off_by(ran)}"))
+        found += off_by(ran)
     for row in plan.rows:
         has = f"{_fits(row.fits)}: fast tier {words.memory(row.fast)} of {words.memory(memory.fast)}"
         there = f"slow tier host {_fits(row.host_fits)}: {need} of {words.memory(memory.host)}"
@@ -133,7 +143,23 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
     return found
 
 
-_NO_COMPUTE = "not known: add --fast-speed GB/s, or --trace with a measured run of this model"
+def _kept_as(plan: Plan) -> str:
+    """How the slow tier holds an expert, whether that is lossless, and what unpacking it takes."""
+    size = plan.size
+    moved = f"{_range({layer.moved for layer in size.layers})} an expert"
+    if not size.kept:
+        return f"{moved}, as in a slot; lossless"
+    how = f"{moved}, in {size.kept}; {'LOSSY' if EXPERTS.get(size.kept) else 'lossless'}"
+    if plan.unpacking is None:
+        return how
+    return f"{how}; unpacked in {words.milliseconds(plan.unpacking.ms)}, {plan.unpacking.source}"
+
+
+def _compute_row(compute: Compute | None) -> str:
+    if compute is None:
+        return "not known: add --fast-speed GB/s, or --trace with a measured run of this model"
+    least = "at least " if compute.at_least else ""
+    return f"{least}{words.milliseconds(compute.ms)} a token, {compute.source}"
 
 
 def _range(values: set[int], say: Callable[[int], str] = words.memory) -> str:
@@ -170,16 +196,26 @@ def _speed(band: plans.Band | None) -> str:
 # this machine
 
 
-def this_machine(fast: int | None = None) -> Memory:
-    """What is free here. fast: bytes of an accelerator, or of RAM for the model, where the user says so."""
-    host, accelerator = tiers.host_free(), tiers.accelerator_free()
+def this_machine(fast: int | None = None, device: str = "auto") -> Memory:
+    """What is free here. fast: bytes of the fast tier, where the user says so; device: auto, cpu, or an
+    accelerator's name. Raises SettingsError where nothing says how large an accelerator's memory is.
+    """
+    host, accelerator = tiers.host_free(), None if device == "cpu" else tiers.accelerator_free()
     disk, where = tiers.disk_free(cache_folder())
+    on_host = device == "cpu" or (device == "auto" and accelerator is None)
+    free = host if on_host else accelerator
+    what = "RAM that is free on this machine" if on_host else "free on the accelerator"
     if fast is not None:
-        what = "as --fast says" + ("" if accelerator else "; taken for RAM of this machine")
-        return Memory(fast, what, accelerator is None, host, disk, str(where))
-    if accelerator is not None:
-        return Memory(accelerator, "free on the accelerator", False, host, disk, str(where))
-    return Memory(host, "RAM that is free on this machine", True, host, disk, str(where))
+        what = f"as --fast says, of {'RAM' if on_host else 'an accelerator'}"
+        if device == "auto" and on_host:
+            what += " (of a card: --device cuda)"
+        free = fast
+    if free is None:
+        raise SettingsError(
+            f"No accelerator is seen here, so the memory of device {device!r} is not known. Say it, for "
+            "example --fast 24GB."
+        )
+    return Memory(free, what, on_host, host, disk, str(where))
 
 
 def _link(text: str, size: ModelSize, own: Run | None) -> Machine | None:
@@ -191,7 +227,7 @@ def _link(text: str, size: ModelSize, own: Run | None) -> Machine | None:
     tier = own.tier
     return plans.as_measured(
         f"{tier.kind}, as the trace's run measured it",
-        tier.latency_ms,
+        tier.latency_ms - tier.unpack_ms,
         tier.gigabytes_per_second,
         own.mean_copied,
     )
@@ -212,10 +248,28 @@ def _compute(
         if not memory.fast_is_host:
             return None
         speed = tiers.memory_speed()
-        source = f"measured in RAM at {speed:.1f} GB/s"
+        source = f"from RAM at {speed:.1f} GB/s, as measured"
     else:
         speed, source = fast_speed, f"at {fast_speed:g} GB/s"
-    return Compute(size.active / speed / 1e6, f"the least: its weights are read once, {source}")
+    source = f"to read its weights once {source}; after a run, a plan knows what it takes"
+    return Compute(size.active / speed / 1e6, source, at_least=True)
+
+
+def _unpacking(name: str, size: ModelSize, memory: Memory, own: Run | None) -> Compute | None:
+    """What unpacking an expert takes: as this model's last run had it, as the trace's run, else as this
+    processor does it.
+    """
+    if not size.kept:
+        return None
+    bytes_of = (size.mean_bytes, size.mean_moved)
+    if (ran := last(name)) is not None and ran.unpack_ms and (ran.expert_bytes, ran.moved_bytes) == bytes_of:
+        return Compute(ran.unpack_ms, "as the last run of this model measured it here")
+    if own is not None and own.tier is not None and own.tier.unpack_ms and own.mean_copied == bytes_of[1]:
+        return Compute(own.tier.unpack_ms, "as the trace's run measured it")
+    if not memory.fast_is_host:
+        return None
+    took = unpack_ms(size.kept, size.dtype, size.matrices)
+    return None if took is None else Compute(took, "measured here")
 
 
 # how far off the last plan was
@@ -231,23 +285,35 @@ class Ran:
     hit_ratio: float | None
     tokens_per_second: float | None
     compute_ms: float | None  # of a token, without waiting for copies
-    planned_hit_ratio: float | None = None  # None where no plan had this policy at these slots
+    planned_hit_ratio: float | None = None  # None where no plan had these slots
     planned_least: float | None = None  # tokens/s
     planned_most: float | None = None
+    planned_compute_ms: float | None = None
+    planned_link: str = ""
+    planned_for: str = ""  # a policy, or EVEN where a plan without a trace spoke for all
     link: str = ""  # that it ran over, in words; empty where that is not known
+    moved_bytes: int = 0  # of an expert, over the link
+    unpack_ms: float = 0.0  # of an expert; 0 where none was packed
 
 
 def remember(plan: Plan) -> None:
     """Keeps what a plan expects of each policy and slot count, for `settle`. Raises OSError."""
-    kept = _kept()
-    about = kept.pop(plan.model, {})  # the newest stand last
+    kept, who = _kept(), _who(plan.model)
+    about = kept.pop(who, {})  # the newest stand last
     expected = {
-        f"{plan.size.mean_bytes} {row.slots} {one.policy}": [one.hit_ratio, *_ends(one.band)]
+        _key(plan.size.mean_bytes, plan.size.mean_moved, row.slots, one.policy): {
+            "planned_for": one.policy,
+            "planned_hit_ratio": one.hit_ratio,
+            "planned_least": one.band.least if one.band else None,
+            "planned_most": one.band.most if one.band else None,
+            "planned_compute_ms": plan.compute.ms if plan.compute else None,
+            "planned_link": plan.link.label if plan.link else "",
+        }
         for row in plan.rows
         for one in row.expected
-        if one.policy in plans.POLICIES
+        if one.policy in (*plans.POLICIES, plans.EVEN)
     }
-    _keep({**kept, plan.model: {**about, "expected": _table(about.get("expected")) | expected}})
+    _keep({**kept, who: {**about, "expected": _table(about.get("expected")) | expected}})
 
 
 def settle(trace: Trace, run: Run) -> None:
@@ -271,14 +337,27 @@ def settle(trace: Trace, run: Run) -> None:
         found.times.tokens_per_second if found.times else None,
         parts.compute + parts.other,
         link=_link_in_words(run.tier),
+        moved_bytes=run.mean_copied,
+        unpack_ms=run.tier.unpack_ms if run.tier else 0.0,
     )
-    kept = _kept()
-    about = kept.pop(trace.model, {})
-    planned = _table(about.get("expected")).get(f"{run.mean_bytes} {settings.slots} {settings.policy}")
-    if isinstance(planned, list) and len(planned) == 3:
-        hit_ratio, least, most = planned
-        ran = replace(ran, planned_hit_ratio=hit_ratio, planned_least=least, planned_most=most)
-    _keep({**kept, trace.model: {**about, "ran": asdict(ran)}})
+    kept, who = _kept(), _who(trace.model)
+    about = kept.pop(who, {})
+    expected = _table(about.get("expected"))
+    for policy in (plans.EVEN, settings.policy):  # what was planned for the policy itself counts
+        planned = expected.get(_key(run.mean_bytes, run.mean_copied, settings.slots, policy))
+        with suppress(TypeError):  # a damaged file
+            ran = replace(ran, **_table(planned))
+    _keep({**kept, who: {**about, "ran": asdict(ran)}})
+
+
+def _who(model: str) -> str:
+    """A folder is the same however its path was written."""
+    return str(Path(model).resolve()) if Path(model).is_dir() else model
+
+
+def _key(expert_bytes: int, moved_bytes: int, slots: int, policy: str) -> str:
+    """Of what is expected. A run in another dtype, or with its experts packed otherwise, is another."""
+    return f"{expert_bytes} {moved_bytes} {slots} {policy}"
 
 
 def _link_in_words(tier: Tier | None) -> str:
@@ -291,33 +370,35 @@ def _link_in_words(tier: Tier | None) -> str:
 def last(model: str) -> Ran | None:
     """How the last run of a model came out; None where there was none."""
     try:
-        return Ran(**_kept()[model]["ran"])
+        return Ran(**_kept()[_who(model)]["ran"])
     except (KeyError, TypeError):
         return None
 
 
-def off_by(ran: Ran) -> str:
-    """How far off the plan of a run was, in words."""
-    slots = words.many(ran.slots, "slot")
-    what = f"{ran.policy} with {slots} a layer, each of {words.memory(ran.expert_bytes)}"
-    what += f", over {ran.link}" if ran.link else ""
+def off_by(ran: Ran) -> list[tuple[str, str]]:
+    """How far off the plan of a run was, (name, text) each."""
+    what = (
+        f"{ran.policy} with {words.many(ran.slots, 'slot')} a layer, each of {words.memory(ran.expert_bytes)}"
+    )
+    found = [("Last run", f"{what}, over {ran.link}" if ran.link else what)]
     speed = words.UNKNOWN if ran.tokens_per_second is None else f"{ran.tokens_per_second:.3g} tokens/s"
-    measured = f"measured {words.percent(ran.hit_ratio)} hit and {speed}"
+    compute = "" if ran.compute_ms is None else f", compute {words.milliseconds(ran.compute_ms)} a token"
+    measured = f"{words.percent(ran.hit_ratio)} hit, {speed}{compute}"
     if ran.planned_hit_ratio is None:
-        return f"{what}: {measured}; nothing had been planned for it"
-    planned = f"planned {words.percent(ran.planned_hit_ratio)} hit"
+        return [*found, ("  measured", f"{measured}; nothing had been planned for it")]
+    even = " by even routing" if ran.planned_for == plans.EVEN else ""
+    planned = f"{words.percent(ran.planned_hit_ratio)} hit{even}"
     if ran.planned_most is None or ran.tokens_per_second is None:
-        return f"{what}: {planned}, no speed; {measured}"
+        return [*found, ("  planned", f"{planned}, no speed"), ("  measured", measured)]
     low, high = ran.planned_least or 0.0, ran.planned_most
-    nearest = min(max(ran.tokens_per_second, low), high)
-    off = ran.tokens_per_second / nearest - 1
+    off = round(ran.tokens_per_second / min(max(ran.tokens_per_second, low), high) - 1, 2)
     verdict = f"{abs(off):.0%} {'above' if off > 0 else 'below'} the plan" if off else "within the plan"
-    band = f"at most {high:.3g}" if ran.planned_least is None else f"{low:.3g} to {high:.3g}"
-    return f"{what}: {planned} and {band} tokens/s; {measured}: {verdict}"
-
-
-def _ends(band: plans.Band | None) -> tuple[float | None, float | None]:
-    return (band.least, band.most) if band else (None, None)
+    least = ran.planned_least is None
+    planned += f", {'at most' if least else f'{low:.3g} to'} {high:.3g} tokens/s"
+    if (ms := ran.planned_compute_ms) is not None:
+        planned += f", compute {'at least ' * least}{words.milliseconds(ms)} a token"
+    over = f", over {ran.planned_link}" if ran.planned_link else ""
+    return [*found, ("  planned", f"{planned}{over}"), ("  measured", f"{measured}: {verdict}")]
 
 
 def _store() -> Path:

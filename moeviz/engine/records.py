@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from moeviz import words
-from moeviz.core.run import Recorder, Run, Tier
+from moeviz.core.recorder import Recorder
+from moeviz.core.run import Run, Tier
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 

@@ -95,6 +95,10 @@ class Serving:
         if self._link is None:
             return
         self._link.close()
+        for ticket in self._open_tickets:  # no copy is under way any more
+            self._link.let_go(ticket)
+        self._open_tickets.clear()
+        self._clock.close()
         self._link = None
         for hook in self._hooks:
             hook.remove()
@@ -173,17 +177,21 @@ class Serving:
         ]
 
     def _finished_copies(self) -> list[tuple[int, int, int]]:
-        """Copies that have arrived since the last pass."""
+        """Copies of the run that have arrived since the last pass. What was copied aside, or before the clock
+        ran, is none of them; its stamps are given back all the same.
+        """
         assert self._link is not None
         found, left = [], []
         for ticket in self._open_tickets:
-            if ticket.state == "done" and self._clock.ready(ticket.end):
-                start = self._clock.since_start(ticket.start)
-                end = start + self._clock.between(ticket.start, ticket.end)
-                found.append((ticket.load.index, start, end))
-                self._link.let_go(ticket)
-            elif ticket.state != "dropped":
-                left.append(ticket)
+            if ticket.state != "dropped":
+                if not (ticket.state == "done" and self._clock.ready(ticket.end)):
+                    left.append(ticket)
+                    continue
+                if ticket.load.index >= 0:
+                    start = self._clock.since_start(ticket.start)
+                    end = start + self._clock.between(ticket.start, ticket.end)
+                    found.append((ticket.load.index, start, end))
+            self._link.let_go(ticket)
         self._open_tickets = left
         return found
 
@@ -248,13 +256,11 @@ class Serving:
     def _aside(self, event: _Event) -> None:
         """Computes the experts that padding alone needs, in a slot of their own. It is no stall and no
         compute of the event: the time is in that of the pass alone."""
-        assert self._link is not None
         assert self._spare is not None
         event.computes.append((event.mark, self._clock.stamp()))
         views = self._loaded.store.layout.views(self._spare)
         for expert in sorted(event.rows.needed - event.parts.keys()):
-            self._link.submit(Load(event.number, expert, -1, NOBODY, -1, False), self._spare, awaited=True)
-            self._link.wait(self._spare)
+            self._copy_aside(event.number, expert, -1, self._spare)
             way = self._loaded.recipe.way(event.module, views)
             event.parts[expert] = way(*event.rows.of(expert))
         event.mark = self._clock.stamp()
@@ -311,11 +317,15 @@ class Serving:
 
     def _fill(self) -> None:
         """Copies who is resident from the start, before the clock runs."""
-        assert self._link is not None
         for number, expert, slot in self.cache.initial:
-            room = self._slots[self.cache.pool(number)][slot]
-            self._link.submit(Load(number, expert, slot, NOBODY, -1, False), room, awaited=True)
-            self._link.wait(room)
+            self._copy_aside(number, expert, slot, self._slots[self.cache.pool(number)][slot])
+
+    def _copy_aside(self, layer: int, expert: int, slot: int, room: torch.Tensor) -> None:
+        """A copy that is none of the run's, and that compute waits for."""
+        assert self._link is not None
+        ticket = self._link.submit(Load(layer, expert, slot, NOBODY, -1, False), room, awaited=True)
+        self._open_tickets.append(ticket)
+        self._link.wait(room)
 
 
 @dataclass(slots=True, eq=False)

@@ -22,7 +22,7 @@ from torch import nn
 from moeviz.core.settings import Settings
 from moeviz.core.trace import DECODE, PREFILL, Trace
 from moeviz.engine.hardware import Hardware
-from moeviz.engine.loader import Loaded
+from moeviz.engine.loader import Loaded, unlike_tokenizer
 from moeviz.engine.records import PassRecord, Prompt, prompts_of
 from moeviz.engine.serving import Serving
 from moeviz.errors import ModelError
@@ -76,6 +76,8 @@ def encode(loaded: Loaded, prompt: str, options: Options) -> list[int]:
     ids = loaded.tokenizer(prompt)["input_ids"] if prompt.strip() else []
     if not ids:
         raise ModelError("The prompt is empty. Write a few words for the model to go on from.")
+    if why := unlike_tokenizer(loaded.model.config, ids):
+        raise ModelError(f"{loaded.name}: {why}")
     if options.max_new_tokens < 1:
         raise ModelError(f"{options.max_new_tokens} new tokens were asked for. Ask for at least 1.")
     if len(ids) + options.max_new_tokens > loaded.context:

@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
@@ -351,48 +352,48 @@ def aligned(records: int, record_bytes: int) -> torch.Tensor:
 def measure(
     store: Store,
     copy: Callable[[int, int], None],
+    unpack: Callable[[], None] | None = None,
     pace: Machine | None = None,
     overlaps: bool = True,
     repeats: int = 24,
-    on_host: bool = True,
 ) -> Tier:
     """Latency and bandwidth of the tier with this model's experts: median of single reads until the expert
     can be used, and reads back to back.
 
-    copy: what copies (layer, expert) over the link as a run does; pace: the link that every copy is slowed
-    down to; overlaps: whether copies run beside compute; on_host: packed experts are unpacked by this
-    processor, not by an accelerator. Raises StoreError where a record is damaged.
+    copy: what copies (layer, expert) over the link as a run does; unpack: what unpacks one that has arrived,
+    None where they come as a slot has them; pace: the link that every copy is slowed down to; overlaps:
+    whether copies run beside compute. Raises StoreError where a record is damaged.
     """
     layout = store.layout
-    slot = aligned(1, layout.slot_bytes)[0] if layout.packing is not None and on_host else None
     record = aligned(1, layout.record_bytes)[0]
     least = least_ns(pace, layout)
     places = [(i * 7 % layout.layers, i * 5 % layout.experts) for i in range(repeats)]
     for layer, expert in set(places):  # before the clock runs: a checksum is no part of a copy
         store.read(layer, expert, record)
         store.check(layer, expert, record)
-    took, unpacking = [], [0]
+    took, unpacking = [], []
     for layer, expert in places:
         start = time.perf_counter_ns()
         copy(layer, expert)
         took.append(max(least, time.perf_counter_ns() - start))
-    for _ in range(3 if slot is not None else 0):
+    for _ in range(3 if unpack is not None else 0):
         start = time.perf_counter_ns()
-        layout.arrive(record, slot)
+        unpack()
         unpacking.append(time.perf_counter_ns() - start)
     whole = 0
     for layer, expert in places:
         start = time.perf_counter_ns()
         copy(layer, expert)
         whole += max(least, time.perf_counter_ns() - start)
-    usual = sorted(took)[len(took) // 2]
+    usual, unpacked = median(took), median(unpacking or [0])
     return Tier(
         kind=store.kind,
-        latency_ms=(usual + sorted(unpacking)[len(unpacking) // 2]) / 1e6,
+        latency_ms=(usual + unpacked) / 1e6,
         gigabytes_per_second=repeats * layout.record_bytes / whole,
         page_cache_bypassed=store.page_cache_bypassed,
         pace=pace,
         keeps_pace=pace is None or usual <= least * 1.1,
+        unpack_ms=unpacked / 1e6,
         overlaps=overlaps,
     )
 

@@ -11,6 +11,7 @@ fetched, a few megabytes of however many hundred gigabytes. Which tensors are ex
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,46 @@ MAX_JSON_BYTES = (
 _INDEX = "model.safetensors.index.json"
 _ONE = "model.safetensors"
 _AGAIN = "Save or download the checkpoint again."
+CHOOSE = "Choose a folder that save_pretrained wrote, or a hub id (owner/name)."
+
+
+def no_folder(name: str) -> str:
+    """Why a name can be neither a model's folder nor a hub id; empty where it may be one."""
+    path = Path(name)
+    if name.endswith(".gguf") or (
+        path.is_dir() and list(path.glob("*.gguf")) and not (path / "config.json").exists()
+    ):
+        return (
+            f"{name} is a GGUF file, which llama.cpp reads. moeviz reads the folder or hub id of a "
+            "transformers checkpoint "
+            "(config.json and *.safetensors): choose the one that the GGUF was made from."
+        )
+    if path.is_file():
+        return f"{name} is a file. Choose the folder that it is in, with config.json and *.safetensors."
+    looks_like_a_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
+    if looks_like_a_path and not path.is_dir():
+        return f"There is no folder {name}. {CHOOSE}"
+    if path.is_dir() and not (path / "config.json").exists():
+        return f"The folder {name} has no config.json, so it is no model. {CHOOSE}"
+    return ""
+
+
+def no_hub_id(name: object, cause: str) -> str:
+    """The message for a name that is no folder here, and of which the hub says so."""
+    if re.search("gated|private|40[134]|not a valid model identifier", cause):
+        way = (
+            "Check how it is written; if it is gated or private, accept its terms on huggingface.co and log "
+            "in: hf auth login."
+        )
+    else:
+        way = "Choose a folder with a model, or a hub id that is reachable."
+    return f"{name} is no folder, and as a hub id it cannot be read: {cause.rstrip('.')}. {way}"
 
 
 def read(name: str) -> Headers:
     """Of a folder, or of a hub id whose files are in the local cache or can be reached. Raises ModelError."""
+    if why := no_folder(name):
+        raise ModelError(why)
     if Path(name).is_dir():
         return _of_folder(Path(name))
     kept = _kept(name)
@@ -37,11 +74,6 @@ def read(name: str) -> Headers:
 
 
 def _of_folder(folder: Path) -> Headers:
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"The folder {folder} has no config.json, so it is no model. "
-            "Choose a folder that save_pretrained wrote."
-        )
     tensors: dict[str, Tensor] = {}
     for path in _shards(folder):
         try:
@@ -118,10 +150,7 @@ def _of_hub(name: str) -> Headers:
         raise
     except Exception as error:  # the hub's own errors, and those of whichever library carries its requests
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(
-            f"{name} is no folder, and as a hub id it cannot be read: {cause.rstrip('.')}. "
-            "Choose a folder with a model, or a hub id that is reachable."
-        ) from None
+        raise ModelError(no_hub_id(name, cause)) from None
     return Headers(
         config,
         {

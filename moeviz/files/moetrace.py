@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -210,6 +209,8 @@ def _not_here(header: Any) -> str:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Raises OSError; then nothing of the file is left behind and an older one is untouched."""
+    import tempfile  # takes longer to load than a small trace to be read
+
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     try:

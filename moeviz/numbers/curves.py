@@ -141,18 +141,14 @@ def _hits(
     if len(fits) > 1 and policy.stack:
         depth = stack.depths(steps, start(trace, settings, known, rooms[:1]))
         found[fits] = stack.hits(depth, steps, np.array([rooms[at].slots for at in fits]))
-    elif policy.lists is not None:
-        for at in fits:
-            pools = start(trace, settings, known, rooms[:1])
-            found[at] = stack.hits_by_lists(steps, pools, rooms[at].slots)
-    elif rooms[0].pools == 1 and stack.heaped(policy, trace.layers):
+    elif policy.lists is None and rooms[0].pools == 1 and stack.heaped(policy, trace.layers):
         for at in fits:
             pools = start(trace, settings, known, rooms[:1])
             found[at] = stack.hits_of_one_pool(steps, pools, rooms[at].slots)
     else:
         fits = []
     apart = [at for at in range(len(rooms)) if at not in fits]
-    if rooms[0].bytes:  # bytes are counted for one pool at a time
+    if rooms[0].bytes or policy.lists is not None:  # these are served at one slot count at a time
         for at in apart:
             found[at] = steps.hits(start(trace, settings, known, [rooms[at]]))[0]
     elif apart:
@@ -161,12 +157,17 @@ def _hits(
 
 
 def bounds(
-    trace: Trace, settings: Settings, recorded: Run | None, *, gap: bool = False
+    trace: Trace,
+    settings: Settings,
+    recorded: Run | None,
+    *,
+    gap: bool = False,
+    replayed: Run | None = None,
 ) -> dict[str, float | None]:
     """What no policy can beat at these slots: belady's hits / accesses (of decode, or of prefill where
     nothing was decoded), and the least ms per output token on the machine of the recorded run (None without
-    one). `gap`: also `metrics.gap_captured` of the settings' policy, without pre-fetching. For a baseline all
-    are None.
+    one). `gap`: also `metrics.gap_captured` of the settings' policy, without pre-fetching. `replayed`: what a
+    replay of these settings gave, which is not done again. For a baseline all are None.
 
     The bound is belady's under the settings' own rule. It is none (None) where a pool's experts differ in
     size: the fewest misses are then no longer had by who is needed again last.
@@ -177,17 +178,22 @@ def bounds(
         found["gap_captured"] = None
     if settings.baseline or room.bytes:
         return found
-    hits = {}
-    for policy in {"belady", "lru", settings.policy} if gap else {"belady"}:
+    hits: dict[str, list[int]] = {}  # by policy: of prefill and of decode
+    accesses: list[int] = []
+    if replayed is not None and settings.prefetch == "none":
+        counts = [metrics.counts(replayed, phase) for phase in (PREFILL, DECODE)]
+        hits[settings.policy], accesses = [one.hits for one in counts], [one.accesses for one in counts]
+    for policy in ({"belady", "lru", settings.policy} if gap else {"belady"}) - hits.keys():
         one = replace(settings, policy=policy, prefetch="none")
-        (hits[policy],), accesses = _hits(trace, one, [room], None)
+        (by_phase,), all_of_phase = _hits(trace, one, [room], None)
+        hits[policy], accesses = by_phase.tolist(), all_of_phase.tolist()
     phase = DECODE if accesses[DECODE] else PREFILL
-    found["belady_hit_ratio"] = float(hits["belady"][phase] / max(int(accesses[phase]), 1))
+    found["belady_hit_ratio"] = hits["belady"][phase] / max(accesses[phase], 1)
     if recorded:
-        misses = int(accesses[DECODE] - hits["belady"][DECODE])
+        misses = accesses[DECODE] - hits["belady"][DECODE]
         found["least_ms_per_token"] = metrics.bandwidth_bound_ms(recorded, misses)
     if gap:
-        own, lru, best = (int(hits[policy][phase]) for policy in (settings.policy, "lru", "belady"))
+        own, lru, best = (hits[policy][phase] for policy in (settings.policy, "lru", "belady"))
         found["gap_captured"] = metrics.gap_captured(own, lru, best)
     return found
 

@@ -8,6 +8,7 @@ names what is in EXPERTS.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LOSSLESS = "lossless"
-EXPERTS = {LOSSLESS: 0, "int8": 8, "int4": 4}  # how the slow tier keeps experts -> bits of a weight; 0: as is
+UNPACKED = "unpacked"  # lossless too: as a slot does, where the checkpoint packs them
+EXPERTS = {LOSSLESS: 0, UNPACKED: 0, "int8": 8, "int4": 4}
+"""How the slow tier keeps experts -> bits of a weight; 0: they are not rounded."""
+GROUP = 64  # weights that share a scale in int4
+SCALE_BYTES = 4  # of float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,14 @@ class Lossy:
     spread: float  # standard deviation of the logits without rounding, to hold a difference against
     same_token: float  # share of tokens after which the likeliest next token is the same
     rerouted: float  # share of chosen experts that are not chosen without rounding
+
+
+def rounded_bytes(bits: int, outputs: int, inputs: int) -> int:
+    """What a matrix takes with so many bits a weight, its scales included: one for each output in 8 bits, one
+    for each group of an output's weights in 4.
+    """
+    scales = outputs if bits == 8 else outputs * (inputs // math.gcd(inputs, GROUP))
+    return -(-bits * outputs * inputs // 8) + SCALE_BYTES * scales
 
 
 def difference(

@@ -76,36 +76,24 @@ def miss_kinds(run: Run) -> MissKinds:
 def miss_kind_of_access(run: Run) -> NDArray[np.uint8]:
     """0 for hits, else 1 cold, 2 capacity, 3 collision, 4 pollution. [M]"""
     kinds = np.zeros(len(run.accesses.event), np.uint8)
-    loaded = set(zip(run.start.layer.tolist(), run.start.expert.tolist(), strict=True))
-    evicted: dict[tuple[int, int], int] = {}  # (layer, expert) -> load that evicted it last
-    load_pass = run.events.forward_pass[run.loads.event].tolist()
-    wasted = (run.loads.speculative & ~run.loads.used).tolist()
-    loads = list(zip(run.loads.layer.tolist(), run.loads.expert.tolist(), strict=True))
-    gone = run.departures
-    left = [(layer, expert) for _, layer, expert in gone.rows()]
-    left_at = np.searchsorted(gone.load, np.arange(len(loads) + 1)).tolist()
-    load_at = np.searchsorted(run.loads.event, np.arange(len(run.events.forward_pass) + 1)).tolist()
-    access_at = np.searchsorted(run.accesses.event, np.arange(len(run.events.forward_pass) + 1)).tolist()
-    expert, outcome = run.accesses.expert.tolist(), run.accesses.outcome.tolist()
-    layers, passes = run.events.layer.tolist(), run.events.forward_pass.tolist()
-    for event, layer in enumerate(layers):
-        for access in range(access_at[event], access_at[event + 1]):
-            if outcome[access] != MISS:
-                continue
-            key = layer, expert[access]
-            by = evicted.get(key)
-            if key not in loaded:
-                kinds[access] = 1
-            elif by is not None and wasted[by]:
-                kinds[access] = 4
-            elif by is not None and load_pass[by] == passes[event]:
-                kinds[access] = 3
-            else:
-                kinds[access] = 2
-        for load in range(load_at[event], load_at[event + 1]):
-            loaded.add(loads[load])
-            for key in left[left_at[load] : left_at[load + 1]]:
-                evicted[key] = load
+    missed = np.flatnonzero(run.accesses.outcome == MISS)
+    event = run.accesses.event[missed].astype(np.int64)
+    place = run.events.layer[event].astype(np.int64) * run.experts + run.accesses.expert[missed]
+    loads, gone, passes = run.loads, run.departures, run.events.forward_pass
+    first = np.full(run.layers * run.experts, len(passes))  # the event that first loaded each expert
+    np.minimum.at(first, loads.layer.astype(np.int64) * run.experts + loads.expert, loads.event)
+    first[run.start.layer.astype(np.int64) * run.experts + run.start.expert] = -1
+    # departures of one expert stand together, in time: the last before the event is why it is missed
+    span = len(passes) + 1
+    left = (gone.layer.astype(np.int64) * run.experts + gone.expert) * span + loads.event[gone.load]
+    order = np.argsort(left, kind="stable")
+    last = left[order].searchsorted(place * span + event)  # one further
+    known = np.append(-1, left[order])[last] // span == place
+    by, of_known = gone.load[order[last[known] - 1]], missed[known]  # the load that it left for
+    kinds[missed] = 2
+    kinds[of_known[passes[loads.event[by]] == passes[event[known]]]] = 3
+    kinds[of_known[(loads.speculative & ~loads.used)[by]]] = 4
+    kinds[missed[first[place] >= event]] = 1
     return kinds
 
 

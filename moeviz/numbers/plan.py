@@ -10,6 +10,7 @@ Knows no file, no machine and no model; whoever calls brings the numbers. What i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -33,9 +34,10 @@ ASSUMPTIONS = (
     f"{USABLE:.0%} of a tier is used; the rest is left to activations, libraries and other programs.",
     "One text at a time; prefill is not in the speed.",
     "ms a token in copies = misses x (latency + bytes / bandwidth); "
-    "misses = (1 - hit ratio) x experts of a token x MoE layers.",
+    "misses = (1 - hit ratio) x experts of a token x MoE layers. "
+    "Where experts are packed, what unpacking one takes is added to its copy.",
     "tokens/s at most: copies run wholly beside compute, 1000 / max(copies, compute). "
-    "At least: nothing runs beside anything, 1000 / (copies + compute).",
+    "At least: nothing runs beside anything, 1000 / (copies + compute), where a run has measured compute.",
 )
 
 
@@ -58,7 +60,7 @@ class Band:
     misses: float  # experts copied for a token, in all layers
     copies_ms: float  # what the link takes for them
     most: float | None  # tokens/s if copies and compute overlap wholly; None where neither takes a known time
-    least: float | None  # tokens/s if nothing overlaps; None where compute is not known
+    least: float | None  # tokens/s if nothing overlaps; None where compute is not known, or only a part of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +87,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """What a token takes when nothing has to be copied."""
+    """What a token takes when nothing has to be copied; or what an expert takes to be unpacked."""
 
     ms: float
     source: str  # in words
+    at_least: bool = False  # it takes longer, and how much longer is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,7 @@ class Plan:
     disk_fits: bool  # all experts, packed once more for reading past the page cache
     link: Machine | None
     compute: Compute | None
+    unpacking: Compute | None  # of an expert that has arrived; None where none is packed, or it is not known
     rows: tuple[Row, ...]
     notes: tuple[str, ...]  # what holds for this plan only; ASSUMPTIONS hold for all
 
@@ -157,12 +161,14 @@ def hit_ratios(
     return [{policy: float(ratios[at]) for policy, ratios in found.items()} for at in range(len(slots))]
 
 
-def speed(size: ModelSize, hit_ratio: float, link: Machine, compute_ms: float | None) -> Band:
+def speed(
+    size: ModelSize, hit_ratio: float, link: Machine, compute_ms: float | None, unpack_ms: float = 0.0
+) -> Band:
     """Band of decode speed, as ASSUMPTIONS say. compute_ms: of a token when nothing has to be copied; None
-    where unknown.
+    where unknown; unpack_ms: of an expert that has come over the link.
     """
     misses = (1 - hit_ratio) * size.k * len(size.layers)
-    copy = sum(link.copy_ms(layer.moved) for layer in size.layers) / len(size.layers)
+    copy = sum(link.copy_ms(layer.moved) for layer in size.layers) / len(size.layers) + unpack_ms
     copies = misses * copy
     longest = max(copies, compute_ms or 0.0)
     return Band(
@@ -184,9 +190,11 @@ def plan(
     counts: NDArray[np.float64] | None = None,
     link: Machine | None = None,
     compute: Compute | None = None,
+    unpacking: Compute | None = None,
 ) -> Plan:
     """What to expect at each of `slots` (left out: the most that fit, or what a token needs where they do
-    not). counts: uses [L, E] of the model's experts.
+    not). counts: uses [L, E] of the model's experts; unpacking: of one expert, where the slow tier packs them
+    and it is known.
 
     Raises SettingsError for slots that a token's experts do not fit in, and for counts of another number of
     experts.
@@ -226,18 +234,26 @@ def plan(
             "the mean over the trace's is taken."
         )
 
+    if size.kept and unpacking is None:
+        notes.append("What unpacking an expert takes there is not known and not counted.")
+
     def row(count: int, ratios: dict[str, float]) -> Row:
         fast = fast_bytes(size, count, context)
         compute_ms = compute.ms if compute else None
+        unpack_ms = unpacking.ms if unpacking else 0.0
+
+        def band(ratio: float) -> Band | None:
+            if link is None:
+                return None
+            found = speed(size, ratio, link, compute_ms, unpack_ms)
+            return replace(found, least=None) if compute and compute.at_least else found
+
         return Row(
             count,
             fast,
             count <= most,
             size.slow_tier + (fast if memory.fast_is_host else 0) <= USABLE * memory.host,
-            tuple(
-                Expected(policy, ratio, speed(size, ratio, link, compute_ms) if link else None)
-                for policy, ratio in ratios.items()
-            ),
+            tuple(Expected(policy, ratio, band(ratio)) for policy, ratio in ratios.items()),
         )
 
     return Plan(
@@ -250,14 +266,22 @@ def plan(
         size.slow_tier <= USABLE * memory.disk,
         link,
         compute,
+        unpacking,
         tuple(map(row, tried, hit_ratios(size, trace, counts, tried))),
         tuple(notes),
     )
 
 
+def break_even(packed: int, unpacked: int, unpack_ms: float) -> float:
+    """GB/s of the link at which an expert takes as long packed as unpacked; a faster link is held up by
+    unpacking.
+    """
+    return (unpacked - packed) / unpack_ms / 1e6 if unpack_ms else math.inf
+
+
 def as_measured(name: str, latency_ms: float, gigabytes_per_second: float, expert_bytes: int) -> Machine:
-    """A link from what a run measured: one expert alone takes `latency_ms`, bytes and all; many in a row go
-    at the bandwidth.
+    """A link from what a run measured: one expert alone takes `latency_ms`, bytes and all but without
+    unpacking; many in a row go at the bandwidth.
     """
     first = max(0.0, latency_ms - expert_bytes / (gigabytes_per_second * 1e6))
     return replace(Machine(name, first, gigabytes_per_second), nominal=False)

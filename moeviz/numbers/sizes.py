@@ -14,10 +14,11 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from moeviz.errors import ModelError
+from moeviz.numbers.lossy import EXPERTS, LOSSLESS, UNPACKED, rounded_bytes
 
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}  # of a run -> bytes of a weight
 PACKED = ("mxfp4", "fp8")  # quantisations that are understood; the slow tier keeps them, a slot unpacks them
@@ -93,6 +94,12 @@ class ModelSize:
     attention: tuple[Attention, ...] | None  # a layer each; None where the checkpoint does not say
     longest: int  # tokens that the model takes; 0 where the checkpoint does not say
     notes: tuple[str, ...]  # what was assumed or left out, a sentence each
+    kept: str = (
+        ""  # how the slow tier packs experts: as the checkpoint (mxfp4, fp8) or rounded; empty: it does not
+    )
+    matrices: tuple[
+        tuple[int, int], ...
+    ] = ()  # (outputs, inputs) of each matrix of an expert of the first layer
 
     @property
     def num_experts(self) -> int:
@@ -103,6 +110,11 @@ class ModelSize:
     def mean_bytes(self) -> int:
         """Bytes of one expert in a slot, the mean over layers."""
         return round(sum(layer.unpacked for layer in self.layers) / len(self.layers))
+
+    @property
+    def mean_moved(self) -> int:
+        """Bytes of one expert on the link, the mean over layers."""
+        return round(sum(layer.moved for layer in self.layers) / len(self.layers))
 
     @property
     def all_packed(self) -> int:
@@ -138,10 +150,12 @@ class ModelSize:
         return kept * DTYPES[self.dtype]
 
 
-def sizes(headers: Headers, dtype: str) -> ModelSize:
-    """Sizes of a model that runs in `dtype`, a name of DTYPES. Raises ModelError where the headers do not
-    say.
+def sizes(headers: Headers, dtype: str, experts: str = LOSSLESS) -> ModelSize:
+    """Sizes of a model that runs in `dtype`, a name of DTYPES, with its experts in the slow tier as `experts`
+    says, a name of EXPERTS. Raises ModelError where the headers do not say.
     """
+    if experts not in EXPERTS:
+        raise ModelError(f"experts {experts!r} is not known. Choose one of {', '.join(EXPERTS)}.")
     method = _quantisation(headers.config)
     architecture = ", ".join(map(str, headers.config.get("architectures") or ["unknown"]))
     notes: list[str] = []
@@ -154,11 +168,31 @@ def sizes(headers: Headers, dtype: str) -> ModelSize:
         )
     within = {name for parts in found.values() for expert in parts.values() for name in expert}
     dense = {name: tensor for name, tensor in tensors.items() if name not in within}
-    layers = tuple(
-        _layer(block, experts, tensors, method, dtype)
-        for block, experts in sorted(found.items(), key=lambda one: _number(one[0]))
-    )
-    if method:
+    blocks = sorted(found.items(), key=lambda one: _number(one[0]))
+    layers = tuple(_layer(block, parts, tensors, method, dtype) for block, parts in blocks)
+    hidden = _whole(headers.config, "hidden_size", "d_model")
+    kept, matrices = "", tuple(_matrices(_one(blocks[0][1]), tensors, method, hidden))
+    if bits := EXPERTS[experts]:
+        kept = experts
+        layers = tuple(
+            replace(
+                layer, moved=_rounded(layer, _matrices(_one(parts), tensors, method, hidden), bits, dtype)
+            )
+            for layer, (_, parts) in zip(layers, blocks, strict=True)
+        )
+    elif method and experts == UNPACKED:
+        notes.append(f"The experts are quantised ({method}); they are kept unpacked, as was asked for.")
+    elif method and (
+        len({_form(_one(parts), tensors) for _, parts in blocks}) > 1
+        or any(layer.packed >= layer.unpacked for layer in layers)
+    ):
+        notes.append(
+            f"The experts are quantised ({method}), but not in the same way in all layers: "
+            "they are kept unpacked."
+        )
+    elif method:
+        kept = method
+        layers = tuple(replace(layer, moved=layer.packed) for layer in layers)
         notes.append(
             f"The experts are quantised ({method}): so they stay on disk and link, and a slot unpacks them."
         )
@@ -173,6 +207,8 @@ def sizes(headers: Headers, dtype: str) -> ModelSize:
         _attention(headers.config, dense, _before(next(iter(found))), notes),
         _whole(headers.config, "max_position_embeddings"),
         tuple(notes),
+        kept,
+        matrices,
     )
 
 
@@ -289,7 +325,7 @@ def _layer(
                 "each expert like the layer's other tensors. The layout of this checkpoint is not known."
             )
         packed, unpacked = (size // number[0] for size in _both(names, tensors, method, dtype))
-        return MoELayerSize(_number(block), number[0], packed, unpacked, packed if method else unpacked)
+        return MoELayerSize(_number(block), number[0], packed, unpacked, unpacked)
     each = {_both(names, tensors, method, dtype) for names in experts.values()}
     if len(each) != 1 or sorted(experts) != list(range(len(experts))):
         raise ModelError(
@@ -297,7 +333,50 @@ def _layer(
             "Save or download the checkpoint again."
         )
     packed, unpacked = each.pop()
-    return MoELayerSize(_number(block), len(experts), packed, unpacked, packed if method else unpacked)
+    return MoELayerSize(_number(block), len(experts), packed, unpacked, unpacked)
+
+
+def _one(experts: dict[int, list[str]]) -> list[str]:
+    """The tensors of one expert of a layer: those of the first, or those that stack all."""
+    return experts[min(experts)]
+
+
+def _form(names: Iterable[str], tensors: Mapping[str, Tensor]) -> tuple[Any, ...]:
+    """What the slow tier tells layers apart by: types and shapes of an expert's tensors."""
+    parts = (
+        (_ALONE.match(name) or _STACKED.match(name) or _STACKED_BY_NAME.match(name), name) for name in names
+    )
+    return tuple(sorted((match["part"], tensors[name]) for match, name in parts if match is not None))
+
+
+def _matrices(
+    names: Iterable[str], tensors: Mapping[str, Tensor], method: str, hidden: int
+) -> list[tuple[int, int]]:
+    """(outputs, inputs) of each matrix of one expert. hidden: numbers that an expert gives back for a token.
+
+    A stack of plain tensors may hold its matrices the other way round (GPT-OSS), which shows in where the
+    hidden size stands in the one that leads back to it.
+    """
+    shapes = []
+    for name in names:
+        shape = tensors[name].shape if _ALONE.match(name) else tensors[name].shape[1:]
+        if method and _SCALE.search(name):
+            continue
+        if method == "mxfp4" and name.endswith("_blocks"):
+            shape = shape[0], 2 * math.prod(shape[1:])
+        elif len(shape) != 2:
+            continue
+        turned = not _ALONE.match(name) and not _PACKED_PART.search(name)
+        shapes.append((name, shape[0], shape[1], turned))
+    down = [(rows, columns) for name, rows, columns, turned in shapes if turned and "down" in name]
+    turn = any(rows != hidden == columns for rows, columns in down)
+    return [(columns, rows) if turned and turn else (rows, columns) for _, rows, columns, turned in shapes]
+
+
+def _rounded(layer: MoELayerSize, matrices: list[tuple[int, int]], bits: int, dtype: str) -> int:
+    """Bytes of one expert with its matrices rounded; what is no matrix stays as it is."""
+    plain = DTYPES[dtype] * sum(rows * columns for rows, columns in matrices)
+    return layer.unpacked - plain + sum(rounded_bytes(bits, *matrix) for matrix in matrices)
 
 
 def _both(names: Iterable[str], tensors: Mapping[str, Tensor], method: str, dtype: str) -> tuple[int, int]:

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeviz.core.policies import BY_RESIDENCY, LOADED, TOUCHED, Policy, Touch, Use, wrong_victim
-from moeviz.core.pools import Ints, Pools
+from moeviz.core.columns import Ints
+from moeviz.core.policies import Policy
+from moeviz.core.pools import Pools
 from moeviz.core.steps import Steps
+from moeviz.core.use import BY_RESIDENCY, LOADED, TOUCHED, Touch, Use
 
 HOLE = np.iinfo(np.int64).min  # the place of who was taken out of a stack
 TOP = np.iinfo(np.int64).max  # who is needed now and stays at every slot count
@@ -145,7 +147,8 @@ def hits_of_one_pool(steps: Steps, pools: Pools, slots: int) -> NDArray[np.int64
     policy = pools.policy
     hit: Any
     if not policy.steady:
-        hit = _hit_by_passes(steps, pools, slots)
+        with np.errstate(all="ignore"):  # of scores at moments that are not theirs
+            hit = _hit_by_passes(steps, pools, slots)
     else:
         hit = np.frombuffer(
             (_hit_by_ranks if policy.stack else _hit_by_scores)(steps, pools, slots), np.bool_
@@ -162,30 +165,29 @@ def _hit_by_passes(steps: Steps, pools: Pools, slots: int) -> NDArray[np.bool_]:
     touches, so that the first of equal scores is the one to leave.
     """
     hit = np.zeros(steps.accesses, np.bool_)
-    place, by_touch = steps.place, steps.clocks[1].argsort()
+    place, by_touch = steps.place, steps.by_touch
+    place_by_touch = place.take(by_touch)
     column_of = np.full(pools.width, -1, np.intp)  # by place; -1: not resident
     residents = np.empty(0, np.intp)  # their places, by column
     free = slots
     for begin, end, event in steps.passes(pools):
         own, count, held = place[begin:end], len(pools.now.touches), len(residents)
-        order = by_touch[begin:end] - begin
-        touched = own[order]
+        touched = place_by_touch[begin:end]
         width = held + len(own)
         column = column_of[own]
         found = column >= 0
-        leaves = np.full(held, count, np.int32)  # the event at which a resident's column ends
-        leaves[column[found]] = event[found]
-        enters = event[order].astype(np.int32)  # the event after which the column of who is needed begins
+        ends_at = np.empty(held + 1, np.int32)  # the event at which a resident's column ends
+        ends_at.fill(count)
+        ends_at[column] = event  # of a miss the column is -1, one too many
+        leaves = ends_at[:held]
+        moments = np.arange(count, dtype=np.int32)
+        # whose columns have begun stand first: events are touched one after the other
+        ends = (held + event.searchsorted(moments)).tolist()
         before = pools.read(residents)
         pools.touch(own, steps.touch_of(slice(begin, end), pools.columns))
         after = pools.read(touched)
-        with np.errstate(all="ignore"):  # of columns at moments that are not theirs
-            scores = pools.scored(list(map(_joined, before, after)), (count, width))
-        moments = np.arange(count, dtype=np.int32)[:, None]
-        never = np.empty(scores.shape, np.bool_)
-        np.greater_equal(moments, leaves, out=never[:, :held])
-        np.less_equal(moments, enters, out=never[:, held:])
-        np.putmask(scores, never, np.inf)
+        scores = pools.scored(list(map(_joined, before, after)), (count, width))
+        np.copyto(scores[:, :held], np.inf, where=moments[:, None] >= leaves)
         misses = np.bincount(event[~found], minlength=count).tolist()
         until: list[int] = leaves.tolist()
         gone: list[int] = []
@@ -195,7 +197,7 @@ def _hit_by_passes(steps: Steps, pools: Pools, slots: int) -> NDArray[np.bool_]:
                 free, short = free - took, short - took
             if not short:
                 continue
-            row, rest = scores[moment], scores[moment:]
+            row, rest = scores[moment, : ends[moment]], scores[moment:]
             for _ in range(short):
                 lowest = int(row.argmin())
                 rest[:, lowest] = np.inf
@@ -204,7 +206,7 @@ def _hit_by_passes(steps: Steps, pools: Pools, slots: int) -> NDArray[np.bool_]:
                     misses[until[lowest]] += 1
         stays = np.ones(width, np.bool_)
         stays[gone] = False
-        found[found] = stays[column[found]]
+        found &= stays.take(column)
         hit[begin:end] = found
         stays[:held] &= leaves == count
         column_of[residents] = -1
@@ -306,40 +308,3 @@ def _hit_by_scores(steps: Steps, pools: Pools, slots: int) -> bytearray:
                 heappush(heap, entry)
         begin = end
     return hit
-
-
-def hits_by_lists(steps: Steps, pools: Pools, slots: int) -> NDArray[np.int64]:
-    """Hits by label at one slot count where the policy keeps lists, a list object for each pool. [label]
-
-    `pools`: as they are before the run; their slots are not used.
-    """
-    assert pools.policy.lists is not None
-    kept = [pools.policy.lists(slots) for _ in range(pools.rows)]
-    free = [slots] * pools.rows
-    places, rows = steps.place.tolist(), (steps.place // pools.width).tolist()
-    resident = bytearray(pools.rows * pools.width)
-    hit = bytearray(len(places))
-    begin = 0
-    for end in steps.ends():
-        row, members = rows[begin], places[begin:end]
-        lists = kept[row]
-        there = [resident[member] for member in members]
-        hit[begin:end] = bytes(there)
-        for member, was_there in zip(members, there, strict=True):
-            if was_there:
-                continue
-            lists.missed(member)
-            if free[row]:
-                free[row] -= 1
-            else:
-                victim = lists.leaves(members)
-                if victim < 0 or not resident[victim] or victim in members:
-                    raise wrong_victim(pools.policy.name)
-                resident[victim] = 0
-            lists.came(member)
-            resident[member] = 1
-        ranks = range(len(members))
-        for at in ranks if pools.in_order else reversed(ranks):
-            lists.used(members[at], bool(there[at]))
-        begin = end
-    return np.bincount(steps.label[np.frombuffer(hit, np.bool_)], minlength=steps.labels)

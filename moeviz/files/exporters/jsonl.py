@@ -16,7 +16,7 @@ from moeviz.files.exporters.registry import Export, exporter
 _PHASES = ("prefill", "decode")
 
 
-@exporter("jsonl", ".jsonl", "a JSON line per token and MoE layer, in the names that other tools read")
+@exporter("jsonl", ".jsonl", "a JSON line per token and MoE layer, in the names that other tools read", True)
 def write(export: Export) -> bytes:
     """The run is not in it."""
     return "".join(json.dumps(line) + "\n" for line in _lines(export.trace)).encode()

@@ -38,18 +38,19 @@ class Exporter:
     suffix: str
     what: str  # in words, for help and pages
     write: Write
+    alone: bool = False  # the trace without any run
 
 
 EXPORTERS: dict[str, Exporter] = {}
 
 
-def exporter(name: str, suffix: str, what: str) -> Callable[[Write], Write]:
+def exporter(name: str, suffix: str, what: str, alone: bool = False) -> Callable[[Write], Write]:
     """Registers the writer of a format; it raises ExportError where this trace or run cannot be written
-    so.
+    so. alone: it writes the trace without any run.
     """
 
     def register(write: Write) -> Write:
-        EXPORTERS[name] = Exporter(suffix, what, write)
+        EXPORTERS[name] = Exporter(suffix, what, write, alone)
         return write
 
     return register

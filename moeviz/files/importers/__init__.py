@@ -25,6 +25,7 @@ from moeviz.files.importers.registry import (
     Imported,
     Importer,
     Options,
+    Watched,
     format_names,
     importer,
     load_importer,
@@ -90,12 +91,14 @@ def _open(source: Source, options: Options, format: str) -> Found:
             f"{source.name} is none of the formats that are read: {looks_like(source)} Read are "
             f"{', '.join(format_names())} (`import --help` says more), each also as .gz or .zst."
         )
+    options = Watched(options)
     found = IMPORTERS[kind].read(source, options)
     if not isinstance(found, Imported | Counted):  # a user's own may give anything
         raise TraceError(
             f"{source.name}: the importer {format or kind} gave {type(found).__name__}, neither Imported nor "
             "Counted. Let it return what finish(...) of moeviz.files.importers.routed gives."
         )
+    found.report.extend(options.not_used)
     if isinstance(found, Imported) and found.trace.notes != (notes := tuple(found.report)):
         found = replace(found, trace=replace(found.trace, notes=notes))
     return found

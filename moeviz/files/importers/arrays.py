@@ -19,6 +19,7 @@ from moeviz.files.importers.names import about, meanings, phase_of, plain, unuse
 from moeviz.files.importers.registry import Found, Options
 from moeviz.files.importers.routed import Routed, check_shape, finish, narrow
 from moeviz.files.importers.source import Source
+from moeviz.words import many
 
 Array = NDArray[Any]
 PROMPT = "prompt_routed_experts"  # vLLM, beside routed_experts of what was generated
@@ -283,7 +284,7 @@ def _apply_mask(routed: Routed, mask: NDArray[np.bool_]) -> None:
     """Padding is no text: its rows go, wherever they stand."""
     if mask.all() or not mask.any():
         return
-    routed.report.append(f"{int((~mask).sum()):,} rows of padding were left out, by the mask")
+    routed.report.append(f"left out {many(int((~mask).sum()), 'row')} of padding, by the mask")
     routed.ids = routed.ids[mask]
     for name in ("weights", "phase", "forward_pass", "sequence", "token_ids"):
         values = getattr(routed, name)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from moeviz.core.trace import MAX_EXPERTS, MAX_K, MAX_LAYERS, MAX_TOKENS
 from moeviz.files.importers.routed import Routed, check_shape
 from moeviz.files.importers.source import Source
+from moeviz.words import many
 
 UNKNOWN = -1
 MOST = 2**31 - 1
@@ -195,7 +196,7 @@ class Routes:
             (len(order), len(layers)),
         )
         if not weighed and np.frombuffer(self._weight, np.float32).any():
-            self.report.append(f"weights are left out: {self._unweighed:,} routes have none")
+            self.report.append(f"weights are left out: {many(self._unweighed, 'route')} without one")
         step = None
         if about["pass"].any():
             step = about["pass"][order]
@@ -218,7 +219,9 @@ class Routes:
         if "phase" not in self._said:
             return None
         if (phase == UNKNOWN).any():
-            self.report.append(f"phases are not used: {int((phase == UNKNOWN).sum()):,} tokens have none")
+            self.report.append(
+                f"phases are not used: {many(int((phase == UNKNOWN).sum()), 'token')} without one"
+            )
             return None
         return phase.astype(np.uint8)
 

@@ -111,7 +111,7 @@ def read_member(source: Source, member: zipfile.ZipInfo) -> bytes:
             content = file.read(member.file_size + 1)
     except (
         *(zipfile.BadZipFile, zlib.error, ValueError, NotImplementedError, RuntimeError),
-        *(struct.error, OSError, EOFError),
+        *(struct.error, OSError, EOFError, OverflowError),
     ) as error:
         raise source.error(
             f"the member {member.filename[:40]!r} cannot be unpacked: {str(error)[:80]}."

@@ -13,6 +13,7 @@ from moeviz.files.importers.objects import json_lines
 from moeviz.files.importers.registry import Found, Options, importer
 from moeviz.files.importers.routed import finish
 from moeviz.files.importers.source import Source
+from moeviz.words import many
 
 NAME = "nunspark"
 _KEYS = ("t", "layer", "fired", "batch_tokens")
@@ -47,7 +48,7 @@ def read(source: Source, options: Options) -> Found:
     routed.report.append("tokens are not numbered: one ends where a layer comes again")
     if unions:
         routed.report.append(
-            f"{unions:,} calls of several tokens were left out: `fired` is their union, not a token's choice"
+            f"left out {many(unions, 'call')} of several tokens: `fired` is their union, not a token's choice"
         )
     routed.report += unused(left, "keys")
     return finish(source, options, routed, NAME)

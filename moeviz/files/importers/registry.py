@@ -17,6 +17,7 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from moeviz.core.run import Run
 from moeviz.core.trace import MAX_EXPERTS, MAX_K, MAX_TOKENS, Trace
@@ -54,6 +55,39 @@ class Options:
                 )
 
 
+class Watched(Options):
+    """Options that know which of them a reader has asked for."""
+
+    __slots__ = ("asked_for",)
+    asked_for: set[str]
+
+    def __init__(self, options: Options) -> None:
+        object.__setattr__(self, "asked_for", set())
+        for name in NAMES:
+            object.__setattr__(self, name, getattr(options, name))
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in NAMES:
+            object.__getattribute__(self, "asked_for").add(name)
+        return object.__getattribute__(self, name)
+
+    @property
+    def not_used(self) -> list[str]:
+        """A sentence for each option that was given and that the reader had no use for."""
+        given = {name: object.__getattribute__(self, name) for name in NAMES}
+        return [
+            f"--{name.replace('_', '-')} is not used ({value} was given): the file says itself {NAMES[name]}"
+            for name, value in given.items()
+            if value != getattr(AS_SAID, name) and name not in self.asked_for
+        ]
+
+
+NAMES = {  # of the options, and what they tell
+    "experts": "how many experts a layer has",
+    "prompt_tokens": "which tokens are prompt, or has no tokens",
+    "axes": "what its axes are, or has none",
+    "top_k": "how many experts a token uses",
+}
 AS_SAID = Options()  # nothing but what the file says
 
 

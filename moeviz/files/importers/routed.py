@@ -29,6 +29,7 @@ from moeviz.core.trace import (
 from moeviz.errors import TraceError
 from moeviz.files.importers.registry import Imported, Options
 from moeviz.files.importers.source import Source
+from moeviz.words import many
 
 Ints = NDArray[np.int64]
 
@@ -180,10 +181,10 @@ def _routed_rows(ids: NDArray[np.int16], sequence: Ints | None, report: list[str
         keep[first + int(used[-1]) + 1 if used.size else first : end] = False
         first = end
     if not keep.all():
-        report.append(f"{int((~keep).sum()):,} rows at the end that were never routed were dropped")
+        report.append(f"dropped {many(int((~keep).sum()), 'row')} at the end, never routed")
     if not has[keep].all():
         report.append(
-            f"{int((~has[keep]).sum()):,} tokens use no expert in any layer; they are kept, without events"
+            f"without an expert in any layer: {many(int((~has[keep]).sum()), 'token')}, kept without events"
         )
     return keep
 
@@ -246,12 +247,17 @@ def _passes(
     new = np.diff(own, prepend=own[:1] - 1) != 0
     if options.prompt_tokens >= 0:
         first = np.flatnonzero(new)
+        longest = int(np.diff(np.append(first, tokens)).max())
+        if options.prompt_tokens > longest:
+            raise TraceError(
+                f"--prompt-tokens says {options.prompt_tokens:,}, but the longest request has {longest:,} "
+                "tokens."
+            )
         place = np.arange(tokens) - np.repeat(first, np.diff(np.append(first, tokens)))
         phase = (place >= options.prompt_tokens).astype(np.uint8)
         step = None
-        report.append(
-            f"the first {options.prompt_tokens:,} tokens of each request are its prompt, as was asked"
-        )
+        asked = "as was asked" if routed.phase is None else "as was asked instead of the file's own phases"
+        report.append(f"the first {options.prompt_tokens:,} tokens of each request are its prompt, {asked}")
     if step is not None:
         new |= np.diff(step, prepend=step[:1] - 1) != 0
         number = np.cumsum(new) - 1

@@ -26,6 +26,7 @@ from moeviz.files.importers.objects import Row
 from moeviz.files.importers.registry import Found, Options
 from moeviz.files.importers.routed import Routed, finish
 from moeviz.files.importers.source import Source
+from moeviz.words import many
 
 MOST_HEADER, MOST_CELL = (
     65_536,
@@ -406,7 +407,7 @@ def _long(
     if "weight" in values:
         weight = _float_column(source, values["weight"], found["weight"])
         if np.isnan(weight).any():
-            report.append(f"weights are left out: {int(np.isnan(weight).sum()):,} rows have none")
+            report.append(f"weights are left out: {many(int(np.isnan(weight).sum()), 'row')} without one")
             weight = None
     if "rank" in ints:
         rank: NDArray[Any] = ints["rank"]

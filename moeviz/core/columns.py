@@ -1,0 +1,114 @@
+"""The columns of use that a policy reads, of every expert in every pool, and its scores from them.
+
+Only what the policy reads is kept, and what tells equal scores apart. Experts are named by their place, a
+number; several slot counts at once are so many more places. Knows neither slots nor who is resident.
+
+    columns = Columns(POLICIES["lfu"], Moment(0, 1, 64), layers=1, experts=4, size=4)
+    columns.touch(np.array([2]), Touch(clock=1.0))
+    columns.scores(np.arange(4))        # [0, 0, 1, 0]
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeviz.core.policies import Policy
+from moeviz.core.use import CONSTANT, LOADED, MAX_EXPERTS, TOUCHED, Moment, Touch, Use
+from moeviz.errors import PolicyError
+
+Ints = NDArray[np.intp]
+Floats = NDArray[np.float64]
+LARGEST = np.finfo(np.float64).max
+
+
+class _Taken:
+    """The columns that a policy reads, of the experts that are resident."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise PolicyError(
+            f"the policy reads use.{name} at some moments and not at others. Let it read the same columns "
+            "each time."
+        )
+
+
+class Columns:
+    """`size`: places, each expert of the model once or, one after the other, several times.
+
+    `calibrated`, `first_use`: [layers x experts] accesses in a calibration trace, and the number of the event
+    that needs an expert first.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        now: Moment,
+        layers: int,
+        experts: int,
+        size: int,
+        calibrated: Floats | None = None,
+        first_use: Floats | None = None,
+    ) -> None:
+        self.policy, self.now = policy, now
+        copies = size // (layers * experts)
+        reads = policy.reads
+        kept = reads | {"last_touch"}
+        place = np.tile(np.arange(layers * experts), copies)
+        given = {
+            "layer": place // experts,
+            "expert": place % experts,
+            "key": place // experts * MAX_EXPERTS + place % experts,
+            "calibrated": 0.0 if calibrated is None else np.tile(calibrated, copies),
+            "next_use": np.inf if first_use is None else np.tile(first_use, copies),
+        }
+        start = Use(**given)
+        self.columns: dict[str, Floats] = {
+            field.name: np.array(np.broadcast_to(getattr(start, field.name), size), np.float64)
+            for field in fields(Use)
+            if field.name in kept | CONSTANT
+        }
+        self.use = Use(**{field.name: self.columns.get(field.name, np.empty(0)) for field in fields(Use)})
+        unread = {"last_touch"} - reads if policy.distinct else set()  # it tells equal scores apart
+        touched = kept - unread
+        self._touched = [(self.columns[name], rule) for name, rule in TOUCHED.items() if name in touched]
+        self._loaded = [(self.columns[name], rule) for name, rule in LOADED.items() if name in kept]
+        self._names = sorted(reads)
+        self._reading = [self.columns[name] for name in self._names]
+        self._kept = kept
+        self._taken: Any = _Taken()
+
+    def touch(self, at: Any, touch: Touch) -> None:
+        """Experts were used. at: places, distinct."""
+        for column, rule in self._touched:
+            column[at] = rule(self.use, at, touch)
+
+    def load(self, at: Any, clock: Any) -> None:
+        """Experts came into slots."""
+        for column, rule in self._loaded:
+            column[at] = rule(clock)
+
+    def read(self, places: Ints) -> list[Floats]:
+        """The columns that the policy reads, of experts now."""
+        return [column.take(places) for column in self._reading]
+
+    def scores(self, places: Ints) -> Floats:
+        """The policy's scores of experts now, in an array of its own; never infinite above."""
+        return self.scored(self.read(places), places.shape)
+
+    def scored(self, columns: list[Floats], shape: tuple[int, ...]) -> Floats:
+        """The policy's scores from columns that `read` gave; `shape`: theirs and the moment's together."""
+        taken = self._taken
+        for name, column in zip(self._names, columns, strict=True):
+            setattr(taken, name, column)
+        if self.policy.guarded:
+            with np.errstate(all="ignore"):
+                found: Any = self.policy.score(taken, self.now)
+                found = np.nan_to_num(found, nan=-np.inf, posinf=LARGEST, neginf=-np.inf)
+        else:
+            found = self.policy.score(taken, self.now)
+        if type(found) is not np.ndarray or found.dtype != np.float64 or found.shape != shape:
+            found = np.array(np.broadcast_to(found, shape), np.float64)
+        return found  # type: ignore[no-any-return]
