@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from moeviz.bench.engine import DTYPES, engine
+from moeviz.bench import cli
+from moeviz.bench.engine import (
+    bundled,
+    cache,
+    first_token,
+    many_experts,
+    mixtral,
+    on_demand,
+    oracle,
+    prefill,
+    recording,
+)
+from moeviz.bench.engine.made import Made
+from moeviz.bench.engine.rows import DTYPES, ROWS, Work, engine
 from moeviz.bench.loading import loading
 from moeviz.bench.rounds import interleaved, spread
 
@@ -28,19 +46,132 @@ def test_rounds_start_one_further_each_time() -> None:
     assert order == ["a", "b", "c", "b", "c", "a"]
     assert found == {"a": [1, 6], "b": [2, 4], "c": [3, 5]}
     assert spread(found["a"]) == {"median": 3.5, "least": 1, "most": 6}
+    assert spread([2.0], ">= 1") == {"median": 2, "least": 2, "most": 2, "goal": ">= 1"}
+
+
+ONCE = Work(repeats=1, tokens=3)
 
 
 def test_the_engine_is_compared_with_the_fastest_backend_of_transformers() -> None:
-    found = engine(repeats=1, tokens=4)
+    found = bundled.measure(ONCE)
     for dtype in DTYPES:
-        assert found[f"{dtype}: time with guesses / without"]["median"] > 0
-        assert found[f"{dtype}: on demand, time / resident's and its copies'"]["median"] > 0
-        assert 0 < found[f"{dtype}: cache and policy / time of an event, half the slots"]["median"] < 1
-        speeds = {
-            name: found[f"{dtype}: tokens/s, {name}"]["median"] for name in ("resident", "half the slots")
-        }
         rivals = [key for key in found if key.startswith(f"{dtype}: tokens/s, transformers")]
         fastest = max(rivals, key=lambda key: found[key]["median"])
-        for name, speed in speeds.items():
+        for name in ("resident", "half the slots"):
             ratio = found[f"{dtype}: {name} / {fastest.removeprefix(f'{dtype}: tokens/s, ')}"]
+            speed = found[f"{dtype}: tokens/s, {name}"]["median"]
             assert ratio["median"] == pytest.approx(speed / found[fastest]["median"])
+
+
+def test_models_are_made_measured_and_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    small = Made("qwen3_moe", 2, 8, 4, hidden=64, inner=32)
+    found = many_experts.measure(ONCE, [small])
+    assert small.expert_bytes == 3 * 64 * 32 * 4
+    assert any(key.startswith(f"{small.label}: resident / transformers") for key in found)
+
+    small = Made("mixtral", 2, 4, 2, hidden=64, inner=64, dtype="bfloat16")
+    found = mixtral.measure(ONCE, small)
+    ratios = [key for key in found if " / " in key and "goal" in found[key]]
+    assert [key.rpartition(" / ")[2] for key in ratios][1:] == ["accelerate's disk offload"] * 2
+    assert 0 <= found[f"Mixtral of {small.label}: hit ratio of decode at half the slots"] <= 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_does_not_fit_is_left_out_in_words() -> None:
+    (said,) = mixtral.measure(ONCE, Made("mixtral", 1_000, 1_000, 2, hidden=10_000, inner=10_000)).values()
+    assert "left out: it needs" in said
+
+
+def test_copies_are_weighed_against_decoding_from_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_demand, "DTYPES", DTYPES[:1])
+    found = on_demand.measure(ONCE)
+    assert found["float32: on demand, time / resident's and its copies'"]["median"] > 0
+
+
+def test_a_stall_is_held_against_copies_less_the_time_before_them() -> None:
+    """Two layers; in decode 20 ns of stall on demand for the first, which takes 30 more: a pre-fetch of 50 ns
+    for the second then costs 20 at least."""
+    run = SimpleNamespace(
+        settings=SimpleNamespace(lookahead=1),
+        passes=SimpleNamespace(phase=np.array([0, 1])),
+        events=SimpleNamespace(forward_pass=np.array([0, 0, 1, 1]), layer=np.array([0, 1, 0, 1])),
+        loads=SimpleNamespace(
+            event=np.array([2, 2]), layer=np.array([0, 1]), speculative=np.array([False, True])
+        ),
+        times=SimpleNamespace(
+            load_start=np.array([0, 20]),
+            load_end=np.array([20, 70]),
+            event_start=np.array([0, 5, 10, 60]),
+            event_stall=np.array([0, 0, 20, 25]),
+        ),
+    )
+    assert oracle.stall_and_bound(run) == (45, 40)  # type: ignore[arg-type]
+
+
+def test_an_oracle_is_measured_on_a_paced_link() -> None:
+    found = oracle.measure(Work(repeats=1, tokens=4), "0.5")
+    assert {value["median"] > 0 for key, value in found.items() if "stall / bound" in key} == {True}
+
+
+def test_recording_is_measured_against_a_run_that_records_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "DTYPES", DTYPES[:1])
+    found = recording.measure(Work(repeats=1, tokens=4))
+    assert [value["median"] > 0 for value in found.values()] == [True, True]
+
+
+def test_the_cache_is_measured_for_every_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "POLICIES", ["lru", "arc"])
+    monkeypatch.setattr(cache, "DTYPES", DTYPES[:1])
+    found = cache.measure(ONCE, slots=(8, 6_144), passes=1)
+    for count in ("8", "6,144"):
+        assert found[f"cache, {count} slots, slowest of 2: us an event"]["median"] > 0
+    assert found["cache, arc: us an event, at its slowest slots"]["median"] > 0
+    assert 0 < found["float32: cache, lru, half the slots: share of an event"]["median"] < 1
+
+
+def test_a_prompt_is_measured_at_half_the_slots() -> None:
+    found = prefill.measure(ONCE, tokens=30)
+    assert found["prefill of 30 tokens: time at half the slots on disk / resident"]["median"] > 0
+
+
+def test_the_first_thing_that_a_process_prints_is_waited_for_and_a_failure_is_none() -> None:
+    assert 0 < first_token.seconds_to_output(["-c", "print(1)"]) < 60
+    with pytest.raises(subprocess.CalledProcessError):
+        first_token.seconds_to_output(["-c", "raise SystemExit(3)"])
+
+
+def test_the_rows_that_were_named_are_measured_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ROWS:
+        monkeypatch.setattr(
+            f"moeviz.bench.engine.{name.replace('-', '_')}.measure",
+            lambda work, name=name: {name: work.tokens},
+        )
+    assert engine(ONCE, ["cache", "oracle"]) == {"cache": 3, "oracle": 3}
+    assert list(engine(ONCE)) == list(ROWS)
+
+
+def test_all_prints_every_table_and_says_what_could_not_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(**options: object) -> dict[str, object]:
+        raise RuntimeError("there is no browser\nat all")
+
+    for name in cli.MEASURES:
+        monkeypatch.setitem(cli.MEASURES, name, lambda name=name, **options: {name: len(options)})
+    monkeypatch.setitem(cli.MEASURES, "stage", broken)
+    result = CliRunner().invoke(cli.bench, ["all", "--json"])
+    found = json.loads(result.stdout)
+    assert list(found) == list(cli.MEASURES)
+    assert found["engine"] == {"engine": 4}  # every option of the command by its default
+    assert found["stage"] == {"not measured": "there is no browser"}
+    lines = CliRunner().invoke(cli.bench, ["all"]).stdout
+    assert [f"\n{name}: " in lines for name in cli.MEASURES] == [True] * len(cli.MEASURES)
+    assert "there is no browser" in lines
+
+
+def test_a_figure_is_printed_with_its_spread_and_goal(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.show({"a": spread([1.0, 2.0, 3.0], "<= 1"), "b": 4.0, "c": "words"})
+    assert [line.split(None, 1)[1] for line in capsys.readouterr().out.splitlines()] == [
+        "2 [1 to 3]  goal <= 1",
+        "4",
+        "words",
+    ]

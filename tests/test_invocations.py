@@ -239,6 +239,8 @@ REFUSED = {
     "bench engine --repeats 0": "not in the range",
     "bench engine --tokens 1": "not in the range",
     "bench engine --model no/such/model": "There is no folder no/such/model|no/such/model",
+    "bench engine --only tape": "'tape' is not one of",
+    "bench all x": "unexpected extra argument",
     "bench link --tokens 1": "not in the range",
     "bench loading x": "unexpected extra argument",
     f"bench pages --tokens {SEEDS}": "not in the range",

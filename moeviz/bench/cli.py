@@ -12,9 +12,11 @@ from typing import Any
 
 import click
 
+from moeviz.bench.engine.rows import ROWS, Work
 from moeviz.cli.options import F, Number, refusing, registered
 
 MOST = 1_000_000  # tokens of a made-up trace
+Figures = Mapping[str, Any]  # by name: a number, a spread or a sentence
 
 
 @registered
@@ -47,83 +49,105 @@ def tokens(default: int, what: str, most: int = MOST) -> Callable[[F], F]:
 
 
 MADE_UP = "Tokens of a made-up trace of 24 layers, top-4 of 32 experts."
+as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
+MEASURES: dict[str, Callable[..., Figures]] = {}  # command -> what it measures, given its options
 
 
-@bench.command("engine")
+def table(name: str) -> Callable[[Callable[..., Figures]], click.Command]:
+    """Makes a command of a function that gives figures: it prints them, as lines or as JSON."""
+
+    def register(measure: Callable[..., Figures]) -> click.Command:
+        def command(as_json: bool, **options: Any) -> None:
+            with refusing():
+                found = MEASURES[name](**options)
+            if as_json:
+                click.echo(json.dumps(found))
+            else:
+                show(found)
+
+        MEASURES[name] = measure
+        command.__doc__ = measure.__doc__
+        command.__click_params__ = getattr(measure, "__click_params__", [])  # type: ignore[attr-defined]
+        return bench.command(name)(as_json(command))
+
+    return register
+
+
+@table("engine")
 @rounds(5)
 @tokens(100, "Tokens to generate in each round.", 1_000)
 @click.option("--model", default="", help="Folder of a model; the bundled one if it is left out.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
-def bench_engine(repeats: int, tokens: int, model: str, as_json: bool) -> None:
-    """Decoding beside transformers with all experts in memory, in float32 and bfloat16, on one thread."""
-    from moeviz.bench.engine import engine
+@click.option(
+    "--only", multiple=True, type=click.Choice([*ROWS]), help="Only this row; may be given several times."
+)
+def bench_engine(repeats: int, tokens: int, model: str, only: tuple[str, ...]) -> Figures:
+    """The engine beside transformers, beside its own copies and by itself, on one thread, with the goal of
+    each ratio. All rows take a quarter of an hour.
+    """
+    from moeviz.bench.engine.rows import engine
 
-    with refusing():
-        found = engine(repeats, tokens, model)
-    if as_json:
-        click.echo(json.dumps(found))
-    else:
-        show(found)
+    return engine(Work(repeats, tokens, model), only)
 
 
-@bench.command("link")
+bench_engine.help = f"{bench_engine.help}\n\n\b\nRows:\n" + "\n".join(
+    f"  {name:14}{what}" for name, what in ROWS.items()
+)
+
+
+@table("link")
 @tokens(100, "Tokens to generate on each link.", 1_000)
-def bench_link(tokens: int) -> None:
+def bench_link(tokens: int) -> Figures:
     """How well a paced link keeps its time: a copy's time over the time asked for, median [5th to 95th
     percentile].
     """
     from moeviz.bench.pacing import pacing
 
-    with refusing():
-        show(pacing(tokens))
+    return pacing(tokens)
 
 
-@bench.command("loading")
-def bench_loading() -> None:
+@table("loading")
+def bench_loading() -> Figures:
     """Peak memory of loading models of 600 MB, against what has to be in memory, and the bytes written."""
     from moeviz.bench.loading import loading
 
-    with refusing():
-        show(loading())
+    return loading()
 
 
-@bench.command("replay")
+@table("replay")
 @rounds(5)
 @tokens(511, MADE_UP)
 @click.option(
     "--trace", "file", type=click.Path(path_type=Path), help="A .moetrace file instead of the made-up trace."
 )
-def bench_replay(repeats: int, tokens: int, file: Path | None) -> None:
+def bench_replay(repeats: int, tokens: int, file: Path | None) -> Figures:
     """Replays, hits and curves of every policy, live policy work, and cachetools on the same accesses."""
     from moeviz.bench.replay import replaying
     from moeviz.core.trace import Trace
 
-    with refusing():
-        show(replaying(repeats, tokens, Trace.load(file) if file else None))
+    return replaying(repeats, tokens, Trace.load(file) if file else None)
 
 
-@bench.command("pages")
+@table("pages")
 @tokens(100_000, MADE_UP)
 @rounds(3)
-def bench_pages(tokens: int, repeats: int) -> None:
+def bench_pages(tokens: int, repeats: int) -> Figures:
     """Seconds that each Explore page takes to be made, on the samples and on a long trace."""
     from moeviz.bench.pages import pages
 
-    with refusing():
-        show(pages(tokens, repeats))
+    return pages(tokens, repeats)
 
 
-@bench.command("capture")
+@table("capture")
 @rounds(25)  # short ones, that a slow spell of the machine meets plain and captured alike
 @tokens(30, "Tokens to generate in each round.", 1_000)
-def bench_capture(repeats: int, tokens: int) -> None:
+def bench_capture(repeats: int, tokens: int) -> Figures:
     """What moeviz.capture costs the code that runs a model."""
     from moeviz.bench.capturing import capturing
 
-    show(capturing(repeats, tokens))
+    return capturing(repeats, tokens)
 
 
-@bench.command("fuzz")
+@table("fuzz")
 @click.option(
     "--files",
     type=click.IntRange(1),
@@ -134,17 +158,16 @@ def bench_capture(repeats: int, tokens: int) -> None:
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the mutations."
 )
-def bench_fuzz(files: int, seed: int) -> None:
+def bench_fuzz(files: int, seed: int) -> Figures:
     """Mutated files through the importer, each in a process of its own: accepted whole or refused, how slow
     and how large at worst.
     """
     from moeviz.bench.fuzz import fuzz
 
-    with refusing():
-        show(fuzz(files, seed))
+    return fuzz(files, seed)
 
 
-@bench.command("soak")
+@table("soak")
 @click.option(
     "--sessions",
     type=click.IntRange(1, 200),
@@ -162,16 +185,14 @@ def bench_fuzz(files: int, seed: int) -> None:
 @click.option(
     "--runs", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Then, in one session."
 )
-def bench_soak(sessions: int, pause: float, runs: int) -> None:
+def bench_soak(sessions: int, pause: float, runs: int) -> Figures:
     """A classroom: seconds to a page, what sessions and runs leave behind (needs Chromium)."""
     from moeviz.bench import soak
 
-    with refusing():
-        show(soak.visits(sessions, pause))
-        show(soak.runs(runs))
+    return soak.visits(sessions, pause) | soak.runs(runs)
 
 
-@bench.command("stage")
+@table("stage")
 @rounds(3)
 @click.option(
     "--seconds",
@@ -180,21 +201,44 @@ def bench_soak(sessions: int, pause: float, runs: int) -> None:
     show_default=True,
     help="Played in each round.",
 )
-def bench_stage(repeats: int, seconds: float) -> None:
+def bench_stage(repeats: int, seconds: float) -> Figures:
     """Pictures per second of the stage while it plays, key to picture, file to first picture; then how soon
     the app answers: first picture, changed boards, another page (needs Chromium).
     """
     from moeviz.bench.answering import answering
     from moeviz.bench.stage import stage
 
-    with refusing():
-        show(stage(seconds, repeats))
-        show(answering(repeats))
+    return stage(seconds, repeats) | answering(repeats)
 
 
-def show(values: Mapping[str, Any]) -> None:
-    """A line a number; spreads as median [least to most]."""
+@bench.command("all")
+@as_json
+def bench_all(as_json: bool) -> None:
+    """Every table, one after the other, each as its own command measures it when it is given no options: an
+    hour. One that cannot be measured here says why.
+    """
+    found: dict[str, Figures] = {}
+    for name, measure in MEASURES.items():
+        command = bench.commands[name]
+        options = command.make_context(name, []).params
+        del options["as_json"]
+        if not as_json:
+            click.echo(f"\n{name}: {command.get_short_help_str(100)}\n")
+        try:
+            found[name] = measure(**options)
+        except Exception as error:  # hours of other tables are not lost for a package or a browser
+            found[name] = {"not measured": (str(error).strip() or type(error).__name__).splitlines()[0]}
+        if not as_json:
+            show(found[name])
+    if as_json:
+        click.echo(json.dumps(found))
+
+
+def show(values: Figures) -> None:
+    """A line a number; spreads as median [least to most], and their goal."""
     for name, value in values.items():
+        goal = ""
         if isinstance(value, dict):
+            goal = f"  goal {value['goal']}" if "goal" in value else ""
             value = f"{value['median']:.4g} [{value['least']:.4g} to {value['most']:.4g}]"
-        click.echo(f"{name:52} {value if isinstance(value, str) else format(value, '.4g')}")
+        click.echo(f"{name:52} {value if isinstance(value, str) else format(value, '.4g')}{goal}")

@@ -9,13 +9,15 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]  # of the checkout; measured processes run there
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and most."""
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
+def spread(values: Sequence[float], goal: str = "") -> dict[str, Any]:
+    """Median, least and most; and what the median should be, where that is said."""
+    found = {"median": statistics.median(values), "least": min(values), "most": max(values)}
+    return found | ({"goal": goal} if goal else {})
 
 
 def interleaved(work: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:

@@ -295,11 +295,14 @@ def prepare(model: str, others: dict[str, Any], settings: list[Settings]) -> tup
     `settings` are checked against the model as soon as its size is known: SettingsError before anything
     is packed.
     """
+    machines.find(others["link"])  # what cannot be read is said before anything is loaded
+    from moeviz.engine.imports import import_engine
+
+    import_engine()
     from moeviz.engine.loader import BUNDLED, load, use_threads
     from moeviz.engine.measure import paced
     from moeviz.engine.session import Options
 
-    machines.find(others["link"])  # what cannot be read is said before anything is loaded
     use_threads(others["threads"])
     options = Options(
         others["max_new_tokens"],

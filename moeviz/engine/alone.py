@@ -1,5 +1,5 @@
-"""transformers alone: a model with all its experts in memory and no part of moeviz in it, to be compared
-with.
+"""transformers alone: a model with all its experts in memory, or offloaded to disk by accelerate, and no part
+of moeviz in it, to be compared with.
 
 model = Alone("moeviz/demo_model", "float32")
 model.pass_ns("grouped_mm", "In the beginning", tokens=50)
@@ -7,14 +7,17 @@ model.pass_ns("grouped_mm", "In the beginning", tokens=50)
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
 from moeviz.engine.kinds import model_class, text_part
 from moeviz.engine.loader import own
+from moeviz.engine.probe import is_experts
 from moeviz.engine.session import only_the_last_logits
 
 BACKENDS = ("eager", "grouped_mm", "batched_mm")  # of transformers' experts interface, those that a CPU has
@@ -23,11 +26,21 @@ BACKENDS = ("eager", "grouped_mm", "batched_mm")  # of transformers' experts int
 class Alone:
     """A checkpoint as `from_pretrained` loads it."""
 
-    def __init__(self, folder: str | Path, dtype: str) -> None:
-        """`folder`: of a model; `dtype`: its name in torch."""
+    def __init__(self, folder: str | Path, dtype: str, offload: Path | None = None) -> None:
+        """`folder`: of a model; `dtype`: its name in torch; `offload`: where accelerate, which transformers
+        offloads with, puts the experts and reads a layer's when it is reached; None: all are in memory.
+        """
         config = text_part(AutoConfig.from_pretrained(folder, trust_remote_code=False))
-        self.model = model_class(config).from_pretrained(
-            folder, config=config, dtype=getattr(torch, dtype), trust_remote_code=False
+        kind = model_class(config)
+        where = {}
+        if offload is not None:
+            with torch.device("meta"):
+                skeleton = kind.from_config(config, trust_remote_code=False)
+            # that it offloads is no news
+            logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
+            where = {"device_map": _experts_on_disk(skeleton), "offload_folder": offload}
+        self.model = kind.from_pretrained(
+            folder, config=config, dtype=getattr(torch, dtype), trust_remote_code=False, **where
         )
         self.model.eval()
         own(self.model)
@@ -51,3 +64,16 @@ class Alone:
             ids = [int(output.logits[0, -1].argmax())]
             took.append(time.perf_counter_ns() - start)
         return took
+
+
+def _experts_on_disk(module: nn.Module, path: str = "") -> dict[str, str]:
+    """Where accelerate puts what: experts on disk, all else in memory, in as few pieces as there can be,
+    since each costs a hook's time."""
+    if is_experts(module):
+        return {path: "disk"}
+    if not any(map(is_experts, module.modules())):
+        return {path: "cpu"}
+    found: dict[str, str] = {}
+    for name, child in module.named_children():
+        found |= _experts_on_disk(child, f"{path}.{name}".removeprefix("."))
+    return found

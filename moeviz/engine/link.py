@@ -65,9 +65,11 @@ class HostLink:
         self._thread = threading.Thread(target=self._work, name="moeviz-link", daemon=True)
         self._thread.start()
 
-    def submit(self, load: Load, slot: torch.Tensor) -> Ticket:
-        """Queues a copy. A copy to the same slot that has not begun is dropped: its expert has been
-        evicted."""
+    def submit(self, load: Load, slot: torch.Tensor, awaited: bool = False) -> Ticket:
+        """Queues a copy. A copy to the same slot that has not begun is dropped: its expert has been evicted.
+
+        `awaited`: whoever submits it waits for it next, and may as well make it: the thread is let sleep.
+        """
         ticket = Ticket(load, slot, after=self._compute_so_far())
         with self._changed:
             old = self._current.get(slot.data_ptr())
@@ -75,7 +77,8 @@ class HostLink:
                 old.state = "dropped"
             self._current[slot.data_ptr()] = ticket
             (self._speculative if load.speculative else self._demand).append(ticket)
-            self._queued.notify()
+            if not (awaited and self._waiter_copies):
+                self._queued.notify()
         return ticket
 
     def is_late(self, slot: torch.Tensor) -> bool:

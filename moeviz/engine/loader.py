@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,7 @@ class Loaded:
     folder: Path  # the checkpoint
     recipe: Recipe  # how its experts are computed one at a time
     hardware: Hardware  # on what
+    text_of: Callable[[int], str]  # of a token; the tokenizer, which takes its time, is asked once for each
     link: Machine | None = None  # what every copy is slowed down to; None: as fast as it goes
     notes: tuple[str, ...] = ()  # what this model does not have, and what was chosen for it, in words
     rounding: str = ""  # to which the experts are rounded; empty: none, lossless
@@ -205,6 +207,7 @@ def load(
         folder=known.folder,
         recipe=recipe,
         hardware=known.hardware,
+        text_of=cache(lambda token: str(known.tokenizer.decode([token]))),
         notes=(*known.notes, *known.hardware.notes, *_notes(reached)),
     )
     if store.layout.packing is not None:

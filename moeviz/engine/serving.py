@@ -142,9 +142,9 @@ class Serving:
             self._guesses.ask_the_rest()
         recorder = self.cache.recorder
         recorder.time_events(self._event_times())
-        decode = self._loaded.tokenizer.decode
-        texts = self._texts if self._phase == DECODE else [decode([token]) for token in ids]
-        self._texts = [decode([token]) for token in chosen]
+        text_of = self._loaded.text_of
+        texts = self._texts if self._phase == DECODE else [text_of(token) for token in ids]
+        self._texts = [text_of(token) for token in chosen]
         record = PassRecord(
             phase=self._phase,
             token_ids=ids,
@@ -215,7 +215,7 @@ class Serving:
             if event.mark is not None:
                 event.computes.append((event.mark, clock.stamp()))
             for load in wave.loads:
-                self._submit(load)
+                self._submit(load, awaited=not wave.hits)
             if wave is waves[-1]:
                 if not hardware.read_waits:
                     places, asked = guesses.ask(number, len(index))
@@ -308,10 +308,10 @@ class Serving:
             self._experts[number, slot] = self._loaded.recipe.way(module, tensors)
         return self._experts[number, slot]
 
-    def _submit(self, load: Load) -> None:
+    def _submit(self, load: Load, awaited: bool = False) -> None:
         assert self._link is not None
         pool = self.cache.pool(load.layer)
-        ticket = self._link.submit(load, self._slots[pool][load.slot])
+        ticket = self._link.submit(load, self._slots[pool][load.slot], awaited)
         self._open_tickets.append(ticket)
         self._coming[pool, load.slot] = ticket
 
@@ -323,7 +323,7 @@ class Serving:
     def _copy_aside(self, layer: int, expert: int, slot: int, room: torch.Tensor) -> None:
         """A copy that is none of the run's, and that compute waits for."""
         assert self._link is not None
-        ticket = self._link.submit(Load(layer, expert, slot, NOBODY, -1, False), room)
+        ticket = self._link.submit(Load(layer, expert, slot, NOBODY, -1, False), room, awaited=True)
         self._open_tickets.append(ticket)
         self._link.wait(room)
 

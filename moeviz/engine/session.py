@@ -68,7 +68,7 @@ def generate(
     if options.compute not in COMPUTE:
         raise ModelError(f"compute {options.compute!r} is not known. Choose one of {', '.join(COMPUTE)}.")
     serving = Serving(loaded, settings, future, options.guesses, options.compute == "grouped")
-    return _generate(loaded, batch, script, serving, options, stop)
+    return passes(loaded, batch, script, serving, options, stop)
 
 
 def encode(loaded: Loaded, prompt: str, options: Options) -> list[int]:
@@ -149,14 +149,16 @@ class Batch:
         self._mask = np.pad(self._mask, ((0, 0), (0, 1)), constant_values=1)
 
 
-def _generate(
+def passes(
     loaded: Loaded,
     batch: Batch,
     script: list[int],
     serving: Serving,
     options: Options,
-    stop: Callable[[], bool],
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[PassRecord]:
+    """The forward passes of a run that `serving` serves. `script`: tokens fed from the middle on instead of
+    what the model chooses; empty: none."""
     sampler = torch.Generator().manual_seed(options.seed)
     past = None  # the model makes its own cache in the first pass
     last_only = only_the_last_logits(loaded.model)

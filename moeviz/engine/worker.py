@@ -15,6 +15,7 @@ import time
 from queue import Queue
 from typing import Any
 
+from moeviz.engine.imports import import_engine
 from moeviz.engine.pipe import AppPipe
 
 GRACE = 5.0  # seconds in which a run may end when the app is gone
@@ -41,6 +42,7 @@ def main() -> None:
         os._exit(1)  # whatever hangs here must not outlive the app
 
     threading.Thread(target=listen, daemon=True).start()
+    import_engine()
     from moeviz.engine.loader import use_threads
     from moeviz.engine.work import Worker
 

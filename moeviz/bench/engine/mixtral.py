@@ -1,0 +1,73 @@
+"""A random Mixtral of 30 layers x 8 experts of 5.3 MB in bfloat16, with half of its experts in slots: beside
+transformers with all of them in memory, and beside accelerate's disk offload of the same checkpoint.
+
+accelerate copies every expert of a layer when the layer is reached, out of the page cache as long as memory
+holds the file. So the engine is measured with both of its slow tiers: host memory, where what both read is in
+memory, and disk, which it reads past the page cache. Takes 4 GB of disk and as much memory.
+
+python -m moeviz bench engine --only mixtral
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from moeviz.bench.engine.made import Made, made
+from moeviz.bench.engine.racing import (
+    alone,
+    fastest,
+    greedy,
+    over,
+    race,
+    recorded,
+    sampled,
+    served,
+    speeds,
+)
+from moeviz.bench.engine.rows import Work
+from moeviz.bench.rounds import spread
+from moeviz.core.settings import Settings
+from moeviz.engine.alone import Alone
+from moeviz.engine.loader import TIERS, load
+from moeviz.engine.tiers import disk_free, host_free
+from moeviz.numbers import metrics
+
+SIZE = Made("mixtral", 30, 8, 2, hidden=1_024, inner=864, dtype="bfloat16")
+OFFLOADED = "accelerate's disk offload"
+
+
+def measure(work: Work, size: Made = SIZE) -> dict[str, Any]:
+    """Tokens per second of all of them, and the engine's ratios to transformers' fastest backend and to
+    accelerate; a fifth of the tokens, and a tenth where accelerate generates them."""
+    name = f"Mixtral of {size.label}"
+    disk = disk_free(Path(tempfile.gettempdir()))[0]
+    need, there = 3.2 * size.all_bytes, {"memory": host_free(), "disk": disk}
+    for what, free in there.items():
+        if need > free:
+            return {name: f"left out: it needs {need / 1e9:.1f} GB of {what}, of {free / 1e9:.1f} GB left"}
+    tokens, few = max(2, work.tokens // 5), max(2, work.tokens // 10)
+    half, options = Settings("lru", size.experts // 2), sampled(greedy(tokens))
+    with made(size) as folder:
+        models = {tier: load(folder, tier=tier, device="cpu", dtype=size.dtype) for tier in TIERS}
+        offloaded = Alone(folder, size.dtype, Path(folder).parent / "offloaded")
+        hits = metrics.summary(recorded(models["host"], half, options)).decode.hit_ratio
+        found = race(
+            {
+                **alone(Alone(folder, size.dtype), tokens),
+                **{f"half the slots, {tier}": served(one, half, options) for tier, one in models.items()},
+                OFFLOADED: alone(offloaded, few, ("eager",))["transformers, eager"],
+            },
+            work.repeats,
+        )
+        for one in models.values():
+            one.store.close()
+    rival, (disked, host) = fastest(found), (f"half the slots, {tier}" for tier in TIERS)
+    return {
+        **speeds(name, found),
+        f"{name}: hit ratio of decode at half the slots": hits,
+        f"{name}: {host} / {rival}": spread(over(found[host], found[rival]), ">= 1"),
+        f"{name}: {host} / {OFFLOADED}": spread(over(found[host], found[OFFLOADED]), ">= 1.6"),
+        f"{name}: {disked} / {OFFLOADED}": spread(over(found[disked], found[OFFLOADED]), ">= 1.6"),
+    }
