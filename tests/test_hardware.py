@@ -127,16 +127,19 @@ def test_whoever_takes_out_what_makes_copies_and_compute_wait_is_told(
     future, _, expected = on_cpu(model, Settings(slots=3))
     assert on(Double(slow=True), model, settings, future)[2] == expected
     forget(monkeypatch)
-    try:
-        told = on(Double(slow=True), model, settings, future)[2] != expected
-    except MoevizError:  # what was computed from a slot of NaN is no trace, or departs from the future
-        told = True
-    except AssertionError as error:
-        told = "race" in str(error)
+
+    def told() -> bool:
+        try:
+            return on(Double(slow=True), model, settings, future)[2] != expected
+        except MoevizError:  # what was computed from a slot of NaN is no trace, or departs from the future
+            return True
+        except AssertionError as error:
+            return "race" in str(error)
+
     if forget is forget_settle and model.tier.kind == "host":
-        assert not told  # a copy out of the slow tier itself has no buffer that could be filled too early
+        assert not told()  # a copy out of the slow tier itself has no buffer that could be filled too early
     else:
-        assert told
+        assert any(told() for _ in range(8))  # a busy machine may keep the link's thread from being too early
 
 
 def test_a_slot_is_not_overwritten_while_compute_is_held_back(
