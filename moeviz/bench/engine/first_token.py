@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from moeviz.bench.engine.rows import PROMPT, Work
@@ -21,7 +22,8 @@ IMPORTS = ("-c", "from moeviz.engine.imports import import_engine; import_engine
 
 def measure(work: Work) -> dict[str, Any]:
     """Seconds until `run` tells of its first token, and until what it imports is imported."""
-    run = [*RUN, work.model] if work.model else [*RUN]
+    model = Path(work.model)  # the process is started in the checkout's folder
+    run = [*RUN, str(model.resolve()) if model.is_dir() else work.model] if work.model else [*RUN]
     both = {"to the first token of run": run, "of it to import": IMPORTS}
     for command in both.values():
         seconds_to_output(command)  # warms up
