@@ -952,9 +952,7 @@ def test_a_reader_may_hand_on_changed_options() -> None:
     watched = Watched(experts=8, top_k=2)
     changed = replace(watched, experts=16)
     assert (changed.experts, changed.top_k) == (16, 2)
-    assert [line.split()[0] for line in watched.not_used] == [
-        "--experts"
-    ]  # nobody read it; top_k is handed on
+    assert [line.split()[0] for line in watched.not_used] == ["--experts"]  # top_k is handed on
 
 
 def test_an_option_that_is_used_is_not_called_unused() -> None:
