@@ -27,6 +27,7 @@ from moeviz.bench.engine.made import Made
 from moeviz.bench.engine.rows import DTYPES, ROWS, Work, engine
 from moeviz.bench.loading import loading
 from moeviz.bench.rounds import interleaved, spread
+from moeviz.errors import ModelError
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="reads what Linux tells of a process")
@@ -139,6 +140,21 @@ def test_the_first_thing_that_a_process_prints_is_waited_for_and_a_failure_is_no
     assert 0 < first_token.seconds_to_output(["-c", "print(1)"]) < 60
     with pytest.raises(subprocess.CalledProcessError):
         first_token.seconds_to_output(["-c", "raise SystemExit(3)"])
+
+
+def test_a_model_that_run_refuses_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(command: list[str]) -> float:
+        raise subprocess.CalledProcessError(2, command)
+
+    monkeypatch.setattr(first_token, "seconds_to_output", refused)
+    with pytest.raises(ModelError, match=r"exit code 2 before .* says: python -m moeviz run no/such"):
+        first_token.measure(Work(repeats=1, tokens=2, model="no/such"))
+
+
+def test_an_oracle_that_nothing_has_to_be_waited_for_is_no_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oracle, "stall_and_bound", lambda run: (3.0, 0.0))
+    found = oracle.measure(Work(repeats=1, tokens=2), "0.5")
+    assert found["oracle, lookahead 1, link of 0.5 (GB/s,ms): stall / bound"].startswith("not measured: ")
 
 
 def test_the_rows_that_were_named_are_measured_alone(monkeypatch: pytest.MonkeyPatch) -> None:

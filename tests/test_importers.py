@@ -9,6 +9,7 @@ import json
 import struct
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from moeviz.core.trace import Trace
 from moeviz.errors import TraceError
 from moeviz.files.guarded import open_guarded
 from moeviz.files.importers import Counted, Found, Imported, Options, load_importer, names, open_content, read
+from moeviz.files.importers.registry import Watched
 from moeviz.files.moetrace import to_bytes
 
 CASES = Path(__file__).parent / "cases"
@@ -944,6 +946,13 @@ def test_an_option_that_a_file_has_no_use_for_is_named(
     if isinstance(found, Imported) and isinstance(plain, Imported):
         assert np.array_equal(found.trace.experts, plain.trace.experts)
         assert told[0] in found.trace.notes
+
+
+def test_a_reader_may_hand_on_changed_options() -> None:
+    watched = Watched(experts=8, top_k=2)
+    changed = replace(watched, experts=16)
+    assert (changed.experts, changed.top_k) == (16, 2)
+    assert [line.split()[0] for line in watched.not_used] == ["--experts"]  # top_k is handed on
 
 
 def test_an_option_that_is_used_is_not_called_unused() -> None:

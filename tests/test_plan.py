@@ -210,6 +210,24 @@ def test_the_last_run_tells_what_unpacking_takes(monkeypatch: pytest.MonkeyPatch
     assert as_json("--experts", "int4", "--dtype", "float32")["unpacking"]["ms"] == 2.0
 
 
+def test_a_run_on_a_cpu_says_nothing_of_a_card() -> None:
+    trace = replace(random_trace(1), model="moeviz demo model", expert_bytes=1_179_648 // 2)
+    card = ("--device", "cuda", "--fast", "64MiB", "--fast-speed", "1000", "--link", "1,0.1")
+    as_json(*card)  # is remembered
+    ran = timed(replay(trace, Settings("lru", 8)))
+    engine.settle(trace, ran)
+    assert as_json(*card[:4])["compute"] is None
+    settled = engine.last("moeviz demo model")
+    assert settled is not None
+    assert settled.planned_hit_ratio is None
+    engine.settle(trace, ran, on_host=False)
+    assert as_json(*card[:4])["compute"]["source"] == "as the last run of this model measured it here"
+    settled = engine.last("moeviz demo model")
+    assert settled is not None
+    assert settled.planned_hit_ratio is not None
+    assert as_json("--fast", "64MiB")["size"]["dtype"] == "float32"  # what a CPU chose is not known
+
+
 def test_every_fits_stands_beside_its_numbers() -> None:
     for line in words.lines(engine.rows(plan("m", SIZE, RAM, context=10, slots=[2, 8]))).splitlines():
         for clause in line.split(";"):

@@ -219,3 +219,15 @@ def test_what_cannot_be_told_is_refused_by_name(config: Any, tensors: Any, words
 )
 def test_the_dtype_of_a_checkpoint(config: dict[str, Any], dtype: str) -> None:
     assert checkpoint_dtype(config) == dtype
+
+
+def test_square_matrices_that_stand_the_other_way_round_are_rounded_along_their_inputs() -> None:
+    tensors = {
+        "model.layers.0.mlp.experts.gate_up_proj": Tensor("BF16", (4, 64, 128)),  # inputs first, as GPT-OSS
+        "model.layers.0.mlp.experts.down_proj": Tensor("BF16", (4, 64, 64)),
+        "model.layers.0.mlp.router.weight": Tensor("BF16", (4, 64)),
+    }
+    config = {"num_hidden_layers": 1, "num_experts_per_tok": 2, "hidden_size": 64}
+    found = sizes(Headers(config, tensors), "bfloat16", "int8")
+    assert found.matrices == ((128, 64), (64, 64))
+    assert found.layers[0].moved == 192 * 64 + 4 * (128 + 64)  # a scale for each output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,3 +27,8 @@ def test_every_way_of_packing_is_measured(
 def test_what_cannot_be_measured_is_not_made_up(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", program)
     assert unpack_ms("mxfp4", "bfloat16", [(64, 64)]) is None
+
+
+def test_it_is_measured_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert unpack_ms("mxfp4", "bfloat16", [(64, 64)]) is not None

@@ -117,7 +117,7 @@ def run(
         if stop():
             raise KeyboardInterrupt
         with suppress(OSError):  # what a later plan may want to know is no reason for a run to fail
-            settle(trace, result)
+            settle(trace, result, on_host=loaded.device.type == "cpu")
         lossless, why, difference = None, "", ""
         if compute == "grouped":
             difference = measure.grouped_difference(loaded, prompts, settings, options)

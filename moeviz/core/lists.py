@@ -30,7 +30,8 @@ class Lists:
         self.slots = slots
 
     def needed(self, together: Sequence[int]) -> None:
-        """An event begins that needs these experts together, whether or not they are there."""
+        """An event begins that needs these experts together, whether or not they are there; where they do not
+        fit at once, or are served one by one, each part of it that is served together."""
 
     def missed(self, one: int) -> None:
         """An expert is not there and is going to come."""
@@ -215,11 +216,11 @@ class S3Fifo(Lists):
 
 
 class CoActivation(Lists):
-    """The expert leaves that was chosen least often by the tokens that also chose those needed now; of equals
-    the least recently used. Made for a cache a layer: in one pool, experts of other layers were never chosen
-    in the same event, and leave first. That experts of a layer are chosen in company is what co-activation
-    profiles measure (mbolt; inter-layer affinity in ExFlow, arXiv 2401.08383); to let the others leave is our
-    reading of it."""
+    """The expert leaves that was needed least often in the events that needed those needed now; of equals the
+    least recently used. Made for a cache a layer: in one pool, experts of other layers were never needed in
+    the same event, and leave first; served one by one, nobody has company, and it is lru. That experts of a
+    layer are chosen in company is what co-activation profiles measure (mbolt; inter-layer affinity in ExFlow,
+    arXiv 2401.08383); to let the others leave is our reading of it."""
 
     def __init__(self, slots: int) -> None:
         super().__init__(slots)

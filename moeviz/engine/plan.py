@@ -96,7 +96,7 @@ def _size(read: Headers, name: str, dtype: str, experts: str, on_cpu: bool) -> M
     own = checkpoint_dtype(read.config)
     if dtype != "auto" or not on_cpu or own == "float32":
         return sizes(read, own if dtype == "auto" else dtype, experts)
-    before, found = last(name), sizes(read, own, experts)
+    before, found = _last_alike(name, on_cpu), sizes(read, own, experts)
     if before is not None and found.mean_bytes == before.expert_bytes:
         return found
     found = sizes(read, "float32", experts)
@@ -240,7 +240,7 @@ def _compute(
     weights takes.
     """
     if fast_speed is None:
-        before = last(name)
+        before = _last_alike(name, memory.fast_is_host)
         if before is not None and before.compute_ms is not None and before.expert_bytes == size.mean_bytes:
             return Compute(before.compute_ms, "as the last run of this model measured it here")
         if own is not None and (parts := metrics.stack(own)) is not None:
@@ -261,8 +261,8 @@ def _unpacking(name: str, size: ModelSize, memory: Memory, own: Run | None) -> C
     """
     if not size.kept:
         return None
-    bytes_of = (size.mean_bytes, size.mean_moved)
-    if (ran := last(name)) is not None and ran.unpack_ms and (ran.expert_bytes, ran.moved_bytes) == bytes_of:
+    bytes_of, ran = (size.mean_bytes, size.mean_moved), _last_alike(name, memory.fast_is_host)
+    if ran is not None and ran.unpack_ms and (ran.expert_bytes, ran.moved_bytes) == bytes_of:
         return Compute(ran.unpack_ms, "as the last run of this model measured it here")
     if own is not None and own.tier is not None and own.tier.unpack_ms and own.mean_copied == bytes_of[1]:
         return Compute(own.tier.unpack_ms, "as the trace's run measured it")
@@ -294,6 +294,7 @@ class Ran:
     link: str = ""  # that it ran over, in words; empty where that is not known
     moved_bytes: int = 0  # of an expert, over the link
     unpack_ms: float = 0.0  # of an expert; 0 where none was packed
+    on_host: bool = True  # its fast tier was RAM, not an accelerator
 
 
 def remember(plan: Plan) -> None:
@@ -301,7 +302,7 @@ def remember(plan: Plan) -> None:
     kept, who = _kept(), _who(plan.model)
     about = kept.pop(who, {})  # the newest stand last
     expected = {
-        _key(plan.size.mean_bytes, plan.size.mean_moved, row.slots, one.policy): {
+        _key(plan.size.mean_bytes, plan.size.mean_moved, row.slots, one.policy, plan.memory.fast_is_host): {
             "planned_for": one.policy,
             "planned_hit_ratio": one.hit_ratio,
             "planned_least": one.band.least if one.band else None,
@@ -316,9 +317,9 @@ def remember(plan: Plan) -> None:
     _keep({**kept, who: {**about, "expected": _table(about.get("expected")) | expected}})
 
 
-def settle(trace: Trace, run: Run) -> None:
-    """Keeps how a measured run came out, beside what was planned for its model, policy and slots. Raises
-    OSError.
+def settle(trace: Trace, run: Run, on_host: bool = True) -> None:
+    """Keeps how a measured run came out, beside what was planned for its model, policy and slots. `on_host`:
+    its fast tier was RAM, not an accelerator. Raises OSError.
 
     Does nothing for a run that no plan speaks of: a baseline, a shared pool, pre-fetching, several texts at a
     time (a pass then brings several tokens, and takes longer than one text's).
@@ -339,12 +340,13 @@ def settle(trace: Trace, run: Run) -> None:
         link=_link_in_words(run.tier),
         moved_bytes=run.mean_copied,
         unpack_ms=run.tier.unpack_ms if run.tier else 0.0,
+        on_host=on_host,
     )
     kept, who = _kept(), _who(trace.model)
     about = kept.pop(who, {})
     expected = _table(about.get("expected"))
     for policy in (plans.EVEN, settings.policy):  # what was planned for the policy itself counts
-        planned = expected.get(_key(run.mean_bytes, run.mean_copied, settings.slots, policy))
+        planned = expected.get(_key(run.mean_bytes, run.mean_copied, settings.slots, policy, on_host))
         with suppress(TypeError):  # a damaged file
             ran = replace(ran, **_table(planned))
     _keep({**kept, who: {**about, "ran": asdict(ran)}})
@@ -355,9 +357,10 @@ def _who(model: str) -> str:
     return str(Path(model).resolve()) if Path(model).is_dir() else model
 
 
-def _key(expert_bytes: int, moved_bytes: int, slots: int, policy: str) -> str:
-    """Of what is expected. A run in another dtype, or with its experts packed otherwise, is another."""
-    return f"{expert_bytes} {moved_bytes} {slots} {policy}"
+def _key(expert_bytes: int, moved_bytes: int, slots: int, policy: str, on_host: bool) -> str:
+    """Of what is expected. A run in another dtype, with its experts packed otherwise, or on an accelerator
+    instead of the CPU, is another."""
+    return f"{expert_bytes} {moved_bytes} {slots} {policy}{'' if on_host else ' on an accelerator'}"
 
 
 def _link_in_words(tier: Tier | None) -> str:
@@ -373,6 +376,12 @@ def last(model: str) -> Ran | None:
         return Ran(**_kept()[_who(model)]["ran"])
     except (KeyError, TypeError):
         return None
+
+
+def _last_alike(model: str, on_host: bool) -> Ran | None:
+    """The last run, where its fast tier was of this kind: what a CPU takes says nothing of an accelerator."""
+    ran = last(model)
+    return ran if ran is not None and ran.on_host == on_host else None
 
 
 def off_by(ran: Ran) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _SECONDS = 120  # torch and torchao take seconds to be imported; no expert does to be unpacked
 _BLOCK = 128  # rows and columns that share a scale in fp8
 _REPEATS = 9
+_ROOT = Path(__file__).parents[2]  # whoever asks may be anywhere
 
 
 def unpack_ms(kept: str, dtype: str, matrices: Sequence[tuple[int, int]]) -> float | None:
@@ -36,7 +38,7 @@ def unpack_ms(kept: str, dtype: str, matrices: Sequence[tuple[int, int]]) -> flo
     command = [sys.executable, "-m", "moeviz.engine.unpack_time", kept, dtype, *sizes]
     try:
         said = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=True
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=True, cwd=_ROOT
         )
         return float(said.stdout)
     except (OSError, ValueError, subprocess.SubprocessError):

@@ -355,7 +355,7 @@ def _matrices(
     """(outputs, inputs) of each matrix of one expert. hidden: numbers that an expert gives back for a token.
 
     A stack of plain tensors may hold its matrices the other way round (GPT-OSS), which shows in where the
-    hidden size stands in the one that leads back to it.
+    hidden size stands: in the one that leads back to it, or, where that is square, in the one that leads on.
     """
     shapes = []
     for name in names:
@@ -368,8 +368,11 @@ def _matrices(
             continue
         turned = not _ALONE.match(name) and not _PACKED_PART.search(name)
         shapes.append((name, shape[0], shape[1], turned))
-    down = [(rows, columns) for name, rows, columns, turned in shapes if turned and "down" in name]
-    turn = any(rows != hidden == columns for rows, columns in down)
+    turn = any(
+        rows != hidden == columns if "down" in name else rows == hidden != columns
+        for name, rows, columns, turned in shapes
+        if turned
+    )
     return [(columns, rows) if turned and turn else (rows, columns) for _, rows, columns, turned in shapes]
 
 

@@ -10,21 +10,31 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from moeviz.bench.engine.rows import PROMPT, Work
 from moeviz.bench.rounds import ROOT, interleaved, spread
+from moeviz.errors import ModelError
 
 RUN = ("-m", "moeviz", "run", "--prompt", PROMPT, "--max-new-tokens", "1", "--no-verify", "--threads", "1")
 IMPORTS = ("-c", "from moeviz.engine.imports import import_engine; import_engine(); print()")
 
 
 def measure(work: Work) -> dict[str, Any]:
-    """Seconds until `run` tells of its first token, and until what it imports is imported."""
-    run = [*RUN, work.model] if work.model else [*RUN]
+    """Seconds until `run` tells of its first token, and until what it imports is imported. Raises ModelError
+    where `run` refuses the model."""
+    model = Path(work.model)  # the process is started in the checkout's folder
+    run = [*RUN, str(model.resolve()) if model.is_dir() else work.model] if work.model else [*RUN]
     both = {"to the first token of run": run, "of it to import": IMPORTS}
-    for command in both.values():
-        seconds_to_output(command)  # warms up
+    try:
+        for command in both.values():
+            seconds_to_output(command)  # warms up
+    except subprocess.CalledProcessError as error:
+        raise ModelError(
+            f"`run` ends with exit code {error.returncode} before its first token. What it says: "
+            f"python -m moeviz run {work.model}"
+        ) from None
     found = interleaved(
         {name: lambda c=one: seconds_to_output(c) for name, one in both.items()}, work.repeats
     )

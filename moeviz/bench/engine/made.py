@@ -66,7 +66,8 @@ def made(size: Made) -> Iterator[str]:
         eos_token_id=None,
     )
     words = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
-    with tempfile.TemporaryDirectory() as temporary:
+    # on Windows a file that is still mapped cannot be removed; that is no reason to lose the figures
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary) / "model"
         torch.manual_seed(0)
         model = transformers.AutoModelForCausalLM.from_config(

@@ -33,18 +33,22 @@ def measure(work: Work, link: str = LINK) -> dict[str, Any]:
     wanted = [Settings("lru", half, prefetch="oracle", lookahead=d) for d in LOOKAHEADS]
     future = look_ahead(loaded, PROMPT, wanted[0], options)
     figures: dict[str, Any] = {}
-    ratios: dict[int, list[float]] = {d: [] for d in LOOKAHEADS}
+    ratios: dict[int, list[float]] = {d: [] for d in LOOKAHEADS}  # infinite where the bound is 0
     stalls: dict[int, list[float]] = {d: [] for d in LOOKAHEADS}
     for _ in range(work.repeats):
         for settings in wanted:
             run = record(loaded, PROMPT, settings, options, future=future)[1]
             stall, least = stall_and_bound(run)
-            ratios[settings.lookahead].append(stall / least)
+            ratios[settings.lookahead].append(stall / least if least else np.inf)
             stalls[settings.lookahead].append(stall / 1e6 / (work.tokens - 1))
     loaded.store.close()
     for d in LOOKAHEADS:
         name = f"oracle, lookahead {d}, link of {link} (GB/s,ms)"
-        figures[f"{name}: stall / bound"] = spread(ratios[d], "<= 1.2")
+        figures[f"{name}: stall / bound"] = (
+            spread(ratios[d], "<= 1.2")
+            if np.isfinite(ratios[d]).all()
+            else "not measured: no copy has to be waited for. Generate more --tokens."
+        )
         figures[f"{name}: ms of stall a token"] = spread(stalls[d])
     return figures
 

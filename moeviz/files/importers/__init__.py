@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from moeviz.errors import MoevizError, TraceError
 from moeviz.files.importers.looks import looks_like
@@ -91,7 +91,7 @@ def _open(source: Source, options: Options, format: str) -> Found:
             f"{source.name} is none of the formats that are read: {looks_like(source)} Read are "
             f"{', '.join(format_names())} (`import --help` says more), each also as .gz or .zst."
         )
-    options = Watched(options)
+    options = Watched(**asdict(options))
     found = IMPORTERS[kind].read(source, options)
     if not isinstance(found, Imported | Counted):  # a user's own may give anything
         raise TraceError(

@@ -56,15 +56,16 @@ class Options:
 
 
 class Watched(Options):
-    """Options that know which of them a reader has asked for."""
+    """Options that know which of them a reader has asked for. Made as Options are, so that a reader may hand
+    on a changed copy (`dataclasses.replace`)."""
 
     __slots__ = ("asked_for",)
     asked_for: set[str]
 
-    def __init__(self, options: Options) -> None:
+    def __post_init__(self) -> None:
         object.__setattr__(self, "asked_for", set())
-        for name in NAMES:
-            object.__setattr__(self, name, getattr(options, name))
+        Options.__post_init__(self)
+        self.asked_for.clear()
 
     def __getattribute__(self, name: str) -> Any:
         if name in NAMES:

@@ -251,7 +251,7 @@ def _passes(
         if options.prompt_tokens > longest:
             raise TraceError(
                 f"--prompt-tokens says {options.prompt_tokens:,}, but the longest request has {longest:,} "
-                "tokens."
+                "tokens. Give at most as many."
             )
         place = np.arange(tokens) - np.repeat(first, np.diff(np.append(first, tokens)))
         phase = (place >= options.prompt_tokens).astype(np.uint8)
