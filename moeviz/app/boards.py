@@ -19,7 +19,7 @@ from moeviz.app.stage import StageEvent, stage, told
 from moeviz.charts.stage import run_part, stage_payload
 from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
-from moeviz.core.replay import served
+from moeviz.core.replay import check_trace, served
 from moeviz.core.run import Run
 from moeviz.core.settings import BASELINES, Settings
 from moeviz.core.trace import Trace
@@ -60,11 +60,12 @@ def pair(trace: Trace, own: Run | None, both: dict[str, Any]) -> list[Settings]:
 
 
 def _checked(found: Settings, trace: Trace) -> Settings:
-    """The settings, without a calibration that nothing reads. Raises MoevizError where the trace's model
-    cannot run under them.
+    """The settings, without a calibration that nothing reads. Raises MoevizError where the trace cannot be
+    replayed under them.
     """
     found = found if found.needs_calibration else replace(found, calibration="")
-    found.check(trace.layers, trace.num_experts, trace.k, trace.expert_bytes)
+    found.check(*trace.shape)
+    check_trace(trace, found)
     return found
 
 

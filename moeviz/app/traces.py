@@ -18,6 +18,7 @@ from moeviz import words
 from moeviz.app import links
 from moeviz.app.jobs import desk
 from moeviz.app.show import plain
+from moeviz.core.replay import check_trace
 from moeviz.core.run import Run
 from moeviz.core.settings import SETTINGS, Settings
 from moeviz.core.trace import Trace
@@ -237,7 +238,8 @@ def begin(trace: Trace, run: Run | None) -> Settings:
         try:
             found = wanted()
             if found is not None:
-                found.check(trace.layers, trace.num_experts, trace.k, trace.expert_bytes)
+                found.check(*trace.shape)
+                check_trace(trace, found)
                 return found
         except MoevizError:
             continue
