@@ -351,6 +351,14 @@ def test_pages_begin_with_the_stages_first_board_or_the_traces_own_run(data_fold
     app = opened("what_if", a="policy=arc,slots=5")
     assert app.multiselect(key="policies").value == ["arc", "lru", "lfu", "belady"]
     assert app.select_slider(key="at").value == 5
+    app = opened("stage", a="policy=arc,slots=5")
+    app.session_state["scope_both"] = "model"
+    turned(app.run(), "timeline")
+    assert app.query_params["begin"] == "policy=arc,slots=5,scope=model"
+    app = opened("timeline", begin="policy=arc,slots=20,scope=model,calibration=/no/file")
+    assert (app.selectbox(key="policy").value, app.number_input(key="slots").value) == ("arc", 20)
+    assert app.session_state["scope"] == "model"
+    assert "begin" not in turned(app, "stage").query_params
     app = opened("timeline", a="policy=nonsense,slots=5")
     assert app.selectbox(key="policy").value == "lru"
 

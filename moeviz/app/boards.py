@@ -56,6 +56,7 @@ def pair(trace: Trace, own: Run | None, both: dict[str, Any]) -> list[Settings]:
         found.append(chosen)
     set_ = links.get(LINKS[0]) or found[0] != Settings("lru", traces.slots_for(trace, own))
     st.session_state.board_a = found[0] if set_ else None  # what other pages begin with
+    links.put("begin", "")  # they tell their own links
     return found
 
 
