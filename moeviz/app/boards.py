@@ -215,6 +215,8 @@ def _speed(two: list[Settings], ask: Ask) -> str:
     if job is None or measure.stale(job, two, ask):
         return ""
     first, second = (metrics.repeated(runs) for _, runs in measure.by_settings(job)[:2])
+    if not first.median.decoded:  # the text ended with its first token
+        return ""
     told = words.speed_verdict(words.setting_names(two)[1], first, second)
     decoded = words.many(first.median.decoded, "decoded token")
     return f" Measured {told.replace('speed', f'speed over {decoded}', 1)}."
