@@ -8,7 +8,7 @@ from pathlib import Path
 import streamlit as st
 
 from moeviz.app import bar, gate, own, server, show
-from moeviz.errors import PolicyError
+from moeviz.errors import MoevizError, PolicyError
 
 ICON = Path(__file__).parent / "pages" / "icon.svg"  # a named icon would be fetched from another host
 
@@ -43,7 +43,10 @@ def script() -> None:
     except PolicyError as error:
         st.error(show.plain(str(error)))
     bar.draw(page.title)
-    page.run()
+    try:
+        page.run()
+    except MoevizError as error:  # what its widgets ask for cannot be with this trace; they stand above
+        st.error(show.plain(str(error)))
     bar.say_what_did_not_fit()
 
 

@@ -124,6 +124,7 @@ LIES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "experts have 1179649 bytes, the trace's 1179648",
     ),
     "a faster tier than light": ({}, {"tier": {"latency_ms": float("inf")}}, "wrong type"),
+    "a tier from which nothing comes": ({}, {"tier": {"gigabytes_per_second": 0.0}}, "wrong type"),
     "other words": ({}, {"output_ids": [1, 2, 3]}, "output_ids are not the tokens"),
 }
 

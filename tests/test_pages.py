@@ -351,8 +351,39 @@ def test_pages_begin_with_the_stages_first_board_or_the_traces_own_run(data_fold
     app = opened("what_if", a="policy=arc,slots=5")
     assert app.multiselect(key="policies").value == ["arc", "lru", "lfu", "belady"]
     assert app.select_slider(key="at").value == 5
+    app = opened("stage", a="policy=arc,slots=5")
+    app.session_state["scope_both"] = "model"
+    turned(app.run(), "timeline")
+    assert app.query_params["begin"] == "policy=arc,slots=5,scope=model"
+    app = opened("timeline", begin="policy=arc,slots=20,scope=model,calibration=/no/file")
+    assert (app.selectbox(key="policy").value, app.number_input(key="slots").value) == ("arc", 20)
+    assert app.session_state["scope"] == "model"
+    assert "begin" not in turned(app, "stage").query_params
     app = opened("timeline", a="policy=nonsense,slots=5")
     assert app.selectbox(key="policy").value == "lru"
+
+
+@pytest.mark.parametrize("page", ["timeline", "prefetch"])
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [({"policy": "weighted-lfu"}, "needs the routers' weights"), ({"warm": "calibrated"}, "another model")],
+)
+def test_settings_that_the_trace_cannot_serve_are_one_message(
+    page: str, query: dict[str, str], words: str
+) -> None:
+    app = showing(replace(synthetic(tokens=60, layers=3, experts=8, k=2), weights=None))
+    app.query_params.update(query)
+    assert words in texts(turned(app, page).error)
+
+
+def test_a_board_that_another_trace_cannot_serve_falls_back() -> None:
+    app = showing(replace(synthetic(tokens=60, layers=3, experts=8, k=2), weights=None))
+    app.query_params["a"] = "policy=weighted-lfu,slots=4"
+    turned(app, "timeline")
+    assert (app.selectbox(key="policy").value, texts(app.error)) == ("lru", "")
+    turned(app, "stage")
+    assert payload(app)["runs"][0]["policy"] == "lru"
+    assert "Board A falls back to lru" in texts(app.toast)
 
 
 def test_the_commands_shown_are_the_command_lines_own() -> None:

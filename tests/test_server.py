@@ -169,3 +169,22 @@ def test_sessions_that_ended_are_closed_at_once_unless_their_browser_is_back(
 
     asyncio.run(tidied())
     assert sessions.closed == ["first", "third"]
+
+
+def test_a_server_that_no_longer_answers_holds_up_nothing_else_that_is_due(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "get_instance", lambda: Sessions(back=""))
+    monkeypatch.setattr(server, "PATIENCE", 0.0)
+    trace, settings = random_trace(0), Settings(slots=3)
+    before = kept.replayed(trace, settings)
+
+    async def stuck() -> None:
+        monkeypatch.setattr(server, "_loop", asyncio.get_running_loop())
+        tidying = threading.Thread(target=server.tidy, args=[["gone"]], daemon=True)
+        tidying.start()
+        tidying.join(300)
+        assert not tidying.is_alive()
+
+    asyncio.run(stuck())
+    assert kept.replayed(trace, settings) is not before

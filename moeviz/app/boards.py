@@ -19,7 +19,7 @@ from moeviz.app.stage import StageEvent, stage, told
 from moeviz.charts.stage import run_part, stage_payload
 from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
-from moeviz.core.replay import served
+from moeviz.core.replay import check_trace, served
 from moeviz.core.run import Run
 from moeviz.core.settings import BASELINES, Settings
 from moeviz.core.trace import Trace
@@ -56,15 +56,17 @@ def pair(trace: Trace, own: Run | None, both: dict[str, Any]) -> list[Settings]:
         found.append(chosen)
     set_ = links.get(LINKS[0]) or found[0] != Settings("lru", traces.slots_for(trace, own))
     st.session_state.board_a = found[0] if set_ else None  # what other pages begin with
+    links.put("begin", "")  # they tell their own links
     return found
 
 
 def _checked(found: Settings, trace: Trace) -> Settings:
-    """The settings, without a calibration that nothing reads. Raises MoevizError where the trace's model
-    cannot run under them.
+    """The settings, without a calibration that nothing reads. Raises MoevizError where the trace cannot be
+    replayed under them.
     """
     found = found if found.needs_calibration else replace(found, calibration="")
-    found.check(trace.layers, trace.num_experts, trace.k, trace.expert_bytes)
+    found.check(*trace.shape)
+    check_trace(trace, found)
     return found
 
 
@@ -213,6 +215,8 @@ def _speed(two: list[Settings], ask: Ask) -> str:
     if job is None or measure.stale(job, two, ask):
         return ""
     first, second = (metrics.repeated(runs) for _, runs in measure.by_settings(job)[:2])
+    if not first.median.decoded:  # the text ended with its first token
+        return ""
     told = words.speed_verdict(words.setting_names(two)[1], first, second)
     decoded = words.many(first.median.decoded, "decoded token")
     return f" Measured {told.replace('speed', f'speed over {decoded}', 1)}."

@@ -1,5 +1,5 @@
 """What a link restores besides the widgets that Streamlit binds to it: trace, its window, cursor, the boards
-of the stage, presenter mode, the lesson and the progress in the lessons.
+of the stage, what other pages begin with, presenter mode, the lesson and the progress in the lessons.
 
 Streamlit drops a page's parameters when another page is opened, so they are kept here and put back.
 """
@@ -7,6 +7,7 @@ Streamlit drops a page's parameters when another page is opened, so they are kep
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
@@ -14,10 +15,13 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 from moeviz.app.show import plain
 from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
-from moeviz.core.settings import Settings
+from moeviz.core.settings import SETTINGS, Settings
 from moeviz.errors import SettingsError
 
-NAMES = ("trace", "window", "step", "a", "b", "presenter", "lesson", "progress")
+NAMES = ("trace", "window", "step", "a", "b", "begin", "presenter", "lesson", "progress")
+BOARD = ("policy", "slots", "prefetch")  # settings that are chosen on a board
+# those that any link may name: no calibration, which is a file
+LINKED = tuple(name for name in SETTINGS if name not in ("seed", "baseline", "calibration"))
 
 
 def _kept() -> dict[str, str]:
@@ -74,8 +78,8 @@ def restore() -> None:
         put(name, value)
 
 
-def settings(text: str, first: Settings) -> Settings:
-    """A board's settings as a link says them: policy, slots and pre-fetch, the rest as in `first`.
+def settings(text: str, first: Settings, names: Collection[str] = BOARD) -> Settings:
+    """Settings as a link says them: of a board, or those of `names`; the rest as in `first`.
 
     Raises SettingsError; no file that a link names is opened.
     """
@@ -83,5 +87,11 @@ def settings(text: str, first: Settings) -> Settings:
     for name, known in (("policy", POLICIES), ("prefetch", PREDICTORS)):
         if parts.get(name, "none" if name == "prefetch" else "lru") not in known:
             raise SettingsError(f"{name} {parts[name][:40]!r} is not known.")
-    given = {name: value for name, value in parts.items() if name in ("policy", "slots", "prefetch")}
+    given = {name: value for name, value in parts.items() if name in names}
     return Settings.parse(",".join(f"{n}={v}" for n, v in given.items()), **first.to_dict())
+
+
+def said(found: Settings, first: Settings) -> str:
+    """What `settings` reads, with all names that a link may say: where `found` is not as `first`."""
+    changed = [name for name in LINKED if getattr(found, name) != getattr(first, name)]
+    return ",".join(f"{name}={getattr(found, name)}" for name in changed)

@@ -30,6 +30,7 @@ from moeviz.files.moetrace import sample_names
 from moeviz.numbers.curves import curve
 from moeviz.numbers.explain import Explainer
 
+PATIENCE = 60.0  # seconds in which the server's own thread has closed all sessions
 _M_ARENA_MAX = -8  # of glibc's mallopt
 _loop: asyncio.AbstractEventLoop | None = None  # of the server, once it runs
 
@@ -112,7 +113,9 @@ def tidy(left: Iterable[str] = ()) -> None:
     comes next.
     """
     if _loop is not None and _loop.is_running():  # else the server ends, and all with it
-        asyncio.run_coroutine_threadsafe(_close(left), _loop).result()
+        closing = asyncio.run_coroutine_threadsafe(_close(left), _loop)
+        with suppress(TimeoutError):  # it ended meanwhile: what else is due would wait for it for good
+            closing.result(PATIENCE)
     kept.forget()
     gc.collect()  # a session holds itself in circles
     with suppress(AttributeError, OSError, TypeError):  # another C library than glibc

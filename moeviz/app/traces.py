@@ -18,6 +18,7 @@ from moeviz import words
 from moeviz.app import links
 from moeviz.app.jobs import desk
 from moeviz.app.show import plain
+from moeviz.core.replay import check_trace
 from moeviz.core.run import Run
 from moeviz.core.settings import SETTINGS, Settings
 from moeviz.core.trace import Trace
@@ -228,16 +229,27 @@ def slots_for(trace: Trace, run: Run | None, scope: str = "layer") -> int:
 def begin(trace: Trace, run: Run | None) -> Settings:
     """The settings that a page begins with: those of the stage's first board where it was set, or of the
     trace's own run, or moeviz's own.
+
+    The link names the board's own three settings; what both boards share is the stage's to say, so that a
+    link to this page is told of it here.
     """
     own = Settings(slots=slots_for(trace, run))
     if run is not None and not run.settings.baseline:
         own = replace(run.settings, seed=0)
     board = st.session_state.get("board_a")
-    for wanted in (lambda: board, lambda: links.settings(links.get("a"), own)):
+    if board is not None:
+        shared = links.said(replace(board, **{name: getattr(own, name) for name in links.BOARD}), own)
+        links.put("begin", links.said(board, own) if shared else "")
+    for wanted in (
+        lambda: board,
+        lambda: links.settings(links.get("begin"), own, links.LINKED) if links.get("begin") else None,
+        lambda: links.settings(links.get("a"), own),
+    ):
         try:
             found = wanted()
             if found is not None:
-                found.check(trace.layers, trace.num_experts, trace.k, trace.expert_bytes)
+                found.check(*trace.shape)
+                check_trace(trace, found)
                 return found
         except MoevizError:
             continue
@@ -280,9 +292,9 @@ def open_stage(step: int, layer: int, expert: int, settings: Settings) -> None:
     Its first board takes policy, slots and pre-fetch of `settings`, both boards the rest: the same passes.
     """
     move(step)
-    state, own = st.session_state, ("policy", "slots", "prefetch")
-    links.put("a", ",".join(f"{name}={getattr(settings, name)}" for name in own))
-    for name in SETTINGS.keys() - {*own, "seed", "baseline"}:
+    state = st.session_state
+    links.put("a", ",".join(f"{name}={getattr(settings, name)}" for name in links.BOARD))
+    for name in SETTINGS.keys() - {*links.BOARD, "seed", "baseline"}:
         if name != "calibration" or settings.calibration:  # without one the form's own is not read
             state[f"{name}_both"] = getattr(settings, name)
     state.asked_times = state.get("asked_times", 0) + 1  # who asks for one place twice goes there twice

@@ -72,12 +72,14 @@ class Tier:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Tier:
-        """Raises TypeError where a field is missing, unknown or of another type."""
+        """Raises TypeError where a field is missing, unknown, of another type or no figure of a link."""
         pace = values.get("pace")
         tier = cls(**{**values, "pace": Machine(**pace) if pace is not None else None})
         numbers = [getattr(one, name) for one in (tier, tier.pace or tier) for name in _FIGURES]
         numbers.append(tier.unpack_ms)
         if not all(isinstance(number, float) and 0 <= number < 1e12 for number in numbers):
+            raise TypeError
+        if not all(one.gigabytes_per_second for one in (tier, tier.pace or tier)):  # nothing would ever cross
             raise TypeError
         if not all(isinstance(text, str) for text in (tier.kind, tier.pace.name if tier.pace else "")):
             raise TypeError
