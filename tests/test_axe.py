@@ -122,8 +122,9 @@ def test_what_opens_keeps_the_rules_too(page: Page, app: str) -> None:
     assert wrong == []
 
 
-def test_a_led_first_visit_keeps_the_rules(page: Page) -> None:
+def test_a_led_first_visit_keeps_the_rules(page: Page, app: str) -> None:
     wrong = []
+    opened(page, app, "Stage")
     for said in ("See in half a minute", "Which will more often", "You said LRU. The large", "and so it is"):
         expect(page.locator(".st-key-first-visit")).to_contain_text(said)
         wrong += in_both_themes(page, said)
