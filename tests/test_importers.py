@@ -939,7 +939,8 @@ def test_a_refusal_is_short_however_long_what_it_names() -> None:
 def test_an_option_that_a_file_has_no_use_for_is_named(
     name: str, content: Callable[[], bytes], options: dict[str, object], said: str
 ) -> None:
-    plain, found = (open_content(name, content(), Options(**one)) for one in ({}, options))  # type: ignore[arg-type]
+    plain = open_content(name, content(), Options())
+    found = open_content(name, content(), Options(**options))  # type: ignore[arg-type]
     told = [line for line in found.report if line.startswith(f"{said} is not used (")]
     assert len(told) == 1
     assert not any("is not used" in line for line in plain.report)
