@@ -95,15 +95,19 @@ def see(page: Page, text: str | re.Pattern[str]) -> None:
 
 
 def settle(page: Page) -> None:
-    """Waits until no script runs and nothing fades: a page that is drawn anew closes an open list, gives a
-    download button another file, and has other colours for a moment.
+    """Waits until no script runs, the app's own style is there and nothing fades: a page that is drawn anew
+    closes an open list, gives a download button another file, and has other colours for a moment.
     """
     expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
-    page.wait_for_function(
+    expect(page.locator(".st-key-keys")).to_have_css("display", "none")  # which that style says
+    page.evaluate(
         """() => {
           const inner = [...document.querySelectorAll("*")].map((one) => one.shadowRoot).filter(Boolean)
           const moving = [document, ...inner].flatMap((root) => root.getAnimations())
-          return moving.every((one) => !(one instanceof CSSTransition)) // a spinner never ends, a fade does
+          const fades = moving.filter((one) => one instanceof CSSTransition) // a spinner never ends
+          const over = Promise.allSettled(fades.map((one) => one.finished))
+          // one of an element that is gone before it is drawn again never ends either
+          return Promise.race([over, new Promise((resolve) => setTimeout(resolve, 5000))]).then(() => null)
         }"""
     )
 
