@@ -155,9 +155,9 @@ def test_why_an_expert_is_missed_as_a_walk_through_the_run_finds(
             loaded.add((int(run.loads.layer[load]), int(run.loads.expert[load])))
             left[int(run.loads.victim_layer[load]), int(run.loads.victim_expert[load])] = load
         key = int(run.events.layer[event]), int(run.accesses.expert[access])
-        by = left.get(key, 0)
-        collision = run.events.forward_pass[run.loads.event[by]] == run.events.forward_pass[event]
-        wasted = run.loads.speculative[by] and not run.loads.used[by]
+        by = left.get(key, -1)
+        collision = by >= 0 and run.events.forward_pass[run.loads.event[by]] == run.events.forward_pass[event]
+        wasted = by >= 0 and run.loads.speculative[by] and not run.loads.used[by]
         kind = 1 if key not in loaded else 4 if wasted else 3 if collision else 2
         found.append(kind if run.accesses.outcome[access] == MISS else 0)
     assert metrics.miss_kind_of_access(run).tolist() == found

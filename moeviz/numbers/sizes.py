@@ -368,10 +368,9 @@ def _matrices(
             continue
         turned = not _ALONE.match(name) and not _PACKED_PART.search(name)
         shapes.append((name, shape[0], shape[1], turned))
-    turn = any(
-        rows != hidden == columns if "down" in name else rows == hidden != columns
-        for name, rows, columns, turned in shapes
-        if turned
+    plain = [(name, rows, columns) for name, rows, columns, turned in shapes if turned]
+    turn = any(rows != hidden == columns for name, rows, columns in plain if "down" in name) or any(
+        rows == hidden != columns for name, rows, columns in plain if "gate" in name or "up" in name
     )
     return [(columns, rows) if turned and turn else (rows, columns) for _, rows, columns, turned in shapes]
 
