@@ -449,17 +449,17 @@ def test_a_file_dropped_anywhere_in_the_library_is_the_current_trace(page: Page,
     opened(page, app, "Library")
     see(page, "Drop traces anywhere")
     content = base64.b64encode((ROOT / "sample_traces" / "bible.moetrace").read_bytes()).decode()
-    page.evaluate(
+    page.wait_for_function(  # until the page listens
         """content => {
           const bytes = Uint8Array.from(atob(content), one => one.charCodeAt(0))
           const dataTransfer = new DataTransfer()
           dataTransfer.items.add(new File([bytes], "dropped.moetrace"))
           const drop = new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true })
           document.querySelector("h1").dispatchEvent(drop)
+          return drop.defaultPrevented
         }""",
-        content,
+        arg=content,
     )
-    see(page, "Opened dropped")
     trace = page.get_by_role("combobox", name="Trace")
     expect(trace).to_have_value("upload: dropped")
     for name in ("Experts", "Timeline", "Stage"):
