@@ -49,8 +49,8 @@ preset python python-long quarter's ram repeats replay right s same say scale se
 share shares show shown shows similarity since size slower slows so some sooner spanish speed ssd stale
 state stays still subject tell text that the them then there these thick thin this through time timed times
 to together told too took two typed under uneven unpacked until used uses very wait waited waits warm was
-watched way weight weighted went were what when where which while who whole why with within without words worst would
-x16 x4 yet your zoom zooms
+watched way weight weighted went were what when where which while who whole why with within without words
+worst would x16 x4 yet your zoom zooms
 """
 PLAIN = set(EVERYDAY.split())
 
