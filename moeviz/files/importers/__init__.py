@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 
 from moeviz.errors import MoevizError, TraceError
-from moeviz.files.importers.looks import looks_like
 from moeviz.files.importers.registry import (
     AS_SAID,
     IMPORTERS,
@@ -29,6 +28,7 @@ from moeviz.files.importers.registry import (
     format_names,
     importer,
     load_importer,
+    none_of_them,
 )
 from moeviz.files.importers.source import MORE, Source, unpacked
 from moeviz.files.moetrace import MAX_FILE_BYTES
@@ -87,10 +87,7 @@ def _open(source: Source, options: Options, format: str) -> Found:
     source = unpacked(source)
     kind = load_importer(format) if format else _format_of(source)
     if not kind:
-        raise TraceError(
-            f"{source.name} is none of the formats that are read: {looks_like(source)} Read are "
-            f"{', '.join(format_names())} (`import --help` says more), each also as .gz or .zst."
-        )
+        raise none_of_them(source)
     options = Watched(**asdict(options))
     found = IMPORTERS[kind].read(source, options)
     if not isinstance(found, Imported | Counted):  # a user's own may give anything

@@ -52,6 +52,7 @@ class Routed:
     expert_bytes: int | Mapping[int, int] = 0  # of one expert, or by the layer's number
     model: str = ""
     prompt: str = ""
+    prompt_tokens: int = -1  # of each request, where no phase is said; -1: not known
     recorded: dict[str, str] = field(default_factory=dict)
     report: list[str] = field(default_factory=list)
 
@@ -245,19 +246,24 @@ def _passes(
     phase = None if routed.phase is None else routed.phase[rows]
     step = None if routed.forward_pass is None else routed.forward_pass[rows]
     new = np.diff(own, prepend=own[:1] - 1) != 0
+    first = np.flatnonzero(new)
+    place = np.arange(tokens) - np.repeat(first, np.diff(np.append(first, tokens)))
     if options.prompt_tokens >= 0:
-        first = np.flatnonzero(new)
-        longest = int(np.diff(np.append(first, tokens)).max())
+        longest = int(place.max()) + 1
         if options.prompt_tokens > longest:
             raise TraceError(
                 f"--prompt-tokens says {options.prompt_tokens:,}, but the longest request has {longest:,} "
                 "tokens. Give at most as many."
             )
-        place = np.arange(tokens) - np.repeat(first, np.diff(np.append(first, tokens)))
         phase = (place >= options.prompt_tokens).astype(np.uint8)
         step = None
         asked = "as was asked" if routed.phase is None else "as was asked instead of the file's own phases"
         report.append(f"the first {options.prompt_tokens:,} tokens of each request are its prompt, {asked}")
+    elif phase is None and routed.prompt_tokens >= 0:
+        phase = (place >= routed.prompt_tokens).astype(np.uint8)
+        report.append(
+            f"the first {routed.prompt_tokens:,} tokens of each request are its prompt, as the file says"
+        )
     if step is not None:
         new |= np.diff(step, prepend=step[:1] - 1) != 0
         number = np.cumsum(new) - 1

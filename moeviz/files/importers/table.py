@@ -19,7 +19,7 @@ from moeviz.files.importers.counting import counted_rows
 from moeviz.files.importers.names import About, meanings, plain, unused
 from moeviz.files.importers.objects import read_rows
 from moeviz.files.importers.parquet import MAGIC
-from moeviz.files.importers.registry import Found, Imported, Options, importer
+from moeviz.files.importers.registry import Found, Imported, Options, importer, none_of_them
 from moeviz.files.importers.routed import check_shape
 from moeviz.files.importers.source import Source
 from moeviz.files.importers.tabular import (
@@ -28,6 +28,7 @@ from moeviz.files.importers.tabular import (
     Table,
     from_columns,
     list_rows,
+    not_read,
     read_table,
     wide_columns,
 )
@@ -54,10 +55,8 @@ def read(source: Source, options: Options) -> Found:
         return _own(source, table)
     found = meanings(table.names, source.name)
     if "layer" in found and "experts" in found:
-        used = [found[meaning] for meaning in found if meaning in KINDS]
-        report = unused([name for name in table.names if name not in used], "columns")
         rows = read_rows(source, options, list_rows(table), About(), NAME, used=table.names)
-        rows.report.extend(report)
+        rows.report.extend(unused(not_read(table), "columns"))
         return rows
     if "layer" in found and "expert" in found:
         wanted = {name: KINDS[meaning] for meaning, name in found.items() if meaning in KINDS}
@@ -65,10 +64,11 @@ def read(source: Source, options: Options) -> Found:
         return from_columns(source, options, table.columns(wanted), NAME, left)
     if "layer" in found and (wide := wide_columns(table.names, "expert")):
         return _wide(source, options, table, found, wide)
-    raise source.error(
-        f"has the columns {', '.join(name[:40] for name in table.names[:8])}; expected token, layer, rank, "
-        "expert[, weight], or token, layer, experts (a list), or layer, expert, count. The documentation "
-        "of importers lists all names that are known."
+    raise none_of_them(
+        source,
+        f"it looks like a table that has the columns {', '.join(name[:40] for name in table.names[:8])}; "
+        "expected token, layer, rank, expert[, weight], or token, layer, experts (a list), or layer, expert, "
+        "count, in these or other usual names.",
     )
 
 

@@ -45,7 +45,9 @@ _WIDE = {
 }
 KINDS = {
     **dict.fromkeys(("token", "layer", "rank", "expert"), "int"),
-    **dict.fromkeys(("step", "token_id"), "maybe"),  # a whole number, -1 where a row has none
+    **dict.fromkeys(
+        ("step", "token_id", "prompt_tokens"), "maybe"
+    ),  # a whole number, -1 where a row has none
     **dict.fromkeys(("weight", "count"), "float"),
     **dict.fromkeys(("phase", "request", "text"), "text"),
     **dict.fromkeys(("experts", "weights"), "list"),
@@ -231,20 +233,29 @@ def _numbers_of(source: Source, cell: str, name: str, row: int) -> list[int] | l
     raise source.error(f"row {row}: {name} is {cell[:40]!r}; expected a list of numbers, as 5 7 or [5, 7].")
 
 
+_EXTRA = {  # of MoE-PolicyLang's tables
+    **dict.fromkeys(("router_softmax", "sm"), "list"),
+    **dict.fromkeys(("domain_tag", "language_tag", "dm", "lg"), "text"),
+}
+
+
+def _wanted(table: Table) -> dict[str, str]:
+    """The columns of a table with lists that are read, and what they hold."""
+    found = meanings(table.names, table.source.name)
+    wanted = {name: KINDS[meaning] for meaning, name in found.items() if meaning in KINDS}
+    return wanted | {name: kind for name, kind in _EXTRA.items() if name in table.names}
+
+
+def not_read(table: Table) -> list[str]:
+    """The columns of a table with lists that `list_rows` leaves out."""
+    wanted = _wanted(table)
+    return [name for name in table.names if name not in wanted]
+
+
 def list_rows(table: Table) -> Iterator[Row]:
     """The rows of a table with lists, as objects. Raises TraceError."""
     found = meanings(table.names, table.source.name)
-    wanted = {name: KINDS[meaning] for meaning, name in found.items() if meaning in KINDS}
-    extra = {
-        "router_softmax": "list",
-        "sm": "list",
-        "domain_tag": "text",
-        "language_tag": "text",
-        "dm": "text",
-        "lg": "text",
-    }
-    wanted |= {name: kind for name, kind in extra.items() if name in table.names}
-    columns = table.columns(wanted)
+    columns = table.columns(_wanted(table))
     values = {n: c.tolist() if isinstance(c, np.ndarray) else c for n, c in columns.items()}
     for number, row in enumerate(zip(*values.values(), strict=True), 1):
         named = dict(zip(values, row, strict=True))
@@ -340,7 +351,7 @@ def from_columns(
     lines = [*report, *unused([*left, *(name for name in columns if name not in found.values())], "columns")]
     ints: dict[str, NDArray[np.int64]] = {
         meaning: _whole_column(source, values[meaning], found[meaning])
-        for meaning in ("token", "layer", "rank", "expert", "step", "token_id")
+        for meaning in ("token", "layer", "rank", "expert", "step", "token_id", "prompt_tokens")
         if meaning in values
     }
     for meaning, most in (("layer", 4 * MAX_LAYERS), ("expert", MAX_EXPERTS - 1), ("rank", MAX_K - 1)):
@@ -444,7 +455,7 @@ def _long(
     routed = Routed(ids, weights, [int(one) for one in layers], report=report, **others)
     if "request" in values and int(request.max()) > 0:
         routed.sequence = request[begin]
-    for meaning in ("step", "token_id"):
+    for meaning in ("step", "token_id", "prompt_tokens"):
         if meaning in ints and (ints[meaning] < 0).any():
             report.append(f"{found[meaning]} is not used: some rows have none")
     if "step" in ints and (step >= 0).all():
@@ -454,9 +465,13 @@ def _long(
     if "phase" in values and "" in values["phase"]:
         report.append(f"{found['phase']} is not used: some rows have none")
     elif "phase" in values:
-        known = {one: phase_of(one, f"{source.name}: {found['phase']}") for one in set(values["phase"])}
+        name = found["phase"]
+        known = {one: phase_of(one, f"{source.name}: {name}", name) for one in set(values["phase"])}
         phase = np.array([known[one] for one in values["phase"]], np.int64)
-        routed.phase = _first(source, found["phase"], row, phase, tokens).astype(np.uint8)
+        routed.phase = _first(source, name, row, phase, tokens).astype(np.uint8)
+    elif "prompt_tokens" in ints and (ints["prompt_tokens"] >= 0).all():
+        phase = (ints["token"] >= ints["prompt_tokens"]).astype(np.int64)
+        routed.phase = _first(source, found["prompt_tokens"], row, phase, tokens).astype(np.uint8)
     if "text" in values:
         texts: list[Any] = [values["text"][at] for at in begin.tolist()]
         routed.texts = [str(one) for one in texts]
