@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeviz.core.trace import DECODE, MAX_EXPERTS, MAX_K, MAX_LAYERS, MAX_TOKENS, PREFILL
+from moeviz.files.importers.names import layer_in
 from moeviz.files.importers.routed import Routed, check_shape
 from moeviz.files.importers.source import Source
 from moeviz.words import many
@@ -368,5 +369,7 @@ class Calls:
 
 
 def layer_number(source: Source, value: object, place: str, what: str = "layer") -> int:
-    """Raises TraceError."""
+    """A number, or a name that holds it. Raises TraceError."""
+    if isinstance(value, str) and (found := layer_in(value)) is not None:
+        value = found
     return whole(source, value, place, what, 0, 4 * MAX_LAYERS)

@@ -8,6 +8,7 @@ numbers them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,6 +72,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "count": ("count", "counts", "hits", "activations", "activation_count", "frequency", "freq", "uses"),
 }
 
+_IN_NAME = re.compile(r"(?:layers?|blk|blocks?)[._ -]?(\d+)")
+
 PHASES = {
     **dict.fromkeys(("prefill", "prompt", "extend", "context", "0", "0.0", "false"), 0),
     **dict.fromkeys(("decode", "generation", "generate", "generated", "gen", "1", "1.0", "true"), 1),
@@ -114,6 +117,16 @@ def phase_of(value: object, where: str, name: object = "phase") -> int:
     if found is None:
         raise TraceError(f"{where}: {str(name)[:40]} is {str(value)[:40]!r}; expected prefill or decode.")
     return 1 - found if plain(name) in NEGATED else found
+
+
+def layer_in(text: str) -> int | None:
+    """The number of the layer in a module's or tensor's name, as model.layers.3.mlp.gate or blk.3.ffn_gate;
+    None where it cannot be told.
+    """
+    if not any(letter.isalpha() for letter in text):
+        return None
+    found = _IN_NAME.findall(text) or re.findall(r"\d+", text)
+    return int(found[0]) if len(found) == 1 and len(found[0]) < 7 else None
 
 
 @dataclass(slots=True)

@@ -25,9 +25,9 @@ def sniff(source: Source) -> int:
 
 
 def _has_arrays(source: Source) -> bool:
-    """Also true of a damaged zip: what is wrong with it is then said."""
+    """By the members' names, which numpy ends in .npy. True of a damaged zip: what is wrong is then said."""
     try:
-        return any(name.endswith(".npy") for name in open_zip(source))
+        return any(name.endswith(".npy") or "." not in name for name in open_zip(source))
     except TraceError:
         return True
 

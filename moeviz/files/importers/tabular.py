@@ -21,7 +21,7 @@ from moeviz.errors import TraceError
 from moeviz.files.importers import parquet
 from moeviz.files.importers.collect import MOST, scatter
 from moeviz.files.importers.counting import counted_rows
-from moeviz.files.importers.names import meanings, phase_of, plain, unused
+from moeviz.files.importers.names import layer_in, meanings, phase_of, plain, unused
 from moeviz.files.importers.objects import Row
 from moeviz.files.importers.registry import Found, Options
 from moeviz.files.importers.routed import Routed, finish
@@ -40,14 +40,23 @@ _INTEGERS = re.compile(r"\s*[\[({]?\s*(?:-?\d{1,9}(?:[\s,;|]+-?\d{1,9})*)?\s*[\]
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,4})?"
 _NUMBERS = re.compile(rf"\s*[\[({{]?\s*(?:{_NUMBER}(?:[\s,;|]+{_NUMBER})*)?\s*[\])}}]?\s*")
 _WIDE = {
-    "expert": re.compile(r"(?:e|expert|experts|expert_id|topk|topk_id|top|choice|selected)_?(\d{1,4})"),
-    "weight": re.compile(r"(?:w|weight|weights|prob|score|gate|topk_weight)_?(\d{1,4})"),
+    "expert": re.compile(
+        r"(?:(?:e|expert|experts|expert_id|topk|topk_id|top|choice|selected)_?)?(\d{1,4})"
+        r"|top_?(\d{1,4})_(?:expert|expert_id|id)"
+    ),
+    "weight": re.compile(
+        r"(?:w|weight|weights|prob|score|gate|topk_weight)_?(\d{1,4})"
+        r"|top_?(\d{1,4})_(?:weight|prob|score|gate)"
+    ),
 }
+_OF_LAYER = re.compile(  # layer_3, or layer_3_expert_0
+    r"(?:l|layer|layers|blk|block)_?(\d{1,6})(?:[_.]?(?:e|expert|top|topk|k|rank|choice|slot)_?(\d{1,4}))?"
+)
 KINDS = {
-    **dict.fromkeys(("token", "layer", "rank", "expert"), "int"),
-    **dict.fromkeys(
-        ("step", "token_id", "prompt_tokens"), "maybe"
-    ),  # a whole number, -1 where a row has none
+    **dict.fromkeys(("token", "rank"), "int"),
+    "layer": "layer",  # a whole number, or a name that holds one
+    # a whole number, -1 where a row has none
+    **dict.fromkeys(("expert", "step", "token_id", "prompt_tokens"), "maybe"),
     **dict.fromkeys(("weight", "count"), "float"),
     **dict.fromkeys(("phase", "request", "text"), "text"),
     **dict.fromkeys(("experts", "weights"), "list"),
@@ -93,6 +102,8 @@ class Table:
         for rows in self._csv_rows():
             for name, kind in wanted.items():
                 cells = [row[at[name]] for row in rows]
+                if kind == "float" and self.delimiter == ";":
+                    cells = [cell.replace(",", ".") for cell in cells]  # as spreadsheets of half Europe write
                 found[name].append(_cells(self.source, cells, name, kind, done, same))
             done += len(rows)
         return found
@@ -194,6 +205,8 @@ def _cells(source: Source, cells: list[str], name: str, kind: str, done: int, sa
         )
     if kind == "list":
         return [_numbers_of(source, cell, name, done + number) for number, cell in enumerate(cells, 1)]
+    if kind == "layer":
+        cells = [cell if (number := layer_in(cell)) is None else str(number) for cell in cells]
     if kind == "maybe":
         cells = [cell if cell.strip() else "-1" for cell in cells]
     convert: Any = float if kind == "float" else int
@@ -274,13 +287,27 @@ def wide_columns(names: Sequence[str], what: str) -> list[str]:
     """Columns expert_0, expert_1, ... or weight_0, ... in their order; none where they do not count from 0 or
     1.
     """
-    numbered = {int(m[1]): name for name in names if (m := _WIDE[what].fullmatch(plain(name)))}
+    numbered = {int(m[1] or m[2]): name for name in names if (m := _WIDE[what].fullmatch(plain(name)))}
     if not numbered or sorted(numbered) not in (
         list(range(len(numbered))),
         list(range(1, len(numbered) + 1)),
     ):
         return []
     return [numbered[number] for number in sorted(numbered)]
+
+
+def layer_columns(names: Sequence[str]) -> dict[int, list[str]]:
+    """Columns of each layer, layer_3 with lists or layer_3_expert_0, layer_3_expert_1, ..., where a row is a
+    token; empty where there are none.
+    """
+    found: dict[int, dict[int, str]] = {}
+    for name in names:
+        if m := _OF_LAYER.fullmatch(plain(name)):
+            found.setdefault(int(m[1]), {})[int(m[2] or -1)] = name
+    widths = {(-1 in own, len(own) if -1 in own else 0) for own in found.values()}
+    if len(found) < 2 or len(widths) > 1 or widths & {(True, n) for n in range(2, len(names) + 1)}:
+        return {}
+    return {layer: [own[rank] for rank in sorted(own)] for layer, own in sorted(found.items())}
 
 
 def _whole_column(source: Source, values: Any, name: str) -> NDArray[np.int64]:
@@ -364,6 +391,9 @@ def from_columns(
         if meaning in ints and (ints[meaning] < 0).any():
             at = int(np.argmax(ints[meaning] < 0))
             raise source.error(f"row {at + 1}: {found[meaning]} is -1; expected 0 or more.")
+    if "token" not in ints and "step" in ints and "count" not in values:
+        _steps_number_tokens(source, ints, values, found, columns)
+        lines.append(f"{found['step']} is taken for the number of the token")
     if "token" not in ints:
         if "count" not in values:
             raise source.error(
@@ -381,6 +411,26 @@ def from_columns(
             rows[layer, expert] = count
         return counted_rows(source, rows, options.experts or others.get("experts", 0), format, lines)
     return _long(source, options, values, ints, found, format, lines, others)
+
+
+def _steps_number_tokens(
+    source: Source,
+    ints: dict[str, NDArray[np.int64]],
+    values: Mapping[str, Any],
+    found: Mapping[str, str],
+    columns: Mapping[str, Any],
+) -> None:
+    """Puts the steps in the place of tokens, where each step is one token: it has as many experts in each
+    layer. Raises TraceError where that is not so.
+    """
+    requests = np.unique(np.array(values.get("request", np.zeros(len(ints["step"])))), return_inverse=True)[1]
+    sizes = np.unique(np.stack([requests, ints["step"], ints["layer"]]), axis=1, return_counts=True)[1]
+    if len(set(sizes.tolist())) > 1 or (ints["step"] < 0).any():
+        raise source.error(
+            f"has no column that numbers the tokens, and a {found['step']} may have several; its columns are "
+            f"{', '.join(columns)[:120]}."
+        )
+    ints["token"] = ints.pop("step")
 
 
 def _long(
