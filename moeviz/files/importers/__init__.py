@@ -64,10 +64,12 @@ def read(name: str, content: bytes, options: Options = AS_SAID, format: str = ""
 def as_trace(name: str, found: Found) -> Imported:
     """What was found, where it is a trace. Raises TraceError where it only counts."""
     if isinstance(found, Counted):
+        what = (
+            "It is what" if found.format == "moecounts" else "`moeviz import` makes a .moecounts of it, which"
+        )
         raise TraceError(
             f"{name} holds counts, not a trace ({found.format}): which token used which expert is not said, "
-            "so no cache can be replayed. `moeviz import` makes a .moecounts of it, which the policy "
-            "static and warm starts take as calibration."
+            f"so no cache can be replayed. {what} the policy static and warm starts take as calibration."
         )
     return found
 
