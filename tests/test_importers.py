@@ -932,7 +932,7 @@ def test_what_is_not_used_is_named() -> None:
         (lambda: b"0,0,0,4\n0,0,1,5\n1,0,0,3\n", "numbers without a head, which may be routes. Give it one"),
         (
             lambda: b"The format is `EXPERT|L3|T1: [4, 7]`, a line each.\n",
-            "none of the formats that are read: it looks like text",
+            "none of the formats that are read: it looks like a table",
         ),
         (lambda: b'["a", "b"]', r"it looks like JSON of a list\. Read are"),
         (
