@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,9 @@ class Captured:
         real = _real(kwargs.get("attention_mask"), batch, tokens, past)
         again = self._again(cache, rows, past)
         if again:
-            self._count("prefixes that were computed again, without a cache", sum(map(sum, real)) - batch)
+            self._count(
+                "prefixes that were computed again, without a cache", sum(map(bool, chain(*real))) - batch
+            )
         elif past == 0 or len(self._rows) != batch:
             if past:
                 raise ModelError(
@@ -180,7 +183,8 @@ class Captured:
     def take(self, number: int, index: torch.Tensor, weights: torch.Tensor) -> None:
         """A layer's experts are about to run."""
         if self._now is not None:
-            self._now.chosen[number] = index.clone(), weights.detach().clone()
+            own = weights.detach() if weights.requires_grad else weights
+            self._now.chosen[number] = index.clone(), own.clone()
 
     def logits(self, number: int, output: Any) -> None:
         """What a module beside the experts gave; the first that has a number for each expert is the
@@ -312,22 +316,22 @@ class Captured:
         return ids, strength
 
 
-def _real(mask: Any, batch: int, tokens: int, past: int) -> list[list[bool]]:
-    """False for padding. [batch][tokens] of a mask [batch, past + tokens], or one of who attends to whom,
-    [batch, heads, tokens, past + tokens]: there a token of the text attends to itself.
+def _real(mask: Any, batch: int, tokens: int, past: int) -> list[list[Any]]:
+    """False or 0 for padding. [batch][tokens], from a mask [batch, past + tokens], or from one of who attends
+    to whom, [batch, heads, tokens, past + tokens]: there a token of the text attends to itself.
     """
     if isinstance(mask, dict):  # one for each kind of attention
         mask = next((one for one in mask.values() if isinstance(one, torch.Tensor)), None)
     real = None
     if isinstance(mask, torch.Tensor) and mask.dim() == 2 and mask.shape[1] >= tokens:
-        real = mask[:, min(past, mask.shape[1] - tokens) :][:, :tokens].bool()
+        first = min(past, mask.shape[1] - tokens)
+        real = mask[:, first : first + tokens]
     elif isinstance(mask, torch.Tensor) and mask.dim() == 4 and mask.shape[3] >= past + tokens:
         itself = mask[:, 0].diagonal(past, 1, 2)[:, :tokens]
         real = itself if itself.dtype == torch.bool else itself == 0
     if real is None or real.shape[1] != tokens:
         return [[True] * tokens for _ in range(batch)]
-    found: list[list[bool]] = real.expand(batch, -1).tolist()
-    return found
+    return (real if len(real) == batch else real.expand(batch, -1)).tolist()
 
 
 def _experts_of(module: nn.Module) -> int:
