@@ -467,6 +467,23 @@ def test_a_batch_of_arrays_is_read_with_its_mask_and_its_requests_names() -> Non
     assert named.sequence.tolist() == [0] * 6 + [1] * 6
 
 
+def test_requests_whose_tokens_alternate_in_an_array_keep_theirs() -> None:
+    """A token without an expert is in the middle of its text though its request's rows stand apart, and the
+    prompt is counted in each request."""
+    ids = IDS.copy()
+    ids[5] = -1  # of the second request, which has five more
+    content = npz(experts=ids, request_ids=np.array([7, 3] * 6), token_ids=np.arange(12))
+    found = read("a.npz", content, Options(8, prompt_tokens=2))
+    order = [*range(0, 12, 2), *range(1, 12, 2)]
+    assert found.trace.sequence is not None
+    assert found.trace.sequence.tolist() == [0] * 6 + [1] * 6
+    assert found.trace.token_ids is not None
+    assert found.trace.token_ids.tolist() == order
+    assert (found.trace.experts == ids[order]).all()
+    assert found.trace.phase.tolist() == [0, 0, 1, 1, 1, 1] * 2
+    assert any("tokens of several requests alternate" in line for line in found.report)
+
+
 def test_one_layers_routes_are_told_from_counts_by_their_axes() -> None:
     assert isinstance(open_content("one.npy", npy(IDS[:, 0])), Counted)
     found = read("one.npy", npy(IDS[:, 0]), Options(8, axes="token,k"))

@@ -9,7 +9,7 @@ assumption is a line of the report.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -61,11 +61,29 @@ def finish(source: Source, options: Options, routed: Routed, format: str) -> Imp
     """The trace. Raises TraceError with the file's name."""
     report = list(routed.report)
     try:
-        trace = _trace(source, options, routed, report)
+        trace = _trace(source, options, _together(routed, report), report)
     except TraceError as error:
         text = str(error)
         raise (error if text.startswith(source.name) else source.error(text)) from None
     return Imported(trace, None, format, report)
+
+
+def _together(routed: Routed, report: list[str]) -> Routed:
+    """With the tokens of each request together, in its own order, the requests as they begin in the file."""
+    if routed.sequence is None or len(routed.sequence) != len(routed.ids):
+        return routed
+    own = _numbered(routed.sequence)
+    if (np.diff(own) >= 0).all():
+        return routed
+    order = np.argsort(own, kind="stable")
+    report.append("tokens of several requests alternate in the file; each request's now follow each other")
+    per_token = {
+        name: values[order]
+        for name in ("ids", "weights", "phase", "forward_pass", "sequence", "token_ids")
+        if (values := getattr(routed, name)) is not None
+    }
+    texts = None if routed.texts is None else [routed.texts[token] for token in order.tolist()]
+    return replace(routed, texts=texts, **per_token)
 
 
 def check_shape(source: Source, shape: Sequence[int], weights: bool) -> None:
