@@ -157,13 +157,18 @@ def test_an_oracle_that_nothing_has_to_be_waited_for_is_no_ratio(monkeypatch: py
     assert found["oracle, lookahead 1, link of 0.5 (GB/s,ms): stall / bound"].startswith("not measured: ")
 
 
-def test_the_rows_that_were_named_are_measured_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rows_that_were_named_are_measured_alone_and_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ROWS:
         monkeypatch.setattr(
             f"moeviz.bench.engine.{name.replace('-', '_')}.measure",
             lambda work, name=name: {name: work.tokens},
         )
     assert engine(ONCE, ["cache", "oracle"]) == {"cache": 3, "oracle": 3}
+    said = capsys.readouterr()
+    assert said.err == f"row 1 of 2: {ROWS['cache']}\nrow 2 of 2: {ROWS['oracle']}\n"
+    assert not said.out  # where a program reads JSON
     assert list(engine(ONCE)) == list(ROWS)
 
 
