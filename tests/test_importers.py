@@ -951,6 +951,8 @@ def test_what_is_not_used_is_named() -> None:
             lambda: b"The format is `EXPERT|L3|T1: [4, 7]`, a line each.\n",
             "none of the formats that are read: it looks like a table",
         ),
+        (lambda: b"[[[1, 1e999]]]", "no whole numbers, as router logits are"),
+        (lambda: b'{"3": [1, %d]}' % 10**400, "the counts of '3' are not all numbers that count uses"),
         (lambda: b'["a", "b"]', r"it looks like JSON of a list\. Read are"),
         (
             lambda: b"step,layer,expert\n0,0,1\n0,0,2\n0,0,3\n1,0,1\n",

@@ -161,7 +161,7 @@ def _choices(
 def _whole_numbers(array: Array) -> bool:
     flat = array.reshape(-1)
     return all(
-        bool((np.floor(part) == part).all())
+        bool((np.isfinite(part) & (np.floor(part) == part)).all())
         for start in range(0, flat.size, _CHUNK)
         for part in (flat[start : start + _CHUNK],)
     )

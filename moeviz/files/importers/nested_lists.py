@@ -72,8 +72,8 @@ def _counts_by_layer(source: Source, options: Options, value: dict[str, Any]) ->
             raise source.error(
                 f"{name[:40]!r} is {str(counts)[:40]!r}; expected a layer's number and counts."
             )
-        if not all(type(one) in (int, float) for one in counts):
-            raise source.error(f"the counts of {name[:40]!r} are not all numbers.")
+        if not all(type(one) in (int, float) and abs(one) < 2**62 for one in counts):
+            raise source.error(f"the counts of {name[:40]!r} are not all numbers that count uses.")
         rows |= {(int(number[1]), expert): float(one) for expert, one in enumerate(counts)}
     most = max(len(counts) for counts in value.values())
     return counted_rows(source, rows, options.experts or most, NAME, [])
