@@ -78,7 +78,9 @@ class Steps:
             else labels[needs.forward_pass, layer]
         )
         self.labels = 2 if labels is None else int(labels.max(initial=0)) + 1
-        self._tokens = np.cumsum([tokens.stop - tokens.start for tokens in trace.passes()])
+        self._tokens: list[int] = np.cumsum(  # that have entered the model by each pass
+            [tokens.stop - tokens.start for tokens in trace.passes()]
+        ).tolist()
 
     # Columns of all accesses are made when they are asked for: those of a long trace leave the processor's
     # cache, and each costs as much as serving some of it.
@@ -286,7 +288,7 @@ class Steps:
         first = [0, *self.ends()]
         events = self._event.tolist() if self._single else range(len(needs))
         layers, passes = needs.layer.tolist(), needs.forward_pass.tolist()
-        tokens = self._tokens.tolist()
+        tokens = self._tokens
         serve = pools.serve
         for step, event in enumerate(events):
             begin, end = first[step], first[step + 1]
@@ -327,7 +329,7 @@ class Steps:
         for row, lists in enumerate(pools.lists):
             slot_of = {place: slot for slot, place in enumerate(pools.residents(row).tolist())}
             limit = int(pools.limits[row])
-            each.append((limit, slot_of, lists.needed, lists.missed, lists.leaves, lists.came, lists.used))
+            each.append((limit, slot_of, lists.missed, lists.leaves, lists.came, lists.used))
         load: list[int] = []
         load_slot: list[int] = []
         victims: list[int] = []
@@ -335,9 +337,8 @@ class Steps:
         places, rows = self._place.tolist(), self._row[begins].tolist()
         for row, begin, end in zip(rows, begins.tolist(), self.ends(), strict=True):
             event = places[begin:end]
-            limit, slot_of, needed, missed, leaves, came, used = each[row]
+            limit, slot_of, missed, leaves, came, used = each[row]
             for own in (event,) if len(event) <= limit else in_waves(event, slot_of, limit):
-                needed(own)
                 new: list[int] = []
                 for one in own:
                     if one in slot_of:
@@ -393,12 +394,11 @@ class Steps:
                     yield self._apart(pools, event, copies)
                 continue
             own = of_pass if self.even else self._row[index]
-            now.forward_pass, now.tokens = step, self._tokens[step]
             if not steady:
                 self._tell(pools, step, index, layers, touches)
             for name, column in given:
                 setattr(touch, name, column[index])
-            touch.forward_pass, touch.tokens = step, now.tokens
+            touch.forward_pass, touch.tokens = step, self._tokens[step]
             at = self._place[index]
             if copies > 1:
                 at, own = at + shift, own + row_shift
@@ -409,17 +409,26 @@ class Steps:
         """The moment before accesses are served. `touches`: room for those of each pool [copies, pool]."""
         now = pools.now
         now.forward_pass, now.tokens = step, self._tokens[step]
+        if self._own and self.even:
+            moments = self._moments[step]
+            if len(touches) > 1:
+                moments = np.tile(moments, (len(touches), 1))
+            now.layer, (now.touches, now.clock) = layers, moments
+            return
         if self._own:
             now.layer = layers
-            if self.even:
-                touches[:] = self._begin[index][:: self.even]
-            else:
-                touches.fill(len(self._place))  # of pools not served: no less than any number of theirs
-                touches[:, self._row[index]] = self._begin[index]
+            touches.fill(len(self._place))  # of pools not served: no less than any number of theirs
+            touches[:, self._row[index]] = self._begin[index]
             now.touches = touches.reshape(-1, 1)
         else:
             now.layer, now.touches = self._needs.layer[self._event[index][0]], self._begin[index][0]
         now.clock = 2 * now.touches
+
+    @cached_property
+    def _moments(self) -> Floats:
+        """Where passes are even, touches and clock before the event of each pool. [pass, 2, pool, 1]"""
+        touches = self._begin[:: self.even].reshape(len(self._tokens), 1, -1, 1)
+        return np.concatenate((touches, 2 * touches), 1)
 
     def _groups(self) -> Iterator[tuple[int, Index, int]]:
         """(pass, accesses with at most one event of each pool, experts of the largest event), in the order in
