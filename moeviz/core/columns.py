@@ -90,17 +90,22 @@ class Columns:
         at: places, distinct, layer after layer. alone: those of other layers have no company now; else theirs
         stays what it was.
         """
-        experts = self._met.shape[1]
-        layer = at // experts
-        begins = np.append(True, layer[1:] != layer[:-1]).nonzero()[0]
-        chosen, company = self._chosen, self.columns["company"].reshape(-1, experts)
-        chosen.ravel()[at] = 1
-        met = self._met[at] + chosen[layer]
-        chosen.ravel()[at] = 0
-        self._met[at] = met
+        experts, company = self._met.shape[1], self.columns["company"]
+        first, last = int(at[0]) // experts, int(at[-1]) // experts
         if alone:
             company.fill(0.0)
-        company[layer[begins]] = np.add.reduceat(met, begins)
+        if first == last:  # one event: in a live run always, so that this is the quick way
+            begin = first * experts
+            self._met.ravel()[at[:, None] * experts + (at - begin)] += 1
+            np.add.reduce(self._met.take(at, 0), 0, out=company[begin : begin + experts])
+            return
+        layer = at // experts
+        begins = np.append(True, layer[1:] != layer[:-1]).nonzero()[0]
+        self._chosen.ravel()[at] = 1
+        met = self._met.take(at, 0) + self._chosen.take(layer, 0)
+        self._chosen.ravel()[at] = 0
+        self._met[at] = met
+        company.reshape(-1, experts)[layer[begins]] = np.add.reduceat(met, begins)
 
     def touch(self, at: Any, touch: Touch) -> None:
         """Experts were used. at: places, distinct."""

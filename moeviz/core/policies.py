@@ -275,9 +275,12 @@ def fifo(use: Use, now: Moment) -> Column:
     return use.loaded
 
 
-# SplitMix64's numbers, made once: that is a third of the time of a draw
-STEP, FIRST, SECOND = map(np.uint64, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
-_11, _24, _27, _30, _31 = map(np.uint64, (11, 24, 27, 30, 31))
+# SplitMix64's numbers and the moment's, made once, as arrays of no dimension, which numpy takes quickest
+STEP, FIRST, SECOND, _11, _27, _30, _31 = (
+    np.array(number, np.uint64)
+    for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 11, 27, 30, 31)
+)
+_24 = np.uint64(24)
 
 
 @policy("random", says="drawn at random", stack=True)
@@ -287,13 +290,14 @@ def random(use: Use, now: Moment) -> Column:
     SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
     """
     moment = np.uint64(now.seed % 2**16 << 48) ^ (np.uint64(now.touches) << _24)
-    z = np.add(np.uint64(use.key), np.add(moment, STEP))  # functions, not operators: numbers alone would
-    z ^= z >> _30  # warn of overflow; the key has no bit of the moment's
+    # functions, not operators: numbers alone would warn of overflow; the key has no bit of the moment's
+    z = np.add(np.asarray(use.key).astype(np.uint64), np.add(moment, STEP))
+    z ^= z >> _30
     z = np.multiply(z, FIRST)
     z ^= z >> _27
     z = np.multiply(z, SECOND)
     z ^= z >> _31
-    return np.float64(z >> _11)  # as many bits as a float holds; full ones take long to convert
+    return (z >> _11).astype(np.float64)  # as many bits as a float holds; full ones take long to convert
 
 
 @policy(

@@ -383,10 +383,9 @@ class Pools(Columns):
         if low == np.inf:
             return -1
         if not self.policy.distinct:
-            same = scores == low
-            if np.count_nonzero(same) > 1:
-                slots = same.nonzero()[0]
-                return int(slots[self.use.last_touch[self._holders[row][slots]].argmin()])
+            same = (scores == low).nonzero()[0]
+            if len(same) > 1:
+                return int(same[self.use.last_touch.take(self.holder[row].take(same)).argmin()])
         return slot
 
     # an event of many pools at once
