@@ -123,26 +123,27 @@ class Steps:
 
     def _touch_number_of(self, block: slice) -> Floats:
         if self.settings.in_order:
-            return np.arange(block.start + 1.0, block.stop + 1.0)
+            return _numbers(block) + 1
         return self._counted_down(2, 1, block)
 
     def _touch_clock_of(self, block: slice) -> Floats:
         if self.settings.in_order:
-            return self._first[1:].take(self._event[block]) + np.arange(block.start + 1.0, block.stop + 1.0)
+            return self._first[1:].take(self._event[block]) + _numbers(block) + 1
         return self._counted_down(3, 2, block)
 
     def _load_clock_of(self, block: slice) -> Floats:
-        return self._begin_of(block) + np.arange(block.start + 1.0, block.stop + 1.0)
+        return self._begin_of(block) + _numbers(block) + 1
 
     def _counted_down(self, begins: int, sizes: int, block: slice) -> Floats:
         """begins x the first access of each event + sizes x the event's accesses - the access's number: the
         strongest is touched last."""
-        number = np.arange(float(block.start), float(block.stop))
         if self._single:
-            return (begins - 1) * number + sizes
+            return (begins - 1) * _numbers(block) + sizes
         event = self._event[block]
         first = self._first[event[0] : event[-1] + 2]
-        return (begins * first[:-1] + sizes * np.diff(first)).take(event - event[0]) - number
+        of_event: Ints = begins * first[:-1] + sizes * np.diff(first)
+        found: Floats = of_event.take(event - event[0]) - _numbers(block)
+        return found
 
     def _given(self, columns: Container[str], block: slice | None = None) -> list[tuple[str, Floats]]:
         """What touches are told, by field of Touch, of a block of accesses or of all, where pools keep these
@@ -515,6 +516,10 @@ class Steps:
                 loads += [(ranks[rank], slot, victim) for rank, slot, victim in came]
         gone, slots, victims = np.array(loads, np.intp).reshape(-1, 3).T
         return slice(begin, end), before if copies > 1 else before[0], gone, slots, victims
+
+
+def _numbers(block: slice) -> Floats:
+    return np.arange(block.start, block.stop, dtype=np.float64)
 
 
 def _back(these: slice, by: int) -> slice:
