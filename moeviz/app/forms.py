@@ -23,7 +23,7 @@ from moeviz.app.show import plain
 from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.run import Run
-from moeviz.core.settings import DEFAULTS, KINDS, SCOPES, SETTINGS, WARM, Settings, read
+from moeviz.core.settings import DEFAULTS, KINDS, SCOPES, SETTINGS, WARM, Settings
 from moeviz.core.trace import MAX_LOOKAHEAD, Trace
 from moeviz.errors import MoevizError
 from moeviz.files.moetrace import sample_names
@@ -158,7 +158,7 @@ class SettingsForm:
 def _known_rule(rule: str, first: str) -> str:
     """The rule, or the first one where a link names, or somebody typed, what is none; that is said."""
     try:
-        read("rule", rule)
+        Settings(rule=rule)
     except MoevizError as error:
         st.toast(plain(f"{error} Shown is {first}."))
         return first
