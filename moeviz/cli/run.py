@@ -32,7 +32,6 @@ from moeviz.cli.options import (
 from moeviz.core import machines
 from moeviz.core.settings import BASELINES, Settings
 from moeviz.errors import StoreError
-from moeviz.files.library import named_trace
 
 if TYPE_CHECKING:
     from moeviz.core.run import Run
@@ -299,6 +298,8 @@ def prepare(model: str, others: dict[str, Any], settings: list[Settings]) -> tup
     machines.find(others["link"])  # what cannot be read is said before anything is loaded
     for one in settings:
         if one.needs_calibration:
+            from moeviz.files.library import named_trace
+
             named_trace(one.calibration)
     from moeviz.engine.imports import import_engine
 
