@@ -346,7 +346,11 @@ def _float_column(source: Source, values: Any, name: str) -> NDArray[np.float64]
             values = np.array([float(one) for one in values])
         except OverflowError:
             raise source.error(f"{name} holds a number beyond floating point.") from None
-    return np.asarray(values, np.float64)
+    found = np.asarray(values, np.float64)
+    if len(beyond := np.flatnonzero(np.isfinite(found) & (np.abs(found) > np.finfo(np.float32).max))):
+        at = int(beyond[0])
+        raise source.error(f"row {at + 1}: {name} is {found[at]:g}; expected a number that float32 holds.")
+    return found
 
 
 def _first(
