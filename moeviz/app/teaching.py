@@ -38,10 +38,12 @@ from moeviz.lessons.made_up import Recipe
 from moeviz.lessons.progress import Progress, parse, record
 from moeviz.words import hit_verdict, policy_name
 
-# A long text moves by itself; the stage beside it stays, and the buttons under it, where there are some.
+# A long text moves by itself and fades where it goes on; the stage beside it stays, and the buttons under it,
+# where there are some.
 STYLE = """<style>
 @media (min-width: 900px) {
-  .st-key-lesson-text { max-height: calc(100vh - 17.5rem); overflow-y: auto; }
+  .st-key-lesson-text { max-height: calc(100vh - 17.5rem); overflow-y: auto; padding-bottom: 1.5rem; }
+  .st-key-lesson-text { mask-image: linear-gradient(to top, transparent, #000 1.5rem); }
   :last-child > .st-key-lesson-text { max-height: calc(100vh - 9.5rem); }
   .st-key-lesson-text > * { flex-shrink: 0; }
 }
@@ -191,13 +193,13 @@ def explain(one: Lesson, given: float | str) -> None:
         st.success(f"Right: {right}", icon=":material/check:")
     else:
         st.error(f"You said {show.plain(one.predict.text(given))}. It is {right}", icon=":material/close:")
+    # in what moves, so that a keyboard reaches it, and at its top, where its edge cuts nothing
+    st.button("Predict again", key="again", type="tertiary", on_click=_again, args=(one.number,))
     for said in answer.why:
         if said.holds:
             st.markdown(show.plain(said.text))
     if answer.picture is not None:
         picture(answer.picture, f"why-{one.number}")
-    # in what moves, so that a keyboard reaches it
-    st.button("Predict again", key="again", type="tertiary", on_click=_again, args=(one.number,))
 
 
 def onward(one: Lesson) -> None:
