@@ -49,7 +49,7 @@ STYLE = """<style>
 }
 @media (max-width: 1400px) { .stMainBlockContainer h1 { font-size: 1.3rem; } }
 </style>"""
-BELOW = 34  # px left free under the stage: the page's own margin, so that nothing scrolls
+BELOW = 14  # px left free under the stage: the page's own margin, so that nothing scrolls
 LINK = "progress"  # its name in the link
 SEEN = "?"  # a prediction that a link remembers only as right or wrong
 
@@ -95,7 +95,6 @@ def choose() -> Lesson:
         state.lesson = int(linked) if known else 0
     marks = {None: "", True: " ✓", False: " ✗"}
     with st.container(horizontal=True, vertical_alignment="center"):
-        title = st.container(width="content")
         number = st.segmented_control(
             "Lesson",
             [one.number for one in several],
@@ -104,6 +103,7 @@ def choose() -> Lesson:
             key="lesson",
             label_visibility="collapsed",
         )
+        title = st.container(width="content")  # after the choice, which stays in its place
         if found.answered:
             st.markdown(f"{found.right} of {found.answered} right", width="content")
         if not state.presenter:

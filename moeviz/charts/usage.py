@@ -317,8 +317,8 @@ def two(first: Trace, second: Trace, names: tuple[str, str], weighted: bool = Fa
             "How alike each layer is",
             {"cosine of the two shares": alike},
             "similarity",
-            f"Most alike is layer {int(alike.argmax())} ({alike.max():.2f}), least alike layer "
-            f"{int(alike.argmin())} ({alike.min():.2f}); 1 would be the same.",
+            f"Most alike is layer {int(alike.argmax())} ({percent(float(alike.max()))}), least alike layer "
+            f"{int(alike.argmin())} ({percent(float(alike.min()))}); 100% would be the same.",
         ),
         *(
             Chart(name, grid(use, "share"), _by_expert({"share": use}), "recorded", _busiest(name, use))
