@@ -128,8 +128,8 @@ def enlarge(figure: go.Figure, factor: float) -> None:
 
 
 def settle(figure: go.Figure, larger: float = 1.0) -> None:
-    """Margins by hand, for text `larger` times as large: where Plotly finds them it draws everything, measures
-    its text, and draws everything again. Names on the y axis have a length that only it can tell.
+    """Margins by hand, for text `larger` times as large: where Plotly finds them it draws all, measures
+    the text, and draws all again. Names on the y axis have a length that only it can tell.
     """
     layout = figure.layout
     slanted = bool(layout.xaxis.tickangle)
