@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from conftest import odd_traces, random_trace
 from streamlit.testing.v1 import AppTest
 
-from moeviz.app import boards, commands, jobs, machines, show
+from moeviz.app import boards, commands, components, jobs, machines
 from moeviz.app.asking import PRESETS
 from moeviz.cli.main import main
 from moeviz.core.policies import POLICIES
@@ -543,7 +543,7 @@ def test_a_click_opens_the_stage_in_the_passes_and_under_the_settings_of_the_tim
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     app = opened("timeline", trace="sample: bible", rule="batch:4", half_life="50", warm="first", slots="5")
-    monkeypatch.setattr(show, "clicked", lambda chart: (7, 1, -1) if chart == "raster" else None)
+    monkeypatch.setattr(components, "clicked", lambda: (7, 1, -1))
     app.run()
     assert not app.exception
     shown = payload(app)

@@ -82,8 +82,9 @@ class Strip {
     this.root.dataset.step = this.at
     const above = element.offsetTop - this.root.scrollTop
     if (above >= 0 && above <= this.root.clientHeight - 24) return
-    const line = parseFloat(getComputedStyle(this.root).lineHeight)
-    this.root.scrollTop = (Math.round(element.offsetTop / line) - 1) * line // whole lines, one before it
+    const { lineHeight, paddingTop } = getComputedStyle(this.root)
+    const line = parseFloat(lineHeight), before = Math.round(element.offsetTop / line) - 1
+    this.root.scrollTop = before > 0 ? before * line + parseFloat(paddingTop) : 0 // whole lines, one before it
   }
 
   key(event) {

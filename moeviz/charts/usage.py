@@ -44,7 +44,9 @@ def grid(
         colorbar={"title": {"text": label, "font": {"size": 14}}, "thickness": 14},
         hovertemplate=f"{x} %{{x}}, {y} %{{y}}: %{{z:.3g}}<extra></extra>",
     )
-    figure.update_xaxes(dtick=1 if columns <= 32 else None, showgrid=False, zeroline=False)
+    figure.update_xaxes(
+        dtick=1 if columns <= 32 else None, range=[-0.5, columns - 0.5], showgrid=False, zeroline=False
+    )
     figure.update_yaxes(
         dtick=1 if rows <= 16 else None, range=[rows - 0.5, -0.5], showgrid=False, zeroline=False
     )
