@@ -126,7 +126,7 @@ class SettingsForm:
                 options,
                 options.index(first),
                 format_func=own.short,
-                width=_px(WIDTHS.get(field, "stretch")),
+                width=px(WIDTHS.get(field, "stretch")),
                 **bound,
             )
         least, most = self._range(field)
@@ -134,7 +134,7 @@ class SettingsForm:
             label = "Slots in all"
         follow(key, first, least, most)
         step = 0.1 if KINDS[field] is float else 1
-        width = _px(WIDTHS.get(field, "stretch"))
+        width = px(WIDTHS.get(field, "stretch"))
         return st.number_input(label, least, most, first, step=step, width=width, **bound)
 
     def _range(self, field: str) -> tuple[Any, Any]:
@@ -175,7 +175,7 @@ def follow(key: str, first: Any, least: Any, most: Any) -> None:
         state[key] = first
 
 
-def _px(width: Any) -> Any:
+def px(width: Any) -> Any:
     """A width in pixels, larger where the text is."""
     return round(width * 1.5) if isinstance(width, int) and st.session_state.get("presenter") else width
 
@@ -203,7 +203,7 @@ def number(label: str, key: str, most: int) -> int:
             most,
             key=traces.fits(key, most),
             bind="query-params",
-            width=_px(130),
+            width=px(130),
             help=words.tooltip(label),
         )
     )
@@ -234,7 +234,7 @@ def one_of(label: str, key: str, options: Sequence[int], first: int) -> int:
             nearest,
             key=key,
             bind="query-params",
-            width=_px(330),
+            width=px(330),
             help=words.tooltip(label),
         )
     )

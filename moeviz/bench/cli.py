@@ -206,9 +206,10 @@ def bench_stage(repeats: int, seconds: float) -> Figures:
     the app answers: first picture, changed boards, another page (needs Chromium).
     """
     from moeviz.bench.answering import answering
+    from moeviz.bench.lecturing import lecturing
     from moeviz.bench.stage import stage
 
-    return stage(seconds, repeats) | answering(repeats)
+    return stage(seconds, repeats) | answering(repeats) | lecturing(repeats)
 
 
 @bench.command("all")
