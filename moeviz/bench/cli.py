@@ -203,7 +203,8 @@ def bench_soak(sessions: int, pause: float, runs: int) -> Figures:
 )
 def bench_stage(repeats: int, seconds: float) -> Figures:
     """Pictures per second of the stage while it plays, key to picture, file to first picture; then how soon
-    the app answers: first picture, changed boards, another page (needs Chromium).
+    the app answers: first picture, changed boards, another page; then the lecturer's clock (needs Chromium
+    and the bundled model).
     """
     from moeviz.bench.answering import answering
     from moeviz.bench.lecturing import lecturing
