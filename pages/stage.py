@@ -21,5 +21,5 @@ takes = f"Measure: {measure.expected(here.trace, two, ask, baselines)}"
 expected.caption(takes)
 first_visit.draw(here, two)
 boards.draw(here, two, ask, baselines, takes)
-measure.watch(two, ask)
+measure.watch(here, two, ask)
 live.ended(here.name)

@@ -36,9 +36,8 @@ if settings is None:
     st.stop()
 explainer = kept.explained(trace, settings)
 trace, run = explainer.trace, explainer.run  # in the passes in which the rule serves it
-for chart in ("raster", "paper-figure"):
-    if clicked := show.clicked(chart):
-        traces.open_stage(*clicked, settings)
+if (clicked := components.clicked()) is not None:
+    traces.open_stage(*clicked, settings)
 texts, pictures = kept.texts(trace), kept.pictures(run)
 if kind is not None:
     found = explainer.next_event(kind, traces.cursor(last), st.session_state.get("layer", 0))
@@ -51,7 +50,7 @@ with row:
     layer = int(forms.number("MoE layer", "layer", trace.layers - 1))
 step = components.strip(trace, run)
 at = (trace, run, step)
-show.chart(lambda: residency.raster(run, texts, pictures, step), "raster", *at, select=True)
+show.chart(lambda: residency.raster(run, texts, pictures, step), "raster", *at)
 st.caption(f"A click opens the stage there. {residency.LEGEND} {residency.MORE}")
 told = story.event(explainer, step, layer)
 st.markdown(f"**{told}**", help=words.tooltip(told))
@@ -64,9 +63,7 @@ for one in evictions:
     st.caption("Everyone resident at that moment, the first to leave first:")
     show.table(story.residents(one))
 one_layer = (layer, step, paper)
-show.chart(
-    lambda: residency.paper(run, pictures, texts, *one_layer), "paper-figure", *at, *one_layer, select=True
-)
+show.chart(lambda: residency.paper(run, pictures, texts, *one_layer), "paper-figure", *at, *one_layer)
 st.caption(residency.PAPER_LEGEND if paper else residency.LEGEND)
 with export:
     show.exporter(name, trace, lambda: run, own, "timeline")

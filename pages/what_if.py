@@ -34,7 +34,7 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
         format_func=own.short,
         key="policies",
         bind="query-params",
-        width=420,
+        width=forms.px(420),
         help=words.tooltip("policy", *POLICIES),
     )
     at = forms.one_of(

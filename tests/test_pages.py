@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from conftest import odd_traces, random_trace
 from streamlit.testing.v1 import AppTest
 
-from moeviz.app import boards, commands, jobs, machines, show
+from moeviz.app import boards, commands, components, jobs, machines
 from moeviz.app.asking import PRESETS
 from moeviz.cli.main import main
 from moeviz.core.policies import POLICIES
@@ -176,6 +176,14 @@ def test_a_number_without_an_end_leaves_the_link(name: str, text: str) -> None:
     assert name not in app.query_params
 
 
+def test_a_link_holds_only_what_is_not_at_its_default() -> None:
+    app = turned(turned(opened("timeline"), "experts"), "timeline").run()
+    assert set(app.query_params) == {"trace"}
+    app.number_input(key="half_life").set_value(9).run()
+    app = turned(turned(app, "experts"), "timeline").run()
+    assert app.query_params["half_life"] == "9"
+
+
 def test_an_empty_value_leaves_the_link() -> None:
     app = opened("stage", trace="", a="", step="")
     assert payload(app)["runs"][0]["policy"] == "lru"
@@ -252,7 +260,7 @@ def run_live(app: AppTest, **changes: Any) -> AppTest:
     for name, value in changes.items():
         setattr(job, name, value)
     desk = app.session_state["desk"]
-    desk.unshown = desk.submit("live", job)
+    desk.submit("live", job)
     return finished(app.run(), "live")
 
 
@@ -299,7 +307,7 @@ def test_a_comparison_measures_checks_itself_and_says_when_it_is_stale() -> None
     assert "--setting policy=lru,slots=4 --setting policy=lfu,slots=4" in texts(app.code)
     assert "Over the 3 decoded tokens: " in texts(app.markdown)
     assert "Measured speed over 3 decoded tokens: " in payload(app)["verdict"]
-    assert "Measured before the settings were changed" not in texts(app.caption)
+    assert "Measured before text or settings were changed" not in texts(app.caption)
     results = payload(app)["results"]
     assert results["title"] == "Measured, 3 pairs: this RAM, 4 tokens"
     assert [row["name"] for row in results["rows"]] == ["LRU", "LFU (counts kept)", "on-demand"]
@@ -310,13 +318,36 @@ def test_a_comparison_measures_checks_itself_and_says_when_it_is_stale() -> None
     app.text_area(key="prompt").set_value(preset.prompt).run()
     app.session_state["links"]["b"] = "policy=fifo,slots=4"
     app.run()
-    assert "Measured before the settings were changed" in texts(app.caption)
+    assert "Measured before text or settings were changed" in texts(app.caption)
     assert "Measured speed" not in payload(app)["verdict"]
     assert payload(app)["results"]["stale"]
     next_one = Job("compare", "And it", settings, max_new_tokens=2, stop_at_end=False)
     app.session_state["desk"].submit("measure", next_one)
     assert payload(app.run())["results"]["rows"] == results["rows"]  # until the next one is there
     finished(app, "measure")
+
+
+def test_a_comparison_of_ones_own_words_brings_its_text_and_is_of_before_beside_another() -> None:
+    app = opened("stage", step="60", tokens="3", tier="this RAM")
+    app.text_area(key="prompt").set_value("And it").run()
+    desk = app.session_state["desk"]
+    two = [Settings("lru"), Settings("lfu")]
+    for _ in range(2):  # while the second goes on, the first one's text stays
+        job = Job("compare", "And it", two, ModelSpec(tier="host"), 3, stop_at_end=False, repeats=3)
+        desk.submit("measure", job)
+        app.run()
+        app = finished(app, "measure")
+        assert app.selectbox(key="trace").value == "my latest comparison"
+        assert app.text_area(key="prompt").value == "And it"
+        assert payload(app)["results"]["title"].startswith("Measured, 3 pairs")
+        assert not payload(app)["results"]["stale"]
+    app.selectbox(key="trace").select("sample: bible").run()
+    app.text_area(key="prompt").set_value("And it").run()
+    app.number_input(key="tokens").set_value(3).run()
+    results = payload(app)["results"]
+    assert results["stale"]
+    assert results["title"].startswith("Before: measured, 3 pairs: ")
+    assert "on “And it”" in results["title"]
 
 
 def test_what_measure_takes_is_said_before(data_folder: Path) -> None:
@@ -512,7 +543,7 @@ def test_a_click_opens_the_stage_in_the_passes_and_under_the_settings_of_the_tim
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     app = opened("timeline", trace="sample: bible", rule="batch:4", half_life="50", warm="first", slots="5")
-    monkeypatch.setattr(show, "clicked", lambda chart: (7, 1, -1) if chart == "raster" else None)
+    monkeypatch.setattr(components, "clicked", lambda: (7, 1, -1))
     app.run()
     assert not app.exception
     shown = payload(app)

@@ -623,6 +623,28 @@ def test_a_changed_run_keeps_the_cursor_and_what_is_selected(show: Open) -> None
     assert value(page, "[stage.selected.board, stage.selected.layer, stage.selected.expert]") == [1, 2, 5]
 
 
+def test_odd_numbers_of_a_payload_or_a_host_find_a_place_on_the_boards(show: Open) -> None:
+    trace = random_trace(5)
+    payload = stage_payload(trace, [replay(trace, Settings(name, 3)) for name in ("lru", "lfu")])
+    page = show(stage_html({**payload, "at": 1e9}))
+    last = len(trace.passes()) - 1
+    at(page, last)
+    for wish, step in (
+        ("{step: NaN, layer: NaN}", last),
+        ("{step: -7, layer: -7, board: -7, expert: -7}", 0),
+        ("{step: 1e12, layer: 1e12, board: 1e12, expert: 1e12}", last),
+        ("{step: 2.4, layer: 1, board: 'b', expert: null, play: NaN}", 2),
+    ):
+        page.evaluate(f"window.moevizStage.seekTo({wish})")
+        at(page, step)
+    page.evaluate("window.moevizStage.go(NaN)")
+    assert value(page, "stage.selected.expert < stage.model.experts && !stage.playing")
+    none = {**payload, "id": "other", "runs": [{**run, "slots": 0} for run in payload["runs"]]}
+    page.evaluate("(payload) => window.moevizStage.update(payload)", none)
+    expect(page.locator(".moeviz-stage")).to_have_attribute("data-runs", "other")
+    at(page, 2)
+
+
 def test_a_notebook_shows_it_in_a_frame(browser: Browser, tmp_path: Path) -> None:
     trace = random_trace(5)
     file = tmp_path / "notebook.html"

@@ -80,24 +80,30 @@ class Ask:
 
 
 def preset_of(trace: Trace) -> str:
-    """The preset whose text the trace begins with, so that a sample and its preset agree."""
+    """The preset whose text the trace begins with, so that a sample and its preset agree; "" where it begins
+    with other words.
+    """
     same = [name for name, one in PRESETS.items() if one.prompt == trace.prompt]
     changes = [
         name for name in same if PRESETS[name].then and PRESETS[name].then.strip() in "".join(trace.texts)
     ]
-    return next(iter(changes or same), "Bible")
+    return next(iter(changes or same), "")
+
+
+def began_with(trace: Trace) -> tuple[str, str]:
+    """The prompt of a run that gave a text like the trace's, and what was fed halfway."""
+    return trace.prompt, _chosen(preset_of(trace)).then
 
 
 def defaults(trace: Trace) -> dict[str, Any]:
     """What the widgets begin with, by their keys. Preset and prompt follow the trace, and the number of
-    tokens the preset, where nobody chose another.
+    tokens the preset, where nobody chose another preset or wrote a prompt.
     """
     state = st.session_state
-    first = preset_of(trace)
-    other = state.get("prompt_of") != trace.digest and state.get("preset") in (
-        None,
-        state.get("first_preset"),
-    )
+    first = preset_of(trace) or "Bible"
+    follows = state.get("preset") in (None, state.get("first_preset"))
+    written = state.get("prompt", "") not in ("", _chosen(state.get("preset")).prompt)
+    other = follows and not written and state.get("prompt_of") != trace.digest
     if other or "preset" not in state:  # another page drops what is in the widgets
         state.prompt, state.preset = PRESETS[first].prompt, first
     state.prompt_of, state.first_preset = trace.digest, first
@@ -139,9 +145,9 @@ def ask() -> Ask:
         )
     with st.container(horizontal=True, vertical_alignment="bottom"):
         linked: dict[str, Any] = {"bind": "query-params", "width": 125}
-        usual = forms.follow("tokens", chosen.tokens, *TOKENS)
+        forms.follow("tokens", chosen.tokens, *TOKENS)
         tokens = st.number_input(
-            "New tokens", *TOKENS, key="tokens", help=words.tooltip("token"), **usual, **linked
+            "New tokens", *TOKENS, chosen.tokens, key="tokens", help=words.tooltip("token"), **linked
         )
         repeats = st.number_input("Repeats", 3, 50, DEFAULTS["repeats"], key="repeats", **linked)
         temperature = st.number_input(

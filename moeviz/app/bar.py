@@ -16,7 +16,7 @@ from moeviz.app.show import plain
 STYLE = """<style>
 .st-key-bar { position: fixed; top: 0.55rem; right: 1rem; width: min(29rem, 46vw); z-index: 1000000; }
 .st-key-drawer-body { min-width: min(34rem, 86vw); }
-.stMainBlockContainer { padding: 4.25rem 2rem 2rem; }
+.stMainBlockContainer { padding: 4.25rem 2rem 12px; }
 .stMainBlockContainer h1 { padding: 0 0 0.25rem; }
 .st-key-keys { display: none; }
 .stMain, .stMain:focus-visible { outline: none !important; }
@@ -32,7 +32,9 @@ button:is([kind=secondary], [kind=tertiary]):is(:hover, :active, [aria-expanded=
 @media (max-width: 900px) { .st-key-bar { position: static; width: 100%; } }
 @media (max-width: 640px) {
   .st-key-help, .st-key-present { display: none; }
-  .stMainBlockContainer { padding: 4.25rem 1rem 2rem; }
+  .stMainBlockContainer { padding: 4.25rem 1rem 12px; }
+  .modebar-container { display: none; }
+  .st-key-paper-figure .xtick:not(:nth-child(4n + 1)) { display: none; }
 }
 </style>"""
 PRESENTER = """<style>

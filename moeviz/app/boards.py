@@ -74,9 +74,10 @@ def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str],
     """The stage of the current trace, or of the live run while there is one; does what its user asks.
     `takes`: what its button "Measure" says of what that takes.
     """
-    if (trace := live.just_ended()) is not None:
-        traces.show(trace)
-        st.rerun()
+    for trace in (live.just_ended(), measure.just_ended(here)):
+        if trace:
+            traces.show(trace)
+            st.rerun()
     going = live.running()
     queued = going is not None and going.state == "queued"
     every = None if going is None else live.EVERY_QUEUED if queued else live.EVERY
@@ -92,7 +93,7 @@ def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str],
         captured = job.recording() if job is not None and job.passes else None
         shown = here if captured is None else traces.Here(traces.LIVE, *captured)
         try:
-            event = _stage(shown, two, job, ask, takes)
+            event = _stage(shown, two, job, captured is not None, ask, takes)
         except MoevizError as error:
             st.error(show.plain(str(error)))
             return
@@ -105,10 +106,12 @@ def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str],
     st.fragment(look, run_every=every)()
 
 
-def _stage(here: traces.Here, two: list[Settings], job: Any, ask: Ask, takes: str) -> StageEvent:
+def _stage(
+    here: traces.Here, two: list[Settings], job: Any, growing: bool, ask: Ask, takes: str
+) -> StageEvent:
+    """`job`: the live run that goes on, if one does; `growing`: whether it is its trace that is shown."""
     trace, going = served(here.trace, two[0]), job is not None
     measured = _measured(here)
-    growing = going and here.name == traces.LIVE
     if growing and here.run is not None:
         runs, bound = [here.run, kept.replayed(trace, two[1])], None
         parts = [_as_watched(run_part(one, measured)) for one in runs]
@@ -125,7 +128,7 @@ def _stage(here: traces.Here, two: list[Settings], job: Any, ask: Ask, takes: st
         ]
         bound = kept.bound(trace, max(two, key=lambda one: one.room(*trace.shape).slots))
     changes = kept.changes(trace)
-    said = live.in_words(job) if going else words.hit_verdict(trace, runs, changes) + _speed(two, ask)
+    said = live.in_words(job) if going else words.hit_verdict(trace, runs, changes) + _speed(here, two, ask)
     led = first_visit.hides(here)
     payload = stage_payload(
         trace,
@@ -138,7 +141,7 @@ def _stage(here: traces.Here, two: list[Settings], job: Any, ask: Ask, takes: st
         verdict="" if led else said,
         menus={} if going else _menus(trace, two[0].scope),
         actions=_actions(going, takes),
-        results=measure.on_stage(two, ask),
+        results=measure.on_stage(here, two, ask),
         live=growing,
     )
     if growing:
@@ -194,7 +197,7 @@ def _seek(trace: Trace, follows: bool) -> dict[str, int] | None:
 
 def _measured(here: traces.Here) -> list[Run]:
     """Timed runs of the trace, for the boards' times."""
-    job = jobs.desk().jobs.get("measure")
+    job = jobs.desk().latest("measure")
     if here.name == traces.MEASURED and job is not None:
         return [metrics.median_run(runs) for _, runs in measure.by_settings(job)]
     return [here.run] if here.run is not None and here.run.measured else []
@@ -209,10 +212,10 @@ def _as_watched(part: dict[str, Any]) -> dict[str, Any]:
     return part | {"times": times | {"source": source}}
 
 
-def _speed(two: list[Settings], ask: Ask) -> str:
+def _speed(here: traces.Here, two: list[Settings], ask: Ask) -> str:
     """What was measured of these very settings, after the verdict on their hits."""
     job = measure.latest()
-    if job is None or measure.stale(job, two, ask):
+    if job is None or measure.stale(job, here, two, ask):
         return ""
     first, second = (metrics.repeated(runs) for _, runs in measure.by_settings(job)[:2])
     if not first.median.decoded:  # the text ended with its first token
@@ -258,7 +261,7 @@ def _act(event: StageEvent, two: list[Settings], ask: Ask, baselines: list[str])
             links.put(LINKS[event.board], commands.setting(replace(two[event.board], **event.changes)))
         case "run":
             _stay(two)
-            own.unshown = own.submit("live", ask.job("watch", [replace(two[0], seed=ask.seed)]))
+            own.submit("live", ask.job("watch", [replace(two[0], seed=ask.seed)]))
         case "measure":
             _stay(two)
             chosen = [

@@ -47,12 +47,32 @@ def strip(trace: Trace, run: Run, marked: tuple[int, int] | None = None) -> int:
     kinds, titles = _by_hits(run) if marked is None else _by_expert(trace, *marked)
     at = traces.cursor(last)
     data = {"of": trace.digest, "at": at, "texts": texts, "kinds": kinds, "titles": titles}
-    result = _strip(data=data, key="strip", on_moved_change=lambda: None)
+    result = _strip(data=data, key="strip", on_moved_change=_nothing, on_clicked_change=_nothing)
     moved, state = result.moved, st.session_state
     if isinstance(moved, Mapping) and moved != state.get("strip-moved") and moved.get("of") == trace.digest:
         state["strip-moved"] = moved
         traces.move(min(max(int(moved["to"]), 0), last))
     return traces.cursor(last)
+
+
+def _nothing() -> None:
+    """Streamlit keeps a state only where somebody listens."""
+
+
+def clicked() -> tuple[int, int, int] | None:
+    """Forward pass, MoE layer and expert, or below 0 none, of the place in one of the page's charts that was
+    clicked since the last time that the page was drawn. Charts are heard on pages with a strip.
+    """
+    state = st.session_state
+    said = (state.get("strip") or {}).get("clicked")
+    at = said.get("at") if isinstance(said, Mapping) else None
+    if said == state.get("strip-clicked") or not isinstance(at, list):
+        return None
+    state["strip-clicked"] = said
+    match at:
+        case [int(step), int(layer), int(expert)]:
+            return step, layer, expert
+    return None
 
 
 def _by_hits(run: Run) -> tuple[list[str], list[str]]:

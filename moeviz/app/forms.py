@@ -128,17 +128,16 @@ class SettingsForm:
                 options,
                 options.index(first),
                 format_func=own.short,
-                width=_px(WIDTHS.get(field, "stretch")),
+                width=px(WIDTHS.get(field, "stretch")),
                 **bound,
             )
         least, most = self._range(field)
         if field == "slots" and self.scope == "model":
             label = "Slots in all"
-        value = follow(key, first, least, most)
+        follow(key, first, least, most)
         step = 0.1 if KINDS[field] is float else 1
-        return st.number_input(
-            label, least, most, step=step, width=_px(WIDTHS.get(field, "stretch")), **value, **bound
-        )
+        width = px(WIDTHS.get(field, "stretch"))
+        return st.number_input(label, least, most, first, step=step, width=width, **bound)
 
     def _range(self, field: str) -> tuple[Any, Any]:
         """What a number may be for a trace of this shape."""
@@ -177,20 +176,18 @@ def _help(field: str) -> str:
     return words.tooltip(LABELS.get(field, field), more=text) or text
 
 
-def follow(key: str, first: Any, least: Any, most: Any) -> dict[str, Any]:
-    """The value to make a number's widget with, so that what nobody changed follows the trace, and nothing is
-    out of range.
+def follow(key: str, first: Any, least: Any, most: Any) -> None:
+    """Readies a number's widget, which is to be made with `first` as its value: what nobody changed follows
+    the trace, and nothing is out of range.
     """
     state, before = st.session_state, st.session_state.get(f"first-{key}")
     state[f"first-{key}"] = first
-    if key not in state:
-        return {"value": first}
-    if not least <= state[key] <= most or (before not in (None, first) and state[key] == before):
+    unchanged = before not in (None, first) and state.get(key) == before
+    if key in state and (unchanged or not least <= state[key] <= most):
         state[key] = first
-    return {}
 
 
-def _px(width: Any) -> Any:
+def px(width: Any) -> Any:
     """A width in pixels, larger where the text is."""
     return round(width * 1.5) if isinstance(width, int) and st.session_state.get("presenter") else width
 
@@ -218,7 +215,7 @@ def number(label: str, key: str, most: int) -> int:
             most,
             key=traces.fits(key, most),
             bind="query-params",
-            width=_px(130),
+            width=px(130),
             help=words.tooltip(label),
         )
     )
@@ -249,7 +246,7 @@ def one_of(label: str, key: str, options: Sequence[int], first: int) -> int:
             nearest,
             key=key,
             bind="query-params",
-            width=_px(330),
+            width=px(330),
             help=words.tooltip(label),
         )
     )

@@ -38,11 +38,11 @@ class Desk:
 
     client: Client
     jobs: dict[str, Job] = field(default_factory=dict)
-    earlier: dict[str, Job] = field(default_factory=dict)  # the last before it of that name with results
+    earlier: dict[str, Job] = field(default_factory=dict)  # the last before it that left something
     opened: dict[str, tuple[Trace, Run | None]] = field(default_factory=dict)
     counted: dict[str, Counts] = field(default_factory=dict)  # uses without order
     time_left: dict[str, float] = field(default_factory=dict)  # that was last shown, seconds
-    unshown: Job | None = None  # a live run whose end no page has shown yet
+    unshown: dict[str, Job] = field(default_factory=dict)  # those whose end the stage has not shown yet
     _sessions: set[str] = field(default_factory=set)  # of its tabs
     _came: int = 0  # tabs so far: whether one has come since the last one closed
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -52,13 +52,25 @@ class Desk:
         with self._lock:
             if (old := self.jobs.get(name)) is not None and not old.finished:
                 self.client.stop(old)
-            elif old is not None and old.runs:
+            elif old is not None and (old.runs or old.passes):
                 self.earlier[name] = old
             self.time_left.pop(name, None)
-            self.jobs[name] = self.client.submit(job)
+            self.jobs[name] = self.unshown[name] = self.client.submit(job)
             if not self._sessions:  # the tab that asked for it has closed meanwhile
                 self.client.stop_later(job, GRACE)
         return job
+
+    def latest(self, name: str) -> Job | None:
+        """The last job of this name that is over and left a trace, also while the next one goes on."""
+        for job in (self.jobs.get(name), self.earlier.get(name)):
+            if job is not None and job.finished and (job.trace is not None or job.passes):
+                return job
+        return None
+
+    def just_ended(self, name: str) -> Job | None:
+        """The job of this name, once: to who first asks after its end."""
+        job = self.unshown.get(name)
+        return self.unshown.pop(name) if job is not None and job.finished else None
 
     @property
     def running(self) -> list[Job]:
@@ -100,6 +112,7 @@ class Desk:
         self.counted.clear()
         self.jobs.clear()
         self.earlier.clear()
+        self.unshown.clear()
 
     def left(self, name: str, spent: float, share: float) -> float:
         """Seconds that a job with `share` of its work done in `spent` seconds still takes: an estimate that

@@ -132,6 +132,7 @@ def drawn(
         style.ink(one.figure, color)
         if larger != 1:
             style.enlarge(one.figure, larger)
+        style.settle(one.figure, larger)
     return found
 
 

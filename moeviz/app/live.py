@@ -23,14 +23,10 @@ def running() -> Job | None:
     return job if job is not None and not job.finished else None
 
 
-def just_ended() -> str | None:
-    """The name of the trace of a live run that ended since a page of any tab last asked."""
-    own = jobs.desk()
-    job = own.unshown
-    if job is None or not job.finished:
-        return None
-    own.unshown = None
-    return traces.LIVE if job.passes else None
+def just_ended() -> str:
+    """The name of the trace of a live run that ended since a page of any tab last asked; "" for none."""
+    job = jobs.desk().just_ended("live")
+    return traces.LIVE if job is not None and job.passes else ""
 
 
 def in_words(job: Job) -> str:

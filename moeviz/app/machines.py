@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from moeviz import words
-from moeviz.app import jobs, kept, measure, show, traces
+from moeviz.app import forms, jobs, kept, measure, show, traces
 from moeviz.app.asking import PRESETS
 from moeviz.core.machines import MACHINES, TYPED, Machine
 from moeviz.core.run import Run
@@ -47,7 +47,7 @@ def pick(trace: Trace, own: Run | None) -> Machine | None:
         0 if measured else None,
         key="machine",
         bind="query-params",
-        width=280,
+        width=forms.px(280),
         placeholder="which machine?",
         help=words.tooltip(
             "slow tier",

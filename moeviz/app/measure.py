@@ -9,8 +9,9 @@ from typing import Any
 import streamlit as st
 
 from moeviz import words
-from moeviz.app import commands, jobs, kept, show, traces
+from moeviz.app import asking, commands, jobs, kept, show, traces
 from moeviz.app.asking import Ask
+from moeviz.app.traces import Here
 from moeviz.charts import comparison
 from moeviz.charts.chart import kind_of
 from moeviz.charts.stage import results_of
@@ -31,9 +32,9 @@ LOSSLESS = {
 EVERY = 1.0  # seconds between two looks: pictures would cost the time that is being measured
 
 
-def watch(now: list[Settings], ask: Ask) -> None:
-    """Follows this browser's comparison; draws nothing where there is none. `now` and `ask`: what would be
-    measured now.
+def watch(here: Here, now: list[Settings], ask: Ask) -> None:
+    """Follows this browser's comparison; draws nothing where there is none. `here`: the trace that is shown;
+    `now` and `ask`: what would be measured now.
     """
     job = jobs.desk().jobs.get("measure")
     if job is None:
@@ -47,17 +48,35 @@ def watch(now: list[Settings], ask: Ask) -> None:
         elif running:
             st.rerun()  # the whole page: its buttons change
         else:
-            _results(job, stale(job, now, ask))
+            _results(job, stale(job, here, now, ask))
 
     st.fragment(look, run_every=EVERY if running else None)()
 
 
-def stale(job: Job, now: list[Settings], ask: Ask) -> bool:
-    """Whether a comparison is of other settings, text or machine than would be measured now."""
+def just_ended(here: Here) -> str:
+    """The name of the trace of a comparison that ended since a page of any tab last asked, where it is of
+    another text than is shown; "" where none is.
+    """
+    job = jobs.desk().just_ended("measure")
+    return traces.MEASURED if job is not None and job is latest() and not _of_text(job, here) else ""
+
+
+def stale(job: Job, here: Here, now: list[Settings], ask: Ask) -> bool:
+    """Whether a comparison is of another text than is shown, or of other settings, text or machine than would
+    be measured now.
+    """
     caches = [one for one in job.settings if not one.baseline]
     wanted = ask.job("compare", [replace(one, seed=ask.seed) for one in now])
     same = ("prompt", "then", "model", "max_new_tokens", "temperature", "seed")
-    return caches != wanted.settings or any(getattr(job, name) != getattr(wanted, name) for name in same)
+    other = any(getattr(job, name) != getattr(wanted, name) for name in same)
+    return other or caches != wanted.settings or not _of_text(job, here)
+
+
+def _of_text(job: Job, here: Here) -> bool:
+    """Whether a comparison ran the text that is shown, or, as a sample does, one that begins alike."""
+    own = here.name == traces.MEASURED and job is jobs.desk().latest("measure")
+    same_model = job.trace is None or job.trace.model == here.trace.model
+    return own or (same_model and (job.prompt, job.then) == asking.began_with(here.trace))
 
 
 def latest() -> Job | None:
@@ -71,12 +90,12 @@ def latest() -> Job | None:
     return None
 
 
-def on_stage(now: list[Settings], ask: Ask) -> dict[str, Any] | None:
+def on_stage(here: Here, now: list[Settings], ask: Ask) -> dict[str, Any] | None:
     """The latest comparison for the stage's first screen, titled with what it was."""
     job = latest()
     if job is None:
         return None
-    old = stale(job, now, ask)
+    old = stale(job, here, now, ask)
     rounds = min(len(runs) for _, runs in by_settings(job))
     title = f"{kind_of(job.runs[0][1])}, {words.many(rounds, 'pair')}: {_what(job, named=old)}"
     title = f"Before: {title}" if old else title[:1].upper() + title[1:]
@@ -138,7 +157,7 @@ def _results(job: Job, old: bool) -> None:
             st.info("Stopped before every setting was measured once.")
         return
     if old:
-        st.caption(show.plain(f"Measured before the settings were changed: {_what(job)}."))
+        st.caption(show.plain(f"Measured before text or settings were changed: {_what(job)}."))
     trace, tokens = job.trace, job.recorded.output_ids
     runs = [run for _, repeats in measured for run in repeats]
     kind = kind_of(runs[0])

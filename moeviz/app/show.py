@@ -60,13 +60,11 @@ def verdict(good: bool, yes: str, no: str, help: str) -> None:
     st.badge(yes if good else no, color="green" if good else "red", icon=icon, help=help)
 
 
-def chart(make: Callable[[], Chart], key: str, *of: Any, select: bool = False) -> None:
+def chart(make: Callable[[], Chart], key: str, *of: Any) -> None:
     """A chart: its heading with the badge of its numbers, its finding, the figure, and the table one click
     away. `make` draws it, and is not asked again while `of`, all that the chart depends on, is the same.
-
-    With `select` its marks can be clicked, and `clicked` says which was.
     """
-    _show(_kept(lambda: [make()], key, of)[0], key, select)
+    _show(_kept(lambda: [make()], key, of)[0], key)
 
 
 def charts(make: Callable[[], Sequence[Chart]], key: str, *of: Any) -> None:
@@ -86,8 +84,7 @@ def _kept(make: Callable[[], list[Chart]], key: str, of: Sequence[Any]) -> list[
     return kept.drawn(key, of, color, PRESENTER_TEXT if st.session_state.get("presenter") else 1.0, make)
 
 
-def _show(one: Chart, key: str, select: bool = False) -> None:
-    more: dict[str, Any] = {"on_select": "rerun", "selection_mode": "points"} if select else {}
+def _show(one: Chart, key: str) -> None:
     with st.container(gap=None):
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             st.subheader(plain(one.title), width="content", anchor=False, help=_terms(one))
@@ -95,21 +92,7 @@ def _show(one: Chart, key: str, select: bool = False) -> None:
             if not st.session_state.get("presenter"):
                 _table(one.title, one.table, key)
         st.caption(plain(one.alt))
-        st.plotly_chart(one.figure, key=key, alt=one.alt, config={"displaylogo": False}, **more)
-
-
-def clicked(key: str) -> list[int]:
-    """The customdata of the mark of a chart that was clicked since the last time that the page was drawn;
-    empty where none was.
-    """
-    state = st.session_state
-    selection: Any = state.get(key) or {}
-    points = selection.get("selection", {}).get("points", [])
-    now = list(points[0]["customdata"]) if points else []
-    if now == state.get(f"{key}-clicked"):
-        return []
-    state[f"{key}-clicked"] = now
-    return [int(value) for value in now]
+        st.plotly_chart(one.figure, key=key, alt=one.alt, config={"displaylogo": False})
 
 
 def _terms(one: Chart) -> str | None:

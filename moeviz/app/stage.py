@@ -150,9 +150,9 @@ def _text(value: object) -> str:
 
 
 def _number(value: object) -> int | None:
-    """The browser's numbers are whole where they count something; anything else counts as nothing."""
+    """The browser's numbers are whole and from 0 where they count something; else they count as nothing."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if isinstance(value, float) and not value.is_integer():
         return None
-    return int(value)
+    return int(value) if value >= 0 else None

@@ -1,5 +1,6 @@
 // Tokens with a cursor in them, each marked by its kind. data: { of, at, texts, kinds, titles }; kinds are class names of strip.css.
-// The cursor goes where the data say when they say something new, and tells Python where its user moved it.
+// The cursor goes where the data say when they say something new, and tells Python where its user moved it;
+// and which place of a chart beside it was clicked, where the chart says what its places are.
 
 const strips = new WeakMap()
 const MOVES = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10, Home: -1e9, End: 1e9 }
@@ -13,17 +14,32 @@ function typing(event) {
 class Strip {
   constructor(parent) {
     this.root = parent.querySelector(".strip")
+    this.heard = new WeakSet() // charts
     this.listen = (event) => this.key(event)
     document.addEventListener("keydown", this.listen)
+    this.hear = (event) => this.chart(event.target.closest?.(".js-plotly-plot"))
+    document.addEventListener("pointerdown", this.hear, true)
+  }
+
+  // A chart tells of clicks who asks before the first.
+  chart(plot) {
+    if (!plot?.on || this.heard.has(plot)) return
+    this.heard.add(plot)
+    plot.on("plotly_click", ({ points }) => {
+      const found = points.find((point) => Array.isArray(point.customdata))
+      if (found) this.tell("clicked", { at: found.customdata, now: Date.now() })
+    })
   }
 
   close() {
     clearTimeout(this.timer)
     document.removeEventListener("keydown", this.listen)
+    document.removeEventListener("pointerdown", this.hear, true)
+    this.tell = () => {}
   }
 
-  take(data, send) {
-    this.send = send
+  take(data, tell) {
+    this.tell = tell
     if (this.of !== data.of) {
       this.of = data.of
       this.told = null
@@ -50,7 +66,7 @@ class Strip {
     clearTimeout(this.timer)
     this.timer = setTimeout(() => { // one message for a key held down
       this.timer = null
-      this.send({ of: this.of, to: this.at, now: Date.now() })
+      this.tell("moved", { of: this.of, to: this.at, now: Date.now() })
     }, 150)
   }
 
@@ -65,7 +81,10 @@ class Strip {
     element.setAttribute("aria-selected", "true")
     this.root.dataset.step = this.at
     const above = element.offsetTop - this.root.scrollTop
-    if (above < 0 || above > this.root.clientHeight - 30) this.root.scrollTop = element.offsetTop - this.root.clientHeight / 2
+    if (above >= 0 && above <= this.root.clientHeight - 24) return
+    const { lineHeight, paddingTop } = getComputedStyle(this.root)
+    const line = parseFloat(lineHeight), before = Math.round(element.offsetTop / line) - 1
+    this.root.scrollTop = before > 0 ? before * line + parseFloat(paddingTop) : 0 // whole lines, one before it
   }
 
   key(event) {
@@ -82,7 +101,7 @@ export default function (component) {
     strip = new Strip(parentElement)
     strips.set(parentElement, strip)
   }
-  strip.take(data, (moved) => setStateValue("moved", moved))
+  strip.take(data, setStateValue)
   return () => {
     strip.close()
     strips.delete(parentElement)

@@ -38,16 +38,18 @@ from moeviz.lessons.made_up import Recipe
 from moeviz.lessons.progress import Progress, parse, record
 from moeviz.words import hit_verdict, policy_name
 
-# A long text moves by itself; the stage beside it stays, and the buttons under it, where there are some.
+# A long text moves by itself and fades where it goes on; the stage beside it stays, and the buttons under it,
+# where there are some.
 STYLE = """<style>
 @media (min-width: 900px) {
-  .st-key-lesson-text { max-height: calc(100vh - 17.5rem); overflow-y: auto; }
+  .st-key-lesson-text { max-height: calc(100vh - 17.5rem); overflow-y: auto; padding-bottom: 1.5rem; }
+  .st-key-lesson-text { mask-image: linear-gradient(to top, transparent, #000 1.5rem); }
   :last-child > .st-key-lesson-text { max-height: calc(100vh - 9.5rem); }
   .st-key-lesson-text > * { flex-shrink: 0; }
 }
 @media (max-width: 1400px) { .stMainBlockContainer h1 { font-size: 1.3rem; } }
 </style>"""
-BELOW = 34  # px left free under the stage: the page's own margin, so that nothing scrolls
+BELOW = 14  # px left free under the stage: the page's own margin, so that nothing scrolls
 LINK = "progress"  # its name in the link
 SEEN = "?"  # a prediction that a link remembers only as right or wrong
 
@@ -93,7 +95,6 @@ def choose() -> Lesson:
         state.lesson = int(linked) if known else 0
     marks = {None: "", True: " ✓", False: " ✗"}
     with st.container(horizontal=True, vertical_alignment="center"):
-        title = st.container(width="content")
         number = st.segmented_control(
             "Lesson",
             [one.number for one in several],
@@ -102,6 +103,7 @@ def choose() -> Lesson:
             key="lesson",
             label_visibility="collapsed",
         )
+        title = st.container(width="content")  # after the choice, which stays in its place
         if found.answered:
             st.markdown(f"{found.right} of {found.answered} right", width="content")
         if not state.presenter:
@@ -191,13 +193,13 @@ def explain(one: Lesson, given: float | str) -> None:
         st.success(f"Right: {right}", icon=":material/check:")
     else:
         st.error(f"You said {show.plain(one.predict.text(given))}. It is {right}", icon=":material/close:")
+    # in what moves, so that a keyboard reaches it, and at its top, where its edge cuts nothing
+    st.button("Predict again", key="again", type="tertiary", on_click=_again, args=(one.number,))
     for said in answer.why:
         if said.holds:
             st.markdown(show.plain(said.text))
     if answer.picture is not None:
         picture(answer.picture, f"why-{one.number}")
-    # in what moves, so that a keyboard reaches it
-    st.button("Predict again", key="again", type="tertiary", on_click=_again, args=(one.number,))
 
 
 def onward(one: Lesson) -> None:

@@ -29,6 +29,7 @@ from moeviz.files.moetrace import SAMPLES, sample_names
 
 WHOLE, WINDOW = 13_000, 6_144  # events that are explored at once; of a longer trace so many at a time
 LIVE, MEASURED = "my latest run", "my latest comparison"
+LATEST = {LIVE: "live", MEASURED: "measure"}  # the traces that this browser's last jobs left
 FIRST = "sample: change-of-subject"
 NO_ORDER = (
     "says how often each expert was used, and nothing of when, so that no cache can be replayed on it. "
@@ -56,9 +57,7 @@ def names() -> list[str]:
     the samples.
     """
     own = desk()
-    live, measured = own.jobs.get("live"), own.jobs.get("measure")
-    found = [LIVE] if live is not None and live.finished and live.passes else []
-    found += [MEASURED] if measured is not None and measured.finished and measured.trace is not None else []
+    found = [name for name, kind in LATEST.items() if own.latest(kind) is not None]
     found += [*own.opened, *(f"library: {name}" for name in library.names())]
     return found + [f"sample: {name}" for name in sorted(sample_names())]
 
@@ -78,11 +77,10 @@ def load(name: str) -> tuple[Trace, Run | None]:
     own = desk()
     if (path := file(name)) is not None:
         return _from_file(path, path.stat().st_mtime_ns)
-    live, measured = own.jobs.get("live"), own.jobs.get("measure")
-    if name == LIVE and live is not None and (captured := live.recording()) is not None:
-        return captured
-    if name == MEASURED and measured is not None and measured.trace is not None:
-        return measured.trace, measured.recorded
+    if name in LATEST and (job := own.latest(LATEST[name])) is not None:
+        captured = (job.trace, job.recorded) if job.trace is not None else job.recording()
+        if captured is not None:
+            return captured
     if (opened := own.opened.get(name)) is not None:
         return opened
     raise TraceError("it is gone. Another tab closed it, or began a new run in its place.")

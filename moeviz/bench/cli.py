@@ -203,12 +203,14 @@ def bench_soak(sessions: int, pause: float, runs: int) -> Figures:
 )
 def bench_stage(repeats: int, seconds: float) -> Figures:
     """Pictures per second of the stage while it plays, key to picture, file to first picture; then how soon
-    the app answers: first picture, changed boards, another page (needs Chromium).
+    the app answers: first picture, changed boards, another page; then the lecturer's clock (needs Chromium
+    and the bundled model).
     """
     from moeviz.bench.answering import answering
+    from moeviz.bench.lecturing import lecturing
     from moeviz.bench.stage import stage
 
-    return stage(seconds, repeats) | answering(repeats)
+    return stage(seconds, repeats) | answering(repeats) | lecturing(repeats)
 
 
 @bench.command("all")

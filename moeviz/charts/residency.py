@@ -79,7 +79,7 @@ def paper(
             f"pass {first + n}, expert {one}: {STATES[states[n, one]]}"
             for n, one in zip(number, expert, strict=True)
         ]
-        _squares(figure, (first + number, np.full(len(number), layer), expert), expert, told)
+        _found(figure, (first + number, np.full(len(number), layer), expert), expert, told)
     table = pd.DataFrame(
         {
             "pass": first + number,
@@ -101,14 +101,14 @@ def raster(run: Run, texts: Sequence[str], pictures: Sequence[Frame] = (), at: i
     """Every expert over the whole text: resident, needed and there, missed, evicted. Layers are pooled where
     experts are too many.
 
-    `texts` is what entered each pass. Every place takes a click, by marks whose customdata is (pass, MoE
-    layer, expert), expert -1 where it is no miss's.
+    `texts` is what entered each pass. A click finds a point whose customdata is (pass, MoE layer, expert),
+    expert -1 where it is no miss's.
     """
     rows = run.layers * run.experts
     pooled = rows > MOST_ROWS or rows * len(run.passes.phase) > MOST_CELLS
     figure = _misses_by_layer(run) if pooled else _every_expert(run, pictures or frames(run))
     missed, _, layer, _ = _missed(run)
-    _selectable(figure, run, texts, pooled)
+    _places(figure, run, texts, pooled)
     if at is not None:
         style.mark_column(figure, at)
     table = _raster_table(run, texts)
@@ -193,9 +193,9 @@ def _pooled(cells: NDArray[np.uint16], most: int) -> NDArray[np.uint16]:
     return np.asarray(padded.reshape(len(cells), -1, every).max(2))
 
 
-def _selectable(figure: go.Figure, run: Run, texts: Sequence[str], pooled: bool) -> None:
-    """Squares that take a click, which a heatmap's cells do not: one for each layer of a pass, or of every
-    so many passes of a long text, and one over each miss.
+def _places(figure: go.Figure, run: Run, texts: Sequence[str], pooled: bool) -> None:
+    """What the pointer finds: a place for each layer of a pass, or of every so many passes of a long text,
+    and one at each miss.
     """
     missed, step, layer, expert = _missed(run)
     passes, layers = len(run.passes.phase), run.layers
@@ -205,7 +205,7 @@ def _selectable(figure: go.Figure, run: Run, texts: Sequence[str], pooled: bool)
     np.add.at(count, (step, layer), 1)
     middle = 0.0 if pooled else (run.experts - 1) / 2
     height = 1 if pooled else run.experts
-    _squares(
+    _found(
         figure,
         (*where, np.full(len(where[0]), -1)),
         where[1] * height + middle,
@@ -215,7 +215,7 @@ def _selectable(figure: go.Figure, run: Run, texts: Sequence[str], pooled: bool)
         ],
     )
     if 0 < missed <= MOST_MARKS:
-        _squares(
+        _found(
             figure,
             (step, layer, expert),
             layer if pooled else layer * run.experts + expert,
@@ -226,18 +226,15 @@ def _selectable(figure: go.Figure, run: Run, texts: Sequence[str], pooled: bool)
         )
 
 
-def _squares(
-    figure: go.Figure, where: tuple[NDArray[Any], ...], y: NDArray[Any], told: Sequence[str]
-) -> None:
-    """Marks that nobody sees, at passes and rows `y`; `where`: the customdata, the passes first."""
+def _found(figure: go.Figure, where: tuple[NDArray[Any], ...], y: NDArray[Any], told: Sequence[str]) -> None:
+    """Points at passes and rows `y` that the pointer finds and that say what is there; `where`: the
+    customdata, the passes first. Nothing is drawn: a browser takes a second for some thousand marks.
+    """
     figure.add_scatter(
         x=where[0],
         y=y,
-        mode="markers",
+        mode="none",
         showlegend=False,
-        marker={"symbol": "square", "size": 9, "color": style.STATE_COLORS[MISS], "opacity": 0.01},
-        selected={"marker": {"opacity": 1.0, "size": 12}},
-        unselected={"marker": {"opacity": 0.01}},
         customdata=np.stack(where, 1).tolist(),
         text=told,
         hovertemplate="%{text}<extra></extra>",

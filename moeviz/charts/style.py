@@ -127,6 +127,31 @@ def enlarge(figure: go.Figure, factor: float) -> None:
     )
 
 
+def settle(figure: go.Figure, larger: float = 1.0) -> None:
+    """Margins by hand, for text `larger` times as large: where Plotly finds them it draws all, measures
+    the text, and draws all again. Names on the y axis have a length that only it can tell.
+    """
+    layout = figure.layout
+    slanted = bool(layout.xaxis.tickangle)
+    named = layout.yaxis.categoryarray is not None or any(
+        isinstance(value, str) for one in figure.data for value in (one.y if one.y is not None else ())[:1]
+    )
+    named = named or any(not text.isdecimal() for text in layout.yaxis.ticktext or ())
+    told = [one for one in figure.data if one.type != "heatmap" and one.showlegend is not False]
+    legend = layout.showlegend is not False and (len(told) > 1 or bool(layout.showlegend))
+    bar = any(one.type == "heatmap" and one.showscale is not False for one in figure.data)
+    figure.update_xaxes(ticklabeloverflow="allow", automargin=False)
+    figure.update_yaxes(ticklabeloverflow="allow", automargin=named)
+    figure.update_layout(
+        margin={
+            "l": 10 if named else round(70 * larger),
+            "r": round(90 * larger) if bar else 16,
+            "t": round(42 * larger) if legend else 8,
+            "b": round((100 if slanted else 56) * larger),
+        }
+    )
+
+
 def html_safe(text: str) -> str:
     """Text for a place where Plotly reads tags."""
     return text.replace("&", "&amp;").replace("<", "&lt;")

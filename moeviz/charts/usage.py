@@ -44,7 +44,9 @@ def grid(
         colorbar={"title": {"text": label, "font": {"size": 14}}, "thickness": 14},
         hovertemplate=f"{x} %{{x}}, {y} %{{y}}: %{{z:.3g}}<extra></extra>",
     )
-    figure.update_xaxes(dtick=1 if columns <= 32 else None, showgrid=False, zeroline=False)
+    figure.update_xaxes(
+        dtick=1 if columns <= 32 else None, range=[-0.5, columns - 0.5], showgrid=False, zeroline=False
+    )
     figure.update_yaxes(
         dtick=1 if rows <= 16 else None, range=[rows - 0.5, -0.5], showgrid=False, zeroline=False
     )
@@ -317,8 +319,8 @@ def two(first: Trace, second: Trace, names: tuple[str, str], weighted: bool = Fa
             "How alike each layer is",
             {"cosine of the two shares": alike},
             "similarity",
-            f"Most alike is layer {int(alike.argmax())} ({alike.max():.2f}), least alike layer "
-            f"{int(alike.argmin())} ({alike.min():.2f}); 1 would be the same.",
+            f"Most alike is layer {int(alike.argmax())} ({percent(float(alike.max()))}), least alike layer "
+            f"{int(alike.argmin())} ({percent(float(alike.min()))}); 100% would be the same.",
         ),
         *(
             Chart(name, grid(use, "share"), _by_expert({"share": use}), "recorded", _busiest(name, use))

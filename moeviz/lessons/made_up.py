@@ -119,13 +119,13 @@ def answer(lab: Lab) -> Answer:
             "more than one."
         ),
     )
-    names = {0: "never", 60: "every 60 tokens", 30: "every 30 tokens"}
+    names = {0: "no change", 60: "each 60 tokens", 30: "each 30 tokens"}
     trace = Recipe(change=60).trace()
     runs = [replay(trace, one).hit_ratio for one in boards()]
-    rows = [(f"change {names[pace]}", abs(value)) for pace, value in leads.items()]
+    rows = [(f"{names[pace]}: {'LFU' if value > 0 else 'LRU'}", abs(value)) for pace, value in leads.items()]
     svg = drawing.bars(
         rows,
-        f"Lead in hit ratio: of {LFU} without a change, of {LRU} with one",
+        "Who leads in hit ratio, by how much",
         most=max(value for _, value in rows),
     )
     picture = Picture(svg, f"On the text shown {LRU} hits {percent(runs[0])} and {LFU} {percent(runs[1])}.")

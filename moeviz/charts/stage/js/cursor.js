@@ -4,7 +4,7 @@
 class Cursor {
   go(pass) {
     this.stop()
-    this.pass = clamp(pass, 0, this.model.passes - 1)
+    this.pass = placed(pass, this.model.passes - 1, this.pass)
     this.layer = null
     this.settle()
     this.tell()
@@ -17,15 +17,18 @@ class Cursor {
     this.wished = said
     if (!wish) return
     this.stop()
-    this.pass = clamp(wish.step ?? this.pass, 0, this.model.passes - 1)
+    const { layers, experts, passes } = this.model
+    this.pass = placed(wish.step, passes - 1, this.pass)
     this.layer = null
-    if (wish.layer !== undefined) {
-      const at = { board: wish.board ?? 0, layer: clamp(wish.layer, 0, this.model.layers - 1), kept: true }
-      this.selected = at // of its layer, where no expert was named, the one that is worth telling
-      at.expert = wish.expert ?? this.worthTelling(this.pass * this.model.layers + at.layer)
+    const layer = placed(wish.layer, layers - 1, null)
+    if (layer !== null) {
+      this.selected = { board: placed(wish.board, this.boards.length - 1, 0), layer, kept: true }
+      // of its layer, where no expert was named, the one that is worth telling
+      const worth = () => this.worthTelling(this.pass * layers + layer)
+      this.selected.expert = placed(wish.expert, experts - 1, null) ?? worth()
     }
     this.settle()
-    if (wish.play) {
+    if (wish.play > 0) {
       this.toggle()
       this.pace = wish.play // tokens a second, until it stops
     }

@@ -57,6 +57,12 @@ function above(numbers, value, from = 0, to = numbers.length) {
 
 const clamp = (value, least, most) => Math.max(least, Math.min(most, value))
 
+// The place from 0 to `most` that is nearest to what a host or a payload says; `otherwise` where that is no
+// number.
+function placed(value, most, otherwise) {
+  return Number.isFinite(value) ? clamp(Math.round(value), 0, most) : otherwise
+}
+
 // A sentence of the payload with its {names} filled in.
 function say(template, values = {}) {
   return template.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "")

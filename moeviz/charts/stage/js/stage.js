@@ -78,7 +78,7 @@ class Stage extends Player {
       this.model = new Model(payload)
       if (old?.trace !== payload.trace) {
         this.stop()
-        this.pass = payload.at ?? this.model.promptEnd
+        this.pass = placed(payload.at, this.model.passes - 1, this.model.promptEnd)
         this.layer = this.selected = this.view = null
       }
       this.pass = clamp(this.pass, 0, this.model.passes - 1)

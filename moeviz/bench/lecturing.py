@@ -1,0 +1,79 @@
+"""The lecturer's clock in headless Chromium: seconds from opening the app to a verdict, and to a live run's
+first token. Nothing is scrolled.
+
+lecturing(repeats=3)["s to LRU against LFU with a verdict, 2 clicks"]
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moeviz.bench.rounds import spread
+from moeviz.bench.serving import serving
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+PATIENCE = 300_000  # ms
+_TOKEN = "Live: "  # how the stage's verdict begins once a run has a token
+_STAGE = ".moeviz-stage[data-runs]"
+
+
+def lecturing(repeats: int) -> dict[str, Any]:
+    """Seconds as a lecturer waits for them; each repeat has a server and a browser of its own. Needs
+    playwright and Chromium, and the bundled model.
+    """
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    found: dict[str, list[float]] = {}
+    with sync_playwright() as playwright:
+        for _ in range(repeats):
+            with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as (_, address):
+                browser = playwright.chromium.launch(
+                    executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
+                )
+                page = browser.new_page(viewport={"width": 1440, "height": 900})
+                page.set_default_timeout(PATIENCE)
+                for name, value in (*_run(page, address), *_led(page, address), *_measured(page, address)):
+                    found.setdefault(name, []).append(value)
+                browser.close()
+    return {name: spread(values) for name, values in found.items()}
+
+
+def _run(page: Page, address: str) -> list[tuple[str, float]]:
+    """From the click on Run to its first token: as soon as the stage stands, and once more after it."""
+    page.goto(f"{address}/?tokens=8")
+    page.locator(_STAGE).wait_for()
+    took = []
+    for which in ("cold", "warm"):
+        begun = time.perf_counter()
+        page.get_by_role("button", name="Run it live").click()
+        page.locator(".verdict", has_text=_TOKEN).wait_for()
+        took.append((f"s from Run to its first token, {which}", time.perf_counter() - begun))
+        page.get_by_text("live = replay, event for event").first.wait_for()
+        page.get_by_role("button", name="Run it live").wait_for()
+    return took
+
+
+def _led(page: Page, address: str) -> list[tuple[str, float]]:
+    """The first visit, by a click on "Show me" and one on a prediction."""
+    begun = time.perf_counter()
+    page.goto(address)
+    page.get_by_role("button", name="Show me").click()
+    page.get_by_role("button", name="LRU").click()
+    page.locator(".verdict", has_text="points").wait_for()
+    return [("s to LRU against LFU with a verdict, 2 clicks", time.perf_counter() - begun)]
+
+
+def _measured(page: Page, address: str) -> list[tuple[str, float]]:
+    """The default comparison of the text that changes its subject, by one click."""
+    begun = time.perf_counter()
+    page.goto(f"{address}/?trace=sample: change-of-subject")
+    page.get_by_role("button", name="Measure").click()
+    page.locator(".moeviz-stage .results .says").wait_for()
+    return [("s to a measured verdict, 1 click", time.perf_counter() - begun)]
