@@ -5,6 +5,7 @@ why not.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,9 @@ def bare(tmp_path: Path, config: Any, **changes: Any) -> Path:
                 "magic": r"quantised with magic, and its experts are no plain tensors .* mxfp4 or fp8",
             }.items()
         ),
+        (transformers.MixtralConfig, {"quantization_config": "gptq"}, "quantised, but not how"),
+        (transformers.MixtralConfig, {"quantization_config": [4]}, "quantised, but not how"),
+        (transformers.MixtralConfig, {"num_experts_per_tok": "two"}, "cannot be read as a model: .* got str"),
     ],
 )
 def test_what_cannot_be_run_is_told_from_its_configuration(
@@ -210,6 +214,15 @@ def test_a_type_that_transformers_does_not_have_and_a_folder_without_weights_are
     (folder / "config.json").write_text(json.dumps(values | {"model_type": "fancy"}))
     with pytest.raises(ModelError, match=r"is of a type that transformers .* does not have: fancy\."):
         load(folder)
+
+
+def test_a_token_that_uses_no_expert_is_told(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model("mixtral"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_experts_per_tok": 0}))
+    with pytest.raises(ModelError, match="a token uses no expert at all"):
+        load(folder, device="cpu")
 
 
 def test_a_tokenizer_of_another_model_is_told(tmp_path: Path) -> None:

@@ -322,6 +322,11 @@ def _reached(name: object, model: nn.Module, tokenizer: Any, device: torch.devic
         raise ModelError(
             f"No experts of {name} are reached by text. Choose a model whose text layers are a MoE."
         )
+    if not min(one.k for one in reached):
+        raise ModelError(
+            f"The configuration of {name} says that a token uses no expert at all. Save or download the "
+            "checkpoint again."
+        )
     modules = [id(one.experts) for one in reached]
     if len(set(modules)) < len(modules):
         raise ModelError(
@@ -506,6 +511,9 @@ def _config(name: str) -> tuple[Any, Path]:
                 f"{_type(folder)}. Choose a checkpoint of one that it has."
             ) from None
         raise ModelError(f"{name} cannot be read as a model: {first} {CHOOSE}") from None
+    except Exception as error:  # a field of another type, which each architecture's own checks tell of
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(f"{name} cannot be read as a model: {told[:200]}. {CHOOSE}") from None
     return config, Path(str(where)).parent
 
 
