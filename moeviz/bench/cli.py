@@ -82,7 +82,7 @@ def table(name: str) -> Callable[[Callable[..., Figures]], click.Command]:
 )
 def bench_engine(repeats: int, tokens: int, model: str, only: tuple[str, ...]) -> Figures:
     """The engine beside transformers, beside its own copies and by itself, on one thread, with the goal of
-    each ratio. All rows take a quarter of an hour.
+    each ratio. All rows take half an hour; which one it is at is said on stderr.
     """
     from moeviz.bench.engine.rows import engine
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from moeviz.bench.engine.racing import alone, fastest, greedy, over, race, served, speeds
+from moeviz.bench.engine.racing import alone, faster, fastest, greedy, race, served, speeds
 from moeviz.bench.engine.rows import DTYPES, Work
-from moeviz.bench.rounds import spread
 from moeviz.core.settings import Settings
 from moeviz.engine.alone import Alone
 from moeviz.engine.loader import load
@@ -37,5 +36,5 @@ def measure(work: Work) -> dict[str, Any]:
         rival = fastest(found)
         figures |= speeds(dtype, found)
         for name, goal in GOALS.items():
-            figures[f"{dtype}: {name} / {rival}"] = spread(over(found[name], found[rival]), goal)
+            figures |= faster(dtype, found, name, rival, goal)
     return figures

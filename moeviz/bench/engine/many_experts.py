@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from moeviz.bench.engine.made import Made, made
-from moeviz.bench.engine.racing import alone, fastest, greedy, over, race, sampled, served, speeds
+from moeviz.bench.engine.racing import alone, faster, fastest, greedy, race, sampled, served, speeds
 from moeviz.bench.engine.rows import Work
-from moeviz.bench.rounds import spread
 from moeviz.engine.alone import Alone
 from moeviz.engine.loader import load
 from moeviz.engine.measure import RESIDENT
@@ -36,6 +35,5 @@ def measure(work: Work, sizes: Sequence[Made] = SIZES) -> dict[str, Any]:
             loaded.store.close()
         rival = fastest(found)
         figures |= speeds(size.label, found)
-        ratio = spread(over(found["resident"], found[rival]), ">= 1.05")
-        figures[f"{size.label}: resident / {rival}"] = ratio
+        figures |= faster(size.label, found, "resident", rival, ">= 1.05")
     return figures

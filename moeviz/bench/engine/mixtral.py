@@ -17,9 +17,9 @@ from typing import Any
 from moeviz.bench.engine.made import Made, made
 from moeviz.bench.engine.racing import (
     alone,
+    faster,
     fastest,
     greedy,
-    over,
     race,
     recorded,
     sampled,
@@ -27,7 +27,6 @@ from moeviz.bench.engine.racing import (
     speeds,
 )
 from moeviz.bench.engine.rows import Work
-from moeviz.bench.rounds import spread
 from moeviz.core.settings import Settings
 from moeviz.engine.alone import Alone
 from moeviz.engine.loader import TIERS, load
@@ -67,7 +66,7 @@ def measure(work: Work, size: Made = SIZE) -> dict[str, Any]:
     return {
         **speeds(name, found),
         f"{name}: hit ratio of decode at half the slots": hits,
-        f"{name}: {host} / {rival}": spread(over(found[host], found[rival]), ">= 1"),
-        f"{name}: {host} / {OFFLOADED}": spread(over(found[host], found[OFFLOADED]), ">= 1.6"),
-        f"{name}: {disked} / {OFFLOADED}": spread(over(found[disked], found[OFFLOADED]), ">= 1.6"),
+        **faster(name, found, host, rival, ">= 1"),
+        **faster(name, found, host, OFFLOADED, ">= 1.6"),
+        **faster(name, found, disked, OFFLOADED, ">= 1.6"),
     }

@@ -1,6 +1,7 @@
-"""Decoding as a race: candidates by name, each of which generates once and gives its tokens per second.
+"""Decoding as a race: candidates by name, each of which generates once and gives what each decode pass took.
 
-Knows neither models nor goals.
+A pass does the same work in every round, so its least time over the rounds is what it takes where nothing
+else holds the machine up; the rounds themselves tell how much something does. Knows neither models nor goals.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from moeviz.engine.alone import BACKENDS, Alone
 from moeviz.engine.loader import Loaded
 from moeviz.engine.session import Options
 
-Candidate = Callable[[], float]
+Candidate = Callable[[], list[int]]  # ns of each decode pass
+Rounds = list[list[int]]  # [round][pass]
 
 
 def greedy(tokens: int, guesses: bool = True) -> Options:
@@ -40,8 +42,8 @@ def decode_ns(run: Run) -> list[int]:
 
 
 def served(loaded: Loaded, settings: Settings, options: Options) -> Candidate:
-    """The engine, by its median decode pass."""
-    return lambda: 1e9 / statistics.median(decode_ns(recorded(loaded, settings, options)))
+    """The engine."""
+    return lambda: decode_ns(recorded(loaded, settings, options))
 
 
 def sampled(options: Options) -> Options:
@@ -51,25 +53,30 @@ def sampled(options: Options) -> Options:
 
 
 def alone(model: Alone, tokens: int, backends: Sequence[str] = BACKENDS) -> dict[str, Candidate]:
-    """transformers with all experts in memory, by its median decode pass, for each experts backend."""
+    """transformers with all experts in memory, for each experts backend."""
 
-    def speed(backend: str) -> Candidate:
-        return lambda: 1e9 / statistics.median(model.pass_ns(backend, PROMPT, tokens)[1:])
+    def passes(backend: str) -> Candidate:
+        return lambda: model.pass_ns(backend, PROMPT, tokens)[1:]
 
-    return {f"transformers, {backend}": speed(backend) for backend in backends}
+    return {f"transformers, {backend}": passes(backend) for backend in backends}
 
 
-def race(candidates: dict[str, Candidate], repeats: int) -> dict[str, list[float]]:
-    """Tokens per second of each round, after one that warms up."""
+def race(candidates: dict[str, Candidate], repeats: int) -> dict[str, Rounds]:
+    """Every round of each, after one that warms up."""
     for one in candidates.values():
         one()
     return interleaved(candidates, repeats)
 
 
-def fastest(found: dict[str, list[float]]) -> str:
-    """The backend of transformers with the best median."""
+def undisturbed(rounds: Rounds) -> float:
+    """Nanoseconds of the median pass, each pass at its best of the rounds."""
+    return statistics.median(map(min, zip(*rounds, strict=True)))
+
+
+def fastest(found: dict[str, Rounds]) -> str:
+    """The backend of transformers whose passes are shortest, undisturbed."""
     rivals = [name for name in found if name.startswith("transformers")]
-    return max(rivals, key=lambda name: statistics.median(found[name]))
+    return min(rivals, key=lambda name: undisturbed(found[name]))
 
 
 def over(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
@@ -77,6 +84,21 @@ def over(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     return [mine / other for mine, other in zip(ours, theirs, strict=True)]
 
 
-def speeds(prefix: str, found: dict[str, list[float]]) -> dict[str, Any]:
-    """Every candidate's tokens per second as figures."""
-    return {f"{prefix}: tokens/s, {name}": spread(values) for name, values in found.items()}
+def faster(prefix: str, found: dict[str, Rounds], ours: str, theirs: str, goal: str) -> dict[str, Any]:
+    """How many times another's tokens per second, by rounds and undisturbed, as figures."""
+    return slower(f"{prefix}: {ours} / {theirs}", found[theirs], found[ours], goal)
+
+
+def slower(name: str, ours: Rounds, theirs: Rounds, goal: str) -> dict[str, Any]:
+    """How many times another's time of a pass, by rounds and undisturbed, as figures."""
+    rounds = over(*(list(map(statistics.median, one)) for one in (ours, theirs)))
+    best = undisturbed(ours) / undisturbed(theirs)
+    return {name: spread(rounds, goal), f"{name}, each pass at its best": spread([best], goal)}
+
+
+def speeds(prefix: str, found: dict[str, Rounds]) -> dict[str, Any]:
+    """Every candidate's tokens per second as figures, by the median pass of a round."""
+    return {
+        f"{prefix}: tokens/s, {name}": spread([1e9 / statistics.median(one) for one in rounds])
+        for name, rounds in found.items()
+    }

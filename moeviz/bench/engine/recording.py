@@ -8,15 +8,13 @@ python -m moeviz bench engine --only recording
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-from moeviz.bench.engine.racing import greedy, over
+from moeviz.bench.engine.racing import greedy, race, slower
 from moeviz.bench.engine.rows import DTYPES, PROMPT, Work
-from moeviz.bench.rounds import interleaved, spread
 from moeviz.engine.loader import Loaded, load
 from moeviz.engine.measure import RESIDENT
 from moeviz.engine.serving import Serving
@@ -43,17 +41,15 @@ def measure(work: Work) -> dict[str, Any]:
     for dtype in DTYPES:
         loaded = load(work.folder, tier="host", device="cpu", dtype=dtype)
         ways = {
-            "trace and guesses": lambda one=loaded: _median(_with_guesses(one, work.tokens, True)),
-            "trace": lambda one=loaded: _median(_with_guesses(one, work.tokens, False)),
-            "nothing": lambda one=loaded: _median(_silent(one, work.tokens)),
+            "trace and guesses": lambda one=loaded: _passes(_with_guesses(one, work.tokens, True)),
+            "trace": lambda one=loaded: _passes(_with_guesses(one, work.tokens, False)),
+            "nothing": lambda one=loaded: _passes(_silent(one, work.tokens)),
         }
-        for way in ways.values():
-            way()  # warms up
-        found = interleaved(ways, work.repeats)
+        found = race(ways, work.repeats)
         loaded.store.close()
         for name, goal in {"trace and guesses": "<= 1.02", "trace": ""}.items():
-            ratio = over(found[name], found["nothing"])
-            figures[f"{dtype}: time, {name} recorded / nothing recorded"] = spread(ratio, goal)
+            label = f"{dtype}: time, {name} recorded / nothing recorded"
+            figures |= slower(label, found[name], found["nothing"], goal)
     return figures
 
 
@@ -68,7 +64,7 @@ def _silent(loaded: Loaded, tokens: int) -> Iterator[object]:
     return passes(loaded, Batch([encode(loaded, PROMPT, options)], loaded), [], serving, options)
 
 
-def _median(records: Iterator[object]) -> float:
-    """Nanoseconds of a decode pass."""
+def _passes(records: Iterator[object]) -> list[int]:
+    """Nanoseconds of each decode pass."""
     ends = [time.thread_time_ns() for _ in records]
-    return statistics.median(after - before for before, after in pairwise(ends))
+    return [after - before for before, after in pairwise(ends)]

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+import click
+
 ROWS = {
     "bundled": "decoding beside transformers with every expert in memory: all experts in slots, and half",
     "many-experts": "the same on random models of 64 and 128 experts in 16 layers",
@@ -46,7 +48,10 @@ class Work:
 
 
 def engine(work: Work, only: Sequence[str] = ()) -> dict[str, Any]:
-    """The figures of the rows named, or of all, on one thread. Raises ModelError and what loading raises."""
+    """The figures of the rows named, or of all, on one thread; which row it is at goes to stderr.
+
+    Raises ModelError and what loading raises.
+    """
     from moeviz.engine.imports import import_engine
 
     import_engine()
@@ -54,7 +59,9 @@ def engine(work: Work, only: Sequence[str] = ()) -> dict[str, Any]:
 
     use_threads(1)
     found: dict[str, Any] = {}
-    for name in only or ROWS:
+    names = list(only or ROWS)
+    for at, name in enumerate(names, start=1):
+        click.echo(f"row {at} of {len(names)}: {ROWS[name]}", err=True)
         row = import_module(f"moeviz.bench.engine.{name.replace('-', '_')}")
         found |= row.measure(work)
     return found
