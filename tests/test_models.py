@@ -178,8 +178,8 @@ def bare(tmp_path: Path, config: Any, **changes: Any) -> Path:
                 "magic": r"quantised with magic, and its experts are no plain tensors .* mxfp4 or fp8",
             }.items()
         ),
-        (transformers.MixtralConfig, {"quantization_config": "gptq"}, "quantised, but not how"),
-        (transformers.MixtralConfig, {"quantization_config": [4]}, "quantised, but not how"),
+        (transformers.MixtralConfig, {"quantization_config": "gptq"}, "cannot be read as a model"),
+        (transformers.MixtralConfig, {"quantization_config": [4]}, "cannot be read as a model"),
         (transformers.MixtralConfig, {"num_experts_per_tok": "two"}, "cannot be read as a model: .* got str"),
     ],
 )

@@ -56,11 +56,6 @@ def no_plain_weights(name: object, config: Any) -> str:
     quantised = getattr(config, "quantization_config", None)
     if quantised is None:
         return ""
-    if not isinstance(quantised, dict) and not hasattr(quantised, "to_dict"):
-        return (
-            f"{name} is said to be quantised, but not how: quantization_config in its config.json is no "
-            "table. Save or download the checkpoint again."
-        )
     values = quantised if isinstance(quantised, dict) else quantised.to_dict()
     method = str(values.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in values else "unknown"))
     if method in READ_AS_PLAIN:
