@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
@@ -581,6 +582,9 @@ def _expert(found: Trace) -> str:
     if not found.mean_bytes:
         return "of unknown size"
     packed = f", packed {size(found.mean_copied)} over the link" if found.link_bytes else ""
+    least, most = int(found.layer_bytes.min()), int(found.layer_bytes.max())
+    if least < most:
+        return f"{size(least)} to {size(most)}, by layer{packed}"
     return f"{size(found.mean_bytes)}{packed}"
 
 
@@ -601,6 +605,18 @@ def trace(found: Trace) -> list[tuple[str, str]]:
     ]
     rows += [("Note", note) for note in found.notes]
     return [*rows, ("Prompt", found.prompt[:1_000])] if found.prompt else rows
+
+
+def only_counts(model: str, uses: NDArray[np.float64]) -> list[tuple[str, str]]:
+    """What counts without order say, (name, text) each. uses: [L, E]"""
+    layers, experts = many(uses.shape[0], "MoE layer"), many(uses.shape[1], "expert")
+    quarter = float(numbers_of_routing.top_share(uses).mean())
+    return [
+        ("Model", model or "unknown"),
+        ("Shape", f"{layers} of {experts}"),
+        ("Uses", f"{uses.sum():,.6g} in all"),
+        ("Busiest quarter", f"the busiest quarter of a layer's experts gets {percent(quarter)} of the uses"),
+    ]
 
 
 def routing(found: Trace) -> list[tuple[str, str]]:

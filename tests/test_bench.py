@@ -24,10 +24,10 @@ from moeviz.bench.engine import (
     racing,
     recording,
 )
-from moeviz.bench.engine.made import Made
 from moeviz.bench.engine.rows import DTYPES, ROWS, Work, engine
 from moeviz.bench.loading import loading
 from moeviz.bench.rounds import interleaved, spread
+from moeviz.engine.made import Made
 from moeviz.errors import ModelError
 
 

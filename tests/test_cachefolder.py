@@ -3,6 +3,7 @@ limit holds."""
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -61,6 +62,22 @@ def test_what_was_not_used_for_longest_goes_first(folder: Path) -> None:
     with pytest.raises(StoreError, match=r"needs 1\.00 GB, but the cache in .* Raise the limit with"):
         cachefolder.make_room(10**9, folder / "next.experts")
     assert [entry.path.stem for entry in cachefolder.entries()] == ["new"]
+
+
+def test_a_limit_that_cannot_be_written_leaves_the_one_before_and_says_what_helps(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cachefolder.set_limit(10**9)
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(
+        StoreError, match=r"limit: No space left on device\. Make room there, or set MOEVIZ_CACHE"
+    ):
+        cachefolder.set_limit(2 * 10**9)
+    assert cachefolder.limit() == 10**9
 
 
 def test_what_a_dead_process_left_is_swept_and_what_a_living_one_writes_is_not(folder: Path) -> None:

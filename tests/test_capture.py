@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ARCHITECTURES
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import moeviz
 from moeviz.core.trace import Trace
@@ -97,11 +97,49 @@ def test_a_batch_is_a_sequence_each_and_padding_is_no_routing(mixtral: Any) -> N
     assert trace.forward_pass.tolist() == [0] * 7 + [1, 1, 2, 2, 3, 3, 4, 4]
 
 
+def test_a_text_that_ended_is_not_padded_with_routing(mixtral: Any) -> None:
+    """generate goes on with padding for it, under a mask of ones, until every text of the batch has ended."""
+    batch = torch.cat([IDS, IDS.flip(1)])
+    free = {"min_new_tokens": 0, "max_new_tokens": 8}
+    first, second = (mixtral.generate(ids, **(GREEDY | free))[0, 5:].tolist() for ids in batch.split(1))
+    end = next(token for token in first[:4] if token not in second)
+    for use_cache in (True, False):
+        with moeviz.capture(mixtral) as captured:
+            mixtral.generate(batch, **(GREEDY | free), eos_token_id=end, use_cache=use_cache)
+        trace = captured.trace()
+        for number, ids in enumerate(batch.split(1)):
+            own = trace.of_sequence(number)
+            assert own is not None
+            assert same_routing(own, alone(mixtral, ids, **free, eos_token_id=end))
+        assert any("of texts that had ended while others" in line for line in captured.report)
+
+
+def test_padding_is_told_by_masks_of_any_form(mixtral: Any) -> None:
+    """A static cache has masks of who attends to whom, and no others."""
+    batch = torch.cat([torch.nn.functional.pad(IDS[:, :2], (3, 0)), IDS])
+    mask = torch.tensor([[0, 0, 0, 1, 1], [1, 1, 1, 1, 1]])
+    traces = []
+    for more in ({}, {"cache_implementation": "static"}):
+        with moeviz.capture(mixtral) as captured:
+            mixtral.generate(batch, attention_mask=mask, **GREEDY, **more)
+        traces.append(captured.trace())
+    assert traces[0].tokens == traces[1].tokens == 2 + 5 + 8
+    assert same_routing(*traces)
+    with moeviz.capture(mixtral) as captured, torch.no_grad():
+        mixtral(batch, mask)  # by position
+    assert captured.trace().tokens == 7
+
+
 def test_a_prefix_that_is_computed_again_is_not_new(mixtral: Any) -> None:
     with_cache, without = alone(mixtral, IDS), alone(mixtral, IDS, use_cache=False)
     assert without.phase.tolist() == with_cache.phase.tolist() == [0] * 5 + [1] * 4
     assert same_routing(with_cache, without)
     assert any("tokens of prefixes that were computed again" in line for line in without.notes)
+    with moeviz.capture(mixtral) as captured, torch.no_grad():  # a loop of one's own that keeps nothing
+        ids = IDS
+        for _ in range(5):
+            ids = torch.cat([ids, mixtral(ids).logits[:, -1:].argmax(-1)], 1)
+    assert same_routing(captured.trace(), without)
 
 
 def test_rejected_drafts_are_left_out(mixtral: Any) -> None:
@@ -111,6 +149,17 @@ def test_rejected_drafts_are_left_out(mixtral: Any) -> None:
     assert same_routing(plain, drafted)
     assert drafted.phase.tolist() == plain.phase.tolist()
     assert any("tokens of drafts that the model rejected" in line for line in drafted.notes)
+
+
+def test_drafts_beyond_the_end_are_left_out(mixtral: Any) -> None:
+    """The last pass may have checked more drafts than the text then has."""
+    ids = torch.tensor([[5, 9, 17, 5, 9, 17, 5, 9]])
+    text = mixtral.generate(ids, **(GREEDY | {"max_new_tokens": 12}))[0, 8:].tolist()
+    for end in dict.fromkeys(text):
+        free = {"max_new_tokens": 12, "min_new_tokens": 0, "eos_token_id": end}
+        with moeviz.capture(mixtral) as captured:
+            result = mixtral.generate(ids, **(GREEDY | free), prompt_lookup_num_tokens=3)
+        assert captured.trace().token_ids.tolist() == result[0, :-1].tolist()
 
 
 def test_calls_follow_each_other_as_requests(mixtral: Any) -> None:
@@ -127,6 +176,8 @@ def test_calls_follow_each_other_as_requests(mixtral: Any) -> None:
 def test_beam_search_is_refused_in_words(mixtral: Any) -> None:
     with moeviz.capture(mixtral), pytest.raises(ModelError, match="cannot follow beam search"):
         mixtral.generate(IDS, num_beams=2, **GREEDY)
+    with moeviz.capture(mixtral), pytest.raises(ModelError, match="cannot follow beam search"):
+        mixtral.generate(IDS, GenerationConfig(num_beams=2, **GREEDY))  # by position
     assert mixtral.generate(IDS, num_beams=2, **GREEDY).shape[1] == 10
 
 

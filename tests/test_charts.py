@@ -128,7 +128,7 @@ def test_speed_spans_least_to_most_and_says_whether_repeats_overlap(recorded: tu
     middle = replace(run, times=replace(run.times, pass_wall=run.times.pass_wall * 3 // 2))
     chart = times.speed([("a", [run, middle, slow]), ("b", [slow, slow, slow])])
     (bars,) = chart.figure.data
-    fast = times.tokens_per_second(run)
+    fast = run.tokens_per_second
     assert fast is not None
     assert bars.x[0] + bars.error_x.array[0] == pytest.approx(fast)
     assert chart.table["least"].tolist() == pytest.approx([fast / 2, fast / 2])
@@ -141,7 +141,7 @@ def test_parts_of_the_time_are_told_apart_without_colour_and_add_up(recorded: tu
     chart = times.where_time_goes([("own", [run])])
     assert len({bar.marker.pattern.shape for bar in chart.figure.data}) == 3
     assert sum(bar.x[0] for bar in chart.figure.data) == pytest.approx(chart.table["ms per token"][0])
-    speed = times.tokens_per_second(run)
+    speed = run.tokens_per_second
     assert speed is not None
     assert chart.table["ms per token"][0] == pytest.approx(1e3 / speed)
     borrowed = times.modelled([("lru", replay(trace, Settings()))], fit(run), "the bundled model")

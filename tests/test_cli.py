@@ -294,6 +294,15 @@ def test_what_show_and_diff_say_to_programs_is_what_the_schema_says(trace: Path,
     shown = as_json("show", other)
     assert shown["run"]["settings"]["slots"] == 3
     assert as_json("show", trace)["run"] is None
+    counts, routed = tmp_path / "c.csv", tmp_path / "r.csv"
+    counts.write_text("layer,expert,count\n3,0,24\n3,2,6\n")
+    assert as_json("show", counts)["uses"] == 30
+    assert "these are counts without order" in run("show", counts).output
+    routed.write_text("token,layer,rank,expert,loss\n0,0,0,1,2.5\n0,0,1,3,2.5\n")
+    assert run("show", routed).output.count("columns not used: loss") == 1
+    sizes = replace(random_trace(4), expert_bytes=(1000, 1500, 1500))
+    sizes.save(tmp_path / "sizes.moetrace")
+    assert "1.0 kB to 1.5 kB, by layer" in run("show", tmp_path / "sizes.moetrace").output
     found = as_json("diff", trace, other, "--slots", "3")
     assert found["differs"]["choices"][0].startswith("first other one: token 0")
     assert found["numbers"]["hit_ratio"]["first"] != found["numbers"]["hit_ratio"]["second"]

@@ -124,6 +124,20 @@ def test_a_worker_that_was_warmed_serves_the_first_job() -> None:
     fresh.kill()
 
 
+def test_a_system_that_starts_no_process_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    from moeviz.engine import pipe
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(pipe.subprocess, "Popen", refuse)
+    client = Client()
+    client.warm()
+    job = finish(client.submit(watch()))
+    assert job.state == "failed"
+    assert "cannot be started: Resource temporarily unavailable. Close something" in job.message
+
+
 def test_jobs_wait_their_turn_and_stop(client: Client) -> None:
     first = client.submit(watch(tokens=1_500))
     second = client.submit(watch())

@@ -141,6 +141,15 @@ def test_own_files_and_own_readers_need_no_other_process(
         del registry.IMPORTERS["mine-here"]
 
 
+def test_a_system_that_starts_no_process_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(guarded.subprocess, "Popen", refuse)
+    with pytest.raises(TraceError, match="no process could be started for it: Resource temporarily"):
+        open_guarded("r.jsonl", routes())
+
+
 def test_only_regular_files_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (Path("/dev/zero"), tmp_path / "pipe"):

@@ -60,6 +60,13 @@ def torch_file(content: object) -> bytes:
     return buffer.getvalue()
 
 
+def zipped(name: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(name, "hello")
+    return buffer.getvalue()
+
+
 def lines(*values: object) -> bytes:
     return "".join(json.dumps(value) + "\n" for value in values).encode()
 
@@ -308,6 +315,76 @@ FORMATS: dict[
     "fingerprint": ("fingerprints", fingerprint, EIGHT),
     "moe-beyond": ("moe-beyond", moe_beyond, EIGHT),
     "route trace": ("big-moe-on-edge", route_trace, Options()),
+    "lists": ("lists", lambda: json.dumps(IDS.tolist()).encode(), EIGHT),
+    "npz an array a layer": (
+        "vllm",
+        lambda: npz(**{f"layer_{n}": IDS[:, n] for n in range(3)}),
+        EIGHT,
+    ),
+    "torch a tensor a layer": (
+        "torch",
+        lambda: torch_file(tuple(__import__("torch").from_numpy(IDS[:, n].copy()) for n in range(3))),
+        EIGHT,
+    ),
+    "csv spreadsheet": (
+        "table",
+        lambda: long_table().to_csv(index=False, sep=";", decimal=",").encode(),
+        EIGHT,
+    ),
+    "csv names of layers": (
+        "table",
+        lambda: (
+            long_table()
+            .assign(layer=lambda table: "model.layers." + table.layer.astype(str) + ".mlp")
+            .to_csv()
+            .encode()
+        ),
+        EIGHT,
+    ),
+    "csv top1_expert": (
+        "table",
+        lambda: (
+            wide_table()
+            .rename(columns={"expert_0": "top1_expert", "expert_1": "top2_expert"})
+            .to_csv(index=False)
+            .encode()
+        ),
+        EIGHT,
+    ),
+    "csv a row a token": (
+        "table",
+        lambda: (
+            pd.DataFrame({f"layer_{n}_expert_{r}": IDS[:, n, r] for n in range(3) for r in range(2)})
+            .to_csv(index_label="token")
+            .encode()
+        ),
+        EIGHT,
+    ),
+    "csv a row a token, lists": (
+        "table",
+        lambda: (
+            pd.DataFrame({f"layer_{n}": IDS[:, n].tolist() for n in range(3)})
+            .to_csv(index_label="token")
+            .encode()
+        ),
+        EIGHT,
+    ),
+    "csv steps": (
+        "table",
+        lambda: long_table(False).rename(columns={"token": "step"}).to_csv(index=False).encode(),
+        EIGHT,
+    ),
+    "routes, names of layers": (
+        "routes",
+        lambda: lines(
+            *(
+                {"token": t, "layer": f"model.layers.{n}.mlp.gate", "experts": ids}
+                for t, one in enumerate(IDS.tolist())
+                for n, ids in enumerate(one)
+            )
+        ),
+        EIGHT,
+    ),
     "gz": ("routes", lambda: gzip.compress(routes()), Options()),
 }
 PROMPT = {  # how many of the tokens are the prompt, where the format says it
@@ -332,6 +409,216 @@ def test_every_format_is_found_by_its_content_and_read(kind: str) -> None:
     assert int((found.trace.phase == 0).sum()) == PROMPT.get(kind, 0)
     assert found.trace.notes == tuple(found.report)
     assert (replay(found.trace, Settings(slots=4)).accesses.outcome == HIT).any()
+
+
+def prompt_of_four(**columns: object) -> dict[str, bytes]:
+    """The same in a table, in JSON lines, in arrays."""
+    table = long_table(False).assign(**columns)
+    own = table[table.layer.eq(0) & table["rank"].eq(0)]
+    arrays = {name: own[name].to_numpy() for name in columns}
+    arrays = {name: array.astype("U") if array.dtype.kind == "O" else array for name, array in arrays.items()}
+    return {
+        "a.csv": table.to_csv(index=False).encode(),
+        "a.json": table.to_json(orient="records").encode(),
+        "a.npz": npz(experts=IDS, **arrays),
+    }
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"phase": np.repeat(["prefill", "decode"], (24, 48))},
+        {"phases": np.repeat(["PREFILL", "DECODE"], (24, 48))},
+        {"is_prefill": np.repeat([True, False], (24, 48))},
+        {"is_decode": np.repeat([0.0, 1.0], (24, 48))},
+        {"prompt_len": 4},
+    ],
+)
+def test_however_a_file_says_where_the_prompt_ends_it_is_used(columns: dict[str, object]) -> None:
+    files = prompt_of_four(**columns)
+    if "prompt_len" in columns:
+        files["a.npz"] = npz(experts=IDS, prompt_len=np.array(4))
+        files["a.pt"] = torch_file({"experts": __import__("torch").from_numpy(IDS), "prompt_len": 4})
+        files["b.json"] = json.dumps({"experts": IDS.tolist(), "prompt_len": 4}).encode()
+        files["a.jsonl"] = lines({"prompt_len": 4}, *each(token="token", layer="layer", experts="experts"))
+    for name, content in files.items():
+        found = read(name, content, EIGHT)
+        assert (found.trace.experts == IDS).all(), name
+        assert found.trace.phase.tolist() == [0] * 4 + [1] * 8, name
+        assert found.trace.forward_pass.tolist() == [0] * 4 + list(range(1, 9)), name
+        assert not any("not used" in line for line in found.report), (name, found.report)
+
+
+def test_a_batch_of_arrays_is_read_with_its_mask_and_its_requests_names() -> None:
+    """Padding at the left is no text, and stands in [sequence, token] as the experts do."""
+    batch = np.stack([IDS, np.concatenate([np.broadcast_to(np.int16([6, 7]), (3, 3, 2)), IDS[:9]])])
+    mask = np.ones((2, 12), int)
+    mask[1, :3] = 0
+    content = npz(experts=batch, attention_mask=mask, input_ids=np.arange(24).reshape(2, 12))
+    found = read("batch.npz", content, Options(8, axes="sequence,token,layer,k"))
+    assert (found.trace.experts == np.concatenate([IDS, IDS[:9]])).all()
+    assert found.trace.sequence is not None
+    assert found.trace.sequence.tolist() == [0] * 12 + [1] * 9
+    assert found.trace.token_ids is not None
+    assert found.trace.token_ids.tolist() == [*range(12), *range(15, 24)]
+    assert any("left out 3 rows of padding" in line for line in found.report)
+    named = read("n.npz", npz(experts=IDS, request_ids=np.repeat(["b", "a"], 6)), EIGHT).trace
+    assert named.sequence is not None
+    assert named.sequence.tolist() == [0] * 6 + [1] * 6
+
+
+def test_requests_whose_tokens_alternate_in_an_array_keep_theirs() -> None:
+    """A token without an expert is in the middle of its text though its request's rows stand apart, and the
+    prompt is counted in each request."""
+    ids = IDS.copy()
+    ids[5] = -1  # of the second request, which has five more
+    content = npz(experts=ids, request_ids=np.array([7, 3] * 6), token_ids=np.arange(12))
+    found = read("a.npz", content, Options(8, prompt_tokens=2))
+    order = [*range(0, 12, 2), *range(1, 12, 2)]
+    assert found.trace.sequence is not None
+    assert found.trace.sequence.tolist() == [0] * 6 + [1] * 6
+    assert found.trace.token_ids is not None
+    assert found.trace.token_ids.tolist() == order
+    assert (found.trace.experts == ids[order]).all()
+    assert found.trace.phase.tolist() == [0, 0, 1, 1, 1, 1] * 2
+    assert any("tokens of several requests alternate" in line for line in found.report)
+
+
+def test_one_layers_routes_are_told_from_counts_by_their_axes() -> None:
+    assert isinstance(open_content("one.npy", npy(IDS[:, 0])), Counted)
+    found = read("one.npy", npy(IDS[:, 0]), Options(8, axes="token,k"))
+    assert (found.trace.experts[:, 0] == IDS[:, 0]).all()
+
+
+def test_probabilities_stay_what_they_are() -> None:
+    """A softmax of a softmax would be flatter than what the router gave."""
+    numbers = np.full((5, 2, 4), 0.1, np.float32)
+    numbers[..., 3], numbers[..., 1] = 0.5, 0.3
+    found = read("p.npy", npy(numbers), Options(top_k=2))
+    assert found.trace.weights is not None
+    assert found.trace.experts[0, 0].tolist() == [3, 1]
+    assert found.trace.weights[0, 0].tolist() == pytest.approx([0.5, 0.3])
+    assert any("sum to 1, as probabilities do" in line for line in found.report)
+
+
+def test_token_ids_of_vllms_requests_and_answers() -> None:
+    """The last token that was generated has no routes: nothing was computed of it."""
+    prompt, generated = np.arange(4) + 50, np.arange(9) + 70
+    expected = [*range(50, 54), *range(70, 78)]
+    arrays = npz(
+        prompt_routed_experts=IDS[:4], routed_experts=IDS[4:], prompt_token_ids=prompt, token_ids=generated
+    )
+    choice = {"text": "x", "token_ids": generated.tolist(), "routed_experts": IDS[4:].tolist()}
+    answer = {
+        "model": "Qwen/x",
+        "prompt_token_ids": prompt.tolist(),
+        "prompt_routed_experts": IDS[:4].tolist(),
+        "choices": [choice],
+        "service_tier": None,
+    }
+    for name, content in (("r.npz", arrays), ("r.json", json.dumps(answer).encode())):
+        found = read(name, content, EIGHT)
+        assert found.trace.token_ids is not None
+        assert found.trace.token_ids.tolist() == expected
+        assert found.trace.phase.tolist() == [0] * 4 + [1] * 8
+    assert found.trace.model == "Qwen/x"
+    assert "keys of the answer not used: service_tier, choices.text" in found.report
+
+
+def test_lists_with_the_layer_first_are_turned_where_that_is_said() -> None:
+    turned = IDS.transpose(1, 0, 2).tolist()
+    for row, options in (
+        ({"experts": turned, "n_layers": 3}, EIGHT),
+        ({"experts": turned}, Options(8, axes="layer,token,k")),
+    ):
+        found = read("a.jsonl", lines(row), options)
+        assert (found.trace.experts == IDS).all()
+        assert "lists are taken as layer,token,k" in found.report
+    unlikely = read("a.jsonl", lines({"experts": turned}), EIGHT)
+    assert any("12 layers of 3 tokens, which is unlikely" in line for line in unlikely.report)
+
+
+def test_nested_lists_may_be_ragged_and_several_requests() -> None:
+    ragged = read("r.json", b"[[[1, 2], [3]], [[4, 5], []]]", EIGHT).trace
+    assert ragged.experts.tolist() == [[[1, 2], [3, -1]], [[4, 5], [-1, -1]]]
+    several = read("s.json", json.dumps([IDS.tolist(), IDS[:3].tolist()]).encode(), EIGHT).trace
+    assert several.sequence is not None
+    assert several.sequence.tolist() == [0] * 12 + [1] * 3
+
+
+def test_numbers_that_begin_again_with_decode_are_no_single_pass() -> None:
+    rows = [
+        {
+            "record_type": "routing_selection",
+            "phase": "prompt" if t < 4 else "generation",
+            "token_position": t % 4 if t < 4 else t - 4,
+            "layer": n,
+            "selected_experts": ids,
+        }
+        for t, one in enumerate(IDS.tolist())
+        for n, ids in enumerate(one)
+    ]
+    trace = read("m.jsonl", lines(*rows), EIGHT).trace
+    assert (trace.experts == IDS).all()
+    assert trace.forward_pass.tolist() == [0] * 4 + list(range(1, 9))
+
+
+def test_passes_that_mix_or_verify_leave_the_others_their_phase() -> None:
+    """SGLang's modes: 3 is a piece of a prompt beside decode, 5 verifies drafts, 7 says nothing here."""
+    modes = ((1, 4), (3, 3), (5, 2), (2, 2), (7, 1))
+    starts = np.cumsum([0, *(count for _, count in modes)]).tolist()
+    records = [
+        sglang_record(n, slice(starts[n], starts[n + 1]), forward_mode=mode)
+        for n, (mode, _) in enumerate(modes)
+    ]
+    found = read("dump.pt", torch_file({"records": records}), EIGHT)
+    assert found.trace.phase.tolist() == [0] * 7 + [1] * 5
+    for words in ("1 pass decoded beside a prompt", "does not say what 1 pass did", "decode several tokens"):
+        assert any(words in line for line in found.report), words
+
+
+def test_columns_of_policylangs_parquet_that_are_not_used_are_named() -> None:
+    rows = [(t, n, e, 0.5) for t, one in enumerate(IDS.tolist()) for n, e in enumerate(one)]
+    table = pd.DataFrame(rows, columns=["token_idx", "layer_idx", "selected_experts", "token_loss"])
+    assert "columns not used: token_loss" in read("p.parquet", parquet(table), EIGHT).report
+
+
+def test_a_cell_without_an_expert_is_an_unused_place() -> None:
+    table = wide_table().astype({"expert_1": "Int64"})
+    table.loc[table.pos == 3, "expert_1"] = None
+    expected = IDS.copy()
+    expected[3, :, 1] = -1
+    for name, content in (("w.csv", table.to_csv(index=False).encode()), ("w.parquet", parquet(table))):
+        assert (read(name, content, EIGHT).trace.experts == expected).all(), name
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "layers"),
+    [
+        ("m.csv", b"4,0,1\n2,2,9\n", ()),
+        ("m.txt", b"# by hand\n4.0e+00 0.0e+00 1.0e+00\n2 2 9\n", ()),
+        ("frame.csv", b",0,1,2\n3,4,0,1\n5,2,2,9\n", (3, 5)),
+        ("frame without index.csv", b"0,1,2\n4,0,1\n2,2,9\n", ()),
+        ("headed.csv", b"layer,0,1,2\n3,4,0,1\n5,2,2,9\n", (3, 5)),
+        ("m.json", b"[[4, 0, 1], [2, 2, 9]]", ()),
+        ("by layer.json", b'{"layer_3": [4, 0, 1], "layer_5": [2, 2, 9]}', (3, 5)),
+        (
+            "llama.csv",
+            b"tensor,expert,count\n"
+            + b"".join(
+                b"blk.%d.ffn_up_exps.weight,%d,%d\n" % (layer, expert, uses)
+                for layer, counts in ((3, (4, 0, 1)), (5, (2, 2, 9)))
+                for expert, uses in enumerate(counts)
+            ),
+            (3, 5),
+        ),
+    ],
+)
+def test_counts_in_the_shapes_that_people_keep(name: str, content: bytes, layers: tuple[int, ...]) -> None:
+    found = open_content(name, content)
+    assert isinstance(found, Counted)
+    assert found.counts.counts.tolist() == [[4, 0, 1], [2, 2, 9]]
+    assert found.counts.layer_indices == layers
 
 
 def test_zst() -> None:
@@ -655,7 +942,27 @@ def test_what_is_not_used_is_named() -> None:
         (lambda: npz(other=IDS[0], another=np.ones(3)), "holds no array routed_experts"),
         (lambda: npz(routed_experts=IDS, weights=np.ones((2, 2))), "weights has shape"),
         (lambda: b"PK\x03\x04" + b"x" * 50, "is not a whole zip file"),
-        (lambda: b"a,b\n1,2\n", "has the columns a, b; expected token, layer, rank, expert"),
+        (
+            lambda: b"a,b\n1,2\n",
+            "none of the formats.*has the columns a, b; expected token, layer, rank, expert.*Read are",
+        ),
+        (lambda: b"0,0,0,4\n0,0,1,5\n1,0,0,3\n", "numbers without a head, which may be routes. Give it one"),
+        (
+            lambda: b"The format is `EXPERT|L3|T1: [4, 7]`, a line each.\n",
+            "none of the formats that are read: it looks like a table",
+        ),
+        (lambda: b"[[[1, 1e999]]]", "no whole numbers, as router logits are"),
+        (lambda: b'{"3": [1, %d]}' % 10**400, "the counts of '3' are not all numbers that count uses"),
+        (lambda: b'["a", "b"]', r"it looks like JSON of a list\. Read are"),
+        (
+            lambda: b"step,layer,expert\n0,0,1\n0,0,2\n0,0,3\n1,0,1\n",
+            "no column that numbers the tokens, and a step may have several",
+        ),
+        (lambda: "a,b\n".encode("utf-16"), "text in UTF-16; save it as UTF-8"),
+        (
+            lambda: torch_file({"state_dict": {"a.weight": __import__("torch").zeros(2)}}),
+            "holds a model's weights",
+        ),
         (lambda: b"token,layer,rank,expert\n", "has no rows"),
         (lambda: b"token,layer,rank,expert\n0,0,0,x\n", "row 1: expert is 'x'; expected a whole number"),
         (lambda: b"token,layer,rank,expert\n0,0,0,1\n0,0,1,-3\n", "row 2: expert is -3"),
@@ -664,7 +971,11 @@ def test_what_is_not_used_is_named() -> None:
             "row 2 has rank 0 of token 0 in layer 0 again",
         ),
         (lambda: b'{"model": "m"}\n{"token_idx": 0}', "line 2 lacks layer and experts"),
-        (lambda: b'{"model": "m"}', "holds no routes"),
+        (lambda: b'{"model": "m"}', "no object in it names a layer"),
+        (
+            lambda: zipped("readme.txt"),
+            "a zip archive with no arrays in it; unpack it first. Read are",
+        ),
         (lambda: lines({"token_idx": 0, "layer": 0, "topk_ids": [1.5]}), "an entry of topk_ids is '1.5'"),
         (
             lambda: lines({"token_idx": 0, "layer": 0, "topk_ids": [1], "topk_weights": [1, 2]}),
@@ -693,7 +1004,10 @@ def test_what_is_not_used_is_named() -> None:
             lambda: b"\x80\x04\x95" + bytes(40),
             "it looks like a Python pickle, which is not read because reading it runs",
         ),
-        (lambda: json.dumps({"a": 1, "b": [2]}).encode(), "no object in it names a layer and its experts"),
+        (
+            lambda: json.dumps({"a": 1, "b": [2]}).encode(),
+            "no object in it names a layer and its experts; it looks like JSON of an object with a, b. Read",
+        ),
         (lambda: lines({"layer": 0, "fired": [1, 2, 3], "batch_tokens": 7}), "7|1 calls of several tokens"),
         (lambda: rtrace(), "does not say how many of its 8 experts a token uses. Give --top-k"),
         (lambda: mbolt()[:-4], "is cut short"),

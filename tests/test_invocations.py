@@ -91,7 +91,7 @@ SETTINGS = {  # options of one Settings -> what is said
     "--baseline none": "baseline 'none' is not known. Choose one of resident, on-demand, whole-layer",
     "--rule chess": "rule 'chess' is not known. Choose pinned, in-order, one-by-one or batch:N",
     "--rule batch:0": "rule 'batch:0' is not known",
-    "--budget lots": "budget is 'lots'; it must be a whole number of at least 0",
+    "--budget lots": "budget is 'lots'; it must be bytes, for example 3GiB or 3000MiB",
     "--policy static --calibration gone": "calibration 'gone' is no trace file and no sample",
     "--speed 3": "No such option",
 }

@@ -5,11 +5,17 @@ left only shrinks.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from typing import Any
 
 import pytest
+import streamlit as st
+from streamlit.runtime.scriptrunner import StopException
+from streamlit.runtime.state import SessionState
+from streamlit.runtime.state.safe_session_state import SafeSessionState
 
-from moeviz.app.jobs import Desk, browser
+from moeviz.app import jobs
+from moeviz.app.jobs import Desk, Seat, browser
 from moeviz.app.later import LATER
 from moeviz.core.settings import Settings
 from moeviz.engine.client import Job
@@ -43,14 +49,16 @@ def told(desk: Desk) -> list[str]:
 
 
 def test_a_reload_keeps_the_run_and_the_last_tab_stops_it(desk: Desk) -> None:
-    desk.enter()
+    desk.enter("one")
     desk.submit("live", job())
-    desk.enter()  # a second tab
-    desk.leave()
+    desk.enter("other")
+    desk.enter("other")  # a tab says so each time that it looks
+    desk.leave("one")
+    desk.leave("one")  # told of one end twice
     assert "stop_later" not in told(desk)
-    desk.leave()
+    desk.leave("other")
     assert told(desk)[-1] == "stop_later"
-    desk.enter()  # the page was loaded again
+    desk.enter("other")  # the page was loaded again
     assert told(desk)[-1] == "keep"
     assert desk.jobs["live"] in desk.running
 
@@ -61,26 +69,57 @@ def test_a_new_run_ends_the_one_before_it(desk: Desk) -> None:
     assert ("stop", first) in desk.client.said  # type: ignore[attr-defined]
 
 
+def test_a_run_that_is_asked_for_while_the_last_tab_closes_is_stopped_too(desk: Desk) -> None:
+    desk.enter("tab")
+    desk.leave("tab")
+    late = desk.submit("live", job())
+    assert desk.client.said[-1] == ("stop_later", late)  # type: ignore[attr-defined]
+
+
+def test_a_script_that_still_runs_when_its_connection_has_ended_keeps_no_seat(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seat = Seat(desk, "gone")
+
+    def told_to_stop() -> None:
+        if not desk.empty:  # its connection ends when it has sat down
+            raise StopException
+
+    state = SafeSessionState(SessionState(), told_to_stop)
+    state["desk"] = desk
+    monkeypatch.setattr(st, "session_state", state)
+    monkeypatch.setattr(jobs, "_seat", lambda number, desk: seat)
+    monkeypatch.setattr(jobs, "_seated", set())
+    monkeypatch.setattr(jobs, "_left", deque())
+    monkeypatch.setattr(jobs.server, "tidy", lambda left: None)
+    monkeypatch.setattr(jobs, "GRACE", 0.0)
+    with pytest.raises(StopException):
+        jobs.sit_down()
+    assert desk.empty
+    assert jobs._seated == set()
+    due()
+
+
 def test_what_was_opened_is_forgotten_when_nobody_comes_back(desk: Desk) -> None:
-    desk.enter()
+    desk.enter("tab")
     desk.opened["upload: x"] = (None, None)  # type: ignore[assignment]
     threads = threading.active_count()
     for _ in range(20):
-        desk.leave()  # which stands in no thread of its own until then
-        desk.enter()
+        desk.leave("tab")  # which stands in no thread of its own until then
+        desk.enter("tab")
     assert threading.active_count() <= threads + 1
-    desk.leave(forget=0.0)
+    desk.leave("tab", forget=0.0)
     due()
     assert desk.opened == {}
 
 
 def test_what_was_opened_stays_for_one_who_came_back(desk: Desk) -> None:
-    desk.enter()
+    desk.enter("tab")
     desk.opened["upload: x"] = (None, None)  # type: ignore[assignment]
     held = threading.Event()
     LATER.call(0.0, lambda: held.wait(300) and None)
-    desk.leave(forget=0.0)
-    desk.enter()  # before its things are forgotten
+    desk.leave("tab", forget=0.0)
+    desk.enter("tab")  # before its things are forgotten
     held.set()
     due()
     assert list(desk.opened) == ["upload: x"]

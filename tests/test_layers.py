@@ -1,8 +1,10 @@
 """Imports point down only, and the heavy libraries stay in their rooms."""
 
 import ast
+import contextlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,8 +33,8 @@ FLOOR = {room: floor for floor, rooms in enumerate(HOUSE) for room in rooms}
 FILES = sorted([*(ROOT / "moeviz").rglob("*.py"), *(ROOT / "pages").glob("*.py"), ROOT / "app.py"])
 ONLY_IN = {  # library -> the rooms that may import it
     "streamlit": {"moeviz.app", "pages", "app"},
-    "torch": {"moeviz.engine", "moeviz.demo_model", "moeviz.bench"},
-    "transformers": {"moeviz.engine", "moeviz.demo_model", "moeviz.bench"},
+    "torch": {"moeviz.engine", "moeviz.demo_model"},
+    "transformers": {"moeviz.engine", "moeviz.demo_model"},
     "accelerate": {"moeviz.engine"},
 }
 
@@ -51,17 +53,28 @@ def module(path: Path) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """Dotted names of everything that a file imports, relative imports resolved."""
+    """Dotted names of everything that a file imports, at its top and within functions, relative imports
+    resolved."""
     package = module(path) if path.name == "__init__.py" else module(path).rpartition(".")[0]
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    return set(imports(ast.parse(path.read_text(encoding="utf-8")), package))
+
+
+def imports(tree: ast.AST, package: str) -> Iterator[str]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
             origin = ".".join([*base, node.module or ""]).strip(".")
-            found |= {f"{origin}.{alias.name}" for alias in node.names}
-    return found
+            yield from (f"{origin}.{alias.name}" for alias in node.names)
+
+
+def programs(tree: ast.AST) -> Iterator[str]:
+    """Dotted names of everything that programs import which stand in a file as text."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and "import " in node.value:
+            with contextlib.suppress(SyntaxError):  # prose
+                yield from imports(ast.parse(node.value), "")
 
 
 def room(name: str) -> str | None:
@@ -74,9 +87,10 @@ def room(name: str) -> str | None:
 def test_imports_point_down(path: Path) -> None:
     own = room(module(path))
     assert own is not None, f"{path} is in no room of the house"
-    for name in imported(path):
+    for name in {*imported(path), *programs(ast.parse(path.read_text(encoding="utf-8")))}:
         top = name.split(".")[0]
         assert top not in ONLY_IN or own in ONLY_IN[top], f"{path.name} imports {name}"
+    for name in imported(path):
         other = room(name)
         if (module(path), name) in UPWARDS:
             continue
@@ -84,7 +98,16 @@ def test_imports_point_down(path: Path) -> None:
             assert FLOOR[other] < FLOOR[own], f"{path.name} of {own} imports {name} of {other}"
 
 
-def test_relative_imports_are_seen(tmp_path: Path) -> None:
+def test_imports_are_seen_wherever_they_stand() -> None:
+    code = """
+def later() -> None:
+    import torch
+    from ..core.trace import Trace
+PROGRAM = "import streamlit as st; st.stop()"
+"""
+    assert set(imports(ast.parse(code), "moeviz.bench")) == {"torch", "moeviz.core.trace.Trace"}
+    assert set(programs(ast.parse(code))) == {"streamlit"}
+    assert not set(programs(ast.parse("'import a trace of another tool'")))
     assert module(ROOT / "moeviz" / "core" / "cache.py") == "moeviz.core.cache"
     assert room("moeviz.engine.link.HostLink") == "moeviz.engine"
     assert room("numpy.typing") is None

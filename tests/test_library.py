@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,21 @@ def test_keep_number_rename_and_delete() -> None:
         library.rename("other", "a run")
     library.delete("a run")
     assert library.names() == ["other"]
+
+
+@pytest.mark.parametrize("name", ["x" * library.LONGEST, "𐍈" * 50])
+def test_a_name_that_is_as_long_as_may_be_is_numbered_too(name: str) -> None:
+    kept = [library.keep(name, content) for content in (b"1", b"2", b"3")]
+    assert kept[0] == name
+    assert [one[-4:] for one in kept[1:]] == [" (2)", " (3)"]
+    assert [library.path(one).read_bytes() for one in kept] == [b"1", b"2", b"3"]
+
+
+def test_two_that_keep_one_name_at_once_both_keep_it() -> None:
+    contents = [bytes([number]) for number in range(8)]
+    with ThreadPoolExecutor(len(contents)) as several:
+        kept = list(several.map(lambda content: library.keep("a run", content), contents))
+    assert [library.path(name).read_bytes() for name in kept] == contents
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,15 @@ def test_summary_of_a_measured_run() -> None:
     assert times.transfer_ms_per_token == pytest.approx(0.3 * loads / (run.passes.phase == 1).sum())
 
 
+def test_a_pass_brings_a_token_to_every_prompt_of_a_batch() -> None:
+    run = timed(replay(random_trace(2), Settings(slots=3)))
+    batch = replace(run, passes=replace(run.passes, tokens=run.passes.tokens * 3))
+    times = metrics.summary(batch).times
+    assert times is not None
+    assert times.tokens_per_second == batch.tokens_per_second == pytest.approx(300)
+    assert times.tpot_ms_median == pytest.approx(10)
+
+
 def test_repeats_give_medians_and_spread() -> None:
     run = replay(random_trace(2), Settings(slots=3))
     found = metrics.repeated([timed(run, wall=wall) for wall in (20_000_000, 10_000_000, 40_000_000)])

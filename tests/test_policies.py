@@ -473,7 +473,7 @@ def test_an_eviction_of_co_activation_in_words() -> None:
     trace = make_trace([[event] for event in ([0, 1], [2, 0], [3, 1])], experts=4)
     (eviction,) = Explainer(trace, Settings("co-activation", 3)).evictions(2, 0)
     assert eviction.sentence.startswith(
-        "Expert 2 left: never chosen in the company of those needed here: of all that could leave the fewest"
+        "Expert 2 left: chosen 0 times in the company of those needed here, the fewest times of all that "
     )
     (eviction,) = Explainer(trace, Settings("lru", 3)).evictions(2, 0)
     assert eviction.sentence.startswith("Expert 0 left: ")

@@ -114,13 +114,15 @@ def test_the_room_closes_after_the_lecturers_last_tab_and_outlives_a_reload() ->
     room.answer("a", number_of(room), 2)
     close = room.close
     room.close = lambda: (close(), closed.set())  # type: ignore[method-assign]
-    room.enter()
-    room.enter()
-    room.leave(grace=0.0)
-    room.leave(grace=60.0)
-    room.enter()  # the page was loaded again
+    room.enter("one")
+    room.enter("other")
+    room.enter("other")  # a tab says so each time that it looks
+    room.leave("one", grace=0.0)
+    room.leave("one", grace=0.0)  # told of one end twice
+    room.leave("other", grace=60.0)
+    room.enter("other")  # the page was loaded again
     assert not room.closed
-    room.leave(grace=0.0)
+    room.leave("other", grace=0.0)
     assert closed.wait(60)
     assert room.state("a") == {"closed": True}
     assert counts(room) == [0, 0, 0, 0]

@@ -128,15 +128,16 @@ def test_what_the_server_kept_goes_when_the_last_of_all_has_left(monkeypatch: py
 
     monkeypatch.setattr(jobs, "GRACE", 0.0)
     monkeypatch.setattr(jobs.server, "tidy", tidy)
-    monkeypatch.setattr(jobs, "_seated", seated := set())
+    monkeypatch.setattr(jobs, "_seated", set())
     monkeypatch.setattr(jobs, "_left", deque())
     one, other = jobs.Desk(jobs.client()), jobs.Desk(jobs.client())
-    for desk in (one, other):
-        desk.enter()
-        seated.add(desk)
-    jobs._stand_up(jobs.Seat(one, "of one"))
+    first, second = jobs.Seat(one, "of one"), jobs.Seat(other, "of the other")
+    for seat in (first, second, second):  # it is taken anew each time that its tab looks
+        seat.take()
+    for _ in range(2):  # whoever is told of the end twice
+        first.leave()
     assert kept.replayed(trace, settings) is before  # somebody is left
-    jobs._stand_up(jobs.Seat(other, "of the other"))
+    second.leave()
     assert tidied.wait(300)
     assert kept.replayed(trace, settings) is not before
     assert closed == ["of one", "of the other"]

@@ -65,7 +65,7 @@ def draw(page: str) -> None:
         if "trace" in state and (named := st.query_params.get("trace", state.trace)) != state.trace:
             traces.show(named)  # a link from another page names it; the picker alone would keep its own
     first_visit.notice(page, STAGE)
-    links.refuse_endless()
+    links.refuse_senseless()
     state.setdefault("linked", dict(st.query_params))
     links.restore()
     if (linked := links.get("presenter")) not in ("", "true"):

@@ -19,6 +19,7 @@ import streamlit as st
 
 from moeviz import words
 from moeviz.app import own, traces
+from moeviz.app.show import plain
 from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.run import Run
@@ -116,7 +117,8 @@ class SettingsForm:
             return st.selectbox(label, options, accept_new_options=True, key=key, help=help) or ""
         if field == "rule":
             options = list(dict.fromkeys([first, *RULES]))
-            return st.selectbox(label, options, accept_new_options=True, **bound)
+            rule = st.selectbox(label, options, accept_new_options=True, **bound)
+            return _known_rule(str(rule or first), first)
         if KINDS[field] is str and about.known is None:
             return st.text_input(label, first, **bound)
         if KINDS[field] is str:
@@ -151,6 +153,16 @@ class SettingsForm:
         }
         kind = KINDS[field]
         return kind(about.least or 0), kind(most.get(field, about.most))
+
+
+def _known_rule(rule: str, first: str) -> str:
+    """The rule, or the first one where a link names, or somebody typed, what is none; that is said."""
+    try:
+        Settings(rule=rule)
+    except MoevizError as error:
+        st.toast(plain(f"{error} Shown is {first}."))
+        return first
+    return rule
 
 
 def _help(field: str) -> str:

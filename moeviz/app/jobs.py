@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from functools import cache
 
 import streamlit as st
-from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from moeviz.app import server
+from moeviz.app import seats, server
 from moeviz.app.later import LATER
 from moeviz.core.run import Run
 from moeviz.core.trace import Trace
@@ -44,41 +43,57 @@ class Desk:
     counted: dict[str, Counts] = field(default_factory=dict)  # uses without order
     time_left: dict[str, float] = field(default_factory=dict)  # that was last shown, seconds
     unshown: Job | None = None  # a live run whose end no page has shown yet
-    _sessions: int = 0
+    _sessions: set[str] = field(default_factory=set)  # of its tabs
     _came: int = 0  # tabs so far: whether one has come since the last one closed
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def submit(self, name: str, job: Job) -> Job:
         """Runs a job, in place of the last one of this name."""
-        if (old := self.jobs.get(name)) is not None and not old.finished:
-            self.client.stop(old)
-        elif old is not None and old.runs:
-            self.earlier[name] = old
-        self.time_left.pop(name, None)
-        self.jobs[name] = self.client.submit(job)
+        with self._lock:
+            if (old := self.jobs.get(name)) is not None and not old.finished:
+                self.client.stop(old)
+            elif old is not None and old.runs:
+                self.earlier[name] = old
+            self.time_left.pop(name, None)
+            self.jobs[name] = self.client.submit(job)
+            if not self._sessions:  # the tab that asked for it has closed meanwhile
+                self.client.stop_later(job, GRACE)
         return job
 
     @property
     def running(self) -> list[Job]:
         return [job for job in self.jobs.values() if not job.finished]
 
-    def enter(self) -> None:
-        """A tab opened, or came back."""
-        self._sessions += 1
-        self._came += 1
-        for job in self.running:
-            self.client.keep(job)
+    def enter(self, session: str) -> bool:
+        """A tab opened, or came back; False where it was there."""
+        with self._lock:
+            if session in self._sessions:
+                return False
+            self._sessions.add(session)
+            self._came += 1
+            for job in self.running:
+                self.client.keep(job)
+            return True
 
-    def leave(self, grace: float = GRACE, forget: float = FORGET) -> None:
-        """A tab closed. After the last one the jobs are stopped, so that others' turn comes, and in the end
-        all is dropped.
+    def leave(self, session: str, grace: float = GRACE, forget: float = FORGET) -> bool:
+        """A tab closed; False where it was not there. After the last one the jobs are stopped, so that
+        others' turn comes, and in the end all is dropped.
         """
-        self._sessions -= 1
-        if self._sessions > 0:
-            return
-        for job in self.running:
-            self.client.stop_later(job, grace)
-        came = self._came
-        LATER.call(forget, lambda: self._drop() if self._came == came else None)
+        with self._lock:
+            if session not in self._sessions:
+                return False
+            self._sessions.remove(session)
+            if not self._sessions:
+                for job in self.running:
+                    self.client.stop_later(job, grace)
+                came = self._came
+                LATER.call(forget, lambda: self._drop() if self._came == came else None)
+            return True
+
+    @property
+    def empty(self) -> bool:
+        """Whether no tab of its browser is open."""
+        return not self._sessions
 
     def _drop(self) -> None:
         self.opened.clear()
@@ -146,16 +161,25 @@ class Seat:
     desk: Desk
     session: str  # Streamlit's name for it
 
+    def take(self) -> None:
+        """Its connection stands. Said again, it changes nothing."""
+        with _one:
+            self.desk.enter(self.session)
+            _seated.add(self.desk)
 
-def _stand_up(seat: Seat) -> None:
-    """A session's connection ended; when it was the last of all, the server's memory is tidied."""
-    desk = seat.desk
-    desk.leave()
-    _left.append(seat.session)
-    if desk._sessions <= 0:
-        _seated.discard(desk)
-    if not _seated:
-        LATER.call(GRACE, _tidy)
+    def leave(self) -> None:
+        """Its connection ended; when it was the last of all, the server's memory is tidied. Said again, it
+        changes nothing.
+        """
+        with _one:
+            if not self.desk.leave(self.session):
+                return
+            _left.append(self.session)
+            if self.desk.empty:
+                _seated.discard(self.desk)
+            last = not _seated
+        if last:
+            LATER.call(GRACE, _tidy)
 
 
 def _tidy() -> None:
@@ -164,15 +188,11 @@ def _tidy() -> None:
         server.tidy(sessions)
 
 
-@st.cache_resource(scope="session", show_spinner=False, on_release=_stand_up)
-def _seat() -> Seat:
-    found = desk()
-    found.enter()
-    _seated.add(found)
+@st.cache_resource(scope="session", show_spinner=False, on_release=Seat.leave)
+def _seat(number: int, _desk: Desk) -> Seat:
     if isinstance(st.context.cookies.get(COOKIE), str):  # somebody is there: a run may follow
-        found.client.warm()
-    context = get_script_run_ctx()
-    return Seat(found, context.session_id if context else "")
+        _desk.client.warm()
+    return Seat(_desk, seats.session())
 
 
 def sit_down() -> None:
@@ -181,7 +201,10 @@ def sit_down() -> None:
     Said anew by every run of a script, and by what looks again by itself: where another browser has cleared
     Streamlit's caches, this session's seat is gone with them, and its runs would be stopped.
     """
-    _seat()
+    own = desk()
+    seat = _seat(id(own), own)
+    seat.take()
+    seats.untie_if_gone(seat.leave)
 
 
 def waiting(job: Job) -> bool:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import html
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import psutil
 import segno
 import streamlit as st
 
-from moeviz.app import components, gate
+from moeviz.app import components, gate, seats
 from moeviz.app.room import HALL, Bar, Room
 from moeviz.app.show import plain
 from moeviz.lessons import Lesson
@@ -54,8 +55,13 @@ def control() -> None:
             st.markdown("Students then get the question of the lesson that you show, and nothing else.")
         return
     label = "Open the room" if HALL.room is None else "The room"
-    if st.button(label, key="room", icon=":material/groups:", on_click=HALL.open):
+    if st.button(label, key="room", icon=":material/groups:", on_click=_open):
         _card()
+
+
+def _open() -> None:
+    HALL.open()
+    sit_down()  # at once: without a tab it would never close
 
 
 @st.dialog("Predict on your phone", width="large", icon=":material/groups:")
@@ -138,13 +144,30 @@ def sit_down() -> None:
     """While a room is open, ties it to this tab: it closes when the lecturer's last one has closed."""
     room = HALL.room
     if room is not None:
-        _seat(room.number, room)
+        seat = _seat(room.number, room)
+        seat.take()
+        seats.untie_if_gone(seat.leave)
 
 
-@st.cache_resource(scope="session", show_spinner=False, on_release=Room.leave)
-def _seat(number: int, _room: Room) -> Room:
-    _room.enter()
-    return _room
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A lecturer's tab in a room."""
+
+    room: Room
+    session: str  # Streamlit's name for it
+
+    def take(self) -> None:
+        """Its connection stands."""
+        self.room.enter(self.session)
+
+    def leave(self) -> None:
+        """Its connection ended."""
+        self.room.leave(self.session)
+
+
+@st.cache_resource(scope="session", show_spinner=False, on_release=Seat.leave)
+def _seat(number: int, _room: Room) -> Seat:
+    return Seat(_room, seats.session())
 
 
 def link(address: str) -> str:

@@ -19,6 +19,7 @@ from moeviz.core.settings import SETTINGS, Settings
 from moeviz.errors import SettingsError
 
 NAMES = ("trace", "window", "step", "a", "b", "begin", "presenter", "lesson", "progress")
+LISTS = ("policies", "published", "baselines")  # of them a link may say that nothing is chosen
 BOARD = ("policy", "slots", "prefetch")  # settings that are chosen on a board
 # those that any link may name: no calibration, which is a file
 LINKED = tuple(name for name in SETTINGS if name not in ("seed", "baseline", "calibration"))
@@ -49,16 +50,18 @@ def put(name: str, value: str) -> None:
         st.query_params.pop(name, None)
 
 
-def refuse_endless() -> None:
-    """Takes numbers without an end, such as inf or 1e400, out of the link, and says so. Comes before a page's
-    widgets: where one is bound to the link and asks for a whole number, Streamlit fails over them.
+def refuse_senseless() -> None:
+    """Takes out of the link what a widget that is bound to it fails over: numbers without an end, such as inf
+    or 1e400, which is said, and empty values of what is no list. Comes before a page's widgets.
     """
     endless = {name: text for name, text in st.query_params.items() if _endless(text)}
     for name, text in endless.items():
         st.toast(plain(f"The link says {name}={text[:40]}, a number without an end; it is left out."))
+    empty = [name for name, text in st.query_params.items() if not text and name not in LISTS]
+    for name in (*endless, *empty):
         del st.query_params[name]
     context = get_script_run_ctx()
-    if endless and context is not None:
+    if (endless or empty) and context is not None:
         with context.session_state.query_params() as params:
             params.set_initial_query_params_from_current()  # what widgets begin with
 

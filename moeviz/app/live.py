@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import streamlit as st
 
 from moeviz.app import commands, jobs, kept, show, traces
 from moeviz.core.run import Run
 from moeviz.core.trace import Trace
 from moeviz.engine.client import Job
+from moeviz.errors import TraceError
 from moeviz.files import library, moetrace
 
 EVERY = 0.3  # seconds between two looks at a run
@@ -78,16 +81,26 @@ def _keep(trace: Trace, run: Run) -> None:
     )
     help = "On this machine, for every browser that opens this server."
     if st.button("Keep in the library", icon=":material/folder:", key="keep-live", help=help):
-        name = " ".join(trace.prompt.split()[:6]) or "a run"
         try:
-            st.toast(show.plain(f"Kept as {library.keep(name, moetrace.to_bytes(trace, run))}."))
+            st.toast(
+                show.plain(f"Kept as {library.keep(_name(trace.prompt), moetrace.to_bytes(trace, run))}.")
+            )
         except OSError as error:
             st.error(show.plain(library_fault(error)))
 
 
+def _name(prompt: str) -> str:
+    """What a run is kept as: its first words, where they are a name."""
+    try:
+        return library.safe_name(" ".join(prompt.split()[:6]))
+    except TraceError:
+        return "a run"
+
+
 def library_fault(error: OSError) -> str:
     """Why the library cannot be changed, and the way out."""
+    file = f"{Path(error.filename).name}: " if error.filename else ""
     return (
-        f"The library in {library.folder()} cannot be changed: {error.strerror or error}. "
-        "Set MOEVIZ_DATA to another folder."
+        f"The library in {library.folder()} cannot be changed: {file}{error.strerror or error}. "
+        "Make room there, or set MOEVIZ_DATA to another folder."
     )

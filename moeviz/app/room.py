@@ -50,7 +50,7 @@ class Room:
         self._round = 0  # a question that is asked again is another one
         self._answers: dict[int, dict[str, float]] = {}  # by lesson: student -> prediction
         self._right: dict[int, float] = {}  # by lesson, once it is revealed
-        self._tabs = 0  # the lecturer's
+        self._tabs: set[str] = set()  # the lecturer's
         self._timer: threading.Timer | None = None
 
     @property
@@ -160,19 +160,21 @@ class Room:
         }
         return {"question": question, "told": told}
 
-    def enter(self) -> None:
+    def enter(self, tab: str) -> None:
         """A tab of the lecturer's opened, or came back."""
         with self._lock:
-            self._tabs += 1
+            self._tabs.add(tab)
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
 
-    def leave(self, grace: float = GRACE) -> None:
+    def leave(self, tab: str, grace: float = GRACE) -> None:
         """A tab of the lecturer's closed. After the last one the room closes, unless one comes back."""
         with self._lock:
-            self._tabs -= 1
-            if self._tabs > 0 or self.closed:
+            if tab not in self._tabs:
+                return
+            self._tabs.remove(tab)
+            if self._tabs or self.closed:
                 return
             self._timer = threading.Timer(grace, self._close_if_left)
             self._timer.daemon = True
@@ -180,7 +182,7 @@ class Room:
 
     def _close_if_left(self) -> None:
         with self._lock:
-            left = self._tabs <= 0
+            left = not self._tabs
         if left:
             self.close()
 

@@ -118,6 +118,14 @@ def seeds() -> dict[str, bytes]:
             f"blk.{n}.ffn_gate_exps.weight,{e[0]},{t + 1}" for t, n, e in _each(ids[:1])
         ).encode(),
         "counts": b"layer_id,expert_id,count\n3,0,24\n3,1,39\n4,0,13\n",
+        "lists": json.dumps(ids.tolist()).encode(),
+        "lists of counts": json.dumps({f"layer_{n}": [3, 0, n, 5] for n in range(3)}).encode(),
+        "matrix": b"4 0 1 7\n2.0e+00 2 9 0\n",
+        "npz layers": _npz(**{f"layer_{n}": ids[:, n] for n in range(3)}),
+        "table, a row a token": (
+            "token,layer_0,layer_1,layer_2\n"
+            + "\n".join(f"{t}," + ",".join(f"{a} {b}" for a, b in one) for t, one in enumerate(ids.tolist()))
+        ).encode(),
     }
     for kind in ("csv", "parquet", "jsonl"):
         found[f"moeviz {kind}"] = exporters.content(kind, trace, run)

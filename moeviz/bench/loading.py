@@ -7,15 +7,14 @@ python -m moeviz bench loading
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from moeviz.bench.rounds import ROOT
 
@@ -81,72 +80,11 @@ def _watched(command: list[str], environment: dict[str, str]) -> list[tuple[int,
     return found
 
 
-def _save(kind: str, folder: Path, hidden: int, inner: int) -> tuple[int, int]:
-    """Writes a random model of a kind of KINDS; bytes of its dense part and of one layer's experts, in
-    float32.
-    """
-    import torch
-    import transformers
-    from safetensors.torch import load_file, save_file
-    from tokenizers import Tokenizer, models
-
-    config, change, about = KINDS[kind]
-    torch.manual_seed(0)
-    common = {"hidden_size": hidden, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
-    common |= {"num_key_value_heads": 2, "vocab_size": 128, "num_experts_per_tok": 2}
-    made = getattr(transformers, f"{config}Config")(
-        **common,
-        head_dim=hidden // 4,
-        intermediate_size=inner,
-        moe_intermediate_size=inner,
-        num_experts=EXPERTS,
-        num_local_experts=EXPERTS,
-    )
-    model = transformers.AutoModelForCausalLM.from_config(made, trust_remote_code=False)
-    model.save_pretrained(folder)
-    layer = sum(p.numel() * 4 for p in model.model.layers[0].mlp.experts.parameters())
-    dense = sum(p.numel() * 4 for p in model.parameters()) - LAYERS * layer
-    del model
-    if change is not None:
-        tensors: dict[str, Any] = {}
-        for name, tensor in load_file(folder / "model.safetensors").items():
-            tensors |= change(name, tensor)
-        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-        values = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(values | {"quantization_config": about}))
-    words = Tokenizer(models.WordLevel({"hello": 0, "?": 1}, unk_token="?"))
-    transformers.PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder)
-    return dense, layer
-
-
-def _mxfp4(name: str, tensor: Any) -> dict[str, Any]:
-    """Experts of as many values as `tensor` has, in mxfp4."""
-    import torch
-
-    if not name.endswith(("gate_up_proj", "down_proj")):
-        return {name: tensor}
-    experts, wide, out = tensor.shape
-    blocks = torch.randint(0, 256, (experts, out, wide // 32, 16)).byte()
-    return {f"{name}_blocks": blocks, f"{name}_scales": torch.full(blocks.shape[:3], 121).byte()}
-
-
-def _fp8(name: str, tensor: Any) -> dict[str, Any]:
-    """A tensor of an expert in fp8, in blocks of 128 by 128; any other as it is."""
-    import torch
-
-    if ".experts." not in name:
-        return {name: tensor}
-    scales = torch.full([size // 128 for size in tensor.shape], 2.0**-9)
-    return {name: (tensor * 512).to(torch.float8_e4m3fn), f"{name}_scale_inv": scales}
-
-
-Change = Callable[[str, Any], dict[str, Any]]
-# architecture, how it is packed, what config.json says of that
-KINDS: dict[str, tuple[str, Change | None, dict[str, Any]]] = {
-    "one by one": ("Mixtral", None, {}),
-    "stacked": ("GptOss", None, {}),
-    "mxfp4": ("GptOss", _mxfp4, {"quant_method": "mxfp4"}),
-    "fp8": ("Qwen3Moe", _fp8, {"quant_method": "fp8", "weight_block_size": [128, 128]}),
+KINDS = {  # how a checkpoint holds its experts -> model type, how they are packed
+    "one by one": ("mixtral", ""),
+    "stacked": ("gpt_oss", ""),
+    "mxfp4": ("gpt_oss", "mxfp4"),
+    "fp8": ("qwen3_moe", "fp8"),
 }
 
 
@@ -158,11 +96,16 @@ def loading(kinds: Sequence[str] = tuple(KINDS)) -> dict[str, float]:
     In a process of its own, beyond what that process held after loading a model of the same shape with almost
     no weights (Linux).
     """
+    from moeviz.engine.made import Made, save
+
     found: dict[str, float] = {}
     for kind in kinds:
         with tempfile.TemporaryDirectory() as folder:
-            dense, layer = _save(kind, Path(folder) / "large", HIDDEN, INNER)
-            _save(kind, Path(folder) / "small", 128, 128)
+            model, packed = KINDS[kind]
+            large = Made(model, LAYERS, EXPERTS, 2, hidden=HIDDEN, inner=INNER)
+            small = replace(large, hidden=128, inner=128)
+            dense, layer = save(large, Path(folder) / "large", packed)
+            save(small, Path(folder) / "small", packed)
             command = [sys.executable, "-c", _LOADING, f"{folder}/large", f"{folder}/small"]
             (peak, written), (_, again) = _watched(command, os.environ | {"MOEVIZ_CACHE": folder})
             slow = next(path for path in Path(folder).rglob("*.experts") if path.stat().st_size > layer // 8)

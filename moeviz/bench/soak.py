@@ -1,8 +1,9 @@
 """A classroom on one server: how long a page takes when many look at once, what they leave behind, and
 whether runs add up.
 
-Sessions are browser contexts of headless Chromium, so browser and server share the machine's cores as they do
-on a laptop. Memory is resident memory of the server's process; handles and threads are counted by the system.
+Sessions are contexts of one headless Chromium on the server's own machine. A class brings its own machines,
+so the processor time of a page is told apart: the server's, and that of everything else here, which is the
+browsers. Memory is resident memory of the server's process; handles and threads are counted by the system.
 
 python -m moeviz bench soak --sessions 20 --runs 500
 """
@@ -75,8 +76,10 @@ async def _visits(sessions: int, pause: float, seed: int) -> dict[str, Any]:
             start = Held.by(server)
             await _visit(browser, address, np.random.default_rng(seed), 0, 0)
             one = Held.by(server)
+            before = _worked(server)
             each = [_visit(browser, address, draw, draw.uniform(0, ARRIVE), pause) for draw in draws]
             seconds = [taken for visit in await asyncio.gather(*each) for taken in visit]
+            own, all_ = (now - then for now, then in zip(_worked(server), before, strict=True))
             most = Held.by(server)
         await asyncio.sleep(
             IDLE
@@ -84,6 +87,8 @@ async def _visits(sessions: int, pause: float, seed: int) -> dict[str, Any]:
         left = Held.by(server)
     return {
         f"seconds to a page, {sessions} sessions": spread(seconds),
+        "processor seconds of the server a page": own / len(seconds),
+        "processor seconds of all else here a page": (all_ - own) / len(seconds),
         "server at its start, MiB": start.mib,
         "server after one session saw every page, MiB": one.mib,
         f"server after {sessions} sessions, MiB": most.mib,
@@ -92,6 +97,12 @@ async def _visits(sessions: int, pause: float, seed: int) -> dict[str, Any]:
         "threads then, more than after the first session": left.threads - one.threads,
         "handles then, more than after the first session": left.handles - one.handles,
     }
+
+
+def _worked(server: psutil.Process) -> tuple[float, float]:
+    """Processor seconds so far, of the server and of the whole machine."""
+    own, machine = server.cpu_times(), psutil.cpu_times()
+    return own.user + own.system, machine.user + machine.system + getattr(machine, "nice", 0.0)
 
 
 async def _visit(

@@ -13,20 +13,12 @@ import numpy as np
 from moeviz.charts import style
 from moeviz.charts.chart import Chart
 from moeviz.core.run import Run
-from moeviz.core.trace import DECODE
 from moeviz.numbers import cost, metrics
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 Measured = Sequence[tuple[str, Sequence[Run]]]  # the repeats of each named Settings
-
-
-def tokens_per_second(run: Run) -> float | None:
-    """Of decode; None where the run was not measured or decoded nothing."""
-    if run.times is None or not (run.passes.phase == DECODE).any():
-        return None
-    return float(1e9 / run.times.pass_wall[run.passes.phase == DECODE].mean())
 
 
 def speed(measured: Measured, kind: str = "measured") -> Chart:
@@ -69,7 +61,7 @@ def speed(measured: Measured, kind: str = "measured") -> Chart:
 
 
 def _speeds(runs: Sequence[Run]) -> list[float]:
-    return [value for run in runs if (value := tokens_per_second(run)) is not None]
+    return [value for run in runs if (value := run.tokens_per_second) is not None]
 
 
 def _fastest(

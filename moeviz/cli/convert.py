@@ -104,8 +104,8 @@ def import_(
         if isinstance(found, Counted):
             if out.suffix != moecounts.SUFFIX:
                 raise TraceError(
-                    f"{source.name} holds counts, not a trace ({found.format}): which token used which is "
-                    "not said, so no cache can be replayed. Give --out "
+                    f"{source.name} holds counts, not a trace ({found.format}): which token used which "
+                    "expert is not said, so no cache can be replayed. Give --out "
                     f"{out.with_suffix(moecounts.SUFFIX).name} to keep them as calibration."
                 )
             content = moecounts.to_bytes(found.counts)

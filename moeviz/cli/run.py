@@ -296,6 +296,11 @@ def prepare(model: str, others: dict[str, Any], settings: list[Settings]) -> tup
     ModelError before anything is packed.
     """
     machines.find(others["link"])  # what cannot be read is said before anything is loaded
+    for one in settings:
+        if one.needs_calibration:
+            from moeviz.files.library import named_trace
+
+            named_trace(one.calibration)
     from moeviz.engine.imports import import_engine
 
     import_engine()

@@ -15,8 +15,11 @@ import click
 from moeviz.cli.options import Refused, json_option, refusing, registered, settings_of, settings_options
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from moeviz.core.run import Run
     from moeviz.core.trace import Trace
+    from moeviz.files.importers import Counted
 
 TEXT = 300  # characters of a trace's text that a screen shows
 
@@ -29,17 +32,22 @@ def show(file: Path, as_json: bool) -> None:
     """What does FILE hold? Its model, shape, prompt, text and routing, and the run recorded with it, in a
     screen.
 
-    FILE is a .moetrace file or any other that `import` reads.
+    FILE is a .moetrace file or any other that `import` reads, counts among them.
 
     \b
     Example:
       python -m moeviz show sample_traces/bible.moetrace
     """
-    from moeviz import api, words
+    from moeviz import words
+    from moeviz.files.guarded import open_file
+    from moeviz.files.importers import Counted
     from moeviz.numbers import metrics, output, routing
 
     with refusing():
-        found = api.imported(file)
+        found = open_file(file)
+    if isinstance(found, Counted):
+        _show_counts(found, as_json)
+        return
     trace, run = found.trace, found.run
     if as_json:
         values = {
@@ -53,7 +61,7 @@ def show(file: Path, as_json: bool) -> None:
         }
         click.echo(json.dumps(values))
         return
-    rows = [("Format", found.format), *words.trace(trace), *(("Note", line) for line in found.report)]
+    rows = [("Format", found.format), *words.trace(trace), *_notes(found.report, trace.notes)]
     text = "".join(trace.texts)
     rows.append(("Text", " ".join(text.split())[:TEXT] + (" ..." if len(text) > TEXT else "")))
     rows += words.routing(trace)
@@ -61,6 +69,35 @@ def show(file: Path, as_json: bool) -> None:
     if run is not None:
         click.echo(f"\nThe recorded run, {'measured' if run.measured else 'replayed'}:")
         click.echo(words.lines(words.about(run)))
+
+
+def _notes(report: Iterable[str], told: Iterable[str]) -> list[tuple[str, str]]:
+    """Lines of a reader's report that the file's own notes do not say already."""
+    return [("Note", line) for line in report if line not in told]
+
+
+def _show_counts(found: Counted, as_json: bool) -> None:
+    from moeviz import words
+
+    counts = found.counts
+    if as_json:
+        values = {
+            "format": found.format,
+            "model": counts.model,
+            "layers": counts.layers,
+            "experts": counts.num_experts,
+            "uses": float(counts.counts.sum()),
+            "notes": list(counts.notes),
+            "report": found.report,
+        }
+        click.echo(json.dumps(values))
+        return
+    rows = [
+        ("Format", found.format),
+        *words.only_counts(counts.model, counts.counts),
+        *_notes(found.report, ()),
+    ]
+    click.echo(words.lines(rows))
 
 
 @registered

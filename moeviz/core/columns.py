@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeviz.core.policies import Policy
-from moeviz.core.use import CONSTANT, LOADED, MAX_EXPERTS, TOUCHED, Moment, Touch, Use
+from moeviz.core.use import BY_EVENT, CONSTANT, LOADED, MAX_EXPERTS, TOUCHED, Moment, Touch, Use
 from moeviz.errors import PolicyError
 
 Ints = NDArray[np.intp]
@@ -78,7 +78,34 @@ class Columns:
         self._names = sorted(reads)
         self._reading = [self.columns[name] for name in self._names]
         self._kept = kept
+        self.by_event = bool(reads & BY_EVENT)
+        # by place and expert of the same layer: events that needed both
+        self._met = np.zeros((size if self.by_event else 0, experts), np.int32)
+        self._chosen = np.zeros((len(self._met) // experts, experts), np.int32)  # 1 for a moment only
         self._taken: Any = _Taken()
+
+    def need(self, at: Ints, alone: bool) -> None:
+        """Experts begin to be needed, those of a layer together, before it is known who of them is there.
+
+        at: places, distinct, layer after layer. alone: those of other layers have no company now; else theirs
+        stays what it was.
+        """
+        experts, company = self._met.shape[1], self.columns["company"]
+        first, last = int(at[0]) // experts, int(at[-1]) // experts
+        if alone:
+            company.fill(0.0)
+        if first == last:  # one event: in a live run always, so that this is the quick way
+            begin = first * experts
+            self._met.ravel()[at[:, None] * experts + (at - begin)] += 1
+            np.add.reduce(self._met.take(at, 0), 0, out=company[begin : begin + experts])
+            return
+        layer = at // experts
+        begins = np.append(True, layer[1:] != layer[:-1]).nonzero()[0]
+        self._chosen.ravel()[at] = 1
+        met = self._met.take(at, 0) + self._chosen.take(layer, 0)
+        self._chosen.ravel()[at] = 0
+        self._met[at] = met
+        company.reshape(-1, experts)[layer[begins]] = np.add.reduceat(met, begins)
 
     def touch(self, at: Any, touch: Touch) -> None:
         """Experts were used. at: places, distinct."""

@@ -10,10 +10,8 @@ asked who leaves and why. It is registered under a name by `moeviz.core.policies
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
-from collections.abc import Container, Iterable, Sequence
-from copy import copy
-from functools import partial
+from collections import OrderedDict
+from collections.abc import Container, Iterable
 
 from moeviz.errors import PolicyError
 
@@ -21,17 +19,13 @@ from moeviz.errors import PolicyError
 class Lists:
     """What a policy that a score cannot say keeps of one pool. Experts are named by their place, a number.
 
-    The order of things is that of the event rule: `needed`; of each miss `missed`, `leaves` if nobody's slot
+    The order of things is that of the event rule: of each miss `missed`, `leaves` if nobody's slot
     is free, and `came`; then of every member of the event, weakest first, `used`. A pre-fetched expert is
     only `missed` and `came`; when it is needed it is used again.
     """
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
-
-    def needed(self, together: Sequence[int]) -> None:
-        """An event begins that needs these experts together, whether or not they are there; where they do not
-        fit at once, or are served one by one, each part of it that is served together."""
 
     def missed(self, one: int) -> None:
         """An expert is not there and is going to come."""
@@ -212,61 +206,4 @@ class S3Fifo(Lists):
         return (
             "moved up from the newcomers, and the first of the main queue, as it goes round, whose uses were "
             "spent"
-        )
-
-
-class CoActivation(Lists):
-    """The expert leaves that was needed least often in the events that needed those needed now; of equals the
-    least recently used. Made for a cache a layer: in one pool, experts of other layers were never needed in
-    the same event, and leave first; served one by one, nobody has company, and it is lru. That experts of a
-    layer are chosen in company is what co-activation profiles measure (mbolt; inter-layer affinity in ExFlow,
-    arXiv 2401.08383); to let the others leave is our reading of it."""
-
-    def __init__(self, slots: int) -> None:
-        super().__init__(slots)
-        self.residents: OrderedDict[int, None] = OrderedDict()  # least recently used first
-        # expert -> expert -> events that needed both
-        self.company: defaultdict[int, defaultdict[int, int]] = defaultdict(partial(defaultdict, int))
-        self.now: list[defaultdict[int, int]] = []  # the company of those needed by the event that began last
-
-    def __deepcopy__(self, _: object) -> CoActivation:
-        """What asking who leaves does not change is shared: it grows with the square of the experts."""
-        found = copy(self)
-        found.residents = self.residents.copy()
-        return found
-
-    def needed(self, together: Sequence[int]) -> None:
-        company = self.company
-        self.now = [company[one] for one in together]
-        for known in self.now:
-            for other in together:
-                known[other] += 1
-
-    def leaves(self, stays: Container[int]) -> int:
-        found, least = -1, 0
-        for one in self.residents:
-            if one in stays:
-                continue
-            times = 0
-            for known in self.now:
-                times += known[one]
-            if found < 0 or times < least:
-                found, least = one, times
-                if not times:
-                    break
-        self.residents.pop(found, None)
-        return found
-
-    def came(self, one: int) -> None:
-        self.residents[one] = None
-
-    def used(self, one: int, again: bool) -> None:
-        self.residents.move_to_end(one)
-
-    def why(self, one: int) -> str:
-        times = sum(known[one] for known in self.now)
-        often = {0: "never", 1: "once"}.get(times, f"{times} times")
-        return (
-            f"{often} chosen in the company of those needed here: of all that could leave the fewest times, "
-            "and of several the last used longest ago"
         )

@@ -5,7 +5,7 @@ on one expert's numbers and on arrays of any shape alike, so the live cache, the
 slot counts and the explanations evaluate the very same function. What a touch or a load does to the columns
 is written once too, in `moeviz.core.use`. Of equal scores the least recently used leaves; no two
 residents were used last at the same moment. Where who leaves depends on lists of residents
-and of those who left (arc, s3-fifo, co-activation), what is decorated is a class of
+and of those who left (arc, s3-fifo), what is decorated is a class of
 `moeviz.core.lists.Lists` instead. A new policy is one function under `@policy`, here or in a file of your
 own, named as `path.py:name` wherever a policy is asked for:
 
@@ -25,9 +25,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from moeviz.core.lists import Arc, CoActivation, Lists, S3Fifo
+from moeviz.core.lists import Arc, Lists, S3Fifo
 from moeviz.core.owncode import first_paragraph, functions_of
-from moeviz.core.use import Column, Moment, Use
+from moeviz.core.use import BY_EVENT, Column, Moment, Use
 from moeviz.errors import PolicyError
 
 NEEDS = frozenset({"future", "calibration", "weights"})
@@ -162,7 +162,7 @@ def _examined(name: str, score: Score | type[Lists], says: str, needs: frozenset
             "expression over "
             "columns of use, for example -use.last_touch, with np.where and np.maximum instead of if and max."
         ) from None
-    steady = now.asked <= {"seed", "layers", "half_life"}
+    steady = now.asked <= {"seed", "layers", "half_life"} and not use.asked & BY_EVENT
     distinct = found is columns["last_touch"] or found is columns["loaded"]  # clocks are
     return Policy(
         name, score, says, needs, stack, frozenset(use.asked), steady, distinct, score.__module__ != __name__
@@ -173,7 +173,6 @@ def _tried(name: str, lists: type[Lists]) -> Policy:
     """Lets one expert come, be used, and leave."""
     try:
         pool = lists(1)
-        pool.needed((0,))
         pool.missed(0)
         pool.came(0)
         pool.used(0, False)
@@ -276,9 +275,12 @@ def fifo(use: Use, now: Moment) -> Column:
     return use.loaded
 
 
-# SplitMix64's numbers, made once: that is a third of the time of a draw
-STEP, FIRST, SECOND = map(np.uint64, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
-_11, _24, _27, _30, _31 = map(np.uint64, (11, 24, 27, 30, 31))
+# SplitMix64's numbers and the moment's, made once, as arrays of no dimension, which numpy takes quickest
+STEP, FIRST, SECOND, _11, _27, _30, _31 = (
+    np.array(number, np.uint64)
+    for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 11, 27, 30, 31)
+)
+_24 = np.uint64(24)
 
 
 @policy("random", says="drawn at random", stack=True)
@@ -288,13 +290,14 @@ def random(use: Use, now: Moment) -> Column:
     SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
     """
     moment = np.uint64(now.seed % 2**16 << 48) ^ (np.uint64(now.touches) << _24)
-    z = np.add(np.uint64(use.key), np.add(moment, STEP))  # functions, not operators: numbers alone would
-    z ^= z >> _30  # warn of overflow; the key has no bit of the moment's
+    # functions, not operators: numbers alone would warn of overflow; the key has no bit of the moment's
+    z = np.add(np.asarray(use.key).astype(np.uint64), np.add(moment, STEP))
+    z ^= z >> _30
     z = np.multiply(z, FIRST)
     z ^= z >> _27
     z = np.multiply(z, SECOND)
     z ^= z >> _31
-    return np.float64(z >> _11)  # as many bits as a float holds; full ones take long to convert
+    return (z >> _11).astype(np.float64)  # as many bits as a float holds; full ones take long to convert
 
 
 @policy(
@@ -345,7 +348,20 @@ def static(use: Use, now: Moment) -> Column:
 
 policy("arc")(Arc)
 policy("s3-fifo")(S3Fifo)
-policy("co-activation")(CoActivation)
+
+
+@policy(
+    "co-activation",
+    says="chosen {times} in the company of those needed here, the fewest times of all that could leave",
+    stack=True,
+)
+def co_activation(use: Use, now: Moment) -> Column:
+    """The expert leaves that was needed least often in the events that needed those needed now. Made for a
+    cache a layer: in one pool, experts of other layers were never needed in the same event, and leave first;
+    served one by one, nobody has company, and it is lru. That experts of a layer are chosen in company is
+    what co-activation profiles measure (mbolt; inter-layer affinity in ExFlow, arXiv 2401.08383); to let the
+    others leave is our reading of it."""
+    return use.company
 
 
 @policy("belady", says="needed again later than any other that could leave", needs={"future"}, stack=True)

@@ -77,6 +77,7 @@ class Pools(Columns):
         in_order: bool = False,
     ) -> None:
         self.in_order = in_order
+        self.alone = not own  # experts of all layers share a pool, and an event is one layer's
         self.limits: Ints = np.array(limits, np.intp)
         self.rows, self.most = len(self.limits), int(self.limits.max())
         self.width = experts if own else layers * experts  # experts of a pool
@@ -84,6 +85,9 @@ class Pools(Columns):
         super().__init__(policy, now, layers, experts, size, calibrated, first_use)
         self.slot_of: Ints = np.full(size, -1, np.intp)  # by place; -1: not resident
         self.holder: Ints = np.zeros((self.rows, self.most), np.intp)  # place of who is in a slot
+        self._flat = self.holder.ravel()  # the same, pool after pool
+        self._begins = np.arange(self.rows)[:, None] * self.most  # of each pool in it
+        self._ranks = np.arange(self.most)
         self.filled: Ints = np.zeros(self.rows, np.intp)  # slots taken, the first ones
         self.level: Floats = np.zeros(self.rows)  # highest score of anyone evicted; kept where it is read
         self.watch: Callable[[int, int, int], None] | None = None  # told row, place, victim's place
@@ -165,10 +169,10 @@ class Pools(Columns):
         `held`: slots of residents that stay if any other can leave. Returns the slots that they had before
         (-1: a miss), and the loads as (index in `at`, slot, place of the victim or -1).
         """
-        found: list[int] = self.slot_of[at].tolist()
+        found: list[int] = self.slot_of.take(at).tolist()
         loads: list[tuple[int, int, int]] = []
-        if self.lists is not None:
-            self.lists[row].needed(at.tolist())
+        if self.by_event:
+            self.need(at, self.alone)
         if min(found) < 0:
             loads = self._fill(row, at.tolist(), found, clock, held)
         if self._leveled:
@@ -381,7 +385,7 @@ class Pools(Columns):
         if not self.policy.distinct:
             same = (scores == low).nonzero()[0]
             if len(same) > 1:
-                return int(same[self.use.last_touch[self._holders[row][same]].argmin()])
+                return int(same[self.use.last_touch.take(self.holder[row].take(same)).argmin()])
         return slot
 
     # an event of many pools at once
@@ -396,14 +400,16 @@ class Pools(Columns):
         `clock` and the columns of `touch` are [member]. Returns the slots that they had before, shaped as
         `at`, and of each load the index in `at`, flat, the slot and the victim's place (-1: a free slot).
         """
-        before: Ints = self.slot_of[at]
-        gone = (before.ravel() < 0).nonzero()[0]
+        if self.by_event:
+            self.need(at.ravel(), self.alone)
+        before: Ints = self.slot_of.take(at)
+        gone = (before < 0).ravel().nonzero()[0]
         if not len(gone):
             slots = victims = gone
         else:
-            own, place = row.ravel()[gone], at.ravel()[gone]
-            slots, victims = self._fill_rows(own, at)
-            self.holder[own, slots] = place
+            own, place = row.take(gone), at.take(gone)
+            spots, slots, victims = self._fill_rows(own, at)
+            self._flat[spots] = place
             self.slot_of[place] = slots
             if clock is not None:
                 self.load(place, clock[gone % len(clock)])
@@ -412,67 +418,67 @@ class Pools(Columns):
         self.touch(at, touch)
         return before, gone, slots, victims
 
-    def _fill_rows(self, own: Ints, at: Ints) -> tuple[Ints, Ints]:
-        """Slots for the misses of several pools, and who leaves them. own: pool of each miss; at: who
-        stays"""
+    def _fill_rows(self, own: Ints, at: Ints) -> tuple[Ints, Ints, Ints]:
+        """Where the misses of several pools go, by place in `_flat` and by slot, and who leaves them. own:
+        pool of each miss; at: who stays."""
         count = np.bincount(own, minlength=self.rows)
         taken = None if self._full else np.minimum(count, self.limits - self.filled)  # of the free slots
         if taken is None or not taken.any():
-            slots = self._lowest_of_rows(count, at)
-            victims: Ints = self.holder[own, slots]
-            self._leave(own, victims)
-            return slots, victims
+            return self._leave(own, self._lowest_of_rows(count, at))
         rank = np.arange(len(own)) - (count.cumsum() - count)[own]  # among the misses of the pool
         slots = self.filled[own] + rank
+        spots = own * self.most + slots
         victims = np.full(len(own), -1, np.intp)
         late = (rank >= taken[own]).nonzero()[0]
         if len(late):
-            which = own[late]
-            slots[late] = self._lowest_of_rows(count - taken, at)
-            victims[late] = self.holder[which, slots[late]]
-            self._leave(which, victims[late])
+            found = self._leave(own[late], self._lowest_of_rows(count - taken, at))
+            spots[late], slots[late], victims[late] = found
         self._empty[own, slots] = False
         self.filled += taken
         self._full = not self._empty.any()
-        return slots, victims
+        return spots, slots, victims
 
-    def _leave(self, rows: Ints, victims: Ints) -> None:
+    def _leave(self, rows: Ints, spots: Ints) -> tuple[Ints, Ints, Ints]:
+        """Takes out who holds these places in `_flat`. These, their slots, and who it was."""
+        victims = self._flat.take(spots)
+        slots = self.slot_of.take(victims)
         if self._leveled:
-            if self.policy.steady:
-                scores = self.scores(victims)
-            else:  # the moment's fields are by pool, so that all of them are asked for
-                scores = self.scores(self.holder)[rows, self.slot_of[victims]]
+            steady = self.policy.steady  # else the moment's fields are by pool, and all scores are asked for
+            scores = self.scores(victims) if steady else self.scores(self.holder)[rows, slots]
             np.maximum.at(self.level, rows, scores)
         self.slot_of[victims] = -1
+        return spots, slots, victims
 
-    def _scores_of_rows(self, some: Ints, at: Ints) -> tuple[Floats, Ints]:
-        """Scores and residents of some pools [pool, slot]; infinite where somebody stays or there is no
-        slot."""
-        every = len(some) == self.rows
-        holder = self.holder if every else self.holder[some]
-        apart = every or self.policy.steady  # else the moment's fields are by pool, and all are asked for
+    def _scores_of_rows(self, at: Ints, some: Ints | None = None) -> Floats:
+        """Scores of residents [pool, slot], of all pools or of some; infinite where somebody stays or no slot
+        is."""
+        holder = self.holder if some is None else self.holder[some]
+        apart = some is None or self.policy.steady  # else as in `_leave`
         scores = self.scores(holder) if apart else self.scores(self.holder)[some]
         self._stays[at] = True
         never = self._stays.take(holder)
         self._stays.fill(False)
         if not self._full:
-            never |= self._empty if every else self._empty.take(some, 0)
+            never |= self._empty if some is None else self._empty.take(some, 0)
         np.putmask(scores, never, np.inf)
-        return scores, holder
+        return scores
 
     def _lowest_of_rows(self, short: Ints, at: Ints) -> Ints:
-        """Slots of the `short` lowest scores of each pool, lowest first, as `_lowest` finds them, one pool's
-        after the other."""
+        """Places in `_flat` of the `short` lowest scores of each pool, lowest first, as `_lowest` finds them,
+        one pool's after the other."""
         most = int(np.maximum.reduce(short))
-        some = (short > 0).nonzero()[0]
-        scores, holder = self._scores_of_rows(some, at)
-        count = short[some]
-        wanted = np.arange(most) < count[:, None]
         distinct = self.policy.distinct
-        last = scores if distinct else self.use.last_touch.take(holder)
-        if scores.size <= FEW or most > SEVERAL:
-            order = scores.argsort(1) if distinct else np.lexsort((last, scores), axis=1)
-            return order[:, :most][wanted]
+        if self.holder.size <= FEW or most > SEVERAL:
+            scores = self._scores_of_rows(at)
+            if distinct:
+                order = scores.argsort(1)
+            else:
+                order = np.lexsort((self.use.last_touch.take(self.holder), scores), axis=1)
+            return (order[:, :most] + self._begins)[self._ranks[:most] < short[:, None]]
+        some = (short > 0).nonzero()[0]
+        scores = self._scores_of_rows(at, some)
+        count = short[some]
+        last = scores if distinct else self.use.last_touch.take(self.holder[some])
         found = np.empty((len(some), most), np.intp)
         left = np.arange(len(some))  # who still needs a slot
         for rank in range(most):
@@ -486,4 +492,4 @@ class Pools(Columns):
                 more = (count[left] > rank + 1).nonzero()[0]
                 left, scores = left[more], scores[more]
                 last = scores if distinct else last[more]
-        return found[wanted]
+        return (found + self._begins[some])[self._ranks[:most] < count[:, None]]

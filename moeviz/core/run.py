@@ -285,11 +285,12 @@ class Run(Sizes):
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Of decode; None where the run was not measured or nothing was decoded."""
+        """Of decode, those of every prompt of a batch together; None where the run was not measured or
+        nothing was decoded."""
         decode = self.passes.phase == 1
         if self.times is None or not decode.any():
             return None
-        return float(1e9 / self.times.pass_wall[decode].mean())
+        return float(self.passes.tokens[decode].mean() * 1e9 / self.times.pass_wall[decode].mean())
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""

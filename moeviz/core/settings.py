@@ -408,6 +408,8 @@ def read(name: str, text: str) -> Any:
         raise
     except ValueError:
         numbers = _numbers(kind, setting.least, setting.most)
+        if setting.read is byte_count:
+            numbers = "bytes, for example 3GiB or 3000MiB"
         raise SettingsError(f"{name} is {_short(text)}; it must be {numbers}.") from None
     check(name, value)
     return value

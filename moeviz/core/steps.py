@@ -28,6 +28,7 @@ from moeviz.core.trace import Trace
 from moeviz.core.use import LOADED, Touch
 
 Index = slice | Ints
+BLOCK = 1 << 15  # accesses whose columns are made at a time, whole passes
 FEW = 8  # members of an event up to which a list of them is quicker to look through than to make a set of
 
 
@@ -63,12 +64,11 @@ class Steps:
         self._own = settings.scope == "layer" or bool(settings.baseline)
         self._single = settings.one_by_one
         count = len(needs.expert)
-        event = needs.access_event
-        self._event = event
+        self._event = needs.access_event
+        self._all = slice(0, count)
         self._first: Ints = needs.first.astype(np.intp)
         layer = needs.layer.astype(np.intp)
-        self._place: Ints = (layer * trace.num_experts).take(event) + needs.expert
-        self._number = np.arange(count)
+        self._before = layer * trace.num_experts  # places before those of each event's layer
         self._weight = needs.weight
         self._next: Floats = known.future.next_uses()[0] if known.future else np.broadcast_to(np.inf, count)
         self._of_a_pass = labels is None  # all layers of a pass have one label
@@ -78,10 +78,23 @@ class Steps:
             else labels[needs.forward_pass, layer]
         )
         self.labels = 2 if labels is None else int(labels.max(initial=0)) + 1
-        self._tokens = np.cumsum([tokens.stop - tokens.start for tokens in trace.passes()])
+        self._tokens: list[int] = np.cumsum(  # that have entered the model by each pass
+            [tokens.stop - tokens.start for tokens in trace.passes()]
+        ).tolist()
 
-    # Columns of all accesses are made when they are asked for: those of a long trace leave the processor's
-    # cache, and each costs as much as serving some of it.
+    # Columns of all accesses are made when they are asked for, and, where pools are served together, of a
+    # block at a time: those of a long trace leave the processor's cache, and each then costs as much as
+    # serving some of it.
+
+    @cached_property
+    def place(self) -> Ints:
+        """Place of every access's expert. [M]"""
+        return self._place_of(self._all)
+
+    @cached_property
+    def label(self) -> Ints:
+        """What every access is counted under. [M]"""
+        return self._event_label.take(self._event)
 
     @cached_property
     def _row(self) -> Ints:
@@ -92,49 +105,57 @@ class Steps:
     @cached_property
     def _begin(self) -> Floats:
         """Touches before the experts that are served together with each. [M]"""
-        first = self._number if self._single else self._first.take(self._event)
-        return first.astype(np.float64)
-
-    @cached_property
-    def _touch_number(self) -> Floats:
-        if self.settings.in_order:
-            return (self._number + 1).astype(np.float64)
-        return self._counted_down(2, 1)
+        return self._begin_of(self._all).astype(np.float64)
 
     @cached_property
     def _touch_clock(self) -> Floats:
+        return self._touch_clock_of(self._all)
+
+    @cached_property
+    def _touch_number(self) -> Floats:
+        return self._touch_number_of(self._all)
+
+    def _place_of(self, block: slice) -> Ints:
+        return self._before.take(self._event[block]) + self._needs.expert[block]
+
+    def _begin_of(self, block: slice) -> Ints:
+        return np.arange(block.start, block.stop) if self._single else self._first.take(self._event[block])
+
+    def _touch_number_of(self, block: slice) -> Floats:
         if self.settings.in_order:
-            return (self._first[1:].take(self._event) + self._number + 1).astype(np.float64)
-        return self._counted_down(3, 2)
+            return _numbers(block) + 1
+        return self._counted_down(2, 1, block)
 
-    @cached_property
-    def _load_clock(self) -> Floats:
-        return self._begin + self._number + 1
+    def _touch_clock_of(self, block: slice) -> Floats:
+        if self.settings.in_order:
+            return self._first[1:].take(self._event[block]) + _numbers(block) + 1
+        return self._counted_down(3, 2, block)
 
-    @cached_property
-    def label(self) -> Ints:
-        """What every access is counted under. [M]"""
-        return self._event_label.take(self._event)
+    def _load_clock_of(self, block: slice) -> Floats:
+        return self._begin_of(block) + _numbers(block) + 1
 
-    def _counted_down(self, begins: int, sizes: int) -> Floats:
+    def _counted_down(self, begins: int, sizes: int, block: slice) -> Floats:
         """begins x the first access of each event + sizes x the event's accesses - the access's number: the
-        strongest is touched last. [M]"""
+        strongest is touched last."""
         if self._single:
-            return (begins - 1) * self._number.astype(np.float64) + sizes
-        of_event = begins * self._first[:-1] + sizes * np.diff(self._first)
-        found: Floats = of_event.astype(np.float64).take(self._event)
-        found -= self._number
+            return (begins - 1) * _numbers(block) + sizes
+        event = self._event[block]
+        first = self._first[event[0] : event[-1] + 2]
+        of_event: Ints = begins * first[:-1] + sizes * np.diff(first)
+        found: Floats = of_event.take(event - event[0]) - _numbers(block)
         return found
 
-    def _given(self, columns: Container[str]) -> list[tuple[str, Floats]]:
-        """What touches are told, by field of Touch and for all accesses, where pools keep these columns."""
-        found = [("clock", self._touch_clock)]
+    def _given(self, columns: Container[str], block: slice | None = None) -> list[tuple[str, Floats]]:
+        """What touches are told, by field of Touch, of a block of accesses or of all, where pools keep these
+        columns."""
+        own = block or self._all
+        found = [("clock", self._touch_clock if block is None else self._touch_clock_of(own))]
         if "touch_number" in columns:
-            found.append(("number", self._touch_number))
+            found.append(("number", self._touch_number if block is None else self._touch_number_of(own)))
         if "average" in columns or "weight" in columns:
-            found.append(("weight", self._weight))
+            found.append(("weight", self._weight[own]))
         if "next_use" in columns:
-            found.append(("next_use", self._next))
+            found.append(("next_use", self._next[own]))
         return found
 
     def serve(self, pools: Pools) -> Served:
@@ -143,7 +164,7 @@ class Steps:
             return self._by_lists(pools)
         if pools.rows == 1:
             return self._one_pool(pools)
-        count = len(self._place)
+        count = len(self._event)
         hit, load = np.empty(count, np.bool_), np.empty(count, np.intp)
         load_slot, victim = np.empty(count, np.int32), np.empty(count, np.int32)
         loads = 0
@@ -184,34 +205,40 @@ class Steps:
 
     @property
     def accesses(self) -> int:
-        return len(self._place)
-
-    @property
-    def place(self) -> Ints:
-        """Place of every access's expert. [M]"""
-        return self._place
+        return len(self._event)
 
     @property
     def clocks(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Clock of every access's load, if it is one, and of its touch. [M] each"""
-        return self._load_clock, self._touch_clock
+        return self._load_clock_of(self._all), self._touch_clock
 
     @property
     def by_touch(self) -> Ints:
         """Every access, in the order of touches: of those that are served together the strongest is last,
         unless the rule is in-order. [M]"""
         if self.settings.in_order or self._single:
-            return self._number
-        return (self._first[:-1] + self._first[1:] - 1).take(self._event) - self._number
+            return np.arange(self.accesses)
+        return (self._first[:-1] + self._first[1:] - 1).take(self._event) - np.arange(self.accesses)
 
     def ends(self) -> list[int]:
         """One past the last access of each event of one pool for all layers, in order."""
-        return list(range(1, len(self._place) + 1)) if self._single else self._first[1:].tolist()
+        return list(range(1, len(self._event) + 1)) if self._single else self._first[1:].tolist()
 
     @property
     def largest(self) -> int:
         """Most experts that are served together."""
         return 1 if self._single else int(np.diff(self._first).max())
+
+    @cached_property
+    def _event_at(self) -> Ints:
+        """First event of every forward pass, and the number of events. [F + 1]"""
+        return self._needs.forward_pass.searchsorted(np.arange(len(self._tokens) + 1))
+
+    @cached_property
+    def _pass_begins(self) -> list[int]:
+        """First access of every forward pass, and the number of accesses. [F + 1]"""
+        found: list[int] = self._first[self._event_at].tolist()
+        return found
 
     @cached_property
     def even(self) -> int:
@@ -220,7 +247,7 @@ class Steps:
         rows = self._layers if self._own else 1
         served = len(self._tokens) * (1 if self._own else self._layers)
         most = int(np.diff(self._first).max())
-        return most if not self._single and len(self._place) == served * rows * most else 0
+        return most if not self._single and len(self._event) == served * rows * most else 0
 
     def members(self, pools: Pools | None = None) -> Iterator[tuple[Index, Ints, Ints]]:
         """Accesses that are served together, their places and pools, in order. `pools`: is told the moment of
@@ -230,20 +257,20 @@ class Steps:
         for step, index, _ in self._groups():
             if pools is not None:
                 self._tell(pools, step, index, layers, touches)
-            yield index, self._place[index], self._row[index]
+            yield index, self.place[index], self._row[index]
 
     def passes(self, pools: Pools) -> Iterator[tuple[int, int, Ints]]:
         """Accesses of each forward pass of one pool, from and to, and which of the pass's events each is of.
         `pools`: is told the moments of those events, [event, 1]."""
         first: Ints = np.array([0, *self.ends()[:-1]], np.intp)  # access of each event
-        count = len(self._place)
+        count = len(self._event)
         event = np.arange(count) if self._single else self._event
         layer = self._needs.layer[self._event[first]].astype(np.float64)[:, None]
         touches = self._begin[first][:, None]
         clock, now = 2 * touches, pools.now
-        bounds = self._first[self._needs.forward_pass.searchsorted(np.arange(len(self._tokens) + 1))]
+        bounds = self._pass_begins
         event_at = first.searchsorted(bounds)
-        for step, (begin, end) in enumerate(pairwise(bounds.tolist())):
+        for step, (begin, end) in enumerate(pairwise(bounds)):
             if begin == end:
                 continue
             own = slice(event_at[step], event_at[step + 1])
@@ -260,12 +287,11 @@ class Steps:
     def ranks(self, pools: Pools) -> Ints:
         """Rank of every access among all, by its expert's score after it, for scores that change with a touch
         only. [M]"""
-        scores = np.empty(len(self._place))
-        bounds = np.searchsorted(self._needs.forward_pass, np.arange(len(self._tokens) + 1))
-        for begin, end in pairwise(self._first[bounds].tolist()):
+        scores = np.empty(len(self._event))
+        for begin, end in pairwise(self._pass_begins):
             if begin < end:  # each expert is needed at most once in a pass
                 index = slice(begin, end)
-                place = self._place[index]
+                place = self.place[index]
                 pools.touch(place, self.touch_of(index, pools.columns))
                 scores[index] = pools.scores(place)
         order = scores.argsort() if pools.policy.distinct else np.lexsort((self._touch_clock, scores))
@@ -277,7 +303,7 @@ class Steps:
         """One pool for all layers: event by event."""
         needs, now = self._needs, pools.now
         limits = [pools.limit(0, layer * self._experts) for layer in range(self._layers)]
-        place, given = self._place, self._given(pools.columns)
+        place, given = self.place, self._given(pools.columns)
         touch = Touch(0.0, half_life=now.half_life)
         load: list[int] = []
         load_slot: list[int] = []
@@ -286,7 +312,7 @@ class Steps:
         first = [0, *self.ends()]
         events = self._event.tolist() if self._single else range(len(needs))
         layers, passes = needs.layer.tolist(), needs.forward_pass.tolist()
-        tokens = self._tokens.tolist()
+        tokens = self._tokens
         serve = pools.serve
         for step, event in enumerate(events):
             begin, end = first[step], first[step + 1]
@@ -315,7 +341,7 @@ class Steps:
 
     def _served(self, load: list[int], *others: list[int]) -> Served:
         """Every access hit that no load is for. others: as Served names them."""
-        hit, access = np.ones(len(self._place), np.bool_), np.array(load, np.intp)
+        hit, access = np.ones(len(self._event), np.bool_), np.array(load, np.intp)
         hit[access] = False
         return Served(hit, access, *(np.array(values, np.int32) for values in others))
 
@@ -327,17 +353,16 @@ class Steps:
         for row, lists in enumerate(pools.lists):
             slot_of = {place: slot for slot, place in enumerate(pools.residents(row).tolist())}
             limit = int(pools.limits[row])
-            each.append((limit, slot_of, lists.needed, lists.missed, lists.leaves, lists.came, lists.used))
+            each.append((limit, slot_of, lists.missed, lists.leaves, lists.came, lists.used))
         load: list[int] = []
         load_slot: list[int] = []
         victims: list[int] = []
         begins = np.array([0, *self.ends()[:-1]])
-        places, rows = self._place.tolist(), self._row[begins].tolist()
+        places, rows = self.place.tolist(), self._row[begins].tolist()
         for row, begin, end in zip(rows, begins.tolist(), self.ends(), strict=True):
             event = places[begin:end]
-            limit, slot_of, needed, missed, leaves, came, used = each[row]
+            limit, slot_of, missed, leaves, came, used = each[row]
             for own in (event,) if len(event) <= limit else in_waves(event, slot_of, limit):
-                needed(own)
                 new: list[int] = []
                 for one in own:
                     if one in slot_of:
@@ -367,7 +392,7 @@ class Steps:
     def _leavers(self, pools: Pools, load: list[int], begin: int) -> list[tuple[int, int]]:
         """Takes those who left besides victims: the load each left for, and its place. load: access of each
         load so far; begin: first access of the event."""
-        number = {int(self._place[load[at]]): at for at in range(bisect_left(load, begin), len(load))}
+        number = {int(self.place[load[at]]): at for at in range(bisect_left(load, begin), len(load))}
         found = [(number[came], left) for came, left in pools.leavers]
         pools.leavers.clear()
         return found
@@ -383,43 +408,59 @@ class Steps:
         layers = np.tile(np.arange(self._layers, dtype=np.float64), copies)[:, None]
         touches = np.empty((copies, rows))
         touch = Touch(0.0, half_life=now.half_life)
-        given, least = self._given(pools.columns), int(pools.limits.min())
-        clock = self._load_clock if pools.policy.reads & LOADED.keys() else None
+        least, timed = int(pools.limits.min()), bool(pools.policy.reads & LOADED.keys())
+        bounds = self._pass_begins
+        end = start = 0  # of the block, in passes and in accesses
         of_pass = np.arange(rows).repeat(self.even)  # pool of each access of a pass, the same in all
         for step, index, largest in self._groups():
+            if step >= end:
+                start = bounds[step]
+                end = max(step + 1, bisect_left(bounds, start + BLOCK))
+                block = slice(start, bounds[min(end, len(self._tokens))])
+                place, given = self._place_of(block), self._given(pools.columns, block)
+                clock = self._load_clock_of(block) if timed else None
             if largest > least:
                 assert isinstance(index, slice)
                 for event in range(self._event[index.start], self._event[index.stop - 1] + 1):
                     yield self._apart(pools, event, copies)
                 continue
             own = of_pass if self.even else self._row[index]
-            now.forward_pass, now.tokens = step, self._tokens[step]
             if not steady:
                 self._tell(pools, step, index, layers, touches)
+            here: Index = index - start if isinstance(index, np.ndarray) else _back(index, start)
             for name, column in given:
-                setattr(touch, name, column[index])
-            touch.forward_pass, touch.tokens = step, now.tokens
-            at = self._place[index]
+                setattr(touch, name, column[here])
+            touch.forward_pass, touch.tokens = step, self._tokens[step]
+            at = place[here]
             if copies > 1:
                 at, own = at + shift, own + row_shift
-            loaded = None if clock is None else clock[index]
+            loaded = None if clock is None else clock[here]
             yield index, *pools.serve_rows(at, own, touch, loaded)
 
     def _tell(self, pools: Pools, step: int, index: Index, layers: Floats, touches: Floats) -> None:
         """The moment before accesses are served. `touches`: room for those of each pool [copies, pool]."""
         now = pools.now
         now.forward_pass, now.tokens = step, self._tokens[step]
+        if self._own and self.even:
+            moments = self._moments[step]
+            if len(touches) > 1:
+                moments = np.tile(moments, (len(touches), 1))
+            now.layer, (now.touches, now.clock) = layers, moments
+            return
         if self._own:
             now.layer = layers
-            if self.even:
-                touches[:] = self._begin[index][:: self.even]
-            else:
-                touches.fill(len(self._place))  # of pools not served: no less than any number of theirs
-                touches[:, self._row[index]] = self._begin[index]
+            touches.fill(len(self._event))  # of pools not served: no less than any number of theirs
+            touches[:, self._row[index]] = self._begin[index]
             now.touches = touches.reshape(-1, 1)
         else:
             now.layer, now.touches = self._needs.layer[self._event[index][0]], self._begin[index][0]
         now.clock = 2 * now.touches
+
+    @cached_property
+    def _moments(self) -> Floats:
+        """Where passes are even, touches and clock before the event of each pool. [pass, 2, pool, 1]"""
+        touches = self._first[:-1].astype(np.float64).reshape(len(self._tokens), 1, -1, 1)
+        return np.concatenate((touches, 2 * touches), 1)
 
     def _groups(self) -> Iterator[tuple[int, Index, int]]:
         """(pass, accesses with at most one event of each pool, experts of the largest event), in the order in
@@ -433,8 +474,7 @@ class Steps:
                 yield int(needs.forward_pass[event]), slice(begin, end), end - begin
                 begin = end
             return
-        at = needs.forward_pass.searchsorted(np.arange(len(self._tokens) + 1))
-        bounds = self._first[at].tolist()
+        at, bounds = self._event_at, self._pass_begins
         steps = np.flatnonzero(np.diff(at))  # passes without events are none
         most = np.maximum.reduceat(largest, at[steps]).tolist()
         for step, largest_here in zip(steps.tolist(), most, strict=True):
@@ -461,7 +501,7 @@ class Steps:
         loads: list[tuple[int, int, int]] = []
         for copy in range(copies):
             row = copy * rows + (layer if self._own else 0)
-            places = self._place[begin:end] + copy * self._layers * self._experts
+            places = self.place[begin:end] + copy * self._layers * self._experts
             number = {place: at for at, place in enumerate(places.tolist())}
             resident = {place for place in number if pools.slot_of[place] >= 0}
             now.touches, now.clock = begin, 2 * begin
@@ -476,3 +516,11 @@ class Steps:
                 loads += [(ranks[rank], slot, victim) for rank, slot, victim in came]
         gone, slots, victims = np.array(loads, np.intp).reshape(-1, 3).T
         return slice(begin, end), before if copies > 1 else before[0], gone, slots, victims
+
+
+def _numbers(block: slice) -> Floats:
+    return np.arange(block.start, block.stop, dtype=np.float64)
+
+
+def _back(these: slice, by: int) -> slice:
+    return slice(these.start - by, these.stop - by)

@@ -42,6 +42,7 @@ class Use:
     average: Column = 0.0  # exponential average of the router weights it was chosen with
     weight: Column = 0.0  # sum of the router weights it was chosen with
     level: Column = 0.0  # the pool's level (`Touch`) at the last touch
+    company: Column = 0.0  # events so far that needed both it and one of those needed now, summed over these
     calibrated: Column = 0.0  # accesses to it in the calibration trace
     next_use: Column = np.inf  # number of the event that needs it next, pass x layers + layer; infinity: none
 
@@ -95,4 +96,5 @@ LOADED: dict[str, Callable[[Column], Column]] = {  # clock of the load -> new va
     "loaded": lambda clock: clock,
     "touches_resident": lambda clock: 0.0,
 }
+BY_EVENT = frozenset({"company"})  # change with every event of the pool, not with touches and loads alone
 BY_RESIDENCY = frozenset({"loaded", "touches_resident", "level"})  # differ from one slot count to the next

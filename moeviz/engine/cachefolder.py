@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from moeviz.errors import StoreError
+from moeviz.files.moetrace import write_atomically
 
 SUFFIX = ".experts"
 ASK_AGAIN = 0.2  # seconds between two tries to get a lock that another process holds
@@ -123,13 +124,15 @@ def set_limit(most: int | None) -> list[Entry]:
     StoreError."""
     path = cache_folder() / _LIMIT
     try:
-        _make(cache_folder())
         if most is None:
             path.unlink(missing_ok=True)
         else:
-            path.write_text(str(most))
+            write_atomically(path, str(most).encode())
     except OSError as error:
-        raise StoreError(f"The limit cannot be kept in {path}: {error.strerror}.") from None
+        raise StoreError(
+            f"The limit cannot be kept in {path}: {error.strerror}. Make room there, or set MOEVIZ_CACHE to "
+            "another folder."
+        ) from None
     return _shrink(0)
 
 

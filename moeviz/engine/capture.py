@@ -12,10 +12,12 @@ experts that ran with the highest of each router's own output.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -40,6 +42,16 @@ class _Row:
     sequence: int
     # that entered so far, padding included; -1 where only embeddings did
     ids: list[int] = field(default_factory=list)
+    ended: bool = False  # its text is complete, and it is padded while others of its batch go on
+
+
+@dataclass(slots=True)
+class Generation:
+    """The call of generate that runs now; without one, the user's own loop."""
+
+    first: bool = False  # its first pass is still to come
+    assisted: bool = False  # with drafts
+    ends: frozenset[int] = frozenset()  # tokens that end a text
 
 
 @dataclass(slots=True)
@@ -70,7 +82,8 @@ class Captured:
         self._now: _Pass | None = None
         self._rows: list[_Row] = []
         self._sequences = 0
-        self.assisted = False  # within a call of generate with drafts
+        self.generation = Generation()
+        self._names = list(inspect.signature(model.forward).parameters)
         self._left: dict[str, int] = {}  # what was left out -> how many tokens
         self._logits: dict[int, torch.Tensor] = {}
         self._differ: dict[int, list[int]] = {}  # layer -> tokens that ran other experts, tokens compared
@@ -80,7 +93,8 @@ class Captured:
 
     def begin_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The model was called. Raises ModelError where its sequences cannot be told."""
-        ids = kwargs.get("input_ids", args[0] if args else None)
+        kwargs = dict(zip(self._names, args, strict=False)) | kwargs if args else kwargs
+        ids = kwargs.get("input_ids")
         given = ids if isinstance(ids, torch.Tensor) else kwargs.get("inputs_embeds")
         if not isinstance(given, torch.Tensor) or given.dim() < 2:
             raise ModelError(
@@ -90,13 +104,12 @@ class Captured:
         rows = ids.tolist() if given is ids else [[-1] * tokens for _ in range(batch)]
         cache = kwargs.get("past_key_values")
         past = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
-        mask = kwargs.get("attention_mask")
-        real = [[True] * tokens for _ in range(batch)]
-        if isinstance(mask, torch.Tensor) and mask.dim() == 2 and mask.shape[1] >= tokens:
-            real = mask[:, -tokens:].bool().tolist()
-        again = self._again(kwargs, cache, rows, past)
+        real = _real(kwargs.get("attention_mask"), batch, tokens, past)
+        again = self._again(cache, rows, past)
         if again:
-            self._count("prefixes that were computed again, without a cache", sum(map(sum, real)) - batch)
+            self._count(
+                "prefixes that were computed again, without a cache", sum(map(bool, chain(*real))) - batch
+            )
         elif past == 0 or len(self._rows) != batch:
             if past:
                 raise ModelError(
@@ -108,10 +121,18 @@ class Captured:
             self._sequences += batch
         else:
             self._reject(past)
-        phase = PREFILL if not again and (past == 0 or (tokens > 1 and not self.assisted)) else DECODE
+        generation = self.generation
+        phase = PREFILL if not again and (past == 0 or (tokens > 1 and not generation.assisted)) else DECODE
+        decodes = batch > 1 and not generation.first and (again or tokens == 1)
+        generation.first = False
         self._now = _Pass([], [], [], [], phase, batch * tokens)
         for number, (row, own, keep) in enumerate(zip(self._rows, rows, real, strict=True)):
             first = tokens - 1 if again else 0
+            row.ended = row.ended or (decodes and own[-1] in generation.ends)
+            if row.ended:
+                self._count("texts that had ended while others of their batch went on", tokens - first)
+                row.ids += own[first:]
+                continue
             for at in range(first, tokens):
                 if keep[at]:
                     self._now.place.append(number * tokens + at)
@@ -122,11 +143,11 @@ class Captured:
                     self._count("padding", 1)
             row.ids += own[first:]
 
-    def _again(self, kwargs: dict[str, Any], cache: Any, rows: list[list[int]], past: int) -> bool:
+    def _again(self, cache: Any, rows: list[list[int]], past: int) -> bool:
         """True where each row is what it was, with one token more, and nothing was kept of the pass
         before.
         """
-        if past or cache is not None or kwargs.get("use_cache") is not False or len(self._rows) != len(rows):
+        if past or cache is not None or self.generation.first or len(self._rows) != len(rows):
             return False
         return all(row.ids and own[:-1] == row.ids for row, own in zip(self._rows, rows, strict=True))
 
@@ -150,13 +171,20 @@ class Captured:
                 del one.place[n], one.sequence[n], one.position[n], one.ids[n]
             self._count("drafts that the model rejected", len(gone))
 
+    def generated(self, result: Any) -> None:
+        """A call of generate with drafts has given its result: what was drafted beyond it is no text."""
+        text = getattr(result, "sequences", result)
+        if isinstance(text, torch.Tensor) and self._rows and self._rows[0].ids[:1] == text[0, :1].tolist():
+            self._reject(text.shape[1] - 1)
+
     def _count(self, what: str, tokens: int) -> None:
         self._left[what] = self._left.get(what, 0) + tokens
 
     def take(self, number: int, index: torch.Tensor, weights: torch.Tensor) -> None:
         """A layer's experts are about to run."""
         if self._now is not None:
-            self._now.chosen[number] = index.clone(), weights.detach().clone()
+            own = weights.detach() if weights.requires_grad else weights
+            self._now.chosen[number] = index.clone(), own.clone()
 
     def logits(self, number: int, output: Any) -> None:
         """What a module beside the experts gave; the first that has a number for each expert is the
@@ -288,6 +316,24 @@ class Captured:
         return ids, strength
 
 
+def _real(mask: Any, batch: int, tokens: int, past: int) -> list[list[Any]]:
+    """False or 0 for padding. [batch][tokens], from a mask [batch, past + tokens], or from one of who attends
+    to whom, [batch, heads, tokens, past + tokens]: there a token of the text attends to itself.
+    """
+    if isinstance(mask, dict):  # one for each kind of attention
+        mask = next((one for one in mask.values() if isinstance(one, torch.Tensor)), None)
+    real = None
+    if isinstance(mask, torch.Tensor) and mask.dim() == 2 and mask.shape[1] >= tokens:
+        first = min(past, mask.shape[1] - tokens)
+        real = mask[:, first : first + tokens]
+    elif isinstance(mask, torch.Tensor) and mask.dim() == 4 and mask.shape[3] >= past + tokens:
+        itself = mask[:, 0].diagonal(past, 1, 2)[:, :tokens]
+        real = itself if itself.dtype == torch.bool else itself == 0
+    if real is None or real.shape[1] != tokens:
+        return [[True] * tokens for _ in range(batch)]
+    return (real if len(real) == batch else real.expand(batch, -1)).tolist()
+
+
 def _experts_of(module: nn.Module) -> int:
     return len(next(iter(stacked(module).values())))
 
@@ -348,19 +394,30 @@ def _generating(captured: Captured, generate: Callable[..., Any]) -> Callable[..
     """`generate`, which says what kind of generation this is."""
 
     def generating(*args: Any, **kwargs: Any) -> Any:
+        given = kwargs.get("generation_config") or (args[1] if len(args) > 1 else None)
+        own = captured._model.generation_config
+
         def asked(name: str) -> Any:
-            config = kwargs.get("generation_config") or captured._model.generation_config
-            return kwargs.get(name, getattr(config, name, None))
+            found = kwargs.get(name, getattr(given, name, None))
+            return getattr(own, name, None) if found is None else found
 
         if (asked("num_beams") or 1) > 1:
             raise ModelError(
                 f"capture cannot follow beam search ({asked('num_beams')} beams): the beams change places "
                 "between passes. Generate with num_beams=1."
             )
-        captured.assisted = bool(kwargs.get("assistant_model") or asked("prompt_lookup_num_tokens"))
+        ends = asked("eos_token_id")
+        captured.generation = Generation(
+            first=True,
+            assisted=bool(kwargs.get("assistant_model") or asked("prompt_lookup_num_tokens")),
+            ends=frozenset(ends if isinstance(ends, list | tuple) else () if ends is None else (int(ends),)),
+        )
         try:
-            return generate(*args, **kwargs)
+            result = generate(*args, **kwargs)
+            if captured.generation.assisted:
+                captured.generated(result)
+            return result
         finally:
-            captured.assisted = False
+            captured.generation = Generation()
 
     return generating

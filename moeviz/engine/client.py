@@ -15,6 +15,7 @@ import json
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from queue import Empty
@@ -171,7 +172,8 @@ class Client:
         """Starts the worker process before its first job, which then does not wait for its imports."""
         with self._changed:
             if self._worker is None and self._current is None and not self._jobs:
-                self._worker = WorkerProcess()
+                with suppress(OSError):  # no process can be had: the first job says so
+                    self._worker = WorkerProcess()
 
     def submit(self, job: Job) -> Job:
         with self._changed:
@@ -234,6 +236,12 @@ class Client:
                 job.state, job.began = "running", time.monotonic()
             try:
                 self._run(job)
+            except OSError as error:  # of the system, which starts it
+                job.state = "failed"
+                job.message = (
+                    f"The worker process cannot be started: {error.strerror or error}. Close something, and "
+                    "run again."
+                )
             except Exception as error:  # this thread serves every later job too
                 job.state, job.message = "failed", f"The worker's answer could not be read: {error}"
                 self._end()

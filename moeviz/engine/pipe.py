@@ -26,17 +26,23 @@ _ROOT = Path(__file__).parents[2]
 
 
 class WorkerProcess:
-    """A worker process and the app's ends of its pipes."""
+    """A worker process and the app's ends of its pipes. Raises OSError where the system starts none."""
 
     def __init__(self, module: str = "moeviz.engine.worker") -> None:
         jobs, self._jobs = os.pipe()
         self._news, news = os.pipe()
         names, options = _handed_down(jobs, news)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", module, *names], stdin=subprocess.DEVNULL, cwd=_ROOT, **options
-        )
-        os.close(jobs)
-        os.close(news)
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", module, *names], stdin=subprocess.DEVNULL, cwd=_ROOT, **options
+            )
+        except OSError:
+            os.close(self._jobs)
+            os.close(self._news)
+            raise
+        finally:
+            os.close(jobs)
+            os.close(news)
         self.news: Queue[str | None] = Queue()  # lines of the worker; None when it has ended
         self.heard = time.monotonic()  # when it last said anything
         self._out: Queue[dict[str, Any]] = Queue()

@@ -328,8 +328,8 @@ def write_file(layout: Layout, layers: Iterable[LayerOf], path: Path, model: str
         os.replace(part, path)
     except OSError as error:
         raise StoreError(
-            f"The slow tier cannot be written to {path.parent}: {error.strerror}. "
-            "Set MOEVIZ_CACHE to another folder."
+            f"The slow tier's file {path.name} cannot be written to {path.parent}: {error.strerror}. "
+            "Make room there, or set MOEVIZ_CACHE to another folder."
         ) from None
     finally:
         part.unlink(missing_ok=True)

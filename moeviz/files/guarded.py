@@ -69,13 +69,19 @@ def open_guarded(name: str, content: bytes, options: Options = AS_SAID, format: 
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
     limit = _seconds(len(content))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "moeviz.files.guarded"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-    )
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "moeviz.files.guarded"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+        )
+    except OSError as error:
+        raise TraceError(
+            f"{name} cannot be read: no process could be started for it: {error.strerror}. Close something, "
+            "and try again."
+        ) from None
     try:
         answer, _ = process.communicate(json.dumps(asked).encode() + b"\n" + content, timeout=60 + 10 * limit)
     except subprocess.TimeoutExpired:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import unicodedata
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from moeviz.files.moecounts import Counts
 SUFFIX = ".moetrace"
 LONGEST = 80  # characters of a name
 _LONGEST_BYTES = 200  # of a name; a file's may have 255, and while it is written its name is longer
+_changing = threading.Lock()  # a name that is free stays so until it is taken
 
 
 def folder() -> Path:
@@ -32,8 +34,8 @@ def safe_name(text: str) -> str:
     hidden. Raises TraceError.
     """
     plain = unicodedata.normalize("NFC", text).replace("\\", "/").rpartition("/")[2].removesuffix(SUFFIX)
-    plain = re.sub(r"[^\w .,()+=@#-]", "_", plain).strip(" .")[:LONGEST]
-    plain = plain.encode()[:_LONGEST_BYTES].decode(errors="ignore").strip(" .")
+    plain = re.sub(r"[^\w .,()+=@#-]", "_", plain).strip(" .")
+    plain = _short(plain, LONGEST, _LONGEST_BYTES)
     if not plain or plain.upper() in ("CON", "PRN", "AUX", "NUL"):
         raise TraceError(
             f"{text[:40]!r} is no name for a trace. Use letters, digits, spaces and . , ( ) + - = @ #."
@@ -64,19 +66,32 @@ def keep(name: str, content: bytes) -> str:
     OSError.
     """
     wanted = safe_name(name)
-    chosen, number = wanted, 2
-    while path(chosen).exists():
-        chosen, number = f"{wanted} ({number})", number + 1
-    moetrace.write_atomically(path(chosen), content)
+    with _changing:
+        chosen, number = wanted, 2
+        while path(chosen).exists():
+            chosen, number = _numbered(wanted, number), number + 1
+        moetrace.write_atomically(path(chosen), content)
     return chosen
+
+
+def _numbered(name: str, number: int) -> str:
+    """A name with a number behind it, no longer than a name may be."""
+    end = f" ({number})"
+    return _short(name, LONGEST - len(end), _LONGEST_BYTES - len(end)) + end
+
+
+def _short(name: str, most: int, most_bytes: int) -> str:
+    """At most so many characters, and so many bytes, of a name."""
+    return name[:most].encode()[:most_bytes].decode(errors="ignore").strip(" .")
 
 
 def rename(old: str, new: str) -> str:
     """Gives the new name. Raises TraceError where it is taken or no name, OSError where it cannot be done."""
     target = path(new)
-    if target.exists():
-        raise TraceError(f"There is a trace named {target.stem!r} already. Choose another name.")
-    path(old).rename(target)
+    with _changing:
+        if target.exists():
+            raise TraceError(f"There is a trace named {target.stem!r} already. Choose another name.")
+        path(old).rename(target)
     return target.stem
 
 

@@ -208,12 +208,15 @@ def _not_here(header: Any) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Raises OSError; then nothing of the file is left behind and an older one is untouched."""
+    """Raises OSError, which names `path`; then nothing of the file is left behind and an older one is
+    untouched.
+    """
     import tempfile  # takes longer to load than a small trace to be read
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    part = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
@@ -222,8 +225,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.umask(umask)
         os.chmod(part, 0o666 & ~umask)  # mkstemp's file is the owner's alone
         os.replace(part, path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
+    except BaseException as error:
+        if part is not None:
+            Path(part).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:  # a write that fails names no file
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

@@ -24,6 +24,7 @@ from moeviz.core.run import Run
 from moeviz.core.settings import Room, Settings
 from moeviz.core.steps import Steps
 from moeviz.core.trace import DECODE, PREFILL, Trace
+from moeviz.core.use import BY_EVENT
 from moeviz.numbers import metrics, stack
 
 if TYPE_CHECKING:
@@ -148,7 +149,8 @@ def _hits(
     else:
         fits = []
     apart = [at for at in range(len(rooms)) if at not in fits]
-    if rooms[0].bytes or policy.lists is not None:  # these are served at one slot count at a time
+    # these are served at one slot count at a time
+    if rooms[0].bytes or policy.lists is not None or policy.reads & BY_EVENT:
         for at in apart:
             found[at] = steps.hits(start(trace, settings, known, [rooms[at]]))[0]
     elif apart:

@@ -381,7 +381,7 @@ def timed(run: Run) -> Timed | None:
     parts = stack(run)
     known = decode_ms.size > 0
     return Timed(
-        tokens_per_second=float(run.passes.tokens[decode].mean() * 1e3 / decode_ms.mean()) if known else None,
+        tokens_per_second=run.tokens_per_second,
         ttft_ms=float(run.times.pass_wall[run.passes.phase == PREFILL].sum() / 1e6),
         tpot_ms_median=float(np.median(decode_ms)) if known else None,
         tpot_ms_p95=float(np.percentile(decode_ms, 95)) if known else None,

@@ -212,30 +212,10 @@ def plan(
             f"Choose at least {least} slots."
         )
     tried = sorted({min(count, size.num_experts) for count in slots or [max(most, least)]})
-    notes = list(size.notes)
     why = unlike(size, trace) if trace is not None else "There is no trace to tell hit ratios from (--trace)."
-    if counts is not None:
-        notes.append(
-            f"{BUSIEST.capitalize()}: never evicted, their share of the counted choices hits. A cache that "
-            "takes in every miss keeps fewer of them, and a text of another kind uses others."
-        )
+    notes = _notes(size, trace, counts, why, unpacking)
     if why:
         trace = None
-    if why and counts is not None:
-        notes.append(f"{why} Counts have no order, so that nothing is told of lru, lfu and belady.")
-    elif why:
-        notes.append(
-            f"{why} Until then the hit ratio is that of routing without any pattern, slots / experts; "
-            "real routing has patterns, and mostly hits more."
-        )
-    elif trace is not None and trace.layers != len(size.layers):
-        notes.append(
-            f"The trace has {trace.layers} MoE layers and this model {len(size.layers)}: "
-            "the mean over the trace's is taken."
-        )
-
-    if size.kept and unpacking is None:
-        notes.append("What unpacking an expert takes there is not known and not counted.")
 
     def row(count: int, ratios: dict[str, float]) -> Row:
         fast = fast_bytes(size, count, context)
@@ -270,6 +250,37 @@ def plan(
         tuple(map(row, tried, hit_ratios(size, trace, counts, tried))),
         tuple(notes),
     )
+
+
+def _notes(
+    size: ModelSize,
+    trace: Trace | None,
+    counts: NDArray[np.float64] | None,
+    why: str,
+    unpacking: Compute | None,
+) -> list[str]:
+    """What holds for one plan only. why: the trace, if there is one, tells no hit ratios of this model."""
+    notes = list(size.notes)
+    if counts is not None:
+        notes.append(
+            f"{BUSIEST.capitalize()}: never evicted, their share of the counted choices hits. A cache that "
+            "takes in every miss keeps fewer of them, and a text of another kind uses others."
+        )
+    if why and counts is not None:
+        notes.append(f"{why} Counts have no order, so that nothing is told of lru, lfu and belady.")
+    elif why:
+        notes.append(
+            f"{why} Until then the hit ratio is that of routing without any pattern, slots / experts; "
+            "real routing has patterns, and mostly hits more."
+        )
+    elif trace is not None and trace.layers != len(size.layers):
+        notes.append(
+            f"The trace has {trace.layers} MoE layers and this model {len(size.layers)}: "
+            "the mean over the trace's is taken."
+        )
+    if size.kept and unpacking is None:
+        notes.append("What unpacking an expert takes there is not known and not counted.")
+    return notes
 
 
 def break_even(packed: int, unpacked: int, unpack_ms: float) -> float:

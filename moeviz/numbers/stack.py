@@ -20,7 +20,7 @@ from moeviz.core.columns import Ints
 from moeviz.core.policies import Policy
 from moeviz.core.pools import Pools
 from moeviz.core.steps import Steps
-from moeviz.core.use import BY_RESIDENCY, LOADED, TOUCHED, Touch, Use
+from moeviz.core.use import BY_EVENT, BY_RESIDENCY, LOADED, TOUCHED, Touch, Use
 
 HOLE = np.iinfo(np.int64).min  # the place of who was taken out of a stack
 TOP = np.iinfo(np.int64).max  # who is needed now and stays at every slot count
@@ -72,6 +72,8 @@ def _moving(steps: Steps, pools: Pools, found: Ints) -> None:
     for index, place, row in steps.members(pools):
         depth = (stack[row] == place[:, None]).argmax(1)
         found[index] = np.where(seen[place], depth, pools.width)
+        if pools.by_event:
+            pools.need(place, pools.alone)
         scores = pools.scores(stack)
         if not everyone:
             known = seen.take(stack)
@@ -135,7 +137,7 @@ def hits(depth: Ints, steps: Steps, counts: Ints) -> NDArray[np.int64]:
 def heaped(policy: Policy, layers: int) -> bool:
     """Whether `hits_of_one_pool` serves a policy, for a model of so many MoE layers."""
     if not policy.steady:
-        return layers >= LAYERS and not policy.reads & BY_RESIDENCY
+        return layers >= LAYERS and not policy.reads & (BY_RESIDENCY | BY_EVENT)
     return policy.stack or (policy.reads <= BY_RESIDENCY and not policy.guarded)
 
 

@@ -27,12 +27,12 @@ from moeviz.core.settings import ITSELF, Settings
 from moeviz.core.synthetic import synthetic
 from moeviz.core.trace import DECODE, Trace
 from moeviz.engine.loader import Loaded, load
+from moeviz.engine.made import computing_us
 from moeviz.engine.serving import Serving
 
 SLOTS = (K, 64, 512, 1_024, 3_072, LAYERS * EXPERTS)
 PASSES = 10
 HIDDEN, INNER = 2_048, 768  # of Qwen3-30B-A3B's experts
-ROTATED = 32  # experts computed in turn, 300 MB: more than a processor's cache holds
 
 
 def measure(work: Work, slots: Sequence[int] = SLOTS, passes: int = PASSES) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def measure(work: Work, slots: Sequence[int] = SLOTS, passes: int = PASSES) -> d
         {(name, count): event_us(trace, name, count) for name in POLICIES for count in slots}
         for _ in range(work.repeats)
     ]
-    least = computing_us()
+    least = computing_us(K, HIDDEN, INNER)
     figures: dict[str, Any] = {"cache: us of an event of 8 experts of 9.4 MB, none copied": least}
     for count in slots:
         slowest = [max(one[name, count] for name in POLICIES) for one in rounds]
@@ -75,25 +75,6 @@ def event_us(trace: Trace, policy: str, slots: int) -> float:
             cache.demand(layer, chosen[layer : layer + 1], strengths[layer : layer + 1])
             cache.speculate(layer)
     return 1e6 * (time.thread_time() - start) / (trace.tokens * trace.layers)
-
-
-def computing_us(events: int = 40) -> float:
-    """Microseconds that `K` experts take for one token, one by one: the median event."""
-    import torch
-    from torch.nn.functional import linear, silu
-
-    dtype = torch.bfloat16
-    ups = [torch.full((2 * INNER, HIDDEN), 0.01, dtype=dtype) for _ in range(ROTATED)]
-    downs = [torch.full((HIDDEN, INNER), 0.01, dtype=dtype) for _ in range(ROTATED)]
-    hidden, took = torch.full((1, HIDDEN), 0.01, dtype=dtype), []
-    with torch.inference_mode():
-        for event in range(events):
-            start = time.thread_time()
-            for n in range(event * K, event * K + K):
-                half, up = linear(hidden, ups[n % ROTATED]).chunk(2, -1)
-                linear(silu(half) * up, downs[n % ROTATED])
-            took.append(time.thread_time() - start)
-    return 1e6 * sorted(took)[len(took) // 2]
 
 
 def live_share(loaded: Loaded, settings: Settings, tokens: int) -> float:

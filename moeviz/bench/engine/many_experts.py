@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from moeviz.bench.engine.made import Made, made
 from moeviz.bench.engine.racing import alone, faster, fastest, greedy, race, sampled, served, speeds
 from moeviz.bench.engine.rows import Work
 from moeviz.engine.alone import Alone
 from moeviz.engine.loader import load
+from moeviz.engine.made import Made, made
 from moeviz.engine.measure import RESIDENT
 
 # 0.2 MB an expert: 0.2 and 0.4 GB of experts, thrice in memory

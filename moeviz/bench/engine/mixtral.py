@@ -14,7 +14,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from moeviz.bench.engine.made import Made, made
 from moeviz.bench.engine.racing import (
     alone,
     faster,
@@ -30,6 +29,7 @@ from moeviz.bench.engine.rows import Work
 from moeviz.core.settings import Settings
 from moeviz.engine.alone import Alone
 from moeviz.engine.loader import TIERS, load
+from moeviz.engine.made import Made, made
 from moeviz.engine.tiers import disk_free, host_free
 from moeviz.numbers import metrics
 

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 
 from moeviz.errors import MoevizError, TraceError
-from moeviz.files.importers.looks import looks_like
 from moeviz.files.importers.registry import (
     AS_SAID,
     IMPORTERS,
@@ -29,6 +28,7 @@ from moeviz.files.importers.registry import (
     format_names,
     importer,
     load_importer,
+    none_of_them,
 )
 from moeviz.files.importers.source import MORE, Source, unpacked
 from moeviz.files.moetrace import MAX_FILE_BYTES
@@ -64,10 +64,12 @@ def read(name: str, content: bytes, options: Options = AS_SAID, format: str = ""
 def as_trace(name: str, found: Found) -> Imported:
     """What was found, where it is a trace. Raises TraceError where it only counts."""
     if isinstance(found, Counted):
+        what = (
+            "It is what" if found.format == "moecounts" else "`moeviz import` makes a .moecounts of it, which"
+        )
         raise TraceError(
             f"{name} holds counts, not a trace ({found.format}): which token used which expert is not said, "
-            "so no cache can be replayed. `moeviz import` makes a .moecounts of it, which the policy "
-            "static and warm starts take as calibration."
+            f"so no cache can be replayed. {what} the policy static and warm starts take as calibration."
         )
     return found
 
@@ -87,10 +89,7 @@ def _open(source: Source, options: Options, format: str) -> Found:
     source = unpacked(source)
     kind = load_importer(format) if format else _format_of(source)
     if not kind:
-        raise TraceError(
-            f"{source.name} is none of the formats that are read: {looks_like(source)} Read are "
-            f"{', '.join(format_names())} (`import --help` says more), each also as .gz or .zst."
-        )
+        raise none_of_them(source)
     options = Watched(**asdict(options))
     found = IMPORTERS[kind].read(source, options)
     if not isinstance(found, Imported | Counted):  # a user's own may give anything

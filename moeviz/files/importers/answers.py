@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from moeviz.core.trace import DECODE, MAX_K, MAX_LAYERS, PREFILL
 from moeviz.files.importers.atlas import depth
 from moeviz.files.importers.collect import UNKNOWN, Routes, expert_list
+from moeviz.files.importers.names import unused
 from moeviz.files.importers.numpy_files import MAGIC, read_npy
 from moeviz.files.importers.objects import json_lines
 from moeviz.files.importers.registry import Found, Options, importer
@@ -29,6 +30,9 @@ from moeviz.files.importers.source import Source
 
 NAME = "answers"
 KEYS = (b'"routed_experts"', b'"prompt_routed_experts"')
+_META = ("id", "prompt_tokens", "completion_tokens", "routed_experts")
+_ROW = ("choices", "usage", "model", "id", "object", "created")
+_CHOICE = ("index", "routed_experts", "prompt_routed_experts", "prompt_token_ids", "token_ids")
 SURE = 0.01  # a shape is taken where another would look like it by chance this rarely
 
 
@@ -42,7 +46,8 @@ class _Answer:
     prompt: Any = None  # the prompt's own routes, where they stand apart
     prompt_tokens: int = UNKNOWN
     completion_tokens: int = UNKNOWN
-    used: set[str] = field(default_factory=set)
+    ids: list[int] = field(default_factory=list)  # of prompt and completion, where the answer has both
+    model: str = ""
 
 
 def sniff(source: Source) -> int:
@@ -62,15 +67,19 @@ def read(source: Source, options: Options) -> Found:
     """Raises TraceError."""
     routes = Routes(source)
     report: list[str] = []
-    for answer in _answers(source):
+    left: dict[str, None] = {}  # keys that are not used
+    model = ""
+    for answer in _answers(source, left):
+        model = model or answer.model
         _add(source, options, routes, answer, report)
-    routed = routes.routed()
+    routed = routes.routed(model=model)
     routed.layers = ()  # places in an array number no layers
-    routed.report = [*dict.fromkeys(report), *routed.report]
+    routed.report = [*dict.fromkeys(report), *routed.report, *unused(left, "keys of the answer")]
     return finish(source, options, routed, NAME)
 
 
-def _answers(source: Source) -> Iterator[_Answer]:
+def _answers(source: Source, left: dict[str, None]) -> Iterator[_Answer]:
+    """Every answer of the file; `left` is filled with the names of what is not used of them."""
     whole_document = source.head[:1] == b"[" or b"\n{" not in source.content
     values = source.document() if whole_document else None
     if values is None:
@@ -82,9 +91,12 @@ def _answers(source: Source) -> Iterator[_Answer]:
         if not isinstance(row, dict):
             raise source.error(f"{place} is {str(row)[:40]!r}; expected an object.")
         if isinstance(meta := row.get("meta_info"), dict) and "routed_experts" in meta:
+            left.update(dict.fromkeys(key for key in row if key != "meta_info"))
+            left.update(dict.fromkeys(f"meta_info.{key}" for key in meta if key not in _META))
             yield _Answer(place, str(meta.get("id", place)), meta["routed_experts"], None, *_usage(meta))
             continue
         choices = row.get("choices") if isinstance(row.get("choices"), list) else [row]
+        left.update(dict.fromkeys(key for key in row if key not in (*_ROW, *_CHOICE)))
         usage = row.get("usage")
         prompt, completion = _usage(usage) if isinstance(usage, dict) else _usage(row)
         found = False
@@ -93,12 +105,34 @@ def _answers(source: Source) -> Iterator[_Answer]:
             before = own.get("prompt_routed_experts", row.get("prompt_routed_experts"))
             if "routed_experts" in own or before is not None:
                 found = True
+                left.update(
+                    dict.fromkeys(f"choices.{key}" for key in own if own is not row and key not in _CHOICE)
+                )
+                model = row.get("model")
                 count = completion if len(choices or []) == 1 else UNKNOWN
                 yield _Answer(
-                    place, f"{place}, choice {number}", own.get("routed_experts"), before, prompt, count
+                    place,
+                    f"{place}, choice {number}",
+                    own.get("routed_experts"),
+                    before,
+                    prompt,
+                    count,
+                    _token_ids(row, own),
+                    model if isinstance(model, str) else "",
                 )
         if not found:
             raise source.error(f"{place} holds no routed_experts; its keys are {', '.join(row)[:80]}.")
+
+
+def _token_ids(row: dict[str, Any], own: dict[str, Any]) -> list[int]:
+    """vLLM's return_token_ids: those of the prompt and of what was generated; empty where one is missing."""
+    prompt = own.get("prompt_token_ids") or row.get("prompt_token_ids")
+    ids = (
+        [*prompt, *own["token_ids"]]
+        if isinstance(prompt, list) and isinstance(own.get("token_ids"), list)
+        else []
+    )
+    return ids if all(type(one) is int and 0 <= one < 2**31 for one in ids) else []
 
 
 def _usage(usage: dict[str, Any]) -> tuple[int, int]:
@@ -130,6 +164,7 @@ def _add(source: Source, options: Options, routes: Routes, answer: _Answer, repo
                 expert_list(source, chosen, place, "experts"),
                 None,
                 phase=phase,
+                token_id=answer.ids[number] if number < len(answer.ids) else UNKNOWN,
             )
 
 

@@ -7,7 +7,9 @@ axes are counts, [layer, expert].
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,8 @@ Array = NDArray[Any]
 PROMPT = "prompt_routed_experts"  # vLLM, beside routed_experts of what was generated
 COUNTS = ("logical_count", "counts", "count", "expert_counts", "activation_counts")
 _CHUNK = 1 << 20
+_DIGITS = re.compile(r"\d+")
+_OF_LAYERS = re.compile(r".*(?:layer|block|blk).*|l?[\W_]*")  # names of arrays, without their number
 
 
 def from_arrays(source: Source, options: Options, arrays: Mapping[str, Array], format: str) -> Found:
@@ -44,8 +48,14 @@ def from_arrays(source: Source, options: Options, arrays: Mapping[str, Array], f
     if plain(PROMPT) in (plain(name) for name in arrays):
         return _prompt_and_rest(source, options, arrays, found, format)
     if "experts" not in found:
+        if stacked := _layers_apart(arrays):
+            return _from_layers(source, options, arrays, stacked, format)
         return _requests(source, options, arrays, format)
     ids = arrays[found["experts"]]
+    if options.axes == "token,k" and ids.ndim == 2:  # of a model with one MoE layer
+        own = [found[name] for name in ("experts", "weights") if name in found]
+        arrays = {name: a[:, None] if name in own and a.ndim == 2 else a for name, a in arrays.items()}
+        options, ids = replace(options, axes="token,layer,k"), arrays[found["experts"]]
     if ids.ndim == 2 and not options.axes and ids.dtype.kind in "iuf" and "weights" not in found:
         return counted(
             source,
@@ -53,7 +63,7 @@ def from_arrays(source: Source, options: Options, arrays: Mapping[str, Array], f
             format,
             [
                 "two axes were taken for counts, [layer, expert]; --axes token,layer reads them as routes "
-                "of one expert",
+                "of one expert, --axes token,k as those of one layer",
                 *unused([name for name in arrays if name != found["experts"]], "arrays"),
             ],
         )
@@ -67,6 +77,9 @@ def from_arrays(source: Source, options: Options, arrays: Mapping[str, Array], f
     if sequences > 1:
         routed.sequence = np.repeat(np.arange(sequences), tokens // sequences)
     used = {found[name] for name in ("experts", "weights") if name in found}
+    if sequences > 1:  # what stands beside them as [sequence, token], a mask above all, follows the tokens
+        each = (sequences, tokens // sequences)
+        arrays = {name: a.reshape(-1) if a.shape == each else a for name, a in arrays.items()}
     used |= _describe(source, routed, arrays, found, tokens)
     report += unused([name for name in arrays if name not in used], "arrays")
     return finish(source, options, routed, format)
@@ -148,7 +161,7 @@ def _choices(
 def _whole_numbers(array: Array) -> bool:
     flat = array.reshape(-1)
     return all(
-        bool((np.floor(part) == part).all())
+        bool((np.isfinite(part) & (np.floor(part) == part)).all())
         for start in range(0, flat.size, _CHUNK)
         for part in (flat[start : start + _CHUNK],)
     )
@@ -165,20 +178,34 @@ def _top_k(
     ids = np.empty((tokens, layers, k), np.int16)
     weights = np.empty(ids.shape, np.float32)
     rows = max(_CHUNK // (layers * experts), 1)
+    shares = _are_shares(logits[:rows])
     for start in range(0, tokens, rows):
         part = logits[start : start + rows].astype(np.float64)
         if not np.isfinite(part).all():
             raise source.error("holds logits that are not finite numbers.")
         order = np.argsort(-part, axis=2, kind="stable")[:, :, :k]
-        part = np.exp(part - part.max(2, keepdims=True))
-        part /= part.sum(2, keepdims=True)
+        if not shares:
+            part = np.exp(part - part.max(2, keepdims=True))
+            part /= part.sum(2, keepdims=True)
         ids[start : start + rows] = order
         weights[start : start + rows] = np.take_along_axis(part, order, 2)
-    report.append(
-        f"the numbers are taken for router logits: the {k} highest of {experts} are the choice, their "
-        "softmax the weights"
-    )
+    if shares:
+        report.append(
+            f"the numbers of a layer sum to 1, as probabilities do: the {k} highest of {experts} are the "
+            "choice and the weights"
+        )
+    else:
+        report.append(
+            f"the numbers are taken for router logits: the {k} highest of {experts} are the choice, their "
+            "softmax the weights"
+        )
     return ids, weights, experts
+
+
+def _are_shares(numbers: Array) -> bool:
+    """True of probabilities, which are positive and sum to 1: a router's softmax rather than its logits."""
+    part = numbers.astype(np.float64)
+    return bool((part >= 0).all() and (np.abs(part.sum(2) - 1) < 0.02).all())
 
 
 def _weights(
@@ -231,13 +258,21 @@ def _describe(
     for meaning in ("sequence", "request", "phase", "step", "token_id"):
         name = found.get(meaning, "")
         array = arrays.get(name)
-        if array is None or array.shape != (tokens,) or array.dtype.kind not in "iub":
+        if array is None or array.shape != (tokens,):
+            continue
+        if meaning == "phase":
+            known, inverse = np.unique(array, return_inverse=True)
+            phases = [phase_of(one, f"{source.name}: {name}", name) for one in known.tolist()]
+            routed.phase = np.array(phases, np.uint8)[inverse]
+            used.add(name)
+            continue
+        if array.dtype.kind == "U" and meaning in ("sequence", "request"):
+            array = np.unique(array, return_inverse=True)[1]
+        if array.dtype.kind not in "iub":
             continue
         used.add(name)
         values = array.astype(np.int64)
-        if meaning == "phase":
-            routed.phase = np.array([phase_of(int(value), source.name) for value in values], np.uint8)
-        elif meaning == "step":
+        if meaning == "step":
             routed.forward_pass = values
         elif meaning == "token_id":
             routed.token_ids = values
@@ -259,14 +294,17 @@ def _describe(
             if array.dtype.kind in "iu" and array.size and array.min() >= 0 and array.max() < MAX_TOKENS:
                 routed.layers = [int(one) for one in array]
                 used.add(name)
-        elif array.ndim == 0 and key in ("num_experts", "n_experts", "num_local_experts"):
-            routed.experts = about({name: array.item()}, source.name).experts
+        elif array.ndim == 0 and name in (found.get("num_experts"), found.get("prompt_tokens")):
+            said = about({name: array.item()}, source.name)
+            routed.experts = said.experts or routed.experts
+            routed.prompt_tokens = max(said.prompt_tokens, routed.prompt_tokens)
             used.add(name)
         elif array.ndim == 0 and array.dtype.kind == "U" and key in ("header", "meta", "metadata"):
             header = source.json(str(array.item()), f"the array {name}")
             if isinstance(header, dict):
                 said = about(header, f"{source.name}: {name}")
                 routed.experts, routed.model, routed.prompt = said.experts, said.model, said.prompt
+                routed.prompt_tokens = said.prompt_tokens
                 if "phase" in said.unused and routed.phase is None:
                     phase = phase_of(header["phase"], f"{source.name}: {name}")
                     routed.phase = np.full(tokens, phase, np.uint8)
@@ -317,8 +355,62 @@ def _prompt_and_rest(
     )
     first = len(arrays[prompt])
     routed = Routed(ids, phase=(np.arange(len(ids)) >= first).astype(np.uint8), report=report)
+    own = {plain(name): name for name in arrays}
+    before, after = (own.get(name, "") for name in ("prompt_token_ids", "token_ids"))
+    if (
+        before
+        and after
+        and (token_ids := _ids_of(arrays[before], arrays[after], first, len(ids))) is not None
+    ):
+        routed.token_ids = token_ids
+        names += [before, after]
     report += unused([name for name in arrays if name not in names], "arrays")
     return finish(source, options, routed, format)
+
+
+def _ids_of(prompt: Array, generated: Array, first: int, tokens: int) -> NDArray[np.int64] | None:
+    """Token ids of a request; of what was generated, the last token was not computed and may stand beyond
+    the routes. None where they do not fit.
+    """
+    if (
+        prompt.shape != (first,)
+        or generated.ndim != 1
+        or {prompt.dtype.kind, generated.dtype.kind} - set("iu")
+    ):
+        return None
+    found = np.concatenate([prompt, generated]).astype(np.int64)[:tokens]
+    return found if len(found) == tokens else None
+
+
+def _layers_apart(arrays: Mapping[str, Array]) -> dict[str, int]:
+    """Names of arrays [token, k] that are numbered as layers are (layer_0, blk.0, 0), with their numbers;
+    empty where there are none, or where they differ in shape.
+    """
+    found: dict[str, int] = {}
+    for name, array in arrays.items():
+        digits = _DIGITS.findall(name)
+        if array.ndim == 2 and array.dtype.kind in "iuf" and len(digits) == 1 and len(digits[0]) < 6:
+            found[name] = int(digits[0])
+    shapes = {arrays[name].shape for name in found}
+    stems = {_DIGITS.sub("", name) for name in found}
+    alike = len(shapes) == len(stems) == 1 and len(set(found.values())) == len(found) > 1
+    of_layers = alike and _OF_LAYERS.fullmatch(next(iter(stems)).lower())
+    return found if of_layers and max(found.values()) < 4 * MAX_LAYERS else {}
+
+
+def _from_layers(
+    source: Source, options: Options, arrays: Mapping[str, Array], layers: Mapping[str, int], format: str
+) -> Found:
+    """An array [token, k] of each layer, or [token, expert] of router logits."""
+    names = sorted(layers, key=lambda name: layers[name])
+    tokens, width = arrays[names[0]].shape
+    source.afford(8 * tokens * width * len(names), "its layers together")
+    together = np.stack([arrays[name] for name in names], axis=1)
+    rest = {name: array for name, array in arrays.items() if name not in layers}
+    rest |= {"experts": together, "layer_indices": np.array([layers[name] for name in names])}
+    found = from_arrays(source, options, rest, format)
+    found.report.append(f"{len(names)} arrays are taken for a layer each, by their numbers")
+    return found
 
 
 def _requests(source: Source, options: Options, arrays: Mapping[str, Array], format: str) -> Found:

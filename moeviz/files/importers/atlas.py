@@ -20,6 +20,7 @@ from moeviz.files.importers.source import Source
 
 NAME = "atlas"
 _LISTS = ("routing", "routes", "route", "trace", "expert_trace", "routing_trace")
+_LAYERS = ("num_layers", "n_layers", "n_layer", "num_hidden_layers")
 _OF_TOKENS = ("tokens", "token_ids", "input_ids", "texts", "token_texts", "phases", "phase")
 
 
@@ -57,7 +58,7 @@ def read(source: Source, options: Options) -> Found:
     for place, row in json_lines(source):
         key = lists_of(row)
         if key:
-            left.update(dict.fromkeys(add_trace(source, routes, said, place, row, key, place)))
+            left.update(dict.fromkeys(add_trace(source, options, routes, said, place, row, key, place)))
         elif len(routes):
             raise source.error(
                 f"{place} holds no lists [token][layer][k]; its keys are {', '.join(row)[:80]}."
@@ -70,15 +71,58 @@ def read(source: Source, options: Options) -> Found:
     return finish(source, options, routed, NAME)
 
 
+def _by_token(
+    source: Source, options: Options, routes: Routes, row: dict[str, Any], key: str, place: str
+) -> dict[str, Any]:
+    """The row with its lists as [token][layer][k]; in the file they may be [layer][token][k], as `--axes` or
+    the row's own number of layers says. Raises TraceError.
+    """
+    lists = row[key]
+    inner = {len(one) if isinstance(one, list) else 0 for one in lists}
+    own = next((row[name] for name in row if plain(name) in _LAYERS), None)
+    layer_first = type(own) is int and own == len(lists) and inner != {own}
+    if options.axes:
+        if options.axes not in ("token,layer,k", "layer,token,k"):
+            raise source.error(f"--axes is {options.axes}; expected token,layer,k or layer,token,k.")
+        layer_first = options.axes == "layer,token,k"
+    if layer_first:
+        if len(inner) > 1:
+            raise source.error(f"{place}: the layers of {key} have different numbers of tokens.")
+        row = row | {
+            name: [list(token) for token in zip(*value, strict=True)]
+            for name, value in row.items()
+            if depth(value) == 3 and {len(one) if isinstance(one, list) else 0 for one in value} == inner
+        }
+        line = "lists are taken as layer,token,k"
+    else:
+        line = "lists are taken as token,layer,k"
+        if max(inner) > max(len(lists), 8):
+            line += (
+                f", {max(inner):,} layers of {len(lists):,} tokens, which is unlikely: if the first axis is "
+                "the layer, give --axes layer,token,k"
+            )
+    if line not in routes.report:
+        routes.report.append(line)
+    return row
+
+
 def _header(said: About, own: About) -> None:
     said.experts, said.model = own.experts or said.experts, own.model or said.model
     said.unused += own.unused
 
 
 def add_trace(
-    source: Source, routes: Routes, said: About, place: str, row: dict[str, Any], key: str, request: str
+    source: Source,
+    options: Options,
+    routes: Routes,
+    said: About,
+    place: str,
+    row: dict[str, Any],
+    key: str,
+    request: str,
 ) -> Iterator[str]:
     """One request's tokens; gives the names of keys that were not used. Raises TraceError."""
+    row = _by_token(source, options, routes, row, key, place)
     lists = row[key]
     found = meanings(row, f"{source.name}: {place}")
     weights = row.get(found.get("weights", ""))
@@ -90,10 +134,10 @@ def add_trace(
     of_tokens = {name: row[name] for name in row if plain(name) in _OF_TOKENS and isinstance(row[name], list)}
     of_tokens = {name: values for name, values in of_tokens.items() if len(values) == len(lists)}
     used |= of_tokens.keys()
-    prompt = row.get("prompt_tokens", row.get("num_prompt_tokens"))
+    prompt = row.get(found.get("prompt_tokens", ""))
     if prompt is not None:
-        prompt = whole(source, prompt, place, "prompt_tokens")
-        used |= {"prompt_tokens", "num_prompt_tokens"}
+        prompt = whole(source, prompt, place, found["prompt_tokens"])
+        used.add(found["prompt_tokens"])
     for number, layers in enumerate(lists):
         where = f"{place}, token {number}"
         if not isinstance(layers, list):
@@ -104,7 +148,7 @@ def add_trace(
         for name, values in of_tokens.items():
             value = values[number]
             if plain(name).startswith("phase"):
-                about_it["phase"] = phase_of(value, f"{source.name}: {where}")
+                about_it["phase"] = phase_of(value, f"{source.name}: {where}", name)
             elif isinstance(value, str):
                 about_it["text"] = value
             else:

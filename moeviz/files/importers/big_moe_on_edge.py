@@ -29,7 +29,7 @@ _RENAMED = {
     "weight": "weight",
 }
 _KINDS = {"request": "text", "phase": "text", "weight": "float"}
-_PAIR = re.compile(r"(\w+)=(\S+)")
+_PAIR = re.compile(r"(\w+)=(.*?)(?=\s+\w+=|\s*$)")  # a model's path may hold spaces
 
 
 def sniff(source: Source) -> int:

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeviz.core.trace import MAX_EXPERTS, MAX_K, MAX_LAYERS, MAX_TOKENS
+from moeviz.core.trace import DECODE, MAX_EXPERTS, MAX_K, MAX_LAYERS, MAX_TOKENS, PREFILL
+from moeviz.files.importers.names import layer_in
 from moeviz.files.importers.routed import Routed, check_shape
 from moeviz.files.importers.source import Source
 from moeviz.words import many
@@ -198,7 +199,9 @@ class Routes:
         if not weighed and np.frombuffer(self._weight, np.float32).any():
             self.report.append(f"weights are left out: {many(self._unweighed, 'route')} without one")
         step = None
-        if about["pass"].any():
+        if self._numbered_by_phase(about):
+            self.report.append("tokens are numbered from the begin again where decode begins")
+        elif about["pass"].any():
             step = about["pass"][order]
         elif "step" in self._said:
             step = about["step"][order]
@@ -224,6 +227,20 @@ class Routes:
             )
             return None
         return phase.astype(np.uint8)
+
+    @staticmethod
+    def _numbered_by_phase(about: dict[str, NDArray[np.int64]]) -> bool:
+        """True where tokens are numbered from the begin again once in each request, which is where its
+        prompt ends: then decode of many tokens is no single pass.
+        """
+        again, known = about["pass"] > 0, about["phase"]
+        several = np.bincount(about["request"][again]).max(initial=0) > 1
+        return bool(
+            several
+            and about["pass"].max() == 1
+            and (known[~again] == PREFILL).all()
+            and (known[again] == DECODE).all()
+        )
 
     def _check_restarts(self, about: dict[str, NDArray[np.int64]]) -> None:
         """A pass that a restart began has the layers of the first, or it is no pass but a route that stands
@@ -352,5 +369,7 @@ class Calls:
 
 
 def layer_number(source: Source, value: object, place: str, what: str = "layer") -> int:
-    """Raises TraceError."""
+    """A number, or a name that holds it. Raises TraceError."""
+    if isinstance(value, str) and (found := layer_in(value)) is not None:
+        value = found
     return whole(source, value, place, what, 0, 4 * MAX_LAYERS)

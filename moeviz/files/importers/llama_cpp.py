@@ -1,5 +1,5 @@
-"""llama.cpp's expert profile, as people patch it in: CSV without a head, `blk.3.ffn_gate_exps.weight,0,4`:
-tensor, expert, uses.
+"""llama.cpp's expert profile, as people patch it in: CSV, mostly without a head, of tensor, expert and uses:
+`blk.3.ffn_gate_exps.weight,0,4`.
 
 These are counts. Logs of selections (layer_id, expert_ids) are read as tables.
 """
@@ -18,11 +18,15 @@ _LINE = re.compile(
     r"blk\.(\d{1,6})\.(ffn_\w{1,20}_exps)(?:\.weight)?\s*[,;\t]\s*(\d{1,6})\s*[,;\t]\s*(\d{1,15})\s*"
 )
 
+_HEAD = re.compile(
+    rb"(?:[\w ]{1,40}(?:[,;\t][\w ]{1,40}){2}\r?\n)?blk\.\d+\.ffn_\w+_exps"
+)  # with a head or without
+
 
 @importer(
     NAME,
     "llama.cpp's expert profile (counts)",
-    lambda source: 3 * bool(re.match(rb"blk\.\d+\.ffn_\w+_exps", source.head)),
+    lambda source: 3 * bool(_HEAD.match(source.head)),
 )
 def read(source: Source, options: Options) -> Found:
     """Raises TraceError."""
@@ -31,6 +35,8 @@ def read(source: Source, options: Options) -> Found:
     ] = {}  # of each kind of tensor: gate, up and down count the same uses
     for number, line in source.lines():
         found = _LINE.fullmatch(line)
+        if found is None and number == 1 and "blk." not in line:
+            continue  # names of columns
         if found is None or int(found[1]) >= 4 * MAX_LAYERS or int(found[3]) >= MAX_EXPERTS:
             raise source.error(f"line {number} is {line[:60]!r}; expected blk.3.ffn_gate_exps.weight,0,4.")
         own = counts.setdefault(found[2], {})

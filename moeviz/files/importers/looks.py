@@ -15,6 +15,7 @@ _MAGIC = (
     (b"MZ", "it looks like a program."),
     (b"SQLite format 3", "it looks like an SQLite database."),
     (b"\x89HDF", "it looks like an HDF5 file; save the arrays with np.savez."),
+    (b"\xff\xfe", "it looks like text in UTF-16; save it as UTF-8."),
     (b"BZh", "it is packed with bzip2; unpack it first."),
     (b"\xfd7zXZ", "it is packed with xz; unpack it first."),
     (b"7z\xbc\xaf", "it looks like a 7-Zip archive; unpack it first."),

@@ -11,9 +11,10 @@ from moeviz.files.importers.source import Source
 
 NAME = "moe-l2"
 _LINE = re.compile(r"EXPERT\|L(\d{1,9})\|T(\d{1,9}):\s*\[([\d,\s-]*)\]\s*")
+_ONE = re.compile(rb"EXPERT\|L\d+\|T\d+:\s*\[[\d,\s-]*\]\s*$", re.MULTILINE)  # ends its line, as in a log
 
 
-@importer(NAME, "moe-l2's EXPERT lines", lambda source: 2 * (b"EXPERT|L" in source.content[:65_536]))
+@importer(NAME, "moe-l2's EXPERT lines", lambda source: 2 * bool(_ONE.search(source.content[:65_536])))
 def read(source: Source, options: Options) -> Found:
     """Raises TraceError."""
     routes, others = Routes(source), 0

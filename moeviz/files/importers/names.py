@@ -8,19 +8,25 @@ numbers them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from moeviz.core.trace import MAX_EXPERTS, MAX_K
+from moeviz.core.trace import MAX_EXPERTS, MAX_K, MAX_TOKENS
 from moeviz.errors import TraceError
+
+NEGATED = ("is_prefill", "is_prompt")  # phases that say true of a prompt's tokens
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "token": (
         *("token", "token_idx", "token_index", "token_position", "token_pos", "token_number", "token_no"),
         *("position", "pos", "tok", "tok_idx", "t"),
     ),
-    "layer": ("layer", "layer_id", "layer_idx", "layer_index", "layer_number", "moe_layer", "block", "l"),
+    "layer": (
+        *("layer", "layer_id", "layer_idx", "layer_index", "layer_number", "layer_name", "moe_layer"),
+        *("block", "l"),
+    ),
     "experts": (
         *("experts", "expert_ids", "expert_idx", "expert_indices", "selected_experts", "selected_ids"),
         *(
@@ -46,11 +52,12 @@ ALIASES: dict[str, tuple[str, ...]] = {
         *("score", "prob", "probability", "expert_weight"),
     ),
     "rank": ("rank", "slot", "choice", "topk_rank", "k_idx", "expert_rank"),
-    "phase": ("phase", "stage", "ph", "is_decode"),
+    "phase": ("phase", "phases", "stage", "ph", "is_decode", *NEGATED),
     "step": ("forward_pass", "forward_pass_id", "pass", "pass_id", "step", "step_id", "iteration", "iter"),
     "request": (
         *("req_id", "request_id", "request", "rid", "sequence", "sequence_id", "seq", "seq_id"),
         *("prompt_id", "prompt_idx", "sample_id", "sample_idx", "trace_id", "conversation_id", "p"),
+        *("request_ids", "req_ids", "sequence_ids", "seq_ids"),
     ),
     "token_id": ("token_id", "token_ids", "input_id", "input_ids", "vocab_id", "ti"),
     "text": ("text", "texts", "token_text", "token_str", "token_string", "tokens_text", "piece"),
@@ -59,12 +66,17 @@ ALIASES: dict[str, tuple[str, ...]] = {
         *("num_routed_experts", "experts_per_layer", "expert_count"),
     ),
     "model": ("model", "model_id", "model_name"),
+    "prompt_tokens": (
+        *("prompt_tokens", "num_prompt_tokens", "n_prompt_tokens", "prompt_len", "prompt_length", "n_prompt"),
+    ),
     "count": ("count", "counts", "hits", "activations", "activation_count", "frequency", "freq", "uses"),
 }
 
+_IN_NAME = re.compile(r"(?:layers?|blk|blocks?)[._ -]?(\d+)")
+
 PHASES = {
-    **dict.fromkeys(("prefill", "prompt", "extend", "context", "0", "false"), 0),
-    **dict.fromkeys(("decode", "generation", "generate", "generated", "gen", "1", "true"), 1),
+    **dict.fromkeys(("prefill", "prompt", "extend", "context", "0", "0.0", "false"), 0),
+    **dict.fromkeys(("decode", "generation", "generate", "generated", "gen", "1", "1.0", "true"), 1),
 }
 
 
@@ -97,12 +109,24 @@ def meanings(names: Iterable[object], where: str) -> dict[str, str]:
     return found
 
 
-def phase_of(value: object, where: str) -> int:
-    """PREFILL or DECODE. Raises TraceError."""
+def phase_of(value: object, where: str, name: object = "phase") -> int:
+    """PREFILL or DECODE; `name` is the column's, since is_prefill says the opposite of is_decode. Raises
+    TraceError.
+    """
     found = PHASES.get(plain(value))
     if found is None:
-        raise TraceError(f"{where}: phase is {str(value)[:40]!r}; expected prefill or decode.")
-    return found
+        raise TraceError(f"{where}: {str(name)[:40]} is {str(value)[:40]!r}; expected prefill or decode.")
+    return 1 - found if plain(name) in NEGATED else found
+
+
+def layer_in(text: str) -> int | None:
+    """The number of the layer in a module's or tensor's name, as model.layers.3.mlp.gate or blk.3.ffn_gate;
+    None where it cannot be told.
+    """
+    if not any(letter.isalpha() for letter in text):
+        return None
+    found = _IN_NAME.findall(text) or re.findall(r"\d+", text)
+    return int(found[0]) if len(found) == 1 and len(found[0]) < 7 else None
 
 
 @dataclass(slots=True)
@@ -113,17 +137,21 @@ class About:
     model: str = ""
     prompt: str = ""
     top_k: int = 0
+    prompt_tokens: int = -1  # of each request; -1: not said
     unused: list[str] = field(default_factory=list)  # keys
 
 
 _ABOUT = {
     **dict.fromkeys(ALIASES["num_experts"], "experts"),
     **dict.fromkeys(ALIASES["model"], "model"),
+    **dict.fromkeys(ALIASES["prompt_tokens"], "prompt_tokens"),
     **dict.fromkeys(("prompt", "prompt_text"), "prompt"),
     **dict.fromkeys(
         ("top_k", "topk", "k", "num_experts_per_tok", "experts_per_token", "n_expert_used"), "top_k"
     ),
 }
+
+_MOST = {"experts": MAX_EXPERTS, "top_k": MAX_K, "prompt_tokens": MAX_TOKENS}  # of a header's numbers
 
 
 _NEEDS_NO_USE = {  # said again by the routes themselves, or of the file
@@ -137,8 +165,8 @@ def about(header: Mapping[str, Any], where: str) -> About:
     found = About()
     for key, value in header.items():
         meaning = _ABOUT.get(plain(key))
-        if meaning in ("experts", "top_k"):
-            most = MAX_EXPERTS if meaning == "experts" else MAX_K
+        if meaning in _MOST:
+            most = _MOST[meaning]
             if type(value) is not int or not 0 <= value <= most:
                 raise TraceError(
                     f"{where}: {key} is {str(value)[:40]!r}; expected a whole number up to {most}."
@@ -153,7 +181,7 @@ def about(header: Mapping[str, Any], where: str) -> About:
 
 def unused(names: Iterable[object], what: str) -> list[str]:
     """A line of the report that names what was not used; none where everything was."""
-    texts = [str(name)[:40] for name in names]
+    texts = [str(name)[:40] or "(without a name)" for name in names]
     if not texts:
         return []
     rest = f" and {len(texts) - 12} more" if len(texts) > 12 else ""

@@ -7,9 +7,10 @@ vLLM 0.21 to 0.23 returns `routed_experts` and `prompt_routed_experts` with a re
 
 from __future__ import annotations
 
+from moeviz.errors import TraceError
 from moeviz.files.importers.arrays import from_arrays
 from moeviz.files.importers.names import unused
-from moeviz.files.importers.numpy_files import MAGIC, ZIP, read_npy, read_npz
+from moeviz.files.importers.numpy_files import MAGIC, ZIP, open_zip, read_npy, read_npz
 from moeviz.files.importers.registry import Found, Options, importer
 from moeviz.files.importers.source import Source
 
@@ -20,7 +21,15 @@ def sniff(source: Source) -> int:
     """By its magic bytes; of a zip, one that holds arrays."""
     if source.content[:6] == MAGIC:
         return 2
-    return int(source.content[:4] == ZIP and b"data.pkl" not in source.content[:4096])
+    return int(source.content[:4] == ZIP and b"data.pkl" not in source.content[:4096] and _has_arrays(source))
+
+
+def _has_arrays(source: Source) -> bool:
+    """By the members' names, which numpy ends in .npy. True of a damaged zip: what is wrong is then said."""
+    try:
+        return any(name.endswith(".npy") or "." not in name for name in open_zip(source))
+    except TraceError:
+        return True
 
 
 @importer(NAME, "vLLM's routed experts and other arrays of numpy (.npy, .npz)", sniff)

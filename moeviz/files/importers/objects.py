@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from moeviz.core.trace import DECODE, PREFILL
 from moeviz.files.importers.collect import (
     UNKNOWN,
     Calls,
@@ -66,6 +67,7 @@ def header_and_rows(source: Source, rows: Iterator[Row]) -> tuple[About, Iterato
                 )
                 said.experts, said.model = own.experts or said.experts, own.model or said.model
                 said.prompt, said.top_k = own.prompt or said.prompt, own.top_k or said.top_k
+                said.prompt_tokens = max(own.prompt_tokens, said.prompt_tokens)
                 said.unused += own.unused
             elif kind:
                 others.append(kind)
@@ -132,15 +134,16 @@ def read_rows(
             calls.row(place, layer, ids, own)
             ordered += 1
             continue
-        text, said_phase = row.get(found.get("text", "")), row.get(found.get("phase", ""))
+        text = row.get(found.get("text", ""))
+        number = whole(source, row[found["token"]], place, found["token"])
         routes.add(
             place,
             request,
-            whole(source, row[found["token"]], place, found["token"]),
+            number,
             layer,
             ids,
             own,
-            phase=UNKNOWN if said_phase in (None, "") else phase_of(said_phase, f"{source.name}: {place}"),
+            phase=_phase(source, row, found, number, place),
             step=_optional(source, row.get(found.get("step", "")), place, found.get("step", "")),
             token_id=_optional(source, row.get(found.get("token_id", "")), place, found.get("token_id", "")),
             text=text if isinstance(text, str) else None,
@@ -151,6 +154,7 @@ def read_rows(
         raise source.error("holds no routes after its header.")
     collected = calls.routed() if ordered else routes.routed()
     collected.experts, collected.model, collected.prompt = said.experts, said.model, said.prompt
+    collected.prompt_tokens = said.prompt_tokens
     collected.recorded = dict(recorded or {})
     if ordered:
         collected.report.append("tokens are not numbered: a forward pass ends where a layer comes again")
@@ -159,6 +163,15 @@ def read_rows(
     for kind in sorted(set(others or [])):
         collected.report.append(f"{(others or []).count(kind):,} lines of kind {kind[:40]!r} are not used")
     return finish(source, options, collected, format)
+
+
+def _phase(source: Source, row: dict[str, Any], found: dict[str, str], number: int, place: str) -> int:
+    """Of a row's token, from its phase or from how many tokens the prompt has."""
+    said = row.get(found.get("phase", ""))
+    if said not in (None, ""):
+        return phase_of(said, f"{source.name}: {place}", found["phase"])
+    prompt = _optional(source, row.get(found.get("prompt_tokens", "")), place, found.get("prompt_tokens", ""))
+    return UNKNOWN if prompt == UNKNOWN else PREFILL if number < prompt else DECODE
 
 
 def _optional(source: Source, value: Any, place: str, what: str) -> int:

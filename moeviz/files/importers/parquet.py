@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from moeviz.core.trace import MAX_TOKENS
+from moeviz.files.importers.names import layer_in
 from moeviz.files.importers.source import Source
 
 MAGIC = b"PAR1"
@@ -89,7 +90,7 @@ def read_columns(source: Source, file: Any, wanted: Mapping[str, str]) -> dict[s
 def _piece(source: Source, column: Any, name: str, kind: str, rows: int) -> Any:
     import pyarrow.types as types
 
-    if column.null_count and kind == "int":
+    if column.null_count and kind in ("int", "layer"):
         at = rows - len(column) + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0]) + 1
         raise source.error(f"row {at}: {name} is empty; expected a value.")
     type_ = column.type
@@ -102,9 +103,15 @@ def _piece(source: Source, column: Any, name: str, kind: str, rows: int) -> Any:
             known = [str(one) for one in column.dictionary.to_pylist()]
             return ["" if at is None else known[at] for at in column.indices.to_pylist()]
         return ["" if one is None else str(one) for one in column.to_pylist()]
+    if kind == "layer" and (types.is_string(type_) or types.is_large_string(type_)):
+        numbers = [layer_in(one or "") for one in column.to_pylist()]
+        if None in numbers:
+            at = rows - len(column) + numbers.index(None) + 1
+            raise source.error(f"row {at}: {name} is no number and names no layer.")
+        return np.array(numbers, np.int64)
     if not (types.is_integer(type_) or types.is_floating(type_)):
         raise source.error(
-            f"{name} holds {type_}; expected {'whole numbers' if kind == 'int' else 'numbers'}."
+            f"{name} holds {type_}; expected {'numbers' if kind == 'float' else 'whole numbers'}."
         )
     if kind == "maybe" and column.null_count:
         column = column.fill_null(-1)

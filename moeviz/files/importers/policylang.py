@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from moeviz.files.importers.names import About, plain
+from moeviz.files.importers.names import About, plain, unused
 from moeviz.files.importers.objects import header_and_rows, json_lines, read_rows
 from moeviz.files.importers.registry import Found, Options, importer
 from moeviz.files.importers.source import Source
-from moeviz.files.importers.tabular import column_names, list_rows, read_table
+from moeviz.files.importers.tabular import column_names, list_rows, not_read, read_table
 
 NAME = "policylang"
 _DOMAINS = ("dm", "domain_tag")
@@ -36,6 +36,7 @@ def sniff(source: Source) -> int:
 @importer(NAME, "MoE-PolicyLang's recordings (JSON lines, parquet)", sniff)
 def read(source: Source, options: Options) -> Found:
     """Raises TraceError."""
+    left: list[str] = []
     tags: dict[str, dict[str, str]] = {"domains": {}, "languages": {}}
     recorded: dict[str, str] = {}
 
@@ -50,9 +51,12 @@ def read(source: Source, options: Options) -> Found:
         said, rows, others = header_and_rows(source, json_lines(source))
         softmax = "sm"
     else:
-        said, rows, others, softmax = About(), list_rows(read_table(source)), [], "router_softmax"
+        table = read_table(source)
+        said, rows, others, softmax = About(), list_rows(table), [], "router_softmax"
+        left = not_read(table)
     found = read_rows(
         source, options, rows, said, NAME, others, softmax, extra, (*_DOMAINS, *_LANGUAGES), recorded
     )
+    found.report.extend(unused(left, "columns"))
     found.report.extend(f"{what} of the requests: {said[:200]}" for what, said in recorded.items())
     return found

@@ -22,6 +22,7 @@ from typing import Any
 from moeviz.core.run import Run
 from moeviz.core.trace import MAX_EXPERTS, MAX_K, MAX_TOKENS, Trace
 from moeviz.errors import TraceError
+from moeviz.files.importers.looks import looks_like
 from moeviz.files.importers.source import Source
 from moeviz.files.moecounts import Counts
 
@@ -48,7 +49,8 @@ class Options:
                 raise TraceError(f"{value} {name} were given; {has} to {most:,}.")
         if self.axes:
             named = self.axes.split(",")
-            if len(set(named)) < len(named) or not {"token", "layer"} <= set(named) <= set(AXES):
+            enough = {"token", "layer"} <= set(named) <= set(AXES) or self.axes == "token,k"
+            if len(set(named)) < len(named) or not enough:
                 raise TraceError(
                     f"--axes is {self.axes[:60]!r}; name each axis once, for example token,layer,k or "
                     "layer,token,k."
@@ -141,6 +143,14 @@ def importer(name: str, what: str, sniff: Callable[[Source], int]) -> Callable[[
 def format_names() -> list[str]:
     """Names for `--format`, moeviz's own first."""
     return sorted(IMPORTERS, key=lambda name: (name != "moetrace", name))
+
+
+def none_of_them(source: Source, looks: str = "") -> TraceError:
+    """The refusal of a file that no format fits; `looks` says what it looks like, where a reader knows."""
+    return TraceError(
+        f"{source.name} is none of the formats that are read: {looks or looks_like(source)} Read are "
+        f"{', '.join(format_names())} (`import --help` says more), each also as .gz or .zst."
+    )
 
 
 def load_importer(text: str) -> str:

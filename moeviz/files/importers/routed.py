@@ -9,7 +9,7 @@ assumption is a line of the report.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,7 @@ class Routed:
     expert_bytes: int | Mapping[int, int] = 0  # of one expert, or by the layer's number
     model: str = ""
     prompt: str = ""
+    prompt_tokens: int = -1  # of each request, where no phase is said; -1: not known
     recorded: dict[str, str] = field(default_factory=dict)
     report: list[str] = field(default_factory=list)
 
@@ -60,11 +61,29 @@ def finish(source: Source, options: Options, routed: Routed, format: str) -> Imp
     """The trace. Raises TraceError with the file's name."""
     report = list(routed.report)
     try:
-        trace = _trace(source, options, routed, report)
+        trace = _trace(source, options, _together(routed, report), report)
     except TraceError as error:
         text = str(error)
         raise (error if text.startswith(source.name) else source.error(text)) from None
     return Imported(trace, None, format, report)
+
+
+def _together(routed: Routed, report: list[str]) -> Routed:
+    """With the tokens of each request together, in its own order, the requests as they begin in the file."""
+    if routed.sequence is None or len(routed.sequence) != len(routed.ids):
+        return routed
+    own = _numbered(routed.sequence)
+    if (np.diff(own) >= 0).all():
+        return routed
+    order = np.argsort(own, kind="stable")
+    report.append("tokens of several requests alternate in the file; each request's now follow each other")
+    per_token = {
+        name: values[order]
+        for name in ("ids", "weights", "phase", "forward_pass", "sequence", "token_ids")
+        if (values := getattr(routed, name)) is not None
+    }
+    texts = None if routed.texts is None else [routed.texts[token] for token in order.tolist()]
+    return replace(routed, texts=texts, **per_token)
 
 
 def check_shape(source: Source, shape: Sequence[int], weights: bool) -> None:
@@ -245,19 +264,24 @@ def _passes(
     phase = None if routed.phase is None else routed.phase[rows]
     step = None if routed.forward_pass is None else routed.forward_pass[rows]
     new = np.diff(own, prepend=own[:1] - 1) != 0
+    first = np.flatnonzero(new)
+    place = np.arange(tokens) - np.repeat(first, np.diff(np.append(first, tokens)))
     if options.prompt_tokens >= 0:
-        first = np.flatnonzero(new)
-        longest = int(np.diff(np.append(first, tokens)).max())
+        longest = int(place.max()) + 1
         if options.prompt_tokens > longest:
             raise TraceError(
                 f"--prompt-tokens says {options.prompt_tokens:,}, but the longest request has {longest:,} "
                 "tokens. Give at most as many."
             )
-        place = np.arange(tokens) - np.repeat(first, np.diff(np.append(first, tokens)))
         phase = (place >= options.prompt_tokens).astype(np.uint8)
         step = None
         asked = "as was asked" if routed.phase is None else "as was asked instead of the file's own phases"
         report.append(f"the first {options.prompt_tokens:,} tokens of each request are its prompt, {asked}")
+    elif phase is None and routed.prompt_tokens >= 0:
+        phase = (place >= routed.prompt_tokens).astype(np.uint8)
+        report.append(
+            f"the first {routed.prompt_tokens:,} tokens of each request are its prompt, as the file says"
+        )
     if step is not None:
         new |= np.diff(step, prepend=step[:1] - 1) != 0
         number = np.cumsum(new) - 1

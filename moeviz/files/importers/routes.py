@@ -11,9 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 from moeviz.errors import TraceError
+from moeviz.files.importers.looks import looks_like
 from moeviz.files.importers.names import meanings
 from moeviz.files.importers.objects import header_and_rows, json_lines, read_rows
-from moeviz.files.importers.registry import Found, Options, importer
+from moeviz.files.importers.registry import Found, Options, importer, none_of_them
 from moeviz.files.importers.source import Source
 from moeviz.files.importers.tabular import from_columns, is_long
 
@@ -34,7 +35,7 @@ def is_route(value: Any) -> bool:
 def sniff(source: Source) -> int:
     """An object first: could be routes; surely where one of the first three lines is one."""
     if source.head[:1] == b"[":
-        return 1
+        return int(source.head[1:].lstrip()[:1] == b"{")
     if source.head[:1] != b"{":
         return 0
     return 2 if any(is_route(value) for value in source.peek()) else 1
@@ -46,7 +47,7 @@ def read(source: Source, options: Options) -> Found:
     said, rows, others = header_and_rows(source, json_lines(source))
     first = next(rows, None)
     if first is None:
-        raise source.error("holds no routes: no object in it names a layer and its experts.")
+        raise none_of_them(source, f"no object in it names a layer and its experts; {looks_like(source)}")
     if is_long(first[1]):
         columns: dict[str, list[Any]] = {name: [first[1][name]] for name in first[1]}
         for place, row in rows:

@@ -19,7 +19,7 @@ from moeviz.files.importers.counting import counted_rows
 from moeviz.files.importers.names import About, meanings, plain, unused
 from moeviz.files.importers.objects import read_rows
 from moeviz.files.importers.parquet import MAGIC
-from moeviz.files.importers.registry import Found, Imported, Options, importer
+from moeviz.files.importers.registry import Found, Imported, Options, importer, none_of_them
 from moeviz.files.importers.routed import check_shape
 from moeviz.files.importers.source import Source
 from moeviz.files.importers.tabular import (
@@ -27,7 +27,9 @@ from moeviz.files.importers.tabular import (
     KINDS,
     Table,
     from_columns,
+    layer_columns,
     list_rows,
+    not_read,
     read_table,
     wide_columns,
 )
@@ -54,10 +56,8 @@ def read(source: Source, options: Options) -> Found:
         return _own(source, table)
     found = meanings(table.names, source.name)
     if "layer" in found and "experts" in found:
-        used = [found[meaning] for meaning in found if meaning in KINDS]
-        report = unused([name for name in table.names if name not in used], "columns")
         rows = read_rows(source, options, list_rows(table), About(), NAME, used=table.names)
-        rows.report.extend(report)
+        rows.report.extend(unused(not_read(table), "columns"))
         return rows
     if "layer" in found and "expert" in found:
         wanted = {name: KINDS[meaning] for meaning, name in found.items() if meaning in KINDS}
@@ -65,10 +65,16 @@ def read(source: Source, options: Options) -> Found:
         return from_columns(source, options, table.columns(wanted), NAME, left)
     if "layer" in found and (wide := wide_columns(table.names, "expert")):
         return _wide(source, options, table, found, wide)
-    raise source.error(
-        f"has the columns {', '.join(name[:40] for name in table.names[:8])}; expected token, layer, rank, "
-        "expert[, weight], or token, layer, experts (a list), or layer, expert, count. The documentation "
-        "of importers lists all names that are known."
+    unnamed = next((name for name in table.names if plain(name) in ("", "unnamed:_0")), None)
+    if "layer" not in found and unnamed is not None and (wide := wide_columns(table.names, "expert")):
+        return _wide(source, options, table, {"layer": unnamed}, wide)  # the index of a data frame
+    if "layer" not in found and (layers := layer_columns(table.names)):
+        return _by_layer(source, options, table, found, layers)
+    raise none_of_them(
+        source,
+        f"it looks like a table that has the columns {', '.join(name[:40] for name in table.names[:8])}; "
+        "expected token, layer, rank, expert[, weight], or token, layer, experts (a list), or layer, expert, "
+        "count, in these or other usual names.",
     )
 
 
@@ -79,7 +85,7 @@ def _wide(source: Source, options: Options, table: Table, found: dict[str, str],
     wanted = {
         name: KINDS[meaning] for meaning, name in found.items() if meaning in KINDS and name not in weights
     }
-    wanted |= dict.fromkeys(wide, "int") | dict.fromkeys(weights, "float")
+    wanted |= dict.fromkeys(wide, "maybe") | dict.fromkeys(weights, "float")
     columns = table.columns(wanted)
     values = {n: c.tolist() if isinstance(c, np.ndarray) else c for n, c in columns.items()}
     rest = [name for name in wanted if name not in (*wide, *weights)]
@@ -99,6 +105,31 @@ def _wide(source: Source, options: Options, table: Table, found: dict[str, str],
         return _marked(source, options, values, rest, wide, left)
     read_back = read_rows(source, options, rows(), About(), NAME)
     read_back.report.extend(left)
+    return read_back
+
+
+def _by_layer(
+    source: Source, options: Options, table: Table, found: dict[str, str], layers: dict[int, list[str]]
+) -> Found:
+    """A row for each token: columns layer_0, layer_1, ... of lists, or layer_0_expert_0, ..."""
+    own = [name for names in layers.values() for name in names]
+    kind = "list" if all(len(names) == 1 for names in layers.values()) else "maybe"
+    wanted = {name: KINDS[meaning] for meaning, name in found.items() if meaning in KINDS}
+    columns = table.columns(wanted | dict.fromkeys(own, kind))
+    values = {n: c.tolist() if isinstance(c, np.ndarray) else c for n, c in columns.items()}
+
+    def rows() -> Any:
+        for number in range(len(values[own[0]])):
+            rest = {name: values[name][number] for name in wanted}
+            rest.setdefault(found.get("token", "token"), number)
+            for layer, names in layers.items():
+                cells = [values[name][number] for name in names]
+                chosen = cells[0] if kind == "list" else cells
+                yield f"row {number + 1}", rest | {"layer": layer, "experts": chosen}
+
+    read_back = read_rows(source, options, rows(), About(), NAME)
+    read_back.report.append("a row is taken for a token, with columns for each layer")
+    read_back.report.extend(unused([n for n in table.names if n not in wanted and n not in own], "columns"))
     return read_back
 
 

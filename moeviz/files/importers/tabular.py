@@ -21,7 +21,7 @@ from moeviz.errors import TraceError
 from moeviz.files.importers import parquet
 from moeviz.files.importers.collect import MOST, scatter
 from moeviz.files.importers.counting import counted_rows
-from moeviz.files.importers.names import meanings, phase_of, plain, unused
+from moeviz.files.importers.names import layer_in, meanings, phase_of, plain, unused
 from moeviz.files.importers.objects import Row
 from moeviz.files.importers.registry import Found, Options
 from moeviz.files.importers.routed import Routed, finish
@@ -40,12 +40,23 @@ _INTEGERS = re.compile(r"\s*[\[({]?\s*(?:-?\d{1,9}(?:[\s,;|]+-?\d{1,9})*)?\s*[\]
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,4})?"
 _NUMBERS = re.compile(rf"\s*[\[({{]?\s*(?:{_NUMBER}(?:[\s,;|]+{_NUMBER})*)?\s*[\])}}]?\s*")
 _WIDE = {
-    "expert": re.compile(r"(?:e|expert|experts|expert_id|topk|topk_id|top|choice|selected)_?(\d{1,4})"),
-    "weight": re.compile(r"(?:w|weight|weights|prob|score|gate|topk_weight)_?(\d{1,4})"),
+    "expert": re.compile(
+        r"(?:(?:e|expert|experts|expert_id|topk|topk_id|top|choice|selected)_?)?(\d{1,4})"
+        r"|top_?(\d{1,4})_(?:expert|expert_id|id)"
+    ),
+    "weight": re.compile(
+        r"(?:w|weight|weights|prob|score|gate|topk_weight)_?(\d{1,4})"
+        r"|top_?(\d{1,4})_(?:weight|prob|score|gate)"
+    ),
 }
+_OF_LAYER = re.compile(  # layer_3, or layer_3_expert_0
+    r"(?:l|layer|layers|blk|block)_?(\d{1,6})(?:[_.]?(?:e|expert|top|topk|k|rank|choice|slot)_?(\d{1,4}))?"
+)
 KINDS = {
-    **dict.fromkeys(("token", "layer", "rank", "expert"), "int"),
-    **dict.fromkeys(("step", "token_id"), "maybe"),  # a whole number, -1 where a row has none
+    **dict.fromkeys(("token", "rank"), "int"),
+    "layer": "layer",  # a whole number, or a name that holds one
+    # a whole number, -1 where a row has none
+    **dict.fromkeys(("expert", "step", "token_id", "prompt_tokens"), "maybe"),
     **dict.fromkeys(("weight", "count"), "float"),
     **dict.fromkeys(("phase", "request", "text"), "text"),
     **dict.fromkeys(("experts", "weights"), "list"),
@@ -91,6 +102,8 @@ class Table:
         for rows in self._csv_rows():
             for name, kind in wanted.items():
                 cells = [row[at[name]] for row in rows]
+                if kind == "float" and self.delimiter == ";":
+                    cells = [cell.replace(",", ".") for cell in cells]  # as spreadsheets of half Europe write
                 found[name].append(_cells(self.source, cells, name, kind, done, same))
             done += len(rows)
         return found
@@ -192,6 +205,8 @@ def _cells(source: Source, cells: list[str], name: str, kind: str, done: int, sa
         )
     if kind == "list":
         return [_numbers_of(source, cell, name, done + number) for number, cell in enumerate(cells, 1)]
+    if kind == "layer":
+        cells = [cell if (number := layer_in(cell)) is None else str(number) for cell in cells]
     if kind == "maybe":
         cells = [cell if cell.strip() else "-1" for cell in cells]
     convert: Any = float if kind == "float" else int
@@ -231,20 +246,29 @@ def _numbers_of(source: Source, cell: str, name: str, row: int) -> list[int] | l
     raise source.error(f"row {row}: {name} is {cell[:40]!r}; expected a list of numbers, as 5 7 or [5, 7].")
 
 
+_EXTRA = {  # of MoE-PolicyLang's tables
+    **dict.fromkeys(("router_softmax", "sm"), "list"),
+    **dict.fromkeys(("domain_tag", "language_tag", "dm", "lg"), "text"),
+}
+
+
+def _wanted(table: Table) -> dict[str, str]:
+    """The columns of a table with lists that are read, and what they hold."""
+    found = meanings(table.names, table.source.name)
+    wanted = {name: KINDS[meaning] for meaning, name in found.items() if meaning in KINDS}
+    return wanted | {name: kind for name, kind in _EXTRA.items() if name in table.names}
+
+
+def not_read(table: Table) -> list[str]:
+    """The columns of a table with lists that `list_rows` leaves out."""
+    wanted = _wanted(table)
+    return [name for name in table.names if name not in wanted]
+
+
 def list_rows(table: Table) -> Iterator[Row]:
     """The rows of a table with lists, as objects. Raises TraceError."""
     found = meanings(table.names, table.source.name)
-    wanted = {name: KINDS[meaning] for meaning, name in found.items() if meaning in KINDS}
-    extra = {
-        "router_softmax": "list",
-        "sm": "list",
-        "domain_tag": "text",
-        "language_tag": "text",
-        "dm": "text",
-        "lg": "text",
-    }
-    wanted |= {name: kind for name, kind in extra.items() if name in table.names}
-    columns = table.columns(wanted)
+    columns = table.columns(_wanted(table))
     values = {n: c.tolist() if isinstance(c, np.ndarray) else c for n, c in columns.items()}
     for number, row in enumerate(zip(*values.values(), strict=True), 1):
         named = dict(zip(values, row, strict=True))
@@ -263,13 +287,27 @@ def wide_columns(names: Sequence[str], what: str) -> list[str]:
     """Columns expert_0, expert_1, ... or weight_0, ... in their order; none where they do not count from 0 or
     1.
     """
-    numbered = {int(m[1]): name for name in names if (m := _WIDE[what].fullmatch(plain(name)))}
+    numbered = {int(m[1] or m[2]): name for name in names if (m := _WIDE[what].fullmatch(plain(name)))}
     if not numbered or sorted(numbered) not in (
         list(range(len(numbered))),
         list(range(1, len(numbered) + 1)),
     ):
         return []
     return [numbered[number] for number in sorted(numbered)]
+
+
+def layer_columns(names: Sequence[str]) -> dict[int, list[str]]:
+    """Columns of each layer, layer_3 with lists or layer_3_expert_0, layer_3_expert_1, ..., where a row is a
+    token; empty where there are none.
+    """
+    found: dict[int, dict[int, str]] = {}
+    for name in names:
+        if m := _OF_LAYER.fullmatch(plain(name)):
+            found.setdefault(int(m[1]), {})[int(m[2] or -1)] = name
+    widths = {(-1 in own, len(own) if -1 in own else 0) for own in found.values()}
+    if len(found) < 2 or len(widths) > 1 or widths & {(True, n) for n in range(2, len(names) + 1)}:
+        return {}
+    return {layer: [own[rank] for rank in sorted(own)] for layer, own in sorted(found.items())}
 
 
 def _whole_column(source: Source, values: Any, name: str) -> NDArray[np.int64]:
@@ -308,7 +346,11 @@ def _float_column(source: Source, values: Any, name: str) -> NDArray[np.float64]
             values = np.array([float(one) for one in values])
         except OverflowError:
             raise source.error(f"{name} holds a number beyond floating point.") from None
-    return np.asarray(values, np.float64)
+    found = np.asarray(values, np.float64)
+    if len(beyond := np.flatnonzero(np.isfinite(found) & (np.abs(found) > np.finfo(np.float32).max))):
+        at = int(beyond[0])
+        raise source.error(f"row {at + 1}: {name} is {found[at]:g}; expected a number that float32 holds.")
+    return found
 
 
 def _first(
@@ -340,7 +382,7 @@ def from_columns(
     lines = [*report, *unused([*left, *(name for name in columns if name not in found.values())], "columns")]
     ints: dict[str, NDArray[np.int64]] = {
         meaning: _whole_column(source, values[meaning], found[meaning])
-        for meaning in ("token", "layer", "rank", "expert", "step", "token_id")
+        for meaning in ("token", "layer", "rank", "expert", "step", "token_id", "prompt_tokens")
         if meaning in values
     }
     for meaning, most in (("layer", 4 * MAX_LAYERS), ("expert", MAX_EXPERTS - 1), ("rank", MAX_K - 1)):
@@ -353,6 +395,9 @@ def from_columns(
         if meaning in ints and (ints[meaning] < 0).any():
             at = int(np.argmax(ints[meaning] < 0))
             raise source.error(f"row {at + 1}: {found[meaning]} is -1; expected 0 or more.")
+    if "token" not in ints and "step" in ints and "count" not in values:
+        _steps_number_tokens(source, ints, values, found, columns)
+        lines.append(f"{found['step']} is taken for the number of the token")
     if "token" not in ints:
         if "count" not in values:
             raise source.error(
@@ -370,6 +415,26 @@ def from_columns(
             rows[layer, expert] = count
         return counted_rows(source, rows, options.experts or others.get("experts", 0), format, lines)
     return _long(source, options, values, ints, found, format, lines, others)
+
+
+def _steps_number_tokens(
+    source: Source,
+    ints: dict[str, NDArray[np.int64]],
+    values: Mapping[str, Any],
+    found: Mapping[str, str],
+    columns: Mapping[str, Any],
+) -> None:
+    """Puts the steps in the place of tokens, where each step is one token: it has as many experts in each
+    layer. Raises TraceError where that is not so.
+    """
+    requests = np.unique(np.array(values.get("request", np.zeros(len(ints["step"])))), return_inverse=True)[1]
+    sizes = np.unique(np.stack([requests, ints["step"], ints["layer"]]), axis=1, return_counts=True)[1]
+    if len(set(sizes.tolist())) > 1 or (ints["step"] < 0).any():
+        raise source.error(
+            f"has no column that numbers the tokens, and a {found['step']} may have several; its columns are "
+            f"{', '.join(columns)[:120]}."
+        )
+    ints["token"] = ints.pop("step")
 
 
 def _long(
@@ -444,7 +509,7 @@ def _long(
     routed = Routed(ids, weights, [int(one) for one in layers], report=report, **others)
     if "request" in values and int(request.max()) > 0:
         routed.sequence = request[begin]
-    for meaning in ("step", "token_id"):
+    for meaning in ("step", "token_id", "prompt_tokens"):
         if meaning in ints and (ints[meaning] < 0).any():
             report.append(f"{found[meaning]} is not used: some rows have none")
     if "step" in ints and (step >= 0).all():
@@ -454,9 +519,13 @@ def _long(
     if "phase" in values and "" in values["phase"]:
         report.append(f"{found['phase']} is not used: some rows have none")
     elif "phase" in values:
-        known = {one: phase_of(one, f"{source.name}: {found['phase']}") for one in set(values["phase"])}
+        name = found["phase"]
+        known = {one: phase_of(one, f"{source.name}: {name}", name) for one in set(values["phase"])}
         phase = np.array([known[one] for one in values["phase"]], np.int64)
-        routed.phase = _first(source, found["phase"], row, phase, tokens).astype(np.uint8)
+        routed.phase = _first(source, name, row, phase, tokens).astype(np.uint8)
+    elif "prompt_tokens" in ints and (ints["prompt_tokens"] >= 0).all():
+        phase = (ints["token"] >= ints["prompt_tokens"]).astype(np.int64)
+        routed.phase = _first(source, found["prompt_tokens"], row, phase, tokens).astype(np.uint8)
     if "text" in values:
         texts: list[Any] = [values["text"][at] for at in begin.tolist()]
         routed.texts = [str(one) for one in texts]

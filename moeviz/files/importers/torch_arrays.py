@@ -2,10 +2,10 @@
 dumped.
 
 SGLang 0.5 (`eplb/expert_distribution.py`): in mode `per_token` a dict with `records`, each with
-forward_pass_id, forward_mode (1 extend, 2 decode, 3 mixed), input_ids and topk_ids_of_layer [layer, token,
-k], physical ids where last_physical_to_logical_map says so; in mode `stat` a dict with logical_count [step,
-layer, expert], which is also what ktransformers places experts by; mode `per_pass` holds the counts of each
-pass.
+forward_pass_id, forward_mode (1 extend, 2 decode, 3 mixed, 5 verify), input_ids and topk_ids_of_layer [layer,
+token, k], physical ids where last_physical_to_logical_map says so; in mode `stat` a dict with logical_count
+[step, layer, expert], which is also what ktransformers places experts by; mode `per_pass` holds the counts of
+each pass. A list of tensors [token, expert] is read as a layer each, as transformers gives router_logits.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from moeviz.files.importers.registry import Found, Options, importer
 from moeviz.files.importers.routed import Routed, check_shape, finish, narrow
 from moeviz.files.importers.source import Source
 from moeviz.files.importers.torch_files import Tensor, TorchFile
+from moeviz.words import many
 
 NAME = "torch"
-_MODES = {1: PREFILL, 2: DECODE}  # SGLang's ForwardMode
+_MODES = {1: PREFILL, 2: DECODE, 3: PREFILL, 5: DECODE}  # SGLang's ForwardMode
+_MIXED = 3  # a piece of a prompt together with requests that decode
 _USED = {"forward_pass_id", "forward_mode", "input_ids", "topk_ids_of_layer"}
 
 
@@ -41,8 +43,9 @@ def read(source: Source, options: Options) -> Found:
     content = file.content
     if isinstance(content, Tensor):
         return from_arrays(source, options, {"": file.array(content)}, NAME)
-    if isinstance(content, list) and content and all(isinstance(one, Tensor) for one in content):
-        arrays = {f"request {number}": file.array(one) for number, one in enumerate(content)}
+    if isinstance(content, list | tuple) and content and all(isinstance(one, Tensor) for one in content):
+        what = "layer" if len(content[0].shape) == 2 else "request"  # router_logits of transformers
+        arrays = {f"{what} {number}": file.array(one) for number, one in enumerate(content)}
         return from_arrays(source, options, arrays, NAME)
     if not isinstance(content, dict) or not content:
         raise source.error(
@@ -55,18 +58,23 @@ def read(source: Source, options: Options) -> Found:
         return from_arrays(source, options, counts, "sglang")
     tensors = {str(key): one for key, one in content.items() if isinstance(one, Tensor)}
     keys = ", ".join(str(key)[:40] for key in list(content)[:8])
-    if not tensors:
-        raise source.error(f"holds a dict with {keys}: no tensor, and no records of SGLang's recorder.")
-    if any(key.endswith((".weight", ".bias")) for key in tensors):
+    nested = {str(name) for value in content.values() if isinstance(value, dict) for name in value}
+    if any(key.endswith((".weight", ".bias")) for key in (*tensors, *nested)):
         raise source.error(
             f"holds a model's weights ({keys}), no trace. Run the model and record it: python -m moeviz run "
             "FOLDER."
         )
+    if not tensors:
+        raise source.error(f"holds a dict with {keys}: no tensor, and no records of SGLang's recorder.")
     source.afford(
         sum(8 * int(np.prod(one.shape, dtype=np.float64)) for one in tensors.values()), "its tensors"
     )
-    found = from_arrays(source, options, {key: file.array(one) for key, one in tensors.items()}, NAME)
-    found.report.extend(unused([key for key in content if str(key) not in tensors], "keys"))
+    arrays = {key: file.array(one) for key, one in tensors.items()}
+    numbers = {str(key): one for key, one in content.items() if type(one) is int and abs(one) < 2**31}
+    found = from_arrays(source, options, arrays | {key: np.array(one) for key, one in numbers.items()}, NAME)
+    found.report.extend(
+        unused([key for key in content if str(key) not in (tensors.keys() | numbers.keys())], "keys")
+    )
     return found
 
 
@@ -94,7 +102,8 @@ def _sglang(source: Source, options: Options, file: TorchFile, content: dict[Any
     passes = sorted(records, key=lambda one: _number(source, one.get("forward_pass_id"), "forward_pass_id"))
     report: list[str] = []
     chosen: list[NDArray[np.int16]] = []
-    phases: list[int | None] = []
+    phases: list[int] = []  # of each token
+    assumed = mixed = 0
     lengths: list[int] = []
     ids: list[int] = []
     tokens = 0
@@ -112,7 +121,10 @@ def _sglang(source: Source, options: Options, file: TorchFile, content: dict[Any
         if count == 0:
             continue
         chosen.append(narrow(source, file.array(tensor)).transpose(1, 0, 2))
-        phases.append(_MODES.get(record.get("forward_mode")))
+        mode = one if type(one := record.get("forward_mode")) is int else 0
+        assumed += mode not in _MODES
+        mixed += mode == _MIXED
+        phases += [_MODES.get(mode, PREFILL if count > 1 else DECODE)] * count
         lengths.append(count)
         own = record.get("input_ids")
         if isinstance(own, list) and len(own) == count and all(type(one) is int for one in own):
@@ -131,18 +143,21 @@ def _sglang(source: Source, options: Options, file: TorchFile, content: dict[Any
         all_ids, experts = _logical(source, all_ids, mapping, report)
     step = np.repeat(np.arange(len(lengths)), lengths)
     routed = Routed(all_ids, forward_pass=step, experts=experts, report=report)
-    if None in phases:
-        report.append("forward_mode is not said of every pass")
-    else:
-        routed.phase = np.repeat(np.array(phases, np.uint8), lengths)
+    if assumed < len(lengths):
+        routed.phase = np.array(phases, np.uint8)
+    if assumed:
+        report.append(
+            f"forward_mode does not say what {many(assumed, 'pass')} did: those of several tokens "
+            "are taken for prefill, those of one for decode"
+        )
     if len(ids) == len(all_ids):
         routed.token_ids = np.array(ids, np.int64) if all(0 <= one < 2**31 for one in ids) else None
     else:
         report.append("input_ids do not stand beside every token; token ids are left out")
-    if max(lengths) > 1 and (
-        routed.phase is None or (routed.phase == DECODE)[step == int(np.argmax(lengths))].any()
-    ):
-        report.append("passes decode several requests at once; whose token is whose is not said")
+    if mixed:
+        report.append(f"{many(mixed, 'pass')} decoded beside a prompt (mixed); all of it counts as prefill")
+    if (np.bincount(step[np.array(phases) == DECODE]) > 1).any():
+        report.append("passes decode several tokens at once; whose token is whose is not said")
     report += unused(sorted({str(key) for one in passes for key in one} - _USED), "keys of the records")
     others = [key for key in content if key not in ("records", "last_physical_to_logical_map")]
     report += unused(others, "keys")

@@ -1,0 +1,66 @@
+"""Numbers and nothing else, as numpy.savetxt and spreadsheets write them: counts [layer, expert]; no tool's
+own format.
+
+A line is a layer, its numbers are separated by commas, semicolons, tabs, bars or spaces; lines that begin
+with # are left out. Rows of routes without a head look alike and are refused: nothing says which column is
+the token.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from moeviz.core.trace import MAX_EXPERTS, MAX_LAYERS
+from moeviz.files.importers.counting import counted
+from moeviz.files.importers.registry import Found, Options, importer
+from moeviz.files.importers.source import Source
+
+NAME = "matrix"
+_APART = re.compile(r"\s*[,;|\t]\s*|\s+")
+_NUMBERS = re.compile(rb"\s*[\d.eE+-]+(?:(?:\s*[,;|\t]\s*|[ \t]+)[\d.eE+-]+)+\s*")
+MOST_ROUTE = 6  # columns: request, token, layer, rank, expert, weight
+
+
+def sniff(source: Source) -> int:
+    """The first line that is no comment holds numbers only, two or more."""
+    line = next((one for one in source.head.split(b"\n") if one.strip() and not one.startswith(b"#")), b"")
+    return 2 * bool(_NUMBERS.fullmatch(line)) if len(line) < 4000 else 0
+
+
+@importer(NAME, "counts [layer, expert] as lines of numbers (numpy.savetxt)", sniff)
+def read(source: Source, options: Options) -> Found:
+    """Raises TraceError."""
+    rows: list[list[float]] = []
+    for number, line in source.lines():
+        if line.startswith("#"):
+            continue
+        try:
+            row = [float(one) for one in _APART.split(line.strip())]
+        except ValueError:
+            raise source.error(f"line {number} is {line.strip()[:40]!r}; expected numbers only.") from None
+        rows.append(row)
+        if len(row) != len(rows[0]) or len(row) > MAX_EXPERTS or len(rows) > MAX_LAYERS:
+            raise source.error(
+                f"line {number} has {len(row)} numbers, the first has {len(rows[0])}; expected counts of up "
+                f"to {MAX_LAYERS} layers of {MAX_EXPERTS:,} experts, a line for each layer. Routes need a "
+                "head, for example token,layer,rank,expert."
+            )
+    lines = ["lines of numbers were taken for counts, a layer each"]
+    if len(rows) > 1 and rows[0] == list(range(len(rows[0]))):  # a data frame's columns
+        lines.append("the first line numbers the experts")
+        del rows[0]
+    counts = np.array(rows)
+    first = counts[:, 0]
+    if (
+        counts.shape[1] <= MOST_ROUTE
+        and len(counts) > 1
+        and first[0] in (0, 1)
+        and (np.diff(first) >= 0).all()
+    ):
+        raise source.error(
+            "holds numbers without a head, which may be routes. Give it one, for example "
+            "token,layer,rank,expert."
+        )
+    return counted(source, counts, NAME, lines)

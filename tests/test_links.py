@@ -1,0 +1,45 @@
+"""Links that somebody bent by hand, on every page: never a traceback; what does not fit falls back and is
+said, as text.
+"""
+
+from __future__ import annotations
+
+import pytest
+from test_pages import _one_worker, opened, texts  # noqa: F401
+
+SHARED = ("trace", "window", "step", "a", "b", "begin", "presenter", "lesson", "progress")
+FIELDS = ("scope", "lookahead", "width", "threshold", "warm", "half_life", "rule", "budget")
+LINKED = {  # page -> what its widgets take from a link
+    "stage": (*(f"{name}_both" for name in FIELDS), "tokens", "repeats", "seed", "tier", "baselines"),
+    "experts": ("view", "layer", "expert", "against", "count", "phase"),
+    "timeline": ("policy", "slots", "prefetch", *FIELDS, "paper", "layer"),
+    "prefetch": ("predictor", "slots", "passes", *FIELDS),
+    "what_if": ("policies", "at", "machine", "latency", "bandwidth", "expert_mb", "scope", "published"),
+    "lessons": ("skew", "reuse", "change", "made_seed", "against_policy"),
+    "library": tuple(f"{name}_export" for name in ("policy", "slots", *FIELDS)),
+}
+BENT = (
+    *("nonsense", "", "9" * 30, "-1", "nan", "1e400", "1.5", "²", "\x00", "null", "[]", "x" * 100_000),
+    *("../../etc/passwd", "policy=static,slots=4,calibration=/etc/passwd", f"policy=lru,slots={'9' * 30}"),
+    *("<img src=x onerror=window.pwned=1>", "[a](javascript:window.pwned=1)", "a,b,,=,", "\u202ex"),
+)
+
+
+@pytest.mark.parametrize("page", LINKED)
+def test_a_bent_link_falls_back_and_says_so(page: str) -> None:
+    names = (*LINKED[page], *SHARED)
+    for first in (0, 7):  # each name meets one value, and then another
+        link = {name: BENT[(number + first) % len(BENT)] for number, name in enumerate(names)}
+        app = opened(page, **link)
+        assert not app.error, texts(app.error)
+        assert "The link" in texts(app.toast)
+
+
+def test_an_empty_value_leaves_what_must_be_chosen_as_it_is() -> None:
+    app = opened("experts", view="", phase="", count="")
+    assert app.session_state["view"] == "Now"
+    assert app.session_state["phase"] == "prompt and decode"
+
+
+def test_an_empty_list_stays_empty() -> None:
+    assert "Choose a policy." in texts(opened("what_if", policies="").info)
