@@ -60,6 +60,7 @@ GLOSSARY = {
     "decode": "The forward passes after the prompt, each of which writes one token.",
     # the tiers
     "fast tier": "Where experts are computed: an accelerator's memory, or RAM on a machine without one.",
+    "device": "What computes and holds the fast tier: the CPU, or an accelerator such as a GPU.",
     "slow tier": "Where all experts live, a disk or the host's RAM; they have to be copied to compute.",
     "link": "The way from the slow tier to the fast one; it copies one expert at a time.",
     "slot": "Room for one expert in the fast tier.",

@@ -230,13 +230,13 @@ def test_where_not_every_expert_fits_the_run_is_kept_and_says_what_it_could_not_
 ) -> None:
     from moeviz.engine import memory
 
-    monkeypatch.setattr(memory, "left", lambda device: 50_000_000)  # all experts of the model: 75 MB
+    monkeypatch.setattr(memory, "left", lambda device: 60_000_000)  # all experts of the model: 75 MB
     out = tmp_path / "a.moetrace"
     # which of the two types is faster, and so taken, is measured
     words = ["--prompt", "And it", "--max-new-tokens", "2", "--past-end", "--dtype", "float32"]
     result = run("run", *words, "--policy", "belady", "--out", out)
     assert result.exit_code == 0
-    assert "not verified: transformers' own model with every expert in memory needs 0." in result.output
+    assert "not verified: transformers' own model with every expert in memory needs 9" in result.output
     assert load_file(out)[1] is not None
     assert as_json("run", *words, "--budget", "38MB")["lossless"] is None
 

@@ -88,6 +88,7 @@ def _asked() -> tuple[str, str, str, str, int, str]:
                 "auto",
                 key="plan_device",
                 help=words.tooltip(
+                    "device",
                     "fast tier",
                     more="auto: what is here; cpu; or cuda, cuda:1, ... of any machine, with its memory.",
                 ),

@@ -47,7 +47,7 @@ def lecturing(repeats: int) -> dict[str, Any]:
 
 def _run(page: Page, address: str) -> list[tuple[str, float]]:
     """From the click on Run to its first token: as soon as the stage stands, and once more after it."""
-    page.goto(f"{address}/?tokens=8")
+    page.goto(f"{address}/?tokens=120")  # long enough to be seen while it runs
     page.locator(_STAGE).wait_for()
     took = []
     for which in ("cold", "warm"):

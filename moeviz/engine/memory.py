@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from moeviz import words
 from moeviz.core.settings import Settings
 from moeviz.engine.store import Layout
 from moeviz.engine.tiers import host_free
@@ -68,4 +69,4 @@ def lacking(device: torch.device, need: int) -> str:
     there = left(device)
     if need * _SPARE <= there:
         return ""
-    return f"needs {need * _SPARE / 1e9:,.1f} GB of memory on {device}, where {there / 1e9:,.1f} GB are left"
+    return f"needs {words.memory(need * _SPARE)} of memory on {device}, where {words.memory(there)} are left"
