@@ -52,7 +52,7 @@ class Desk:
         with self._lock:
             if (old := self.jobs.get(name)) is not None and not old.finished:
                 self.client.stop(old)
-            elif old is not None and (whole(old) or (_left(old) and name not in self.earlier)):
+            elif old is not None and (whole(old) or (_traced(old) and name not in self.earlier)):
                 self.earlier[name] = old
             self.time_left.pop(name, None)
             self.jobs[name] = self.unshown[name] = self.client.submit(job)
@@ -63,7 +63,7 @@ class Desk:
     def latest(self, name: str) -> Job | None:
         """The last job of this name that is over and left a trace, also while the next one goes on."""
         for job in (self.jobs.get(name), self.earlier.get(name)):
-            if job is not None and job.finished and _left(job):
+            if job is not None and job.finished and _traced(job):
                 return job
         return None
 
@@ -130,7 +130,7 @@ def whole(job: Job) -> bool:
     return {number for number, _ in job.runs} == set(range(len(job.settings)))
 
 
-def _left(job: Job) -> bool:
+def _traced(job: Job) -> bool:
     """Whether a job left a trace."""
     return job.trace is not None or bool(job.passes)
 
