@@ -165,6 +165,7 @@ def _refuse_unknown_rule(key: str, first: str) -> None:
     except MoevizError as error:
         st.toast(plain(f"{error} Shown is {first}."))
         links.leave_out(key)
+        state.linked.pop(key, None)  # what the link said is told with this
         state[key] = first
 
 
