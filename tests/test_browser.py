@@ -341,13 +341,17 @@ def test_every_lesson_is_one_screen(page: Page, app: str) -> None:
 
 def test_two_tabs_follow_and_stop_one_run(page: Page, app: str) -> None:
     verdict(goto(page, app, "tokens=1500&tier=SD+card%2C+paced"), "LRU")
+    early = page.context.new_page()
+    goto(early, app, "step=3")
     page.keyboard.press("r")
     verdict(page.locator(".moeviz-stage"), re.compile(r"Live: lru, 4 slots, [1-9]"))
+    early.keyboard.press("ArrowRight")  # what its user does tells it that a run goes on
+    verdict(early.locator(".moeviz-stage"), re.compile(r"Live: lru, 4 slots, \d+ of 1500 tokens"))
     other = page.context.new_page()
     other.goto(f"{app}/?tokens=1500")
     verdict(staged(other), re.compile(r"Live: lru, 4 slots, \d+ of 1500 tokens"))
     other.get_by_role("button", name="Stop").click()
-    for tab in (other, page):
+    for tab in (other, early, page):
         expect(tab.get_by_role("button", name="Run it live")).to_be_visible(timeout=PATIENCE)
     other.close()
 

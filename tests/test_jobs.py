@@ -69,6 +69,24 @@ def test_a_new_run_ends_the_one_before_it(desk: Desk) -> None:
     assert ("stop", first) in desk.client.said  # type: ignore[attr-defined]
 
 
+def test_a_comparison_that_was_stopped_early_does_not_displace_one_that_was_not(desk: Desk) -> None:
+    run: Any = None
+    whole, early = (Job("compare", "And it", [Settings("lru"), Settings("lfu")]) for _ in range(2))
+    whole.runs, whole.state = [(0, run), (1, run)], "done"
+    early.runs, early.state = [(0, run)], "stopped"
+    for one in (early, whole, early, job()):
+        desk.submit("measure", one)
+    assert desk.earlier["measure"] is whole
+
+
+def test_an_end_is_told_first_to_one(desk: Desk) -> None:
+    one = desk.submit("live", job())
+    one.state = "done"
+    assert [desk.first_told("live", one) for _ in range(2)] == [True, False]
+    desk.submit("live", job())
+    assert not desk.first_told("live", one)
+
+
 def test_a_run_that_is_asked_for_while_the_last_tab_closes_is_stopped_too(desk: Desk) -> None:
     desk.enter("tab")
     desk.leave("tab")

@@ -41,5 +41,13 @@ def test_an_empty_value_leaves_what_must_be_chosen_as_it_is() -> None:
     assert app.session_state["phase"] == "prompt and decode"
 
 
+def test_a_rule_that_is_none_is_said_once_and_leaves_the_link() -> None:
+    app = opened("timeline", rule="nonsense")
+    assert [str(one.value).startswith("rule 'nonsense' is not known") for one in app.toast] == [True]
+    assert "rule" not in app.query_params
+    assert not app.run().toast
+    assert app.selectbox(key="rule").value == "pinned"
+
+
 def test_an_empty_list_stays_empty() -> None:
     assert "Choose a policy." in texts(opened("what_if", policies="").info)

@@ -351,6 +351,30 @@ def test_a_comparison_of_ones_own_words_brings_its_text_and_is_of_before_beside_
     assert "on “And it”" in results["title"]
 
 
+def test_own_words_stay_over_other_pages() -> None:
+    app = opened("stage")
+    app.text_area(key="prompt").set_value("And it").run()
+    app.number_input(key="temperature").set_value(0.3).run()
+    app = turned(turned(app, "timeline"), "stage")
+    assert app.text_area(key="prompt").value == "And it"
+    assert app.number_input(key="temperature").value == 0.3
+
+
+def test_every_tab_that_saw_a_run_go_on_shows_its_end() -> None:
+    tabs = [opened("stage", step="60", tokens="3", tier="this RAM") for _ in range(3)]
+    desk = tabs[0].session_state["desk"]
+    job = Job("watch", "And it", [Settings()], ModelSpec(tier="host"), 3, stop_at_end=False)
+    desk.submit("live", job)
+    for tab in tabs[:2]:
+        tab.session_state["desk"] = desk
+        tab.run()
+    for tab in tabs:  # the last comes after its end
+        tab.session_state["desk"] = desk
+        finished(tab, "live")
+    shown = [tab.selectbox(key="trace").value for tab in tabs]
+    assert shown == ["my latest run", "my latest run", "sample: change-of-subject"]
+
+
 def test_what_measure_takes_is_said_before(data_folder: Path) -> None:
     app = opened("stage", step="60")
     told = "5 repeats of 2 settings, 240 tokens each: about "

@@ -104,7 +104,7 @@ def defaults(trace: Trace) -> dict[str, Any]:
     follows = state.get("preset") in (None, state.get("first_preset"))
     written = state.get("prompt", "") not in ("", _chosen(state.get("preset")).prompt)
     other = follows and not written and state.get("prompt_of") != trace.digest
-    if other or "preset" not in state:  # another page drops what is in the widgets
+    if other or "preset" not in state:
         state.prompt, state.preset = PRESETS[first].prompt, first
     state.prompt_of, state.first_preset = trace.digest, first
     usual = _chosen(state.preset).tokens
@@ -130,11 +130,17 @@ def ask() -> Ask:
         "Prompt: a preset, or your own words",
         list(PRESETS),
         key="preset",
+        persist_state="session",
         on_change=fill,
         help=words.tooltip("prompt"),
     )
     prompt = st.text_area(
-        "Prompt", key="prompt", height=72, label_visibility="collapsed", help=words.tooltip("prompt")
+        "Prompt",
+        key="prompt",
+        persist_state="session",
+        height=72,
+        label_visibility="collapsed",
+        help=words.tooltip("prompt"),
     )
     chosen = _chosen(state.preset)
     then = chosen.then if prompt == chosen.prompt else ""
@@ -157,6 +163,7 @@ def ask() -> Ask:
             DEFAULTS["temperature"],
             0.1,
             key="temperature",
+            persist_state="session",
             width=125,
             help=words.tooltip("temperature"),
         )
@@ -166,6 +173,7 @@ def ask() -> Ask:
     name = st.text_input(
         "Model",
         key="model",
+        persist_state="session",
         placeholder="the bundled model",
         help="A folder that save_pretrained wrote, or a hub id, of any MoE model of transformers.",
     )
@@ -190,6 +198,7 @@ def ask() -> Ask:
             "Fast tier",
             DEFAULTS["device"],
             key="device",
+            persist_state="session",
             width=160,
             help=words.tooltip("fast tier", more="auto: the accelerator if there is one; or cpu, cuda, ..."),
         )
@@ -197,6 +206,7 @@ def ask() -> Ask:
             "Experts",
             list(EXPERTS),
             key="experts",
+            persist_state="session",
             width=130,
             help=words.tooltip("expert", more=words.KEPT),
         )

@@ -85,7 +85,7 @@ def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str],
     def look() -> None:
         jobs.sit_down()
         job = live.running()
-        if going is not None and job is None:
+        if (going is None) != (job is None):  # it ended, or another tab began one
             st.rerun()
         if queued and job is not None and job.state != "queued":
             st.rerun()  # to look more often

@@ -18,7 +18,7 @@ from typing import Any
 import streamlit as st
 
 from moeviz import words
-from moeviz.app import own, traces
+from moeviz.app import links, own, traces
 from moeviz.app.show import plain
 from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
@@ -117,8 +117,8 @@ class SettingsForm:
             return st.selectbox(label, options, accept_new_options=True, key=key, help=help) or ""
         if field == "rule":
             options = list(dict.fromkeys([first, *RULES]))
-            rule = st.selectbox(label, options, accept_new_options=True, **bound)
-            return _known_rule(str(rule or first), first)
+            _refuse_unknown_rule(key, first)
+            return st.selectbox(label, options, accept_new_options=True, **bound) or first
         if KINDS[field] is str and about.known is None:
             return st.text_input(label, first, **bound)
         if KINDS[field] is str:
@@ -154,14 +154,19 @@ class SettingsForm:
         return kind(about.least or 0), kind(most.get(field, about.most))
 
 
-def _known_rule(rule: str, first: str) -> str:
-    """The rule, or the first one where a link names, or somebody typed, what is none; that is said."""
+def _refuse_unknown_rule(key: str, first: str) -> None:
+    """Puts the first rule in the place of what is none, where a link names it or somebody typed it, and says
+    so. Comes before the rule's widget.
+    """
+    state = st.session_state
+    rule = state.get(key, st.query_params.get(key)) or first
     try:
-        Settings(rule=rule)
+        Settings(rule=str(rule))
     except MoevizError as error:
         st.toast(plain(f"{error} Shown is {first}."))
-        return first
-    return rule
+        links.leave_out(key)
+        state.linked.pop(key, None)  # what the link said is told with this
+        state[key] = first
 
 
 def _help(field: str) -> str:

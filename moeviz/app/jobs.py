@@ -38,7 +38,7 @@ class Desk:
 
     client: Client
     jobs: dict[str, Job] = field(default_factory=dict)
-    earlier: dict[str, Job] = field(default_factory=dict)  # the last before it that left something
+    earlier: dict[str, Job] = field(default_factory=dict)  # the last before it that is whole, or left a trace
     opened: dict[str, tuple[Trace, Run | None]] = field(default_factory=dict)
     counted: dict[str, Counts] = field(default_factory=dict)  # uses without order
     time_left: dict[str, float] = field(default_factory=dict)  # that was last shown, seconds
@@ -52,7 +52,7 @@ class Desk:
         with self._lock:
             if (old := self.jobs.get(name)) is not None and not old.finished:
                 self.client.stop(old)
-            elif old is not None and (old.runs or old.passes):
+            elif old is not None and (whole(old) or (_traced(old) and name not in self.earlier)):
                 self.earlier[name] = old
             self.time_left.pop(name, None)
             self.jobs[name] = self.unshown[name] = self.client.submit(job)
@@ -63,14 +63,14 @@ class Desk:
     def latest(self, name: str) -> Job | None:
         """The last job of this name that is over and left a trace, also while the next one goes on."""
         for job in (self.jobs.get(name), self.earlier.get(name)):
-            if job is not None and job.finished and (job.trace is not None or job.passes):
+            if job is not None and job.finished and _traced(job):
                 return job
         return None
 
-    def just_ended(self, name: str) -> Job | None:
-        """The job of this name, once: to who first asks after its end."""
-        job = self.unshown.get(name)
-        return self.unshown.pop(name) if job is not None and job.finished else None
+    def first_told(self, name: str, job: Job) -> bool:
+        """Whether nobody has asked before after the end of this job, which is over."""
+        with self._lock:
+            return self.unshown.get(name) is job and self.unshown.pop(name) is job
 
     @property
     def running(self) -> list[Job]:
@@ -123,6 +123,18 @@ class Desk:
         return self.time_left[name]
 
 
+def whole(job: Job) -> bool:
+    """Whether a job left what it was asked for: of a comparison, a run of every setting."""
+    if job.kind == "watch":
+        return bool(job.passes)
+    return {number for number, _ in job.runs} == set(range(len(job.settings)))
+
+
+def _traced(job: Job) -> bool:
+    """Whether a job left a trace."""
+    return job.trace is not None or bool(job.passes)
+
+
 # Neither is kept by Streamlit, whose caches any browser can have cleared for all: runs would be left without
 # a queue, and pages without what they opened.
 _desks: dict[str, Desk] = {}  # by the browser's name
@@ -148,6 +160,20 @@ def desk() -> Desk:
         st.session_state.desk = _desks.setdefault(name, Desk(client())) if name else Desk(client())
     found: Desk = st.session_state.desk
     return found
+
+
+def just_ended(name: str) -> Job | None:
+    """The job of this name once it is over: once to every tab that saw it go on, and to the first that asks
+    where none did.
+    """
+    state, job = st.session_state, desk().jobs.get(name)
+    if job is None:
+        return None
+    if not job.finished:
+        state[f"saw-{name}"] = job
+        return None
+    first, saw = desk().first_told(name, job), state.pop(f"saw-{name}", None) is job
+    return job if first or saw else None
 
 
 def browser(cookie: str) -> str:

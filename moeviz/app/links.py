@@ -58,10 +58,15 @@ def refuse_senseless() -> None:
     for name, text in endless.items():
         st.toast(plain(f"The link says {name}={text[:40]}, a number without an end; it is left out."))
     empty = [name for name, text in st.query_params.items() if not text and name not in LISTS]
-    for name in (*endless, *empty):
-        del st.query_params[name]
+    leave_out(*endless, *empty)
+
+
+def leave_out(*names: str) -> None:
+    """Takes these out of the link, also for the widgets that are bound to it and are still to be made."""
+    for name in names:
+        st.query_params.pop(name, None)
     context = get_script_run_ctx()
-    if (endless or empty) and context is not None:
+    if names and context is not None:
         with context.session_state.query_params() as params:
             params.set_initial_query_params_from_current()  # what widgets begin with
 

@@ -24,8 +24,8 @@ def running() -> Job | None:
 
 
 def just_ended() -> str:
-    """The name of the trace of a live run that ended since a page of any tab last asked; "" for none."""
-    job = jobs.desk().just_ended("live")
+    """The name of the trace of a live run that ended since this tab last looked; "" for none."""
+    job = jobs.just_ended("live")
     return traces.LIVE if job is not None and job.passes else ""
 
 

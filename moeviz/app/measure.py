@@ -54,10 +54,10 @@ def watch(here: Here, now: list[Settings], ask: Ask) -> None:
 
 
 def just_ended(here: Here) -> str:
-    """The name of the trace of a comparison that ended since a page of any tab last asked, where it is of
-    another text than is shown; "" where none is.
+    """The name of the trace of a comparison that ended since this tab last looked, where it is of another
+    text than is shown; "" where none is.
     """
-    job = jobs.desk().just_ended("measure")
+    job = jobs.just_ended("measure")
     return traces.MEASURED if job is not None and job is latest() and not _of_text(job, here) else ""
 
 
@@ -85,7 +85,7 @@ def latest() -> Job | None:
     """
     own = jobs.desk()
     for job in (own.jobs.get("measure"), own.earlier.get("measure")):
-        if job is not None and job.finished and len(by_settings(job)) == len(job.settings) > 0:
+        if job is not None and job.finished and job.runs and jobs.whole(job):
             return job
     return None
 

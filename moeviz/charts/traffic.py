@@ -92,9 +92,7 @@ def _bars(title: str, named: Sequence[tuple[str, Run]], per_token: bool) -> Char
         for n, (name, color, pattern) in enumerate(looks)
         if n == 0 or any(row[n] for row in moved)
     }
-    axis = (
-        f"{unit} per output token, the prompt's included" if per_token else f"{unit}, the prompt's included"
-    )
+    axis = f"{unit} per output token, prompt included" if per_token else f"{unit}, prompt included"
     figure = style.stacked(axis, labels, parts)
     table = pd.DataFrame(
         [

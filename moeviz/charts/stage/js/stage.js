@@ -314,7 +314,7 @@ class Stage extends Player {
     this.curves.draw()
     this.transport.draw()
     const tenths = this.apart && Math.floor(this.time / 100)
-    const state = JSON.stringify([this.playing, this.selected, this.pass, this.layer, tenths])
+    const state = JSON.stringify([this.playing, this.selected, this.pass, this.layer, tenths, this.laid])
     if (this.told !== state || this.toldOf !== this.model) {
       this.told = state
       this.toldOf = this.model

@@ -16,6 +16,14 @@ class Story {
     const { stage } = this
     const parts = stage.playing || !stage.selected ? this.ofToken() : this.ofExpert()
     this.body.replaceChildren(...parts)
+    this.fit()
+  }
+
+  // Of who was there as many as there is room for; whoever left, and Belady's choice, stay.
+  fit() {
+    const { root } = this
+    const others = [...this.body.querySelectorAll(".there > li:not(.stays)")]
+    while (others.length && root.scrollHeight > root.clientHeight) others.pop().remove()
   }
 
   get phrases() {
@@ -203,13 +211,12 @@ class Story {
 
   // Who was there: a bar for each one's score, the policy's words for it, and when it is needed next.
   residents(there, facts) {
-    const { model, presenter } = this.stage
+    const { model } = this.stage
     const list = element("ul", "there")
-    const most = presenter ? 3 : this.stage.tall < 800 ? 5 : 8
-    const belady = facts.story.belady
-    const listed = there.filter((one, i) => i < most - 1 || one.cell === belady).slice(0, most)
-    for (const one of listed) {
+    const { belady } = facts.story
+    for (const one of there) {
       const item = element("li", one.status.replaceAll(" ", "-"))
+      item.classList.toggle("stays", one.cell === belady || one.cell === facts.victim)
       const head = element("div", "who")
       const bar = element("span", "bar")
       const fill = element("span")
