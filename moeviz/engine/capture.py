@@ -94,7 +94,7 @@ class Captured:
     def begin_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The model was called. Raises ModelError where its sequences cannot be told."""
         kwargs = dict(zip(self._names, args, strict=False)) | kwargs if args else kwargs
-        ids = kwargs.get("input_ids")
+        ids = kwargs.get("input_ids", args[0] if args else None)  # a wrapped forward names nothing
         given = ids if isinstance(ids, torch.Tensor) else kwargs.get("inputs_embeds")
         if not isinstance(given, torch.Tensor) or given.dim() < 2:
             raise ModelError(
@@ -121,6 +121,8 @@ class Captured:
             self._sequences += batch
         else:
             self._reject(past)
+            for row in self._rows if self.generation.first else ():
+                row.ended = False  # a further turn of its text, on the cache of the one before
         generation = self.generation
         phase = PREFILL if not again and (past == 0 or (tokens > 1 and not generation.assisted)) else DECODE
         decodes = batch > 1 and not generation.first and (again or tokens == 1)

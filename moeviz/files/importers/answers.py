@@ -152,6 +152,14 @@ def _add(source: Source, options: Options, routes: Routes, answer: _Answer, repo
     rows = [row for part in parts for row in part]
     if not rows:
         raise source.error(f"{answer.place} holds routed_experts without a token.")
+    missing = prompt + answer.completion_tokens - 1 - len(rows)
+    if answer.prompt is None and UNKNOWN not in (prompt, answer.completion_tokens) and missing > 0:
+        prompt = max(prompt - missing, 0)  # routes end with the text; its begin was cached, or not recorded
+        report.append("the first tokens of some prompts have no routes")
+    ids = answer.ids
+    if ids and len(rows) not in (len(ids) - 1, len(ids)):  # the last one sampled was not computed
+        report.append("token ids are left out: routes are not as many")
+        ids = []
     for number, layers in enumerate(rows):
         phase = UNKNOWN if prompt == UNKNOWN else PREFILL if number < prompt else DECODE
         for layer, chosen in enumerate(layers):
@@ -164,7 +172,7 @@ def _add(source: Source, options: Options, routes: Routes, answer: _Answer, repo
                 expert_list(source, chosen, place, "experts"),
                 None,
                 phase=phase,
-                token_id=answer.ids[number] if number < len(answer.ids) else UNKNOWN,
+                token_id=ids[number] if ids else UNKNOWN,
             )
 
 

@@ -67,8 +67,11 @@ def read(source: Source, options: Options) -> Found:
         return _wide(source, options, table, found, wide)
     unnamed = next((name for name in table.names if plain(name) in ("", "unnamed:_0")), None)
     if "layer" not in found and unnamed is not None and (wide := wide_columns(table.names, "expert")):
-        return _wide(source, options, table, {"layer": unnamed}, wide)  # the index of a data frame
-    if "layer" not in found and (layers := layer_columns(table.names)):
+        by_index = _wide(source, options, table, {"layer": unnamed}, wide)  # the index of a data frame
+        by_index.report.append("the column without a name is taken for the layer")
+        return by_index
+    of_tokens = found.keys().isdisjoint(("layer", "expert", "rank", "count"))
+    if of_tokens and (layers := layer_columns(table.names)):
         return _by_layer(source, options, table, found, layers)
     raise none_of_them(
         source,
