@@ -476,6 +476,20 @@ def test_a_length_of_the_prompt_counts_from_where_the_numbers_of_tokens_begin(
         assert unknown == (first == (1, 3))
 
 
+def test_an_empty_cell_marks_no_expert() -> None:
+    rows = "token,layer,e0,e1,e2\n0,0,1,,\n0,1,,1,\n1,0,,,1\n1,1,1,,\n"
+    assert read("m.csv", rows.encode()).trace.experts[..., 0].tolist() == [[0, 1], [2, 0]]
+
+
+def test_a_key_without_a_name_and_a_weight_of_no_layer_are_named_as_not_used() -> None:
+    routes = lines({"": 3, "token": 0, "layer": 0, "experts": [1, 2]})
+    assert "keys not used: (without a name)" in read("a.jsonl", routes).report
+    lists = lines({"": 3, "routing": [[[1, 2]], [[3, 0]]]})
+    assert any("not used: (without a name)" in line for line in read("a.jsonl", lists).report)
+    columns = b"token,weight,layer_0,layer_1\n0,0.5,1,2\n"
+    assert "columns not used: weight" in read("a.csv", columns).report
+
+
 def test_what_only_has_the_name_of_a_number_is_left_out() -> None:
     """A dict's experts may be how many there are, and a header's prompt_tokens the tokens."""
     import torch
@@ -579,6 +593,10 @@ def test_an_answer_with_routes_of_its_end_only_takes_no_others_phases_and_ids() 
         assert found.trace.phase.tolist() == [0] * prompt + [1] * 8
         assert found.trace.token_ids is None
         assert "token ids are left out: routes are not as many" in found.report
+    beside = {"prompt_tokens": 4, "completion_tokens": 9, "choices": [{"routed_experts": IDS.tolist()}]}
+    found = read("r.json", json.dumps(beside).encode(), EIGHT)
+    assert found.trace.phase.tolist() == [0] * 4 + [1] * 8
+    assert not any("not used" in line for line in found.report)
 
 
 def test_lists_with_the_layer_first_are_turned_where_that_is_said() -> None:

@@ -412,7 +412,7 @@ def _generating(captured: Captured, generate: Callable[..., Any]) -> Callable[..
         captured.generation = Generation(
             first=True,
             assisted=bool(kwargs.get("assistant_model") or asked("prompt_lookup_num_tokens")),
-            ends=frozenset(ends if isinstance(ends, list | tuple) else () if ends is None else (int(ends),)),
+            ends=frozenset(() if ends is None else torch.as_tensor(ends).flatten().tolist()),
         )
         try:
             result = generate(*args, **kwargs)

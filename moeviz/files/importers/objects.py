@@ -102,12 +102,15 @@ def read_rows(
     left: dict[str, None] = {}
     ordered = 0
     for place, row in rows:
+        nameless = row.pop("", None) is not None  # and so found by no name that a row lacks
         names = tuple(row)
         found = keys.get(names)
         if found is None:
             found = keys[names] = meanings(row, f"{source.name}: {place}")
             known = {*found.values(), *used, *KINDS, softmax}
             left.update(dict.fromkeys(name for name in names if name not in known))
+        if nameless:
+            left[""] = None
         layer = layer_number(source, row[found["layer"]], place, found["layer"])
         chosen, name = row[found["experts"]], found["experts"]
         weights = row.get(found.get("weights", ""))
