@@ -114,6 +114,12 @@ def test_a_text_that_ended_is_not_padded_with_routing(mixtral: Any) -> None:
         assert any("of texts that had ended while others" in line for line in captured.report)
 
 
+def test_the_last_piece_of_a_prompt_may_be_one_token(mixtral: Any) -> None:
+    pieces = alone(mixtral, IDS, prefill_chunk_size=2)
+    assert pieces.phase.tolist() == [0] * 5 + [1] * 4
+    assert same_routing(pieces, alone(mixtral, IDS))
+
+
 def test_a_text_that_ended_goes_on_in_the_next_turn(mixtral: Any) -> None:
     """A conversation of a batch on one cache: what was said before is not computed again."""
     batch = torch.cat([IDS, IDS.flip(1)])
