@@ -538,6 +538,11 @@ def test_requests_whose_tokens_alternate_in_an_array_keep_theirs() -> None:
     assert any("tokens of several requests alternate" in line for line in found.report)
 
 
+def test_an_empty_batch_is_named() -> None:
+    with pytest.raises(TraceError, match=r"the array 'experts' is empty: \(6, 0, 2\)"):
+        read("b.npz", npz(experts=np.zeros((2, 3, 0, 2), int)), Options(axes="sequence,token,layer,k"))
+
+
 def test_one_layers_routes_are_told_from_counts_by_their_axes() -> None:
     assert isinstance(open_content("one.npy", npy(IDS[:, 0])), Counted)
     found = read("one.npy", npy(IDS[:, 0]), Options(8, axes="token,k"))

@@ -7,6 +7,7 @@ axes are counts, [layer, expert].
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -125,7 +126,7 @@ def _turned(array: Array, axes: tuple[int, ...]) -> Array:
     turned = np.transpose(array, axes)
     if len(axes) == 2:
         return turned[:, :, None]
-    return turned.reshape(-1, *turned.shape[2:]) if len(axes) == 4 else turned
+    return turned.reshape(math.prod(turned.shape[:2]), *turned.shape[2:]) if len(axes) == 4 else turned
 
 
 def _choices(

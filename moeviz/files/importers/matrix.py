@@ -2,8 +2,8 @@
 own format.
 
 A line is a layer, its numbers are separated by commas, semicolons, tabs, bars or spaces; lines that begin
-with # are left out. Rows of routes without a head look alike and are refused: nothing says which column is
-the token.
+with # are left out. Rows of routes, or of one count each, look alike without a head and are refused: nothing
+says which column is the token or the layer.
 """
 
 from __future__ import annotations
