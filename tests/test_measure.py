@@ -61,8 +61,8 @@ def test_an_engine_that_is_wrong_whatever_the_slots_is_not_lossless(model: Loade
 @pytest.fixture
 def small(model: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which the run's slots fit, and no more."""
-    room = memory.slot_bytes(model, Settings(slots=3)) * 1.2
-    assert room < memory.slot_bytes(model, measure.RESIDENT)
+    room = memory.slot_bytes(model.store.layout, model.k, Settings(slots=3)) * 1.2
+    assert room < memory.slot_bytes(model.store.layout, model.k, measure.RESIDENT)
     monkeypatch.setattr(memory, "left", lambda device: int(room))
 
 
@@ -81,8 +81,8 @@ def test_where_not_every_expert_fits_runs_that_know_the_future_go_on_and_the_res
     steps = list(measure.compare(model, PROMPT, kept, 1, GREEDY))
     assert {step[3].output_ids for step in steps} == {steps[0][3].output_ids}
     assert measure.look_ahead(model, PROMPT, asked[0], GREEDY) is not None
-    most = memory.slot_bytes(model, asked[0])
-    assert all(memory.slot_bytes(model, one) <= most for one in ran)
+    most = memory.slot_bytes(model.store.layout, model.k, asked[0])
+    assert all(memory.slot_bytes(model.store.layout, model.k, one) <= most for one in ran)
     assert measure.not_verifiable(model).startswith("not verified: ")
     assert "needs 0.0 GB of memory on cpu" in measure.not_verifiable(model)
 

@@ -5,6 +5,7 @@ why not.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,9 @@ def bare(tmp_path: Path, config: Any, **changes: Any) -> Path:
                 "magic": r"quantised with magic, and its experts are no plain tensors .* mxfp4 or fp8",
             }.items()
         ),
+        (transformers.MixtralConfig, {"quantization_config": "gptq"}, "cannot be read as a model"),
+        (transformers.MixtralConfig, {"quantization_config": [4]}, "cannot be read as a model"),
+        (transformers.MixtralConfig, {"num_experts_per_tok": "two"}, "cannot be read as a model: .* got str"),
     ],
 )
 def test_what_cannot_be_run_is_told_from_its_configuration(
@@ -210,6 +214,15 @@ def test_a_type_that_transformers_does_not_have_and_a_folder_without_weights_are
     (folder / "config.json").write_text(json.dumps(values | {"model_type": "fancy"}))
     with pytest.raises(ModelError, match=r"is of a type that transformers .* does not have: fancy\."):
         load(folder)
+
+
+def test_a_token_that_uses_no_expert_is_told(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model("mixtral"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_experts_per_tok": 0}))
+    with pytest.raises(ModelError, match="a token uses no expert at all"):
+        load(folder, device="cpu")
 
 
 def test_a_tokenizer_of_another_model_is_told(tmp_path: Path) -> None:
@@ -257,7 +270,11 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_packed(
     monkeypatch.setenv("MOEVIZ_CACHE", str(tmp_path / "cache"))
     folder = tiny_models.save_bare("qwen3_moe", tmp_path / "model")  # which has no weights to be read
     with pytest.raises(SettingsError, match="slots"):
-        load(folder, check=Settings(slots=2).check)
+        load(folder, settings=[Settings(slots=2)])
+    monkeypatch.setattr(memory, "host_free", lambda: 400_000)
+    for wanted in (Settings(slots=8), Settings(baseline="resident")):
+        with pytest.raises(ModelError, match=r"needs .* of memory on cpu, .* Choose (fewer )?slots"):
+            load(folder, settings=[wanted], dtype="float32", device="cpu")
     assert not (tmp_path / "cache").exists()
 
 

@@ -155,6 +155,37 @@ def test_next_gate_asks_the_later_router_about_this_layers_input(name: str, tiny
     assert (trace.guess[:, 1, 1] == -1).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_routers_asked_side_by_side_guess_what_each_guesses_by_itself(
+    dtype: str, tiny_model: TinyModel
+) -> None:
+    for name in ("mixtral", "qwen3_moe"):
+        model = load(tiny_model(name), tier="host", device="cpu", dtype=dtype)
+        assert (model.routers is None) == (dtype == "bfloat16")  # in which a CPU asks each the sooner
+        for settings in (Settings(slots=8), Settings(slots=4, prefetch="next-gate", lookahead=2)):
+            together, apart = (
+                measure.record(one, PROMPT, settings, GREEDY)[0]
+                for one in (model, replace(model, routers=None))
+            )
+            assert (together.guess == apart.guess).all()
+            assert together.guess_probability is not None
+            assert apart.guess_probability is not None
+            assert (together.guess_probability == apart.guess_probability).all()
+
+
+def test_the_experts_of_a_token_are_computed_together_only_where_that_is_equal(tiny_model: TinyModel) -> None:
+    model = loaded(tiny_model, "mixtral")
+    assert model.recipe.together
+    assert not loaded(tiny_model, "gpt_oss").recipe.together  # which has biases
+    for settings in (Settings(slots=8), Settings(slots=2)):
+        together, apart = (
+            measure.record(one, PROMPT, settings, GREEDY)
+            for one in (model, replace(model, recipe=replace(model.recipe, together=False)))
+        )
+        assert together[1].output_ids == apart[1].output_ids
+        assert (together[0].weights == apart[0].weights).all()
+
+
 @pytest.mark.parametrize("name", ["mixtral", "gpt_oss"])
 def test_the_faster_way_is_used_only_where_it_is_equal(name: str, tiny_model: TinyModel) -> None:
     model = loaded(tiny_model, name)

@@ -641,10 +641,14 @@ def test_what_if_plans_as_the_command_line_does(data_folder: Path, monkeypatch: 
     app = opened("what_if", trace="sample: bible", machine="SATA SSD")
     app.text_input(key="plan_fast").set_value("32MiB")
     app.selectbox(key="plan_experts").select("int8")
+    app.text_input(key="plan_device").set_value("cpu")
     button(app, "Plan").click().run()
     assert not app.exception
     shown = app.table[0].value
+    assert shown["planned"]["Fast tier"].endswith("as \\-\\-fast says, of RAM")
+    assert "More · 1 set" in [one.proto.popover.label for one in app.get("popover")]
     command = next(one.value for one in app.code if "moeviz plan" in one.value).split(" ", 3)[3]
+    assert "--device cpu" in command
     result = CliRunner().invoke(main, shlex.split(command))
     assert result.exit_code == 0, result.output
     assert "in int8; LOSSY; unpacked in" in shown["planned"]["On disk and link"]
@@ -657,6 +661,15 @@ def test_what_if_plans_as_the_command_line_does(data_folder: Path, monkeypatch: 
     button(app, "Plan").click().run()
     assert "Write for example 8GiB" in texts(app.error)
     app.text_input(key="plan_fast").set_value("")
+    app.text_input(key="plan_device").set_value("abacus")
+    button(app, "Plan").click().run()
+    assert "device 'abacus' is not known" in texts(app.error)
+    app.text_input(key="plan_device").set_value("cuda:1")
+    app.text_input(key="plan_fast").set_value("32MiB")
+    button(app, "Plan").click().run()
+    assert app.table[0].value["planned"]["Fast tier"].endswith("of an accelerator")
+    app.text_input(key="plan_fast").set_value("")
+    app.text_input(key="plan_device").set_value("auto")
     app.text_input(key="plan_model").set_value(str(data_folder))
     button(app, "Plan").click().run()
     assert "has no config.json" in texts(app.error)

@@ -50,6 +50,26 @@ SIZE = ModelSize(
     "X", "mxfp4", "float32", 2, 10_000, 5_000, LAYERS, (Attention(10, 0), Attention(10, 50)), 0, ()
 )
 LINK = Machine("a link", 1.0, 0.001)  # 1 ms, and 1 ms for each 1,000 bytes
+RAN = {
+    "expert_bytes": 1,
+    "slots": 4,
+    "policy": "lru",
+    "hit_ratio": 0.5,
+    "tokens_per_second": 10.0,
+    "compute_ms": 1.0,
+    "planned_most": 0.0,
+}
+ODD: list[dict[str, object]] = [  # what a kept run cannot be
+    {"slots": "4"},
+    {"slots": 4.5},
+    {"policy": 1},
+    {"hit_ratio": [0.5]},
+    {"tokens_per_second": float("nan")},
+    {"compute_ms": -1.0},
+    {"on_host": "yes"},
+    {"planned_most": True},
+    {"other": 1},
+]
 RAM = Memory(100_000, "RAM", True, 100_000, 1_000_000, "/somewhere")
 
 
@@ -58,7 +78,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What a test plans is kept in a folder of its own, and no accelerator is asked for."""
     monkeypatch.setenv("MOEVIZ_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("MOEVIZ_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(tiers, "accelerator_free", lambda: None)
+    monkeypatch.setattr(tiers, "accelerator_free", lambda *of: None)
     monkeypatch.setattr(tiers, "memory_speed", lambda: 10.0)
     return tmp_path / "data"
 
@@ -195,7 +215,7 @@ def test_what_is_packed_is_said_with_what_unpacking_takes_and_from_which_link_on
         lines = run(folder, "--experts", experts).stdout.splitlines()
         assert next(line for line in lines if line.startswith("On disk")).endswith(said)
     assert set(asked) == {(kept, "float32", ((256, 128),)) for kept in ("fp8", "int8", "int4")}
-    monkeypatch.setattr(tiers, "accelerator_free", lambda: 2**30)
+    monkeypatch.setattr(tiers, "accelerator_free", lambda *of: 2**30)
     assert any("not known and not counted" in note for note in as_json(folder)["notes"])
 
 
@@ -208,6 +228,25 @@ def test_the_last_run_tells_what_unpacking_takes(monkeypatch: pytest.MonkeyPatch
     found = as_json("--experts", "int8", "--dtype", "float32")["unpacking"]
     assert (found["ms"], found["source"]) == (0.5, "as the last run of this model measured it here")
     assert as_json("--experts", "int4", "--dtype", "float32")["unpacking"]["ms"] == 2.0
+
+
+def test_a_run_from_before_unpacking_was_told_apart_is_not_charged_for_it_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine, "unpack_ms", lambda *of: 2.0)
+    wanted: dict[str, Any] = {"experts": "int8", "dtype": "float32", "slots": [4]}
+    moved = engine.make(**wanted).size.mean_moved
+    trace = replace(random_trace(1), model="moeviz demo model", expert_bytes=1_179_648, link_bytes=moved)
+    ran = timed(replay(trace, Settings("lru", 4)))
+    for unpack_ms in (0.0, 0.5):
+        own = replace(ran, tier=Tier("disk", 3.0, 1.0, True, unpack_ms=unpack_ms))
+        found = engine.make(**wanted, trace=trace, run=own)
+        band = found.rows[0].expected[0].band
+        assert band is not None
+        assert band.copies_ms / band.misses == pytest.approx(3.0)  # as the run measured it, either way
+        assert (found.unpacking is None) == (not unpack_ms)
+        assert any("measured the two as one" in note for note in found.notes) == (not unpack_ms)
+    assert engine.make(**wanted, trace=trace, run=own, link="1").unpacking is not None
 
 
 def test_a_run_on_a_cpu_says_nothing_of_a_card() -> None:
@@ -281,7 +320,7 @@ def test_a_recorded_run_of_the_model_brings_link_and_compute() -> None:
 def test_a_checkpoint_of_an_accelerator_is_planned_in_its_own_dtype(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiers, "accelerator_free", lambda: 2**30)
+    monkeypatch.setattr(tiers, "accelerator_free", lambda *of: 2**30)
     config = {"num_hidden_layers": 1, "num_experts_per_tok": 1, "dtype": "bfloat16"}
     name = "model.layers.0.mlp.experts.0.up_proj.weight"
     folder = write(tmp_path / "m", config, {name: ("BF16", (8, 4))})
@@ -301,7 +340,8 @@ def test_a_checkpoint_of_an_accelerator_is_planned_in_its_own_dtype(
         (["--fast-speed", "nan"], "not a finite number"),
         (["--trace", "no.moetrace"], "no.moetrace"),
         (["no/such/model"], "There is no folder no/such/model"),
-        (["--device", "cuda"], "No accelerator is seen here, so the memory of device 'cuda' is not known"),
+        (["--device", "cuda"], "Nothing here says how much memory of device 'cuda' is free"),
+        (["--device", "cuda:1"], "Nothing here says how much memory of device 'cuda:1' is free"),
         (["--device", "abacus"], "device 'abacus' is not available here"),
         (["sample_traces"], "has no config.json"),
     ],
@@ -320,9 +360,15 @@ def test_a_card_of_another_machine_is_planned_as_one(monkeypatch: pytest.MonkeyP
     ram = as_json("--fast", "32MiB")["memory"]
     assert ram["fast_is_host"]
     assert ram["fast_what"] == "as --fast says, of RAM (of a card: --device cuda)"
-    monkeypatch.setattr(tiers, "accelerator_free", lambda: 2**30)
+    monkeypatch.setattr(tiers, "accelerator_free", lambda *of: 2**30)
     assert as_json()["memory"]["fast"] == 2**30
     assert as_json("--device", "cpu")["memory"]["fast_is_host"]
+    monkeypatch.setattr(tiers, "accelerator_free", lambda kind, number: (number + 1) * 2**30)
+    second = as_json("--device", "cuda:1")["memory"]
+    assert (second["fast"], second["fast_what"]) == (2**31, "free on the accelerator cuda:1")
+    for unknown in ("abacus", "cuda:", "cuda:x", "cuda:1:2"):
+        with pytest.raises(SettingsError, match=r"is not known\. Choose one of auto, cpu, cuda"):
+            engine.make(device=unknown)
 
 
 # how far off
@@ -396,7 +442,17 @@ def test_a_folder_is_the_same_model_however_its_path_is_written(
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"m": 3}', '{"m": {"ran": {"slots": 1}}}', "[" * 100_000, '{"m": {"expected": 3}}']
+    "content",
+    [
+        "",
+        "[]",
+        '{"m": 3}',
+        '{"m": {"ran": {"slots": 1}}}',
+        "[" * 100_000,
+        '{"m": {"expected": 3}}',
+        '{"m": {"ran": [1]}}',
+        *(json.dumps({"m": {"ran": {**RAN, **odd}}}) for odd in ODD),
+    ],
 )
 def test_a_damaged_store_holds_nothing_and_is_written_anew(content: str, data: Path) -> None:
     data.mkdir()
@@ -404,6 +460,29 @@ def test_a_damaged_store_holds_nothing_and_is_written_anew(content: str, data: P
     assert engine.last("m") is None
     engine.remember(plan("m", SIZE, RAM, context=10))
     assert "m" in json.loads((data / "plans.json").read_text())
+
+
+def test_a_damaged_run_is_left_out_of_a_plan_with_a_note_and_the_next_run_is_kept(data: Path) -> None:
+    data.mkdir()
+    name = "moeviz demo model"
+    trace = replace(random_trace(1), model=name, expert_bytes=1_179_648)
+    planned = as_json("--dtype", "float32", "--slots", "4")
+    assert not any("damaged" in note for note in planned["notes"])
+    kept = json.loads((data / "plans.json").read_text())
+    for one in kept[name]["expected"].values():
+        one["planned_most"] = "fast"
+    for odd in ODD:
+        (data / "plans.json").write_text(json.dumps({name: {**kept[name], "ran": {**RAN, **odd}}}))
+        result = run()
+        assert result.exit_code == 0, result.output
+        assert "is damaged, and is left out: " in result.output
+        assert "Last run" not in result.output
+    engine.settle(trace, timed(replay(trace, Settings("lru", 4))))
+    settled = engine.last(name)
+    assert settled is not None
+    assert settled.planned_most is None
+    (data / "plans.json").write_text(json.dumps({name: {"ran": {**RAN, "planned_hit_ratio": 0.5}}}))
+    assert "Last run" in run().output
 
 
 def test_a_context_beyond_the_models_own_is_said_to_be_cut() -> None:

@@ -38,8 +38,28 @@ def test_a_driver_that_answers_is_believed_and_one_that_is_not_there_is_no_accel
     driver.write_text("#!/bin/sh\necho 24000\necho 80000\n")
     driver.chmod(0o755)
     assert tiers.accelerator_free() == 24_000 * 2**20
+    assert tiers.accelerator_free("cuda", 1) == 80_000 * 2**20
+    assert tiers.accelerator_free("cuda", 2) is None
+    assert tiers.accelerator_free("xpu") is None  # another maker's
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")  # which torch then counts from 0
+    assert tiers.accelerator_free("cuda", 0) == 80_000 * 2**20
+    assert tiers.accelerator_free("cuda", 1) is None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5f")
+    assert tiers.accelerator_free("cuda", 0) is None
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     driver.write_text("#!/bin/sh\necho No devices were found\nexit 6\n")
     assert tiers.accelerator_free() is None
+
+
+def test_a_mac_s_accelerator_has_the_host_s_memory_and_another_machine_has_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tiers, "host_free", lambda: 2**33)
+    for system, free in (("Darwin", 2**33), ("Linux", None)):
+        monkeypatch.setattr(tiers.platform, "system", lambda system=system: system)
+        monkeypatch.setattr(tiers.platform, "machine", lambda: "arm64")
+        assert tiers.accelerator_free("mps") == free
+    assert tiers.accelerator_free("mps", 1) is None
 
 
 def test_the_memory_that_is_free_is_no_more_than_there_is() -> None:

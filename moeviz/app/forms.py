@@ -198,12 +198,19 @@ def drawer(form: SettingsForm | None = None, **more: Any) -> AbstractContextMana
 
     more: the page's own keys and their defaults.
     """
-    state = st.session_state
-    count = sum(state.get(key, default) != default for key, default in more.items())
+    with st.session_state.bar_slot:
+        return st.popover(_label(form, more), icon=":material/tune:", key="drawer")
+
+
+def more(**more: Any) -> AbstractContextManager[Any]:
+    """The same of one form, where the form is. more: its keys and their defaults."""
+    return st.popover(_label(None, more), icon=":material/tune:")
+
+
+def _label(form: SettingsForm | None, more: Mapping[str, Any]) -> str:
+    count = sum(st.session_state.get(key, default) != default for key, default in more.items())
     count += form.changed() if form is not None else 0
-    label = f"More · {count} set" if count else "More"
-    with state.bar_slot:
-        return st.popover(label, icon=":material/tune:", key="drawer")
+    return f"More · {count} set" if count else "More"
 
 
 def number(label: str, key: str, most: int) -> int:

@@ -14,7 +14,7 @@ import pandas as pd
 import streamlit as st
 
 from moeviz import words
-from moeviz.app import jobs, machines, traces
+from moeviz.app import forms, jobs, machines, traces
 from moeviz.app.show import plain
 from moeviz.core.machines import TYPED, Machine
 from moeviz.core.settings import byte_count
@@ -25,6 +25,7 @@ from moeviz.numbers.lossy import EXPERTS, LOSSLESS
 from moeviz.numbers.plan import ASSUMPTIONS, Plan
 
 NONE = "none"
+CONTEXT = 4_096  # tokens
 COUNTS = "counts.moecounts"
 
 
@@ -56,8 +57,8 @@ def section(here: traces.Here | None, place: Machine | None) -> None:
             _show(found, here.name if here else "")
 
 
-def _asked() -> tuple[str, str, str, int, str]:
-    """Model, how its experts are kept, fast memory, context, counts."""
+def _asked() -> tuple[str, str, str, str, int, str]:
+    """Model, how its experts are kept, fast memory, its device, context, counts."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         model = st.text_input(
             "Model",
@@ -81,21 +82,30 @@ def _asked() -> tuple[str, str, str, int, str]:
             width=190,
             help=words.tooltip("fast tier", more="For example 8GiB. Left out: what is free on this machine."),
         )
-        context = st.number_input(
-            "Context in tokens",
-            1,
-            10_000_000,
-            4_096,
-            key="plan_context",
-            width=150,
-            help=words.tooltip("context", "token"),
-        )
-        counted = NONE
-        if names := list(jobs.desk().counted):
-            counted = st.selectbox(
-                "Counts", [NONE, *names], key="plan_counts", help=words.tooltip("calibration"), width=220
+        with forms.more(plan_device="auto", plan_context=CONTEXT, plan_counts=NONE):
+            device = st.text_input(
+                "Device",
+                "auto",
+                key="plan_device",
+                help=words.tooltip(
+                    "fast tier",
+                    more="auto: what is here; cpu; or cuda, cuda:1, ... of any machine, with its memory.",
+                ),
             )
-    return model.strip(), experts, fast.strip(), int(context), counted
+            context = st.number_input(
+                "Context in tokens",
+                1,
+                10_000_000,
+                CONTEXT,
+                key="plan_context",
+                help=words.tooltip("context", "token"),
+            )
+            counted = NONE
+            if names := list(jobs.desk().counted):
+                counted = st.selectbox(
+                    "Counts", [NONE, *names], key="plan_counts", help=words.tooltip("calibration")
+                )
+    return model.strip(), experts, fast.strip(), device.strip() or "auto", int(context), counted
 
 
 def _made(
@@ -104,6 +114,7 @@ def _made(
     model: str,
     experts: str,
     fast: str,
+    device: str,
     context: int,
     counted: str,
 ) -> Made | str:
@@ -120,6 +131,7 @@ def _made(
                 model,
                 experts=experts,
                 fast=memory,
+                device=device,
                 context=context,
                 trace=here.trace if here else None,
                 run=here.run if here else None,
@@ -133,6 +145,7 @@ def _made(
     parts = ["python", "-m", "moeviz", "plan", *([model] if model else []), "--context", str(context)]
     parts += ["--experts", experts] if experts != LOSSLESS else []
     parts += ["--fast", fast] if fast else []
+    parts += ["--device", device] if device != "auto" else []
     parts += ["--link", link] if link else []
     missing = []
     if here is not None:

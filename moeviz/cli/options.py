@@ -20,7 +20,7 @@ import click
 from click.core import ParameterSource
 
 from moeviz.core import settings as known
-from moeviz.core.machines import LINKS
+from moeviz.core.machines import DEVICES, LINKS
 from moeviz.core.settings import DEFAULTS, KINDS, SETTINGS, Settings
 from moeviz.errors import MoevizError
 from moeviz.numbers.lossy import EXPERTS, LOSSLESS
@@ -30,7 +30,6 @@ C = TypeVar("C", bound=click.Command)
 
 COMMANDS: dict[str, click.Command] = {}  # by name; filled by the files that define them
 
-DEVICES = ("auto", "cpu", "cuda", "mps", "xpu", "npu", "mtia", "hpu")  # kinds that torch can compute on
 MOST_THREADS = 1_024
 MOST_TOKENS = 10_000_000  # more than any model takes; the model's own limit is said once it is loaded
 INTERRUPTED = 130  # the exit code of a program that SIGINT ended

@@ -93,7 +93,7 @@ def run(
         from moeviz.engine.plan import settle
         from moeviz.engine.session import generate
 
-        measure.fitting(loaded, [] if settings.baseline else [settings])
+        measure.fitting(loaded, [settings])
         with Stopping() as stop, measure.logits_seen(loaded) as logits:
             known = known or measure.look_ahead(loaded, prompts, settings, options, stop)
             logits.clear()  # of a run that looked ahead
@@ -292,8 +292,8 @@ def _left(began: float, share: float) -> str:
 def prepare(model: str, others: dict[str, Any], settings: list[Settings]) -> tuple[Loaded, Options]:
     """Loaded model and generation options of the shared flags. Raises ModelError or StoreError.
 
-    `settings` are checked against the model as soon as its size is known: SettingsError before anything
-    is packed.
+    `settings` are checked against the model and memory as soon as its size is known: SettingsError or
+    ModelError before anything is packed.
     """
     machines.find(others["link"])  # what cannot be read is said before anything is loaded
     for one in settings:
@@ -320,11 +320,6 @@ def prepare(model: str, others: dict[str, Any], settings: list[Settings]) -> tup
     def progress(share: float, what: str) -> None:
         progress_line(f"{share:4.0%} {what}", share == 1)
 
-    def check(layers: int, experts: int, k: int) -> None:
-        for one in settings:
-            if not one.budget:  # which the size of an expert decides, known when the model is loaded
-                one.check(layers, experts, k)
-
     loaded = load(
         model or BUNDLED,
         tier=others["tier"],
@@ -332,6 +327,6 @@ def prepare(model: str, others: dict[str, Any], settings: list[Settings]) -> tup
         dtype=others["dtype"],
         experts=others["experts"],
         progress=progress,
-        check=check,
+        settings=settings,
     )
     return paced(loaded, others["link"]), options

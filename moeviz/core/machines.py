@@ -42,6 +42,7 @@ MACHINES = (  # one direction of the bus; a drive's sequential reads
     Machine("SATA SSD", 0.15, 0.55),
     Machine("SD card", 0.25, 0.1),  # UHS-I, 4,000 random reads per second (class A2)
 )
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu", "npu", "mtia", "hpu")  # kinds that torch can compute on
 LINKS = ("SD card", "SATA SSD", "NVMe", "PCIe 3", "PCIe 4", "PCIe 5")  # how `find` knows them
 
 

@@ -9,7 +9,7 @@ that adds in another dtype, or has no gate, or a norm after each expert, is serv
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,7 @@ class Recipe:
     sum_dtype: (
         torch.dtype
     )  # in which a token's contributions are added; the sum is then rounded to the hidden state's
+    together: bool = False  # `Together` gives the same bits for all experts of a token as `way` for each
 
 
 def stacked(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -85,7 +86,7 @@ def recipe_for(
                     torch.equal(_added(experts, hidden, weights, sum_dtype), expected)
                     for hidden, weights, expected in trials
                 ):
-                    return Recipe(way, sum_dtype)
+                    return Recipe(way, sum_dtype, _together_too(experts, *trials[0][:2]))
             except (RuntimeError, AttributeError, TypeError, KeyError):
                 break
     raise RecipeError(f"{type(module).__name__} cannot be computed one expert at a time to the same bits")
@@ -102,16 +103,9 @@ def direct(module: Any, tensors: Mapping[str, torch.Tensor]) -> Expert:
         raise KeyError("parameters that this way does not know")
     inner = _gate(module) if gated else module.act_fn
     norm = module.post_expert_norm if module.has_post_expert_norm else None
-    if module.is_transposed:
-        multiply: Callable[..., torch.Tensor] = torch.matmul
-    else:
-        multiply = linear
+    multiply: Callable[..., torch.Tensor] = torch.matmul if module.is_transposed else linear
     if not module.has_bias and norm is None:
-
-        def plain(hidden: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-            return multiply(inner(multiply(hidden, up)), down) * weights
-
-        return plain
+        return Plain(inner, multiply, up, down)
     up_bias, down_bias = tensors.get(f"{up_name}_bias"), tensors.get("down_proj_bias")
 
     def full(hidden: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -124,6 +118,67 @@ def direct(module: Any, tensors: Mapping[str, torch.Tensor]) -> Expert:
         return (out if norm is None else norm(out)) * weights
 
     return full
+
+
+class Plain:
+    """An expert of two matrices and what is between them. up, down: [in, out] for `matmul`, [out, in] for
+    `linear`.
+    """
+
+    __slots__ = ("_down", "_multiply", "_up", "down", "inner", "up")
+
+    def __init__(
+        self,
+        inner: Callable[[torch.Tensor], torch.Tensor],
+        multiply: Callable[..., torch.Tensor],
+        up: torch.Tensor,
+        down: torch.Tensor,
+    ) -> None:
+        self.inner, self._multiply, self._up, self._down = inner, multiply, up, down
+        self.up, self.down = (up.T, down.T) if multiply is linear else (up, down)  # [in, out]
+
+    def __call__(self, hidden: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        return self._multiply(self.inner(self._multiply(hidden, self._up)), self._down) * weights
+
+
+class Together:
+    """The experts of one token, each multiplied with its own matrices, and what is between and after the
+    products done for all of them at once: half the calls. Of one layer after the other: what it computes in
+    is used again.
+    """
+
+    def __init__(self) -> None:
+        self._rooms: dict[int, tuple[torch.Tensor, ...]] = {}  # experts -> rows for the products
+
+    def __call__(
+        self, experts: Sequence[Any], hidden: torch.Tensor, weights: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """The contribution of each, [1, hidden], as `Plain` gives it.
+
+        hidden: [1, hidden]; weights: [1, n], in the order of `experts`.
+        """
+        count = len(experts)
+        if count not in self._rooms:
+            first = experts[0]
+            wide = hidden.new_empty(count, 1, first.up.shape[1])
+            out = hidden.new_empty(count, 1, first.down.shape[1])
+            self._rooms[count] = wide, out, *wide.unbind(), *out.unbind()
+        wide, out, *rows = self._rooms[count]
+        for expert, row in zip(experts, rows[:count], strict=True):
+            torch.mm(hidden, expert.up, out=row)
+        inner = experts[0].inner(wide)
+        for expert, given, row in zip(experts, inner.unbind(), rows[count:], strict=True):
+            torch.mm(given, expert.down, out=row)
+        return (out * weights.view(count, 1, 1)).unbind()
+
+
+def _together_too(experts: Sequence[Expert], hidden: torch.Tensor, weights: torch.Tensor) -> bool:
+    """Whether `Together` serves these experts, to the same bits. hidden: [1, hidden], weights: [1, n]"""
+    if not all(isinstance(one, Plain) for one in experts):
+        return False
+    both = Together()(experts, hidden, weights)
+    each = [one(hidden, weights[:, n : n + 1]) for n, one in enumerate(experts)]
+    return all(torch.equal(a, b) for a, b in zip(both, each, strict=True))
 
 
 def _gate(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -17,8 +17,8 @@ from torch import nn
 from moeviz.core.predictors import RouterGuess
 from moeviz.core.settings import Settings
 from moeviz.engine.loader import Loaded, MoELayer
+from moeviz.engine.probe import LOOKAHEADS, Product
 
-LOOKAHEADS = 3  # guesses that a trace holds: for 1, 2 and 3 layers ahead
 GUESSES = (
     8  # at least so many per layer, or all experts, so that a replay can try other widths and thresholds
 )
@@ -46,6 +46,13 @@ class Guesses:
         self._with_probabilities = recorded or (self._by_routers and settings.threshold > 0)
         self._entered: list[torch.Tensor | None] = [None] * len(self._layers)  # the router, in this pass
         self._found: dict[Place, RouterGuess] = {}
+        # by layer: for which later layers it is asked once a pass, and all their routers as one product
+        self._places: list[list[Place]] = []
+        self._products: list[Product] = []
+        for number in range(len(self._layers)) if loaded.routers is not None else ():
+            targets = range(number + 1, min(number + 1 + LOOKAHEADS, len(self._layers)))
+            self._places.append([(target, target - number) for target in targets])
+            self._products.append(loaded.routers.of(targets, loaded.experts))
 
     def begin_pass(self) -> None:
         self._found = {}
@@ -111,6 +118,22 @@ class Guesses:
         """Asks every router about the earlier layers' hidden states of this pass that it was not asked about,
         all at once.
         """
+        if self._products and self._recorded:
+            asked, logits, rankings = self._ask_side_by_side()
+        else:
+            asked, logits, rankings = self._ask_each()
+        if asked:
+            every = torch.cat(logits)
+            plain = all(one is ranking for one, ranking in zip(logits, rankings, strict=True))
+            found = self._read(*self._likeliest(every, every if plain else torch.cat(rankings)))
+            experts, *rest = (array.tolist() for array in found)
+            for n, place in enumerate(asked):
+                if place not in self._found:
+                    self._found[place] = RouterGuess([experts[n]], [rest[0][n]] if rest else None)
+        self._entered = [None] * len(self._entered)
+
+    def _ask_each(self) -> tuple[list[Place], list[torch.Tensor], list[torch.Tensor]]:
+        """Places, logits and rankings of every router asked by itself."""
         asked: list[Place] = []
         logits: list[torch.Tensor] = []
         rankings: list[torch.Tensor] = []
@@ -125,14 +148,18 @@ class Guesses:
                 asked.append((target, d))
                 logits.append(one)
                 rankings.append(ranking)
-        if asked:
-            every = torch.cat(logits)
-            plain = all(one is ranking for one, ranking in zip(logits, rankings, strict=True))
-            found = self._read(*self._likeliest(every, every if plain else torch.cat(rankings)))
-            experts, *rest = (array.tolist() for array in found)
-            for n, place in enumerate(asked):
-                self._found[place] = RouterGuess([experts[n]], [rest[0][n]] if rest else None)
-        self._entered = [None] * len(self._entered)
+        return asked, logits, rankings
+
+    def _ask_side_by_side(self) -> tuple[list[Place], list[torch.Tensor], list[torch.Tensor]]:
+        """The same of routers that stand side by side: each hidden state is multiplied once."""
+        asked: list[Place] = []
+        logits: list[torch.Tensor] = []
+        for entering, places, product in zip(self._entered, self._places, self._products, strict=True):
+            if entering is not None and places:
+                asked += places
+                rows = entering if entering.dim() == 2 else entering.flatten(0, -2)
+                logits.append(product(rows).view(len(places), -1))
+        return asked, logits, logits
 
     def _likeliest(self, logits: torch.Tensor, ranking: torch.Tensor) -> list[torch.Tensor]:
         """Ids and, where they are needed, probabilities of the experts that a router would choose next,

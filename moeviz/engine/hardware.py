@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from moeviz.core.machines import Machine
 from moeviz.engine.clocks import DeviceClock, HostClock
 from moeviz.engine.link import DeviceLink, HostLink
-from moeviz.engine.store import HostStore, Store, aligned
+from moeviz.engine.store import HostStore, Store, aligned, pages
 from moeviz.errors import ModelError
 from moeviz.words import NO_OVERLAP
 
@@ -58,7 +58,7 @@ class Cpu:
 
     def host_memory(self, size: int) -> torch.Tensor:
         """Memory of the host for the slow tier, uint8 [size]."""
-        return torch.empty(size, dtype=torch.uint8)
+        return pages(size)
 
     def let_go(self) -> None:
         """Gives memory of the host that nobody uses any more back to the system."""

@@ -27,14 +27,15 @@ from moeviz import words
 from moeviz.core.machines import Machine
 from moeviz.core.oracle import BUNDLED_NAME
 from moeviz.core.run import Tier
+from moeviz.core.settings import Settings
 from moeviz.engine.cachefolder import SUFFIX, alone_at, cache_folder, make_room
 from moeviz.engine.checkpoint import check_files, check_report, named, needs_code, no_code
 from moeviz.engine.experts import Recipe, RecipeError, recipe_for, stacked
 from moeviz.engine.hardware import Hardware, hardware_of
 from moeviz.engine.kinds import model_class, no_experts, no_plain_weights, no_text_model, text_part
-from moeviz.engine.memory import lacking
+from moeviz.engine.memory import fitting, lacking
 from moeviz.engine.packing import Rounded, as_stored, rounded
-from moeviz.engine.probe import Reached, Router, is_experts, probe
+from moeviz.engine.probe import Product, Reached, Router, is_experts, probe, side_by_side
 from moeviz.engine.sources import LayerSources, Sources, load_dense
 from moeviz.engine.store import (
     DiskStore,
@@ -42,9 +43,11 @@ from moeviz.engine.store import (
     LayerOf,
     Layout,
     Packing,
+    Row,
     Store,
     is_complete,
     measure,
+    pages,
     write_file,
 )
 from moeviz.errors import ModelError, StoreError
@@ -92,6 +95,7 @@ class Loaded:
     recipe: Recipe  # how its experts are computed one at a time
     hardware: Hardware  # on what
     text_of: Callable[[int], str]  # of a token; the tokenizer, which takes its time, is asked once for each
+    routers: Product | None = None  # of all layers, side by side; None where they are asked one by one
     link: Machine | None = None  # what every copy is slowed down to; None: as fast as it goes
     notes: tuple[str, ...] = ()  # what this model does not have, and what was chosen for it, in words
     rounding: str = ""  # to which the experts are rounded; empty: none, lossless
@@ -134,23 +138,22 @@ def load(
     dtype: str = "auto",
     experts: str = LOSSLESS,
     progress: Progress = lambda share, what: None,
-    check: Callable[[int, int, int], None] = lambda layers, experts, k: None,
+    settings: Sequence[Settings] = (),
 ) -> Loaded:
     """Model from a folder or hub id. tier: disk or host; device: auto, cpu, cuda, ...; dtype: auto or a name
     of DTYPES; experts: how the slow tier keeps them, a name of `lossy.EXPERTS`.
 
-    `check` is given the number of MoE layers, of experts in each, and of experts chosen per token as soon as
-    they are known, before anything is packed, so that settings that do not fit the model are refused early;
-    what it raises is passed on.
+    `settings`: of the runs to come. Those that do not fit the model, or whose slots do not fit in memory, are
+    refused as soon as its configuration is known where that tells, and always before anything is packed.
 
-    Raises ModelError where it is no MoE that transformers' experts interface serves, StoreError where the
-    slow tier has no room.
+    Raises SettingsError or ModelError for them, ModelError where it is no MoE that transformers' experts
+    interface serves, StoreError where the slow tier has no room.
     """
     progress(0.0, "reading the configuration")
     bits = rounded(experts)
     if tier not in TIERS:
         raise ModelError(f"tier {tier!r} is not known. Choose one of {', '.join(TIERS)}.")
-    known = _known(name, device, dtype, check)
+    known = _known(name, device, dtype, settings)
     progress(0.1, "reading the dense part")
     model, sources, report = _guard(
         name,
@@ -160,11 +163,11 @@ def load(
         report["missing_keys"] = {*report["missing_keys"], *sources.missing}
     check_report(name, report)
     model.eval()  # and parameters as they come: torch folds a batch by requires_grad, and rounds by it
-    own(model)
+    own(model, in_pages=True)
     reached = _reached(name, model, known.tokenizer, known.device)
     paths = {id(module): path for path, module in model.named_modules()}
     layout = _layout(name, [one.experts for one in reached], known.dtype)
-    check(layout.layers, layout.experts, reached[0].k)
+    _check(settings, layout, reached[0].k, known.device)
     recipe = _recipe(name, reached[0], layout, known.device)
     filling = _Filling(
         known,
@@ -207,6 +210,7 @@ def load(
         folder=known.folder,
         recipe=recipe,
         hardware=known.hardware,
+        routers=side_by_side([one.router for one in reached], reached[0].hidden_dtype),
         text_of=cache(lambda token: str(known.tokenizer.decode([token]))),
         notes=(*known.notes, *known.hardware.notes, *_notes(reached)),
     )
@@ -234,10 +238,8 @@ def configuration(name: str | os.PathLike[str]) -> tuple[Any, Path]:
     return config, folder
 
 
-def _known(
-    name: str | os.PathLike[str], device: str, dtype: str, check: Callable[[int, int, int], None]
-) -> _Known:
-    """Raises ModelError for what cannot be run, and what `check` raises."""
+def _known(name: str | os.PathLike[str], device: str, dtype: str, settings: Sequence[Settings]) -> _Known:
+    """Raises ModelError for what cannot be run, SettingsError for settings that do not fit it."""
     place = _device(device)
     hardware = hardware_of(place)
     config, folder = configuration(name)
@@ -252,17 +254,28 @@ def _known(
     every = [module for module in skeleton.modules() if is_experts(module)]
     if not every:
         raise ModelError(no_experts(name, config, skeleton))
-    if (early := _shape(every, config)) is not None:
-        check(*early)
     kind, why = _dtype(dtype, config, place, every[0])
+    dense = _dense_bytes(skeleton, kind)
+    if (early := _shape(every, config, kind)) is not None:
+        _check(settings, *early, place, dense)
     check_files(folder)
-    if short := lacking(place, _dense_bytes(skeleton, kind)):
+    if short := lacking(place, dense):
         raise ModelError(
             f"The dense part of {name}, which stays in the fast tier, {short}. Choose a smaller model, or a "
             "dtype of fewer bytes."
         )
     notes = (why,) if why else ()
     return _Known(_short_name(name), folder, config, tokenizer, skeleton, place, hardware, kind, notes)
+
+
+def _check(
+    settings: Sequence[Settings], layout: Layout, k: int, device: torch.device, dense: int = 0
+) -> None:
+    """Raises SettingsError for settings that do not fit a model of this shape, ModelError where their slots
+    do not fit in memory, beside a dense part that has still to be read."""
+    for one in settings:
+        one.check(layout.layers, layout.experts, k, layout.expert_bytes)
+    fitting(settings, layout, k, device, dense)
 
 
 def _fill(filling: _Filling, experts: str) -> Store:
@@ -308,6 +321,11 @@ def _reached(name: object, model: nn.Module, tokenizer: Any, device: torch.devic
     if not reached:
         raise ModelError(
             f"No experts of {name} are reached by text. Choose a model whose text layers are a MoE."
+        )
+    if not min(one.k for one in reached):
+        raise ModelError(
+            f"The configuration of {name} says that a token uses no expert at all. Save or download the "
+            "checkpoint again."
         )
     modules = [id(one.experts) for one in reached]
     if len(set(modules)) < len(modules):
@@ -368,14 +386,24 @@ def _notes(reached: list[Reached]) -> tuple[str, ...]:
     )
 
 
-def own(model: nn.Module) -> None:
+def own(model: nn.Module, in_pages: bool = False) -> None:
     """Moves parameters out of the mapped checkpoint into memory of their own, one at a time.
 
     A mapping would stay as long as one of them stands in it; and a CPU's matrix kernels may round differently
-    by address, so that the bits of a run would depend on the layout of a file.
+    by address, so that the bits of a run would depend on the layout of a file. `in_pages`: all in one block
+    of huge pages, where there are any.
     """
-    for parameter in model.parameters():
-        if parameter.device.type == "cpu":
+    held = [one for one in model.parameters() if one.device.type == "cpu"]
+    if not in_pages:
+        for parameter in held:
+            parameter.data = parameter.data.clone()
+        return
+    row = Row({str(number): (one.dtype, tuple(one.shape)) for number, one in enumerate(held)})
+    places = row.views(pages(row.bytes)) if held else {}
+    for parameter, place in zip(held, places.values(), strict=True):
+        if parameter.is_contiguous():
+            parameter.data = place.copy_(parameter.data)
+        else:  # its strides decide which kernel multiplies with it
             parameter.data = parameter.data.clone()
 
 
@@ -483,6 +511,9 @@ def _config(name: str) -> tuple[Any, Path]:
                 f"{_type(folder)}. Choose a checkpoint of one that it has."
             ) from None
         raise ModelError(f"{name} cannot be read as a model: {first} {CHOOSE}") from None
+    except Exception as error:  # a field of another type, which each architecture's own checks tell of
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(f"{name} cannot be read as a model: {told[:200]}. {CHOOSE}") from None
     return config, Path(str(where)).parent
 
 
@@ -528,12 +559,18 @@ def _guard(name: object, do: Callable[[], Any]) -> Any:
         raise ModelError(f"{name} cannot be loaded: {text}") from None
 
 
-def _shape(every: list[nn.Module], config: Any) -> tuple[int, int, int] | None:
-    """MoE layers, experts and k as the configuration tells them; None where only a pass can tell."""
+def _shape(every: list[nn.Module], config: Any, dtype: torch.dtype) -> tuple[Layout, int] | None:
+    """Layout of the slots and k as the configuration tells them; None where only a pass can tell."""
     text = config.get_text_config()
     k = next((value for field in K_FIELDS if isinstance(value := getattr(text, field, None), int)), None)
-    counts = {p.shape[0] for module in every for p in stacked(module).values()}
-    return (len(every), counts.pop(), k) if k and len(counts) == 1 else None
+    kinds = {tuple((key, tuple(p.shape)) for key, p in stacked(module).items()) for module in every}
+    if not k or len(kinds) > 1:
+        return None
+    shapes = dict(kinds.pop())
+    counts = {shape[0] for shape in shapes.values()}
+    if len(counts) > 1:
+        return None
+    return Layout(len(every), counts.pop(), dtype, {key: shape[1:] for key, shape in shapes.items()}), k
 
 
 def _layer_index(path: str, number: int) -> int:

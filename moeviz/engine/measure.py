@@ -27,9 +27,9 @@ from moeviz.core import machines
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import PREFILL, Trace
-from moeviz.engine import store
+from moeviz.engine import memory, store
 from moeviz.engine.loader import Loaded, configuration, own
-from moeviz.engine.memory import lacking, resident_bytes, slot_bytes
+from moeviz.engine.memory import lacking, resident_bytes
 from moeviz.engine.records import ModelFacts, PassRecord, Prompt, recording
 from moeviz.engine.serving import Serving
 from moeviz.engine.session import COMPUTE, Batch, Options, generate, only_the_last_logits
@@ -267,18 +267,9 @@ def fitting(loaded: Loaded, settings: Sequence[Settings]) -> tuple[list[Settings
     """Settings that fit in the fast tier, and a sentence for every baseline that is left out because it does
     not.
 
-    Raises ModelError where settings that are no baseline do not fit.
+    Raises ModelError where settings that are no baseline do not fit, or none at all.
     """
-    kept, left_out = [], []
-    for one in settings:
-        why = lacking(loaded.device, slot_bytes(loaded, one))
-        if not why:
-            kept.append(one)
-        elif one.baseline:
-            left_out.append(f"The baseline {one.baseline!r} is left out: it {why}.")
-        else:
-            raise ModelError(f"{one.label}: it {why}. Choose fewer slots.")
-    return kept, left_out
+    return memory.fitting(settings, loaded.store.layout, loaded.k, loaded.device)
 
 
 def to_recording(

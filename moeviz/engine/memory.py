@@ -3,12 +3,15 @@ would take."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from moeviz.core.settings import Settings
+from moeviz.engine.store import Layout
 from moeviz.engine.tiers import host_free
+from moeviz.errors import ModelError
 
 if TYPE_CHECKING:
     from moeviz.engine.loader import Loaded
@@ -31,11 +34,33 @@ def resident_bytes(loaded: Loaded) -> int:
     return int(dense + (layout.layers + 1) * layout.experts * layout.expert_bytes)
 
 
-def slot_bytes(loaded: Loaded, settings: Settings) -> int:
-    """What the slots of a run take in the fast tier."""
-    layout = loaded.store.layout
-    room = settings.room(layout.layers, layout.experts, loaded.k, layout.expert_bytes)
+def slot_bytes(layout: Layout, k: int, settings: Settings) -> int:
+    """What the slots of a run take in the fast tier. k: experts chosen for a token"""
+    room = settings.room(layout.layers, layout.experts, k, layout.expert_bytes)
     return room.pools * room.slots * layout.slot_bytes
+
+
+def fitting(
+    settings: Sequence[Settings], layout: Layout, k: int, device: torch.device, dense: int = 0
+) -> tuple[list[Settings], list[str]]:
+    """Settings whose slots fit in what a device has left, and a sentence for every baseline that is left out
+    because its slots do not. dense: bytes of the dense part, where it has still to be read.
+
+    Raises ModelError where settings that are no baseline do not fit, or none at all.
+    """
+    kept, left_out, refused = [], [], ""
+    for one in settings:
+        why = lacking(device, slot_bytes(layout, k, one) + dense)
+        if not why:
+            kept.append(one)
+        elif one.baseline:
+            left_out.append(f"The baseline {one.baseline!r} is left out: it {why}.")
+            refused = f"The baseline {one.baseline!r} {why}. Choose slots instead, or a smaller model."
+        else:
+            raise ModelError(f"{one.label}: it {why}. Choose fewer slots.")
+    if refused and not kept:
+        raise ModelError(refused)
+    return kept, left_out
 
 
 def lacking(device: torch.device, need: int) -> str:

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from moeviz import words
-from moeviz.core.machines import Machine, find
+from moeviz.core.machines import DEVICES, Machine, find
 from moeviz.core.oracle import BUNDLED_NAME
 from moeviz.core.run import Run, Tier
 from moeviz.core.trace import DECODE, Trace
@@ -39,6 +38,9 @@ from moeviz.numbers.sizes import Headers, ModelSize, checkpoint_dtype, sizes
 BUNDLED = Path(__file__).parent.parent / "demo_model"
 MEASURE = "measure"  # --link measure: this disk
 _MOST_KEPT = 200  # plans
+_IN_LATENCY = (
+    "What unpacking an expert takes is in the link's latency: the trace's run measured the two as one."
+)
 
 
 def make(
@@ -71,6 +73,7 @@ def make(
     same = trace is not None and (_who(trace.model), trace.mean_bytes) == (_who(name), size.mean_bytes)
     own = run if same else None
     machine = trace.recorded.get("machine", "a machine that it does not name") if trace is not None else ""
+    in_latency = not link and size.kept and own is not None and _unpacks_in_latency(own)
     found = plans.plan(
         name,
         size,
@@ -81,12 +84,16 @@ def make(
         counts=None if counts is None else counts.counts,
         link=_link(link, size, own),
         compute=_compute(name, size, memory, own, machine, fast_speed),
-        unpacking=_unpacking(name, size, memory, own),
+        unpacking=None if in_latency else _unpacking(name, size, memory, own),
     )
-    if found.unpacking is None:
-        return found
-    note = words.unpacking(found.unpacking.ms, size.mean_moved, size.mean_bytes)
-    return replace(found, notes=(*found.notes, note))
+    notes = [*found.notes]
+    if found.unpacking is not None:
+        notes.append(words.unpacking(found.unpacking.ms, size.mean_moved, size.mean_bytes))
+    if in_latency:
+        notes.append(_IN_LATENCY)
+    if _damaged(name):
+        notes.append(f"What was kept of earlier plans and runs is damaged, and is left out: {_store()}.")
+    return replace(found, notes=tuple(notes))
 
 
 def _size(read: Headers, name: str, dtype: str, experts: str, on_cpu: bool) -> ModelSize:
@@ -198,13 +205,22 @@ def _speed(band: plans.Band | None) -> str:
 
 def this_machine(fast: int | None = None, device: str = "auto") -> Memory:
     """What is free here. fast: bytes of the fast tier, where the user says so; device: auto, cpu, or an
-    accelerator's name. Raises SettingsError where nothing says how large an accelerator's memory is.
+    accelerator's name, perhaps with its number. Raises SettingsError where nothing says how much of its
+    memory is free, and for a device that torch has no kind of.
     """
-    host, accelerator = tiers.host_free(), None if device == "cpu" else tiers.accelerator_free()
+    kind, _, number = device.partition(":")
+    if kind not in DEVICES or not (device == kind or (number.isdecimal() and len(number) < 4)):
+        raise SettingsError(
+            f"device {device[:40]!r} is not known. Choose one of {', '.join(DEVICES)}, or cuda:1."
+        )
+    host = tiers.host_free()
     disk, where = tiers.disk_free(cache_folder())
-    on_host = device == "cpu" or (device == "auto" and accelerator is None)
+    accelerator = None if kind == "cpu" else tiers.accelerator_free(kind, int(number or 0))
+    on_host = kind == "cpu" or (kind == "auto" and accelerator is None)
     free = host if on_host else accelerator
     what = "RAM that is free on this machine" if on_host else "free on the accelerator"
+    if number and not on_host:
+        what += f" {device}"
     if fast is not None:
         what = f"as --fast says, of {'RAM' if on_host else 'an accelerator'}"
         if device == "auto" and on_host:
@@ -212,8 +228,8 @@ def this_machine(fast: int | None = None, device: str = "auto") -> Memory:
         free = fast
     if free is None:
         raise SettingsError(
-            f"No accelerator is seen here, so the memory of device {device!r} is not known. Say it, for "
-            "example --fast 24GB."
+            f"Nothing here says how much memory of device {device!r} is free. Say it, for example --fast "
+            "24GB."
         )
     return Memory(free, what, on_host, host, disk, str(where))
 
@@ -231,6 +247,12 @@ def _link(text: str, size: ModelSize, own: Run | None) -> Machine | None:
         tier.gigabytes_per_second,
         own.mean_copied,
     )
+
+
+def _unpacks_in_latency(own: Run) -> bool:
+    """Whether a run measured copying and unpacking as one time: one of packed experts, recorded before the
+    two were told apart."""
+    return own.tier is not None and not own.tier.unpack_ms and own.mean_copied < own.mean_bytes
 
 
 def _compute(
@@ -347,8 +369,7 @@ def settle(trace: Trace, run: Run, on_host: bool = True) -> None:
     expected = _table(about.get("expected"))
     for policy in (plans.EVEN, settings.policy):  # what was planned for the policy itself counts
         planned = expected.get(_key(run.mean_bytes, run.mean_copied, settings.slots, policy, on_host))
-        with suppress(TypeError):  # a damaged file
-            ran = replace(ran, **_table(planned))
+        ran = _ran(asdict(ran) | _table(planned)) or ran  # of a damaged file nothing
     _keep({**kept, who: {**about, "ran": asdict(ran)}})
 
 
@@ -371,11 +392,37 @@ def _link_in_words(tier: Tier | None) -> str:
 
 
 def last(model: str) -> Ran | None:
-    """How the last run of a model came out; None where there was none."""
+    """How the last run of a model came out; None where there was none, or what was kept of it is damaged."""
+    about = _kept().get(_who(model), {})
+    return _ran(about["ran"]) if "ran" in about else None
+
+
+def _ran(values: Any) -> Ran | None:
+    """What was kept of a run; None where a field is missing, unknown, of another type or no figure."""
+    kinds = {one.name: get_type_hints(Ran)[one.name] for one in fields(Ran)}
     try:
-        return Ran(**_kept()[_who(model)]["ran"])
-    except (KeyError, TypeError):
+        found = Ran(**values)
+    except TypeError:
         return None
+    for name, kind in kinds.items():
+        value = getattr(found, name)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (isinstance(value, kind) or (number and isinstance(1.0, kind))):
+            return None
+        if number and not 0 <= value < 1e18:
+            return None
+    return found
+
+
+def _damaged(model: str) -> bool:
+    """Whether something is kept of a model, or of any, that cannot be read."""
+    try:
+        about = _table(json.loads(_store().read_bytes())).get(_who(model), {})
+    except OSError:
+        return False
+    except (ValueError, RecursionError):
+        return True
+    return not isinstance(about, dict) or ("ran" in about and _ran(about["ran"]) is None)
 
 
 def _last_alike(model: str, on_host: bool) -> Ran | None:
@@ -400,7 +447,8 @@ def off_by(ran: Ran) -> list[tuple[str, str]]:
     if ran.planned_most is None or ran.tokens_per_second is None:
         return [*found, ("  planned", f"{planned}, no speed"), ("  measured", measured)]
     low, high = ran.planned_least or 0.0, ran.planned_most
-    off = round(ran.tokens_per_second / min(max(ran.tokens_per_second, low), high) - 1, 2)
+    nearest = min(max(ran.tokens_per_second, low), high)
+    off = round(ran.tokens_per_second / nearest - 1, 2) if nearest else 0.0
     verdict = f"{abs(off):.0%} {'above' if off > 0 else 'below'} the plan" if off else "within the plan"
     least = ran.planned_least is None
     planned += f", {'at most' if least else f'{low:.3g} to'} {high:.3g} tokens/s"

@@ -11,7 +11,7 @@ choice stands. Knows neither slots nor policies.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,25 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+LOOKAHEADS = 3  # guesses that a trace holds: for 1, 2 and 3 layers ahead
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Product:
+    """What a plain router does to a hidden state: hidden [token, hidden] -> logits [token, expert]"""
+
+    weight: torch.Tensor  # [expert, hidden]
+    precise: bool  # in float32
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        if self.precise:
+            return linear(hidden.float(), self.weight.float())
+        return linear(hidden, self.weight)
+
+    def of(self, layers: range, experts: int) -> Product:
+        """Of some of the layers whose routers stand in it side by side; experts: of each layer."""
+        return Product(self.weight[layers.start * experts : layers.stop * experts], self.precise)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -36,9 +55,7 @@ class Router:
     logits: int  # places in what it returns
     weights: int
     chosen: int
-    product: Callable[[torch.Tensor], torch.Tensor] | None = (
-        None  # hidden state -> logits, where it chooses the largest
-    )
+    product: Product | None = None  # where it chooses the largest
 
     def ask(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits [token, expert], and what experts are to be ranked by, the same size.
@@ -157,7 +174,7 @@ def _find_router(
     return None, None, "no module beside its experts returns their choice"
 
 
-def _product(router: Router, like: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor] | None:
+def _product(router: Router, like: torch.Tensor) -> Product | None:
     """The product alone, where it gives the logits and choice for hidden states such as `like`."""
     weight = getattr(router.module, "weight", None)
     if not isinstance(weight, torch.Tensor) or weight.dim() != 2 or weight.shape[1] != like.shape[-1]:
@@ -166,7 +183,8 @@ def _product(router: Router, like: torch.Tensor) -> Callable[[torch.Tensor], tor
     shape = (1, *([1] * (like.dim() - 2)), like.shape[-1])
     trials = [torch.randn(shape, generator=generator).to(like.device, like.dtype) for _ in range(32)]
     trials += [torch.cat(trials[:7])]
-    for product in (_plain(weight), _precise(weight)):
+    for precise in (False, True):
+        product = Product(weight, precise)
         try:
             if all(_agree(product(hidden.flatten(0, -2)), *router.choose(hidden)) for hidden in trials):
                 return product
@@ -182,9 +200,34 @@ def _agree(product: torch.Tensor, logits: torch.Tensor, weights: torch.Tensor, c
     return torch.equal(product, logits) and torch.equal(by_weight, largest)
 
 
-def _plain(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda hidden: linear(hidden, weight)
+def side_by_side(routers: Sequence[Router | None], hidden_dtype: torch.dtype) -> Product | None:
+    """The products of all layers' routers as one matrix, [layer x expert, hidden], with which one hidden
+    state is multiplied for the next layers at once. None where a router is no product, or where what comes
+    out is not what each gives, bit for bit, on random hidden states.
 
-
-def _precise(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda hidden: linear(hidden.float(), weight.float())
+    The routers' own weights become parts of the matrix, which takes no further memory.
+    """
+    products = [router.product for router in routers if router is not None and router.product is not None]
+    first = next(iter(products), None)
+    if first is None or len(products) < len(routers):
+        return None
+    weights = [one.weight for one in products]
+    kinds = {(one.precise, one.weight.shape, one.weight.dtype, one.weight.device) for one in products}
+    if len(kinds) > 1 or any(not isinstance(one, nn.Parameter) for one in weights):
+        return None
+    if first.weight.device.type == "cpu" and first.weight.dtype != torch.float32 and not first.precise:
+        return None  # a CPU takes twice as long for one larger matrix of 16 bits as for several
+    weight = torch.cat([one.detach() for one in weights])
+    whole = Product(weight, first.precise)
+    generator = torch.Generator().manual_seed(0)
+    experts, width = first.weight.shape
+    for source in range(len(products) - 1):
+        targets = range(source + 1, min(source + 1 + LOOKAHEADS, len(products)))
+        for _ in range(4):
+            hidden = torch.randn(1, width, generator=generator).to(weight.device, hidden_dtype)
+            together = whole.of(targets, experts)(hidden).view(len(targets), experts)
+            if not torch.equal(together, torch.cat([products[target](hidden) for target in targets])):
+                return None
+    for number, own in enumerate(weights):
+        own.data = weight[number * experts : (number + 1) * experts]
+    return whole

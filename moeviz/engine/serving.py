@@ -20,7 +20,7 @@ from moeviz.core.cache import NOBODY, ExpertCache, Load, Wave
 from moeviz.core.oracle import knowledge
 from moeviz.core.settings import Settings
 from moeviz.core.trace import DECODE, Trace
-from moeviz.engine.experts import Expert
+from moeviz.engine.experts import Expert, Together
 from moeviz.engine.grouped import grouped, over_slots
 from moeviz.engine.guesses import Guesses
 from moeviz.engine.link import HostLink, Ticket
@@ -65,6 +65,7 @@ class Serving:
             )
         self._guesses = Guesses(loaded, settings, guesses, self.cache.width)
         self._one_product = one_product
+        self._at_once = Together()  # the experts of one token that are there
         self._clock = loaded.hardware.clock()
         self._link: HostLink | None = None
 
@@ -245,6 +246,11 @@ class Serving:
     def _one_by_one(self, event: _Event, wave: Wave, waiting: list[int]) -> None:
         """Computes the experts that are there, then each of the others as it arrives."""
         number, rows, parts, where = event.number, event.rows, event.parts, wave.slots
+        alone = rows.one_token if self._loaded.recipe.together and not waiting and not wave.loads else ()
+        if alone and where.keys() >= rows.needed:
+            experts = [self._expert(number, where[expert], event.module) for expert in alone]
+            parts.update(zip(alone, self._at_once(experts, rows.hidden, rows.weights), strict=True))
+            return
         for expert in wave.hits:
             if expert not in waiting:
                 parts[expert] = self._expert(number, where[expert], event.module)(*rows.of(expert))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -38,21 +39,36 @@ def disk_free(folder: Path) -> tuple[int, Path]:
     return shutil.disk_usage(where).free, where
 
 
-def accelerator_free() -> int | None:
-    """Free bytes of the first accelerator that its driver tells of without torch; None where there is none,
-    or none that is known.
+def accelerator_free(kind: str = "auto", number: int = 0) -> int | None:
+    """Free bytes of an accelerator, as its driver tells without torch; None where there is none, or none that
+    is known. kind: auto or torch's name of it; number: among those of its kind, as torch counts them.
     """
+    if kind == "mps":  # which shares the host's
+        apple = platform.system() == "Darwin" and platform.machine() == "arm64"
+        return host_free() if apple and not number else None
+    if kind not in ("auto", "cuda"):
+        return None
     driver = shutil.which("nvidia-smi")
     if driver is not None:
         asked = [driver, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
         with suppress(OSError, ValueError, IndexError, subprocess.SubprocessError):
             said = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout
-            return int(said.splitlines()[0]) * 2**20
+            return int(said.splitlines()[_seen("CUDA_VISIBLE_DEVICES", number)]) * 2**20
+    cards = []
     for card in sorted(Path("/sys/class/drm").glob("card*/device")):  # amdgpu
         with suppress(OSError, ValueError):
             total, used = (int((card / f"mem_info_vram_{kind}").read_text()) for kind in ("total", "used"))
-            return total - used
+            cards.append(total - used)
+    with suppress(IndexError, ValueError):
+        return cards[_seen("HIP_VISIBLE_DEVICES", number)]
     return None
+
+
+def _seen(variable: str, number: int) -> int:
+    """The driver's number of a card that torch calls by another, where the environment hides some. Raises
+    IndexError where it hides this one too, ValueError where it names cards otherwise than by number."""
+    shown = os.environ.get(variable)
+    return number if shown is None else int(shown.split(",")[number])
 
 
 def measure_disk(expert_bytes: int, folder: Path) -> Machine:

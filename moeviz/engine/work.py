@@ -121,11 +121,6 @@ class Worker:
         self._send({"event": "verified", "lossless": lossless, "notes": left_out})
 
     def _load(self, spec: dict[str, Any], settings: list[Settings]) -> Loaded:
-        def check(layers: int, experts: int, k: int) -> None:
-            for one in settings:
-                if not one.budget:  # which the size of an expert decides, known when the model is loaded
-                    one.check(layers, experts, k)
-
         pace = machines.find(spec["link"])  # what cannot be read is said before anything is loaded
         wanted = {name: value for name, value in spec.items() if name != "link"}
         if self._loaded is None or wanted != self._spec:
@@ -137,7 +132,7 @@ class Worker:
                 dtype=spec["dtype"],
                 experts=spec["experts"],
                 progress=self._progress,
-                check=check,
+                settings=settings,
             )
             self._spec = wanted
         if self._loaded.link != pace:
