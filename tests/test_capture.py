@@ -114,6 +114,30 @@ def test_a_text_that_ended_is_not_padded_with_routing(mixtral: Any) -> None:
         assert any("of texts that had ended while others" in line for line in captured.report)
 
 
+def test_the_last_piece_of_a_prompt_may_be_one_token(mixtral: Any) -> None:
+    pieces = alone(mixtral, IDS, prefill_chunk_size=2)
+    assert pieces.phase.tolist() == [0] * 5 + [1] * 4
+    assert same_routing(pieces, alone(mixtral, IDS))
+
+
+def test_a_text_that_ended_goes_on_in_the_next_turn(mixtral: Any) -> None:
+    """A conversation of a batch on one cache: what was said before is not computed again."""
+    batch = torch.cat([IDS, IDS.flip(1)])
+    end = mixtral.generate(IDS, **GREEDY)[0, 5].item()
+    free = GREEDY | {"min_new_tokens": 0, "eos_token_id": end, "return_dict_in_generate": True}
+    with moeviz.capture(mixtral) as captured:
+        said = mixtral.generate(batch, **free)
+        more = torch.cat([said.sequences, batch], 1)
+        mixtral.generate(
+            more, past_key_values=said.past_key_values, attention_mask=torch.ones_like(more), **GREEDY
+        )
+    own = captured.trace().of_sequence(0)
+    assert own is not None
+    last = said.sequences[0, -1:].tolist()  # was not computed in the turn before
+    assert own.token_ids[:11].tolist() == [*IDS[0].tolist(), *last, *IDS[0].tolist()]
+    assert own.phase.tolist() == [0] * 11 + [1] * 4
+
+
 def test_padding_is_told_by_masks_of_any_form(mixtral: Any) -> None:
     """A static cache has masks of who attends to whom, and no others."""
     batch = torch.cat([torch.nn.functional.pad(IDS[:, :2], (3, 0)), IDS])
@@ -127,6 +151,11 @@ def test_padding_is_told_by_masks_of_any_form(mixtral: Any) -> None:
     assert same_routing(*traces)
     with moeviz.capture(mixtral) as captured, torch.no_grad():
         mixtral(batch, mask)  # by position
+    assert captured.trace().tokens == 7
+    forward = mixtral.forward
+    mixtral.forward = lambda *args, **kwargs: forward(*args, **kwargs)  # as wrappers do, without names
+    with moeviz.capture(mixtral) as captured, torch.no_grad():
+        mixtral(batch, attention_mask=mask)
     assert captured.trace().tokens == 7
 
 

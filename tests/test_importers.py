@@ -449,6 +449,60 @@ def test_however_a_file_says_where_the_prompt_ends_it_is_used(columns: dict[str,
         assert not any("not used" in line for line in found.report), (name, found.report)
 
 
+@pytest.mark.parametrize(
+    ("first", "phases"),
+    [
+        ((1, 1), [0, 0, 1, 1, 1, 1] * 2),
+        ((0, 6), [0, 0, 1, 1, 1, 1] * 2),  # on from request to request
+        ((2, 2), [1] * 12),  # no prompt was recorded
+        ((1, 3), [1] * 12),  # nobody knows
+    ],
+)
+def test_a_length_of_the_prompt_counts_from_where_the_numbers_of_tokens_begin(
+    first: tuple[int, int], phases: list[int]
+) -> None:
+    """Two requests of six tokens, the first two of each its prompt."""
+    rows = [
+        {"request": t // 6, "token": first[t // 6] + t % 6, "layer": layer, "experts": ids, "prompt_len": 2}
+        for t, one in enumerate(IDS.tolist())
+        for layer, ids in enumerate(one)
+    ]
+    table = pd.DataFrame(rows).explode("experts").rename(columns={"experts": "expert"})
+    for name, content in (("a.jsonl", lines(*rows)), ("a.csv", table.to_csv(index=False).encode())):
+        found = read(name, content, EIGHT)
+        assert (found.trace.experts == IDS).all()
+        assert found.trace.phase.tolist() == phases
+        unknown = any("lengths of prompts are not used" in line for line in found.report)
+        assert unknown == (first == (1, 3))
+
+
+def test_an_empty_cell_marks_no_expert() -> None:
+    rows = "token,layer,e0,e1,e2\n0,0,1,,\n0,1,,1,\n1,0,,,1\n1,1,1,,\n"
+    assert read("m.csv", rows.encode()).trace.experts[..., 0].tolist() == [[0, 1], [2, 0]]
+
+
+def test_a_key_without_a_name_and_a_weight_of_no_layer_are_named_as_not_used() -> None:
+    routes = lines({"": 3, "token": 0, "layer": 0, "experts": [1, 2]})
+    assert "keys not used: (without a name)" in read("a.jsonl", routes).report
+    lists = lines({"": 3, "routing": [[[1, 2]], [[3, 0]]]})
+    assert any("not used: (without a name)" in line for line in read("a.jsonl", lists).report)
+    columns = b"token,weight,layer_0,layer_1\n0,0.5,1,2\n"
+    assert "columns not used: weight" in read("a.csv", columns).report
+
+
+def test_what_only_has_the_name_of_a_number_is_left_out() -> None:
+    """A dict's experts may be how many there are, and a header's prompt_tokens the tokens."""
+    import torch
+
+    content = torch_file({"topk_ids": torch.from_numpy(IDS), "experts": 8, "num_experts": 8})
+    found = read("a.pt", content)
+    assert (found.trace.experts == IDS).all()
+    assert "keys not used: experts" in found.report
+    rows = each(token="token", layer="layer", experts="experts")
+    found = read("a.jsonl", lines({"prompt_tokens": ["In", "the"]}, *rows), EIGHT)
+    assert "keys of the header not used: prompt_tokens" in found.report
+
+
 def test_a_batch_of_arrays_is_read_with_its_mask_and_its_requests_names() -> None:
     """Padding at the left is no text, and stands in [sequence, token] as the experts do."""
     batch = np.stack([IDS, np.concatenate([np.broadcast_to(np.int16([6, 7]), (3, 3, 2)), IDS[:9]])])
@@ -484,6 +538,11 @@ def test_requests_whose_tokens_alternate_in_an_array_keep_theirs() -> None:
     assert any("tokens of several requests alternate" in line for line in found.report)
 
 
+def test_an_empty_batch_is_named() -> None:
+    with pytest.raises(TraceError, match=r"the array 'experts' is empty: \(6, 0, 2\)"):
+        read("b.npz", npz(experts=np.zeros((2, 3, 0, 2), int)), Options(axes="sequence,token,layer,k"))
+
+
 def test_one_layers_routes_are_told_from_counts_by_their_axes() -> None:
     assert isinstance(open_content("one.npy", npy(IDS[:, 0])), Counted)
     found = read("one.npy", npy(IDS[:, 0]), Options(8, axes="token,k"))
@@ -499,6 +558,10 @@ def test_probabilities_stay_what_they_are() -> None:
     assert found.trace.experts[0, 0].tolist() == [3, 1]
     assert found.trace.weights[0, 0].tolist() == pytest.approx([0.5, 0.3])
     assert any("sum to 1, as probabilities do" in line for line in found.report)
+    numbers[0] = 0  # padding
+    padded = read("p.npy", npy(numbers), Options(top_k=2)).trace
+    assert padded.weights is not None
+    assert padded.weights[1, 0].tolist() == pytest.approx([0.5, 0.3])
 
 
 def test_token_ids_of_vllms_requests_and_answers() -> None:
@@ -523,6 +586,22 @@ def test_token_ids_of_vllms_requests_and_answers() -> None:
         assert found.trace.phase.tolist() == [0] * 4 + [1] * 8
     assert found.trace.model == "Qwen/x"
     assert "keys of the answer not used: service_tier, choices.text" in found.report
+
+
+def test_an_answer_with_routes_of_its_end_only_takes_no_others_phases_and_ids() -> None:
+    """Of a prompt of 4 tokens, whose begin was cached or is not said, and 9 that were generated."""
+    choice = {"token_ids": list(range(70, 79)), "prompt_token_ids": [50, 51, 52, 53]}
+    for rows, prompt in ((9, 1), (8, 0)):
+        choice["routed_experts"] = IDS[-rows:].tolist()
+        answer = {"usage": {"prompt_tokens": 4, "completion_tokens": 9}, "choices": [choice]}
+        found = read("r.json", json.dumps(answer).encode(), EIGHT)
+        assert found.trace.phase.tolist() == [0] * prompt + [1] * 8
+        assert found.trace.token_ids is None
+        assert "token ids are left out: routes are not as many" in found.report
+    beside = {"prompt_tokens": 4, "completion_tokens": 9, "choices": [{"routed_experts": IDS.tolist()}]}
+    found = read("r.json", json.dumps(beside).encode(), EIGHT)
+    assert found.trace.phase.tolist() == [0] * 4 + [1] * 8
+    assert not any("not used" in line for line in found.report)
 
 
 def test_lists_with_the_layer_first_are_turned_where_that_is_said() -> None:
@@ -946,7 +1025,13 @@ def test_what_is_not_used_is_named() -> None:
             lambda: b"a,b\n1,2\n",
             "none of the formats.*has the columns a, b; expected token, layer, rank, expert.*Read are",
         ),
-        (lambda: b"0,0,0,4\n0,0,1,5\n1,0,0,3\n", "numbers without a head, which may be routes. Give it one"),
+        (lambda: b"0,0,0,4\n0,0,1,5\n1,0,0,3\n", "numbers without a head, which may be routes or a count"),
+        (lambda: b"3,0,5\n3,1,7\n4,0,1\n4,1,2\n", "or a count a line. Give it one, for example token,"),
+        (lambda: b"expert,layer_0,layer_1\n0,24,3\n1,39,9\n", "has the columns expert, layer_0, layer_1"),
+        (lambda: b"[[[[1, 2]]], []]", r"request 1 is '\[\]'; expected a list of tokens"),
+        (lambda: b"[[[[1, 2]]], 5]", "request 1 is '5'; expected a list of tokens"),
+        (lambda: b'{"0": [3, 17], "1": [2]}', "lists have 1 to 2 numbers; expected a count of every expert"),
+        (lambda: b'{"0": [3, 1], "layer_0": [2, 4]}', "layer 0 stands twice"),
         (
             lambda: b"The format is `EXPERT|L3|T1: [4, 7]`, a line each.\n",
             "none of the formats that are read: it looks like a table",

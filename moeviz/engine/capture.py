@@ -50,6 +50,7 @@ class Generation:
     """The call of generate that runs now; without one, the user's own loop."""
 
     first: bool = False  # its first pass is still to come
+    prompt: int = 0  # tokens that it was given, of the turns before too; a piece of them may be one
     assisted: bool = False  # with drafts
     ends: frozenset[int] = frozenset()  # tokens that end a text
 
@@ -94,7 +95,7 @@ class Captured:
     def begin_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The model was called. Raises ModelError where its sequences cannot be told."""
         kwargs = dict(zip(self._names, args, strict=False)) | kwargs if args else kwargs
-        ids = kwargs.get("input_ids")
+        ids = kwargs.get("input_ids", args[0] if args else None)  # a wrapped forward names nothing
         given = ids if isinstance(ids, torch.Tensor) else kwargs.get("inputs_embeds")
         if not isinstance(given, torch.Tensor) or given.dim() < 2:
             raise ModelError(
@@ -121,8 +122,11 @@ class Captured:
             self._sequences += batch
         else:
             self._reject(past)
+            for row in self._rows if self.generation.first else ():
+                row.ended = False  # a further turn of its text, on the cache of the one before
         generation = self.generation
-        phase = PREFILL if not again and (past == 0 or (tokens > 1 and not generation.assisted)) else DECODE
+        given_now = past < max(generation.prompt, 1) or (tokens > 1 and not generation.assisted)
+        phase = PREFILL if given_now and not again else DECODE
         decodes = batch > 1 and not generation.first and (again or tokens == 1)
         generation.first = False
         self._now = _Pass([], [], [], [], phase, batch * tokens)
@@ -407,10 +411,12 @@ def _generating(captured: Captured, generate: Callable[..., Any]) -> Callable[..
                 "between passes. Generate with num_beams=1."
             )
         ends = asked("eos_token_id")
+        prompt = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
         captured.generation = Generation(
             first=True,
+            prompt=prompt.shape[1] if isinstance(prompt, torch.Tensor) and prompt.dim() == 2 else 0,
             assisted=bool(kwargs.get("assistant_model") or asked("prompt_lookup_num_tokens")),
-            ends=frozenset(ends if isinstance(ends, list | tuple) else () if ends is None else (int(ends),)),
+            ends=frozenset(() if ends is None else torch.as_tensor(ends).flatten().tolist()),
         )
         try:
             result = generate(*args, **kwargs)

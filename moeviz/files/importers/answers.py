@@ -30,7 +30,8 @@ from moeviz.files.importers.source import Source
 
 NAME = "answers"
 KEYS = (b'"routed_experts"', b'"prompt_routed_experts"')
-_META = ("id", "prompt_tokens", "completion_tokens", "routed_experts")
+_USAGE = ("prompt_tokens", "completion_tokens")
+_META = ("id", *_USAGE, "routed_experts")
 _ROW = ("choices", "usage", "model", "id", "object", "created")
 _CHOICE = ("index", "routed_experts", "prompt_routed_experts", "prompt_token_ids", "token_ids")
 SURE = 0.01  # a shape is taken where another would look like it by chance this rarely
@@ -96,9 +97,10 @@ def _answers(source: Source, left: dict[str, None]) -> Iterator[_Answer]:
             yield _Answer(place, str(meta.get("id", place)), meta["routed_experts"], None, *_usage(meta))
             continue
         choices = row.get("choices") if isinstance(row.get("choices"), list) else [row]
-        left.update(dict.fromkeys(key for key in row if key not in (*_ROW, *_CHOICE)))
-        usage = row.get("usage")
-        prompt, completion = _usage(usage) if isinstance(usage, dict) else _usage(row)
+        usage = row["usage"] if isinstance(row.get("usage"), dict) else row  # or beside the choices
+        known = (*_ROW, *_CHOICE, *(_USAGE if usage is row else ()))
+        left.update(dict.fromkeys(key for key in row if key not in known))
+        prompt, completion = _usage(usage)
         found = False
         for number, choice in enumerate(choices or []):
             own = choice if isinstance(choice, dict) else {}
@@ -136,7 +138,7 @@ def _token_ids(row: dict[str, Any], own: dict[str, Any]) -> list[int]:
 
 
 def _usage(usage: dict[str, Any]) -> tuple[int, int]:
-    found = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")]
+    found = [usage.get(key) for key in _USAGE]
     prompt, completion = (one if type(one) is int and 0 <= one < 2**31 else UNKNOWN for one in found)
     return prompt, completion
 
@@ -152,6 +154,14 @@ def _add(source: Source, options: Options, routes: Routes, answer: _Answer, repo
     rows = [row for part in parts for row in part]
     if not rows:
         raise source.error(f"{answer.place} holds routed_experts without a token.")
+    missing = prompt + answer.completion_tokens - 1 - len(rows)
+    if answer.prompt is None and UNKNOWN not in (prompt, answer.completion_tokens) and missing > 0:
+        prompt = max(prompt - missing, 0)  # routes end with the text; its begin was cached, or not recorded
+        report.append("the first tokens of some prompts have no routes")
+    ids = answer.ids
+    if ids and len(rows) not in (len(ids) - 1, len(ids)):  # the last one sampled was not computed
+        report.append("token ids are left out: routes are not as many")
+        ids = []
     for number, layers in enumerate(rows):
         phase = UNKNOWN if prompt == UNKNOWN else PREFILL if number < prompt else DECODE
         for layer, chosen in enumerate(layers):
@@ -164,7 +174,7 @@ def _add(source: Source, options: Options, routes: Routes, answer: _Answer, repo
                 expert_list(source, chosen, place, "experts"),
                 None,
                 phase=phase,
-                token_id=answer.ids[number] if number < len(answer.ids) else UNKNOWN,
+                token_id=ids[number] if ids else UNKNOWN,
             )
 
 

@@ -7,6 +7,7 @@ axes are counts, [layer, expert].
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -125,7 +126,7 @@ def _turned(array: Array, axes: tuple[int, ...]) -> Array:
     turned = np.transpose(array, axes)
     if len(axes) == 2:
         return turned[:, :, None]
-    return turned.reshape(-1, *turned.shape[2:]) if len(axes) == 4 else turned
+    return turned.reshape(math.prod(turned.shape[:2]), *turned.shape[2:]) if len(axes) == 4 else turned
 
 
 def _choices(
@@ -203,9 +204,12 @@ def _top_k(
 
 
 def _are_shares(numbers: Array) -> bool:
-    """True of probabilities, which are positive and sum to 1: a router's softmax rather than its logits."""
+    """True of probabilities, which are positive and sum to 1: a router's softmax rather than its logits. All
+    may be 0 where nothing was routed.
+    """
     part = numbers.astype(np.float64)
-    return bool((part >= 0).all() and (np.abs(part.sum(2) - 1) < 0.02).all())
+    total = part.sum(2)
+    return bool((part >= 0).all() and total.any() and ((np.abs(total - 1) < 0.02) | (total == 0)).all())
 
 
 def _weights(
@@ -298,13 +302,13 @@ def _describe(
             said = about({name: array.item()}, source.name)
             routed.experts = said.experts or routed.experts
             routed.prompt_tokens = max(said.prompt_tokens, routed.prompt_tokens)
-            used.add(name)
+            used |= {name} - set(said.unused)
         elif array.ndim == 0 and array.dtype.kind == "U" and key in ("header", "meta", "metadata"):
             header = source.json(str(array.item()), f"the array {name}")
             if isinstance(header, dict):
                 said = about(header, f"{source.name}: {name}")
                 routed.experts, routed.model, routed.prompt = said.experts, said.model, said.prompt
-                routed.prompt_tokens = said.prompt_tokens
+                routed.prompt_tokens = max(said.prompt_tokens, routed.prompt_tokens)
                 if "phase" in said.unused and routed.phase is None:
                     phase = phase_of(header["phase"], f"{source.name}: {name}")
                     routed.phase = np.full(tokens, phase, np.uint8)
@@ -407,7 +411,9 @@ def _from_layers(
     source.afford(8 * tokens * width * len(names), "its layers together")
     together = np.stack([arrays[name] for name in names], axis=1)
     rest = {name: array for name, array in arrays.items() if name not in layers}
-    rest |= {"experts": together, "layer_indices": np.array([layers[name] for name in names])}
+    rest |= {"experts": together}
+    if options.axes in ("", "token,layer,k"):
+        rest |= {"layer_indices": np.array([layers[name] for name in names])}
     found = from_arrays(source, options, rest, format)
     found.report.append(f"{len(names)} arrays are taken for a layer each, by their numbers")
     return found

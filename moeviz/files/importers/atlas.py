@@ -122,6 +122,9 @@ def add_trace(
     request: str,
 ) -> Iterator[str]:
     """One request's tokens; gives the names of keys that were not used. Raises TraceError."""
+    if "" in row:  # what has no name is found by none
+        yield ""
+        row = {name: value for name, value in row.items() if name}
     row = _by_token(source, options, routes, row, key, place)
     lists = row[key]
     found = meanings(row, f"{source.name}: {place}")

@@ -89,7 +89,7 @@ class Routes:
         self._requests: dict[str, _Request] = {}
         self._seen: list[int] = []  # of each token: its layers, a bit each
         self._about: dict[str, array[int]] = {
-            name: array("q") for name in ("request", "pass", "number", "phase", "step", "id")
+            name: array("q") for name in ("request", "pass", "number", "phase", "step", "id", "prompt")
         }
         self._texts: list[str] = []
         self._said: set[str] = set()  # of phase, step, id, text: what was said of any token
@@ -113,13 +113,14 @@ class Routes:
         step: int = UNKNOWN,
         token_id: int = UNKNOWN,
         text: str | None = None,
+        prompt: int = UNKNOWN,
     ) -> None:
-        """`place` is for messages. Raises TraceError where a token has a layer twice or is said two things
-        of.
+        """`prompt`: tokens of the request's prompt. `place` is for messages. Raises TraceError where a token
+        has a layer twice or is said two things of.
         """
         row = self._row(place, request, token, layer, step)
         self._seen[row] |= 1 << layer
-        for name, value in (("phase", phase), ("id", token_id)):
+        for name, value in (("phase", phase), ("id", token_id), ("prompt", prompt)):
             if value != UNKNOWN:
                 known = self._about[name]
                 if known[row] not in (UNKNOWN, value):
@@ -164,7 +165,7 @@ class Routes:
             own.first = (step, token) if len(own.tokens) == 1 else own.first
             self._seen.append(0)
             self._texts.append("")
-            values = (own.number, own.passes, token, UNKNOWN, step, UNKNOWN)
+            values = (own.number, own.passes, token, UNKNOWN, step, UNKNOWN, UNKNOWN)
             for column, value in zip(self._about.values(), values, strict=True):
                 column.append(value)
             if step != UNKNOWN:
@@ -209,7 +210,7 @@ class Routes:
             ids,
             weights,
             layers=[int(one) for one in layers],
-            phase=self._phase(about["phase"][order]),
+            phase=self._phase({name: column[order] for name, column in about.items()}),
             forward_pass=step,
             sequence=about["request"][order] if len(self._requests) > 1 else None,
             token_ids=about["id"][order] if "id" in self._said and (about["id"][order] >= 0).all() else None,
@@ -218,9 +219,13 @@ class Routes:
             **others,
         )
 
-    def _phase(self, phase: NDArray[np.int64]) -> NDArray[np.uint8] | None:
+    def _phase(self, about: dict[str, NDArray[np.int64]]) -> NDArray[np.uint8] | None:
+        phase = about["phase"]
         if "phase" not in self._said:
-            return None
+            said = "prompt" in self._said
+            return (
+                by_prompts(about["request"], about["number"], about["prompt"], self.report) if said else None
+            )
         if (phase == UNKNOWN).any():
             self.report.append(
                 f"phases are not used: {many(int((phase == UNKNOWN).sum()), 'token')} without one"
@@ -309,6 +314,34 @@ def scatter(
     weights = np.zeros(ids.shape, np.float32)
     weights[at] = weight[kept]
     return ids, weights
+
+
+def by_prompts(
+    request: NDArray[np.int64], number: NDArray[np.int64], prompt: NDArray[np.int64], report: list[str]
+) -> NDArray[np.uint8] | None:
+    """Phases from the length of each request's prompt, all [token]; requests from 0. None, and a line of the
+    report, where the tokens' numbers do not tell their places in their request.
+    """
+    first = np.full(int(request.max()) + 1, MOST)
+    last = np.zeros_like(first)
+    np.minimum.at(first, request, number)
+    np.maximum.at(last, request, number)
+    order = first.argsort()
+    goes_on = (first[order][1:] == last[order][:-1] + 1).all() and first.min() in (0, 1)
+    begin = first if (first == 1).all() or goes_on else np.zeros_like(first)
+    from_begin = (first == begin)[request] | (first[request] >= prompt)  # or the prompt was not recorded
+    distinct = len(np.unique(request << 31 | number)) == len(number)
+    if (prompt < 0).any():
+        report.append(
+            f"lengths of prompts are not used: {many(int((prompt < 0).sum()), 'token')} without one"
+        )
+    elif not (from_begin.all() and distinct):
+        report.append(
+            "lengths of prompts are not used: tokens are not numbered from 0 or 1 in their requests"
+        )
+    else:
+        return np.where(number - begin[request] < prompt, PREFILL, DECODE).astype(np.uint8)
+    return None
 
 
 class Calls:

@@ -2,8 +2,8 @@
 own format.
 
 A line is a layer, its numbers are separated by commas, semicolons, tabs, bars or spaces; lines that begin
-with # are left out. Rows of routes without a head look alike and are refused: nothing says which column is
-the token.
+with # are left out. Rows of routes, or of one count each, look alike without a head and are refused: nothing
+says which column is the token or the layer.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moeviz.core.trace import MAX_EXPERTS, MAX_LAYERS
 from moeviz.files.importers.counting import counted
@@ -21,6 +22,8 @@ NAME = "matrix"
 _APART = re.compile(r"\s*[,;|\t]\s*|\s+")
 _NUMBERS = re.compile(rb"\s*[\d.eE+-]+(?:(?:\s*[,;|\t]\s*|[ \t]+)[\d.eE+-]+)+\s*")
 MOST_ROUTE = 6  # columns: request, token, layer, rank, expert, weight
+FEW = 3  # lines up to which a first column may rise by chance
+SEVERAL = 6  # and any column
 
 
 def sniff(source: Source) -> int:
@@ -52,15 +55,19 @@ def read(source: Source, options: Options) -> Found:
         lines.append("the first line numbers the experts")
         del rows[0]
     counts = np.array(rows)
-    first = counts[:, 0]
-    if (
-        counts.shape[1] <= MOST_ROUTE
-        and len(counts) > 1
-        and first[0] in (0, 1)
-        and (np.diff(first) >= 0).all()
-    ):
+    if _may_be_routes(counts):
         raise source.error(
-            "holds numbers without a head, which may be routes. Give it one, for example "
-            "token,layer,rank,expert."
+            "holds numbers without a head, which may be routes or a count a line. Give it one, for example "
+            "token,layer,rank,expert or layer,expert,count."
         )
     return counted(source, counts, NAME, lines)
+
+
+def _may_be_routes(numbers: NDArray[np.float64]) -> bool:
+    """True where a column may number tokens or layers: its whole numbers never fall, from line to line."""
+    lines, columns = numbers.shape
+    if columns > MOST_ROUTE or lines < 2:
+        return False
+    rises = (np.diff(numbers, axis=0) >= 0).all(0) & (numbers == np.floor(numbers)).all(0)
+    first = bool(rises[0]) and (numbers[0, 0] in (0, 1) or lines > FEW)
+    return first or (lines > SEVERAL and bool(rises.any()))

@@ -165,7 +165,9 @@ def about(header: Mapping[str, Any], where: str) -> About:
     found = About()
     for key, value in header.items():
         meaning = _ABOUT.get(plain(key))
-        if meaning in _MOST:
+        if meaning == "prompt_tokens" and type(value) is not int:  # the tokens themselves, for example
+            found.unused.append(str(key))
+        elif meaning in _MOST:
             most = _MOST[meaning]
             if type(value) is not int or not 0 <= value <= most:
                 raise TraceError(

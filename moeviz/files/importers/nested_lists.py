@@ -50,6 +50,8 @@ def read(source: Source, options: Options) -> Found:
     routes, said = Routes(source), About()
     for number, request in enumerate(value if deep == 4 else [value]):
         place = f"request {number}"
+        if not isinstance(request, list) or not request:
+            raise source.error(f"{place} is {str(request)[:40]!r}; expected a list of tokens.")
         list(add_trace(source, options, routes, said, place, {"routing": request}, "routing", place))
     routed = routes.routed()
     routed.layers = ()  # places in a list number no layers
@@ -66,6 +68,7 @@ def _rectangular(value: list[Any]) -> Any:
 
 def _counts_by_layer(source: Source, options: Options, value: dict[str, Any]) -> Found:
     rows: dict[tuple[int, int], float] = {}
+    widths: set[int] = set()
     for name, counts in value.items():
         number = _NUMBER.fullmatch(name)
         if number is None or not isinstance(counts, list) or not counts:
@@ -74,6 +77,14 @@ def _counts_by_layer(source: Source, options: Options, value: dict[str, Any]) ->
             )
         if not all(type(one) in (int, float) and abs(one) < 2**62 for one in counts):
             raise source.error(f"the counts of {name[:40]!r} are not all numbers that count uses.")
+        if (int(number[1]), 0) in rows:
+            raise source.error(f"layer {number[1]} stands twice.")
         rows |= {(int(number[1]), expert): float(one) for expert, one in enumerate(counts)}
-    most = max(len(counts) for counts in value.values())
-    return counted_rows(source, rows, options.experts or most, NAME, [])
+        widths.add(len(counts))
+    if len(widths) > 1:
+        raise source.error(
+            f"its lists have {min(widths)} to {max(widths)} numbers; expected a count of every expert of a "
+            "layer in each. Lists of chosen experts are read as [token][layer][k]."
+        )
+    line = "the list under each number was taken for a layer's counts, one of each expert"
+    return counted_rows(source, rows, options.experts or max(widths), NAME, [line])

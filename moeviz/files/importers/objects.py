@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from moeviz.core.trace import DECODE, PREFILL
 from moeviz.files.importers.collect import (
     UNKNOWN,
     Calls,
@@ -103,12 +102,15 @@ def read_rows(
     left: dict[str, None] = {}
     ordered = 0
     for place, row in rows:
+        nameless = row.pop("", None) is not None  # and so found by no name that a row lacks
         names = tuple(row)
         found = keys.get(names)
         if found is None:
             found = keys[names] = meanings(row, f"{source.name}: {place}")
             known = {*found.values(), *used, *KINDS, softmax}
             left.update(dict.fromkeys(name for name in names if name not in known))
+        if nameless:
+            left[""] = None
         layer = layer_number(source, row[found["layer"]], place, found["layer"])
         chosen, name = row[found["experts"]], found["experts"]
         weights = row.get(found.get("weights", ""))
@@ -134,19 +136,20 @@ def read_rows(
             calls.row(place, layer, ids, own)
             ordered += 1
             continue
-        text = row.get(found.get("text", ""))
-        number = whole(source, row[found["token"]], place, found["token"])
+        text, said_phase = row.get(found.get("text", "")), row.get(found.get("phase", ""))
+        where, prompt = f"{source.name}: {place}", found.get("prompt_tokens", "")
         routes.add(
             place,
             request,
-            number,
+            whole(source, row[found["token"]], place, found["token"]),
             layer,
             ids,
             own,
-            phase=_phase(source, row, found, number, place),
+            phase=UNKNOWN if said_phase in (None, "") else phase_of(said_phase, where, found["phase"]),
             step=_optional(source, row.get(found.get("step", "")), place, found.get("step", "")),
             token_id=_optional(source, row.get(found.get("token_id", "")), place, found.get("token_id", "")),
             text=text if isinstance(text, str) else None,
+            prompt=_optional(source, row.get(prompt), place, prompt),
         )
     if ordered and len(routes):
         raise source.error("some of its rows number their tokens and others do not.")
@@ -163,15 +166,6 @@ def read_rows(
     for kind in sorted(set(others or [])):
         collected.report.append(f"{(others or []).count(kind):,} lines of kind {kind[:40]!r} are not used")
     return finish(source, options, collected, format)
-
-
-def _phase(source: Source, row: dict[str, Any], found: dict[str, str], number: int, place: str) -> int:
-    """Of a row's token, from its phase or from how many tokens the prompt has."""
-    said = row.get(found.get("phase", ""))
-    if said not in (None, ""):
-        return phase_of(said, f"{source.name}: {place}", found["phase"])
-    prompt = _optional(source, row.get(found.get("prompt_tokens", "")), place, found.get("prompt_tokens", ""))
-    return UNKNOWN if prompt == UNKNOWN else PREFILL if number < prompt else DECODE
 
 
 def _optional(source: Source, value: Any, place: str, what: str) -> int:

@@ -35,6 +35,7 @@ from moeviz.files.importers.tabular import (
 )
 
 NAME = "table"
+OF_A_TOKEN = ("token", "request", "step", "phase", "token_id", "text", "prompt_tokens")
 OWN = ("token", "forward_pass", "phase", "text", "layer", "layer_index", "rank", "expert", "num_experts")
 
 
@@ -67,8 +68,11 @@ def read(source: Source, options: Options) -> Found:
         return _wide(source, options, table, found, wide)
     unnamed = next((name for name in table.names if plain(name) in ("", "unnamed:_0")), None)
     if "layer" not in found and unnamed is not None and (wide := wide_columns(table.names, "expert")):
-        return _wide(source, options, table, {"layer": unnamed}, wide)  # the index of a data frame
-    if "layer" not in found and (layers := layer_columns(table.names)):
+        by_index = _wide(source, options, table, {"layer": unnamed}, wide)  # the index of a data frame
+        by_index.report.append("the column without a name is taken for the layer")
+        return by_index
+    of_tokens = found.keys().isdisjoint(("layer", "expert", "experts", "rank", "count"))
+    if of_tokens and (layers := layer_columns(table.names)):
         return _by_layer(source, options, table, found, layers)
     raise none_of_them(
         source,
@@ -101,7 +105,7 @@ def _wide(source: Source, options: Options, table: Table, found: dict[str, str],
     left = unused([name for name in table.names if name not in wanted], "columns")
     if "token" not in found:
         return _wide_counts(source, table, values[found["layer"]], [values[name] for name in wide], left)
-    if len(wide) > 2 and not weights and all(set(values[name]) <= {0, 1} for name in wide):
+    if len(wide) > 2 and not weights and all(set(values[name]) <= {-1, 0, 1} for name in wide):
         return _marked(source, options, values, rest, wide, left)
     read_back = read_rows(source, options, rows(), About(), NAME)
     read_back.report.extend(left)
@@ -114,7 +118,7 @@ def _by_layer(
     """A row for each token: columns layer_0, layer_1, ... of lists, or layer_0_expert_0, ..."""
     own = [name for names in layers.values() for name in names]
     kind = "list" if all(len(names) == 1 for names in layers.values()) else "maybe"
-    wanted = {name: KINDS[meaning] for meaning, name in found.items() if meaning in KINDS}
+    wanted = {found[meaning]: KINDS[meaning] for meaning in OF_A_TOKEN if meaning in found}
     columns = table.columns(wanted | dict.fromkeys(own, kind))
     values = {n: c.tolist() if isinstance(c, np.ndarray) else c for n, c in columns.items()}
 
@@ -155,11 +159,11 @@ def _marked(
     wide: list[str],
     left: list[str],
 ) -> Found:
-    """A column for each expert, 1 where it was chosen."""
+    """A column for each expert, 1 where it was chosen, 0 or nothing (-1) where not."""
 
     def rows() -> Any:
         for number in range(len(values[wide[0]])):
-            chosen = [expert for expert, name in enumerate(wide) if values[name][number]]
+            chosen = [expert for expert, name in enumerate(wide) if values[name][number] > 0]
             yield f"row {number + 1}", {name: values[name][number] for name in rest} | {"experts": chosen}
 
     found = read_rows(source, options, rows(), About(experts=len(wide)), NAME)
@@ -198,6 +202,8 @@ def _own(source: Source, table: Table) -> Found:
     sizes: dict[str, Any] = {}
     for name in ("expert_bytes", "link_bytes"):
         if name in c:
+            if not np.isfinite(c[name]).all():
+                raise source.error(f"is a table of moeviz in which {name} was changed.")
             own = tuple(int(one) for one in c[name][: layers * k : k])
             sizes[name] = own[0] if len(set(own)) == 1 else own
     texts = c["text"][first]

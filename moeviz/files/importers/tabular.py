@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from moeviz.core.trace import MAX_EXPERTS, MAX_K, MAX_LAYERS, MAX_TOKENS
 from moeviz.errors import TraceError
 from moeviz.files.importers import parquet
-from moeviz.files.importers.collect import MOST, scatter
+from moeviz.files.importers.collect import MOST, by_prompts, scatter
 from moeviz.files.importers.counting import counted_rows
 from moeviz.files.importers.names import layer_in, meanings, phase_of, plain, unused
 from moeviz.files.importers.objects import Row
@@ -509,7 +509,7 @@ def _long(
     routed = Routed(ids, weights, [int(one) for one in layers], report=report, **others)
     if "request" in values and int(request.max()) > 0:
         routed.sequence = request[begin]
-    for meaning in ("step", "token_id", "prompt_tokens"):
+    for meaning in ("step", "token_id"):
         if meaning in ints and (ints[meaning] < 0).any():
             report.append(f"{found[meaning]} is not used: some rows have none")
     if "step" in ints and (step >= 0).all():
@@ -523,9 +523,9 @@ def _long(
         known = {one: phase_of(one, f"{source.name}: {name}", name) for one in set(values["phase"])}
         phase = np.array([known[one] for one in values["phase"]], np.int64)
         routed.phase = _first(source, name, row, phase, tokens).astype(np.uint8)
-    elif "prompt_tokens" in ints and (ints["prompt_tokens"] >= 0).all():
-        phase = (ints["token"] >= ints["prompt_tokens"]).astype(np.int64)
-        routed.phase = _first(source, found["prompt_tokens"], row, phase, tokens).astype(np.uint8)
+    elif "prompt_tokens" in ints:
+        prompt = _first(source, found["prompt_tokens"], row, ints["prompt_tokens"], tokens)
+        routed.phase = by_prompts(request[begin], ints["token"][begin], prompt, report)
     if "text" in values:
         texts: list[Any] = [values["text"][at] for at in begin.tolist()]
         routed.texts = [str(one) for one in texts]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from moeviz.core.trace import DECODE, MAX_EXPERTS, MAX_K, MAX_LAYERS, MAX_TOKENS, PREFILL
 from moeviz.files.importers.arrays import from_arrays
-from moeviz.files.importers.names import unused
+from moeviz.files.importers.names import ALIASES, plain, unused
 from moeviz.files.importers.numpy_files import ZIP
 from moeviz.files.importers.registry import Found, Options, importer
 from moeviz.files.importers.routed import Routed, check_shape, finish, narrow
@@ -27,6 +27,7 @@ from moeviz.words import many
 
 NAME = "torch"
 _MODES = {1: PREFILL, 2: DECODE, 3: PREFILL, 5: DECODE}  # SGLang's ForwardMode
+_NUMBERS = (*ALIASES["num_experts"], *ALIASES["prompt_tokens"])  # of a dict, beside its tensors
 _MIXED = 3  # a piece of a prompt together with requests that decode
 _USED = {"forward_pass_id", "forward_mode", "input_ids", "topk_ids_of_layer"}
 
@@ -70,7 +71,8 @@ def read(source: Source, options: Options) -> Found:
         sum(8 * int(np.prod(one.shape, dtype=np.float64)) for one in tensors.values()), "its tensors"
     )
     arrays = {key: file.array(one) for key, one in tensors.items()}
-    numbers = {str(key): one for key, one in content.items() if type(one) is int and abs(one) < 2**31}
+    numbers = {str(key): one for key, one in content.items() if plain(key) in _NUMBERS}
+    numbers = {key: one for key, one in numbers.items() if type(one) is int and abs(one) < 2**31}
     found = from_arrays(source, options, arrays | {key: np.array(one) for key, one in numbers.items()}, NAME)
     found.report.extend(
         unused([key for key in content if str(key) not in (tensors.keys() | numbers.keys())], "keys")
