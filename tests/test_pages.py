@@ -382,7 +382,11 @@ def test_what_measure_takes_is_said_before(data_folder: Path) -> None:
     assert app.number_input(key="tokens").value == 240
     (about,) = [one["about"] for one in payload(app)["actions"] if one["id"] == "measure"]
     seconds = float(about.partition(told)[2].partition(" s ")[0])
-    assert seconds == pytest.approx(54, abs=3)  # by the model of the sample's own machine
+    _, run = moetrace.load(ROOT / "sample_traces" / "change-of-subject.moetrace")
+    assert run is not None
+    assert run.times is not None
+    here = 10 * run.times.pass_wall.sum() / 1e9  # at the sample's own link, of 1.2 GB/s
+    assert here < seconds < 2 * here  # the paced one has .55
     app.button_group(key="preset").set_value("Bible").run()
     assert app.number_input(key="tokens").value == 120
     assert not [one for one in app.get("popover") if "set" in one.proto.popover.label]
