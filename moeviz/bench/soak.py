@@ -150,7 +150,8 @@ async def _runs(count: int) -> dict[str, Any]:
         async with _browser() as browser:
             page = await browser.new_page(viewport={"width": 1440, "height": 900})
             page.set_default_timeout(LONGEST)
-            await _timed(page, lambda: page.goto(f"{address}/?tokens=8"))
+            # long enough that the button which stops it is seen
+            await _timed(page, lambda: page.goto(f"{address}/?tokens=40"))
             for number in range(count):
                 await page.get_by_role("button", name="Run it live").click()
                 await page.get_by_role("button", name="Stop").wait_for()
