@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import ARCHITECTURES
@@ -245,3 +246,68 @@ def test_verify_names_layers_that_choose_by_more_than_the_routers_output(
         deepseek.generate(IDS, **GREEDY)
     assert any("tokens ran other experts than the highest" in line for line in captured.report)
     assert captured.trace().layer_indices == (1, 2, 3)
+
+
+def test_tokens_of_a_picture_are_routed_as_text_is() -> None:
+    """A picture stands in the prompt as tokens of its own, here four, each of which the routers send to
+    experts: they are in the trace, in their places, with what the router itself chose."""
+    from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
+
+    torch.manual_seed(0)
+    text = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "decoder_sparse_step": 1,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4},
+        "pad_token_id": 0,
+    }
+    vision = {
+        "depth": 1,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_heads": 2,
+        "patch_size": 2,
+        "temporal_patch_size": 1,
+        "spatial_merge_size": 2,
+        "out_hidden_size": 32,
+        "num_position_embeddings": 16,
+        "deepstack_visual_indexes": [0],
+        "in_channels": 3,
+    }
+    marks = {
+        "image_token_id": 60,
+        "video_token_id": 61,
+        "vision_start_token_id": 62,
+        "vision_end_token_id": 63,
+    }
+    model = Qwen3VLMoeForConditionalGeneration(
+        Qwen3VLMoeConfig(text_config=text, vision_config=vision, **marks)
+    ).eval()
+    ids = torch.tensor([[1, 62, 60, 60, 60, 60, 63, 2, 3]])
+    seen = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": torch.randn(16, 12),  # 4 x 4 patches of 2 x 2 points in three colours
+        "image_grid_thw": torch.tensor([[1, 4, 4]]),
+        "mm_token_type_ids": (ids == 60).long(),
+    }
+    with moeviz.capture(model, verify=True) as captured:
+        model.generate(**seen, max_new_tokens=3, do_sample=False, eos_token_id=None)
+    trace = captured.trace()
+    assert trace.token_ids[:9].tolist() == ids[0].tolist()
+    assert trace.phase.tolist() == [0] * 9 + [1, 1]
+    chosen: list[torch.Tensor] = []
+    for layer in model.model.language_model.layers:
+        layer.mlp.gate.register_forward_hook(lambda module, args, output: chosen.append(output[2]))
+    with torch.no_grad():
+        model(**seen)
+    own = np.stack([np.sort(one.numpy(), -1) for one in chosen], 1)  # [token, layer, k]
+    np.testing.assert_array_equal(np.sort(trace.experts[:9], -1), own)
