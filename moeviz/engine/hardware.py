@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from moeviz.core.machines import Machine
 from moeviz.engine.clocks import DeviceClock, HostClock
-from moeviz.engine.link import DeviceLink, HostLink
+from moeviz.engine.link import DeviceLink, HostLink, PacedLink
 from moeviz.engine.store import HostStore, Store, aligned, pages
 from moeviz.errors import ModelError
 from moeviz.words import NO_OVERLAP
@@ -42,7 +42,7 @@ class Cpu:
         return HostClock()
 
     def link(self, store: Store, pace: Machine | None) -> HostLink:
-        return HostLink(store, pace)
+        return HostLink(store) if pace is None else PacedLink(store, pace)
 
     def slots(self, count: int, slot_bytes: int) -> torch.Tensor:
         """Room for experts in the fast tier, uint8 [count, slot_bytes]."""
