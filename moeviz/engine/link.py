@@ -2,9 +2,9 @@
 queue.
 
 Copies are begun one after the other, so they never overtake each other within a slot. Decides nothing: who
-goes where is the cache's business. `HostLink` fills slots in host memory, one copy at a time; `PacedLink` does
-so no faster than another machine's link would; `DeviceLink` fills an accelerator's slots through a stream of
-its own, two copies at a time.
+goes where is the cache's business. `HostLink` fills slots in host memory, one copy at a time; `PacedLink` no
+faster than another machine's link would; `DeviceLink` fills an accelerator's slots through a stream of its
+own, two copies at a time.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from moeviz.engine.store import HostStore, Store, aligned, least_ns
 if TYPE_CHECKING:
     from moeviz.engine.hardware import Accelerator
 
+_SMALL = 2_000_000  # bytes that are copied sooner than a thread wakes up and compute after it
 _SPIN_NS = 120_000  # a sleep of the system ends up to so much too late; the rest is waited for awake
 
 
@@ -33,6 +34,7 @@ class Ticket:
 
     load: Load
     slot: torch.Tensor  # uint8 [slot_bytes]
+    awaited: bool = False  # who waits for it makes it, and the thread need not wake up
     state: str = "queued"  # queued, copying, done, dropped
     start: Any = None  # clock stamps
     end: Any = None
@@ -43,7 +45,8 @@ class HostLink:
     """Copies by a reader thread into host memory.
 
     Whoever waits for a copy that has not begun makes it, where the link is idle: to wake a thread for it
-    would take longer than the copy of a small expert.
+    would take longer than the copy of a small expert. `handy`: the copies are as short as that, so that one
+    token's compute had better make all that it needs, even if it could compute something meanwhile.
     """
 
     _waiter_copies = True
@@ -51,6 +54,9 @@ class HostLink:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self.handy = (
+            self._waiter_copies and isinstance(store, HostStore) and store.layout.record_bytes < _SMALL
+        )
         self._packed = aligned(1, store.layout.record_bytes)[0] if store.layout.packing else None
         self._demand: deque[Ticket] = deque()
         self._speculative: deque[Ticket] = deque()
@@ -69,14 +75,15 @@ class HostLink:
 
         `awaited`: whoever submits it waits for it next, and may as well make it: the thread is let sleep.
         """
-        ticket = Ticket(load, slot, after=self._compute_so_far())
+        awaited = awaited and self._waiter_copies
+        ticket = Ticket(load, slot, awaited, after=self._compute_so_far())
         with self._changed:
             old = self._current.get(slot.data_ptr())
             if old is not None and old.state == "queued":
                 old.state = "dropped"
             self._current[slot.data_ptr()] = ticket
             (self._speculative if load.speculative else self._demand).append(ticket)
-            if not (awaited and self._waiter_copies):
+            if not awaited:
                 self._queued.notify()
         return ticket
 
@@ -158,7 +165,7 @@ class HostLink:
                 ticket.state = "done"
             self._copying = False
             self._changed.notify_all()
-            if self._demand or self._speculative or self._error is not None:
+            if self._speculative or self._error is not None or not all(one.awaited for one in self._demand):
                 self._queued.notify()
 
     def _work(self) -> None:
@@ -187,7 +194,7 @@ class HostLink:
         self.store.check(ticket.load.layer, ticket.load.expert, record)
 
     def _span(self, begun: int, moved: int, unpacked: int) -> tuple[int, int]:
-        """From when to when a copy counts that was begun, had all its bytes and was unpacked at these times."""
+        """From when to when a copy counts that began, had its bytes and was unpacked at these times."""
         return begun, unpacked
 
     def _compute_so_far(self) -> object:
@@ -197,11 +204,11 @@ class HostLink:
 class PacedLink(HostLink):
     """Copies into host memory no faster than over another machine's link.
 
-    As a copy's bytes are moved, it is known when they would have come over that link. Until then the expert
+    Once a copy's bytes are moved, it is known when they would have come over that link. Until then the expert
     counts as not there: `wait` returns at that moment, and `is_late` answers by the clock, so that neither
-    depends on when a thread wakes up. The thread itself may sleep on, and the next copy counts from the moment
-    at which the link would have been free. Only bytes that this machine moves more slowly than the link that
-    was asked for make a copy longer.
+    depends on when a thread wakes up. The thread itself may sleep on, and the next copy counts from the
+    moment at which the link would have been free. Only bytes that this machine moves more slowly than the
+    link that was asked for make a copy longer.
     """
 
     _settles = True
@@ -210,6 +217,7 @@ class PacedLink(HostLink):
         self._least_ns = least_ns(pace, store.layout)
         self._free = 0  # when the link has made all copies so far
         super().__init__(store)
+        self.handy = False  # a copy that begins later arrives later
 
     def wait(self, slot: torch.Tensor) -> None:
         super().wait(slot)
