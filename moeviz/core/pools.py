@@ -103,10 +103,17 @@ class Pools(Columns):
         self.lists = [policy.lists(limit) for limit in limits] if policy.lists is not None else None
         self._asked: tuple[Lists, set[int]] | None = None  # while `watch` is told: the lists that were asked
         # who leaves, as they were, and who had to stay
-        # `_standings` by spot, where many pools are served at once; infinite where nobody is or may leave. One
-        # more spot, the last, is of whoever has none.
-        self._standing = np.full(self._flat.size + 1, np.inf, np.float64 if policy.distinct else np.complex128)
-        self._stands = False  # it is as it should be; of steady scores it then stays so
+        # By spot, where many pools are served at once, what residents leave in the order of: the score, which
+        # is infinite where nobody is or may leave, and of equal scores the last touch. Where scores may be
+        # equal these are the parts of a complex number, which numpy compares so. One more spot, the last, is
+        # of whoever has none.
+        distinct = policy.distinct
+        self._standing = np.full(self._flat.size + 1, np.inf, np.float64 if distinct else np.complex128)
+        self._by_row = self._standing[:-1].reshape(self.rows, self.most)
+        self._score: Floats = self._standing.real
+        self._last: Floats | None = None if distinct else self._standing.imag
+        self._stands = False  # they are as they should be; of steady scores they then stay so
+        self._full = False  # every pool is as large as the largest, and no slot is free
 
     def shown(self, row: int) -> Floats:
         """Of each of a pool's residents the score now, as people see it: the lowest leaves. Where lists
@@ -352,6 +359,7 @@ class Pools(Columns):
         """Nothing stays."""
         self.slot_of[self.holder[row, : self.filled[row]]] = -1
         self.filled[row] = 0
+        self._full = False
         if self.policy.lists is not None and self.lists is not None:
             self.lists[row] = self.policy.lists(int(self.limits[row]))
 
@@ -412,7 +420,7 @@ class Pools(Columns):
             spots.ravel()[gone] = len(self._flat)
             if not self._stands:
                 self._stand()
-            self._standing[spots] = np.inf
+            self._score[spots] = np.inf
             new, slots, victims = self._fill_rows(row.take(gone))
             spots.ravel()[gone] = new
             place = at.take(gone)
@@ -424,32 +432,27 @@ class Pools(Columns):
             touch.level = self.level[row]
         self.touch(at, touch)
         if self._stands:
-            self._standing[spots] = self._standings(at, touch.clock)
+            self._score[spots] = self.scores(at)
+            if self._last is not None:
+                self._last[spots] = touch.clock
         return before, gone, slots, victims
 
-    def _standings(self, places: Ints, last: Floats) -> NDArray[Any]:
-        """What residents leave in the order of: the score, and of equal ones the last touch. Where scores may
-        be equal these are the two parts of a complex number, which numpy compares so."""
-        scores = self.scores(places)
-        if self.policy.distinct:
-            return scores
-        both = np.empty(scores.shape, np.complex128)
-        both.real, both.imag = scores, last
-        return both
-
     def _stand(self) -> None:
-        """Asks for everybody's standing anew."""
-        there = self._ranks < self.filled[:, None]
-        all_of_them = self._standings(self.holder, self.use.last_touch.take(self.holder))
-        self._standing[:-1] = np.where(there, all_of_them, np.inf).ravel()
+        """Asks for everybody's score anew."""
+        scores = self.scores(self.holder)
+        if not self._full:
+            scores[self._ranks >= self.filled[:, None]] = np.inf
+        self._score[:-1] = scores.ravel()
+        if self._last is not None:
+            self._last[:-1] = self.use.last_touch.take(self._flat)
         self._stands = self.policy.steady
 
     def _fill_rows(self, own: Ints) -> tuple[Ints, Ints, Ints]:
         """Spots and slots where the misses of several pools go, and who leaves them. own: pool of each miss,
         ascending."""
         count = np.bincount(own, minlength=self.rows)
-        taken = np.minimum(count, self.limits - self.filled)  # of the free slots
-        if not taken.any():
+        taken = None if self._full else np.minimum(count, self.limits - self.filled)  # of the free slots
+        if taken is None or not taken.any():
             return self._leave(own, self._lowest_of_rows(count))
         rank = np.arange(len(own)) - (count.cumsum() - count)[own]  # among the misses of the pool
         slots = self.filled[own] + rank
@@ -460,30 +463,31 @@ class Pools(Columns):
             found = self._leave(own[late], self._lowest_of_rows(count - taken))
             spots[late], slots[late], victims[late] = found
         self.filled += taken
+        self._full = bool((self.filled == self.most).all())
         return spots, slots, victims
 
     def _leave(self, rows: Ints, spots: Ints) -> tuple[Ints, Ints, Ints]:
         """Takes out who holds these spots. These, their slots, and who it was."""
         victims = self._flat.take(spots)
         if self._leveled:
-            np.maximum.at(self.level, rows, self._standing.take(spots).real)
+            np.maximum.at(self.level, rows, self._score[spots])
         self.slot_of[victims] = -1
         return spots, spots - rows * self.most, victims
 
     def _lowest_of_rows(self, short: Ints) -> Ints:
         """Spots of the `short` lowest standings of each pool, lowest first, one pool's after the other."""
         most = int(np.maximum.reduce(short))
-        standing = self._standing[:-1].reshape(self.rows, self.most)
-        if standing.size <= FEW or most > SEVERAL:
-            order = standing.argsort(1)[:, :most] + self._begins
+        if self.holder.size <= FEW or most > SEVERAL:
+            order = self._by_row.argsort(1)[:, :most] + self._begins
             return order[self._ranks[:most] < short[:, None]]
-        some = (-short).argsort()[: np.count_nonzero(short)]  # who is short of more stands first
-        standing, begins = standing.take(some, 0), self._begins.ravel()
+        by_need = (-short).astype(np.int8).argsort(kind="stable")  # small numbers are sorted quickest
+        some = by_need[: np.count_nonzero(short)]  # who is short of more stands first
+        standing, begins = self._by_row.take(some, 0), self._begins.ravel()
         to, start = (short.cumsum() - short).take(some), begins.take(some)
-        found = np.empty(int(short.sum()), np.intp)
+        found = np.empty(int(np.add.reduce(short)), np.intp)
         for rank in range(most):
             left = np.count_nonzero(short > rank)  # the first so many of them need one more
             slots = standing[:left].argmin(1)
-            standing.ravel()[begins[:left] + slots] = np.inf
             found[to[:left] + rank] = start[:left] + slots
+            standing.ravel()[begins[:left] + slots] = np.inf
         return found

@@ -411,7 +411,8 @@ class Steps:
         least, timed = int(pools.limits.min()), bool(pools.policy.reads & LOADED.keys())
         bounds = self._pass_begins
         end = start = 0  # of the block, in passes and in accesses
-        of_pass = np.arange(rows).repeat(self.even)  # pool of each access of a pass, the same in all
+        # pool of each access of a pass, the same in all
+        of_pass = np.arange(rows).repeat(self.even) + (row_shift if copies > 1 else 0)
         for step, index, largest in self._groups():
             if step >= end:
                 start = bounds[step]
@@ -424,16 +425,16 @@ class Steps:
                 for event in range(self._event[index.start], self._event[index.stop - 1] + 1):
                     yield self._apart(pools, event, copies)
                 continue
-            own = of_pass if self.even else self._row[index]
             if not steady:
                 self._tell(pools, step, index, layers, touches)
             here: Index = index - start if isinstance(index, np.ndarray) else _back(index, start)
             for name, column in given:
                 setattr(touch, name, column[here])
             touch.forward_pass, touch.tokens = step, self._tokens[step]
-            at = place[here]
-            if copies > 1:
-                at, own = at + shift, own + row_shift
+            at = place[here] if copies == 1 else place[here] + shift
+            own = of_pass
+            if not self.even:
+                own = self._row[index] if copies == 1 else self._row[index] + row_shift
             loaded = None if clock is None else clock[here]
             yield index, *pools.serve_rows(at, own, touch, loaded)
 

@@ -66,11 +66,12 @@ def _moving(steps: Steps, pools: Pools, found: Ints) -> None:
     stack = np.arange(pools.rows * pools.width).reshape(pools.rows, pools.width)
     base = np.arange(pools.rows)[:, None] * pools.width
     seen = np.zeros(pools.rows * pools.width, bool)
-    rank = np.empty_like(stack)
+    rank, depth_of = np.empty_like(stack), np.empty_like(stack)
     even, everyone = steps.even, False
     ascending = np.broadcast_to(np.arange(pools.width), stack.shape)
     for index, place, row in steps.members(pools):
-        depth = (stack[row] == place[:, None]).argmax(1)
+        depth_of.ravel()[stack] = ascending
+        depth = depth_of.take(place)
         found[index] = np.where(seen[place], depth, pools.width)
         if pools.by_event:
             pools.need(place, pools.alone)
