@@ -11,7 +11,7 @@ those of many slot counts too. Knows no policy.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -278,21 +278,29 @@ class Steps:
             now.layer, now.touches, now.clock = layer[own], touches[own], clock[own]
             yield begin, end, event[begin:end] - own.start
 
-    def touch_of(self, index: Index, columns: Container[str]) -> Touch:
-        """What accesses of one pass are touched with. `columns`: that pools keep."""
-        step = self._needs.forward_pass[self._event[index.start if isinstance(index, slice) else index[0]]]
-        told = {name: column[index] for name, column in self._given(columns)}
-        return Touch(**told, forward_pass=step, tokens=self._tokens[step], half_life=self.settings.half_life)
+    def touches(self, columns: Container[str]) -> Callable[[Index], Touch]:
+        """What accesses of one pass are touched with: of any, in the same Touch. `columns`: that pools keep."""
+        touch, given = Touch(0.0, half_life=self.settings.half_life), self._given(columns)
+        forward_pass = self._needs.forward_pass.take(self._event).tolist()
+
+        def of(index: Index) -> Touch:
+            step = forward_pass[index.start if isinstance(index, slice) else index[0]]
+            touch.forward_pass, touch.tokens = step, self._tokens[step]
+            for name, column in given:
+                setattr(touch, name, column[index])
+            return touch
+
+        return of
 
     def ranks(self, pools: Pools) -> Ints:
         """Rank of every access among all, by its expert's score after it, for scores that change with a touch
         only. [M]"""
-        scores = np.empty(len(self._event))
+        scores, touch_of = np.empty(len(self._event)), self.touches(pools.columns)
         for begin, end in pairwise(self._pass_begins):
             if begin < end:  # each expert is needed at most once in a pass
                 index = slice(begin, end)
                 place = self.place[index]
-                pools.touch(place, self.touch_of(index, pools.columns))
+                pools.touch(place, touch_of(index))
                 scores[index] = pools.scores(place)
         order = scores.argsort() if pools.policy.distinct else np.lexsort((self._touch_clock, scores))
         ranks = np.empty(len(order), np.intp)

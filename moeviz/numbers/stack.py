@@ -67,7 +67,7 @@ def _moving(steps: Steps, pools: Pools, found: Ints) -> None:
     base = np.arange(pools.rows)[:, None] * pools.width
     seen = np.zeros(pools.rows * pools.width, bool)
     rank, depth_of = np.empty_like(stack), np.empty_like(stack)
-    even, everyone = steps.even, False
+    even, everyone, touch_of = steps.even, False, steps.touches(pools.columns)
     ascending = np.broadcast_to(np.arange(pools.width), stack.shape)
     for index, place, row in steps.members(pools):
         depth_of.ravel()[stack] = ascending
@@ -90,7 +90,7 @@ def _moving(steps: Steps, pools: Pools, found: Ints) -> None:
         stack = stack.take(order.take(rank))
         _name(stack, row, place, even)
         seen[place] = True
-        pools.touch(place, steps.touch_of(index, pools.columns))
+        pools.touch(place, touch_of(index))
 
 
 def _rise(stack: NDArray[np.int64], row: Ints, even: int) -> None:
@@ -112,10 +112,12 @@ def _rise(stack: NDArray[np.int64], row: Ints, even: int) -> None:
 def _risen(stack: NDArray[np.int64], holes: int) -> NDArray[np.int64]:
     """stack: [depth, pool], so that what is beside each other in memory moves alike"""
     stack = stack.copy()
+    fallen = np.empty_like(stack)
+    below, top, above = stack[1:], stack[0], fallen[:-1]
     for _ in range(holes):
-        fallen = np.minimum.accumulate(stack, 0)
-        np.maximum(stack[1:], fallen[:-1], out=stack[1:])
-        stack[0] = TOP
+        np.minimum.accumulate(stack, 0, out=fallen)
+        np.maximum(below, above, out=below)
+        top.fill(TOP)
     return stack
 
 
@@ -168,7 +170,7 @@ def _hit_by_passes(steps: Steps, pools: Pools, slots: int) -> NDArray[np.bool_]:
     touches, so that the first of equal scores is the one to leave.
     """
     hit = np.zeros(steps.accesses, np.bool_)
-    place, by_touch = steps.place, steps.by_touch
+    place, by_touch, touch_of = steps.place, steps.by_touch, steps.touches(pools.columns)
     place_by_touch = place.take(by_touch)
     column_of = np.full(pools.width, -1, np.intp)  # by place; -1: not resident
     residents = np.empty(0, np.intp)  # their places, by column
@@ -187,7 +189,7 @@ def _hit_by_passes(steps: Steps, pools: Pools, slots: int) -> NDArray[np.bool_]:
         # whose columns have begun stand first: events are touched one after the other
         ends = (held + event.searchsorted(moments)).tolist()
         before = pools.read(residents)
-        pools.touch(own, steps.touch_of(slice(begin, end), pools.columns))
+        pools.touch(own, touch_of(slice(begin, end)))
         after = pools.read(touched)
         scores = pools.scored(list(map(_joined, before, after)), (count, width))
         np.copyto(scores[:, :held], np.inf, where=moments[:, None] >= leaves)
