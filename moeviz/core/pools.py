@@ -78,12 +78,11 @@ class Pools(Columns):
         in_order: bool = False,
     ) -> None:
         self.in_order = in_order
-        self.alone = not own  # experts of all layers share a pool, and an event is one layer's
         self.limits: Ints = np.array(limits, np.intp)
         self.rows, self.most = len(self.limits), int(self.limits.max())
         self.width = experts if own else layers * experts  # experts of a pool
         size = self.rows * self.width
-        super().__init__(policy, now, layers, experts, size, calibrated, first_use)
+        super().__init__(policy, now, layers, experts, size, calibrated, first_use, not own)
         self.slot_of: Ints = np.full(size, -1, np.intp)  # by place; -1: not resident
         self.holder: Ints = np.zeros((self.rows, self.most), np.intp)  # place of who is in a slot
         self._flat = self.holder.ravel()  # the same, pool after pool: a spot is a place in it
@@ -182,7 +181,7 @@ class Pools(Columns):
         found: list[int] = self.slot_of.take(at).tolist()
         loads: list[tuple[int, int, int]] = []
         if self.by_event:
-            self.need(at, self.alone)
+            self.need(at)
         if min(found) < 0:
             loads = self._fill(row, at.tolist(), found, clock, held)
         if self._leveled:
@@ -410,7 +409,7 @@ class Pools(Columns):
         `at`, and of each load the index in `at`, flat, the slot and the victim's place (-1: a free slot).
         """
         if self.by_event:
-            self.need(at.ravel(), self.alone)
+            self.need(at.ravel())
         before: Ints = self.slot_of.take(at)
         spots = row * self.most + before
         gone = (before < 0).ravel().nonzero()[0]

@@ -142,7 +142,7 @@ def _hits(
     if len(fits) > 1 and policy.stack:
         depth = stack.depths(steps, start(trace, settings, known, rooms[:1]))
         found[fits] = stack.hits(depth, steps, np.array([rooms[at].slots for at in fits]))
-    elif policy.lists is None and rooms[0].pools == 1 and stack.heaped(policy, trace.layers):
+    elif policy.lists is None and rooms[0].pools == 1 and stack.heaped(policy, trace.layers, settings.one_by_one):
         for at in fits:
             pools = start(trace, settings, known, rooms[:1])
             found[at] = stack.hits_of_one_pool(steps, pools, rooms[at].slots)

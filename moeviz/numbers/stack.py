@@ -74,7 +74,7 @@ def _moving(steps: Steps, pools: Pools, found: Ints) -> None:
         depth = depth_of.take(place)
         found[index] = np.where(seen[place], depth, pools.width)
         if pools.by_event:
-            pools.need(place, pools.alone)
+            pools.need(place)
         scores = pools.scores(stack)
         if not everyone:
             known = seen.take(stack)
@@ -137,10 +137,12 @@ def hits(depth: Ints, steps: Steps, counts: Ints) -> NDArray[np.int64]:
     return at.reshape(steps.labels, most).cumsum(1)[:, counts - 1].T
 
 
-def heaped(policy: Policy, layers: int) -> bool:
-    """Whether `hits_of_one_pool` serves a policy, for a model of so many MoE layers."""
+def heaped(policy: Policy, layers: int, one_by_one: bool) -> bool:
+    """Whether `hits_of_one_pool` serves a policy, for a model of so many MoE layers. `one_by_one`: the rule;
+    a layer's experts are then several events of a forward pass, each with a company of its own."""
     if not policy.steady:
-        return layers >= LAYERS and not policy.reads & (BY_RESIDENCY | BY_EVENT)
+        by_event = one_by_one and policy.reads & BY_EVENT
+        return layers >= LAYERS and not policy.reads & BY_RESIDENCY and not by_event
     return policy.stack or (policy.reads <= BY_RESIDENCY and not policy.guarded)
 
 
@@ -188,6 +190,8 @@ def _hit_by_passes(steps: Steps, pools: Pools, slots: int) -> NDArray[np.bool_]:
         moments = np.arange(count, dtype=np.int32)
         # whose columns have begun stand first: events are touched one after the other
         ends = (held + event.searchsorted(moments)).tolist()
+        if pools.by_event:
+            pools.need(own)
         before = pools.read(residents)
         pools.touch(own, touch_of(slice(begin, end)))
         after = pools.read(touched)
