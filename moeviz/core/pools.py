@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Sequence
 from copy import deepcopy
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray

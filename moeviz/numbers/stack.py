@@ -137,12 +137,12 @@ def hits(depth: Ints, steps: Steps, counts: Ints) -> NDArray[np.int64]:
     return at.reshape(steps.labels, most).cumsum(1)[:, counts - 1].T
 
 
-def heaped(policy: Policy, layers: int, one_by_one: bool) -> bool:
-    """Whether `hits_of_one_pool` serves a policy, for a model of so many MoE layers. `one_by_one`: the rule;
-    a layer's experts are then several events of a forward pass, each with a company of its own."""
+def heaped(policy: Policy, steps: Steps) -> bool:
+    """Whether `hits_of_one_pool` serves a policy. Where accesses are served by themselves a layer's are
+    several events of a pass, each with a company of its own, which is not known for all of them at once."""
     if not policy.steady:
-        by_event = one_by_one and policy.reads & BY_EVENT
-        return layers >= LAYERS and not policy.reads & BY_RESIDENCY and not by_event
+        unknown = policy.reads & (BY_RESIDENCY | BY_EVENT if steps.single else BY_RESIDENCY)
+        return steps.layers >= LAYERS and not unknown
     return policy.stack or (policy.reads <= BY_RESIDENCY and not policy.guarded)
 
 
