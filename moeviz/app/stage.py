@@ -14,6 +14,7 @@ from typing import Any
 
 import streamlit as st
 
+from moeviz.app.components import MOUNTING
 from moeviz.charts.stage.page import script, style
 
 _HOST = """
@@ -41,15 +42,15 @@ export default function (component) {
     stage.update(data.payload, host)
   }
   stage.seekTo(data.seek)
-  return () => {
+  return mounting(parentElement, () => {
     memories.set(key, stage.memory())
     stage.close()
     stages.delete(parentElement)
-  }
+  })
 }
 """
 _mount = st.components.v2.component(
-    "moeviz_stage", html='<div class="stage-here">\n</div>', css=style(), js=script() + _HOST
+    "moeviz_stage", html='<div class="stage-here">\n</div>', css=style(), js=MOUNTING + script() + _HOST
 )
 
 
