@@ -1,6 +1,8 @@
 """Wide tables: which columns hold the experts of one row, by their names.
 
-wide_columns(["token", "expert_0", "expert_1"], "expert")      # ["expert_0", "expert_1"]
+Knows names only: neither cells nor what becomes of them.
+
+    wide_columns(["token", "expert_0", "expert_1"], "expert")      # ["expert_0", "expert_1"]
 """
 
 from __future__ import annotations
