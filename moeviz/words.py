@@ -393,7 +393,9 @@ def _hit_ratio(run: Run, first: int, last: int) -> float:
 
 
 def speed_verdict(second: str, a: Repeated, b: Repeated) -> str:
-    """Whether the second is faster than the first."""
+    """Whether the second is faster than the first, round by round. Both are drawn as the median of their own
+    repeats; where those say otherwise than the rounds, nobody is called faster.
+    """
     found = speed_ratio(a, b)
     if found is None:
         return "speed: not measured"
@@ -401,8 +403,19 @@ def speed_verdict(second: str, a: Repeated, b: Repeated) -> str:
         return "speed: measured once, so that there is no spread to judge by"
     if found.low <= 1 <= found.high:
         return "speed: no difference outside the spread"
-    change = f"{abs(found.middle - 1):.0%} {'faster' if found.middle > 1 else 'slower'}"
-    return f"speed: {second} is {change} ({_from_to(found)} of the other's speed)"
+    faster = found.middle > 1
+    drawn, other = ((one.median.times and one.median.times.tokens_per_second) or 0.0 for one in (b, a))
+    if (drawn > other) is not faster:
+        return (
+            f"speed: no clear difference; pair by pair {second} is {_faster(found.middle)}, but the medians "
+            "drawn here do not say so"
+        )
+    return f"speed: pair by pair {second} is {_faster(found.middle)} ({_from_to(found)} of the other's speed)"
+
+
+def _faster(ratio: float) -> str:
+    change = abs(ratio - 1)
+    return f"{change:{'.0%' if change >= 0.01 else '.1%'}} {'faster' if ratio > 1 else 'slower'}"
 
 
 def _from_to(found: Interval) -> str:
