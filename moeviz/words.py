@@ -407,10 +407,13 @@ def speed_verdict(second: str, a: Repeated, b: Repeated) -> str:
     drawn, other = ((one.median.times and one.median.times.tokens_per_second) or 0.0 for one in (b, a))
     if (drawn > other) is not faster:
         return (
-            f"speed: no clear difference; pair by pair {second} is {_faster(found.middle)}, but the medians "
-            "drawn here do not say so"
+            f"speed: no clear difference; {second} is {_faster(found.middle)} in the median pair, but not by "
+            "the medians of each that are drawn here"
         )
-    return f"speed: pair by pair {second} is {_faster(found.middle)} ({_from_to(found)} of the other's speed)"
+    return (
+        f"speed: {second} is {_faster(found.middle)} in the median pair ({_from_to(found)} of the other's "
+        "speed)"
+    )
 
 
 def _faster(ratio: float) -> str:
@@ -423,7 +426,9 @@ def _from_to(found: Interval) -> str:
 
 
 def comparison_verdict(measured: Sequence[tuple[Settings, Repeated]]) -> str:
-    """The sentence under a comparison: the cache that hits most, against the first other one."""
+    """The sentence under a comparison: the cache that hits most and the first other one, in the order in
+    which they were measured, so that it says of the speed of the second what the stage says.
+    """
     caches = [(one, found) for one, found in measured if not one.baseline]
     if not caches:
         return "No cache was compared, only baselines."
@@ -433,7 +438,8 @@ def comparison_verdict(measured: Sequence[tuple[Settings, Repeated]]) -> str:
     others = [(one, other) for one, other in caches if one is not best]
     if not others:
         return f"{of_tokens}{best.label}: {counted(found.median.main)}."
-    return of_tokens + verdict(others[0][0].label, others[0][1], best.label, found)
+    (first, a), (second, b) = (pair for pair in caches if pair[0] in (best, others[0][0]))
+    return of_tokens + verdict(first.label, a, second.label, b)
 
 
 def worth_in_time(with_ms: float, without_ms: float) -> str:

@@ -58,12 +58,12 @@ with show.screen():
         show.chart(lambda: guesses.precision(found, trace, settings.width, even), "precision", *asked, even)
     with right:
         show.chart(lambda: traffic.ledger(run), "ledger", run)
+        show.chart(lambda: traffic.crossed(run, without), "crossed", run, without)
     saved = words.worth_in_time(kept.predicted(run, costs), kept.predicted(without, costs))
     st.caption(f"{saved} Break-even and modelled times: costs of {show.plain(whose)}.")
 step = components.strip(trace, run)
 passes = int(passes)
 show.chart(lambda: lanes.over_passes(run, step, passes, costs), "lanes", run, step, passes, costs)
-show.chart(lambda: traffic.crossed(run, without), "crossed", run, without)
 if settings.prefetch in found:
     one = settings.prefetch
     show.chart(lambda: guesses.by_layer(one, found[one]), "by-layer", *asked, one)

@@ -54,7 +54,7 @@ def test_a_verdict_says_points_and_claims_speed_only_outside_the_spread() -> Non
     assert words.verdict("lru", slow, "belady", same) == (
         f"belady hits {more} points more than lru; speed: no difference outside the spread."
     )
-    assert "speed: pair by pair belady is 100% faster (2.00 to 2.00" in words.verdict(
+    assert "speed: belady is 100% faster in the median pair (2.00 to 2.00" in words.verdict(
         "lru", slow, "belady", fast
     )
     seven = [[19, 29, 19, 27, 30, 16, 23], [18, 28, 18, 26, 29, 25, 22]]  # six of the rounds are faster

@@ -28,7 +28,7 @@ STYLE = """<style>
   .st-key-screen :has(.stPlotlyChart):not(.stHorizontalBlock) { flex-direction: column; }
   .st-key-screen .stElementContainer:has(.stPlotlyChart) { min-height: 11rem; overflow: hidden; }
   .st-key-screen .stFullScreenFrame { min-height: 0; }
-  [class*=st-key-heading-] { flex-wrap: nowrap; } /* a long title takes two lines, its badge none of its own */
+  [class*=st-key-heading-] { flex-wrap: nowrap; } /* a long title takes two lines, its badge none */
   [class*=st-key-heading-] > :first-child { flex: 0 1 auto; min-width: 0; }
   [class*=st-key-heading-] > :not(:first-child), [class*=st-key-heading-] > * > .stVerticalBlock {
     flex: none;

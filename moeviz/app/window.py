@@ -12,8 +12,8 @@ from collections.abc import Mapping
 
 import streamlit as st
 
-# A projector's picture covers the same wall however many lines it has, so text is a share of the window: 24 px
-# where that has 1080 lines, and never below the 16 px of a desk.
+# A projector's picture covers the same wall however many lines it has, so text is a share of the window: 24
+# px where that has 1080 lines, and never below the 16 px of a desk.
 PRESENTER = """<style>
 html { font-size: max(16px, min(2.2222vh, 1.25vw)) !important; }
 [data-testid=stHeader], .st-key-bar, .st-key-drawer { display: none; }
