@@ -22,7 +22,7 @@ from streamlit.web.server.starlette.starlette_websocket import is_host_allowed
 import moeviz.app
 import moeviz.charts
 import moeviz.lessons
-from moeviz.app import gate, kept
+from moeviz.app import early, gate, kept
 from moeviz.app.gate import OTHER_NAME, RIGHT_NAME
 from moeviz.core.settings import Settings
 from moeviz.files import moetrace
@@ -54,7 +54,7 @@ class OwnHosts:
             await self._app(scope, receive, send)
 
 
-MIDDLEWARE = (Middleware(OwnHosts),)
+MIDDLEWARE = (Middleware(OwnHosts), Middleware(early.Early))
 
 
 def warm() -> None:

@@ -14,9 +14,11 @@ from typing import Any
 
 import streamlit as st
 
-from moeviz.charts.stage.page import script, style
+from moeviz.app.early import stage_file
+from moeviz.charts.stage.page import style
 
 _HOST = """
+const { MoevizStage } = await import(new URL("STAGE_FILE", document.baseURI))
 const stages = new WeakMap()
 const lately = new WeakMap() // what each stage's user did last; numbers grow, over reloads too
 const memories = new Map() // by key: where a stage stood when Streamlit took it off the page
@@ -49,7 +51,7 @@ export default function (component) {
 }
 """
 _mount = st.components.v2.component(
-    "moeviz_stage", html='<div class="stage-here">\n</div>', css=style(), js=script() + _HOST
+    "moeviz_stage", html='<div class="stage-here">\n</div>', css=style(), js=_HOST.replace("STAGE_FILE", stage_file())
 )
 
 
@@ -95,16 +97,23 @@ def stage(
         "below": below,
     }
     _mount(data=data, key=key, on_cursor_change=_nothing, on_events_change=_nothing)
-    return told(key)
+    return told(key, payload["trace"])
 
 
-def told(key: str) -> StageEvent:
+def cursor_in(key: str, trace: str) -> Mapping[str, Any]:
+    """Where the user of the stage of this key left the cursor in the text that its payload calls `trace`; {}
+    where it stands in another, or was not touched.
+    """
+    cursor = (st.session_state.get(key) or {}).get("cursor")
+    return cursor if isinstance(cursor, Mapping) and cursor.get("trace") == trace else {}
+
+
+def told(key: str, trace: str = "") -> StageEvent:
     """What the user of the stage of this key did, as `stage` returns it, but before it is drawn: whoever acts
-    on it need not draw first what is about to change.
+    on it need not draw first what is about to change. Where the cursor stands is told of `trace` alone.
     """
     state = st.session_state.get(key) or {}
-    cursor = state.get("cursor")
-    cursor = cursor if isinstance(cursor, Mapping) else {}
+    cursor = cursor_in(key, trace)
     event = _unheard(state.get("events"), f"{key} heard")
     selected = cursor.get("selected") or {}
     return StageEvent(
@@ -112,7 +121,7 @@ def told(key: str) -> StageEvent:
         board=int(_number(event.get("board")) == 1),
         changes=_changes(event.get("changes")),
         on=event.get("on") is True,
-        step=_number(event.get("pass", cursor.get("pass"))),
+        step=_number((event if event.get("trace") == trace else cursor).get("pass")),
         layer=_number(selected.get("layer")),
         expert=_number(selected.get("expert")),
         selected_board=_number(selected.get("board")),

@@ -249,7 +249,7 @@ class Stage extends Player {
   }
 
   emit(event) {
-    this.host.emit?.({ ...event, pass: this.pass })
+    this.host.emit?.({ ...event, pass: this.pass, trace: this.model.payload.trace })
   }
 
   // Tells the host and who listens where the cursor stands, once a key that is held down is let go.
