@@ -41,7 +41,10 @@ def script() -> None:
         trace,
         [one.run for one in told],
         explainers=told,
-        menus={"policy": [("lru", "LRU"), ("lfu", "LFU"), ("fifo", "FIFO")], "slots": [(4, "four"), (5, "five")]},
+        menus={
+            "policy": [("lru", "LRU"), ("lfu", "LFU"), ("fifo", "FIFO")],
+            "slots": [(4, "four"), (5, "five")],
+        },
         actions=[{"id": "run", "label": "Run it live", "key": "r"}],
     )
     event = stage(payload, key="stage", seek={"step": 9, "board": 1, "layer": 2, "expert": 5})

@@ -15,7 +15,7 @@ import streamlit as st
 from moeviz import words
 from moeviz.app import bar, commands, first_visit, jobs, kept, links, live, measure, show, traces
 from moeviz.app.asking import Ask
-from moeviz.app.stage import StageEvent, cursor_in, stage, told
+from moeviz.app.stage import StageEvent, stage, told
 from moeviz.charts.stage import run_part, stage_payload
 from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
@@ -85,7 +85,9 @@ def draw(
         if trace:
             traces.show(trace)
             if trace == traces.LIVE:
-                _stand(traces.load(trace)[0])
+                last = len(traces.load(trace)[0].passes()) - 1
+                st.session_state.seek = {"step": last, "follows": True}
+                traces.move(last)  # where its user has left it, the stage says so
             st.rerun()
     going = live.running()
     queued = live.queued(going)
@@ -115,9 +117,10 @@ def draw(
             if changed:
                 st.rerun()
             return
+        last = len(shown.trace.passes()) - 1
         if event.step is not None and job is None:
-            traces.move(event.step)
-        first_visit.heard(event, shown, len(shown.trace.passes()) - 1)
+            traces.move(last if event.at_end else event.step)
+        first_visit.heard(event, shown, last)
         _act(event, shown_two, ask, baselines)
         if changed:
             st.rerun()
@@ -206,9 +209,9 @@ def _job(name: str) -> Any:
     return job if job is not None and not job.finished else None
 
 
-def _seek(trace: Trace, follows: bool) -> dict[str, int] | None:
-    """Where the cursor goes: to the end of a run that goes on, while its user has not stepped back; else
-    where another page left it.
+def _seek(trace: Trace, follows: bool) -> dict[str, int | bool] | None:
+    """Where the cursor goes: to the end of a run that goes on, while it stands there; else where another page
+    left it.
     """
     state, last = st.session_state, len(trace.passes()) - 1
     if not follows:
@@ -216,7 +219,7 @@ def _seek(trace: Trace, follows: bool) -> dict[str, int] | None:
             step = traces.cursor(last) if links.get("step") else None
             state.seek = {"step": step, **state.pop("asked", {})} if step is not None else None
         return state.seek
-    return {"step": _followed(last)}
+    return {"step": last, "follows": True}
 
 
 def _growing() -> str:
@@ -224,22 +227,6 @@ def _growing() -> str:
     going = live.running()
     job = going if going is not None and going.passes else jobs.desk().latest("live")
     return f"live-{id(job)}"
-
-
-def _followed(last: int) -> int:
-    """Where the cursor of a run stands that grew to the pass `last`."""
-    state, cursor = st.session_state, cursor_in("stage", _growing())
-    back = cursor.get("pass", last) < state.get("followed", 0) - 2
-    state.followed = last if not back else state.get("followed", 0)
-    return int(state.followed)
-
-
-def _stand(trace: Trace) -> None:
-    """The cursor stays where it stood when the live run ended that left this trace, also on other pages."""
-    last = len(trace.passes()) - 1
-    state = st.session_state
-    state.seek = {"step": _followed(last)}
-    traces.move(state.followed)
 
 
 def _measured(here: traces.Here) -> list[Run]:
@@ -308,7 +295,6 @@ def _act(event: StageEvent, two: list[Settings], ask: Ask, baselines: list[str])
             _set(event, two)
         case "run":
             _stay(two)
-            st.session_state.followed = 0
             own.submit("live", ask.job("watch", [replace(two[0], seed=ask.seed)]))
         case "measure":
             _stay(two)

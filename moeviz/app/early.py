@@ -1,5 +1,5 @@
-"""What a browser is told to fetch while Streamlit's own page still starts: Streamlit's scripts that it would ask
-for one after the other, and the stage's script, which is a file of its own here.
+"""What a browser is told to fetch while Streamlit's own page still starts: Streamlit's scripts that it would
+ask for one after the other, and the stage's script, which is a file of its own here.
 
 A component's script would else travel with every picture of it, through the session's own connection, and be
 read anew each time that the page is loaded; a file is kept by the browser, read and ready, for as long as its

@@ -51,7 +51,10 @@ export default function (component) {
 }
 """
 _mount = st.components.v2.component(
-    "moeviz_stage", html='<div class="stage-here">\n</div>', css=style(), js=_HOST.replace("STAGE_FILE", stage_file())
+    "moeviz_stage",
+    html='<div class="stage-here">\n</div>',
+    css=style(),
+    js=_HOST.replace("STAGE_FILE", stage_file()),
 )
 
 
@@ -61,7 +64,8 @@ class StageEvent:
 
     `kind`: "" nothing new; "settings": the menus of `board` ask for `changes` (fields of Settings);
     "present": presenter mode is to be on or off, in `on`; or the id of one of the payload's actions. `step`
-    is a forward pass, `layer` and `expert` what is selected on `selected_board`; None where nothing is.
+    is a forward pass, `at_end` whether it was the last that there was then, `layer` and `expert` what is
+    selected on `selected_board`; None where nothing is.
     """
 
     kind: str = ""
@@ -69,6 +73,7 @@ class StageEvent:
     changes: Mapping[str, str | int] = field(default_factory=dict)
     on: bool = False
     step: int | None = None
+    at_end: bool = False
     layer: int | None = None
     expert: int | None = None
     selected_board: int | None = None
@@ -78,7 +83,7 @@ def stage(
     payload: Mapping[str, Any],
     key: str,
     *,
-    seek: Mapping[str, int] | None = None,
+    seek: Mapping[str, int | bool] | None = None,
     future: bool = True,
     presenter: bool = False,
     below: int = 12,
@@ -87,7 +92,8 @@ def stage(
     user did.
 
     `seek` takes the cursor to "step", and the selection to "board", "layer" and "expert" where it has them,
-    when it differs from the seek of the run before. `future`: False hides the curves after the cursor.
+    when it differs from the seek of the run before; with "follows" only where the cursor stood at the end of
+    what there was. `future`: False hides the curves after the cursor.
     """
     data = {
         "payload": dict(payload),
@@ -100,28 +106,23 @@ def stage(
     return told(key, payload["trace"])
 
 
-def cursor_in(key: str, trace: str) -> Mapping[str, Any]:
-    """Where the user of the stage of this key left the cursor in the text that its payload calls `trace`; {}
-    where it stands in another, or was not touched.
-    """
-    cursor = (st.session_state.get(key) or {}).get("cursor")
-    return cursor if isinstance(cursor, Mapping) and cursor.get("trace") == trace else {}
-
-
 def told(key: str, trace: str = "") -> StageEvent:
     """What the user of the stage of this key did, as `stage` returns it, but before it is drawn: whoever acts
     on it need not draw first what is about to change. Where the cursor stands is told of `trace` alone.
     """
     state = st.session_state.get(key) or {}
-    cursor = cursor_in(key, trace)
+    cursor = state.get("cursor")
+    cursor = cursor if isinstance(cursor, Mapping) and cursor.get("trace") == trace else {}
     event = _unheard(state.get("events"), f"{key} heard")
     selected = cursor.get("selected") or {}
+    place = event if event.get("trace") == trace else cursor
     return StageEvent(
         kind=_text(event.get("kind")),
         board=int(_number(event.get("board")) == 1),
         changes=_changes(event.get("changes")),
         on=event.get("on") is True,
-        step=_number((event if event.get("trace") == trace else cursor).get("pass")),
+        step=_number(place.get("pass")),
+        at_end=place.get("end") is True,
         layer=_number(selected.get("layer")),
         expert=_number(selected.get("expert")),
         selected_board=_number(selected.get("board")),
