@@ -28,6 +28,7 @@ from moeviz.numbers import metrics
 
 TITLE = "Which cache suits this text?"
 LINKS = ("a", "b")  # names of the two boards' settings in the link
+FIRST = ("lru", "lfu")  # their policies to begin with
 BELOW, BELOW_WHILE_MEASURING = 12, 84  # px left free under the stage
 MOST_SLOTS = 64  # entries of the menu of slots
 QUICK = 20_000  # choices of a trace whose boards, stories and times are drawn together
@@ -45,7 +46,7 @@ def pair(trace: Trace, own: Run | None, both: dict[str, Any]) -> list[Settings]:
         st.toast(show.plain(f"What both boards are to share does not fit this trace: {error}"))
         both, slots = {}, traces.slots_for(trace, own)
     found = []
-    for link, policy in zip(LINKS, ("lru", "lfu"), strict=True):
+    for link, policy in zip(LINKS, FIRST, strict=True):
         first = Settings(**{**both, "policy": policy, "slots": slots})
         try:
             chosen = _checked(links.settings(links.get(link), first), trace)
@@ -171,7 +172,7 @@ def _stage(
         live=growing,
     )
     if here.name == traces.LIVE:  # one text that grows; what is at hand stays when it has ended
-        payload["trace"] = _growing()
+        payload["trace"] = f"live-{id(job if growing else jobs.desk().latest('live'))}"
     busy = _job("measure") is not None
     return stage(
         payload,
@@ -220,13 +221,6 @@ def _seek(trace: Trace, follows: bool) -> dict[str, int | bool] | None:
             state.seek = {"step": step, **state.pop("asked", {})} if step is not None else None
         return state.seek
     return {"step": last, "follows": True}
-
-
-def _growing() -> str:
-    """What the stage calls the text of this browser's live run, the last that left one."""
-    going = live.running()
-    job = going if going is not None and going.passes else jobs.desk().latest("live")
-    return f"live-{id(job)}"
 
 
 def _measured(here: traces.Here) -> list[Run]:

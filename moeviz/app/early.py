@@ -60,7 +60,10 @@ def scripts() -> list[str]:
 
 @cache
 def _links() -> str:
-    return ", ".join(f"<./{name}>; rel=modulepreload" for name in [*scripts(), stage_file()])
+    """As a header says them: fetched after what the page itself asks for."""
+    return ", ".join(
+        f"<./{name}>; rel=modulepreload; fetchpriority=low" for name in [*scripts(), stage_file()]
+    )
 
 
 class Early:

@@ -15,9 +15,7 @@ from moeviz.files import library, moetrace
 
 EVERY = 0.3  # seconds between two looks at a run
 EVERY_QUEUED = 2.0
-PATIENCE = (
-    0.4  # seconds in which a picture waits for a run's first token, which it would else be drawn without
-)
+PATIENCE = 0.4  # seconds in which a picture waits for a run's first token
 
 
 def running() -> Job | None:
