@@ -47,6 +47,10 @@ def test_nothing_is_said_with_what_is_no_page(client: TestClient) -> None:
     assert "link" not in client.get("/gone").headers
 
 
+def test_a_browser_that_has_all_of_it_is_told_of_nothing(client: TestClient) -> None:
+    assert "link" not in client.get("/", headers={"cookie": "a=b; _streamlit_xsrf=2|00|00|0"}).headers
+
+
 @pytest.mark.parametrize("below", ["", "/a/base/path"])
 def test_the_stages_script_may_be_kept_for_good(client: TestClient, below: str) -> None:
     answer = client.get(f"{below}/{early.stage_file()}")

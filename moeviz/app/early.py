@@ -3,7 +3,8 @@ ask for one after the other, and the stage's script, which is a file of its own 
 
 A component's script would else travel with every picture of it, through the session's own connection, and be
 read anew each time that the page is loaded; a file is kept by the browser, read and ready, for as long as its
-name is the same, which tells its content.
+name is the same, which tells its content. So a browser that was here before has all of it, and is told of
+nothing: to look each of them up would hold up the page.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 import streamlit as st
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moeviz.charts.stage.page import script
@@ -22,6 +23,7 @@ from moeviz.charts.stage.page import script
 STATIC = Path(st.__file__).parent / "static"
 FIRST = ("Html", "Selectbox", "Button", "BidiComponent")  # elements of every page, by their scripts' names
 _IMPORTS = re.compile(r"""(?:from|import)\s*["'`]\./([\w.-]+\.js)["'`]""")
+BEEN_HERE = "_streamlit_xsrf="  # in the cookies that Streamlit gives every browser
 KEPT = [  # as long as a browser likes: another content has another name
     (b"content-type", b"text/javascript; charset=utf-8"),
     (b"cache-control", b"public, max-age=31536000, immutable"),
@@ -80,6 +82,8 @@ class Early:
             await send({"type": "http.response.start", "status": 200, "headers": [*KEPT, length]})
             body = b"" if scope["method"] == "HEAD" else _stage()
             await send({"type": "http.response.body", "body": body})
+        elif BEEN_HERE in Headers(scope=scope).get("cookie", ""):
+            await self._app(scope, receive, send)
         else:
 
             async def told(message: Message) -> None:
