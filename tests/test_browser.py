@@ -178,8 +178,8 @@ def test_a_run_is_followed_found_again_after_a_reload_and_saved(page: Page, app:
     stage = staged(page)
     see(page, "live = replay, event for event")
     expect(page.get_by_role("combobox", name="Trace")).to_have_value("my latest run")
-    page.keyboard.press("End")
-    expect(stage).to_have_attribute("data-pass", "59")
+    expect(stage).to_have_attribute("data-pass", "59")  # where it ended
+    expect(page).to_have_url(re.compile("step=59"))
     trace, run = load_file(saved(page, page.get_by_role("button", name="Save trace")))
     assert run is not None
     assert len(run.output_ids) == 60
@@ -211,6 +211,7 @@ def test_a_stage_that_is_mounted_anew_after_pass_64_shows_the_whole_run(page: Pa
     stage.get_by_role("button", name="Stop").click()
     see(page, "live = replay, event for event")
     see(page, "stopped after")
+    expect(stage).to_have_attribute("data-pass", "0")  # where it was taken to, not where the run ended
 
 
 def test_a_run_is_stopped_and_keeps_what_it_captured(page: Page, app: str) -> None:
