@@ -4,7 +4,9 @@ one message.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -869,6 +871,24 @@ def test_the_library_exports_every_format(
         app.selectbox(key="format-library").select(kind).run()
         assert not app.exception
         assert len(made["bible" + one.suffix]) > 1_000
+
+
+def test_a_library_on_a_full_disk_says_what_to_do_and_loses_nothing(
+    data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    app = opened("library", trace="sample: bible")
+    button(app, "Keep in the library").click().run()
+    assert not app.exception
+    assert texts(app.error) == (
+        f"The library in {data_folder / 'traces'} cannot be changed: bible.moetrace: No space left on "
+        "device. Make room there, or set MOEVIZ_DATA to another folder."
+    )
+    assert list((data_folder / "traces").iterdir()) == []
+    assert app.selectbox(key="trace").value == "sample: bible"
 
 
 def test_a_library_that_cannot_be_written_is_one_message(
