@@ -10,47 +10,61 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 from servers import listens
 from test_browser import PATIENCE, browser, context  # noqa: F401
 from test_browser import pytestmark as pytestmark
+
+from moeviz.app import components
 
 ROOT = Path(__file__).parent.parent
 PAGE = """
 from dataclasses import replace
 
 import streamlit as st
+from starlette.middleware import Middleware
 
+from moeviz.app.early import Early
 from moeviz.app.stage import stage
 from moeviz.charts.stage import stage_payload
 from moeviz.core.settings import Settings
 from moeviz.files import moetrace
 from moeviz.numbers.explain import Explainer
 
-st.set_page_config(layout="wide")
-state = st.session_state
-state.setdefault("boards", [Settings("lru", 4), Settings("lfu", 4)])
-state.setdefault("runs", 0)
-state.runs += 1
-trace = moetrace.sample("bible")
-told = [Explainer(trace, one) for one in state.boards]
-payload = stage_payload(
-    trace,
-    [one.run for one in told],
-    explainers=told,
-    menus={"policy": [("lru", "LRU"), ("lfu", "LFU"), ("fifo", "FIFO")], "slots": [(4, "four"), (5, "five")]},
-    actions=[{"id": "run", "label": "Run it live", "key": "r"}],
-)
-event = stage(payload, key="stage", seek={"step": 9, "board": 1, "layer": 2, "expert": 5})
-if event.kind == "settings":
-    state.boards[event.board] = replace(state.boards[event.board], **event.changes)
-    st.rerun()
-where = f"{event.step} on {event.selected_board}, {event.layer}, {event.expert}"
-if event.kind:
-    state.did = event.kind
-st.text(f"heard {state.get('did', 'nothing')} at {where}")
-st.text_input("something to write", key="written")
-st.text(f"boards {[one.label for one in state.boards]}")
+def script() -> None:
+    st.set_page_config(layout="wide")
+    state = st.session_state
+    state.setdefault("boards", [Settings("lru", 4), Settings("lfu", 4)])
+    state.setdefault("runs", 0)
+    state.runs += 1
+    trace = moetrace.sample("bible")
+    told = [Explainer(trace, one) for one in state.boards]
+    payload = stage_payload(
+        trace,
+        [one.run for one in told],
+        explainers=told,
+        menus={
+            "policy": [("lru", "LRU"), ("lfu", "LFU"), ("fifo", "FIFO")],
+            "slots": [(4, "four"), (5, "five")],
+        },
+        actions=[{"id": "run", "label": "Run it live", "key": "r"}],
+    )
+    event = stage(payload, key="stage", seek={"step": 9, "board": 1, "layer": 2, "expert": 5})
+    if event.kind == "settings":
+        state.boards[event.board] = replace(state.boards[event.board], **event.changes)
+        st.rerun()
+    where = f"{event.step} on {event.selected_board}, {event.layer}, {event.expert}"
+    if event.kind:
+        state.did = event.kind
+    st.text(f"heard {state.get('did', 'nothing')} at {where}")
+    st.text_input("something to write", key="written")
+    st.text(f"boards {[one.label for one in state.boards]}")
+
+
+if __name__ == "page":  # Streamlit imports it once, for its server
+    app = st.App(__file__, middleware=[Middleware(Early)])
+else:
+    script()
 """
 
 
@@ -120,3 +134,28 @@ def test_what_is_written_in_a_field_of_the_page_is_not_a_key(page: Page) -> None
     field.press_sequentially("run b . n")
     assert field.input_value() == "run b . n"
     expect(page.locator(".moeviz-stage")).to_have_attribute("data-pass", "9")
+
+
+def test_the_end_of_an_earlier_mounting_that_comes_late_ends_nothing(browser: Browser) -> None:  # noqa: F811
+    """Streamlit ends a call of a component that was overtaken by the next only after that one."""
+    page = browser.new_page()
+    here = Path(components.__file__).parent
+    page.set_content((here / "strip.html").read_text(encoding="utf-8"))
+    page.evaluate(
+        """async (script) => {
+          const { default: mount } = await import(`data:text/javascript,${encodeURIComponent(script)}`)
+          const data = { of: "a", at: 0, texts: ["a", "b", "c"], kinds: ["", "", ""], titles: ["", "", ""] }
+          const call = () => mount({ data, parentElement: document.body, setStateValue: () => {} })
+          const early = call()
+          window.end = call()
+          early()
+        }""",
+        components.MOUNTING + (here / "strip.js").read_text(encoding="utf-8"),
+    )
+    strip = page.locator(".strip")
+    page.keyboard.press("ArrowRight")
+    expect(strip).to_have_attribute("data-step", "1")
+    page.evaluate("window.end()")
+    page.keyboard.press("ArrowRight")
+    expect(strip).to_have_attribute("data-step", "1")
+    page.close()

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from playwright.sync_api import (
     ConsoleMessage,
     Locator,
     Page,
+    Route,
     expect,
     sync_playwright,
 )
@@ -95,11 +97,13 @@ def see(page: Page, text: str | re.Pattern[str]) -> None:
 
 
 def settle(page: Page) -> None:
-    """Waits until no script runs, the app's own style is there and nothing fades: a page that is drawn anew
-    closes an open list, gives a download button another file, and has other colours for a moment.
+    """Waits until no script runs, the app's own style is there, keys are heard and nothing fades: a page that
+    is drawn anew closes an open list, gives a download button another file, and has other colours for a
+    moment.
     """
     expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
     expect(page.locator(".st-key-keys")).to_have_css("display", "none")  # which that style says
+    expect(page.locator("html")).to_have_attribute("data-keys-of", re.compile("."))
     page.evaluate(
         """() => {
           const inner = [...document.querySelectorAll("*")].map((one) => one.shadowRoot).filter(Boolean)
@@ -153,9 +157,12 @@ def turn(page: Page, name: str) -> None:
 
 
 def drawn(page: Page, name: str) -> None:
-    """Waits until the page of this name is there; before its script has begun nothing runs either."""
+    """Waits until the page of this name is there and its keys are heard; before its script has begun nothing
+    runs either.
+    """
     link = page.get_by_test_id("stHeader").get_by_role("link", name=name, exact=True)
     expect(link).to_have_attribute("aria-current", "page")
+    expect(page.locator("html")).to_have_attribute("data-keys-of", name)
     settle(page)
 
 
@@ -171,8 +178,8 @@ def test_a_run_is_followed_found_again_after_a_reload_and_saved(page: Page, app:
     stage = staged(page)
     see(page, "live = replay, event for event")
     expect(page.get_by_role("combobox", name="Trace")).to_have_value("my latest run")
-    page.keyboard.press("End")
-    expect(stage).to_have_attribute("data-pass", "59")
+    expect(stage).to_have_attribute("data-pass", "59")  # where it ended
+    expect(page).to_have_url(re.compile("step=59"))
     trace, run = load_file(saved(page, page.get_by_role("button", name="Save trace")))
     assert run is not None
     assert len(run.output_ids) == 60
@@ -204,6 +211,7 @@ def test_a_stage_that_is_mounted_anew_after_pass_64_shows_the_whole_run(page: Pa
     stage.get_by_role("button", name="Stop").click()
     see(page, "live = replay, event for event")
     see(page, "stopped after")
+    expect(stage).to_have_attribute("data-pass", "0")  # where it was taken to, not where the run ended
 
 
 def test_a_run_is_stopped_and_keeps_what_it_captured(page: Page, app: str) -> None:
@@ -470,21 +478,46 @@ def test_presenter_mode_and_help_by_key(page: Page, app: str) -> None:
     see(page, "move the cursor by one token")
 
 
-def test_a_file_dropped_anywhere_in_the_library_is_the_current_trace(page: Page, app: str) -> None:
-    opened(page, app, "Library")
-    see(page, "Drop traces anywhere")
-    content = base64.b64encode((ROOT / "sample_traces" / "bible.moetrace").read_bytes()).decode()
-    page.wait_for_function(  # until the page listens
-        """content => {
-          const bytes = Uint8Array.from(atob(content), one => one.charCodeAt(0))
-          const dataTransfer = new DataTransfer()
-          dataTransfer.items.add(new File([bytes], "dropped.moetrace"))
-          const drop = new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true })
-          document.querySelector("h1").dispatchEvent(drop)
-          return drop.defaultPrevented
-        }""",
-        arg=content,
+@contextmanager
+def without(page: Page, script: str, app: str, name: str) -> Iterator[None]:
+    """A page whose keys are heard, while a script of Streamlit's own, and what it draws, is yet to come."""
+    held: list[Route] = []
+    page.route(f"**/{script}.*.js", lambda route: held.append(route))
+    page.goto(f"{app}/{path(name)}")
+    expect(page.locator("html")).to_have_attribute("data-keys-of", name)
+    page.wait_for_function(
+        "document.querySelector('[data-testid=stApp]').dataset.testScriptState === 'notRunning'"
     )
+    yield
+    assert held
+    for one in held:
+        one.continue_()
+    page.unroute_all()
+
+
+def test_a_key_that_is_pressed_before_its_button_is_there_presses_it(page: Page, app: str) -> None:
+    with without(page, "Button", app, "Experts"):
+        expect(page.locator(".st-key-present button")).to_have_count(0)
+        page.keyboard.press("p")
+    expect(page.get_by_test_id("stHeader")).to_be_hidden()
+
+
+def test_a_file_dropped_anywhere_in_the_library_is_the_current_trace(page: Page, app: str) -> None:
+    """Before the page has a place for it: what is dropped later finds one."""
+    content = base64.b64encode((ROOT / "sample_traces" / "bible.moetrace").read_bytes()).decode()
+    with without(page, "FileUploader", app, "Library"):
+        heard = page.evaluate(
+            """content => {
+              const bytes = Uint8Array.from(atob(content), one => one.charCodeAt(0))
+              const dataTransfer = new DataTransfer()
+              dataTransfer.items.add(new File([bytes], "dropped.moetrace"))
+              const drop = new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true })
+              document.querySelector("h1").dispatchEvent(drop)
+              return drop.defaultPrevented
+            }""",
+            content,
+        )
+        assert heard
     trace = page.get_by_role("combobox", name="Trace")
     expect(trace).to_have_value("upload: dropped")
     for name in ("Experts", "Timeline", "Stage"):

@@ -4,8 +4,10 @@ done.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -120,6 +122,30 @@ def test_run_then_replay_then_compare(tmp_path: Path) -> None:
         for row in many["results"]
     )
     assert many["token_ids"] == live["token_ids"]
+
+
+def test_a_run_that_cannot_be_saved_is_told_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.moetrace"
+    replace_file = os.replace
+
+    def full(part: str, path: Path) -> None:
+        if path == out:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace_file(part, path)
+
+    words = ["--prompt", "And it", "--max-new-tokens", "3", "--out", out, "--no-verify"]
+    monkeypatch.setattr(os, "replace", full)
+    report = run("run", *words)
+    assert report.exit_code == 2
+    assert "And it" in report.stdout
+    assert "Hit ratio" in report.stdout
+    assert report.stderr == (
+        f"Error: {out} cannot be written in the folder {tmp_path}: No space left on device. Make room there, "
+        "or choose a --out in another folder.\n"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_saved_trace_holds_the_run(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ one message.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ from streamlit.testing.v1 import AppTest
 
 from moeviz.app import boards, commands, components, jobs, machines
 from moeviz.app.asking import PRESETS
+from moeviz.app.stage import StageEvent
 from moeviz.cli.main import main
 from moeviz.core.policies import POLICIES
 from moeviz.core.replay import replay, served
@@ -127,6 +130,25 @@ def test_a_long_trace_has_its_boards_first_and_then_their_stories(monkeypatch: p
     opened("stage")
     assert drawn[0] == [True, True]
     assert drawn[-1] == [False, False]
+
+
+def test_a_changed_setting_has_its_board_first_and_then_its_story(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = opened("stage", a="policy=lru,slots=4")
+    asked = [StageEvent("settings", 0, {"slots": 5})]
+    drawn: list[list[tuple[str, bool]]] = []
+    whole = boards.stage_payload
+
+    def noting(*given: Any, **more: Any) -> dict[str, Any]:
+        drawn.append([(part["label"], part["story"] is None) for part in more["parts"]])
+        return whole(*given, **more)
+
+    monkeypatch.setattr(boards, "told", lambda key: asked.pop() if asked else StageEvent())
+    monkeypatch.setattr(boards, "stage_payload", noting)
+    app.run()
+    assert drawn[0] == [("lru, 5 slots", True), ("lfu, 4 slots", False)]
+    assert drawn[-1] == [("lru, 5 slots", False), ("lfu, 4 slots", False)]
+    assert len(drawn) == 2  # what stands around the boards is drawn once
+    assert app.query_params["a"] == "policy=lru,slots=5"
 
 
 def test_the_prompt_agrees_with_the_trace() -> None:
@@ -849,6 +871,24 @@ def test_the_library_exports_every_format(
         app.selectbox(key="format-library").select(kind).run()
         assert not app.exception
         assert len(made["bible" + one.suffix]) > 1_000
+
+
+def test_a_library_on_a_full_disk_says_what_to_do_and_loses_nothing(
+    data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    app = opened("library", trace="sample: bible")
+    button(app, "Keep in the library").click().run()
+    assert not app.exception
+    assert texts(app.error) == (
+        f"The library in {data_folder / 'traces'} cannot be changed: bible.moetrace: No space left on "
+        "device. Make room there, or set MOEVIZ_DATA to another folder."
+    )
+    assert list((data_folder / "traces").iterdir()) == []
+    assert app.selectbox(key="trace").value == "sample: bible"
 
 
 def test_a_library_that_cannot_be_written_is_one_message(

@@ -623,6 +623,22 @@ def test_the_host_hears_what_its_user_asks_for(show: Open) -> None:
     assert heard[4]["pass"] == value(page, "stage.pass")
 
 
+def test_a_run_that_grows_under_the_mouse_loses_no_click(show: Open) -> None:
+    actions = [{"id": "stop", "label": "Stop", "key": "r"}]
+    short, long = (
+        stage_payload(trace, [replay(trace, Settings(name, 3)) for name in ("lru", "lfu")], actions=actions)
+        for trace in (random_trace(5), random_trace(5, tokens=60))
+    )
+    page = show(stage_html(short))
+    page.evaluate("() => { window.heard = []; moevizStage.host.emit = (event) => heard.push(event.kind) }")
+    page.get_by_role("button", name="Stop").hover()
+    page.mouse.down()
+    page.evaluate("(payload) => window.moevizStage.update(payload)", long)
+    expect(page.locator(".moeviz-stage")).to_have_attribute("data-runs", long["id"])
+    page.mouse.up()
+    assert page.evaluate("window.heard") == ["stop"]
+
+
 def test_a_changed_run_keeps_the_cursor_and_what_is_selected(show: Open) -> None:
     trace = random_trace(5)
     runs = [replay(trace, Settings(name, 3)) for name in ("lru", "lfu")]

@@ -99,7 +99,7 @@ def draw(page: str) -> None:
         )
         if st.button("", key="help", icon=":material/help:", help="Keys and words, key ?"):
             _help()
-    components.keys(first_visit.KEYS if page == STAGE else KEYS)  # the stage has more of its own
+    components.keys(page, first_visit.KEYS if page == STAGE else KEYS)  # the stage has more of its own
 
 
 def present() -> None:

@@ -75,7 +75,14 @@ def seek(here: traces.Here, last: int) -> dict[str, int] | None:
 
 
 def draw(here: traces.Here, two: Sequence[Settings]) -> None:
-    """What the visitor is told and asked, in one row."""
+    """What the visitor is told and asked, in one row. Its place is kept when there is nothing: what stands
+    below it would else be drawn a second time, in another place, until the first goes.
+    """
+    with st.container():
+        _draw(here, two)
+
+
+def _draw(here: traces.Here, two: Sequence[Settings]) -> None:
     if not leads(here):
         return
     if list(two) != st.session_state.setdefault("visit_two", list(two)):

@@ -106,11 +106,14 @@ def run(
             if not records:
                 raise cut or KeyboardInterrupt
         trace, result = measure.to_recording(loaded, records, prompts, settings, options)
-        kept = ""
+        kept, unsaved = "", None
         if out is not None:
-            with writing(out):
-                trace.save(out, result)
-            kept = f"{out} holds the {len(result.output_ids)} tokens that were captured."
+            try:
+                with writing(out):
+                    trace.save(out, result)
+                kept = f"{out} holds the {len(result.output_ids)} tokens that were captured."
+            except Refused as error:  # what the run said is told all the same
+                unsaved, kept = error, error.message
             keeps(kept)
         if cut is not None:
             raise StoreError(f"{cut} {kept}".strip())
@@ -137,6 +140,8 @@ def run(
         click.echo(json.dumps(output.one_run(loaded.name, settings, ids, text, numbers, lossless, lossy)))
         for sentence in filter(None, (why or difference, unknown)):
             click.echo(sentence, err=True)
+        if unsaved is not None:
+            raise unsaved
         return
     for prompt, text in zip(prompts, texts, strict=True):
         click.echo(words.harmless(prompt + text) + "\n")
@@ -147,6 +152,8 @@ def run(
         click.echo(words.unpacking(unpack_ms, result.mean_copied, result.mean_bytes))
     if loaded.rounding:
         click.echo(words.lossy(lossy) if lossy else unknown or words.rounded(loaded.rounding))
+    if unsaved is not None:
+        raise unsaved
     if out is not None:
         click.echo(f"saved      {out}")
 

@@ -89,13 +89,7 @@ class Transport {
   take() {
     const { stage } = this
     const { payload } = stage.model
-    this.actions.replaceChildren()
-    for (const action of payload.actions) {
-      const made = this.button(this.actions, "", action.label, action.about ?? action.label, () =>
-        stage.emit({ kind: action.id }),
-      )
-      if (action.key) made.append(element("kbd", "", action.key.toUpperCase()))
-    }
+    this.offer(payload.actions)
     const timed = stage.boards.every((board) => board.run.clock.wall)
     const last = this.speed.lastElementChild
     last.disabled = !timed
@@ -107,6 +101,19 @@ class Transport {
     this.jumps.difference.hidden = stage.boards.length < 2
     this.jumps.regret.hidden = stage.boards.every(({ run }) => !run.story && !run.about.soon)
     this.speed.value = stage.pace ? "paced" : stage.speed
+  }
+
+  // The host's own buttons. They stay while they say the same: one that is put in another's place while the mouse is down on it, as a run
+  // that is watched grows, is never clicked, and one that has the focus loses it.
+  offer(actions) {
+    const said = JSON.stringify(actions)
+    if (this.offered === said) return
+    this.offered = said
+    this.actions.replaceChildren()
+    for (const { id, label, about, key } of actions) {
+      const made = this.button(this.actions, "", label, about ?? label, () => this.stage.emit({ kind: id }))
+      if (key) made.append(element("kbd", "", key.toUpperCase()))
+    }
   }
 
   // The three menus of a board. Without the host's choices, the policies that the page was made with.
