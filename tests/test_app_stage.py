@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 from servers import listens
 from test_browser import PATIENCE, browser, context  # noqa: F401
 from test_browser import pytestmark as pytestmark
+
+from moeviz.app import components
 
 ROOT = Path(__file__).parent.parent
 PAGE = """
@@ -132,3 +134,28 @@ def test_what_is_written_in_a_field_of_the_page_is_not_a_key(page: Page) -> None
     field.press_sequentially("run b . n")
     assert field.input_value() == "run b . n"
     expect(page.locator(".moeviz-stage")).to_have_attribute("data-pass", "9")
+
+
+def test_the_end_of_an_earlier_mounting_that_comes_late_ends_nothing(browser: Browser) -> None:  # noqa: F811
+    """Streamlit ends a call of a component that was overtaken by the next only after that one."""
+    page = browser.new_page()
+    here = Path(components.__file__).parent
+    page.set_content((here / "strip.html").read_text(encoding="utf-8"))
+    page.evaluate(
+        """async (script) => {
+          const { default: mount } = await import(`data:text/javascript,${encodeURIComponent(script)}`)
+          const data = { of: "a", at: 0, texts: ["a", "b", "c"], kinds: ["", "", ""], titles: ["", "", ""] }
+          const call = () => mount({ data, parentElement: document.body, setStateValue: () => {} })
+          const early = call()
+          window.end = call()
+          early()
+        }""",
+        components.MOUNTING + (here / "strip.js").read_text(encoding="utf-8"),
+    )
+    strip = page.locator(".strip")
+    page.keyboard.press("ArrowRight")
+    expect(strip).to_have_attribute("data-step", "1")
+    page.evaluate("window.end()")
+    page.keyboard.press("ArrowRight")
+    expect(strip).to_have_attribute("data-step", "1")
+    page.close()

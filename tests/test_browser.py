@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from playwright.sync_api import (
     ConsoleMessage,
     Locator,
     Page,
+    Route,
     expect,
     sync_playwright,
 )
@@ -95,11 +97,13 @@ def see(page: Page, text: str | re.Pattern[str]) -> None:
 
 
 def settle(page: Page) -> None:
-    """Waits until no script runs, the app's own style is there and nothing fades: a page that is drawn anew
-    closes an open list, gives a download button another file, and has other colours for a moment.
+    """Waits until no script runs, the app's own style is there, keys are heard and nothing fades: a page that
+    is drawn anew closes an open list, gives a download button another file, and has other colours for a
+    moment.
     """
     expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
     expect(page.locator(".st-key-keys")).to_have_css("display", "none")  # which that style says
+    expect(page.locator("html")).to_have_attribute("data-keys-of", re.compile("."))
     page.evaluate(
         """() => {
           const inner = [...document.querySelectorAll("*")].map((one) => one.shadowRoot).filter(Boolean)
@@ -153,9 +157,12 @@ def turn(page: Page, name: str) -> None:
 
 
 def drawn(page: Page, name: str) -> None:
-    """Waits until the page of this name is there; before its script has begun nothing runs either."""
+    """Waits until the page of this name is there and its keys are heard; before its script has begun nothing
+    runs either.
+    """
     link = page.get_by_test_id("stHeader").get_by_role("link", name=name, exact=True)
     expect(link).to_have_attribute("aria-current", "page")
+    expect(page.locator("html")).to_have_attribute("data-keys-of", name)
     settle(page)
 
 
@@ -260,24 +267,36 @@ CONTROLS = (
 
 
 def test_the_first_screens_hold_the_question_the_picture_and_five_controls(page: Page, app: str) -> None:
+    """On a laptop and on a projector, in presenter mode too: every chart of it is whole, without a scroll."""
     # neither the stage's own nor the tables behind charts, which are part of the picture
     ours = "element => element.getRootNode() === document && !element.closest('.st-key-bar, [class*=-table]')"
     opened(page, app, "Stage")
     for name, picture in PAGES.items():
         turn(page, name)
-        for size in ((1440, 900), (1280, 720)):
-            page.set_viewport_size({"width": size[0], "height": size[1]})
-            page.wait_for_function("height => innerHeight === height", arg=size[1])
-            expect(page.locator("h1").first).to_be_in_viewport()
-            first = page.locator(picture).first
-            expect(first).to_be_visible()
-            settle(page)
-            box = first.bounding_box()
-            assert box is not None
-            assert box["y"] < 0.55 * size[1], (name, size)
-            assert box["y"] + box["height"] <= size[1] + 12, (name, size)
-            shown = [one for one in page.locator(CONTROLS).all() if one.is_visible() and one.evaluate(ours)]
-            assert len(shown) <= 5, (name, size)
+        for presenter in (False, True):
+            if presenter:
+                settle(page)
+                page.keyboard.press("p")
+                expect(page.get_by_test_id("stHeader")).to_be_hidden()
+            for size in ((1280, 720), (1920, 1080) if presenter else (1440, 900)):
+                where = (name, size, presenter)
+                page.set_viewport_size({"width": size[0], "height": size[1]})
+                page.wait_for_function("height => innerHeight === height", arg=size[1])
+                expect(page.locator("h1").first).to_be_in_viewport()
+                within = page.locator(f".st-key-screen {picture}" if picture != "canvas" else picture)
+                expect(within.first).to_be_visible()
+                settle(page)
+                for one in within.all():
+                    expect(one).to_be_in_viewport(ratio=0.98)
+                box = within.first.bounding_box()
+                assert box is not None
+                assert box["y"] < 0.55 * size[1], where
+                shown = [
+                    one for one in page.locator(CONTROLS).all() if one.is_visible() and one.evaluate(ours)
+                ]
+                assert len(shown) <= 5, where
+        page.keyboard.press("p")
+        expect(page.get_by_test_id("stHeader")).to_be_visible()
 
 
 def test_every_page_fits_a_phone(page: Page, app: str) -> None:
@@ -438,33 +457,67 @@ def test_a_click_on_the_timeline_opens_the_stage_there(page: Page, app: str, fig
 
 
 def test_presenter_mode_and_help_by_key(page: Page, app: str) -> None:
+    page.set_viewport_size({"width": 1920, "height": 1080})
     opened(page, app, "Experts")
     header = page.get_by_test_id("stHeader")
     page.keyboard.press("p")
     expect(header).to_be_hidden()
     expect(page).to_have_url(re.compile("presenter=true"))
-    assert page.evaluate("parseFloat(getComputedStyle(document.documentElement).fontSize)") >= 22
+    size = "where => parseFloat(getComputedStyle(document.querySelector(where)).fontSize)"
+    for height, least in ((1080, 22), (720, 14.6)):  # the same share of the wall
+        page.set_viewport_size({"width": height * 16 // 9, "height": height})
+        assert page.evaluate(size, "html") >= least
+        label = page.locator(".js-plotly-plot .ytitle").first
+        expect(label).to_have_css(
+            "font-size", re.compile(rf"{least:.0f}(\.\d+)?px|{least + 1:.0f}(\.\d+)?px")
+        )
+        expect(label).to_be_in_viewport(ratio=0.98)
     page.keyboard.press("p")
     expect(header).to_be_visible()
     page.keyboard.press("?")
     see(page, "move the cursor by one token")
 
 
-def test_a_file_dropped_anywhere_in_the_library_is_the_current_trace(page: Page, app: str) -> None:
-    opened(page, app, "Library")
-    see(page, "Drop traces anywhere")
-    content = base64.b64encode((ROOT / "sample_traces" / "bible.moetrace").read_bytes()).decode()
-    page.wait_for_function(  # until the page listens
-        """content => {
-          const bytes = Uint8Array.from(atob(content), one => one.charCodeAt(0))
-          const dataTransfer = new DataTransfer()
-          dataTransfer.items.add(new File([bytes], "dropped.moetrace"))
-          const drop = new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true })
-          document.querySelector("h1").dispatchEvent(drop)
-          return drop.defaultPrevented
-        }""",
-        arg=content,
+@contextmanager
+def without(page: Page, script: str, app: str, name: str) -> Iterator[None]:
+    """A page whose keys are heard, while a script of Streamlit's own, and what it draws, is yet to come."""
+    held: list[Route] = []
+    page.route(f"**/{script}.*.js", lambda route: held.append(route))
+    page.goto(f"{app}/{path(name)}")
+    expect(page.locator("html")).to_have_attribute("data-keys-of", name)
+    page.wait_for_function(
+        "document.querySelector('[data-testid=stApp]').dataset.testScriptState === 'notRunning'"
     )
+    yield
+    assert held
+    for one in held:
+        one.continue_()
+    page.unroute_all()
+
+
+def test_a_key_that_is_pressed_before_its_button_is_there_presses_it(page: Page, app: str) -> None:
+    with without(page, "Button", app, "Experts"):
+        expect(page.locator(".st-key-present button")).to_have_count(0)
+        page.keyboard.press("p")
+    expect(page.get_by_test_id("stHeader")).to_be_hidden()
+
+
+def test_a_file_dropped_anywhere_in_the_library_is_the_current_trace(page: Page, app: str) -> None:
+    """Before the page has a place for it: what is dropped later finds one."""
+    content = base64.b64encode((ROOT / "sample_traces" / "bible.moetrace").read_bytes()).decode()
+    with without(page, "FileUploader", app, "Library"):
+        heard = page.evaluate(
+            """content => {
+              const bytes = Uint8Array.from(atob(content), one => one.charCodeAt(0))
+              const dataTransfer = new DataTransfer()
+              dataTransfer.items.add(new File([bytes], "dropped.moetrace"))
+              const drop = new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true })
+              document.querySelector("h1").dispatchEvent(drop)
+              return drop.defaultPrevented
+            }""",
+            content,
+        )
+        assert heard
     trace = page.get_by_role("combobox", name="Trace")
     expect(trace).to_have_value("upload: dropped")
     for name in ("Experts", "Timeline", "Stage"):

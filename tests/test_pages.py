@@ -159,6 +159,9 @@ def test_the_prompt_agrees_with_the_trace() -> None:
     assert app.text_area(key="prompt").value.startswith("Y aconteció")
     app.selectbox(key="trace").select("sample: change-of-subject").run()
     assert app.text_area(key="prompt").value.startswith("Y aconteció")  # chosen by hand: it stays
+    app.text_area(key="prompt").set_value("Words of my own").run()
+    assert app.button_group(key="preset").value is None  # no preset is lit that is not what would run
+    assert app.text_area(key="prompt").value == "Words of my own"
 
 
 def test_a_link_sets_the_boards() -> None:

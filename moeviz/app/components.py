@@ -4,6 +4,7 @@ cursor, and the keys.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from moeviz.core.run import Run
 from moeviz.core.trace import Trace
 
 HERE = Path(__file__).parent
+MOUNTING = (HERE / "mounting.js").read_text(encoding="utf-8")
 
 
 def _component(name: str) -> Any:
@@ -29,11 +31,12 @@ def _component(name: str) -> Any:
     )
     html, css, js = ((HERE / f"{name}.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
     return st.components.v2.component(
-        f"moeviz_{name}", html=html, css=f".{name} {{ {colors} }}\n{css}", js=js
+        f"moeviz_{name}", html=html, css=f".{name} {{ {colors} }}\n{css}", js=MOUNTING + js
     )
 
 
-_strip, _keys, _drawing = _component("strip"), _component("keys"), _component("drawing")
+_strip, _drawing = _component("strip"), _component("drawing")
+_KEYS = (HERE / "keys.js").read_text(encoding="utf-8")
 
 
 def strip(trace: Trace, run: Run, marked: tuple[int, int] | None = None) -> int:
@@ -91,9 +94,16 @@ def _by_expert(trace: Trace, layer: int, expert: int) -> tuple[list[str], list[s
     return kinds, titles
 
 
-def keys(buttons: Mapping[str, str]) -> None:
-    """Keys that press buttons from anywhere on a page. buttons: keyboard's key -> key of an `st.button`"""
-    _keys(data={"buttons": dict(buttons), "soon": _scripts()}, key="keys")
+def keys(page: str, buttons: Mapping[str, str]) -> None:
+    """Keys that press buttons from anywhere on the page of this title. buttons: keyboard's key -> key of an
+    `st.button`
+
+    It is a script and no component: that would be fetched, and listen, after its page has been drawn.
+    """
+    said = json.dumps({"page": page, "buttons": dict(buttons), "soon": _scripts()})
+    script = f"<script>\n{_KEYS}moevizKeys({said})\ndocument.currentScript.remove()\n</script>"
+    with st.container(key="keys"):  # which takes no room
+        st.html(script, unsafe_allow_javascript=True)
 
 
 @cache

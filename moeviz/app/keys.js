@@ -1,67 +1,84 @@
 // Keys that press a button of the page, wherever the focus is, unless something is being typed; and files that are dropped anywhere on a
 // page that takes files; and what draws charts is fetched while nothing else is to be done.
-// data: { buttons: { key: button }, soon: [addresses of scripts] }
-// Listens before Streamlit does, whose own R draws the page anew.
+// moevizKeys({ page: its title, buttons: { key: button }, soon: [addresses of scripts] }) says which, for every page that is drawn.
+// Listens from the first page's first element until the tab is closed, over pages and pictures, and before Streamlit does, whose own R
+// draws the page anew. What is pressed or dropped before the page has what it is for waits until it has. `data-keys-of` of the document
+// says whose keys are heard.
 
-const closers = new WeakMap()
+window.moevizKeys ??= (() => {
+  let buttons = {} // of the page that was drawn last, or is being drawn
+  let waiting = null // observer for a button or a place for files, which a key or a drop came before
 
-function typing(event) {
-  const target = event.composedPath()[0]
-  return target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName) || target.getAttribute?.("role") === "combobox"
-}
+  function typing(event) {
+    const target = event.composedPath()[0]
+    return target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName) || target.getAttribute?.("role") === "combobox"
+  }
 
-function uploader() {
-  return document.querySelector(".st-key-upload input[type=file]")
-}
+  // A skeleton stands for what waits for its own script to be fetched.
+  function beingDrawn() {
+    const app = document.querySelector("[data-testid=stApp]")
+    return app?.dataset.testScriptState !== "notRunning" || Boolean(document.querySelector("[data-testid=stSkeleton]"))
+  }
 
-function over(event) {
-  if (uploader()) event.preventDefault()
-}
+  // Gives act what find finds: now, or while the page is still being drawn, once it is there. What is asked for then takes the place of
+  // what waits.
+  function once(find, act) {
+    waiting?.disconnect()
+    if (find()) return act(find())
+    if (!beingDrawn()) return
+    const observer = new MutationObserver(() => {
+      const found = find()
+      if (found || !beingDrawn()) observer.disconnect()
+      if (found) act(found)
+    })
+    observer.observe(document.body, { subtree: true, childList: true, attributeFilter: ["data-test-script-state"] })
+    waiting = observer
+  }
 
-function drop(event) {
-  const input = uploader()
-  if (!input || !event.dataTransfer?.files.length || event.composedPath().some((one) => one.dataset?.testid === "stFileUploaderDropzone")) return
-  event.preventDefault()
-  input.files = event.dataTransfer.files
-  input.dispatchEvent(new Event("change", { bubbles: true }))
-}
-
-function listening(buttons) {
-  const press = (event) => {
-    const name = buttons[event.key.toLowerCase()]
+  function press(event) {
+    const name = buttons[event.key?.toLowerCase()]
     if (!name || event.ctrlKey || event.metaKey || event.altKey || typing(event)) return
-    const button = document.querySelector(`.st-key-${name} button`)
-    if (!button) return
+    const find = () => document.querySelector(`.st-key-${name} button`)
+    if (!find() && !beingDrawn()) return
     event.preventDefault()
     event.stopImmediatePropagation()
-    button.click()
+    once(find, (button) => button.click())
   }
-  const heard = { keydown: press, dragover: over, drop }
-  for (const [name, does] of Object.entries(heard)) window.addEventListener(name, does, true)
-  return () => {
-    for (const [name, does] of Object.entries(heard)) window.removeEventListener(name, does, true)
+
+  const uploader = () => document.querySelector(".st-key-upload input[type=file]")
+
+  function over(event) {
+    if (uploader() || beingDrawn()) event.preventDefault()
   }
-}
 
-// The first chart would wait for 5 MB of script to be fetched and read: it is done when nothing else is to be done, before anyone asks for
-// a page with a chart. A script that does not come is asked for again by who needs it. Reading one holds up what is drawn meanwhile, so the
-// page's own picture comes first.
-const PICTURE_FIRST = 1000 // ms
-
-function fetchSoon(scripts) {
-  const idle = window.requestIdleCallback ?? setTimeout
-  setTimeout(() => {
-    for (const script of scripts) idle(() => import(new URL(script, document.baseURI)).catch(() => {}))
-  }, PICTURE_FIRST)
-}
-
-export default function (component) {
-  const { data, parentElement } = component
-  fetchSoon(data.soon)
-  closers.get(parentElement)?.()
-  closers.set(parentElement, listening(data.buttons))
-  return () => {
-    closers.get(parentElement)?.()
-    closers.delete(parentElement)
+  function drop(event) {
+    const files = event.dataTransfer?.files
+    if (!files?.length || event.composedPath().some((one) => one.dataset?.testid === "stFileUploaderDropzone")) return
+    if (!uploader() && !beingDrawn()) return
+    event.preventDefault()
+    once(uploader, (input) => {
+      input.files = files
+      input.dispatchEvent(new Event("change", { bubbles: true }))
+    })
   }
-}
+
+  for (const [name, does] of Object.entries({ keydown: press, dragover: over, drop })) window.addEventListener(name, does, true)
+
+  // The first chart would wait for 5 MB of script to be fetched and read: it is done when nothing else is to be done, before anyone asks for
+  // a page with a chart. A script that does not come is asked for again by who needs it. Reading one holds up what is drawn meanwhile, so the
+  // page's own picture comes first.
+  const PICTURE_FIRST = 1000 // ms
+
+  function fetchSoon(scripts) {
+    const idle = window.requestIdleCallback ?? setTimeout
+    setTimeout(() => {
+      for (const script of scripts) idle(() => import(new URL(script, document.baseURI)).catch(() => {}))
+    }, PICTURE_FIRST)
+  }
+
+  return (data) => {
+    buttons = data.buttons
+    document.documentElement.dataset.keysOf = data.page
+    fetchSoon(data.soon)
+  }
+})()

@@ -14,6 +14,7 @@ from typing import Any
 
 import streamlit as st
 
+from moeviz.app.components import MOUNTING
 from moeviz.app.early import stage_file
 from moeviz.charts.stage.page import style
 
@@ -43,18 +44,18 @@ export default function (component) {
     stage.update(data.payload, host)
   }
   stage.seekTo(data.seek)
-  return () => {
+  return mounting(parentElement, () => {
     memories.set(key, stage.memory())
     stage.close()
     stages.delete(parentElement)
-  }
+  })
 }
 """
 _mount = st.components.v2.component(
     "moeviz_stage",
     html='<div class="stage-here">\n</div>',
     css=style(),
-    js=_HOST.replace("STAGE_FILE", stage_file()),
+    js=MOUNTING + _HOST.replace("STAGE_FILE", stage_file()),
 )
 
 

@@ -102,8 +102,8 @@ export default function (component) {
     strips.set(parentElement, strip)
   }
   strip.take(data, setStateValue)
-  return () => {
+  return mounting(parentElement, () => {
     strip.close()
     strips.delete(parentElement)
-  }
+  })
 }
