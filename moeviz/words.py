@@ -393,7 +393,9 @@ def _hit_ratio(run: Run, first: int, last: int) -> float:
 
 
 def speed_verdict(second: str, a: Repeated, b: Repeated) -> str:
-    """Whether the second is faster than the first."""
+    """Whether the second is faster than the first, round by round. Both are drawn as the median of their own
+    repeats; where those say otherwise than the rounds, nobody is called faster.
+    """
     found = speed_ratio(a, b)
     if found is None:
         return "speed: not measured"
@@ -401,8 +403,22 @@ def speed_verdict(second: str, a: Repeated, b: Repeated) -> str:
         return "speed: measured once, so that there is no spread to judge by"
     if found.low <= 1 <= found.high:
         return "speed: no difference outside the spread"
-    change = f"{abs(found.middle - 1):.0%} {'faster' if found.middle > 1 else 'slower'}"
-    return f"speed: {second} is {change} ({_from_to(found)} of the other's speed)"
+    faster = found.middle > 1
+    drawn, other = ((one.median.times and one.median.times.tokens_per_second) or 0.0 for one in (b, a))
+    if (drawn > other) is not faster:
+        return (
+            f"speed: no clear difference; {second} is {_faster(found.middle)} in the median pair, but not by "
+            "the medians of each that are drawn here"
+        )
+    return (
+        f"speed: {second} is {_faster(found.middle)} in the median pair ({_from_to(found)} of the other's "
+        "speed)"
+    )
+
+
+def _faster(ratio: float) -> str:
+    change = abs(ratio - 1)
+    return f"{change:{'.0%' if change >= 0.01 else '.1%'}} {'faster' if ratio > 1 else 'slower'}"
 
 
 def _from_to(found: Interval) -> str:
@@ -410,7 +426,9 @@ def _from_to(found: Interval) -> str:
 
 
 def comparison_verdict(measured: Sequence[tuple[Settings, Repeated]]) -> str:
-    """The sentence under a comparison: the cache that hits most, against the first other one."""
+    """The sentence under a comparison: the cache that hits most and the first other one, in the order in
+    which they were measured, so that it says of the speed of the second what the stage says.
+    """
     caches = [(one, found) for one, found in measured if not one.baseline]
     if not caches:
         return "No cache was compared, only baselines."
@@ -420,7 +438,8 @@ def comparison_verdict(measured: Sequence[tuple[Settings, Repeated]]) -> str:
     others = [(one, other) for one, other in caches if one is not best]
     if not others:
         return f"{of_tokens}{best.label}: {counted(found.median.main)}."
-    return of_tokens + verdict(others[0][0].label, others[0][1], best.label, found)
+    (first, a), (second, b) = (pair for pair in caches if pair[0] in (best, others[0][0]))
+    return of_tokens + verdict(first.label, a, second.label, b)
 
 
 def worth_in_time(with_ms: float, without_ms: float) -> str:

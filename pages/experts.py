@@ -16,59 +16,65 @@ PHASES = {"prompt and decode": None, "prompt": PREFILL, "decode": DECODE}
 NONE = "no other trace"
 
 bar.within_app()
-st.title("Who is used, where, when?", anchor=False)
-if (counts := traces.counted()) is not None:
-    show.charts(lambda: usage.counted(counts.counts), "counts", counts.counts)
-    st.caption(f"Model: {show.plain(counts.model or 'not named')}. Counts do not say when.")
-    st.stop()
-name, whole, own = traces.here()
-with st.container(horizontal=True, vertical_alignment="bottom"):
-    view = st.segmented_control(
-        "Show",
-        views.names(whole),
-        default="Now",
-        required=True,
-        key="view",
-        bind="query-params",
-        label_visibility="collapsed",
-    )
-    layer, expert = 0, 0
-    if view in ("Together", "One expert"):
-        layer = int(forms.number("MoE layer", "layer", whole.layers - 1))
-    if view == "One expert":
-        expert = int(forms.number("Expert", "expert", whole.num_experts - 1))
-    if view == views.TWO:
-        others = [one for one in traces.like(whole) if one != name]
-        against = st.selectbox("Beside", [NONE, *others], key="against", bind="query-params", width=330)
-    with forms.drawer(count="tokens", phase="prompt and decode"):
-        counts = ["tokens", "router weight"] if whole.weights is not None else ["tokens"]
-        linked: dict[str, Any] = {"required": True, "bind": "query-params"}
-        meaning = words.tooltip(*counts)
-        count = st.segmented_control("Count", counts, default="tokens", key="count", help=meaning, **linked)
-        meaning = words.tooltip("phase", *PHASES)
-        phase = st.segmented_control(
-            "Phase", list(PHASES), default="prompt and decode", key="phase", help=meaning, **linked
+with show.screen():
+    st.title("Who is used, where, when?", anchor=False)
+    if (counts := traces.counted()) is not None:
+        show.charts(lambda: usage.counted(counts.counts), "counts", counts.counts)
+        st.caption(f"Model: {show.plain(counts.model or 'not named')}. Counts do not say when.")
+        st.stop()
+    name, whole, own = traces.here()
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        view = st.segmented_control(
+            "Show",
+            views.names(whole),
+            default="Now",
+            required=True,
+            key="view",
+            bind="query-params",
+            label_visibility="collapsed",
         )
-trace = whole if PHASES[phase] is None else whole.only(PHASES[phase])
-if trace is None:
-    show.not_recorded(f"tokens of {phase}", "Choose another phase under More.")
-    st.stop()
-run = (
-    own
-    if own is not None and trace is whole
-    else kept.replayed(trace, Settings(slots=traces.slots_for(trace, None)))
-)
-marked = (layer, expert) if view == "One expert" else None
-step = components.strip(trace, run, marked)
-weighted = count != "tokens"
-if view == views.TWO and against == NONE:
-    st.info(
-        "Choose the trace to lay beside this one: of a model of the same shape.", icon=":material/compare:"
+        layer, expert = 0, 0
+        if view in ("Together", "One expert"):
+            layer = int(forms.number("MoE layer", "layer", whole.layers - 1))
+        if view == "One expert":
+            expert = int(forms.number("Expert", "expert", whole.num_experts - 1))
+        if view == views.TWO:
+            others = [one for one in traces.like(whole) if one != name]
+            against = st.selectbox("Beside", [NONE, *others], key="against", bind="query-params", width=330)
+        with forms.drawer(count="tokens", phase="prompt and decode"):
+            counts = ["tokens", "router weight"] if whole.weights is not None else ["tokens"]
+            linked: dict[str, Any] = {"required": True, "bind": "query-params"}
+            meaning = words.tooltip(*counts)
+            count = st.segmented_control(
+                "Count", counts, default="tokens", key="count", help=meaning, **linked
+            )
+            meaning = words.tooltip("phase", *PHASES)
+            phase = st.segmented_control(
+                "Phase", list(PHASES), default="prompt and decode", key="phase", help=meaning, **linked
+            )
+    trace = whole if PHASES[phase] is None else whole.only(PHASES[phase])
+    if trace is None:
+        show.not_recorded(f"tokens of {phase}", "Choose another phase under More.")
+        st.stop()
+    run = (
+        own
+        if own is not None and trace is whole
+        else kept.replayed(trace, Settings(slots=traces.slots_for(trace, None)))
     )
-elif view == views.TWO:
-    other = traces.load(against)[0]
-    both = (name, against)
-    show.charts(lambda: usage.two(trace, other, both, weighted), "two-traces", trace, other, both, weighted)
-else:
-    at = (step, weighted, layer, expert)
-    show.charts(lambda: views.charts(view, trace, *at), view, trace, *at)
+    marked = (layer, expert) if view == "One expert" else None
+    step = components.strip(trace, run, marked)
+    weighted = count != "tokens"
+    if view == views.TWO and against == NONE:
+        st.info(
+            "Choose the trace to lay beside this one: of a model of the same shape.",
+            icon=":material/compare:",
+        )
+    elif view == views.TWO:
+        other = traces.load(against)[0]
+        both = (name, against)
+        show.charts(
+            lambda: usage.two(trace, other, both, weighted), "two-traces", trace, other, both, weighted
+        )
+    else:
+        at = (step, weighted, layer, expert)
+        show.charts(lambda: views.charts(view, trace, *at), view, trace, *at)

@@ -14,52 +14,53 @@ from moeviz.core.replay import served
 from moeviz.numbers import worth
 
 bar.within_app()
-st.title("Are guesses right, in time, worth it?", anchor=False)
-_, trace, own = traces.here()
-if trace.layers < 2:
-    show.not_recorded("second MoE layer", "A guess is made in one MoE layer for a later one.")
-    st.stop()
-known = [
-    name
-    for name, one in PREDICTORS.items()
-    if name != "none" and "future" not in one.needs and (trace.lookaheads or "routers" not in one.needs)
-]
-begin = traces.begin(trace, own)
-begin = begin if begin.prefetch in known else replace(begin, prefetch=known[-1])
-form = forms.SettingsForm(trace, own, keys={"prefetch": "predictor"}, begin=begin)
-with st.container(horizontal=True, vertical_alignment="bottom"):
-    form.show("prefetch", "lookahead", "slots")
-    with forms.drawer(form, passes=3):
-        form.rest()
-        passes = st.number_input(
-            "Passes drawn", 1, 20, 3, key="passes", bind="query-params", help=words.tooltip("pass")
+with show.screen():
+    st.title("Are guesses right, in time, worth it?", anchor=False)
+    _, trace, own = traces.here()
+    if trace.layers < 2:
+        show.not_recorded("second MoE layer", "A guess is made in one MoE layer for a later one.")
+        st.stop()
+    known = [
+        name
+        for name, one in PREDICTORS.items()
+        if name != "none" and "future" not in one.needs and (trace.lookaheads or "routers" not in one.needs)
+    ]
+    begin = traces.begin(trace, own)
+    begin = begin if begin.prefetch in known else replace(begin, prefetch=known[-1])
+    form = forms.SettingsForm(trace, own, keys={"prefetch": "predictor"}, begin=begin)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        form.show("prefetch", "lookahead", "slots")
+        with forms.drawer(form, passes=3):
+            form.rest()
+            passes = st.number_input(
+                "Passes drawn", 1, 20, 3, key="passes", bind="query-params", help=words.tooltip("pass")
+            )
+    settings = form.settings()
+    if settings is None:
+        st.stop()
+    if "routers" in PREDICTORS[settings.prefetch].needs and not trace.lookaheads:
+        show.not_recorded(
+            "guesses of its routers", "Record it with moeviz, or choose a predictor that needs none."
         )
-settings = form.settings()
-if settings is None:
-    st.stop()
-if "routers" in PREDICTORS[settings.prefetch].needs and not trace.lookaheads:
-    show.not_recorded(
-        "guesses of its routers", "Record it with moeviz, or choose a predictor that needs none."
-    )
-    st.stop()
-trace = served(trace, settings)
-same = own is not None and own.settings == settings
-run = own if same else kept.replayed(trace, settings)
-without = kept.replayed(trace, replace(settings, prefetch="none", lookahead=1, width=0, threshold=0.0))
-measured, whose = traces.basis(trace, own)
-costs = kept.fitted(measured)
-pollution = worth.pollution_of(run)
-even = [worth.break_even_precision(costs, trace.layers, trace.k, ahead, pollution) for ahead in (1, 2, 3)]
-found = {one: kept.guessed(trace, one, settings.width, settings.threshold) for one in known}
-left, right = st.columns(2)
-with left:
-    asked = (trace, known, settings.width, settings.threshold)
-    show.chart(lambda: guesses.precision(found, trace, settings.width, even), "precision", *asked, even)
-with right:
-    show.chart(lambda: traffic.ledger(run), "ledger", run)
-    show.chart(lambda: traffic.crossed(run, without), "crossed", run, without)
-saved = words.worth_in_time(kept.predicted(run, costs), kept.predicted(without, costs))
-st.caption(f"{saved} Break-even and modelled times: costs of {show.plain(whose)}.")
+        st.stop()
+    trace = served(trace, settings)
+    same = own is not None and own.settings == settings
+    run = own if same else kept.replayed(trace, settings)
+    without = kept.replayed(trace, replace(settings, prefetch="none", lookahead=1, width=0, threshold=0.0))
+    measured, whose = traces.basis(trace, own)
+    costs = kept.fitted(measured)
+    pollution = worth.pollution_of(run)
+    even = [worth.break_even_precision(costs, trace.layers, trace.k, ahead, pollution) for ahead in (1, 2, 3)]
+    found = {one: kept.guessed(trace, one, settings.width, settings.threshold) for one in known}
+    left, right = st.columns(2)
+    with left:
+        asked = (trace, known, settings.width, settings.threshold)
+        show.chart(lambda: guesses.precision(found, trace, settings.width, even), "precision", *asked, even)
+    with right:
+        show.chart(lambda: traffic.ledger(run), "ledger", run)
+        show.chart(lambda: traffic.crossed(run, without), "crossed", run, without)
+    saved = words.worth_in_time(kept.predicted(run, costs), kept.predicted(without, costs))
+    st.caption(f"{saved} Break-even and modelled times: costs of {show.plain(whose)}.")
 step = components.strip(trace, run)
 passes = int(passes)
 show.chart(lambda: lanes.over_passes(run, step, passes, costs), "lanes", run, step, passes, costs)

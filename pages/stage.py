@@ -20,6 +20,6 @@ two = boards.pair(here.trace, here.run, form.values)
 takes = f"Measure: {measure.expected(here.trace, two, ask, baselines)}"
 expected.caption(takes)
 first_visit.draw(here, two)
-boards.draw(here, two, ask, baselines, takes)
+boards.draw(here, two, form.values, ask, baselines, takes)
 measure.watch(here, two, ask)
 live.ended(here.name)

@@ -16,42 +16,45 @@ JUMPS = {
 }
 
 bar.within_app()
-st.title("Who was resident, who left, why?", anchor=False)
-name, trace, own = traces.here()
-last = len(trace.passes()) - 1
-form = forms.SettingsForm(trace, own, begin=traces.begin(trace, own))
-row = st.container(horizontal=True, vertical_alignment="bottom")
-with row:
-    form.show("policy", "slots")
-    kind = st.menu_button(
-        "Jump to", list(JUMPS), key="jump", format_func=lambda one: JUMPS[one], icon=":material/redo:"
-    )
-    with forms.drawer(form, paper=False):
-        form.rest()
-        paper = st.toggle("Paper colours", key="paper", bind="query-params", help="As in arXiv 2511.05814.")
-        st.divider()
-        export = st.container()
-settings = form.settings()
-if settings is None:
-    st.stop()
-explainer = kept.explained(trace, settings)
-trace, run = explainer.trace, explainer.run  # in the passes in which the rule serves it
-if (clicked := components.clicked()) is not None:
-    traces.open_stage(*clicked, settings)
-texts, pictures = kept.texts(trace), kept.pictures(run)
-if kind is not None:
-    found = explainer.next_event(kind, traces.cursor(last), st.session_state.get("layer", 0))
-    if found is None:
-        st.info(f"There is no {kind} after this one.")
-    else:
-        traces.move(found[0])
-        st.session_state.layer = found[1]
-with row:
-    layer = int(forms.number("MoE layer", "layer", trace.layers - 1))
-step = components.strip(trace, run)
-at = (trace, run, step)
-show.chart(lambda: residency.raster(run, texts, pictures, step), "raster", *at)
-st.caption(f"A click opens the stage there. {residency.LEGEND} {residency.MORE}")
+with show.screen():
+    st.title("Who was resident, who left, why?", anchor=False)
+    name, trace, own = traces.here()
+    last = len(trace.passes()) - 1
+    form = forms.SettingsForm(trace, own, begin=traces.begin(trace, own))
+    row = st.container(horizontal=True, vertical_alignment="bottom")
+    with row:
+        form.show("policy", "slots")
+        kind = st.menu_button(
+            "Jump to", list(JUMPS), key="jump", format_func=lambda one: JUMPS[one], icon=":material/redo:"
+        )
+        with forms.drawer(form, paper=False):
+            form.rest()
+            paper = st.toggle(
+                "Paper colours", key="paper", bind="query-params", help="As in arXiv 2511.05814."
+            )
+            st.divider()
+            export = st.container()
+    settings = form.settings()
+    if settings is None:
+        st.stop()
+    explainer = kept.explained(trace, settings)
+    trace, run = explainer.trace, explainer.run  # in the passes in which the rule serves it
+    if (clicked := components.clicked()) is not None:
+        traces.open_stage(*clicked, settings)
+    texts, pictures = kept.texts(trace), kept.pictures(run)
+    if kind is not None:
+        found = explainer.next_event(kind, traces.cursor(last), st.session_state.get("layer", 0))
+        if found is None:
+            st.info(f"There is no {kind} after this one.")
+        else:
+            traces.move(found[0])
+            st.session_state.layer = found[1]
+    with row:
+        layer = int(forms.number("MoE layer", "layer", trace.layers - 1))
+    step = components.strip(trace, run)
+    at = (trace, run, step)
+    show.chart(lambda: residency.raster(run, texts, pictures, step), "raster", *at)
+    st.caption(f"A click opens the stage there. {residency.LEGEND} {residency.MORE}")
 told = story.event(explainer, step, layer)
 st.markdown(f"**{told}**", help=words.tooltip(told))
 evictions = explainer.evictions(step, layer)

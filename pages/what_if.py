@@ -18,63 +18,66 @@ from moeviz.numbers.curves import slot_counts
 BASELINES = [Settings(baseline="resident"), Settings(baseline="on-demand")]
 
 bar.within_app()
-st.title("How many slots, which policy, which machine?", anchor=False)
-if traces.counted() is not None:
-    planning.section(None, None)
-here = traces.here()
-_, trace, run = here
-begin = traces.begin(trace, run)
-scope = st.session_state.get("scope", begin.scope)
-counts = slot_counts(trace, scope)
-with st.container(horizontal=True, vertical_alignment="bottom"):
-    policies = st.multiselect(
-        "Policies",
-        list(POLICIES),
-        list(dict.fromkeys([begin.policy, "lru", "lfu", "belady"])),
-        format_func=own.short,
-        key="policies",
-        bind="query-params",
-        width=forms.px(420),
-        help=words.tooltip("policy", *POLICIES),
+with show.screen():
+    st.title("How many slots, which policy, which machine?", anchor=False)
+    if traces.counted() is not None:
+        planning.section(None, None)
+    here = traces.here()
+    _, trace, run = here
+    begin = traces.begin(trace, run)
+    scope = st.session_state.get("scope", begin.scope)
+    counts = slot_counts(trace, scope)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        policies = st.multiselect(
+            "Policies",
+            list(POLICIES),
+            list(dict.fromkeys([begin.policy, "lru", "lfu", "belady"])),
+            format_func=own.short,
+            key="policies",
+            bind="query-params",
+            width=forms.px(420),
+            help=words.tooltip("policy", *POLICIES),
+        )
+        at = forms.one_of(
+            "Slots per layer" if scope == "layer" else "Slots in all",
+            "at",
+            counts,
+            begin.slots if begin.scope == scope else traces.slots_for(trace, run, scope),
+        )
+        place = machines.pick(trace, run)
+        with forms.drawer(scope=begin.scope, published=others.first(trace, scope)):
+            laid = others.choose(trace, scope, begin.scope)
+            size = machines.expert_size(trace, run)
+            machines.check()
+    if not policies:
+        st.info("Choose a policy.")
+        st.stop()
+    chosen = [Settings(one, at, scope, calibration=ITSELF if one == "static" else "") for one in policies]
+    try:
+        found = [kept.curved(trace, replace(one, slots=counts[0])) for one in chosen]
+        runs = [(one.label, kept.replayed(trace, one)) for one in [*chosen, *BASELINES]]
+    except MoevizError as error:
+        st.error(show.plain(str(error)))
+        st.stop()
+    even = cost.break_even(
+        at if scope == "layer" else round(at / trace.layers), trace.num_experts, trace.layers, trace.k
     )
-    at = forms.one_of(
-        "Slots per layer" if scope == "layer" else "Slots in all",
-        "at",
-        counts,
-        begin.slots if begin.scope == scope else traces.slots_for(trace, run, scope),
-    )
-    place = machines.pick(trace, run)
-    with forms.drawer(scope=begin.scope, published=others.first(trace, scope)):
-        laid = others.choose(trace, scope, begin.scope)
-        size = machines.expert_size(trace, run)
-        machines.check()
-if not policies:
-    st.info("Choose a policy.")
-    st.stop()
-chosen = [Settings(one, at, scope, calibration=ITSELF if one == "static" else "") for one in policies]
-try:
-    found = [kept.curved(trace, replace(one, slots=counts[0])) for one in chosen]
-    runs = [(one.label, kept.replayed(trace, one)) for one in [*chosen, *BASELINES]]
-except MoevizError as error:
-    st.error(show.plain(str(error)))
-    st.stop()
-even = cost.break_even(
-    at if scope == "layer" else round(at / trace.layers), trace.num_experts, trace.layers, trace.k
-)
-left, right = st.columns(2)  # so wide that both headings, badges and Table stay in one line
-with left:
-    named = [one.name for one in laid]
-    show.chart(lambda: curves.over_slots(found, at, even, laid), "curves", trace, chosen, at, even, named)
-    others.sources(laid)
-with right:
-    if place is None or not size:
-        machines.say_what_is_missing(size)
-    else:
-        costs, whose = machines.costs(trace, run, place, size)
-        show.chart(lambda: times.modelled(runs, costs, whose), "times", runs, costs, whose)
-        st.caption(machines.in_words(costs, place, size))
-    st.caption(machines.memory(at * (trace.layers if scope == "layer" else 1), size))
-    if "static" in policies:
-        st.caption("static is calibrated on this very trace here: the best that fixed frequencies can do.")
-machines.checked()
-planning.section(here, place)
+    left, right = st.columns(2)  # so wide that both headings, badges and Table stay in one line
+    with left:
+        named = [one.name for one in laid]
+        show.chart(lambda: curves.over_slots(found, at, even, laid), "curves", trace, chosen, at, even, named)
+        others.sources(laid)
+    with right:
+        if place is None or not size:
+            machines.say_what_is_missing(size)
+        else:
+            costs, whose = machines.costs(trace, run, place, size)
+            show.chart(lambda: times.modelled(runs, costs, whose), "times", runs, costs, whose)
+            st.caption(machines.in_words(costs, place, size))
+        st.caption(machines.memory(at * (trace.layers if scope == "layer" else 1), size))
+        if "static" in policies:
+            st.caption(
+                "static is calibrated on this very trace here: the best that fixed frequencies can do."
+            )
+    machines.checked()
+    planning.section(here, place)

@@ -22,37 +22,49 @@ PAGE = """
 from dataclasses import replace
 
 import streamlit as st
+from starlette.middleware import Middleware
 
+from moeviz.app.early import Early
 from moeviz.app.stage import stage
 from moeviz.charts.stage import stage_payload
 from moeviz.core.settings import Settings
 from moeviz.files import moetrace
 from moeviz.numbers.explain import Explainer
 
-st.set_page_config(layout="wide")
-state = st.session_state
-state.setdefault("boards", [Settings("lru", 4), Settings("lfu", 4)])
-state.setdefault("runs", 0)
-state.runs += 1
-trace = moetrace.sample("bible")
-told = [Explainer(trace, one) for one in state.boards]
-payload = stage_payload(
-    trace,
-    [one.run for one in told],
-    explainers=told,
-    menus={"policy": [("lru", "LRU"), ("lfu", "LFU"), ("fifo", "FIFO")], "slots": [(4, "four"), (5, "five")]},
-    actions=[{"id": "run", "label": "Run it live", "key": "r"}],
-)
-event = stage(payload, key="stage", seek={"step": 9, "board": 1, "layer": 2, "expert": 5})
-if event.kind == "settings":
-    state.boards[event.board] = replace(state.boards[event.board], **event.changes)
-    st.rerun()
-where = f"{event.step} on {event.selected_board}, {event.layer}, {event.expert}"
-if event.kind:
-    state.did = event.kind
-st.text(f"heard {state.get('did', 'nothing')} at {where}")
-st.text_input("something to write", key="written")
-st.text(f"boards {[one.label for one in state.boards]}")
+def script() -> None:
+    st.set_page_config(layout="wide")
+    state = st.session_state
+    state.setdefault("boards", [Settings("lru", 4), Settings("lfu", 4)])
+    state.setdefault("runs", 0)
+    state.runs += 1
+    trace = moetrace.sample("bible")
+    told = [Explainer(trace, one) for one in state.boards]
+    payload = stage_payload(
+        trace,
+        [one.run for one in told],
+        explainers=told,
+        menus={
+            "policy": [("lru", "LRU"), ("lfu", "LFU"), ("fifo", "FIFO")],
+            "slots": [(4, "four"), (5, "five")],
+        },
+        actions=[{"id": "run", "label": "Run it live", "key": "r"}],
+    )
+    event = stage(payload, key="stage", seek={"step": 9, "board": 1, "layer": 2, "expert": 5})
+    if event.kind == "settings":
+        state.boards[event.board] = replace(state.boards[event.board], **event.changes)
+        st.rerun()
+    where = f"{event.step} on {event.selected_board}, {event.layer}, {event.expert}"
+    if event.kind:
+        state.did = event.kind
+    st.text(f"heard {state.get('did', 'nothing')} at {where}")
+    st.text_input("something to write", key="written")
+    st.text(f"boards {[one.label for one in state.boards]}")
+
+
+if __name__ == "page":  # Streamlit imports it once, for its server
+    app = st.App(__file__, middleware=[Middleware(Early)])
+else:
+    script()
 """
 
 

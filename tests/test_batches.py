@@ -21,8 +21,9 @@ from moeviz.core.trace import DECODE, PREFILL, Trace
 from moeviz.engine import measure
 from moeviz.engine.capture import capture
 from moeviz.engine.link import HostLink
-from moeviz.engine.loader import Loaded, load, own
+from moeviz.engine.loader import Loaded, load
 from moeviz.engine.session import Options
+from moeviz.engine.sources import own
 from moeviz.errors import ModelError
 
 PROMPTS = ["How many experts?", "And it came to pass in those days, that", "A", "for n in range(9):"]

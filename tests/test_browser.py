@@ -178,8 +178,8 @@ def test_a_run_is_followed_found_again_after_a_reload_and_saved(page: Page, app:
     stage = staged(page)
     see(page, "live = replay, event for event")
     expect(page.get_by_role("combobox", name="Trace")).to_have_value("my latest run")
-    page.keyboard.press("End")
-    expect(stage).to_have_attribute("data-pass", "59")
+    expect(stage).to_have_attribute("data-pass", "59")  # where it ended
+    expect(page).to_have_url(re.compile("step=59"))
     trace, run = load_file(saved(page, page.get_by_role("button", name="Save trace")))
     assert run is not None
     assert len(run.output_ids) == 60
@@ -211,6 +211,7 @@ def test_a_stage_that_is_mounted_anew_after_pass_64_shows_the_whole_run(page: Pa
     stage.get_by_role("button", name="Stop").click()
     see(page, "live = replay, event for event")
     see(page, "stopped after")
+    expect(stage).to_have_attribute("data-pass", "0")  # where it was taken to, not where the run ended
 
 
 def test_a_run_is_stopped_and_keeps_what_it_captured(page: Page, app: str) -> None:
@@ -266,24 +267,36 @@ CONTROLS = (
 
 
 def test_the_first_screens_hold_the_question_the_picture_and_five_controls(page: Page, app: str) -> None:
+    """On a laptop and on a projector, in presenter mode too: every chart of it is whole, without a scroll."""
     # neither the stage's own nor the tables behind charts, which are part of the picture
     ours = "element => element.getRootNode() === document && !element.closest('.st-key-bar, [class*=-table]')"
     opened(page, app, "Stage")
     for name, picture in PAGES.items():
         turn(page, name)
-        for size in ((1440, 900), (1280, 720)):
-            page.set_viewport_size({"width": size[0], "height": size[1]})
-            page.wait_for_function("height => innerHeight === height", arg=size[1])
-            expect(page.locator("h1").first).to_be_in_viewport()
-            first = page.locator(picture).first
-            expect(first).to_be_visible()
-            settle(page)
-            box = first.bounding_box()
-            assert box is not None
-            assert box["y"] < 0.55 * size[1], (name, size)
-            assert box["y"] + box["height"] <= size[1] + 12, (name, size)
-            shown = [one for one in page.locator(CONTROLS).all() if one.is_visible() and one.evaluate(ours)]
-            assert len(shown) <= 5, (name, size)
+        for presenter in (False, True):
+            if presenter:
+                settle(page)
+                page.keyboard.press("p")
+                expect(page.get_by_test_id("stHeader")).to_be_hidden()
+            for size in ((1280, 720), (1920, 1080) if presenter else (1440, 900)):
+                where = (name, size, presenter)
+                page.set_viewport_size({"width": size[0], "height": size[1]})
+                page.wait_for_function("height => innerHeight === height", arg=size[1])
+                expect(page.locator("h1").first).to_be_in_viewport()
+                within = page.locator(f".st-key-screen {picture}" if picture != "canvas" else picture)
+                expect(within.first).to_be_visible()
+                settle(page)
+                for one in within.all():
+                    expect(one).to_be_in_viewport(ratio=0.98)
+                box = within.first.bounding_box()
+                assert box is not None
+                assert box["y"] < 0.55 * size[1], where
+                shown = [
+                    one for one in page.locator(CONTROLS).all() if one.is_visible() and one.evaluate(ours)
+                ]
+                assert len(shown) <= 5, where
+        page.keyboard.press("p")
+        expect(page.get_by_test_id("stHeader")).to_be_visible()
 
 
 def test_every_page_fits_a_phone(page: Page, app: str) -> None:
@@ -444,12 +457,21 @@ def test_a_click_on_the_timeline_opens_the_stage_there(page: Page, app: str, fig
 
 
 def test_presenter_mode_and_help_by_key(page: Page, app: str) -> None:
+    page.set_viewport_size({"width": 1920, "height": 1080})
     opened(page, app, "Experts")
     header = page.get_by_test_id("stHeader")
     page.keyboard.press("p")
     expect(header).to_be_hidden()
     expect(page).to_have_url(re.compile("presenter=true"))
-    assert page.evaluate("parseFloat(getComputedStyle(document.documentElement).fontSize)") >= 22
+    size = "where => parseFloat(getComputedStyle(document.querySelector(where)).fontSize)"
+    for height, least in ((1080, 22), (720, 14.6)):  # the same share of the wall
+        page.set_viewport_size({"width": height * 16 // 9, "height": height})
+        assert page.evaluate(size, "html") >= least
+        label = page.locator(".js-plotly-plot .ytitle").first
+        expect(label).to_have_css(
+            "font-size", re.compile(rf"{least:.0f}(\.\d+)?px|{least + 1:.0f}(\.\d+)?px")
+        )
+        expect(label).to_be_in_viewport(ratio=0.98)
     page.keyboard.press("p")
     expect(header).to_be_visible()
     page.keyboard.press("?")

@@ -108,11 +108,12 @@ def test_two_processes_load_one_model_at_once_and_one_of_them_packs_it(
     folder: Path, tiny_model: Callable[[str], Path]
 ) -> None:
     code = (
-        "import sys; from moeviz.engine import loader, measure; from moeviz.core.settings import Settings\n"
+        "import sys; from moeviz.engine import filling, loader, measure\n"
+        "from moeviz.core.settings import Settings\n"
         "from moeviz.engine.session import Options\n"
-        "write = loader.write_file\n"
+        "write = filling.write_file\n"
         "def tell(*args): print('packed'); write(*args)\n"
-        "loader.write_file = tell\n"
+        "filling.write_file = tell\n"
         "loaded = loader.load(sys.argv[1], device='cpu')\n"
         "print(measure.record(loaded, 'x', Settings(), Options(4, 0.0, stop_at_end=False))[1].output_ids)"
     )

@@ -46,7 +46,10 @@ def watch(prompt: str = "And it", settings: Settings = Settings(), **fields: obj
 
 
 def test_a_watched_run_arrives_pass_by_pass(client: Client) -> None:
-    job = finish(client.submit(watch(settings=Settings("lfu", 3, prefetch="next-gate"))))
+    job = client.submit(watch(settings=Settings("lfu", 3, prefetch="next-gate")))
+    assert job.begun.wait(timeout=600)
+    assert job.passes
+    finish(job)
     assert job.state == "done"
     assert len(job.passes) == 6
     captured = job.recording()

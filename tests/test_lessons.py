@@ -15,7 +15,7 @@ from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.errors import TraceError
 from moeviz.files import moetrace
-from moeviz.lessons import Answer, Choice, Guess, Lab, Lesson, lessons
+from moeviz.lessons import Answer, Choice, Guess, Lab, Lesson, drawing, game, lessons
 from moeviz.lessons.lesson import lesson
 from moeviz.lessons.made_up import Recipe
 
@@ -49,6 +49,22 @@ def answered(number: int) -> Answer:
 def test_lessons_are_numbered_without_a_gap() -> None:
     assert [one.number for one in lessons()] == list(NUMBERS)
     assert len(NUMBERS) == 9
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_text_in_pictures_is_large_enough_on_a_phone_and_not_cut(number: int) -> None:
+    pictures = [*lessons()[number].pictures(LAB), answered(number).picture]
+    games = [game.start(LAB.trace(), policy) for policy in game.POLICIES] if number == 3 else []
+    games += [game.guess(one, one.round.candidates[0].expert) for one in games]
+    drawn = [one.svg for one in pictures if one is not None] + [game.board(one) for one in games]
+    for text in (
+        one for svg in drawn for one in ElementTree.fromstring(svg).iter() if one.tag.endswith("text")
+    ):
+        size, x = float(text.get("font-size", "14")), float(text.get("x", "0"))
+        assert size * 358 / drawing.WIDTH >= 12, text.text  # px in a window of 390
+        wide = 0.47 * size * len(text.text or "")  # a letter's usual width
+        starts = x - wide * {"start": 0, "middle": 0.5, "end": 1}[text.get("text-anchor", "start")]
+        assert 0 <= starts <= drawing.WIDTH - wide, text.text
 
 
 @pytest.mark.parametrize("number", NUMBERS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from moeviz.core.cache import Load
-from moeviz.core.machines import find
+from moeviz.core.machines import Machine, find
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
 from moeviz.engine import link, measure
@@ -62,6 +63,64 @@ def test_waiting_ends_when_it_is_due_and_not_before() -> None:
         due = time.perf_counter_ns() + wait
         link.wait_until(due)
         assert time.perf_counter_ns() >= due
+
+
+@pytest.fixture
+def slow() -> Machine:
+    found = find("0.001,1")  # 15 ms a copy
+    assert found is not None
+    return found
+
+
+def test_an_expert_is_there_when_the_link_would_have_brought_it_whenever_the_thread_wakes_up(
+    model: Loaded, slow: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asleep = threading.Event()
+    monkeypatch.setattr(link.PacedLink, "_settle", lambda self, ticket: asleep.wait())
+    slots = aligned(1, model.store.layout.record_bytes)
+    own = link.PacedLink(model.store, slow)
+    ticket = own.submit(Load(0, 5, 0, (-1, -1), 0, False), slots[0])
+    while ticket.state != "done":  # its bytes have been moved
+        asleep.wait(0.001)
+    assert own.is_late(slots[0]) == (time.perf_counter_ns() < ticket.end)
+    own.wait(slots[0])
+    assert not own.is_late(slots[0])
+    assert ticket.end - ticket.start >= slow.copy_ms(model.store.layout.link_bytes) * 1e6
+    asleep.set()
+    own.close()
+
+
+def test_copies_count_one_after_the_other_and_only_late_bytes_make_one_longer(
+    model: Loaded, slow: Machine
+) -> None:
+    least = round(slow.copy_ms(model.store.layout.link_bytes) * 1e6)
+    own = link.PacedLink(model.store, slow)
+    own.close()
+    assert own._span(1_000, 2_000, 2_000) == (1_000, 1_000 + least)
+    # begun before the link is free: it counts from then on
+    assert own._span(5_000, 6_000, 6_000) == (1_000 + least, 1_000 + 2 * least)
+    begun = 10 * least  # the link has been idle; bytes that come late, and are then unpacked
+    assert own._span(begun, begun + 3 * least, begun + 3 * least + 7) == (begun, begun + 3 * least + 7)
+    begun = 20 * least  # unpacking comes after the link, however soon the bytes were there
+    assert own._span(begun, begun + 5, begun + 12) == (begun, begun + least + 7)
+
+
+def test_one_tokens_small_experts_are_copied_by_who_needs_them_and_a_prompts_beside_it(
+    model: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[bool, bool]] = []  # by the thread that computes, awaited
+    copy = link.HostLink._copy
+
+    def tell(self: link.HostLink, ticket: link.Ticket) -> None:
+        made.append((threading.current_thread() is threading.main_thread(), ticket.awaited))
+        copy(self, ticket)
+
+    monkeypatch.setattr(link.HostLink, "_copy", tell)
+    _, run = measure.record(model, "In it", Settings(slots=3), GREEDY)
+    prompt = int((run.loads.event < len(model.layers)).sum())
+    assert 0 < prompt < len(made)
+    assert all(by_compute and awaited for by_compute, awaited in made[prompt:])
+    assert not all(awaited for _, awaited in made[:prompt])
 
 
 def test_what_cannot_be_paced_is_one_message(model: Loaded) -> None:

@@ -21,9 +21,10 @@ from moeviz.core.settings import BASELINES, WARM, Settings
 from moeviz.core.trace import Trace
 from moeviz.engine import measure
 from moeviz.engine.experts import RecipeError, direct, of_class, recipe_for
-from moeviz.engine.loader import Loaded, load, own
+from moeviz.engine.loader import Loaded, load
 from moeviz.engine.serving import Serving
 from moeviz.engine.session import Options, generate
+from moeviz.engine.sources import own
 from moeviz.engine.store import DiskStore, HostStore
 from moeviz.errors import ModelError, SettingsError, StoreError
 
@@ -433,7 +434,7 @@ def test_a_calibration_of_another_model_is_refused(tiny_model: TinyModel, tmp_pa
 def test_dtype_auto_on_a_cpu_is_the_faster_one_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from moeviz.engine import loader
+    from moeviz.engine import dtypes
 
     folder = tiny_models.save("mixtral", tmp_path / "model")
     assert load(folder, device="cpu").notes == ()  # a float32 checkpoint loses nothing for speed
@@ -441,7 +442,7 @@ def test_dtype_auto_on_a_cpu_is_the_faster_one_and_says_so(
     (folder / "config.json").write_text(json.dumps(values | {"dtype": "bfloat16"}))
     for bfloat16, chosen in ((0.5, torch.bfloat16), (0.95, torch.float32)):
         times = {torch.float32: 1.0, torch.bfloat16: bfloat16}
-        monkeypatch.setattr(loader, "_expert_ms", lambda experts, dtypes, times=times: times)
+        monkeypatch.setattr(dtypes, "_expert_ms", lambda experts, dtypes, times=times: times)
         model = load(folder, device="cpu")
         assert model.dtype == chosen
         (note,) = model.notes

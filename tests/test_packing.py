@@ -18,7 +18,7 @@ from moeviz import words
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
-from moeviz.engine import loader, measure, unpacking
+from moeviz.engine import filling, measure, unpacking
 from moeviz.engine.loader import load
 from moeviz.engine.packing import Rounded, as_stored
 from moeviz.engine.session import Options
@@ -86,10 +86,10 @@ def test_experts_are_written_once_and_nothing_beside_them(
 ) -> None:
     folder = PACKED.get(name, lambda folder: tiny_models.save(name, folder))(tmp_path / "model")
     seen: list[str] = []
-    monkeypatch.setattr(loader, "make_room", lambda size, path: seen.extend(p.name for p in cache.iterdir()))
+    monkeypatch.setattr(filling, "make_room", lambda size, path: seen.extend(p.name for p in cache.iterdir()))
     load(folder, device="cpu").store.close()
     assert [name.partition(".")[2] for name in seen] == ["lock"], "something is written before there is room"
-    monkeypatch.setattr(loader, "write_file", None)
+    monkeypatch.setattr(filling, "write_file", None)
     load(folder, device="cpu").store.close()
     assert sorted(path.suffix for path in cache.iterdir()) == [".experts", ".lock"]
 

@@ -23,6 +23,7 @@ from streamlit.testing.v1 import AppTest
 
 from moeviz.app import boards, commands, components, jobs, machines
 from moeviz.app.asking import PRESETS
+from moeviz.app.stage import StageEvent
 from moeviz.cli.main import main
 from moeviz.core.policies import POLICIES
 from moeviz.core.replay import replay, served
@@ -131,6 +132,25 @@ def test_a_long_trace_has_its_boards_first_and_then_their_stories(monkeypatch: p
     assert drawn[-1] == [False, False]
 
 
+def test_a_changed_setting_has_its_board_first_and_then_its_story(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = opened("stage", a="policy=lru,slots=4")
+    asked = [StageEvent("settings", 0, {"slots": 5})]
+    drawn: list[list[tuple[str, bool]]] = []
+    whole = boards.stage_payload
+
+    def noting(*given: Any, **more: Any) -> dict[str, Any]:
+        drawn.append([(part["label"], part["story"] is None) for part in more["parts"]])
+        return whole(*given, **more)
+
+    monkeypatch.setattr(boards, "told", lambda key: asked.pop() if asked else StageEvent())
+    monkeypatch.setattr(boards, "stage_payload", noting)
+    app.run()
+    assert drawn[0] == [("lru, 5 slots", True), ("lfu, 4 slots", False)]
+    assert drawn[-1] == [("lru, 5 slots", False), ("lfu, 4 slots", False)]
+    assert len(drawn) == 2  # what stands around the boards is drawn once
+    assert app.query_params["a"] == "policy=lru,slots=5"
+
+
 def test_the_prompt_agrees_with_the_trace() -> None:
     app = opened("stage")
     assert app.text_area(key="prompt").value == PRESETS["Changes subject"].prompt
@@ -141,6 +161,9 @@ def test_the_prompt_agrees_with_the_trace() -> None:
     assert app.text_area(key="prompt").value.startswith("Y aconteció")
     app.selectbox(key="trace").select("sample: change-of-subject").run()
     assert app.text_area(key="prompt").value.startswith("Y aconteció")  # chosen by hand: it stays
+    app.text_area(key="prompt").set_value("Words of my own").run()
+    assert app.button_group(key="preset").value is None  # no preset is lit that is not what would run
+    assert app.text_area(key="prompt").value == "Words of my own"
 
 
 def test_a_link_sets_the_boards() -> None:

@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMultimoda
 from transformers.models.auto import configuration_auto, modeling_auto
 
 from moeviz.engine.kinds import text_part
-from moeviz.engine.loader import own
+from moeviz.engine.sources import own
 
 LAYERS, EXPERTS, K = 4, 8, 3
 HIDDEN = 32

@@ -106,6 +106,8 @@ def defaults(trace: Trace) -> dict[str, Any]:
     other = follows and not written and state.get("prompt_of") != trace.digest
     if other or "preset" not in state:
         state.prompt, state.preset = PRESETS[first].prompt, first
+    elif state.preset and state.prompt != PRESETS[state.preset].prompt:
+        state.preset = None  # one's own words are no preset's
     state.prompt_of, state.first_preset = trace.digest, first
     usual = _chosen(state.preset).tokens
     forms.follow("tokens", usual, *TOKENS)

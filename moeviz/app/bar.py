@@ -10,7 +10,7 @@ from pathlib import Path
 import streamlit as st
 
 from moeviz import words
-from moeviz.app import components, first_visit, jobs, lectern, links, traces
+from moeviz.app import components, first_visit, jobs, lectern, links, traces, window
 from moeviz.app.show import plain
 
 STYLE = """<style>
@@ -19,6 +19,22 @@ STYLE = """<style>
 .stMainBlockContainer { padding: 4.25rem 2rem 12px; }
 .stMainBlockContainer h1 { padding: 0 0 0.25rem; }
 .st-key-keys { display: none; }
+[data-testid=stLayoutWrapper]:has(> .st-key-window) { position: absolute; }
+@media (min-width: 901px) {
+  [data-testid=stLayoutWrapper]:has(> .st-key-bar) { position: absolute; } /* it hangs in the header */
+  /* a page's first screen: its charts share the height that the rest leaves */
+  .st-key-screen { flex: none; min-height: calc(100vh - var(--above, 4.25rem) - 13px); }
+  .st-key-screen :has(.stPlotlyChart) { flex: 1 1 0; display: flex; }
+  .st-key-screen :has(.stPlotlyChart):not(.stHorizontalBlock) { flex-direction: column; }
+  .st-key-screen .stElementContainer:has(.stPlotlyChart) { min-height: 11rem; overflow: hidden; }
+  .st-key-screen .stFullScreenFrame { min-height: 0; }
+  [class*=st-key-heading-] { flex-wrap: nowrap; } /* a long title takes two lines, its badge none */
+  [class*=st-key-heading-] > :first-child { flex: 0 1 auto; min-width: 0; }
+  [class*=st-key-heading-] > :not(:first-child), [class*=st-key-heading-] > * > .stVerticalBlock {
+    flex: none;
+    width: auto;
+  }
+}
 .stMain, .stMain:focus-visible { outline: none !important; }
 [data-testid=stButtonGroup] [data-selected=true], [data-testid=stButtonGroup] [data-selected=true] p {
   color: var(--st-text-color, inherit) !important;
@@ -36,12 +52,6 @@ button:is([kind=secondary], [kind=tertiary]):is(:hover, :active, [aria-expanded=
   .modebar-container { display: none; }
   .st-key-paper-figure .xtick:not(:nth-child(4n + 1)) { display: none; }
 }
-</style>"""
-PRESENTER = """<style>
-html { font-size: 24px !important; }
-[data-testid=stHeader], .st-key-bar, .st-key-drawer { display: none; }
-[data-testid=stExpander], [data-testid=stDownloadButton] { display: none; }
-.stMainBlockContainer { padding-top: 1rem !important; }
 </style>"""
 STAGE = "Stage"
 KEYS = {"p": "present", "?": "help"} | {str(n): f"choice-{n}" for n in range(1, 10)}
@@ -78,7 +88,10 @@ def draw(page: str) -> None:
     state.setdefault("presenter", links.get("presenter") == "true")
     jobs.sit_down()
     lectern.sit_down()
-    st.html(STYLE + (PRESENTER if state.presenter else ""))
+    st.html(STYLE + (window.PRESENTER if state.presenter else ""))
+    with st.container():  # whatever is in it, what follows keeps its place and is not drawn twice
+        if state.presenter:
+            window.listen()
     with st.container(key="bar", horizontal=True, vertical_alignment="center", gap="small"):
         traces.picker()
         state.bar_slot = st.container(width="content")

@@ -28,6 +28,7 @@ from moeviz.numbers import metrics
 
 TITLE = "Which cache suits this text?"
 LINKS = ("a", "b")  # names of the two boards' settings in the link
+FIRST = ("lru", "lfu")  # their policies to begin with
 BELOW, BELOW_WHILE_MEASURING = 12, 84  # px left free under the stage
 MOST_SLOTS = 64  # entries of the menu of slots
 QUICK = 20_000  # choices of a trace whose boards, stories and times are drawn together
@@ -45,7 +46,7 @@ def pair(trace: Trace, own: Run | None, both: dict[str, Any]) -> list[Settings]:
         st.toast(show.plain(f"What both boards are to share does not fit this trace: {error}"))
         both, slots = {}, traces.slots_for(trace, own)
     found = []
-    for link, policy in zip(LINKS, ("lru", "lfu"), strict=True):
+    for link, policy in zip(LINKS, FIRST, strict=True):
         first = Settings(**{**both, "policy": policy, "slots": slots})
         try:
             chosen = _checked(links.settings(links.get(link), first), trace)
@@ -70,16 +71,27 @@ def _checked(found: Settings, trace: Trace) -> Settings:
     return found
 
 
-def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str], takes: str) -> None:
+def draw(
+    here: traces.Here,
+    two: list[Settings],
+    both: dict[str, Any],
+    ask: Ask,
+    baselines: list[str],
+    takes: str,
+) -> None:
     """The stage of the current trace, or of the live run while there is one; does what its user asks.
-    `takes`: what its button "Measure" says of what that takes.
+    `two` and `both` as `pair` gave and took them. `takes`: what its button "Measure" says of what that takes.
     """
     for trace in (live.just_ended(), measure.just_ended(here)):
         if trace:
             traces.show(trace)
+            if trace == traces.LIVE:
+                last = len(traces.load(trace)[0].passes()) - 1
+                st.session_state.seek = {"step": last, "follows": True}
+                traces.move(last)  # where its user has left it, the stage says so
             st.rerun()
     going = live.running()
-    queued = going is not None and going.state == "queued"
+    queued = live.queued(going)
     every = None if going is None else live.EVERY_QUEUED if queued else live.EVERY
 
     def look() -> None:
@@ -87,38 +99,53 @@ def draw(here: traces.Here, two: list[Settings], ask: Ask, baselines: list[str],
         job = live.running()
         if (going is None) != (job is None):  # it ended, or another tab began one
             st.rerun()
-        if queued and job is not None and job.state != "queued":
+        if queued and not live.queued(job):
             st.rerun()  # to look more often
-        _act(told("stage"), two, ask, baselines)  # before what it changes is drawn once more
-        captured = job.recording() if job is not None and job.passes else None
+        event, shown_two = told("stage"), two
+        changed = event.kind == "settings"
+        if changed:  # the boards first: what stands around them follows
+            first_visit.heard(event, here, 0)
+            _set(event, two)
+            shown_two = pair(here.trace, here.run, both)
+        else:
+            _act(event, two, ask, baselines)  # before what it changes is drawn once more
+        captured = job.recording() if job is not None and live.begun(job) else None
         shown = here if captured is None else traces.Here(traces.LIVE, *captured)
         try:
-            event = _stage(shown, two, job, captured is not None, ask, takes)
+            event = _stage(shown, shown_two, job, captured is not None, ask, takes, changed)
         except MoevizError as error:
             st.error(show.plain(str(error)))
+            if changed:
+                st.rerun()
             return
+        last = len(shown.trace.passes()) - 1
         if event.step is not None and job is None:
-            traces.move(event.step)
-        first_visit.heard(event, shown, len(shown.trace.passes()) - 1)
-        _act(event, two, ask, baselines)
+            traces.move(last if event.at_end else event.step)
+        first_visit.heard(event, shown, last)
+        _act(event, shown_two, ask, baselines)
+        if changed:
+            st.rerun()
         _explain(shown, two, job)
 
     st.fragment(look, run_every=every)()
 
 
 def _stage(
-    here: traces.Here, two: list[Settings], job: Any, growing: bool, ask: Ask, takes: str
+    here: traces.Here, two: list[Settings], job: Any, growing: bool, ask: Ask, takes: str, soon: bool
 ) -> StageEvent:
-    """`job`: the live run that goes on, if one does; `growing`: whether it is its trace that is shown."""
+    """`job`: the live run that goes on, if one does; `growing`: whether it is its trace that is shown;
+    `soon`: the stage is drawn again at once, and stories that are not there yet can come with that.
+    """
     trace, going = served(here.trace, two[0]), job is not None
     measured = _measured(here)
     if growing and here.run is not None:
         runs, bound = [here.run, kept.replayed(trace, two[1])], None
         parts = [_as_watched(run_part(one, measured)) for one in runs]
     else:
-        told = [_explained(trace, one) for one in two]
+        quick = trace.experts.size <= QUICK
+        told = [_explained(trace, one, at_once=quick and not soon) for one in two]
         parts = [
-            kept.part(trace, one, measured) if known else kept.bare(trace, one)
+            kept.part(trace, one, measured) if known else kept.bare(trace, one, measured if quick else [])
             for one, known in zip(two, told, strict=True)
         ]
         parts = [_as_watched(one) for one in parts] if here.name == traces.LIVE else parts
@@ -144,8 +171,8 @@ def _stage(
         results=measure.on_stage(here, two, ask),
         live=growing,
     )
-    if growing:
-        payload["trace"] = f"live-{id(job)}"  # one text that grows
+    if here.name == traces.LIVE:  # one text that grows; what is at hand stays when it has ended
+        payload["trace"] = f"live-{id(job if growing else jobs.desk().latest('live'))}"
     busy = _job("measure") is not None
     return stage(
         payload,
@@ -157,10 +184,14 @@ def _stage(
     )
 
 
-def _explained(trace: Trace, settings: Settings) -> bool:
-    """Whether a board is drawn with its stories and times at once: they take longer than the boards."""
-    quick = trace.experts.size <= QUICK
-    return quick or (trace.digest, settings) in st.session_state.setdefault("explained", set())
+def _explained(trace: Trace, settings: Settings, at_once: bool = False) -> bool:
+    """Whether a board is drawn with its stories, which take longer than the board: those that were computed
+    are, and where they are to be had `at_once` all.
+    """
+    known: set[tuple[str, Settings]] = st.session_state.setdefault("explained", set())
+    if at_once:
+        known.add((trace.digest, settings))
+    return (trace.digest, settings) in known
 
 
 def _explain(here: traces.Here, two: list[Settings], job: Any) -> None:
@@ -179,9 +210,9 @@ def _job(name: str) -> Any:
     return job if job is not None and not job.finished else None
 
 
-def _seek(trace: Trace, follows: bool) -> dict[str, int] | None:
-    """Where the cursor goes: to the end of a run that goes on, while its user has not stepped back; else
-    where another page left it.
+def _seek(trace: Trace, follows: bool) -> dict[str, int | bool] | None:
+    """Where the cursor goes: to the end of a run that goes on, while it stands there; else where another page
+    left it.
     """
     state, last = st.session_state, len(trace.passes()) - 1
     if not follows:
@@ -189,10 +220,7 @@ def _seek(trace: Trace, follows: bool) -> dict[str, int] | None:
             step = traces.cursor(last) if links.get("step") else None
             state.seek = {"step": step, **state.pop("asked", {})} if step is not None else None
         return state.seek
-    cursor = (state.get("stage") or {}).get("cursor") or {}
-    back = cursor.get("pass", last) < state.get("followed", 0) - 2 and cursor.get("pass", 0) > 0
-    state.followed = last if not back else state.get("followed", 0)
-    return {"step": state.followed}
+    return {"step": last, "follows": True}
 
 
 def _measured(here: traces.Here) -> list[Run]:
@@ -258,7 +286,7 @@ def _act(event: StageEvent, two: list[Settings], ask: Ask, baselines: list[str])
     own = jobs.desk()
     match event.kind:
         case "settings":
-            links.put(LINKS[event.board], commands.setting(replace(two[event.board], **event.changes)))
+            _set(event, two)
         case "run":
             _stay(two)
             own.submit("live", ask.job("watch", [replace(two[0], seed=ask.seed)]))
@@ -280,6 +308,11 @@ def _act(event: StageEvent, two: list[Settings], ask: Ask, baselines: list[str])
         case _:
             return
     st.rerun()
+
+
+def _set(event: StageEvent, two: list[Settings]) -> None:
+    """A board is to be set as its menus ask."""
+    links.put(LINKS[event.board], commands.setting(replace(two[event.board], **event.changes)))
 
 
 def _stay(two: list[Settings]) -> None:

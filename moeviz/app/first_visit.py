@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 import streamlit as st
 
+from moeviz import words
 from moeviz.app import kept, traces
 from moeviz.app.show import plain
 from moeviz.app.stage import StageEvent
@@ -34,7 +35,7 @@ STYLE = """<style>
 .st-key-first-visit [data-testid=stMarkdownContainer] { margin: 0; }
 .st-key-first-visit p { margin: 0; line-height: 1.35; }
 @media (min-width: 901px) {
-  .st-key-first-visit { flex-wrap: nowrap; margin-top: -1.25rem; }
+  .st-key-first-visit { flex-wrap: nowrap; margin-top: -0.25rem; }
   .st-key-first-visit > :first-child { flex: 1 1 0; min-width: 0; }
   .st-key-first-visit > :not(:first-child) { flex: none; }
 }
@@ -74,7 +75,14 @@ def seek(here: traces.Here, last: int) -> dict[str, int] | None:
 
 
 def draw(here: traces.Here, two: Sequence[Settings]) -> None:
-    """What the visitor is told and asked, in one row."""
+    """What the visitor is told and asked, in one row. Its place is kept when there is nothing: what stands
+    below it would else be drawn a second time, in another place, until the first goes.
+    """
+    with st.container():
+        _draw(here, two)
+
+
+def _draw(here: traces.Here, two: Sequence[Settings]) -> None:
     if not leads(here):
         return
     if list(two) != st.session_state.setdefault("visit_two", list(two)):
@@ -82,7 +90,8 @@ def draw(here: traces.Here, two: Sequence[Settings]) -> None:
         return
     st.html(STYLE)
     with st.container(key="first-visit", horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(_text(here.trace, two))
+        told = _text(here.trace, two)
+        st.markdown(told, help=words.tooltip(told))
         for number, (label, act) in enumerate(_ways(), start=1):
             look = "tertiary" if label == "Skip" else "primary"
             st.button(f"{number}  {label}", key=KEYS[str(number)], on_click=act, type=look, width="content")
@@ -128,7 +137,10 @@ def _ways() -> list[tuple[str, Act]]:
 def _text(trace: Trace, two: Sequence[Settings]) -> str:
     match st.session_state.visit:
         case "start":
-            return "See in half a minute which of two caches suits a text that **changes its subject**."
+            return (
+                "Only some of a model's experts fit into fast memory. See in half a minute which of two "
+                "caches keeps the right ones when a text **changes its subject**."
+            )
         case "ask":
             return (
                 f"Each cache holds {two[0].slots} of {trace.num_experts} experts in every layer. **LRU** "

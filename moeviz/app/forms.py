@@ -18,7 +18,7 @@ from typing import Any
 import streamlit as st
 
 from moeviz import words
-from moeviz.app import links, own, traces
+from moeviz.app import links, own, traces, window
 from moeviz.app.show import plain
 from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
@@ -194,7 +194,7 @@ def follow(key: str, first: Any, least: Any, most: Any) -> None:
 
 def px(width: Any) -> Any:
     """A width in pixels, larger where the text is."""
-    return round(width * 1.5) if isinstance(width, int) and st.session_state.get("presenter") else width
+    return round(width * window.larger()) if isinstance(width, int) else width
 
 
 def drawer(form: SettingsForm | None = None, **more: Any) -> AbstractContextManager[Any]:

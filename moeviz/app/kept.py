@@ -65,13 +65,13 @@ def part(
     SettingsError where the settings do not fit the trace.
     """
     found = explained(trace, settings)
-    return run_part(found.run, measured, found, over)
+    return run_part(found.run, measured, found, over, fitted)
 
 
-@st.cache_resource(show_spinner=False, max_entries=24, hash_funcs=BY_TRACE)
-def bare(trace: Trace, settings: Settings) -> dict[str, Any]:
+@st.cache_resource(show_spinner=False, max_entries=24, hash_funcs=BY_TRACE | BY_RUN)
+def bare(trace: Trace, settings: Settings, measured: list[Run]) -> dict[str, Any]:
     """What the stage shows of one board until the rest is there. Raises SettingsError as `part` does."""
-    return run_part(replayed(trace, settings)) | {"story": None, "soon": True}
+    return run_part(replayed(trace, settings), measured, fitted=fitted, soon=True)
 
 
 @st.cache_resource(show_spinner=False, max_entries=64, hash_funcs=BY_RUN)

@@ -15,12 +15,25 @@ from moeviz.files import library, moetrace
 
 EVERY = 0.3  # seconds between two looks at a run
 EVERY_QUEUED = 2.0
+PATIENCE = 0.4  # seconds in which a picture waits for a run's first token
 
 
 def running() -> Job | None:
     """This browser's live run, while it goes on. A tab that was loaded again finds it."""
     job = jobs.desk().jobs.get("live")
     return job if job is not None and not job.finished else None
+
+
+def queued(job: Job | None) -> bool:
+    """Whether others' runs come before a job."""
+    return job is not None and jobs.client().place(job) > 0
+
+
+def begun(job: Job | None) -> bool:
+    """Whether a job has a token to be shown; one whose turn it is may still get it now."""
+    if job is not None and not job.passes and not queued(job):
+        job.begun.wait(PATIENCE)
+    return job is not None and bool(job.passes)
 
 
 def just_ended() -> str:

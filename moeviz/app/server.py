@@ -8,6 +8,7 @@ import asyncio
 import ctypes
 import gc
 import importlib
+import logging
 import pkgutil
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -17,16 +18,17 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from streamlit.runtime import get_instance
+from streamlit.runtime.scriptrunner_utils import script_run_context
 from streamlit.web.server.starlette.starlette_websocket import is_host_allowed
 
 import moeviz.app
 import moeviz.charts
 import moeviz.lessons
-from moeviz.app import gate, kept
+from moeviz.app import early, gate, kept
 from moeviz.app.gate import OTHER_NAME, RIGHT_NAME
 from moeviz.core.settings import Settings
 from moeviz.files import moetrace
-from moeviz.files.moetrace import sample_names
+from moeviz.files.moetrace import SAMPLES, sample_names
 from moeviz.numbers.curves import curve
 from moeviz.numbers.explain import Explainer
 
@@ -54,12 +56,12 @@ class OwnHosts:
             await self._app(scope, receive, send)
 
 
-MIDDLEWARE = (Middleware(OwnHosts),)
+MIDDLEWARE = (Middleware(OwnHosts), Middleware(early.Early))
 
 
 def warm() -> None:
     """Loads what the pages need, so that the first visitor does not wait for it: their modules, the first
-    sample, and what plotly and pyarrow load when they are first used.
+    sample with what the stage shows of it, and what plotly and pyarrow load when they are first used.
     """
     import PIL.Image  # noqa: F401
     import plotly.colors  # noqa: F401
@@ -81,6 +83,22 @@ def warm() -> None:
     ):
         chart.figure.to_json()
         pyarrow.Table.from_pandas(chart.table)
+    _first_boards()
+
+
+def _first_boards() -> None:
+    """Computes what the stage begins with."""
+    from moeviz.app import boards, traces  # which need this module
+
+    trace, run = traces.read(SAMPLES / f"{traces.FIRST.partition(': ')[2]}.moetrace")
+    assert run is not None
+    logger = logging.getLogger(script_run_context.__name__)
+    logger.disabled = True  # says of each that no session asks for it
+    for policy in boards.FIRST:
+        kept.part(trace, Settings(policy, run.room.slots), [run])
+    kept.bound(trace, Settings(slots=run.room.slots))
+    kept.changes(trace)
+    logger.disabled = False
 
 
 def _one_pool() -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 import streamlit as st
 
 from moeviz import words
-from moeviz.app import kept
+from moeviz.app import kept, window
 from moeviz.charts import KINDS, Chart
 from moeviz.core.run import Run
 from moeviz.core.trace import Trace
@@ -29,7 +29,6 @@ LOOKS = {
     "recorded": ("gray", ":material/description:"),
 }
 INK = {"light": "#3A4653", "dark": "#D5DDE5"}  # of a figure's text
-PRESENTER_TEXT = 1.6  # how much larger a figure's text is in presenter mode
 
 
 def plain(text: str) -> str:
@@ -60,6 +59,11 @@ def verdict(good: bool, yes: str, no: str, help: str) -> None:
     st.badge(yes if good else no, color="green" if good else "red", icon=icon, help=help)
 
 
+def screen() -> Any:
+    """A page's first screen, in which charts take the height that the rest of it leaves."""
+    return st.container(key="screen")
+
+
 def chart(make: Callable[[], Chart], key: str, *of: Any) -> None:
     """A chart: its heading with the badge of its numbers, its finding, the figure, and the table one click
     away. `make` draws it, and is not asked again while `of`, all that the chart depends on, is the same.
@@ -81,18 +85,18 @@ def charts(make: Callable[[], Sequence[Chart]], key: str, *of: Any) -> None:
 
 def _kept(make: Callable[[], list[Chart]], key: str, of: Sequence[Any]) -> list[Chart]:
     color = INK.get(st.context.theme.type or "light", INK["light"])
-    return kept.drawn(key, of, color, PRESENTER_TEXT if st.session_state.get("presenter") else 1.0, make)
+    return kept.drawn(key, of, color, window.larger(), make)
 
 
 def _show(one: Chart, key: str) -> None:
     with st.container(gap=None):
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"heading-{key}"):
             st.subheader(plain(one.title), width="content", anchor=False, help=_terms(one))
             badge(one.kind)
             if not st.session_state.get("presenter"):
                 _table(one.title, one.table, key)
         st.caption(plain(one.alt))
-        st.plotly_chart(one.figure, key=key, alt=one.alt, config={"displaylogo": False})
+        st.plotly_chart(one.figure, height="stretch", key=key, alt=one.alt, config={"displaylogo": False})
 
 
 def _terms(one: Chart) -> str | None:

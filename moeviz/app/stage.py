@@ -15,9 +15,11 @@ from typing import Any
 import streamlit as st
 
 from moeviz.app.components import MOUNTING
-from moeviz.charts.stage.page import script, style
+from moeviz.app.early import stage_file
+from moeviz.charts.stage.page import style
 
 _HOST = """
+const { MoevizStage } = await import(new URL("STAGE_FILE", document.baseURI))
 const stages = new WeakMap()
 const lately = new WeakMap() // what each stage's user did last; numbers grow, over reloads too
 const memories = new Map() // by key: where a stage stood when Streamlit took it off the page
@@ -50,7 +52,10 @@ export default function (component) {
 }
 """
 _mount = st.components.v2.component(
-    "moeviz_stage", html='<div class="stage-here">\n</div>', css=style(), js=MOUNTING + script() + _HOST
+    "moeviz_stage",
+    html='<div class="stage-here">\n</div>',
+    css=style(),
+    js=MOUNTING + _HOST.replace("STAGE_FILE", stage_file()),
 )
 
 
@@ -60,7 +65,8 @@ class StageEvent:
 
     `kind`: "" nothing new; "settings": the menus of `board` ask for `changes` (fields of Settings);
     "present": presenter mode is to be on or off, in `on`; or the id of one of the payload's actions. `step`
-    is a forward pass, `layer` and `expert` what is selected on `selected_board`; None where nothing is.
+    is a forward pass, `at_end` whether it was the last that there was then, `layer` and `expert` what is
+    selected on `selected_board`; None where nothing is.
     """
 
     kind: str = ""
@@ -68,6 +74,7 @@ class StageEvent:
     changes: Mapping[str, str | int] = field(default_factory=dict)
     on: bool = False
     step: int | None = None
+    at_end: bool = False
     layer: int | None = None
     expert: int | None = None
     selected_board: int | None = None
@@ -77,7 +84,7 @@ def stage(
     payload: Mapping[str, Any],
     key: str,
     *,
-    seek: Mapping[str, int] | None = None,
+    seek: Mapping[str, int | bool] | None = None,
     future: bool = True,
     presenter: bool = False,
     below: int = 12,
@@ -86,7 +93,8 @@ def stage(
     user did.
 
     `seek` takes the cursor to "step", and the selection to "board", "layer" and "expert" where it has them,
-    when it differs from the seek of the run before. `future`: False hides the curves after the cursor.
+    when it differs from the seek of the run before; with "follows" only where the cursor stood at the end of
+    what there was. `future`: False hides the curves after the cursor.
     """
     data = {
         "payload": dict(payload),
@@ -96,24 +104,26 @@ def stage(
         "below": below,
     }
     _mount(data=data, key=key, on_cursor_change=_nothing, on_events_change=_nothing)
-    return told(key)
+    return told(key, payload["trace"])
 
 
-def told(key: str) -> StageEvent:
+def told(key: str, trace: str = "") -> StageEvent:
     """What the user of the stage of this key did, as `stage` returns it, but before it is drawn: whoever acts
-    on it need not draw first what is about to change.
+    on it need not draw first what is about to change. Where the cursor stands is told of `trace` alone.
     """
     state = st.session_state.get(key) or {}
     cursor = state.get("cursor")
-    cursor = cursor if isinstance(cursor, Mapping) else {}
+    cursor = cursor if isinstance(cursor, Mapping) and cursor.get("trace") == trace else {}
     event = _unheard(state.get("events"), f"{key} heard")
     selected = cursor.get("selected") or {}
+    place = event if event.get("trace") == trace else cursor
     return StageEvent(
         kind=_text(event.get("kind")),
         board=int(_number(event.get("board")) == 1),
         changes=_changes(event.get("changes")),
         on=event.get("on") is True,
-        step=_number(event.get("pass", cursor.get("pass"))),
+        step=_number(place.get("pass")),
+        at_end=place.get("end") is True,
         layer=_number(selected.get("layer")),
         expert=_number(selected.get("expert")),
         selected_board=_number(selected.get("board")),

@@ -52,6 +52,11 @@ def _from_file(path: Path, changed_ns: int) -> tuple[Trace, Run | None]:
     return moetrace.load(path)
 
 
+def read(path: Path) -> tuple[Trace, Run | None]:
+    """What a trace file holds. Raises TraceError or OSError where it cannot be read."""
+    return _from_file(path, path.stat().st_mtime_ns)
+
+
 def names() -> list[str]:
     """Every trace that this browser can explore: its own latest runs first, then what it opened, the library,
     the samples.
@@ -76,7 +81,7 @@ def load(name: str) -> tuple[Trace, Run | None]:
     """A trace by its name. Raises TraceError or OSError where its file cannot be read."""
     own = desk()
     if (path := file(name)) is not None:
-        return _from_file(path, path.stat().st_mtime_ns)
+        return read(path)
     if name in LATEST and (job := own.latest(LATEST[name])) is not None:
         captured = (job.trace, job.recorded) if job.trace is not None else job.recording()
         if captured is not None:

@@ -87,6 +87,7 @@ def nearest(trace: Trace, step: int) -> Chart:
     alike = routing.likeness(trace, use, AROUND, centred=True)
     at = trace.passes()[step].stop - 1
     figure = style.blank("token", "cosine to the domain", 260)
+    figure.update_layout(legend_itemwidth=44)  # wide enough for the longest dash
     for number, (name, values) in enumerate(zip(names, alike, strict=True)):
         figure.add_scatter(y=values, name=name, mode="lines", line=style.line(number))
     figure.update_yaxes(range=[float(alike.min()) - 0.03, min(1.0, float(alike.max()) + 0.03)])

@@ -56,9 +56,9 @@ def ledger(run: Run) -> Chart:
             f"Of {books.issued:,} copies that were guessed {books.useful:,} were useful "
             f"({percent(books.useful / books.issued)})"
             + ("" if books.late is None else f", of which {late:,} came late,")
-            + f" and {books.wasted:,} wasted; {books.dropped:,} more guesses found no slot. "
-            "A guess whose expert was resident already, as right ones often are, copied nothing and is not "
-            "counted here: so the share of useful copies is not that of right guesses."
+            + f" and {books.wasted:,} wasted"
+            + (f"; {books.dropped:,} more guesses found no slot" if books.dropped else "")
+            + ". Guesses of experts that were there already copied nothing and are not counted."
         )
     return Chart("What became of the guesses", figure, table, kind_of(run), alt)
 

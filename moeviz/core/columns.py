@@ -39,7 +39,7 @@ class Columns:
     """`size`: places, each expert of the model once or, one after the other, several times.
 
     `calibrated`, `first_use`: [layers x experts] accesses in a calibration trace, and the number of the event
-    that needs an expert first.
+    that needs an expert first. `shared`: experts of all layers share a pool, and an event is one layer's.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Columns:
         size: int,
         calibrated: Floats | None = None,
         first_use: Floats | None = None,
+        shared: bool = False,
     ) -> None:
         self.policy, self.now = policy, now
         copies = size // (layers * experts)
@@ -79,21 +80,19 @@ class Columns:
         self._reading = [self.columns[name] for name in self._names]
         self._kept = kept
         self.by_event = bool(reads & BY_EVENT)
+        self._apart = self._names.index("company") if shared and "company" in reads else -1
         # by place and expert of the same layer: events that needed both
         self._met = np.zeros((size if self.by_event else 0, experts), np.int32)
         self._chosen = np.zeros((len(self._met) // experts, experts), np.int32)  # 1 for a moment only
         self._taken: Any = _Taken()
 
-    def need(self, at: Ints, alone: bool) -> None:
+    def need(self, at: Ints) -> None:
         """Experts begin to be needed, those of a layer together, before it is known who of them is there.
 
-        at: places, distinct, layer after layer. alone: those of other layers have no company now; else theirs
-        stays what it was.
+        at: places, distinct, layer after layer.
         """
         experts, company = self._met.shape[1], self.columns["company"]
         first, last = int(at[0]) // experts, int(at[-1]) // experts
-        if alone:
-            company.fill(0.0)
         if first == last:  # one event: in a live run always, so that this is the quick way
             begin = first * experts
             self._met.ravel()[at[:, None] * experts + (at - begin)] += 1
@@ -119,7 +118,11 @@ class Columns:
 
     def read(self, places: Ints) -> list[Floats]:
         """The columns that the policy reads, of experts now."""
-        return [column.take(places) for column in self._reading]
+        found = [column.take(places) for column in self._reading]
+        if self._apart >= 0:  # those of other layers than the event's have no company now
+            here = self.columns["layer"].take(places) == self.now.layer
+            found[self._apart] = np.where(here, found[self._apart], 0.0)
+        return found
 
     def scores(self, places: Ints) -> Floats:
         """The policy's scores of experts now, in an array of its own; never infinite above."""

@@ -77,16 +77,15 @@ class Pools(Columns):
         in_order: bool = False,
     ) -> None:
         self.in_order = in_order
-        self.alone = not own  # experts of all layers share a pool, and an event is one layer's
         self.limits: Ints = np.array(limits, np.intp)
         self.rows, self.most = len(self.limits), int(self.limits.max())
         self.width = experts if own else layers * experts  # experts of a pool
         size = self.rows * self.width
-        super().__init__(policy, now, layers, experts, size, calibrated, first_use)
+        super().__init__(policy, now, layers, experts, size, calibrated, first_use, not own)
         self.slot_of: Ints = np.full(size, -1, np.intp)  # by place; -1: not resident
         self.holder: Ints = np.zeros((self.rows, self.most), np.intp)  # place of who is in a slot
-        self._flat = self.holder.ravel()  # the same, pool after pool
-        self._begins = np.arange(self.rows)[:, None] * self.most  # of each pool in it
+        self._flat = self.holder.ravel()  # the same, pool after pool: a spot is a place in it
+        self._begins = np.arange(self.rows)[:, None] * self.most  # first spot of each pool
         self._ranks = np.arange(self.most)
         self.filled: Ints = np.zeros(self.rows, np.intp)  # slots taken, the first ones
         self.level: Floats = np.zeros(self.rows)  # highest score of anyone evicted; kept where it is read
@@ -99,11 +98,19 @@ class Pools(Columns):
         self._vacant: list[int] = []  # slots below `filled` that nobody holds; only where sizes differ
         self._holders = [self.holder[row, :limit] for row, limit in enumerate(limits)]
         self._leveled = "level" in policy.reads
-        self._stays = np.zeros(size, np.bool_)  # by place; set for a moment only
         self.lists = [policy.lists(limit) for limit in limits] if policy.lists is not None else None
         self._asked: tuple[Lists, set[int]] | None = None  # while `watch` is told: the lists that were asked
         # who leaves, as they were, and who had to stay
-        self._empty = np.ones((self.rows, self.most), np.bool_)  # by slot
+        # By spot, where many pools are served at once, what residents leave in the order of: the score, which
+        # is infinite where nobody is or may leave, and of equal scores the last touch. Where scores may be
+        # equal these are the parts of a complex number, which numpy compares so. One more spot, the last, is
+        # of whoever has none.
+        distinct = policy.distinct
+        self._standing = np.full(self._flat.size + 1, np.inf, np.float64 if distinct else np.complex128)
+        self._by_row = self._standing[:-1].reshape(self.rows, self.most)
+        self._score: Floats = self._standing.real
+        self._last: Floats | None = None if distinct else self._standing.imag
+        self._stands = False  # they are as they should be; of steady scores they then stay so
         self._full = False  # every pool is as large as the largest, and no slot is free
 
     def shown(self, row: int) -> Floats:
@@ -169,10 +176,11 @@ class Pools(Columns):
         `held`: slots of residents that stay if any other can leave. Returns the slots that they had before
         (-1: a miss), and the loads as (index in `at`, slot, place of the victim or -1).
         """
+        self._stands = False
         found: list[int] = self.slot_of.take(at).tolist()
         loads: list[tuple[int, int, int]] = []
         if self.by_event:
-            self.need(at, self.alone)
+            self.need(at)
         if min(found) < 0:
             loads = self._fill(row, at.tolist(), found, clock, held)
         if self._leveled:
@@ -349,14 +357,13 @@ class Pools(Columns):
         """Nothing stays."""
         self.slot_of[self.holder[row, : self.filled[row]]] = -1
         self.filled[row] = 0
+        self._full = False
         if self.policy.lists is not None and self.lists is not None:
             self.lists[row] = self.policy.lists(int(self.limits[row]))
-        self._empty[row] = True
 
     def _place(self, row: int, place: int, slot: int) -> None:
         self.holder[row, slot] = place
         self.slot_of[place] = slot
-        self._empty[row, slot] = False
 
     def _evict(self, row: int, place: int, slot: int, score: float) -> int:
         victim = int(self.holder[row, slot])
@@ -401,95 +408,84 @@ class Pools(Columns):
         `at`, and of each load the index in `at`, flat, the slot and the victim's place (-1: a free slot).
         """
         if self.by_event:
-            self.need(at.ravel(), self.alone)
+            self.need(at.ravel())
         before: Ints = self.slot_of.take(at)
+        spots = row * self.most + before
         gone = (before < 0).ravel().nonzero()[0]
         if not len(gone):
             slots = victims = gone
         else:
-            own, place = row.take(gone), at.take(gone)
-            spots, slots, victims = self._fill_rows(own, at)
-            self._flat[spots] = place
+            spots.ravel()[gone] = len(self._flat)
+            if not self._stands:
+                self._stand()
+            self._score[spots] = np.inf
+            new, slots, victims = self._fill_rows(row.take(gone))
+            spots.ravel()[gone] = new
+            place = at.take(gone)
+            self._flat[new] = place
             self.slot_of[place] = slots
             if clock is not None:
                 self.load(place, clock[gone % len(clock)])
         if self._leveled:
             touch.level = self.level[row]
         self.touch(at, touch)
+        if self._stands:
+            self._score[spots] = self.scores(at)
+            if self._last is not None:
+                self._last[spots] = touch.clock
         return before, gone, slots, victims
 
-    def _fill_rows(self, own: Ints, at: Ints) -> tuple[Ints, Ints, Ints]:
-        """Where the misses of several pools go, by place in `_flat` and by slot, and who leaves them. own:
-        pool of each miss; at: who stays."""
+    def _stand(self) -> None:
+        """Asks for everybody's score anew."""
+        scores = self.scores(self.holder)
+        if not self._full:
+            scores[self._ranks >= self.filled[:, None]] = np.inf
+        self._score[:-1] = scores.ravel()
+        if self._last is not None:
+            self._last[:-1] = self.use.last_touch.take(self._flat)
+        self._stands = self.policy.steady
+
+    def _fill_rows(self, own: Ints) -> tuple[Ints, Ints, Ints]:
+        """Spots and slots where the misses of several pools go, and who leaves them. own: pool of each miss,
+        ascending."""
         count = np.bincount(own, minlength=self.rows)
         taken = None if self._full else np.minimum(count, self.limits - self.filled)  # of the free slots
         if taken is None or not taken.any():
-            return self._leave(own, self._lowest_of_rows(count, at))
+            return self._leave(own, self._lowest_of_rows(count))
         rank = np.arange(len(own)) - (count.cumsum() - count)[own]  # among the misses of the pool
         slots = self.filled[own] + rank
         spots = own * self.most + slots
         victims = np.full(len(own), -1, np.intp)
         late = (rank >= taken[own]).nonzero()[0]
         if len(late):
-            found = self._leave(own[late], self._lowest_of_rows(count - taken, at))
+            found = self._leave(own[late], self._lowest_of_rows(count - taken))
             spots[late], slots[late], victims[late] = found
-        self._empty[own, slots] = False
         self.filled += taken
-        self._full = not self._empty.any()
+        self._full = bool((self.filled == self.most).all())
         return spots, slots, victims
 
     def _leave(self, rows: Ints, spots: Ints) -> tuple[Ints, Ints, Ints]:
-        """Takes out who holds these places in `_flat`. These, their slots, and who it was."""
+        """Takes out who holds these spots. These, their slots, and who it was."""
         victims = self._flat.take(spots)
-        slots = self.slot_of.take(victims)
         if self._leveled:
-            steady = self.policy.steady  # else the moment's fields are by pool, and all scores are asked for
-            scores = self.scores(victims) if steady else self.scores(self.holder)[rows, slots]
-            np.maximum.at(self.level, rows, scores)
+            np.maximum.at(self.level, rows, self._score[spots])
         self.slot_of[victims] = -1
-        return spots, slots, victims
+        return spots, spots - rows * self.most, victims
 
-    def _scores_of_rows(self, at: Ints, some: Ints | None = None) -> Floats:
-        """Scores of residents [pool, slot], of all pools or of some; infinite where somebody stays or no slot
-        is."""
-        holder = self.holder if some is None else self.holder[some]
-        apart = some is None or self.policy.steady  # else as in `_leave`
-        scores = self.scores(holder) if apart else self.scores(self.holder)[some]
-        self._stays[at] = True
-        never = self._stays.take(holder)
-        self._stays.fill(False)
-        if not self._full:
-            never |= self._empty if some is None else self._empty.take(some, 0)
-        np.putmask(scores, never, np.inf)
-        return scores
-
-    def _lowest_of_rows(self, short: Ints, at: Ints) -> Ints:
-        """Places in `_flat` of the `short` lowest scores of each pool, lowest first, as `_lowest` finds them,
-        one pool's after the other."""
+    def _lowest_of_rows(self, short: Ints) -> Ints:
+        """Spots of the `short` lowest standings of each pool, lowest first, one pool's after the other."""
         most = int(np.maximum.reduce(short))
-        distinct = self.policy.distinct
         if self.holder.size <= FEW or most > SEVERAL:
-            scores = self._scores_of_rows(at)
-            if distinct:
-                order = scores.argsort(1)
-            else:
-                order = np.lexsort((self.use.last_touch.take(self.holder), scores), axis=1)
-            return (order[:, :most] + self._begins)[self._ranks[:most] < short[:, None]]
-        some = (short > 0).nonzero()[0]
-        scores = self._scores_of_rows(at, some)
-        count = short[some]
-        last = scores if distinct else self.use.last_touch.take(self.holder[some])
-        found = np.empty((len(some), most), np.intp)
-        left = np.arange(len(some))  # who still needs a slot
+            order = self._by_row.argsort(1)[:, :most] + self._begins
+            return order[self._ranks[:most] < short[:, None]]
+        by_need = (-short).astype(np.int8).argsort(kind="stable")  # small numbers are sorted quickest
+        some = by_need[: np.count_nonzero(short)]  # who is short of more stands first
+        standing, begins = self._by_row.take(some, 0), self._begins.ravel()
+        to, start = (short.cumsum() - short).take(some), begins.take(some)
+        found = np.empty(int(np.add.reduce(short)), np.intp)
         for rank in range(most):
-            here, slots = np.arange(len(left)), scores.argmin(1)
-            if not distinct:
-                low = scores[here, slots][:, None]
-                slots = np.where(scores == low, last, np.inf).argmin(1)
-            found[left, rank] = slots
-            if rank + 1 < most:
-                scores[here, slots] = np.inf
-                more = (count[left] > rank + 1).nonzero()[0]
-                left, scores = left[more], scores[more]
-                last = scores if distinct else last[more]
-        return (found + self._begins[some])[self._ranks[:most] < count[:, None]]
+            left = np.count_nonzero(short > rank)  # the first so many of them need one more
+            slots = standing[:left].argmin(1)
+            found[to[:left] + rank] = start[:left] + slots
+            standing.ravel()[begins[:left] + slots] = np.inf
+        return found

@@ -22,6 +22,7 @@ from moeviz.core.oracle import Knowledge, knowledge
 from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import RouterGuess
 from moeviz.core.run import HIT, MISS, Run
+from moeviz.core.serving import serve
 from moeviz.core.settings import Settings
 from moeviz.core.steps import Steps
 from moeviz.core.trace import DECODE, Trace
@@ -70,7 +71,7 @@ def _at_once(trace: Trace, cache: ExpertCache, known: Knowledge) -> Run:
     """No pre-fetching: pools are served together where they can be, and the tables are made of whole
     columns."""
     steps = Steps(trace, known, cache.settings)
-    served = steps.serve(cache.room)
+    served = serve(steps, cache.room)
     needs = trace.events()
     event, order, came = needs.access_event, needs.ascending, served.load
     outcome = np.where(served.hit, np.uint8(HIT), np.uint8(MISS))

@@ -16,9 +16,9 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
 from moeviz.engine.kinds import model_class, text_part
-from moeviz.engine.loader import own
 from moeviz.engine.probe import is_experts
 from moeviz.engine.session import only_the_last_logits
+from moeviz.engine.sources import own
 
 BACKENDS = ("eager", "grouped_mm", "batched_mm")  # of transformers' experts interface, those that a CPU has
 

@@ -1,4 +1,5 @@
-"""Is a checkpoint whole, and does it need nobody's code? Reads headers only; knows neither slots nor tiers.
+"""Is a checkpoint whole, does it need nobody's code, and what is wrong with it, in words, where transformers
+cannot load it? Reads headers only; knows neither slots nor tiers.
 
 check_files(Path("moeviz/demo_model"))          # raises ModelError where a shard or a tensor is missing
 """
@@ -7,14 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import transformers
 from safetensors import SafetensorError, safe_open
 
-from moeviz.errors import ModelError
+from moeviz.errors import ModelError, StoreError
 
 _SHOWN = 4  # tensors that a message names
 _ONE_EXPERT = re.compile(r"(.*\.experts\.)(\d+)(\..+)")
@@ -65,6 +66,31 @@ def check_report(name: object, report: Mapping[str, Iterable[Any]]) -> None:
             f"{name} holds {named(unknown)}, for which its architecture has no place: its weights and its "
             f"configuration are of different models. {_AGAIN}"
         )
+
+
+def guarded(name: object, do: Callable[[], Any]) -> Any:
+    """Turns what transformers raises for a broken checkpoint into one message."""
+    try:
+        return do()
+    except (StoreError, ModelError):
+        raise
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            f"{name} needs the package {error.name}, which is not installed. Install it: pip install "
+            f"{error.name}"
+        ) from None
+    except OSError as error:
+        if error.errno == 28:
+            raise StoreError(
+                f"There is no space left to load {name}. Make room, or set MOEVIZ_CACHE to a folder on a "
+                "larger disk."
+            ) from None
+        raise ModelError(f"{name} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+    except Exception as error:
+        if needs_code(error):
+            raise no_code(name) from None
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{name} cannot be loaded: {text}") from None
 
 
 def needs_code(error: BaseException) -> bool:

@@ -81,6 +81,9 @@ class Job:
     _recorder: Recorder | None = None
     _added: int = 0  # passes that the recorder holds
     _growing: threading.Lock = field(default_factory=threading.Lock)
+    begun: threading.Event = field(
+        default_factory=threading.Event
+    )  # set with its first forward pass, or when it is finished without one
     over: threading.Event = field(
         default_factory=threading.Event
     )  # set when the job is finished and the next may begin
@@ -124,6 +127,7 @@ class Job:
                 self.facts, self.message = ModelFacts.from_json(message["facts"]), ""
             case "pass":
                 self.passes.append(PassRecord.from_json(message["record"]))
+                self.begun.set()
             case "run":
                 content = base64.b64decode(message["content"])
                 self.share = message["share"]
@@ -137,6 +141,11 @@ class Job:
                 self.state = "stopped" if message["stopped"] else "done"
             case "error":
                 self.state, self.message = "failed", message["message"]
+
+    def end(self) -> None:
+        """Tells whoever waits for it."""
+        self.begun.set()
+        self.over.set()
 
     def to_json(self) -> dict[str, Any]:
         options = {
@@ -195,7 +204,7 @@ class Client:
             if job in self._jobs:
                 self._jobs.remove(job)
                 job.state = "stopped"
-                job.over.set()
+                job.end()
             elif job is self._current and not self._stop_by:
                 self._stop_by = time.monotonic() + STOP
                 if self._worker is not None:
@@ -247,7 +256,7 @@ class Client:
                 self._end()
             with self._changed:
                 self._current = None
-            job.over.set()
+            job.end()
 
     def _run(self, job: Job) -> None:
         worker = self._worker

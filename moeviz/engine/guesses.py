@@ -16,8 +16,9 @@ from torch import nn
 
 from moeviz.core.predictors import RouterGuess
 from moeviz.core.settings import Settings
-from moeviz.engine.loader import Loaded, MoELayer
+from moeviz.engine.loader import Loaded
 from moeviz.engine.probe import LOOKAHEADS, Product
+from moeviz.engine.reached import MoELayer
 
 GUESSES = (
     8  # at least so many per layer, or all experts, so that a replay can try other widths and thresholds

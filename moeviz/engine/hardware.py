@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from moeviz.core.machines import Machine
 from moeviz.engine.clocks import DeviceClock, HostClock
-from moeviz.engine.link import DeviceLink, HostLink
+from moeviz.engine.link import DeviceLink, HostLink, PacedLink
 from moeviz.engine.store import HostStore, Store, aligned, pages
 from moeviz.errors import ModelError
 from moeviz.words import NO_OVERLAP
@@ -42,7 +42,7 @@ class Cpu:
         return HostClock()
 
     def link(self, store: Store, pace: Machine | None) -> HostLink:
-        return HostLink(store, pace)
+        return HostLink(store) if pace is None else PacedLink(store, pace)
 
     def slots(self, count: int, slot_bytes: int) -> torch.Tensor:
         """Room for experts in the fast tier, uint8 [count, slot_bytes]."""
@@ -246,3 +246,29 @@ Hardware = Cpu | Accelerator
 def hardware_of(device: torch.device) -> Hardware:
     """Of a torch device. Raises ModelError where it cannot serve."""
     return Cpu() if device.type == "cpu" else Accelerator(device)
+
+
+def device_named(name: str) -> torch.device:
+    """`auto`: the accelerator if there is one. Raises ModelError where it is not here or computes nothing."""
+    if name == "auto":
+        return (
+            torch.accelerator.current_accelerator()
+            if torch.accelerator.is_available()
+            else torch.device("cpu")
+        )  # type: ignore[return-value]
+    refusal = (
+        f"device {name!r} is not available here. Choose cpu, or auto for the accelerator if there is one."
+    )
+    try:
+        device = torch.device(name)
+        if device.type == "meta":
+            raise ModelError(
+                f"device {name!r} computes nothing: its tensors have no values. Choose cpu or auto."
+            )
+        if device.type != "cpu":
+            torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ModelError(refusal) from None
+    if device.type not in ("cpu", getattr(torch.accelerator.current_accelerator(), "type", "cpu")):
+        raise ModelError(refusal)  # a device of torch that is no accelerator, such as one that only compiles
+    return device

@@ -2,8 +2,9 @@
 queue.
 
 Copies are begun one after the other, so they never overtake each other within a slot. Decides nothing: who
-goes where is the cache's business. `HostLink` fills slots in host memory, one copy at a time; `DeviceLink`
-fills an accelerator's through a stream of its own, two copies at a time.
+goes where is the cache's business. `HostLink` fills slots in host memory, one copy at a time; `PacedLink` no
+faster than another machine's link would; `DeviceLink` fills an accelerator's slots through a stream of its
+own, two copies at a time.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from moeviz.engine.store import HostStore, Store, aligned, least_ns
 if TYPE_CHECKING:
     from moeviz.engine.hardware import Accelerator
 
+_SMALL = 2_000_000  # bytes that are copied sooner than a thread wakes up and compute after it
 _SPIN_NS = 120_000  # a sleep of the system ends up to so much too late; the rest is waited for awake
 
 
@@ -32,6 +34,7 @@ class Ticket:
 
     load: Load
     slot: torch.Tensor  # uint8 [slot_bytes]
+    awaited: bool = False  # who waits for it makes it, and the thread need not wake up
     state: str = "queued"  # queued, copying, done, dropped
     start: Any = None  # clock stamps
     end: Any = None
@@ -39,19 +42,21 @@ class Ticket:
 
 
 class HostLink:
-    """Copies by a reader thread into host memory. On a paced link (`pace`) a copy takes at least as long as
-    on that machine.
+    """Copies by a reader thread into host memory.
 
     Whoever waits for a copy that has not begun makes it, where the link is idle: to wake a thread for it
-    would take longer than the copy of a small expert.
+    would take longer than the copy of a small expert. `handy`: the copies are as short as that, so that one
+    token's compute had better make all that it needs, even if it could compute something meanwhile.
     """
 
     _waiter_copies = True
     _settles = False
 
-    def __init__(self, store: Store, pace: Machine | None = None) -> None:
+    def __init__(self, store: Store) -> None:
         self.store = store
-        self._least_ns = least_ns(pace, store.layout)
+        self.handy = (
+            self._waiter_copies and isinstance(store, HostStore) and store.layout.record_bytes < _SMALL
+        )
         self._packed = aligned(1, store.layout.record_bytes)[0] if store.layout.packing else None
         self._demand: deque[Ticket] = deque()
         self._speculative: deque[Ticket] = deque()
@@ -70,14 +75,15 @@ class HostLink:
 
         `awaited`: whoever submits it waits for it next, and may as well make it: the thread is let sleep.
         """
-        ticket = Ticket(load, slot, after=self._compute_so_far())
+        awaited = awaited and self._waiter_copies
+        ticket = Ticket(load, slot, awaited, after=self._compute_so_far())
         with self._changed:
             old = self._current.get(slot.data_ptr())
             if old is not None and old.state == "queued":
                 old.state = "dropped"
             self._current[slot.data_ptr()] = ticket
             (self._speculative if load.speculative else self._demand).append(ticket)
-            if not (awaited and self._waiter_copies):
+            if not awaited:
                 self._queued.notify()
         return ticket
 
@@ -159,7 +165,7 @@ class HostLink:
                 ticket.state = "done"
             self._copying = False
             self._changed.notify_all()
-            if self._demand or self._speculative or self._error is not None:
+            if self._speculative or self._error is not None or not all(one.awaited for one in self._demand):
                 self._queued.notify()
 
     def _work(self) -> None:
@@ -179,17 +185,57 @@ class HostLink:
 
     def _copy(self, ticket: Ticket) -> None:
         record = ticket.slot if self._packed is None else self._packed
-        ticket.start = time.perf_counter_ns()
+        begun = time.perf_counter_ns()
         self.store.read(ticket.load.layer, ticket.load.expert, record)
-        if self._least_ns:
-            wait_until(ticket.start + self._least_ns)
+        moved = time.perf_counter_ns()
         if self._packed is not None:  # part of the copy: until then nobody can compute
             self.store.layout.arrive(record, ticket.slot)
-        ticket.end = time.perf_counter_ns()
+        ticket.start, ticket.end = self._span(begun, moved, time.perf_counter_ns())
         self.store.check(ticket.load.layer, ticket.load.expert, record)
+
+    def _span(self, begun: int, moved: int, unpacked: int) -> tuple[int, int]:
+        """From when to when a copy counts that began, had its bytes and was unpacked at these times."""
+        return begun, unpacked
 
     def _compute_so_far(self) -> object:
         return None
+
+
+class PacedLink(HostLink):
+    """Copies into host memory no faster than over another machine's link.
+
+    Once a copy's bytes are moved, it is known when they would have come over that link. Until then the expert
+    counts as not there: `wait` returns at that moment, and `is_late` answers by the clock, so that neither
+    depends on when a thread wakes up. The thread itself may sleep on, and the next copy counts from the
+    moment at which the link would have been free. Only bytes that this machine moves more slowly than the
+    link that was asked for make a copy longer.
+    """
+
+    _settles = True
+
+    def __init__(self, store: Store, pace: Machine) -> None:
+        self._least_ns = least_ns(pace, store.layout)
+        self._free = 0  # when the link has made all copies so far
+        super().__init__(store)
+        self.handy = False  # a copy that begins later arrives later
+
+    def wait(self, slot: torch.Tensor) -> None:
+        super().wait(slot)
+        ticket = self._current.get(slot.data_ptr())
+        if ticket is not None and ticket.end > time.perf_counter_ns():
+            wait_until(ticket.end)
+            ticket.end = time.perf_counter_ns()  # where the system woke compute too late, it is told
+
+    def _arrived(self, ticket: Ticket) -> bool:
+        return ticket.state == "done" and time.perf_counter_ns() >= ticket.end
+
+    def _span(self, begun: int, moved: int, unpacked: int) -> tuple[int, int]:
+        start = max(begun, self._free)
+        self._free = max(moved, start + self._least_ns) + unpacked - moved
+        return start, self._free
+
+    def _settle(self, ticket: Ticket) -> None:
+        doze_until(ticket.end)  # the next copy begins that much too early rather than too late
 
 
 class DeviceLink(HostLink):
@@ -276,10 +322,15 @@ class DeviceLink(HostLink):
         return self._hardware.now(timing=False) if self._hardware.overlaps else None
 
 
+def doze_until(due_ns: int) -> None:
+    """Sleeps until shortly before `time.perf_counter_ns` reaches `due_ns`; not at all where that is near."""
+    if (left := due_ns - time.perf_counter_ns()) > _SPIN_NS:
+        time.sleep((left - _SPIN_NS) / 1e9)
+
+
 def wait_until(due_ns: int) -> None:
     """Returns when `time.perf_counter_ns` has reached `due_ns`: asleep, and awake for the last moment, about
     40 microseconds."""
-    while (left := due_ns - time.perf_counter_ns()) > _SPIN_NS:
-        time.sleep((left - _SPIN_NS) / 1e9)
+    doze_until(due_ns)
     while time.perf_counter_ns() < due_ns:
         pass  # even a sleep of no length takes 70 microseconds on Linux

@@ -28,12 +28,13 @@ from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import PREFILL, Trace
 from moeviz.engine import memory, store
-from moeviz.engine.loader import Loaded, configuration, own
+from moeviz.engine.loader import Loaded
 from moeviz.engine.memory import lacking, resident_bytes
+from moeviz.engine.outline import configuration
 from moeviz.engine.records import ModelFacts, PassRecord, Prompt, recording
 from moeviz.engine.serving import Serving
 from moeviz.engine.session import COMPUTE, Batch, Options, generate, only_the_last_logits
-from moeviz.engine.sources import cast
+from moeviz.engine.sources import cast, own
 from moeviz.errors import ModelError, StoreError
 from moeviz.numbers.lossy import Lossy, difference
 

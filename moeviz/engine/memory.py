@@ -70,3 +70,13 @@ def lacking(device: torch.device, need: int) -> str:
     if need * _SPARE <= there:
         return ""
     return f"needs {words.memory(need * _SPARE)} of memory on {device}, where {words.memory(there)} are left"
+
+
+def check_fit(
+    settings: Sequence[Settings], layout: Layout, k: int, device: torch.device, dense: int = 0
+) -> None:
+    """Raises SettingsError for settings that do not fit a model of this shape, ModelError where their slots
+    do not fit in memory, beside a dense part that has still to be read."""
+    for one in settings:
+        one.check(layout.layers, layout.experts, k, layout.expert_bytes)
+    fitting(settings, layout, k, device, dense)

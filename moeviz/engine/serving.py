@@ -212,11 +212,13 @@ class Serving:
         event = _Event(number, module, rows)
         chosen, by_weight = rows.of_tokens(self._real)
         waves = cache.demand(number, chosen, by_weight)
+        assert self._link is not None
+        handy = self._link.handy and len(ids) == 1
         for wave in waves:
             if event.mark is not None:
                 event.computes.append((event.mark, clock.stamp()))
-            for load in wave.loads:
-                self._submit(load, awaited=not wave.hits)
+            for rank, load in enumerate(wave.loads):
+                self._submit(load, awaited=handy or not (wave.hits or rank))
             if wave is waves[-1]:
                 if not hardware.read_waits:
                     places, asked = guesses.ask(number, len(index))

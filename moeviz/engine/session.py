@@ -22,7 +22,8 @@ from torch import nn
 from moeviz.core.settings import Settings
 from moeviz.core.trace import DECODE, PREFILL, Trace
 from moeviz.engine.hardware import Hardware
-from moeviz.engine.loader import Loaded, unlike_tokenizer
+from moeviz.engine.loader import Loaded
+from moeviz.engine.outline import unlike_tokenizer
 from moeviz.engine.records import PassRecord, Prompt, prompts_of
 from moeviz.engine.serving import Serving
 from moeviz.errors import ModelError

@@ -30,6 +30,7 @@ from transformers.modeling_utils import load_state_dict
 
 from moeviz.engine.experts import stacked, with_weights
 from moeviz.engine.probe import is_experts
+from moeviz.engine.store import Row, pages
 
 Raw = Mapping[str, torch.Tensor]
 """What a checkpoint holds of one expert, by a name that is the same in every layer."""
@@ -309,3 +310,24 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     return (a.dtype, a.shape) == (b.dtype, b.shape) and torch.equal(
         a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8)
     )
+
+
+def own(model: nn.Module, in_pages: bool = False) -> None:
+    """Moves parameters out of the mapped checkpoint into memory of their own, one at a time.
+
+    A mapping would stay as long as one of them stands in it; and a CPU's matrix kernels may round differently
+    by address, so that the bits of a run would depend on the layout of a file. `in_pages`: all in one block
+    of huge pages, where there are any.
+    """
+    held = [one for one in model.parameters() if one.device.type == "cpu"]
+    if not in_pages:
+        for parameter in held:
+            parameter.data = parameter.data.clone()
+        return
+    row = Row({str(number): (one.dtype, tuple(one.shape)) for number, one in enumerate(held)})
+    places = row.views(pages(row.bytes)) if held else {}
+    for parameter, place in zip(held, places.values(), strict=True):
+        if parameter.is_contiguous():
+            parameter.data = place.copy_(parameter.data)
+        else:  # its strides decide which kernel multiplies with it
+            parameter.data = parameter.data.clone()

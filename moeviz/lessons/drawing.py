@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from moeviz.charts.style import SERIES
 
-WIDTH = 480  # of every picture, in its own units; a page scales it
+WIDTH = 416  # of every picture, in its own units; a page scales it, on a phone to 358 px: text of 14 is 12 px
+LETTER = 7.5  # width of a letter at the size of every text, with room for wider ones
 DASHES = ("", "7 4", "2 3", "9 3 2 3")
 HIT_COLOR, MISS_COLOR, KEPT_COLOR = "#009E73", "#D55E00", "#56B4E9"
 
@@ -88,7 +89,7 @@ def bars(
         x, y = left + at * scale, base + 16 + 17 * number
         parts.append(rule(x, 24, x, y - 4, DASHES[1 + number % 3]))
         anchor = "end" if x > WIDTH / 2 else "start"
-        parts.append(text(x + (-6 if anchor == "end" else 6), y, name, anchor, 13))
+        parts.append(text(x + (-6 if anchor == "end" else 6), y, name, anchor))
     said = "; ".join(f"{name}: {'?' if value is None else number_of(value, unit)}" for name, value in rows)
     said += "".join(f"; {name} at {number_of(at, unit)}" for name, at in marks)
     return page(base + 10 + 17 * len(marks), f"{what}. {said}", *parts)
@@ -96,7 +97,7 @@ def bars(
 
 def number_of(value: float, unit: str) -> str:
     """A number with its unit; with "%" the value is a share."""
-    return f"{value:.0%}" if unit == "%" else f"{value:.1f} {unit}"
+    return f"{value:.0%}" if unit == "%" else f"{value:.1f} {unit}".rstrip()
 
 
 def curves(
@@ -121,12 +122,14 @@ def curves(
     parts = [text(0, 16, what, bold=True)]
     for share in np.linspace(low, 1, 3):
         y = at(x[0], float(share))[1]
-        parts += [rule(left, y, right, y, "1 5"), text(left - 6, y + 5, f"{share:.0%}", "end", 13)]
+        parts += [rule(left, y, right, y, "1 5"), text(left - 6, y + 5, f"{share:.0%}", "end")]
     every = max(1, len(x) // 8)
-    parts += [text(at(one, low)[0], bottom + 18, str(one), "middle", 13) for one in x[::every]]
-    parts.append(text(right, bottom + 36, label, "end", 13))
-    across = 0.0
+    parts += [text(at(one, low)[0], bottom + 18, str(one), "middle") for one in x[::every]]
+    parts.append(text(right, bottom + 36, label, "end"))
+    across, row = 0.0, bottom + 54
     for number, (name, values) in enumerate(lines):
+        if across + 36 + LETTER * len(name) > WIDTH:
+            across, row = 0.0, row + 20
         color, dash = SERIES[number % len(SERIES)], DASHES[number % 4]
         points = [at(one, value) for one, value in zip(x, values, strict=True)]
         if hidden:
@@ -138,15 +141,15 @@ def curves(
                 f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="3" '
                 f'stroke-dasharray="{dash}"/>'
             )
-        parts.append(rule(across, bottom + 54, across + 30, bottom + 54, dash, color))
-        parts.append(text(across + 36, bottom + 59, name, size=13))
-        across += 60 + 7.5 * len(name)
+        parts.append(rule(across, row, across + 30, row, dash, color))
+        parts.append(text(across + 36, row + 5, name))
+        across += 60 + LETTER * len(name)
     if mark is not None:
         place = at(mark[0], low)[0]
-        parts += [rule(place, top, place, bottom, "4 4"), text(place + 6, bottom - 8, mark[1], size=13)]
+        parts += [rule(place, top, place, bottom, "4 4"), text(place + 6, bottom - 8, mark[1])]
     ends_said = "; ".join(f"{name} from {values[0]:.0%} to {values[-1]:.0%}" for name, values in lines)
     said = f"{what}, over {label}: {ends_said}" + (f"; {mark[1]} at {mark[0]}" if mark else "")
-    return page(bottom + 68, said, *parts)
+    return page(row + 14, said, *parts)
 
 
 def raster(cells: NDArray[np.bool_], what: str, across: str, mark: tuple[int, str] | None = None) -> str:
@@ -157,7 +160,7 @@ def raster(cells: NDArray[np.bool_], what: str, across: str, mark: tuple[int, st
     bottom = top + high * experts
     parts = [text(0, 16, what, bold=True)]
     parts += [
-        text(left - 8, top + high * (row + 0.75), f"expert {row}" if experts < 12 else str(row), "end", 12)
+        text(left - 8, top + high * (row + 0.75), f"expert {row}" if experts < 12 else str(row), "end")
         for row in range(experts)
     ]
     marks = "".join(
@@ -167,12 +170,12 @@ def raster(cells: NDArray[np.bool_], what: str, across: str, mark: tuple[int, st
     )
     parts.append(f'<path d="{marks}" fill="{SERIES[0]}"/>')
     parts.append(box(left, top, wide * tokens, high * experts))
-    parts.append(text(WIDTH - 4, bottom + 17, across, "end", 13))
+    parts.append(text(WIDTH - 4, bottom + 17, across, "end"))
     if mark is not None:
         x = left + mark[0] * wide
         parts += [
             rule(x, top - 4, x, bottom + 6, "5 3"),
-            text(left, bottom + 17, f"dashed: {mark[1]}", size=13),
+            text(left, bottom + 17, f"dashed: {mark[1]}"),
         ]
     used = ", ".join(f"expert {row} {int(count)} times" for row, count in enumerate(cells.sum(1)))
     return page(bottom + 26, f"{what}: {used}", *parts)
@@ -182,7 +185,7 @@ def stacks(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], what: str, u
     """Bars made of named parts, a row each; parts of one name look alike."""
     names = list(dict.fromkeys(name for _, parts in rows for name, _ in parts))
     most = max(sum(value for _, value in parts) for _, parts in rows) or 1.0
-    left, right, high = 138.0, WIDTH - 66.0, 36.0
+    left, right, high = 138.0, WIDTH - 58.0, 36.0
     drawn = [text(0, 16, what, bold=True)]
     for number, (name, parts) in enumerate(rows):
         x, y = left, 26 + number * high
@@ -192,18 +195,20 @@ def stacks(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], what: str, u
             drawn.append(box(x, y + 4, wide, high - 10, SERIES[names.index(part) % len(SERIES)]))
             if wide > 40:
                 drawn.append(
-                    f'<text x="{x + wide / 2:.1f}" y="{y + 21:.1f}" text-anchor="middle" font-size="13" '
+                    f'<text x="{x + wide / 2:.1f}" y="{y + 21:.1f}" text-anchor="middle" '
                     f'fill="{"#FFFFFF" if names.index(part) == 0 else "#000000"}">{value:.1f}</text>'
                 )
             x += wide
         drawn.append(text(x + 6, y + 21, f"{sum(value for _, value in parts):.1f} {unit}"))
-    y, x = 34 + high * len(rows), 60.0
+    y, x = 34 + high * len(rows), 0.0
     for name in names:
+        if x + 20 + LETTER * len(name) > WIDTH:
+            x, y = 0.0, y + 20
         drawn += [
             box(x, y, 14, 14, SERIES[names.index(name) % len(SERIES)]),
-            text(x + 20, y + 12, name, size=13),
+            text(x + 20, y + 12, name),
         ]
-        x += 40 + 7.5 * len(name)
+        x += 40 + LETTER * len(name)
     said = "; ".join(
         f"{name}: " + ", ".join(f"{part} {value:.1f} {unit}" for part, value in parts) for name, parts in rows
     )

@@ -158,14 +158,14 @@ def board(game: Game) -> str:
     wide = (drawing.WIDTH - left - 8) / (PAST + FUTURE)
     parts = [
         drawing.text(0, 16, f"Layer {now.layer}: expert {now.newcomer} needs a slot. Who leaves?", bold=True),
-        drawing.text(left + PAST * wide - 6, 36, "past, to now", "end", 12),
+        drawing.text(left + PAST * wide - 6, 36, "past, to now", "end"),
     ]
     if seen:
-        parts.append(drawing.text(left + PAST * wide + 6, 36, "what is to come", size=12))
+        parts.append(drawing.text(left + PAST * wide + 6, 36, "what is to come"))
     for row, one in enumerate(now.candidates):
         y = top + row * high
         mark = " ←" if game.guessed is not None and one.expert == now.victim else ""
-        parts.append(drawing.text(left - 8, y + 19, f"expert {one.expert}{mark}", "end", 13))
+        parts.append(drawing.text(left - 8, y + 19, f"expert {one.expert}{mark}", "end"))
         for column, used in enumerate((*one.history, *one.future)[:columns]):
             color = SERIES[0] if column < PAST else SERIES[1]
             parts.append(

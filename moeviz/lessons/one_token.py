@@ -91,22 +91,22 @@ def _drawn(found: Moment, upto: int, said: str, times: tuple[float, float, float
     )
     parts = [
         drawing.text(0, 16, "router", bold=True),
-        drawing.text(0, 34, f"layer {found.layer}", size=12),
+        drawing.text(0, 34, f"layer {found.layer}"),
         drawing.text(0, 122, "fast tier", bold=True),
-        drawing.text(0, 140, f"{len(held)} slots", size=12),
+        drawing.text(0, 140, f"{len(held)} slots"),
         drawing.text(0, 222, "slow tier", bold=True),
-        drawing.text(0, 240, "all experts", size=12),
+        drawing.text(0, 240, "all experts"),
     ]
-    side, left = 40.0, 88.0
+    side, left = 34.0, 88.0
     for expert in range(trace.num_experts):
-        x = left + expert * (side + 9)
+        x = left + expert * (side + 7)
         wanted = upto >= 1 and expert in chosen
-        parts.append(drawing.text(x + side / 2, 18, str(expert), "middle", 12))
+        parts.append(drawing.text(x + side / 2, 18, str(expert), "middle"))
         parts.append(drawing.box(x, 26, side, 22))
         if wanted:
             share = float(weights[chosen.index(expert)])
             parts.append(drawing.box(x, 26, side * share, 22, SERIES[1]))
-            parts.append(drawing.text(x + side / 2, 64, f"{share:.0%}", "middle", 13, bold=True))
+            parts.append(drawing.text(x + side / 2, 64, f"{share:.0%}", "middle", bold=True))
         gone = upto >= 4 and expert == found.victim
         came = upto >= 4 and expert == found.missing
         if upto >= 2 and ((expert in held and not gone) or came):
@@ -119,11 +119,11 @@ def _drawn(found: Moment, upto: int, said: str, times: tuple[float, float, float
         elif upto >= 2:
             parts.append(drawing.box(x, 104, side, 44))
             if gone:
-                parts.append(drawing.text(x + side / 2, 131, "left", "middle", 13))
+                parts.append(drawing.text(x + side / 2, 131, "left", "middle"))
             if upto == 3 and expert == found.missing:
                 parts.append(drawing.text(x + side / 2, 133, "✕", "middle", 18, bold=True))
         parts.append(drawing.box(x, 204, side, 40))
-        parts.append(drawing.text(x + side / 2, 229, str(expert), "middle", 14))
+        parts.append(drawing.text(x + side / 2, 229, str(expert), "middle"))
         if came:
             middle = x + side / 2
             parts.append(drawing.rule(middle, 200, middle, 156, "6 4", drawing.MISS_COLOR))
@@ -146,7 +146,8 @@ def _drawn(found: Moment, upto: int, said: str, times: tuple[float, float, float
                 parts.append(drawing.box(x, y, value * scale, 24, fill))
                 x += value * scale
             told = ", ".join(f"{kind} {value:.2f} ms" for kind, value in spans)
-            parts.append(drawing.text(x + 6 if x < 250 else left + 8, y + 17, told, size=12))
+            beside = x + 6 + drawing.LETTER * len(told) < drawing.WIDTH
+            parts.append(drawing.text(x + 6 if beside else left + 8, y + 17, told))
     return drawing.page(height, said, *parts)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from moeviz.core import serving
 from moeviz.core.cache import start
 from moeviz.core.oracle import knowledge
 from moeviz.core.policies import POLICIES
@@ -142,7 +143,7 @@ def _hits(
     if len(fits) > 1 and policy.stack:
         depth = stack.depths(steps, start(trace, settings, known, rooms[:1]))
         found[fits] = stack.hits(depth, steps, np.array([rooms[at].slots for at in fits]))
-    elif policy.lists is None and rooms[0].pools == 1 and stack.heaped(policy, trace.layers):
+    elif policy.lists is None and rooms[0].pools == 1 and stack.heaped(policy, steps):
         for at in fits:
             pools = start(trace, settings, known, rooms[:1])
             found[at] = stack.hits_of_one_pool(steps, pools, rooms[at].slots)
@@ -152,9 +153,9 @@ def _hits(
     # these are served at one slot count at a time
     if rooms[0].bytes or policy.lists is not None or policy.reads & BY_EVENT:
         for at in apart:
-            found[at] = steps.hits(start(trace, settings, known, [rooms[at]]))[0]
+            found[at] = serving.hits(steps, start(trace, settings, known, [rooms[at]]))[0]
     elif apart:
-        found[apart] = steps.hits(start(trace, settings, known, [rooms[at] for at in apart]))
+        found[apart] = serving.hits(steps, start(trace, settings, known, [rooms[at] for at in apart]))
     return found, np.bincount(steps.label, minlength=steps.labels)
 
 

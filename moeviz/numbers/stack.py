@@ -66,14 +66,15 @@ def _moving(steps: Steps, pools: Pools, found: Ints) -> None:
     stack = np.arange(pools.rows * pools.width).reshape(pools.rows, pools.width)
     base = np.arange(pools.rows)[:, None] * pools.width
     seen = np.zeros(pools.rows * pools.width, bool)
-    rank = np.empty_like(stack)
-    even, everyone = steps.even, False
+    rank, depth_of = np.empty_like(stack), np.empty_like(stack)
+    even, everyone, touch_of = steps.even, False, steps.touches(pools.columns)
     ascending = np.broadcast_to(np.arange(pools.width), stack.shape)
     for index, place, row in steps.members(pools):
-        depth = (stack[row] == place[:, None]).argmax(1)
+        depth_of.ravel()[stack] = ascending
+        depth = depth_of.take(place)
         found[index] = np.where(seen[place], depth, pools.width)
         if pools.by_event:
-            pools.need(place, pools.alone)
+            pools.need(place)
         scores = pools.scores(stack)
         if not everyone:
             known = seen.take(stack)
@@ -89,7 +90,7 @@ def _moving(steps: Steps, pools: Pools, found: Ints) -> None:
         stack = stack.take(order.take(rank))
         _name(stack, row, place, even)
         seen[place] = True
-        pools.touch(place, steps.touch_of(index, pools.columns))
+        pools.touch(place, touch_of(index))
 
 
 def _rise(stack: NDArray[np.int64], row: Ints, even: int) -> None:
@@ -111,10 +112,12 @@ def _rise(stack: NDArray[np.int64], row: Ints, even: int) -> None:
 def _risen(stack: NDArray[np.int64], holes: int) -> NDArray[np.int64]:
     """stack: [depth, pool], so that what is beside each other in memory moves alike"""
     stack = stack.copy()
+    fallen = np.empty_like(stack)
+    below, top, above = stack[1:], stack[0], fallen[:-1]
     for _ in range(holes):
-        fallen = np.minimum.accumulate(stack, 0)
-        np.maximum(stack[1:], fallen[:-1], out=stack[1:])
-        stack[0] = TOP
+        np.minimum.accumulate(stack, 0, out=fallen)
+        np.maximum(below, above, out=below)
+        top.fill(TOP)
     return stack
 
 
@@ -134,10 +137,12 @@ def hits(depth: Ints, steps: Steps, counts: Ints) -> NDArray[np.int64]:
     return at.reshape(steps.labels, most).cumsum(1)[:, counts - 1].T
 
 
-def heaped(policy: Policy, layers: int) -> bool:
-    """Whether `hits_of_one_pool` serves a policy, for a model of so many MoE layers."""
+def heaped(policy: Policy, steps: Steps) -> bool:
+    """Whether `hits_of_one_pool` serves a policy. Where accesses are served by themselves a layer's are
+    several events of a pass, each with a company of its own, which is not known for all of them at once."""
     if not policy.steady:
-        return layers >= LAYERS and not policy.reads & (BY_RESIDENCY | BY_EVENT)
+        unknown = policy.reads & (BY_RESIDENCY | BY_EVENT if steps.single else BY_RESIDENCY)
+        return steps.layers >= LAYERS and not unknown
     return policy.stack or (policy.reads <= BY_RESIDENCY and not policy.guarded)
 
 
@@ -167,7 +172,7 @@ def _hit_by_passes(steps: Steps, pools: Pools, slots: int) -> NDArray[np.bool_]:
     touches, so that the first of equal scores is the one to leave.
     """
     hit = np.zeros(steps.accesses, np.bool_)
-    place, by_touch = steps.place, steps.by_touch
+    place, by_touch, touch_of = steps.place, steps.by_touch, steps.touches(pools.columns)
     place_by_touch = place.take(by_touch)
     column_of = np.full(pools.width, -1, np.intp)  # by place; -1: not resident
     residents = np.empty(0, np.intp)  # their places, by column
@@ -185,8 +190,10 @@ def _hit_by_passes(steps: Steps, pools: Pools, slots: int) -> NDArray[np.bool_]:
         moments = np.arange(count, dtype=np.int32)
         # whose columns have begun stand first: events are touched one after the other
         ends = (held + event.searchsorted(moments)).tolist()
+        if pools.by_event:
+            pools.need(own)
         before = pools.read(residents)
-        pools.touch(own, steps.touch_of(slice(begin, end), pools.columns))
+        pools.touch(own, touch_of(slice(begin, end)))
         after = pools.read(touched)
         scores = pools.scored(list(map(_joined, before, after)), (count, width))
         np.copyto(scores[:, :held], np.inf, where=moments[:, None] >= leaves)

@@ -10,7 +10,7 @@ of the bundled model are a few megabytes, and a sample with two runs a few hundr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from moeviz.core.settings import BASELINES, DEFAULTS
 from moeviz.core.trace import Trace
 from moeviz.errors import StageError
 from moeviz.numbers import routing
-from moeviz.numbers.cost import Costs
+from moeviz.numbers.cost import Costs, fit
 from moeviz.numbers.explain import Explainer
 from moeviz.numbers.subject import Change, known_domains, subject_changes
 from moeviz.words import memory_held, prefetch_name, setting_name, setting_names
@@ -182,9 +182,12 @@ def run_part(
     measured: Sequence[Run] = (),
     explainer: Explainer | None = None,
     over: tuple[str, Costs] | None = None,
+    fitted: Callable[[Run], Costs] = fit,
+    soon: bool = False,
 ) -> dict[str, Any]:
     """What `stage_payload` says of one run. The explainer has to be of the run's own settings. `over`: a link
-    and its costs, where times are to be modelled for it.
+    and its costs, where times are to be modelled for it. `fitted`: gives the costs of a measured run, for
+    whoever has kept them. `soon`: the host brings what is missing here later.
     """
     loads, settings = run.loads, run.settings
     own = run.events.layer[loads.event]
@@ -227,9 +230,9 @@ def run_part(
             else None,
         },
         "start": {"layer": packed(run.start.layer), "expert": packed(run.start.expert)},
-        "times": times_of(run, measured, over),
+        "times": times_of(run, measured, over, fitted),
         "story": None if explainer is None else stories_of(explainer),
-        "soon": False,  # whether a host brings story and times later
+        "soon": soon,
     }
 
 

@@ -6,7 +6,7 @@ so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,10 +24,14 @@ KINDS = ("expert", "stall", "other", "demand", "guess used", "guess wasted")
 
 
 def times_of(
-    run: Run, measured: Sequence[Run], over: tuple[str, Costs] | None = None
+    run: Run,
+    measured: Sequence[Run],
+    over: tuple[str, Costs] | None = None,
+    fitted: Callable[[Run], Costs] = fit,
 ) -> dict[str, Any] | None:
     """The times of a run: its own, those of a measured run that made the same decisions, or modelled ones;
     None where there are none. `over`: the name of a link and the costs with it, by which all are modelled.
+    `fitted`: gives the costs of a measured run, for whoever has kept them.
 
     `source` is "measured", "modelled" or "modelled over"; `of` the settings on which modelled times rest, or
     the link. `wall`: ms of each
@@ -41,10 +45,10 @@ def times_of(
         wall = own.times.pass_wall / 1e6
         lanes = [measured_lanes(own, step) for step in range(len(wall))] if _fits(own) else []
         return {"source": "measured", "of": setting_name(own.settings), **_packed(wall, lanes)}
-    fitted = next((one for one in measured if _decoded(one)), None)
-    if fitted is None or run.settings.baseline or not _fits(run):
+    known = next((one for one in measured if _decoded(one)), None)
+    if known is None or run.settings.baseline or not _fits(run):
         return None
-    return {"source": "modelled", "of": setting_name(fitted.settings), **_modelled(run, fit(fitted))}
+    return {"source": "modelled", "of": setting_name(known.settings), **_modelled(run, fitted(known))}
 
 
 def _modelled(run: Run, costs: Costs) -> dict[str, Any]:

@@ -13,10 +13,11 @@ import re
 import numpy as np
 
 from moeviz.errors import TraceError
+from moeviz.files.importers.long_tables import from_columns
 from moeviz.files.importers.names import about
 from moeviz.files.importers.registry import Found, Options, importer
 from moeviz.files.importers.source import Source
-from moeviz.files.importers.tabular import from_columns, read_table
+from moeviz.files.importers.tabular import read_table
 
 NAME = "big-moe-on-edge"
 _RENAMED = {

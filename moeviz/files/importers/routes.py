@@ -11,12 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 from moeviz.errors import TraceError
+from moeviz.files.importers.long_tables import from_columns, is_long
 from moeviz.files.importers.looks import looks_like
 from moeviz.files.importers.names import meanings
 from moeviz.files.importers.objects import header_and_rows, json_lines, read_rows
 from moeviz.files.importers.registry import Found, Options, importer, none_of_them
 from moeviz.files.importers.source import Source
-from moeviz.files.importers.tabular import from_columns, is_long
 
 NAME = "routes"
 

@@ -16,23 +16,15 @@ import numpy as np
 from moeviz.core.trace import Trace
 from moeviz.errors import TraceError
 from moeviz.files.importers.counting import counted_rows
+from moeviz.files.importers.long_tables import from_columns
 from moeviz.files.importers.names import About, meanings, plain, unused
 from moeviz.files.importers.objects import read_rows
 from moeviz.files.importers.parquet import MAGIC
 from moeviz.files.importers.registry import Found, Imported, Options, importer, none_of_them
 from moeviz.files.importers.routed import check_shape
 from moeviz.files.importers.source import Source
-from moeviz.files.importers.tabular import (
-    DELIMITERS,
-    KINDS,
-    Table,
-    from_columns,
-    layer_columns,
-    list_rows,
-    not_read,
-    read_table,
-    wide_columns,
-)
+from moeviz.files.importers.tabular import DELIMITERS, KINDS, Table, list_rows, not_read, read_table
+from moeviz.files.importers.wide_tables import layer_columns, wide_columns
 
 NAME = "table"
 OF_A_TOKEN = ("token", "request", "step", "phase", "token_id", "text", "prompt_tokens")

@@ -10,12 +10,13 @@ class Cursor {
     this.tell()
   }
 
-  // Where the host wants the cursor; the same wish twice is one wish.
+  // Where the host wants the cursor; the same wish twice is one wish. One that follows a text which grows is none while the cursor does
+  // not stand at its end.
   seekTo(wish) {
     const said = JSON.stringify(wish ?? null)
     if (this.wished === said) return
     this.wished = said
-    if (!wish) return
+    if (!wish || (wish.follows && !this.atEnd)) return
     this.stop()
     const { layers, experts, passes } = this.model
     this.pass = placed(wish.step, passes - 1, this.pass)

@@ -72,6 +72,7 @@ class Stage extends Player {
       this.host = { ...this.host, ...host }
     }
     const old = this.model?.payload
+    this.atEnd = old?.trace !== payload.trace || this.pass >= this.model.passes - 1 // of what there was
     if (old?.id === payload.id)
       this.model.payload = payload // the same runs: only what is said around them
     else {
@@ -249,7 +250,8 @@ class Stage extends Player {
   }
 
   emit(event) {
-    this.host.emit?.({ ...event, pass: this.pass })
+    const { passes, payload } = this.model
+    this.host.emit?.({ ...event, pass: this.pass, end: this.pass === passes - 1, trace: payload.trace })
   }
 
   // Tells the host and who listens where the cursor stands, once a key that is held down is let go.
@@ -330,13 +332,14 @@ class Stage extends Player {
   // What a stage that is put elsewhere in the page, or shown again, goes on with.
   memory() {
     const { pass, layer, selected, speed, view, wished, playing } = this
-    return { trace: this.model.payload.trace, pass, layer, selected, speed, view, wished, playing }
+    const atEnd = pass >= this.model.passes - 1
+    return { trace: this.model.payload.trace, pass, layer, selected, speed, view, wished, playing, atEnd }
   }
 
   recall(memory) {
     if (memory?.trace !== this.model.payload.trace) return
-    const { pass, layer, selected, speed, view, wished } = memory
-    Object.assign(this, { layer, selected, speed, view, wished, pass: Math.min(pass, this.model.passes - 1) })
+    const { pass, layer, selected, speed, view, wished, atEnd } = memory
+    Object.assign(this, { layer, selected, speed, view, wished, atEnd, pass: Math.min(pass, this.model.passes - 1) })
     this.transport.take()
     this.settle()
     if (memory.playing) this.toggle()

@@ -1,0 +1,173 @@
+"""What is known of a model before any weight is read: its configuration, its tokenizer, the modules that it
+is made of, and what computes them in which dtype.
+
+outline_of("moeviz/demo_model", "auto", "auto", [])      # raises ModelError for what cannot be run
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer
+from transformers.utils import cached_file
+
+from moeviz.core.settings import Settings
+from moeviz.engine.checkpoint import check_files, guarded, needs_code, no_code
+from moeviz.engine.dtypes import DTYPES, dtype_named
+from moeviz.engine.experts import stacked
+from moeviz.engine.hardware import Hardware, device_named, hardware_of
+from moeviz.engine.kinds import model_class, no_experts, no_plain_weights, no_text_model, text_part
+from moeviz.engine.memory import check_fit, lacking
+from moeviz.engine.probe import is_experts
+from moeviz.engine.store import Layout
+from moeviz.errors import ModelError
+from moeviz.files.headers import CHOOSE, no_folder, no_hub_id
+from moeviz.numbers.sizes import K_FIELDS
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Outline:
+    """What is known of a model before any weight is read."""
+
+    folder: Path
+    config: Any
+    tokenizer: Any
+    skeleton: nn.Module  # on the meta device
+    device: torch.device
+    hardware: Hardware
+    dtype: torch.dtype
+    notes: tuple[str, ...]
+
+
+def outline_of(
+    name: str | os.PathLike[str], device: str, dtype: str, settings: Sequence[Settings]
+) -> Outline:
+    """Of a folder or hub id. Raises ModelError for what cannot be run, SettingsError for settings that do not
+    fit it. Its files are checked too: their headers are all that is read of the weights."""
+    place = device_named(device)
+    hardware = hardware_of(place)
+    config, folder = configuration(name)
+    for why in (no_text_model(name, config), no_plain_weights(name, config)):
+        if why:
+            raise ModelError(why)
+    tokenizer = _tokenizer(name, folder)
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r} is not known. Choose one of {', '.join(DTYPES)}.")
+    with torch.device("meta"):
+        skeleton = guarded(name, lambda: model_class(config).from_config(config, trust_remote_code=False))
+    every = [module for module in skeleton.modules() if is_experts(module)]
+    if not every:
+        raise ModelError(no_experts(name, config, skeleton))
+    kind, why = dtype_named(dtype, config, place, every[0])
+    dense = _dense_bytes(skeleton, kind)
+    if (early := _layout(every, config, kind)) is not None:
+        check_fit(settings, *early, place, dense)
+    check_files(folder)
+    if short := lacking(place, dense):
+        raise ModelError(
+            f"The dense part of {name}, which stays in the fast tier, {short}. Choose a smaller model, or a "
+            "dtype of fewer bytes."
+        )
+    notes = (why,) if why else ()
+    return Outline(folder, config, tokenizer, skeleton, place, hardware, kind, notes)
+
+
+def configuration(name: str | os.PathLike[str]) -> tuple[Any, Path]:
+    """The configuration of the part of a model that writes, and the folder that it is in.
+
+    Packed weights are to be unpacked as they load, whatever kernels for them this machine may have. Raises
+    ModelError.
+    """
+    config, folder = _config(str(name))
+    config = text_part(config)
+    if isinstance(quantised := getattr(config, "quantization_config", None), dict):
+        config.quantization_config = quantised | {"dequantize": True}
+    return config, folder
+
+
+def unlike_tokenizer(config: Any, ids: Sequence[int]) -> str:
+    """Why the tokenizer that gave these ids is not the model's own, in words; empty where it may be."""
+    words_known = getattr(config.get_text_config(), "vocab_size", None)
+    if not isinstance(words_known, int) or max(ids) < words_known:
+        return ""
+    return (
+        f"its tokenizer gives the id {max(ids):,}, but the model knows {words_known:,} tokens: they are of "
+        "different models. Put the model's own tokenizer files beside config.json."
+    )
+
+
+def _config(name: str) -> tuple[Any, Path]:
+    if why := no_folder(name):
+        raise ModelError(why)
+    folder = Path(name)
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        where = cached_file(name, "config.json")
+        if not folder.is_dir():
+            from huggingface_hub import snapshot_download
+
+            where = str(
+                Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
+                / "config.json"
+            )
+    except (OSError, ValueError) as error:
+        if needs_code(error):
+            raise no_code(name) from None
+        first = str(error).strip().splitlines()[0]
+        if not folder.is_dir():
+            raise ModelError(no_hub_id(name, first)) from None
+        if "does not recognize this architecture" in first:
+            raise ModelError(
+                f"{name} is of a type that transformers {transformers.__version__} does not have: "
+                f"{_type(folder)}. Choose a checkpoint of one that it has."
+            ) from None
+        raise ModelError(f"{name} cannot be read as a model: {first} {CHOOSE}") from None
+    except Exception as error:  # a field of another type, which each architecture's own checks tell of
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(f"{name} cannot be read as a model: {told[:200]}. {CHOOSE}") from None
+    return config, Path(str(where)).parent
+
+
+def _type(folder: Path) -> str:
+    """What a folder's configuration calls its model, where transformers does not know it."""
+    return str(json.loads((folder / "config.json").read_bytes()).get("model_type"))[:60]
+
+
+def _tokenizer(name: object, folder: Path) -> Any:
+    """Read first of all: without one no prompt can be run, and nothing should have been packed by then."""
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".: ")
+        raise ModelError(
+            f"{name} has no tokenizer that can be read ({first}). Put the tokenizer's files (tokenizer.json, "
+            "tokenizer_config.json) beside config.json."
+        ) from None
+
+
+def _dense_bytes(skeleton: nn.Module, dtype: torch.dtype) -> int:
+    """What everything but the experts takes."""
+    experts = {id(p) for m in skeleton.modules() if is_experts(m) for p in m.parameters()}
+    return sum(p.numel() for p in skeleton.parameters() if id(p) not in experts) * dtype.itemsize
+
+
+def _layout(every: list[nn.Module], config: Any, dtype: torch.dtype) -> tuple[Layout, int] | None:
+    """Layout of the slots and k as the configuration tells them; None where only a pass can tell."""
+    text = config.get_text_config()
+    k = next((value for field in K_FIELDS if isinstance(value := getattr(text, field, None), int)), None)
+    kinds = {tuple((key, tuple(p.shape)) for key, p in stacked(module).items()) for module in every}
+    if not k or len(kinds) > 1:
+        return None
+    shapes = dict(kinds.pop())
+    counts = {shape[0] for shape in shapes.values()}
+    if len(counts) > 1:
+        return None
+    return Layout(len(every), counts.pop(), dtype, {key: shape[1:] for key, shape in shapes.items()}), k
