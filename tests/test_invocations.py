@@ -45,6 +45,7 @@ BAD_FILES = {  # name -> what is said of it
     "empty.moetrace": "has 0 bytes|empty",
     "text.moetrace": "not a .moetrace file|none of the formats that are read",
     "/dev/zero": "no regular file; expected a trace file",
+    "/proc/self/mem": "/proc/self/mem: ",  # a regular file whose bytes cannot be read
 }
 WRITES = (  # commands that write a file, "PLACE" for its place
     f"import {T} --out PLACE",
