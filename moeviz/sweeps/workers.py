@@ -22,8 +22,8 @@ def executor(jobs: int | None, address: str = "") -> Iterator[Executor]:
     Raises SweepError where no scheduler answers.
 
     A local process ends with its parent, however that ends, and at once when the block is left by an
-    exception. A task whose Dask worker died is given by its scheduler to another one, as often as the cluster's
-    `allowed-failures` says.
+    exception. A task whose Dask worker died is given to another one by the scheduler, as
+    often as its `allowed-failures` says.
     """
     if not address:
         before = multiprocessing.active_children()
