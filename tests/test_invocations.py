@@ -7,6 +7,7 @@ own at the end.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -434,11 +435,13 @@ def test_an_interrupted_sweep_says_what_it_keeps_and_leaves_no_child(tmp_path: P
     out = tmp_path / "t.parquet"
     command = [sys.executable, "-m", "moeviz", "sweep", "sample_traces", "--policies", "all"]
     command += ["--prefetch", "none,frequency", "--jobs", "1", "--out", str(out)]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         assert process.stderr is not None
         first = process.stderr.readline()  # a tenth is done, the rest is under way
         assert "settings replayed" in first
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
         _, said = process.communicate(timeout=300)  # until neither parent nor child holds the pipe
     assert process.returncode == 130
     assert f"{out}.journal holds the rows so far; the same command goes on from there." in said

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -257,6 +259,31 @@ def test_an_executor_is_closed(tmp_path: Path) -> None:
         assert pool.submit(int, "7").result() == 7
     with pytest.raises(SweepError), executor(1, "no address"):
         pass
+
+
+def after_long(marker: Path) -> None:
+    time.sleep(20)
+    marker.touch()
+
+
+def interrupted(marker: Path) -> None:
+    with executor(1) as pool:
+        assert pool.submit(int, "7").result() == 7
+        pool.submit(after_long, marker)
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_executor_waits_for_no_task(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(tmp_path / "done")
+    assert not (tmp_path / "done").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_worker_leaves_an_interruption_to_its_parent() -> None:
+    with executor(1) as pool:
+        os.kill(pool.submit(os.getpid).result(), signal.SIGINT)
+        assert pool.submit(int, "7").result() == 7
 
 
 def test_damaged_lines_of_the_journal_are_named_and_made_again(
