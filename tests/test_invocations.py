@@ -131,6 +131,7 @@ REFUSED = {
     "compare --prompt x --setting lru": "'lru' is not a setting. Write name=value with a name of policy",
     "compare --prompt x --setting size=3": "'size=3' is not a setting",
     "compare --prompt x --setting slots=many": "slots is 'many'",
+    "compare --prompt x --setting slots=3,slots=4": "slots is given twice",
     "compare --prompt x --setting threshold=nan": "threshold is nan",
     "compare --prompt x --setting policy=": "policy '' is not known",
     "compare --prompt x --baselines none": "baseline 'none' is not known",

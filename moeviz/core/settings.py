@@ -342,17 +342,19 @@ class Settings:
         defaults, or those given.
 
         A policy `path.py:name` is loaded from its file. Raises SettingsError or PolicyError for an unknown
-        field or value.
+        field or value, or one that is given twice.
         """
-        values = dict(defaults)
+        values: dict[str, Any] = {}
         for item in filter(None, (part.strip() for part in text.split(","))):
             name, equals, value = item.partition("=")
             if not equals or name not in SETTINGS:
                 raise SettingsError(
                     f"{item!r} is not a setting. Write name=value with a name of {', '.join(SETTINGS)}."
                 )
+            if name in values:
+                raise SettingsError(f"{name} is given twice. Leave one of them out.")
             values[name] = read(name, value)
-        return cls(**values)
+        return cls(**(defaults | values))
 
     def to_dict(self) -> dict[str, str | int | float]:
         return asdict(self)
