@@ -89,8 +89,9 @@ def draw(page: str) -> None:
     jobs.sit_down()
     lectern.sit_down()
     st.html(STYLE + (window.PRESENTER if state.presenter else ""))
-    if state.presenter:
-        window.listen()
+    with st.container():  # whatever is in it, what follows keeps its place and is not drawn twice
+        if state.presenter:
+            window.listen()
     with st.container(key="bar", horizontal=True, vertical_alignment="center", gap="small"):
         traces.picker()
         state.bar_slot = st.container(width="content")
