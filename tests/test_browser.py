@@ -265,6 +265,12 @@ CONTROLS = (
     "input[type=number], .stButton button, .stMenuButton button)"
 )
 
+LEGENDS_CLEAR = """() => [...document.querySelectorAll(".js-plotly-plot")].every((figure) => {
+  const legend = figure.querySelector(".legend")?.getBoundingClientRect()
+  const top = figure.getBoundingClientRect().top + figure._fullLayout._size.t // of what is drawn
+  return !legend || legend.bottom <= top + 2
+})"""
+
 
 def test_the_first_screens_hold_the_question_the_picture_and_five_controls(page: Page, app: str) -> None:
     """On a laptop and on a projector, in presenter mode too: every chart of it is whole, without a scroll."""
@@ -288,6 +294,7 @@ def test_the_first_screens_hold_the_question_the_picture_and_five_controls(page:
                 settle(page)
                 for one in within.all():
                     expect(one).to_be_in_viewport(ratio=0.98)
+                page.wait_for_function(LEGENDS_CLEAR)
                 box = within.first.bounding_box()
                 assert box is not None
                 assert box["y"] < 0.55 * size[1], where
