@@ -293,7 +293,7 @@ def test_the_first_screens_hold_the_question_the_picture_and_five_controls(page:
                 expect(within.first).to_be_visible()
                 settle(page)
                 for one in within.all():
-                    expect(one).to_be_in_viewport(ratio=0.98)
+                    expect(one).to_be_in_viewport(ratio=1)
                 page.wait_for_function(LEGENDS_CLEAR)
                 box = within.first.bounding_box()
                 assert box is not None
