@@ -509,6 +509,21 @@ def test_a_key_that_is_pressed_before_its_button_is_there_presses_it(page: Page,
     expect(page.get_by_test_id("stHeader")).to_be_hidden()
 
 
+def test_a_file_over_a_page_that_takes_none_is_not_opened_by_the_browser(page: Page, app: str) -> None:
+    opened(page, app, "Experts")
+    page.evaluate(
+        """() => window.addEventListener("dragover", (event) => {
+          window.over = [event.defaultPrevented, event.dataTransfer.dropEffect]
+        })"""
+    )
+    mouse = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(ROOT / "README.md")], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver"):
+        mouse.send("Input.dispatchDragEvent", {"type": kind, "x": 600, "y": 300, "data": data})
+    page.wait_for_function("window.over")
+    assert page.evaluate("window.over") == [True, "none"]
+
+
 def test_a_file_dropped_anywhere_in_the_library_is_the_current_trace(page: Page, app: str) -> None:
     """Before the page has a place for it: what is dropped later finds one."""
     content = base64.b64encode((ROOT / "sample_traces" / "bible.moetrace").read_bytes()).decode()
