@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pytest
 from conftest import random_trace
 from playwright.sync_api import Page, expect
-from test_browser import browser, context, page, see, settle, staged, turn  # noqa: F401
+from test_browser import browser, context, drawn, page, see, settle, staged, turn  # noqa: F401
 from test_browser import pytestmark as pytestmark
+from test_links import LINKED, SHARED
 
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
@@ -94,6 +95,19 @@ def test_it_stays_text(app: str, page: Page, evil_file: Path) -> None:  # noqa: 
     check_inert(page)
     turn(page, "Lessons")
     check_inert(page)
+
+
+@pytest.mark.parametrize("name", LINKED)
+def test_a_bent_link_runs_nothing(page: Page, app: str, name: str) -> None:  # noqa: F811
+    """Each of a page's names with a text that would like to be a script."""
+    said: list[str] = []
+    page.on("dialog", lambda one: (said.append(one.message), one.dismiss()))
+    names = [one for one in (*LINKED[name], *SHARED) if one != "presenter"]  # which hides what is waited for
+    link = {one: EVIL[number % len(EVIL)] for number, one in enumerate(names)}
+    page.goto(f"{app}/{'' if name == 'stage' else name}?{urlencode(link)}")
+    drawn(page, name.replace("_", " ").capitalize())
+    check_inert(page)
+    assert said == []
 
 
 def test_a_report_stays_text(page: Page, evil_file: Path, tmp_path: Path) -> None:  # noqa: F811

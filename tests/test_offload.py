@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_models
@@ -20,7 +21,8 @@ from moeviz.core.replay import replay
 from moeviz.core.settings import BASELINES, WARM, Settings
 from moeviz.core.trace import Trace
 from moeviz.engine import measure
-from moeviz.engine.experts import RecipeError, direct, of_class, recipe_for
+from moeviz.engine.experts import Plain, RecipeError, direct, of_class, recipe_for
+from moeviz.engine.link import HostLink
 from moeviz.engine.loader import Loaded, load
 from moeviz.engine.serving import Serving
 from moeviz.engine.session import Options, generate
@@ -374,10 +376,31 @@ def test_times_add_up(tiny_model: TinyModel) -> None:
     assert (times.load_end[needed] > times.load_start[needed]).all()
 
 
+def test_a_prompts_next_wave_is_copied_while_its_last_is_computed(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[str] = []
+    submit, compute = HostLink.submit, Plain.__call__
+
+    def copied(self: HostLink, *args: Any, **others: Any) -> Any:
+        log.append("copy")
+        return submit(self, *args, **others)
+
+    def computed(self: Plain, *args: Any) -> Any:
+        log.append("compute")
+        return compute(self, *args)
+
+    model = loaded(tiny_model, "mixtral")
+    monkeypatch.setattr(HostLink, "submit", copied)
+    monkeypatch.setattr(Plain, "__call__", computed)
+    _, run = measure.record(model, "In the beginning there was a word " * 6, Settings(slots=3), GREEDY)
+    assert int((run.accesses.event == 0).sum()) == 8  # every expert, in waves of three, three and two
+    assert log[:16] == ["copy"] * 3 + ["compute", "copy"] * 5 + ["compute"] * 3
+
+
 def test_slots_do_not_wait_for_copies_that_were_called_off(tiny_model: TinyModel) -> None:
     """A guess whose slot is taken again before its copy began moves nothing."""
     from moeviz.core.cache import Load
-    from moeviz.engine.link import HostLink
     from moeviz.engine.store import aligned
 
     store = loaded(tiny_model, "mixtral").store

@@ -153,9 +153,7 @@ async def _runs(count: int) -> dict[str, Any]:
             # long enough that the button which stops it is seen
             await _timed(page, lambda: page.goto(f"{address}/?tokens=40"))
             for number in range(count):
-                await page.get_by_role("button", name="Run it live").click()
-                await page.get_by_role("button", name="Stop").wait_for()
-                await page.get_by_role("button", name="Run it live").wait_for()
+                await _run(page, number + 1)
                 if number + 1 >= early:
                     worker = server.children(recursive=True)[0]
                     held.append((Held.by(server), Held.by(worker)))
@@ -175,6 +173,20 @@ async def _runs(count: int) -> dict[str, Any]:
                 f"{mib * 1_024:+.1f} KiB, {handles:+.3f} handles, {threads:+.3f} threads"
             )
     return found
+
+
+async def _run(page: Page, number: int) -> None:
+    """One run, from the click that asks for it to its end."""
+    from playwright.async_api import TimeoutError
+
+    try:
+        await page.get_by_role("button", name="Run it live").click()
+        await page.get_by_role("button", name="Stop").wait_for()
+        await page.get_by_role("button", name="Run it live").wait_for()
+    except TimeoutError:
+        raise MoevizError(
+            f"Run {number} was not seen to begin and to end within {LONGEST / 1_000:.0f} s each."
+        ) from None
 
 
 def _slope(values: Sequence[float]) -> float:

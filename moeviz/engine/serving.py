@@ -214,11 +214,15 @@ class Serving:
         waves = cache.demand(number, chosen, by_weight)
         assert self._link is not None
         handy = self._link.handy and len(ids) == 1
-        for wave in waves:
+        event.next = {load.slot: load for load in waves[0].loads} if waves else {}
+        for wave, after in zip(waves, [*waves[1:], Wave()], strict=True):
             if event.mark is not None:
                 event.computes.append((event.mark, clock.stamp()))
-            for rank, load in enumerate(wave.loads):
-                self._submit(load, awaited=handy or not (wave.hits or rank))
+            for load in event.next.values():
+                self._submit(load, awaited=handy or not (wave.hits or event.begun))
+                event.begun.append(load)
+            loads, event.begun = event.begun, []
+            event.next = {load.slot: load for load in after.loads}
             if wave is waves[-1]:
                 if not hardware.read_waits:
                     places, asked = guesses.ask(number, len(index))
@@ -231,9 +235,9 @@ class Serving:
             event.mark = clock.stamp()
             began = event.mark if began is None else began
             if self._one_product:
-                self._together(event, wave, waiting)
+                self._together(event, wave, waiting, loads)
             else:
-                self._one_by_one(event, wave, waiting)
+                self._one_by_one(event, wave, waiting, loads)
         if self._real is not None and not self._one_product:
             self._aside(event)
         out = rows.add(event.parts, self._loaded.recipe.sum_dtype) if event.total is None else event.total
@@ -245,10 +249,12 @@ class Serving:
         self._chosen.append((chosen, by_weight))
         return out
 
-    def _one_by_one(self, event: _Event, wave: Wave, waiting: list[int]) -> None:
-        """Computes the experts that are there, then each of the others as it arrives."""
+    def _one_by_one(self, event: _Event, wave: Wave, waiting: list[int], loads: list[Load]) -> None:
+        """Computes the experts that are there, then each of the others as it arrives, in the order of the
+        copies. Where the next wave copies into the slot of one that was computed, that begins at once.
+        """
         number, rows, parts, where = event.number, event.rows, event.parts, wave.slots
-        alone = rows.one_token if self._loaded.recipe.together and not waiting and not wave.loads else ()
+        alone = rows.one_token if self._loaded.recipe.together and not waiting and not loads else ()
         if alone and where.keys() >= rows.needed:
             experts = [self._expert(number, where[expert], event.module) for expert in alone]
             parts.update(zip(alone, self._at_once(experts, rows.hidden, rows.weights), strict=True))
@@ -256,10 +262,12 @@ class Serving:
         for expert in wave.hits:
             if expert not in waiting:
                 parts[expert] = self._expert(number, where[expert], event.module)(*rows.of(expert))
-        for expert in [*waiting, *(load.expert for load in wave.loads)]:
+                self._replace(event, where[expert])
+        for expert in [*waiting, *(load.expert for load in loads)]:
             self._wait(event, where[expert])
             if expert in rows.needed:  # whole-layer copies experts that nobody asked for
                 parts[expert] = self._expert(number, where[expert], event.module)(*rows.of(expert))
+            self._replace(event, where[expert])
 
     def _aside(self, event: _Event) -> None:
         """Computes the experts that padding alone needs, in a slot of their own. It is no stall and no
@@ -273,9 +281,9 @@ class Serving:
             event.parts[expert] = way(*event.rows.of(expert))
         event.mark = self._clock.stamp()
 
-    def _together(self, event: _Event, wave: Wave, waiting: list[int]) -> None:
+    def _together(self, event: _Event, wave: Wave, waiting: list[int], loads: list[Load]) -> None:
         """Computes the experts of a wave by one product, once all of them are there."""
-        for expert in [*waiting, *(load.expert for load in wave.loads)]:
+        for expert in [*waiting, *(load.expert for load in loads)]:
             self._wait(event, wave.slots[expert])
         number = event.number
         if number not in self._on_slots:
@@ -283,6 +291,12 @@ class Serving:
             self._on_slots[number] = over_slots(event.module, self._loaded.store.layout, pool)
         part = grouped(self._on_slots[number], self._hardware, event.rows, wave.slots)
         event.total = part if event.total is None else event.total + part
+
+    def _replace(self, event: _Event, slot: int) -> None:
+        """The expert in a slot has been computed: the copy of the next wave that overwrites it may begin."""
+        if (load := event.next.pop(slot, None)) is not None:
+            self._submit(load)
+            event.begun.append(load)
 
     def _wait(self, event: _Event, slot: int) -> None:
         """Compute waits for a slot's copy."""
@@ -349,6 +363,8 @@ class _Event:
     late: list[int] = field(default_factory=list)
     parts: dict[int, torch.Tensor] = field(default_factory=dict)  # expert -> what it gives its tokens
     total: torch.Tensor | None = None  # of the waves so far, where a wave is one product
+    next: dict[int, Load] = field(default_factory=dict)  # slot -> copy of the next wave that has not begun
+    begun: list[Load] = field(default_factory=list)  # copies of the next wave that have, in their order
 
 
 def _by_token(layers: list[list[Any]]) -> list[list[Any]]:
