@@ -265,6 +265,12 @@ CONTROLS = (
     "input[type=number], .stButton button, .stMenuButton button)"
 )
 
+LEGENDS_CLEAR = """() => [...document.querySelectorAll(".js-plotly-plot")].every((figure) => {
+  const legend = figure.querySelector(".legend")?.getBoundingClientRect()
+  const top = figure.getBoundingClientRect().top + figure._fullLayout._size.t // of what is drawn
+  return !legend || legend.bottom <= top + 2
+})"""
+
 
 def test_the_first_screens_hold_the_question_the_picture_and_five_controls(page: Page, app: str) -> None:
     """On a laptop and on a projector, in presenter mode too: every chart of it is whole, without a scroll."""
@@ -287,7 +293,8 @@ def test_the_first_screens_hold_the_question_the_picture_and_five_controls(page:
                 expect(within.first).to_be_visible()
                 settle(page)
                 for one in within.all():
-                    expect(one).to_be_in_viewport(ratio=0.98)
+                    expect(one).to_be_in_viewport(ratio=1)
+                page.wait_for_function(LEGENDS_CLEAR)
                 box = within.first.bounding_box()
                 assert box is not None
                 assert box["y"] < 0.55 * size[1], where
@@ -512,6 +519,21 @@ def test_a_key_that_is_pressed_before_its_button_is_there_presses_it(page: Page,
         expect(page.locator(".st-key-present button")).to_have_count(0)
         page.keyboard.press("p")
     expect(page.get_by_test_id("stHeader")).to_be_hidden()
+
+
+def test_a_file_over_a_page_that_takes_none_is_not_opened_by_the_browser(page: Page, app: str) -> None:
+    opened(page, app, "Experts")
+    page.evaluate(
+        """() => window.addEventListener("dragover", (event) => {
+          window.over = [event.defaultPrevented, event.dataTransfer.dropEffect]
+        })"""
+    )
+    mouse = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(ROOT / "README.md")], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver"):
+        mouse.send("Input.dispatchDragEvent", {"type": kind, "x": 600, "y": 300, "data": data})
+    page.wait_for_function("window.over")
+    assert page.evaluate("window.over") == [True, "none"]
 
 
 def test_a_file_dropped_anywhere_in_the_library_is_the_current_trace(page: Page, app: str) -> None:

@@ -35,7 +35,7 @@ STYLE = """<style>
 .st-key-first-visit [data-testid=stMarkdownContainer] { margin: 0; }
 .st-key-first-visit p { margin: 0; line-height: 1.35; }
 @media (min-width: 901px) {
-  .st-key-first-visit { flex-wrap: nowrap; margin-top: -0.25rem; }
+  .st-key-first-visit { flex-wrap: nowrap; }
   .st-key-first-visit > :first-child { flex: 1 1 0; min-width: 0; }
   .st-key-first-visit > :not(:first-child) { flex: none; }
 }
