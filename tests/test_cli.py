@@ -314,6 +314,32 @@ def test_split_writes_a_trace_for_each_request(tmp_path: Path) -> None:
     assert "many-1.moetrace holds one request: there is nothing to split." in alone.stderr
 
 
+@pytest.mark.parametrize(
+    ("cut", "code", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "choose a --into in another folder."),
+        (KeyboardInterrupt(), 130, "holds 1 of 2 requests; --force writes over them."),
+    ],
+)
+def test_a_split_that_is_cut_says_what_is_there(
+    cut: BaseException, code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "many.moetrace"
+    replace(random_trace(1, tokens=20), sequence=np.arange(20, dtype=np.int16) % 2).save(source)
+    parts, replace_file = tmp_path / "parts", os.replace
+    parts.mkdir()
+
+    def second(part: str, path: Path) -> None:
+        if path.name == "many-2.moetrace":
+            raise cut
+        replace_file(part, path)
+
+    monkeypatch.setattr(os, "replace", second)
+    result = run("split", source, "--into", parts)
+    assert (result.exit_code, said in result.stderr) == (code, True), result.stderr
+    assert [path.name for path in parts.iterdir()] == ["many-1.moetrace"]
+
+
 def test_what_show_and_diff_say_to_programs_is_what_the_schema_says(trace: Path, tmp_path: Path) -> None:
     other = tmp_path / "b.moetrace"
     random_trace(4).save(other, replay(random_trace(4), Settings(slots=3)))

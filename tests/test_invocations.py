@@ -41,10 +41,12 @@ READS = (  # commands that read a trace, "FILE" for its place
 )
 BAD_FILES = {  # name -> what is said of it
     "gone.moetrace": "gone.moetrace: No such file",
+    "''": "an empty text names no file",
     "folder": "is a folder; expected a trace file",
     "empty.moetrace": "has 0 bytes|empty",
     "text.moetrace": "not a .moetrace file|none of the formats that are read",
     "/dev/zero": "no regular file; expected a trace file",
+    "/proc/self/mem": "/proc/self/mem: ",  # a regular file whose bytes cannot be read
 }
 WRITES = (  # commands that write a file, "PLACE" for its place
     f"import {T} --out PLACE",
@@ -140,9 +142,11 @@ REFUSED = {
     "compare --prompt x --tier tape": "'tape' is not one of",
     f"{RUN} --experts int3": "'int3' is not one of",
     f"{RUN} --compute twice": "'twice' is not one of",
+    f"split {T} --into ''": "an empty text names no file",
     "split gone.moetrace --into parts": "gone.moetrace: No such file",
     f"split {T} --into parts": "holds one request: there is nothing to split",
     "plan --calibration gone.moecounts": "gone.moecounts: No such file",
+    f"sweep '' --jobs 1 --out {OUT}": "an empty text names no file",  # and not the current folder
     f"sweep {T} --budgets 0 --out {OUT}": "A budget of 0 bytes holds no expert",
     "compare --prompt x --experts int3": "'int3' is not one of",
     "compare --prompt x --device meta": "device 'meta' is not available here",
@@ -175,9 +179,12 @@ REFUSED = {
     "lessons --sheet taken.file": "is there already. Add --force to write over it, or choose another name",
     "lessons --sheet gone/x.html": "The folder gone for --sheet does not exist",
     "lessons --answers folder": "folder is a folder. Choose the name of a file for --answers",
+    "lessons --sheet new.html --answers new.html": "--sheet and --answers name the same file",
     "lessons anything": "unexpected extra argument",
     # plans
     "plan a b": "unexpected extra argument",
+    f"plan {'x' * 5_000}": f"{'x' * 200}...",
+    f"show {'a/' * 500}": "No such file",
     "plan no/such/model": "no/such/model",
     "plan --trace gone.moetrace": "gone.moetrace: No such file",
     "plan --trace text.moetrace": "is not a .moetrace file",

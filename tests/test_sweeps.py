@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -369,19 +369,38 @@ def test_bounds_among_the_rows_are_no_candidates(threads: Executor, tmp_path: Pa
     assert verdict(table)[0].startswith("lfu hits ")
 
 
-def die_once(marker: str) -> str:
-    """Ends its process when it is first asked."""
-    if not Path(marker).exists():
-        Path(marker).touch()
+def dying_once(marker: Path, task: Callable[..., Any], *arguments: Any) -> Any:
+    """Ends its process where it is the first to come here."""
+    if not marker.exists():
+        marker.touch()
         os._exit(1)
-    return "done"
+    return task(*arguments)
 
 
-def test_a_dask_worker_that_dies_costs_a_retry(tmp_path: Path) -> None:
+class Mortal(Executor):
+    """The first task to begin ends its worker."""
+
+    def __init__(self, pool: Executor, marker: Path) -> None:
+        self.pool, self.marker = pool, marker
+
+    def submit(self, work: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
+        return self.pool.submit(dying_once, self.marker, work, *arguments)
+
+
+def test_a_dask_worker_that_dies_costs_a_retry_and_no_row(
+    files: list[Path], threads: Executor, tmp_path: Path
+) -> None:
     from distributed import LocalCluster
 
+    plan, said = Plan(("lru",), slots=(3, 4)), list[str]()
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as cluster,
         executor(None, cluster.scheduler_address) as pool,
     ):
-        assert pool.submit(die_once, str(tmp_path / "marker")).result(60) == "done"
+        whole = sweep(files, plan, tmp_path / "dask.parquet", Mortal(pool, tmp_path / "died"), said.append)
+        assert (tmp_path / "died").exists()
+        assert whole.equals(sweep(files, plan, tmp_path / "here.parquet", threads))
+        assert not said
+        cluster.scheduler.allowed_failures = 0  # a worker that dies on a task again and again
+        with pytest.raises(SweepError, match="A worker died"):
+            sweep(files, plan, tmp_path / "lost.parquet", Mortal(pool, tmp_path / "died again"))

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from moeviz.bench.engine.rows import ROWS, Work
-from moeviz.cli.options import F, Number, refusing, registered
+from moeviz.cli.options import F, Number, Place, refusing, registered
 
 MOST = 1_000_000  # tokens of a made-up trace
 Figures = Mapping[str, Any]  # by name: a number, a spread or a sentence
@@ -116,9 +116,7 @@ def bench_loading() -> Figures:
 @table("replay")
 @rounds(5)
 @tokens(511, MADE_UP)
-@click.option(
-    "--trace", "file", type=click.Path(path_type=Path), help="A .moetrace file instead of the made-up trace."
-)
+@click.option("--trace", "file", type=Place(), help="A .moetrace file instead of the made-up trace.")
 def bench_replay(repeats: int, tokens: int, file: Path | None) -> Figures:
     """Replays, hits and curves of every policy, live policy work, and cachetools on the same accesses."""
     from moeviz.bench.replay import replaying

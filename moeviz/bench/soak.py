@@ -14,8 +14,8 @@ import asyncio
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,30 +61,40 @@ def visits(sessions: int, pause: float, seed: int = 0) -> dict[str, Any]:
     A page is done when the bar names it and no script runs. Raises MoevizError where there is no
     Chromium.
     """
-    return asyncio.run(_visits(sessions, pause, seed))
+    with _served() as (server, address):
+        return asyncio.run(_visits(server, address, sessions, pause, seed))
 
 
 def runs(count: int) -> dict[str, Any]:
     """So many runs of the bundled model in one session. Raises MoevizError where there is no Chromium."""
-    return asyncio.run(_runs(count))
+    with _served() as (server, address):
+        return asyncio.run(_runs(server, address, count))
 
 
-async def _visits(sessions: int, pause: float, seed: int) -> dict[str, Any]:
+@contextmanager
+def _served() -> Iterator[tuple[psutil.Process, str]]:
+    """A server with an empty library. It is waited for outside asyncio, which would put off an interruption
+    until the server is there, or has died of the same one.
+    """
+    with tempfile.TemporaryDirectory() as data, serving(Path(data)) as server:
+        yield server
+
+
+async def _visits(
+    server: psutil.Process, address: str, sessions: int, pause: float, seed: int
+) -> dict[str, Any]:
     draws = np.random.default_rng(seed).spawn(sessions)
-    with tempfile.TemporaryDirectory() as data, serving(Path(data)) as (server, address):
-        async with _browser() as browser:
-            start = Held.by(server)
-            await _visit(browser, address, np.random.default_rng(seed), 0, 0)
-            one = Held.by(server)
-            before = _worked(server)
-            each = [_visit(browser, address, draw, draw.uniform(0, ARRIVE), pause) for draw in draws]
-            seconds = [taken for visit in await asyncio.gather(*each) for taken in visit]
-            own, all_ = (now - then for now, then in zip(_worked(server), before, strict=True))
-            most = Held.by(server)
-        await asyncio.sleep(
-            IDLE
-        )  # with the browser gone, whose connections are left open when its tabs close
-        left = Held.by(server)
+    async with _browser() as browser:
+        start = Held.by(server)
+        await _visit(browser, address, np.random.default_rng(seed), 0, 0)
+        one = Held.by(server)
+        before = _worked(server)
+        each = [_visit(browser, address, draw, draw.uniform(0, ARRIVE), pause) for draw in draws]
+        seconds = [taken for visit in await asyncio.gather(*each) for taken in visit]
+        own, all_ = (now - then for now, then in zip(_worked(server), before, strict=True))
+        most = Held.by(server)
+    await asyncio.sleep(IDLE)  # with the browser gone, whose connections are left open when its tabs close
+    left = Held.by(server)
     return {
         f"seconds to a page, {sessions} sessions": spread(seconds),
         "processor seconds of the server a page": own / len(seconds),
@@ -140,23 +150,22 @@ async def _timed(page: Page, do: Any) -> float:
     return time.perf_counter() - start
 
 
-async def _runs(count: int) -> dict[str, Any]:
+async def _runs(server: psutil.Process, address: str, count: int) -> dict[str, Any]:
     """What server and worker hold after a tenth of the runs and after all, and what each run between them
     added: 0 where nothing stays, whatever single readings do.
     """
     early = max(1, count // 10)
     held: list[tuple[Held, Held]] = []  # from the early run on
-    with tempfile.TemporaryDirectory() as data, serving(Path(data)) as (server, address):
-        async with _browser() as browser:
-            page = await browser.new_page(viewport={"width": 1440, "height": 900})
-            page.set_default_timeout(LONGEST)
-            # long enough that the button which stops it is seen
-            await _timed(page, lambda: page.goto(f"{address}/?tokens=40"))
-            for number in range(count):
-                await _run(page, number + 1)
-                if number + 1 >= early:
-                    worker = server.children(recursive=True)[0]
-                    held.append((Held.by(server), Held.by(worker)))
+    async with _browser() as browser:
+        page = await browser.new_page(viewport={"width": 1440, "height": 900})
+        page.set_default_timeout(LONGEST)
+        # long enough that the button which stops it is seen
+        await _timed(page, lambda: page.goto(f"{address}/?tokens=40"))
+        for number in range(count):
+            await _run(page, number + 1)
+            if number + 1 >= early:
+                worker = server.children(recursive=True)[0]
+                held.append((Held.by(server), Held.by(worker)))
     found: dict[str, Any] = {}
     for name, each in zip(("server", "worker"), zip(*held, strict=True), strict=True):
         first, last = each[0], each[-1]

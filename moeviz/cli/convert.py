@@ -16,7 +16,9 @@ import click
 
 from moeviz.cli.options import (
     Listing,
+    Place,
     given,
+    keeps,
     not_used,
     out_option,
     refusing,
@@ -44,7 +46,7 @@ def _exporters() -> Iterable[str]:
 
 @registered
 @click.command("import")
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=Place())
 @click.option(
     "--format",
     "kind",
@@ -130,10 +132,10 @@ def import_(
 
 @registered
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=Place())
 @click.option(
     "--into",
-    type=click.Path(path_type=Path),
+    type=Place(),
     required=True,
     metavar="FOLDER",
     help="The folder to write to, a file for each request: NAME-1.moetrace, NAME-2.moetrace.",
@@ -159,16 +161,17 @@ def split(file: Path, into: Path, force: bool) -> None:
         paths = [into / f"{file.stem}-{number}.moetrace" for number in range(1, len(parts) + 1)]
         for path in paths:
             writable(path, overwrite=force, option="--into")
-        for path, part in zip(paths, parts, strict=True):
-            with writing(path):
+        for number, (path, part) in enumerate(zip(paths, parts, strict=True), start=1):
+            with writing(path, "--into"):
                 moetrace.write_atomically(path, moetrace.to_bytes(part))
+            keeps(f"{into} holds {number} of {len(parts)} requests; --force writes over them.")
     tokens = sorted(part.tokens for part in parts)
     click.echo(f"saved      {len(parts)} requests of {tokens[0]:,} to {tokens[-1]:,} tokens in {into}")
 
 
 @registered
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=Place())
 @settings_options
 @click.option("--format", "kind", cls=Listing, names=_exporters, required=True, help="One of {names}.")
 @click.option(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from moeviz.cli.options import refusing, registered, writable, writing
+from moeviz.cli.options import Refused, keeps, refusing, registered, writable, writing
 
 
 @registered
@@ -40,13 +40,16 @@ def lessons(sheet: str | None, answers: str | None, force: bool) -> None:
         return
     wanted = (("--sheet", sheet, paper.students), ("--answers", answers, paper.lecturer))
     places = [
-        (writable(Path(file), overwrite=force, option=option), write)
+        (writable(Path(file), overwrite=force, option=option), option, write)
         for option, file, write in wanted
         if file is not None
     ]
-    for out, write in places:
+    if len({out.resolve() for out, _, _ in places}) < len(places):
+        raise Refused("--sheet and --answers name the same file. Choose another name for one of them.")
+    for out, option, write in places:
         with refusing():
             content = write(every(), Lab())
-        with writing(out):
+        with writing(out, option):
             write_atomically(out, content.encode())
+        keeps(f"{out} is written.")
         click.echo(f"saved      {out}: {len(every())} lessons")

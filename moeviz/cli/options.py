@@ -32,6 +32,7 @@ COMMANDS: dict[str, click.Command] = {}  # by name; filled by the files that def
 
 MOST_THREADS = 1_024
 MOST_TOKENS = 10_000_000  # more than any model takes; the model's own limit is said once it is loaded
+LONGEST = 400  # characters of a word in a message: a path is shown, a page is not
 INTERRUPTED = 130  # the exit code of a program that SIGINT ended
 
 
@@ -50,7 +51,22 @@ class Refused(click.ClickException):
     def __init__(self, message: str) -> None:
         from moeviz.words import harmless
 
-        super().__init__(harmless(message))
+        shorter = re.sub(rf"\S{{{LONGEST + 1},}}", lambda word: f"{word[0][: LONGEST // 2]}...", message)
+        super().__init__(harmless(shorter))
+
+
+class Place(click.Path):
+    """A file or folder that is read, or a folder to write to; "" would be the current folder, which nobody
+    named.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("an empty text names no file.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class Number(click.FloatRange):
@@ -293,7 +309,7 @@ def writable(path: Path, *, overwrite: bool, option: str = "--out") -> Path:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, option: str = "--out") -> Iterator[None]:
     """Turns a write that fails into one message that names the file, its folder and the way out."""
     try:
         yield
@@ -302,7 +318,7 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise Refused(
             f"{path} cannot be written in the folder {path.parent.resolve()}: {error.strerror or error}. "
-            "Make room there, or choose a --out in another folder."
+            f"Make room there, or choose a {option} in another folder."
         ) from None
 
 

@@ -13,7 +13,16 @@ from pathlib import Path
 import click
 
 from moeviz.cli.cache import bytes_of
-from moeviz.cli.options import Device, Number, Refused, experts_option, json_option, refusing, registered
+from moeviz.cli.options import (
+    Device,
+    Number,
+    Place,
+    Refused,
+    experts_option,
+    json_option,
+    refusing,
+    registered,
+)
 
 
 def _counts(text: str) -> list[int]:
@@ -29,13 +38,13 @@ def _counts(text: str) -> list[int]:
 @click.option(
     "--trace",
     "file",
-    type=click.Path(path_type=Path),
+    type=Place(),
     help="A .moetrace file of this model, or of one with as many experts, to tell hit ratios from.",
 )
 @click.option(
     "--calibration",
     "counted",
-    type=click.Path(path_type=Path),
+    type=Place(),
     help="A .moecounts file of this model (`import` makes one): what its busiest experts would hit.",
 )
 @click.option("--fast", help="Memory of the fast tier, as 8GiB. Left out: what is free here.")

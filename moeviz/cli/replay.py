@@ -11,12 +11,12 @@ from typing import Any
 
 import click
 
-from moeviz.cli.options import json_option, refusing, registered, settings_of, settings_options
+from moeviz.cli.options import Place, json_option, refusing, registered, settings_of, settings_options
 
 
 @registered
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=Place())
 @settings_options
 @json_option
 def replay(file: Path, as_json: bool, **others: Any) -> None:

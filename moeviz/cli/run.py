@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moeviz.cli.options import (
+    Place,
     Refused,
     Stopping,
     json_option,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 @settings_options
 @click.option(
     "--future",
-    type=click.Path(path_type=Path),
+    type=Place(),
     help="Trace of this very run, for --policy belady or --prefetch oracle.",
 )
 @out_option("Save trace and run as a .moetrace file; an interrupted run keeps what it captured.")

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moeviz.cli.options import Refused, json_option, refusing, registered, settings_of, settings_options
+from moeviz.cli.options import (
+    Place,
+    Refused,
+    json_option,
+    refusing,
+    registered,
+    settings_of,
+    settings_options,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,7 +34,7 @@ TEXT = 300  # characters of a trace's text that a screen shows
 
 @registered
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=Place())
 @json_option
 def show(file: Path, as_json: bool) -> None:
     """What does FILE hold? Its model, shape, prompt, text and routing, and the run recorded with it, in a
@@ -102,8 +110,8 @@ def _show_counts(found: Counted, as_json: bool) -> None:
 
 @registered
 @click.command()
-@click.argument("first", type=click.Path(path_type=Path))
-@click.argument("second", type=click.Path(path_type=Path))
+@click.argument("first", type=Place())
+@click.argument("second", type=Place())
 @settings_options
 @click.option(
     "--replay",

@@ -14,6 +14,7 @@ import click
 
 from moeviz.cli.options import (
     Listing,
+    Place,
     Refused,
     given,
     keeps,
@@ -39,7 +40,7 @@ MOST_PROMPTS = 30  # in the table that is printed
 
 @registered
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=Place())
 @click.option(
     "--policies",
     default="lru,lfu,belady",

@@ -11,7 +11,7 @@ from moeviz.errors import TraceError
 
 def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
     """The content. Raises TraceError where this is a device, a pipe or a folder, or larger than `most` bytes;
-    OSError otherwise.
+    OSError, which names the file, otherwise.
     """
     path = Path(path)
     about = path.stat()
@@ -20,8 +20,11 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
         raise TraceError(f"{path} is {what}; expected a trace file.")
     if about.st_size > most:
         raise TraceError(f"{path.name} has {about.st_size:,} bytes; a trace has at most {most:,}.")
-    with path.open("rb") as file:
-        content = file.read(most + 1)
+    try:
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+    except OSError as error:  # a disk that fails while it is read does not say of which file
+        raise OSError(error.errno, error.strerror, str(path)) from None
     if len(content) > most:
         raise TraceError(f"{path.name} has more than {most:,} bytes; a trace has at most {most:,}.")
     return content

@@ -22,7 +22,8 @@ def executor(jobs: int | None, address: str = "") -> Iterator[Executor]:
     Raises SweepError where no scheduler answers.
 
     A local process ends with its parent, however that ends, and at once when the block is left by an
-    exception. A task whose Dask worker died is given to another one.
+    exception. A task whose Dask worker died is given to another one by the scheduler, as
+    often as its `allowed-failures` says.
     """
     if not address:
         before = multiprocessing.active_children()
@@ -47,7 +48,7 @@ def executor(jobs: int | None, address: str = "") -> Iterator[Executor]:
     except (OSError, ValueError, TypeError) as error:
         reason = str(error) or type(error).__name__
         raise SweepError(f"What listens at {address[:80]} is no Dask scheduler: {reason}.") from None
-    with client, client.get_executor(retries=2) as cluster:
+    with client, client.get_executor() as cluster:
         try:
             yield cluster
         except BaseException:
