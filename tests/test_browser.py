@@ -265,6 +265,12 @@ CONTROLS = (
     "input[type=number], .stButton button, .stMenuButton button)"
 )
 
+LEGENDS_CLEAR = """() => [...document.querySelectorAll(".js-plotly-plot")].every((figure) => {
+  const legend = figure.querySelector(".legend")?.getBoundingClientRect()
+  const top = figure.getBoundingClientRect().top + figure._fullLayout._size.t // of what is drawn
+  return !legend || legend.bottom <= top + 2
+})"""
+
 
 def test_the_first_screens_hold_the_question_the_picture_and_five_controls(page: Page, app: str) -> None:
     """On a laptop and on a projector, in presenter mode too: every chart of it is whole, without a scroll."""
@@ -287,7 +293,8 @@ def test_the_first_screens_hold_the_question_the_picture_and_five_controls(page:
                 expect(within.first).to_be_visible()
                 settle(page)
                 for one in within.all():
-                    expect(one).to_be_in_viewport(ratio=0.98)
+                    expect(one).to_be_in_viewport(ratio=1)
+                page.wait_for_function(LEGENDS_CLEAR)
                 box = within.first.bounding_box()
                 assert box is not None
                 assert box["y"] < 0.55 * size[1], where
@@ -334,29 +341,41 @@ def test_a_lesson_is_predicted_by_key_revealed_on_one_screen_kept_and_tried(page
 
 
 def test_every_lesson_is_one_screen(page: Page, app: str) -> None:
-    """On a projector and on a laptop: the stage is whole, text and buttons are beside it, nothing scrolls."""
+    """On a projector and on a laptop, asked and answered: the picture or the stage is whole, text and buttons
+    are beside it, nothing scrolls.
+    """
     page.set_viewport_size({"width": 1280, "height": 720})
     opened(page, app, "Lessons")
-    for number in range(9):
-        page.get_by_role("radio", name=re.compile(rf"^{number}\b")).click()
-        settle(page)
-        page.locator(".st-key-choice-1 button").click()
-        stage = page.locator(".moeviz-stage")
-        if number == 3:
-            page.get_by_role("radio", name="Stage").click()
-        expect(stage).to_have_attribute("data-pass", re.compile(r"\d+"))
-        settle(page)
-        for width, height in ((1440, 900), (1280, 720)):
-            page.set_viewport_size({"width": width, "height": height})
-            page.wait_for_function("height => innerHeight === height", arg=height)
-            parts = [
-                stage.locator(part) for part in (".strip", ".board.a", ".curves", ".transport", ".story")
-            ]
-            parts.append(page.locator(".st-key-lesson-onward"))
-            for part in parts:
-                expect(part).to_be_in_viewport(ratio=0.99)
-            ended = "document.querySelector('[data-testid=stMain]')"
-            assert page.evaluate(f"{ended}.scrollHeight - {ended}.clientHeight") <= 12, (number, width)
+    stage = page.locator(".moeviz-stage")
+
+    def whole(where: tuple[int, int, bool], *parts: str) -> None:
+        for part in parts:
+            expect(page.locator(part)).to_be_in_viewport(ratio=0.99)
+        main = "document.querySelector('[data-testid=stMain]')"
+        assert page.evaluate(f"{main}.scrollHeight - {main}.clientHeight") <= 12, where
+
+    answered = [f".moeviz-stage {part}" for part in (".strip", ".board.a", ".curves", ".transport", ".story")]
+    answered.append(".st-key-lesson-onward")
+    for presenter in (False, True):
+        if presenter:
+            page.keyboard.press("p")
+            expect(page.get_by_test_id("stHeader")).to_be_hidden()
+        for number in range(9):
+            page.get_by_role("radio", name=re.compile(rf"^{number}\b")).click()
+            settle(page)
+            if presenter:
+                page.get_by_role("button", name="Predict again").click()
+                expect(stage).to_have_count(0)
+                whole((number, 1280, True), ".drawing svg")
+            page.locator(".st-key-choice-1 button").click()
+            if number == 3:
+                page.get_by_role("radio", name="Stage").click()
+            expect(stage).to_have_attribute("data-pass", re.compile(r"\d+"))
+            settle(page)
+            for width, height in ((1280, 720),) if presenter else ((1440, 900), (1280, 720)):
+                page.set_viewport_size({"width": width, "height": height})
+                page.wait_for_function("height => innerHeight === height", arg=height)
+                whole((number, width, presenter), *answered)
 
 
 def test_two_tabs_follow_and_stop_one_run(page: Page, app: str) -> None:
@@ -500,6 +519,21 @@ def test_a_key_that_is_pressed_before_its_button_is_there_presses_it(page: Page,
         expect(page.locator(".st-key-present button")).to_have_count(0)
         page.keyboard.press("p")
     expect(page.get_by_test_id("stHeader")).to_be_hidden()
+
+
+def test_a_file_over_a_page_that_takes_none_is_not_opened_by_the_browser(page: Page, app: str) -> None:
+    opened(page, app, "Experts")
+    page.evaluate(
+        """() => window.addEventListener("dragover", (event) => {
+          window.over = [event.defaultPrevented, event.dataTransfer.dropEffect]
+        })"""
+    )
+    mouse = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(ROOT / "README.md")], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver"):
+        mouse.send("Input.dispatchDragEvent", {"type": kind, "x": 600, "y": 300, "data": data})
+    page.wait_for_function("window.over")
+    assert page.evaluate("window.over") == [True, "none"]
 
 
 def test_a_file_dropped_anywhere_in_the_library_is_the_current_trace(page: Page, app: str) -> None:

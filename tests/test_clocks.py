@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 
-from moeviz.engine.clocks import DeviceClock
+from moeviz.engine.clocks import DeviceClock, HostClock
 
 
 class Event:
@@ -53,3 +55,11 @@ def test_after_ten_minutes_a_microsecond_is_still_a_microsecond() -> None:
         events.ns += 99_997_000
     assert events.made <= 5  # of the run, the pass and its two stamps
     assert float(np.spacing(np.float32(600_000))) * 1e6 > 60_000  # ns, which one zero for all would be off by
+
+
+def test_a_moment_that_is_still_to_come_has_not_passed() -> None:
+    """The end of a paced copy is known beforehand: until then it is none of a pass's."""
+    clock = HostClock()
+    assert clock.ready(time.perf_counter_ns())
+    assert not clock.ready(time.perf_counter_ns() + 10**12)
+    assert not clock.ready(None)

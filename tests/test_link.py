@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -103,6 +104,30 @@ def test_copies_count_one_after_the_other_and_only_late_bytes_make_one_longer(
     assert own._span(begun, begun + 3 * least, begun + 3 * least + 7) == (begun, begun + 3 * least + 7)
     begun = 20 * least  # unpacking comes after the link, however soon the bytes were there
     assert own._span(begun, begun + 5, begun + 12) == (begun, begun + least + 7)
+
+
+def test_copies_are_told_one_after_the_other_however_late_compute_wakes_up(
+    model: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pace = find("1,0.5")
+    assert pace is not None
+    slots = aligned(3, model.store.layout.record_bytes)
+    own = link.PacedLink(model.store, pace)
+    wait_until = link.wait_until
+
+    def too_late(due: int) -> None:
+        wait_until(due + 1)
+        with own._changed:
+            own._changed.wait_for(lambda: not (own._copying or own._demand))
+
+    monkeypatch.setattr(link, "wait_until", too_late)
+    tickets = [own.submit(Load(0, n, n, (-1, -1), n, False), slots[n]) for n in range(3)]
+    for slot in slots:
+        own.wait(slot)
+    own.close()
+    for before, after in itertools.pairwise(tickets):
+        assert before.end <= after.start
+    assert tickets[-1].end - tickets[-1].start > own._least_ns  # nothing comes after it: told as it was
 
 
 def test_one_tokens_small_experts_are_copied_by_who_needs_them_and_a_prompts_beside_it(

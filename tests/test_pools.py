@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from moeviz.core.cache import Choice
 from moeviz.core.policies import POLICIES, policy
+from moeviz.core.pools import Pools
 from moeviz.core.replay import replay, served
 from moeviz.core.run import HIT
 from moeviz.core.settings import WARM, Settings
 from moeviz.core.trace import Trace
+from moeviz.core.use import Moment, Touch
 from moeviz.errors import PolicyError, SettingsError
 from moeviz.files.moetrace import from_bytes, to_bytes
 
@@ -142,6 +144,25 @@ def test_a_budget_is_shared_by_layers_or_spent_on_all() -> None:
     assert by_layer.same_decisions(replay(trace, Settings(slots=2)))
     with pytest.raises(SettingsError, match=r"too small: 2 experts of a layer.*at least 3.906 KiB"):
         replay(trace, Settings(budget=3_999))
+
+
+@pytest.mark.parametrize("name", ["lru", "lfu"])
+def test_pools_served_together_notice_what_was_done_to_one_of_them(name: str) -> None:
+    """Who left, or came by a guess, is known at the next event of all."""
+    pools = Pools(POLICIES[name], Moment(0, 2, 64), 2, 4, [2, 2], own=True)
+    rows = np.array([0, 1])
+
+    def serve(expert: int, clock: float) -> list[int]:
+        at = rows * 4 + expert
+        _, _, _, victims = pools.serve_rows(at, rows, Touch(np.array([clock, clock])), None)
+        return victims.tolist()
+
+    assert [serve(0, 2.0), serve(1, 4.0), serve(2, 6.0)] == [[-1, -1], [-1, -1], [0, 4]]
+    pools.clear(0)
+    assert serve(3, 8.0) == [-1, 5]  # of the first pool, now free, nobody leaves
+    assert serve(0, 10.0) == [-1, 6]
+    assert pools.admit(1, 5, 12, []) == (1, 7)  # as if touched last
+    assert serve(2, 14.0)[1] == (4 if name == "lru" else 5)
 
 
 def test_a_policy_that_reads_columns_only_now_and_then_is_refused() -> None:

@@ -19,7 +19,9 @@ STYLE = """<style>
 .stMainBlockContainer { padding: 4.25rem 2rem 12px; }
 .stMainBlockContainer h1 { padding: 0 0 0.25rem; }
 .st-key-keys { display: none; }
-[data-testid=stLayoutWrapper]:has(> .st-key-window) { position: absolute; }
+[data-testid=stLayoutWrapper]:has(> :is(.st-key-keys, .st-key-listener, .st-key-window)) {
+  position: absolute; /* else a gap follows it */
+}
 @media (min-width: 901px) {
   [data-testid=stLayoutWrapper]:has(> .st-key-bar) { position: absolute; } /* it hangs in the header */
   /* a page's first screen: its charts share the height that the rest leaves */
@@ -89,7 +91,7 @@ def draw(page: str) -> None:
     jobs.sit_down()
     lectern.sit_down()
     st.html(STYLE + (window.PRESENTER if state.presenter else ""))
-    with st.container():  # whatever is in it, what follows keeps its place and is not drawn twice
+    with st.container(key="listener"):  # with or without: what follows keeps its place, is not drawn twice
         if state.presenter:
             window.listen()
     with st.container(key="bar", horizontal=True, vertical_alignment="center", gap="small"):

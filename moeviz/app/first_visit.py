@@ -35,7 +35,7 @@ STYLE = """<style>
 .st-key-first-visit [data-testid=stMarkdownContainer] { margin: 0; }
 .st-key-first-visit p { margin: 0; line-height: 1.35; }
 @media (min-width: 901px) {
-  .st-key-first-visit { flex-wrap: nowrap; margin-top: -0.25rem; }
+  .st-key-first-visit { flex-wrap: nowrap; }
   .st-key-first-visit > :first-child { flex: 1 1 0; min-width: 0; }
   .st-key-first-visit > :not(:first-child) { flex: none; }
 }
@@ -139,7 +139,7 @@ def _text(trace: Trace, two: Sequence[Settings]) -> str:
         case "start":
             return (
                 "Only some of a model's experts fit into fast memory. See in half a minute which of two "
-                "caches keeps the right ones when a text **changes its subject**."
+                "expert caches keeps the right ones when a text **changes its subject**."
             )
         case "ask":
             return (

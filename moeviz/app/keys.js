@@ -47,8 +47,11 @@ window.moevizKeys ??= (() => {
 
   const uploader = () => document.querySelector(".st-key-upload input[type=file]")
 
+  // Where a page takes no files, neither does the browser, which would leave the app for the file.
   function over(event) {
-    if (uploader() || beingDrawn()) event.preventDefault()
+    if (!event.dataTransfer?.types.includes("Files")) return
+    event.preventDefault()
+    if (!uploader() && !beingDrawn()) event.dataTransfer.dropEffect = "none"
   }
 
   function drop(event) {

@@ -28,8 +28,8 @@ STYLE = """<style>
 .room-bars .track div { height: 100%; background: #56B4E9; transition: width 0.3s; }
 .room-bars .right { font-weight: 700; }
 .room-bars .right .track div { background: #009E73; }
-.room-bars.short .row { padding-right: 0.75rem; }
-.room-bars.short .bar { display: grid; grid-template-columns: 7rem 1fr; align-items: center; margin: 0; }
+.room-bars.short .row { padding-right: 0.75rem; white-space: nowrap; }
+.room-bars.short .bar { display: grid; grid-template-columns: 8rem 1fr; align-items: center; margin: 0; }
 .room-bars.short { line-height: 1.3; }
 @media (prefers-reduced-motion: reduce) { .room-bars .track div { transition: none; } }
 </style>"""

@@ -173,8 +173,8 @@ def error_in_words() -> str:
     found = _found()
     if not found:
         return "The model was not checked on this machine yet."
-    error = cost.median_error(found)
-    return f"Median error {error:.0%} on {len(found)} measured settings that the fit had not seen."
+    error, settings = cost.median_error(found), words.many(len(found), "measured setting")
+    return f"Median error {error:.0%} on {settings} that the fit had not seen."
 
 
 def _found() -> list[cost.Check]:

@@ -42,9 +42,10 @@ from moeviz.words import hit_verdict, policy_name
 # where there are some.
 STYLE = """<style>
 @media (min-width: 900px) {
-  .st-key-lesson-text { max-height: calc(100vh - 17.5rem); overflow-y: auto; padding-bottom: 1.5rem; }
+  .st-key-lesson-text { max-height: calc(100vh - 12.25rem - var(--above, 4.25rem)); }
+  .st-key-lesson-text { overflow-y: auto; padding-bottom: 1.5rem; }
   .st-key-lesson-text { mask-image: linear-gradient(to top, transparent, #000 1.5rem); }
-  :last-child > .st-key-lesson-text { max-height: calc(100vh - 9.5rem); }
+  :last-child > .st-key-lesson-text { max-height: calc(100vh - 4.25rem - var(--above, 4.25rem)); }
   .st-key-lesson-text > * { flex-shrink: 0; }
 }
 @media (max-width: 1400px) { .stMainBlockContainer h1 { font-size: 1.3rem; } }

@@ -32,7 +32,14 @@ def blank(x: str, y: str, height: int = 320) -> go.Figure:
         margin={"l": 10, "r": 16, "t": 8, "b": 48},
         height=height,
         font={"size": 15},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 14}},
+        legend={
+            "orientation": "h",
+            "yref": "container",  # above the axes Plotly leaves it behind where a page stretches them
+            "y": 1,
+            "yanchor": "top",
+            "x": 0,
+            "font": {"size": 14},
+        },
         hovermode="closest",
     )
     figure.update_xaxes(title=x, automargin=True, tickfont_size=14, title_font_size=15)

@@ -323,6 +323,7 @@ class Pools(Columns):
     def admit(self, row: int, place: int, clock: int, held: Iterable[int]) -> tuple[int, int] | None:
         """Gives an expert that was guessed a slot: a free one, or the lowest of those not held. (slot,
         victim's place or -1) or None."""
+        self._stands = False
         slot, victim = int(self.filled[row]), -1
         if self._sizes is not None:
             stay = list(held)
@@ -357,7 +358,7 @@ class Pools(Columns):
         """Nothing stays."""
         self.slot_of[self.holder[row, : self.filled[row]]] = -1
         self.filled[row] = 0
-        self._full = False
+        self._full = self._stands = False
         if self.policy.lists is not None and self.lists is not None:
             self.lists[row] = self.policy.lists(int(self.limits[row]))
 

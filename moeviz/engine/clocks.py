@@ -53,7 +53,7 @@ class HostClock:
         return time.perf_counter_ns()
 
     def ready(self, stamp: Any) -> bool:
-        return stamp is not None
+        return stamp is not None and stamp <= time.perf_counter_ns()  # a paced copy's end is known beforehand
 
     def since_start(self, stamp: int) -> int:
         return stamp - self._zero

@@ -206,9 +206,10 @@ class PacedLink(HostLink):
 
     Once a copy's bytes are moved, it is known when they would have come over that link. Until then the expert
     counts as not there: `wait` returns at that moment, and `is_late` answers by the clock, so that neither
-    depends on when a thread wakes up. The thread itself may sleep on, and the next copy counts from the
-    moment at which the link would have been free. Only bytes that this machine moves more slowly than the
-    link that was asked for make a copy longer.
+    depends on when a thread wakes up. The thread itself may sleep on until shortly before that moment; a copy
+    that it then begins counts from when the link would have been free, and one that it begins later from when
+    it began. Only bytes that this machine moves more slowly than the link that was asked for make a copy
+    longer.
     """
 
     _settles = True
@@ -224,7 +225,9 @@ class PacedLink(HostLink):
         ticket = self._current.get(slot.data_ptr())
         if ticket is not None and ticket.end > time.perf_counter_ns():
             wait_until(ticket.end)
-            ticket.end = time.perf_counter_ns()  # where the system woke compute too late, it is told
+            with self._changed:
+                if self._free == ticket.end and not self._copying:  # else the next copy counts from there
+                    ticket.end = time.perf_counter_ns()  # where the system woke compute too late, it is told
 
     def _arrived(self, ticket: Ticket) -> bool:
         return ticket.state == "done" and time.perf_counter_ns() >= ticket.end

@@ -149,26 +149,21 @@ class Curves {
     c.setLineDash([])
   }
 
-  // Beside the line of each change of subject the old name and the new one, where no label of the cursor is.
+  // Beside the line of each change of subject the old name and the new one, where no label of the cursor is, nor one of another change.
   drawChanges(size, labels) {
     const { sheet } = this
-    const free = (left, text) =>
-      labels.every(
-        (one) =>
-          one.right < left - 4 ||
-          one.left > left + sheet.wide(text, size) + 4 ||
-          one.base < this.bottom - 5 - size,
-      )
+    const base = this.bottom - 5
+    const put = (text, left) => {
+      const right = left + sheet.wide(text, size)
+      if (left < this.left + 13 || right > this.left + this.plot - 1) return
+      if (labels.some((one) => one.right >= left - 4 && one.left <= right + 4 && one.base >= base - size)) return
+      sheet.text(text, left, base, { colour: "muted", halo: true })
+      labels.push({ left, right, base })
+    }
     for (const one of this.changes) {
       const x = this.x(one.pass)
-      const base = this.bottom - 5
-      const before = title(one.before),
-        after = title(one.after)
-      const room = sheet.wide(before, size)
-      if (x - this.left > room + 20 && free(x - 7 - room, before))
-        sheet.text(before, x - 7, base, { align: "right", colour: "muted", halo: true })
-      if (this.left + this.plot - x > sheet.wide(after, size) + 8 && free(x + 7, after))
-        sheet.text(after, x + 7, base, { colour: "muted", halo: true })
+      put(title(one.before), x - 7 - sheet.wide(title(one.before), size))
+      put(title(one.after), x + 7)
     }
   }
 
