@@ -59,9 +59,8 @@ with show.screen():
     except MoevizError as error:
         st.error(show.plain(str(error)))
         st.stop()
-    even = cost.break_even(
-        at if scope == "layer" else round(at / trace.layers), trace.num_experts, trace.layers, trace.k
-    )
+    each = at if scope == "layer" else round(at / trace.layers)
+    even = cost.break_even(each, trace.num_experts, trace.layers, trace.k)
     left, right = st.columns(2)  # so wide that both headings, badges and Table stay in one line
     with left:
         named = [one.name for one in laid]
@@ -76,8 +75,6 @@ with show.screen():
             st.caption(machines.in_words(costs, place, size))
         st.caption(machines.memory(at * (trace.layers if scope == "layer" else 1), size))
         if "static" in policies:
-            st.caption(
-                "static is calibrated on this very trace here: the best that fixed frequencies can do."
-            )
+            st.caption("static is calibrated on this very trace: the best that fixed frequencies can do.")
     machines.checked()
     planning.section(here, place)

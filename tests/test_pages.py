@@ -567,8 +567,9 @@ def test_a_link_keeps_the_window_of_a_long_trace(data_folder: Path) -> None:
 
 
 def test_presenter_mode_is_a_link() -> None:
-    assert "font-size: 24px" in str([one.proto.body for one in opened("experts", presenter="true").html])
-    assert "font-size: 24px" not in str([one.proto.body for one in opened("experts").html])
+    larger = "html { font-size: max(16px, "
+    assert larger in str([one.proto.body for one in opened("experts", presenter="true").html])
+    assert larger not in str([one.proto.body for one in opened("experts").html])
 
 
 @pytest.mark.parametrize("page", ["timeline", "prefetch", "what_if", "experts"])
