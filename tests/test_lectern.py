@@ -35,7 +35,7 @@ def test_while_a_room_is_open_the_class_predicts_and_the_lecturer_reveals() -> N
     assert room.state("a")["told"]["good"]
     assert "1 of 1 predicted right" in said(app)
     assert "Neither is better" in said(app)
-    app.button(key="again").click().run()
+    app.button(key="again-1").click().run()
     assert "0** predicted" in said(app)
     assert "told" not in room.state("a")
 

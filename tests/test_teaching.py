@@ -39,7 +39,7 @@ def test_a_wrong_one_is_told_what_is_right_and_a_second_try_changes_no_score() -
     app = press(lesson(1), "choice-1")
     assert "It is" in app.error[0].value
     assert linked(app, "progress") == ".0"
-    press(press(app, "again"), "choice-3")
+    press(press(app, "again-1"), "choice-3")
     assert "Right" in app.success[0].value
     assert linked(app, "progress") == ".0"
 

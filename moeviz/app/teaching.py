@@ -195,7 +195,9 @@ def explain(one: Lesson, given: float | str) -> None:
     else:
         st.error(f"You said {show.plain(one.predict.text(given))}. It is {right}", icon=":material/close:")
     # in what moves, so that a keyboard reaches it, and at its top, where its edge cuts nothing
-    st.button("Predict again", key="again", type="tertiary", on_click=_again, args=(one.number,))
+    st.button(
+        "Predict again", key=f"again-{one.number}", type="tertiary", on_click=_again, args=(one.number,)
+    )
     for said in answer.why:
         if said.holds:
             st.markdown(show.plain(said.text))
