@@ -307,8 +307,9 @@ def test_split_writes_a_trace_for_each_request(tmp_path: Path) -> None:
     assert (first.experts == trace.experts[requests == 4]).all()
     assert (second.experts == trace.experts[requests == 0]).all()
     assert first.sequence is None
+    (parts / "many-2.moetrace").write_bytes((parts / "many-1.moetrace").read_bytes())
     again = run("split", tmp_path / "many.moetrace", "--into", parts)
-    assert "many-1.moetrace is there already. Add --force" in again.stderr
+    assert "many-2.moetrace is there already. Add --force" in again.stderr
     assert run("split", tmp_path / "many.moetrace", "--into", parts, "--force").exit_code == 0
     alone = run("split", parts / "many-1.moetrace", "--into", parts)
     assert "many-1.moetrace holds one request: there is nothing to split." in alone.stderr
@@ -318,26 +319,32 @@ def test_split_writes_a_trace_for_each_request(tmp_path: Path) -> None:
     ("cut", "code", "said"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), 2, "choose a --into in another folder."),
-        (KeyboardInterrupt(), 130, "holds 1 of 2 requests; --force writes over them."),
+        (KeyboardInterrupt(), 130, "holds 1 of 2 requests; the same command goes on from there."),
     ],
 )
-def test_a_split_that_is_cut_says_what_is_there(
-    cut: BaseException, code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_split_that_is_cut_says_what_is_there_and_goes_on_from_it(
+    cut: BaseException | None, code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "many.moetrace"
     replace(random_trace(1, tokens=20), sequence=np.arange(20, dtype=np.int16) % 2).save(source)
     parts, replace_file = tmp_path / "parts", os.replace
     parts.mkdir()
+    written: list[str] = []
 
     def second(part: str, path: Path) -> None:
-        if path.name == "many-2.moetrace":
+        if path.name == "many-2.moetrace" and cut is not None:
             raise cut
+        written.append(path.name)
         replace_file(part, path)
 
     monkeypatch.setattr(os, "replace", second)
     result = run("split", source, "--into", parts)
     assert (result.exit_code, said in result.stderr) == (code, True), result.stderr
     assert [path.name for path in parts.iterdir()] == ["many-1.moetrace"]
+    cut = None
+    result = run("split", source, "--into", parts)
+    assert result.stdout == f"saved      2 requests of 10 to 10 tokens in {parts}\n"
+    assert written == ["many-1.moetrace", "many-2.moetrace"], "each of them once"
 
 
 def test_what_show_and_diff_say_to_programs_is_what_the_schema_says(trace: Path, tmp_path: Path) -> None:

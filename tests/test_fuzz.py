@@ -35,8 +35,8 @@ def test_every_seed_is_read_and_every_format_has_one() -> None:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_mutated_files_are_accepted_whole_or_refused(seed: int) -> None:
     """In a process that holds nothing else: it forks for every file."""
-    code = f"import json; from moeviz.bench.fuzz import fuzz; print(json.dumps(fuzz(35, {seed})))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    command = ["-m", "moeviz", "bench", "fuzz", "--files", "35", "--seed", str(seed), "--json"]
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     for name, value in found.items():
         if "slowest" in name:

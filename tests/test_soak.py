@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import sys
 from collections.abc import Iterator
@@ -20,15 +21,40 @@ from moeviz.errors import MoevizError
 PAGES = len(list((Path(__file__).parent.parent / "pages").glob("*.py")))
 
 
-def test_every_page_is_opened_and_the_runs_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_page_is_opened_and_the_runs_are_made(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(soak, "IDLE", 0)
-    taken: list[float] = []
-    monkeypatch.setattr(soak, "spread", lambda seconds: taken.extend(seconds))
-    found = soak.visits(1, 0.0)
-    assert len(taken) in (PAGES, PAGES + 1)  # the first page is seen again where it is not drawn first
+    monkeypatch.setattr(soak, "TELL", 0.05)
+    seen: list[str] = []
+    real = soak.Seen
+    monkeypatch.setattr(soak, "Seen", lambda page, *rest: seen.append(page) or real(page, *rest))
+    (found,) = soak.visits(1, 0.0)
+    once, again = seen[: len(seen) // 2], seen[len(seen) // 2 :]  # one before the class, one of it
+    assert len(set(once)) == len(set(again)) == PAGES
+    assert found["the slowest"].split(",")[0] in again
+    assert found["seconds to a page, 95th percentile"] <= found["seconds to a page, 1 sessions"]["most"]
     assert found["server after one session saw every page, MiB"] > found["server at its start, MiB"] > 0
-    found = soak.runs(2)
+    (found,) = soak.runs(2)
     assert found["worker after 2 runs, MiB"] > found["server after 2 runs, MiB"] > 0
+    said = capsys.readouterr().err
+    assert "1 of 1 browsers have seen all" in said
+    assert "1 of 2 runs made" in said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_what_was_seen_is_told_when_it_is_cut_off() -> None:
+    found = soak.Class(2)
+
+    async def cut() -> None:
+        found.seen.append(soak.Seen("Timeline", 3, 1, 2.0))
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.Event().wait()
+
+    parts = soak._told(cut(), found)
+    assert next(parts)["the slowest"].startswith("Timeline, page 3 of its browser")
+    with pytest.raises(KeyboardInterrupt):
+        next(parts)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

@@ -6,17 +6,18 @@ python -m moeviz bench engine
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from moeviz.bench.engine.rows import ROWS, Work
-from moeviz.cli.options import F, Number, Place, refusing, registered
+from moeviz.cli.options import F, Number, Place, keeps, refusing, registered
 
 MOST = 1_000_000  # tokens of a made-up trace
 Figures = Mapping[str, Any]  # by name: a number, a spread or a sentence
+Parts = Figures | Iterable[Figures]  # all at once, or one after the other as they are measured
 
 
 @registered
@@ -50,20 +51,23 @@ def tokens(default: int, what: str, most: int = MOST) -> Callable[[F], F]:
 
 MADE_UP = "Tokens of a made-up trace of 24 layers, top-4 of 32 experts."
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
-MEASURES: dict[str, Callable[..., Figures]] = {}  # command -> what it measures, given its options
+MEASURES: dict[str, Callable[..., Parts]] = {}  # command -> what it measures, given its options
 
 
-def table(name: str) -> Callable[[Callable[..., Figures]], click.Command]:
-    """Makes a command of a function that gives figures: it prints them, as lines or as JSON."""
+def table(name: str) -> Callable[[Callable[..., Parts]], click.Command]:
+    """Makes a command of a function that gives figures: it prints them, as lines or as JSON. What was
+    measured is not lost where the rest is cut off.
+    """
 
-    def register(measure: Callable[..., Figures]) -> click.Command:
+    def register(measure: Callable[..., Parts]) -> click.Command:
         def command(as_json: bool, **options: Any) -> None:
-            with refusing():
-                found = MEASURES[name](**options)
-            if as_json:
-                click.echo(json.dumps(found))
-            else:
-                show(found)
+            found: dict[str, Any] = {}
+            try:
+                with refusing():
+                    gather(found, name, options, as_json)
+            finally:
+                if as_json and found:
+                    click.echo(json.dumps(found))
 
         MEASURES[name] = measure
         command.__doc__ = measure.__doc__
@@ -73,6 +77,17 @@ def table(name: str) -> Callable[[Callable[..., Figures]], click.Command]:
     return register
 
 
+def gather(found: dict[str, Any], name: str, options: dict[str, Any], as_json: bool) -> None:
+    """Measures, adds the figures to `found` as they come, and prints them unless one object is asked for."""
+    figures = MEASURES[name](**options)
+    for part in [figures] if isinstance(figures, Mapping) else figures:
+        found.update(part)
+        if found:
+            keeps("What was measured by then is printed.")
+        if not as_json:
+            show(part)
+
+
 @table("engine")
 @rounds(5)
 @tokens(100, "Tokens to generate in each round.", 1_000)
@@ -80,7 +95,7 @@ def table(name: str) -> Callable[[Callable[..., Figures]], click.Command]:
 @click.option(
     "--only", multiple=True, type=click.Choice([*ROWS]), help="Only this row; may be given several times."
 )
-def bench_engine(repeats: int, tokens: int, model: str, only: tuple[str, ...]) -> Figures:
+def bench_engine(repeats: int, tokens: int, model: str, only: tuple[str, ...]) -> Parts:
     """The engine beside transformers, beside its own copies and by itself, on one thread, with the goal of
     each ratio. All rows take half an hour; which one it is at is said on stderr.
     """
@@ -156,7 +171,7 @@ def bench_capture(repeats: int, tokens: int) -> Figures:
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the mutations."
 )
-def bench_fuzz(files: int, seed: int) -> Figures:
+def bench_fuzz(files: int, seed: int) -> Parts:
     """Mutated files through the importer, each in a process of its own: accepted whole or refused, how slow
     and how large at worst.
     """
@@ -183,11 +198,14 @@ def bench_fuzz(files: int, seed: int) -> Figures:
 @click.option(
     "--runs", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Then, in one session."
 )
-def bench_soak(sessions: int, pause: float, runs: int) -> Figures:
-    """A classroom: seconds to a page, what sessions and runs leave behind (needs Chromium)."""
+def bench_soak(sessions: int, pause: float, runs: int) -> Parts:
+    """A classroom: seconds to a page, what sessions and runs leave behind (needs Chromium). How far it is is
+    said on stderr.
+    """
     from moeviz.bench import soak
 
-    return soak.visits(sessions, pause) | soak.runs(runs)
+    yield from soak.visits(sessions, pause)
+    yield from soak.runs(runs)
 
 
 @table("stage")
@@ -199,7 +217,7 @@ def bench_soak(sessions: int, pause: float, runs: int) -> Figures:
     show_default=True,
     help="Played in each round.",
 )
-def bench_stage(repeats: int, seconds: float) -> Figures:
+def bench_stage(repeats: int, seconds: float) -> Parts:
     """Pictures per second of the stage while it plays, key to picture, file to first picture; then how soon
     the app answers: first picture, changed boards, another page; then the lecturer's clock (needs Chromium
     and the bundled model).
@@ -208,7 +226,9 @@ def bench_stage(repeats: int, seconds: float) -> Figures:
     from moeviz.bench.lecturing import lecturing
     from moeviz.bench.stage import stage
 
-    return stage(seconds, repeats) | answering(repeats) | lecturing(repeats)
+    yield stage(seconds, repeats)
+    yield answering(repeats)
+    yield lecturing(repeats)
 
 
 @bench.command("all")
@@ -217,21 +237,25 @@ def bench_all(as_json: bool) -> None:
     """Every table, one after the other, each as its own command measures it when it is given no options: an
     hour. One that cannot be measured here says why.
     """
-    found: dict[str, Figures] = {}
-    for name, measure in MEASURES.items():
-        command = bench.commands[name]
-        options = command.make_context(name, []).params
-        del options["as_json"]
-        if not as_json:
-            click.echo(f"\n{name}: {command.get_short_help_str(100)}\n")
-        try:
-            found[name] = measure(**options)
-        except Exception as error:  # hours of other tables are not lost for a package or a browser
-            found[name] = {"not measured": (str(error).strip() or type(error).__name__).splitlines()[0]}
-        if not as_json:
-            show(found[name])
-    if as_json:
-        click.echo(json.dumps(found))
+    found: dict[str, dict[str, Any]] = {}
+    try:
+        for name in MEASURES:
+            command = bench.commands[name]
+            options = command.make_context(name, []).params
+            del options["as_json"]
+            if not as_json:
+                click.echo(f"\n{name}: {command.get_short_help_str(100)}\n")
+            found[name] = {}
+            try:
+                gather(found[name], name, options, as_json)
+            except Exception as error:  # hours of other tables are not lost for a package or a browser
+                why = (str(error).strip() or type(error).__name__).splitlines()[0]
+                found[name]["not measured"] = why
+                if not as_json:
+                    show({"not measured": why})
+    finally:
+        if as_json:
+            click.echo(json.dumps(found))
 
 
 def show(values: Figures) -> None:

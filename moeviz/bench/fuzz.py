@@ -24,7 +24,7 @@ import struct
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -504,9 +504,9 @@ def _use(kind: str, content: bytes, rest: bytes) -> None:
             replay(trace, Settings(slots=trace.k))
 
 
-def fuzz(files: int, seed: int = 0) -> dict[str, Any]:
-    """`files` mutations of a file of every format, each in a process of its own: how many were accepted, how
-    many processes ended without an answer, and the slowest and the largest of them.
+def fuzz(files: int, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """`files` mutations of a file of every format, each in a process of its own: of each format how many were
+    accepted, how many processes ended without an answer, and the slowest and the largest of them.
 
     A refusal that only the importers' last guard could word counts as "stumbled". The numbers of these files
     and the seed make them again.
@@ -515,7 +515,6 @@ def fuzz(files: int, seed: int = 0) -> dict[str, Any]:
         raise MoevizError("bench fuzz needs a system whose processes fork: Linux or macOS.")
     import pyarrow.parquet  # noqa: F401  # before the fork, so that not every child loads it
 
-    found: dict[str, Any] = {}
     for kind, content in seeds().items():
         options = Options(top_k=2 if kind == "rtrace" else 0)
         every = [tried(mutated(content, np.random.default_rng([seed, n])), options) for n in range(files)]
@@ -523,7 +522,7 @@ def fuzz(files: int, seed: int = 0) -> dict[str, Any]:
             n for n, one in enumerate(every) if "cannot be read: " in one.said and "Error: " in one.said
         ]
         ended = [n for n, one in enumerate(every) if not one.kind]
-        found |= {
+        found: dict[str, Any] = {
             f"{kind}: accepted of {files}": float(sum(one.kind not in ("", "error") for one in every)),
             f"{kind}: stumbled": float(len(stumbled)),
             f"{kind}: ended without an answer": float(len(ended)),
@@ -533,4 +532,4 @@ def fuzz(files: int, seed: int = 0) -> dict[str, Any]:
         }
         if stumbled or ended:
             found[f"{kind}: numbers of these"] = ", ".join(map(str, sorted({*stumbled, *ended})[:20]))
-    return found
+        yield found

@@ -20,11 +20,13 @@ import psutil
 from moeviz.bench.rounds import ROOT
 from moeviz.errors import MoevizError
 
+PATIENCE = 180  # seconds until a server answers, on a busy machine too
+
 
 @contextmanager
 def serving(data: Path) -> Iterator[tuple[psutil.Process, str]]:
     """A server whose library is in the folder `data`, once it answers, and its address. Raises MoevizError
-    where it does not start.
+    where it does not start, or does not answer within `PATIENCE` seconds.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -39,15 +41,22 @@ def serving(data: Path) -> Iterator[tuple[psutil.Process, str]]:
         env=os.environ | {"MOEVIZ_DATA": str(data)},
     )
     try:
+        asked = time.monotonic()
         while True:
             if server.poll() is not None:
                 raise MoevizError("The server ended at once. Try: python -m streamlit run app.py")
+            if time.monotonic() - asked > PATIENCE:
+                raise MoevizError(f"The server does not answer after {PATIENCE} s. Is the machine busy?")
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health").read()
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=PATIENCE).read()
                 break
             except OSError:
                 time.sleep(0.1)
         yield psutil.Process(server.pid), f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
-        server.wait()
+        try:
+            server.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -30,6 +30,9 @@ from moeviz.cli.options import (
 )
 from moeviz.core.settings import SETTINGS
 from moeviz.errors import ExportError, TraceError
+
+if TYPE_CHECKING:
+    from moeviz.core.trace import Trace
 
 
 def _importers() -> Iterable[str]:
@@ -145,7 +148,8 @@ def split(file: Path, into: Path, force: bool) -> None:
     """Write every request of a .moetrace FILE as a trace of its own.
 
     Each keeps its own order, so a cache replayed on it sees one request alone; a run recorded with FILE is of
-    all of them and is left out. A folder of such traces is what sweep takes.
+    all of them and is left out. A folder of such traces is what sweep takes. A split that was cut off goes on
+    where it was when the same command is given again.
 
     \b
     Example:
@@ -159,14 +163,30 @@ def split(file: Path, into: Path, force: bool) -> None:
         if len(parts) < 2:
             raise TraceError(f"{file.name} holds one request: there is nothing to split.")
         paths = [into / f"{file.stem}-{number}.moetrace" for number in range(1, len(parts) + 1)]
-        for path in paths:
-            writable(path, overwrite=force, option="--into")
-        for number, (path, part) in enumerate(zip(paths, parts, strict=True), start=1):
+        left = []
+        for path, part in zip(paths, parts, strict=True):
+            there = not force and _holds(path, part)
+            writable(path, overwrite=force or there, option="--into")
+            left += [] if there else [(path, part)]
+        for number, (path, part) in enumerate(left, start=len(parts) - len(left) + 1):
             with writing(path, "--into"):
                 moetrace.write_atomically(path, moetrace.to_bytes(part))
-            keeps(f"{into} holds {number} of {len(parts)} requests; --force writes over them.")
+            keeps(f"{into} holds {number} of {len(parts)} requests; the same command goes on from there.")
     tokens = sorted(part.tokens for part in parts)
     click.echo(f"saved      {len(parts)} requests of {tokens[0]:,} to {tokens[-1]:,} tokens in {into}")
+
+
+def _holds(path: Path, trace: Trace) -> bool:
+    """Whether a file is just what would be written: a split that was cut off has written it."""
+    from moeviz.files import moetrace
+
+    try:
+        if not path.is_file():
+            return False
+        content = moetrace.to_bytes(trace)
+        return path.stat().st_size == len(content) and path.read_bytes() == content
+    except (OSError, ValueError):  # what is wrong with it is said where it is to be written
+        return False
 
 
 @registered

@@ -10,7 +10,7 @@ be measured here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -47,8 +47,8 @@ class Work:
         return self.model or str(BUNDLED)
 
 
-def engine(work: Work, only: Sequence[str] = ()) -> dict[str, Any]:
-    """The figures of the rows named, or of all, on one thread; which row it is at goes to stderr.
+def engine(work: Work, only: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """The figures of each row named, or of all, on one thread; which row it is at goes to stderr.
 
     Raises ModelError and what loading raises.
     """
@@ -58,10 +58,8 @@ def engine(work: Work, only: Sequence[str] = ()) -> dict[str, Any]:
     from moeviz.engine.loader import use_threads
 
     use_threads(1)
-    found: dict[str, Any] = {}
     names = list(only or ROWS)
     for at, name in enumerate(names, start=1):
         click.echo(f"row {at} of {len(names)}: {ROWS[name]}", err=True)
         row = import_module(f"moeviz.bench.engine.{name.replace('-', '_')}")
-        found |= row.measure(work)
-    return found
+        yield row.measure(work)
