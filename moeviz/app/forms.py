@@ -170,13 +170,11 @@ def _refuse_unknown_rule(key: str, first: str) -> None:
 
 
 def _help(field: str) -> str:
-    known = {
-        "policy": {own.short(name): one.text for name, one in POLICIES.items()},
-        "prefetch": {own.short(name): one.text for name, one in PREDICTORS.items()},
-        "scope": SCOPES,
-        "warm": WARM,
-    }
-    lines = [f"- **{name}**: {what}" for name, what in known.get(field, {}).items()]
+    known: Mapping[str, str] = {"scope": SCOPES, "warm": WARM}.get(field, {})
+    if field in ("policy", "prefetch"):
+        registry = POLICIES if field == "policy" else PREDICTORS
+        known = {own.short(name): one.text for name, one in registry.items()}
+    lines = [f"- **{name}**: {what}" for name, what in known.items()]
     text = "\n".join([f"{SETTINGS[field].help}.", *lines])
     return words.tooltip(LABELS.get(field, field), more=text) or text
 

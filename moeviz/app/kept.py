@@ -35,8 +35,10 @@ def run_key(run: Run) -> str:
     return run.digest + hashlib.blake2b(run.times.pass_wall.tobytes(), digest_size=8).hexdigest()
 
 
-BY_TRACE = {Trace: lambda trace: trace.digest}
-BY_RUN = {Run: run_key}
+# their fields are numbers and names; Streamlit would hash each of them by itself
+BY_VALUE: dict[Any, Callable[[Any], Any]] = {Settings: repr, Costs: repr}
+BY_TRACE = {Trace: lambda trace: trace.digest} | BY_VALUE
+BY_RUN = {Run: run_key} | BY_VALUE
 
 
 @st.cache_resource(show_spinner="Replaying the trace", max_entries=64, hash_funcs=BY_TRACE)
@@ -126,6 +128,8 @@ def drawn(
 ) -> list[Chart]:
     """Charts as they are shown, so that visitors of one trace share them: `_make` draws those that are called
     `key`, and `of` is all that they depend on. `color` of their text, which is `larger` times its size.
+
+    Nobody changes them any more, so that Plotly copies each figure once, and not whenever it is sent.
     """
     found = _make()
     for one in found:
@@ -133,6 +137,8 @@ def drawn(
         if larger != 1:
             style.enlarge(one.figure, larger)
         style.settle(one.figure, larger)
+        sent = one.figure.to_dict()
+        one.figure.to_dict = lambda sent=sent: sent
     return found
 
 

@@ -63,18 +63,22 @@ def _watched(command: list[str], environment: dict[str, str]) -> list[tuple[int,
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        while (line := process.stdout.readline()) == "begin\n":
-            before = most = _memory(process)
-            written = _read(process, "io", "wchar")
-            process.stdin.write("go\n")
-            process.stdin.flush()
-            while not select.select([process.stdout], [], [], 0)[0]:
-                most = max(most, _memory(process))
-            if process.stdout.readline() != "end\n":
-                break
-            found.append((most - before, _read(process, "io", "wchar") - written))
-            process.stdin.write("done\n")
-            process.stdin.flush()
+        try:
+            while (line := process.stdout.readline()) == "begin\n":
+                before = most = _memory(process)
+                written = _read(process, "io", "wchar")
+                process.stdin.write("go\n")
+                process.stdin.flush()
+                while not select.select([process.stdout], [], [], 0)[0]:
+                    most = max(most, _memory(process))
+                if process.stdout.readline() != "end\n":
+                    break
+                found.append((most - before, _read(process, "io", "wchar") - written))
+                process.stdin.write("done\n")
+                process.stdin.flush()
+        except BaseException:
+            process.kill()  # it would go on, and be waited for
+            raise
         if line or len(found) != 2:
             raise RuntimeError("the measured process ended early")
     return found

@@ -104,8 +104,6 @@ def import_(
 
     with refusing():
         found = open_file(source, Options(experts, prompt_tokens, axes, top_k), kind)
-        for line in found.report:
-            click.echo(words.harmless(f"note       {line}"))
         if isinstance(found, Counted):
             if out.suffix != moecounts.SUFFIX:
                 raise TraceError(
@@ -130,6 +128,8 @@ def import_(
             )
         with writing(out):
             moetrace.write_atomically(out, content)
+    for line in found.report:
+        click.echo(words.harmless(f"note       {line}"))
     click.echo(f"saved      {out}: {found.format}, {shape}")
 
 
