@@ -1066,6 +1066,15 @@ def test_what_is_not_used_is_named() -> None:
             lambda: lines({"token_idx": 0, "layer": 0, "topk_ids": [1], "topk_weights": [1, 2]}),
             "topk_weights has 2 entries; expected a number for each of 1",
         ),
+        *(
+            (
+                lambda huge=huge: lines(
+                    {"token_idx": 0, "layer": 0, "topk_ids": [1], "topk_weights": [huge]}
+                ),
+                "topk_weights holds a number that is beyond floating point",
+            )
+            for huge in (1e308, -(10**400))
+        ),
         (
             lambda: routes() + lines({"req_id": "r0", "token_idx": 0, "layer": 0, "topk_ids": [1, 2]}),
             "token 0 more than once in layer 0",

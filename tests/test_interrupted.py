@@ -41,7 +41,7 @@ COMMANDS = {  # command -> what is being called when the signal comes
     f"import {T} --out out/a.moetrace": "os.fsync",
     "split requests.moetrace --into out": "os.fsync",
     f"export {T} --format csv --out out/a.csv": "moeviz.files.exporters.content",
-    f"export {T} --format perfetto --out out/a.json": "os.fsync",
+    f"export {T} --format jsonl --out out/a.jsonl": "os.fsync",
     f"export {T} --format report --out out/a.html": "moeviz.files.report.report",
     f"export {T} --format stage --out out/a.html": "moeviz.charts.stage.stage",
     "lessons --sheet out/a.html": "moeviz.lessons.sheet.students",

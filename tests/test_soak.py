@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from click.testing import CliRunner
 from test_browser import pytestmark as pytestmark
@@ -44,10 +45,11 @@ def test_every_page_is_opened_and_the_runs_are_made(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_what_was_seen_is_told_when_it_is_cut_off() -> None:
-    found = soak.Class(2)
+    first = soak.Seen("Stage", 1, 0, 3.0, 0.2, 4.0)
+    found = soak.Class(psutil.Process(), 2, [first])
 
     async def cut() -> None:
-        found.seen.append(soak.Seen("Timeline", 3, 1, 2.0))
+        found.seen.append(soak.Seen("Timeline", 3, 1, 2.0, 0.1, 0.2))
         signal.raise_signal(signal.SIGINT)
         await asyncio.Event().wait()
 

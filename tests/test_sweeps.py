@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -129,17 +131,33 @@ def test_all_slots_are_from_one_tokens_need_to_all(
     assert table["slots"].tolist() == list(range(2, 9))
 
 
-def test_two_dask_workers_make_the_same_table(files: list[Path], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two Dask workers, each a process of its own that loads all that a sweep needs."""
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as cluster:
-        options = ["--policies", "lru,lfu", "--prefetch", "none,next-gate"]
-        result = command(
-            *files, *options, "--dask", cluster.scheduler_address, "--out", tmp_path / "dask.parquet"
-        )
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(sys.modules, "__main__", ModuleType("__main__"))  # as plain_main, for all tests
+        with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as two:
+            yield two
+
+
+def test_two_dask_workers_make_the_same_table(
+    files: list[Path], cluster: Any, threads: Executor, tmp_path: Path
+) -> None:
+    options = ["--policies", "lru,lfu", "--prefetch", "none,next-gate"]
+    result = command(*files, *options, "--dask", cluster.scheduler_address, "--out", tmp_path / "d.parquet")
     assert result.exit_code == 0, result.output
-    assert command(*files, *options, "--jobs", 2, "--out", tmp_path / "local.parquet").exit_code == 0
-    assert pd.read_parquet(tmp_path / "dask.parquet").equals(pd.read_parquet(tmp_path / "local.parquet"))
+    plan = Plan(("lru", "lfu"), prefetch=("none", "next-gate"))
+    here = sweep(files, plan, tmp_path / "here.parquet", threads)
+    assert pd.read_parquet(tmp_path / "d.parquet").equals(here)
+
+
+def test_local_processes_make_the_same_table(files: list[Path], threads: Executor, tmp_path: Path) -> None:
+    options = ["--policies", "lru", "--jobs", 2, "--out", tmp_path / "two.parquet"]
+    assert command(*files, *options).exit_code == 0
+    here = sweep(files, Plan(("lru",)), tmp_path / "here.parquet", threads)
+    assert pd.read_parquet(tmp_path / "two.parquet").equals(here)
 
 
 class Counting(ThreadPoolExecutor):
@@ -415,15 +433,10 @@ class Mortal(Executor):
 
 
 def test_a_dask_worker_that_dies_costs_a_retry_and_no_row(
-    files: list[Path], threads: Executor, tmp_path: Path
+    files: list[Path], cluster: Any, threads: Executor, tmp_path: Path
 ) -> None:
-    from distributed import LocalCluster
-
     plan, said = Plan(("lru",), slots=(3, 4)), list[str]()
-    with (
-        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as cluster,
-        executor(None, cluster.scheduler_address) as pool,
-    ):
+    with executor(None, cluster.scheduler_address) as pool:
         whole = sweep(files, plan, tmp_path / "dask.parquet", Mortal(pool, tmp_path / "died"), said.append)
         assert (tmp_path / "died").exists()
         assert whole.equals(sweep(files, plan, tmp_path / "here.parquet", threads))

@@ -3,8 +3,10 @@ whether runs add up.
 
 Sessions are contexts of one headless Chromium on the server's own machine, each with nothing kept, as 20
 browsers that were never here. A class brings its own machines, so the processor time of a page is told apart:
-the server's, and that of everything else here, which is the browsers. Memory is resident memory of the
-server's process; handles and threads are counted by the system.
+the server's, and that of everything else here, which is the browsers. To start and to read the app's scripts
+for the first time takes a browser far longer than the server takes for a page, and where many do it at once
+on one machine they wait for each other: first pages are told apart from later ones, beside what one alone
+takes. Memory is resident memory of the server's process; handles and threads are counted by the system.
 
 How far it is goes to standard error. What is known when it is interrupted, or when a page or a run does not
 come, is told all the same.
@@ -71,13 +73,17 @@ class Seen:
     turn: int  # 1: the first page of its browser
     others: int  # pages that others waited for when this one was asked for
     seconds: float  # from the click to the page
+    own: float  # processor seconds meanwhile, of the server
+    rest: float  # and of all else here
 
 
 @dataclass(slots=True)
 class Class:
     """What is known of a class so far."""
 
+    server: psutil.Process
     sessions: int
+    alone: list[Seen] = field(default_factory=list)  # by the one who comes before it
     seen: list[Seen] = field(default_factory=list)
     waiting: int = 0  # pages that were asked for and are not there yet
     left: int = 0  # browsers that have seen every page
@@ -102,6 +108,8 @@ class Class:
                 "the slowest": f"{slow.page}, page {slow.turn} of its browser, asked for while {slow.others} "
                 "others were waited for",
                 **_by_turn(self.seen),
+                "processor seconds of a first page alone, server": self.alone[0].own,
+                "processor seconds of a first page alone, all else": self.alone[0].rest,
                 "processor seconds of the server a page": self.own / len(seconds),
                 "processor seconds of all else here a page": self.rest / len(seconds),
             }
@@ -166,8 +174,8 @@ def visits(sessions: int, pause: float, seed: int = 0) -> Iterator[dict[str, Any
     a page does not come; what was seen by then is given before.
     """
     with _served() as (server, address):
-        found = Class(sessions)
-        yield from _told(_visits(server, address, pause, seed, found), found)
+        found = Class(server, sessions)
+        yield from _told(_visits(address, pause, seed, found), found)
 
 
 def runs(count: int) -> Iterator[dict[str, Any]]:
@@ -215,11 +223,12 @@ async def _tell(found: Class | Runs) -> None:
         click.echo(str(found), err=True)
 
 
-async def _visits(server: psutil.Process, address: str, pause: float, seed: int, found: Class) -> None:
+async def _visits(address: str, pause: float, seed: int, found: Class) -> None:
+    server, alone = found.server, Class(found.server, 1, seen=found.alone)
     draws = np.random.default_rng(seed).spawn(found.sessions)
     async with _browser() as browser:
         found.held[START] = Held.by(server)
-        await _visit(browser, address, np.random.default_rng(seed), 0, 0, Class(1))
+        await _visit(browser, address, np.random.default_rng(seed), 0, 0, alone)
         found.held[ONE] = Held.by(server)
         before = _worked(server)
         each = [_visit(browser, address, draw, draw.uniform(0, ARRIVE), pause, found) for draw in draws]
@@ -266,7 +275,7 @@ async def _seen(page: Page, do: Callable[[], Awaitable[object]], turn: int, foun
 
     here = page.locator(f"{_LINKS}[aria-current=page]")
     before = await here.inner_text() if await here.count() else ""
-    others, start = found.waiting, time.perf_counter()
+    others, worked, start = found.waiting, _worked(found.server), time.perf_counter()
     found.waiting += 1
     try:
         await do()
@@ -277,7 +286,9 @@ async def _seen(page: Page, do: Callable[[], Awaitable[object]], turn: int, foun
         ) from None
     finally:
         found.waiting -= 1
-    found.seen.append(Seen(await here.inner_text(), turn, others, time.perf_counter() - start))
+    seconds = time.perf_counter() - start
+    own, all_ = (now - then for now, then in zip(_worked(found.server), worked, strict=True))
+    found.seen.append(Seen(await here.inner_text(), turn, others, seconds, own, all_ - own))
 
 
 async def _runs(server: psutil.Process, address: str, found: Runs) -> None:
@@ -285,7 +296,7 @@ async def _runs(server: psutil.Process, address: str, found: Runs) -> None:
         page = await browser.new_page(viewport={"width": 1440, "height": 900})
         page.set_default_timeout(1e3 * LONGEST)
         # long enough that the button which stops it is seen
-        await _seen(page, lambda: page.goto(f"{address}/?tokens=40"), 1, Class(1))
+        await _seen(page, lambda: page.goto(f"{address}/?tokens=40"), 1, Class(server, 1))
         for number in range(found.count):
             await _run(page, number + 1)
             for worker in server.children(recursive=True)[:1]:

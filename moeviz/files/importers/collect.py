@@ -10,6 +10,7 @@ forward pass has begun.
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from moeviz.words import many
 
 UNKNOWN = -1
 MOST = 2**31 - 1
+_MOST_WEIGHT = float(np.finfo(np.float32).max)  # of what a trace keeps weights in
 
 
 def whole(source: Source, value: object, place: str, what: str, least: int = 0, most: int = MOST) -> int:
@@ -64,9 +66,12 @@ def weight_list(
             f"{place}: {what} has {len(value)} entries; expected a number for each of {len(ids)} experts."
         )
     try:
-        return [float(one) for one in value]
+        found = [float(one) for one in value]
     except OverflowError:
-        raise source.error(f"{place}: {what} holds a number that is beyond floating point.") from None
+        found = [_MOST_WEIGHT * 2]
+    if any(math.isfinite(one) and abs(one) > _MOST_WEIGHT for one in found):
+        raise source.error(f"{place}: {what} holds a number that is beyond floating point.")
+    return found
 
 
 class _Request:
