@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
-from servers import listens
+from servers import ROOT, listening
 from test_browser import PATIENCE, browser, context  # noqa: F401
 from test_browser import pytestmark as pytestmark
 
 from moeviz.app import components
 
-ROOT = Path(__file__).parent.parent
 PAGE = """
 from dataclasses import replace
 
@@ -72,24 +67,8 @@ else:
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     script = tmp_path_factory.mktemp("page") / "page.py"
     script.write_text(PAGE)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.headless", "true"]
-    process = subprocess.Popen(
-        [*command, "--server.port", str(port)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        text=True,
-    )
-    try:
-        listens(process, port)
+    with listening(ROOT, {"PYTHONPATH": str(ROOT)}, str(script)) as port:
         yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.communicate()
 
 
 @pytest.fixture

@@ -203,10 +203,13 @@ def test_the_worker_is_killed_stopped_and_hung_and_the_queue_goes_on() -> None:
     the next job runs.
     """
     client = Client()
+    kinds = ["kill", "hang", "stop"]
     try:
         for number, draw in rounds(SECONDS * 0.3):
             job = client.submit(watch(draw.choice([2, 200])))
-            what = draw.choice(["kill", "hang", "stop"])
+            if number % len(kinds) == 0:
+                draw.shuffle(kinds)  # each of them comes before any comes again
+            what = kinds[number % len(kinds)]
             about = f"round {number}: {what}"
             print(about)
             if not job.over.wait(draw.uniform(0, 3)):

@@ -5,50 +5,27 @@ have left it gives back what they took.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from conftest import random_trace
+from servers import ROOT, listening
 
 from moeviz.app import jobs, kept, server
 from moeviz.core.settings import Settings
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module", params=["checkout", "elsewhere"])
 def port(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The real server as the README starts it, from the checkout and from another folder."""
     folder = ROOT if request.param == "checkout" else tmp_path_factory.mktemp("elsewhere")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number = int(probe.getsockname()[1])
-    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "app.py"), "--server.port", str(number)]
-    environment = os.environ | {"MOEVIZ_DATA": str(tmp_path_factory.mktemp("data"))}
-    server = subprocess.Popen(
-        [*command, "--server.headless", "true"],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        env=environment,
-        text=True,
-    )
-    try:
-        assert server.stdout is not None
-        for line in server.stdout:
-            if str(number) in line:  # it says its address once it listens
-                break
-        assert server.poll() is None
+    with listening(
+        folder, {"MOEVIZ_DATA": str(tmp_path_factory.mktemp("data"))}, str(ROOT / "app.py")
+    ) as number:
         yield number
-    finally:
-        server.terminate()
-        server.communicate()
 
 
 def answer(port: int, host: str, origin: str) -> int:
