@@ -6,7 +6,7 @@ python -m moeviz bench engine
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +198,7 @@ def bench_fuzz(files: int, seed: int) -> Parts:
 @click.option(
     "--runs", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Then, in one session."
 )
-def bench_soak(sessions: int, pause: float, runs: int) -> Parts:
+def bench_soak(sessions: int, pause: float, runs: int) -> Iterator[Figures]:
     """A classroom: seconds to a page, what sessions and runs leave behind (needs Chromium). How far it is is
     said on stderr.
     """
@@ -217,7 +217,7 @@ def bench_soak(sessions: int, pause: float, runs: int) -> Parts:
     show_default=True,
     help="Played in each round.",
 )
-def bench_stage(repeats: int, seconds: float) -> Parts:
+def bench_stage(repeats: int, seconds: float) -> Iterator[Figures]:
     """Pictures per second of the stage while it plays, key to picture, file to first picture; then how soon
     the app answers: first picture, changed boards, another page; then the lecturer's clock (needs Chromium
     and the bundled model).

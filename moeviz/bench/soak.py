@@ -293,7 +293,7 @@ async def _seen(page: Page, do: Callable[[], Awaitable[object]], turn: int, foun
 
 async def _runs(server: psutil.Process, address: str, found: Runs) -> None:
     async with _browser() as browser:
-        page = await browser.new_page(viewport={"width": 1440, "height": 900})
+        page = await browser.new_page(viewport={"width": 1000, "height": 600})  # drawn in less time
         page.set_default_timeout(1e3 * LONGEST)
         # long enough that the button which stops it is seen
         await _seen(page, lambda: page.goto(f"{address}/?tokens=40"), 1, Class(server, 1))
