@@ -272,32 +272,6 @@ LEGENDS_CLEAR = """() => [...document.querySelectorAll(".js-plotly-plot")].every
 })"""
 
 
-def test_a_second_setting_that_changes_while_the_page_of_the_first_is_made_leaves_the_stage(
-    page: Page, app: str
-) -> None:
-    stage = goto(page, app, "step=100&a=policy=lru,slots=4&b=policy=lfu,slots=4")
-    slots = range(3, 8)
-    same = stage.evaluate(
-        """async (root, slots) => {
-          const picture = () => new Promise(requestAnimationFrame)
-          for (const count of slots) {
-            for (const board of ["a", "b"]) { // each as soon as the boards show the one before
-              const before = root.dataset.runs
-              const select = root.querySelector(`.board.${board} [aria-label=slots]`)
-              if (select.value === String(count)) continue
-              select.value = count
-              select.dispatchEvent(new Event("change"))
-              while (root.isConnected && root.dataset.runs === before) await picture()
-            }
-          }
-          return root.isConnected
-        }""",
-        list(slots),
-    )
-    assert same
-    expect(page).to_have_url(re.compile(f"slots%3D{slots[-1]}.*slots%3D{slots[-1]}"))
-
-
 def test_the_first_screens_hold_the_question_the_picture_and_five_controls(page: Page, app: str) -> None:
     """On a laptop and on a projector, in presenter mode too: every chart of it is whole, without a scroll."""
     # neither the stage's own nor the tables behind charts, which are part of the picture

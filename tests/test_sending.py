@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.runtime import app_session
+from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
 
 from moeviz.app import sending
 
@@ -55,7 +57,8 @@ def test_what_is_replaced_is_not_sent_twice_where_no_page_has_been_made() -> Non
     assert texts(queue.flush()) == ["FINISHED_EARLY_FOR_RERUN"]
 
 
-def test_sessions_have_it(monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(app_session, "ForwardMsgQueue", object)
+def test_sessions_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_session, "ForwardMsgQueue", ForwardMsgQueue)
     sending.whole_pages()
     assert app_session.ForwardMsgQueue is sending.WholePages
+    assert "ForwardMsgQueue" in app_session.AppSession.__init__.__code__.co_names  # who asks by this name
