@@ -125,7 +125,7 @@ def called_after(found: dict[str, float]) -> Callable[..., Any]:
 
 PRINT = (  # commands that print
     *("--help", "bench --help", f"replay {T}", f"replay {T} --json", f"show {T}", f"show {T} --json"),
-    *(f"diff {T} {T}", "lessons", "lessons --sheet out/file", "plan", "cache list", "cache limit"),
+    *(f"diff {T} {T}", "lessons", "plan", "cache list", "cache limit"),
     "import routed.npy --experts 8 --out out/file",
     f"export {T} --format csv --out out/file",
     f"export {T} --format stage --out out/file",
