@@ -44,7 +44,7 @@ def executor(jobs: int | None, address: str = "") -> Iterator[Executor]:
     from distributed import Client  # most sweeps are local
 
     try:
-        client = Client(address, timeout=10, set_as_default=False)
+        client = Client(address, timeout=30, set_as_default=False)  # it listens, on a busy machine perhaps
     except (OSError, ValueError, TypeError) as error:
         reason = str(error) or type(error).__name__
         raise SweepError(f"What listens at {address[:80]} is no Dask scheduler: {reason}.") from None
