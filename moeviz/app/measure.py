@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import streamlit as st
@@ -113,21 +114,50 @@ def _what(job: Job, named: bool = True) -> str:
     return f"{names}, on “{prompt[:40]}{'…' if len(prompt) > 40 else ''}”, {said}"
 
 
-def expected(trace: Trace, two: list[Settings], ask: Ask, baselines: list[str]) -> str:
-    """What "Measure" would run, and, where the bundled model runs over a paced link, about how long."""
-    settings = [*two, *(Settings(baseline=one) for one in baselines)]
-    said = f"{ask.repeats} repeats of {len(settings)} settings, {words.many(ask.tokens, 'token')} each"
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What "Measure" would run, besides what is set on the boards."""
+
+    ask: Ask
+    baselines: list[str]
+    seconds: float | None  # that it takes by the cost model; None where that knows nothing of it
+
+    def settings(self, two: Sequence[Settings]) -> list[Settings]:
+        """Of a comparison of these boards."""
+        seeded = [replace(one, seed=self.ask.seed) for one in two]
+        return [*seeded, *(Settings(baseline=one) for one in self.baselines)]
+
+    @property
+    def label(self) -> str:
+        """What its button says."""
+        return "Measure" + ("" if self.seconds is None else f", about {words.seconds_left(self.seconds)}")
+
+    @property
+    def takes(self) -> str:
+        """What it does, as a sentence."""
+        count, tokens = 2 + len(self.baselines), words.many(self.ask.tokens, "token")
+        said = f"Measure: {self.ask.repeats} repeats of {count} settings, {tokens} each"
+        if self.seconds is None:
+            return f"{said}."
+        about = words.seconds_left(self.seconds)
+        return f"{said}: about {about} by the cost model, on a quiet machine."
+
+
+def wanted(trace: Trace, two: Sequence[Settings], ask: Ask, baselines: list[str]) -> Wanted:
+    """With its time where the bundled model runs over a paced link."""
     place = machines.find(ask.model.link)
     if ask.model.name or trace.model != BUNDLED_NAME or place is None:
-        return f"{said}."
+        return Wanted(ask, baselines, None)
     _, recorded = traces.sample()
     costs = kept.fitted(recorded).on(place, recorded.mean_copied)
+    compared = [*two, *(Settings(baseline=one) for one in baselines)]
+    recording, verifying = two[0], Settings(baseline="resident")
+    every = [recording, *ask.repeats * compared, verifying]
     try:
-        each = [kept.predicted(kept.replayed(trace, one), costs) for one in settings]
+        ms = [kept.predicted(kept.replayed(trace, one), costs) for one in every]
     except MoevizError:
-        return f"{said}."
-    seconds = ask.repeats * ask.tokens * sum(each) / 1_000
-    return f"{said}: about {words.seconds_left(seconds)} by the cost model, on a quiet machine."
+        return Wanted(ask, baselines, None)
+    return Wanted(ask, baselines, ask.tokens * sum(ms) / 1_000)
 
 
 def progress(name: str, job: Job) -> None:
