@@ -40,10 +40,12 @@ def watch(here: Here, now: list[Settings], ask: Ask) -> None:
     job = jobs.desk().jobs.get("measure")
     if job is None:
         return
-    running = not job.finished
+    running, measured = not job.finished, job.measured
 
     def look() -> None:
         jobs.sit_down()
+        if not job.finished and job.measured and not measured:
+            st.rerun()  # the stage says what came out
         if not job.finished:
             progress("measure", job)
         elif running:
@@ -81,12 +83,12 @@ def _of_text(job: Job, here: Here) -> bool:
 
 
 def latest() -> Job | None:
-    """The last comparison that is over and measured every setting at least once, also while the next one
-    goes on.
+    """The last comparison that is over, or has measured all, and measured every setting at least once, also
+    while the next one goes on.
     """
     own = jobs.desk()
     for job in (own.jobs.get("measure"), own.earlier.get("measure")):
-        if job is not None and job.finished and job.runs and jobs.whole(job):
+        if job is not None and (job.finished or job.measured) and job.runs and jobs.whole(job):
             return job
     return None
 
@@ -148,16 +150,15 @@ def wanted(trace: Trace, two: Sequence[Settings], ask: Ask, baselines: list[str]
     place = machines.find(ask.model.link)
     if ask.model.name or trace.model != BUNDLED_NAME or place is None:
         return Wanted(ask, baselines, None)
-    _, recorded = traces.sample()
-    costs = kept.fitted(recorded).on(place, recorded.mean_copied)
     compared = [*two, *(Settings(baseline=one) for one in baselines)]
-    recording, verifying = two[0], Settings(baseline="resident")
-    every = [recording, *ask.repeats * compared, verifying]
+    several = [*compared, Settings(baseline="resident")]  # which the logits are held against
+    _, recorded = traces.sample()
     try:
-        ms = [kept.predicted(kept.replayed(trace, one), costs) for one in every]
+        *each, verifying = kept.predicted_each(trace, several, recorded, place)
     except MoevizError:
         return Wanted(ask, baselines, None)
-    return Wanted(ask, baselines, ask.tokens * sum(ms) / 1_000)
+    recording = each[0]
+    return Wanted(ask, baselines, ask.tokens * (recording + ask.repeats * sum(each) + verifying) / 1_000)
 
 
 def progress(name: str, job: Job) -> None:
@@ -166,6 +167,9 @@ def progress(name: str, job: Job) -> None:
         return
     if job.trace is None or not job.share:
         st.progress(0.0, f"Getting the model ready: {job.message or 'recording the trace'}")
+        return
+    if job.measured:
+        st.progress(1.0, "All is measured; the logits are being held against transformers' own model.")
         return
     left = jobs.desk().left(name, time.monotonic() - job.began, job.share)
     total = job.repeats * len(job.settings)
