@@ -756,6 +756,20 @@ def test_new_words_around_the_same_runs_walk_nothing_anew(show: Open) -> None:
     assert value(page, "stage.model === window.model")
 
 
+def test_a_stage_takes_the_room_of_what_stood_above_it(show: Open, lesson: str) -> None:
+    page = show(lesson, 1280, 720)
+    full = value(page, "stage.root.clientHeight")
+    page.evaluate("""() => {
+      const above = document.createElement("div")
+      above.id = "above"
+      above.style.height = "80px"
+      document.body.prepend(above)
+    }""")
+    until(page, f"stage.root.clientHeight === {full - 80}")
+    page.evaluate("document.querySelector('#above').remove()")
+    until(page, f"stage.root.clientHeight === {full}")
+
+
 def test_a_closed_stage_leaves_the_keys_alone(show: Open, lesson: str) -> None:
     page = show(lesson)
     page.evaluate("window.moevizStage.close()")

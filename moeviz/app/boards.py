@@ -13,7 +13,7 @@ from typing import Any
 import streamlit as st
 
 from moeviz import words
-from moeviz.app import bar, commands, first_visit, jobs, kept, links, live, measure, show, traces
+from moeviz.app import bar, commands, first_visit, jobs, kept, links, live, measure, show, traces, window
 from moeviz.app.measure import Wanted
 from moeviz.app.stage import StageEvent, stage, told
 from moeviz.charts.stage import run_part, stage_payload
@@ -29,7 +29,8 @@ from moeviz.numbers import metrics
 TITLE = "Which cache suits this text?"
 LINKS = ("a", "b")  # names of the two boards' settings in the link
 FIRST = ("lru", "lfu")  # their policies to begin with
-BELOW, BELOW_WHILE_MEASURING = 12, 84  # px left free under the stage
+BELOW = 12  # px left free under the stage
+PROGRESS = 54  # px more while a measurement tells there how far it is, in a text of a desk's size
 MOST_SLOTS = 64  # entries of the menu of slots
 QUICK = 20_000  # choices of a trace whose boards, stories and times are drawn together
 
@@ -179,7 +180,7 @@ def _stage(
         seek=first_visit.seek(here, len(trace.passes()) - 1) or _seek(trace, growing),
         future=not led,
         presenter=st.session_state.presenter,
-        below=BELOW_WHILE_MEASURING if busy else BELOW,
+        below=BELOW + round(PROGRESS * window.larger()) if busy else BELOW,
     )
 
 
