@@ -17,8 +17,8 @@ and the weakest last. Under the rule `one-by-one` every member of A, strongest f
 its outcome is read when its turn comes, so that one member may leave for the next.
 
 A guess takes slots right after the event at which it is made. Whom it names, there already or brought by it,
-is held until the router of the guess's layer has spoken in this pass: neither another guess nor, while anybody
-else can leave, demand evicts it. An arrival counts as the last use where recency is asked, and as no use
+is held until the router of the guess's layer has spoken in this pass: no other guess evicts it, and demand
+only where nobody else can leave. An arrival counts as the last use where recency is asked, and as no use
 elsewhere. Slots, columns and victims are the business of `moeviz.core.pools`.
 
     cache = ExpertCache(Settings(slots=2), layers=1, experts=4, k=2)
