@@ -186,7 +186,7 @@ def _choices(
 def _are_marks(array: Array) -> bool:
     """True of 0 and 1 for each of three experts or more, which as ids would name one expert twice."""
     if array.dtype.kind == "b":
-        return array.shape[2] > 2
+        return bool(array.shape[2] > 2)
     return bool(array.shape[2] > 2 and array.max() == 1 and ((array == 0) | (array == 1)).all())
 
 
