@@ -323,8 +323,7 @@ def play() -> None:
         state.game = _game(str(policy), 0)
     now: game.Game = state.game
     score = (
-        f"Round {now.at + 1} of {len(now.rounds)} · {now.right} right · streak {now.streak} · "
-        f"best {now.best}"
+        f"Round {now.at + 1} of {len(now.rounds)} · {now.right} right · streak {now.streak} · best {now.best}"
     )
     components.drawing(game.board(now), "game-board")
     with st.container(horizontal=True, vertical_alignment="center"):
