@@ -6,7 +6,7 @@ python -m moeviz bench engine
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from moeviz.cli.options import F, Number, Place, keeps, refusing, registered
 
 MOST = 1_000_000  # tokens of a made-up trace
 Figures = Mapping[str, Any]  # by name: a number, a spread or a sentence
-Parts = Figures | Iterable[Figures]  # all at once, or one after the other as they are measured
+Measured = Figures | Iterator[Figures]  # or parts of them, one after the other
 
 
 @registered
@@ -51,15 +51,15 @@ def tokens(default: int, what: str, most: int = MOST) -> Callable[[F], F]:
 
 MADE_UP = "Tokens of a made-up trace of 24 layers, top-4 of 32 experts."
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
-MEASURES: dict[str, Callable[..., Parts]] = {}  # command -> what it measures, given its options
+MEASURES: dict[str, Callable[..., Measured]] = {}  # command -> what it measures, given its options
 
 
-def table(name: str) -> Callable[[Callable[..., Parts]], click.Command]:
-    """Makes a command of a function that gives figures: it prints them, as lines or as JSON. What was
-    measured is not lost where the rest is cut off.
+def table(name: str) -> Callable[[Callable[..., Measured]], click.Command]:
+    """Makes a command of a function that gives figures: it prints lines as they come, or one JSON object.
+    What was measured is not lost where the rest is cut off.
     """
 
-    def register(measure: Callable[..., Parts]) -> click.Command:
+    def register(measure: Callable[..., Measured]) -> click.Command:
         def command(as_json: bool, **options: Any) -> None:
             found: dict[str, Any] = {}
             try:
@@ -95,7 +95,7 @@ def gather(found: dict[str, Any], name: str, options: dict[str, Any], as_json: b
 @click.option(
     "--only", multiple=True, type=click.Choice([*ROWS]), help="Only this row; may be given several times."
 )
-def bench_engine(repeats: int, tokens: int, model: str, only: tuple[str, ...]) -> Parts:
+def bench_engine(repeats: int, tokens: int, model: str, only: tuple[str, ...]) -> Measured:
     """The engine beside transformers, beside its own copies and by itself, on one thread, with the goal of
     each ratio. All rows take half an hour; which one it is at is said on stderr.
     """
@@ -171,7 +171,7 @@ def bench_capture(repeats: int, tokens: int) -> Figures:
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the mutations."
 )
-def bench_fuzz(files: int, seed: int) -> Parts:
+def bench_fuzz(files: int, seed: int) -> Measured:
     """Mutated files through the importer, each in a process of its own: accepted whole or refused, how slow
     and how large at worst.
     """
@@ -220,7 +220,7 @@ def bench_soak(sessions: int, pause: float, runs: int) -> Iterator[Figures]:
 def bench_stage(repeats: int, seconds: float) -> Iterator[Figures]:
     """Pictures per second of the stage while it plays, key to picture, file to first picture; then how soon
     the app answers: first picture, changed boards, another page; then the lecturer's clock (needs Chromium
-    and the bundled model).
+    and the bundled model). Each of the three is printed as it comes; all take five minutes.
     """
     from moeviz.bench.answering import answering
     from moeviz.bench.lecturing import lecturing
