@@ -1188,6 +1188,10 @@ def test_what_is_not_used_is_named() -> None:
             lambda: lines({"token_idx": 0, "layer": 0, "topk_ids": [1], "topk_weights": [1, 2]}),
             "topk_weights has 2 entries; expected a number for each of 1",
         ),
+        (
+            lambda: routes() + lines({"req_id": "r0", "token_idx": 9, "layer": 0, "expert": 1}),
+            "lacks experts; its keys are req_id, token_idx, layer, expert",
+        ),
         *(
             (
                 lambda huge=huge: lines(

@@ -107,6 +107,8 @@ def read_rows(
         found = keys.get(names)
         if found is None:
             found = keys[names] = meanings(row, f"{source.name}: {place}")
+            if "experts" not in found:  # but one of them by itself, as no row before it
+                raise source.error(f"{place} lacks experts; its keys are {', '.join(names)[:80]}.")
             known = {*found.values(), *used, *KINDS, softmax}
             left.update(dict.fromkeys(name for name in names if name not in known))
         if nameless:
