@@ -88,6 +88,7 @@ class Serving:
             layer.experts.moeviz = (self, number)
         self._hooks = self._guesses.hooks()
         loaded.model.set_experts_implementation("moeviz")
+        loaded.dense.begin()
         self._texts = [""]  # of the tokens that the last pass chose, which enter the next
         self._clock.start()
 
@@ -101,6 +102,7 @@ class Serving:
         self._open_tickets.clear()
         self._clock.close()
         self._link = None
+        self._loaded.dense.end()
         for hook in self._hooks:
             hook.remove()
         for layer in self._loaded.layers:
