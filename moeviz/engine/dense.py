@@ -3,10 +3,10 @@ by fewer and shorter calls.
 
 One token's pass through a small model spends more time around the products than in them. So matrices that
 multiply the same row and stand side by side in memory are one product; a row is multiplied as a vector, which
-spares a CPU a new order of a matrix of 16 bits; a root-mean-square norm is one call; and what a module reaches
-by name is found at once. Each of these is used only where it gave the bits of the module's own forward on
-random numbers. The model's own code still runs and has its own modules back when the run is over. Knows
-neither experts nor how a token is chosen.
+spares a CPU a new order of a matrix of 16 bits; a root-mean-square norm is one call; and what a module
+reaches by name is found at once. Each of these is used only where it gave the bits of the module's own
+forward on random numbers. The model's own code still runs and has its own modules back when the run is over.
+Knows neither experts nor how a token is chosen.
 
     with same_inputs(model) as together:
         model(input_ids)
@@ -18,19 +18,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import linear, rms_norm
 
+from moeviz.engine.bits import alike
 from moeviz.engine.experts import with_weights
 from moeviz.engine.probe import is_experts
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
-
-_MOST = 2**24  # elements of a matrix that is tried; a larger one keeps its own way
 
 
 @contextmanager
@@ -78,7 +76,7 @@ class Dense:
     def _stand_in_for(self, modules: Sequence[nn.Linear]) -> None:
         """Of linear modules that are given the same input."""
         for neighbours in _side_by_side(modules):
-            if _same_bits(*_kind(neighbours)):
+            if alike(*_kind(neighbours)):
                 joint = _Joint(neighbours)
                 self.stand_ins |= {one: joint.part(n) for n, one in enumerate(neighbours)}
             elif len(neighbours) > 1:
@@ -183,37 +181,6 @@ def _kind(modules: Sequence[nn.Linear]) -> tuple[tuple[int, ...], int, torch.dty
     """Rows of each matrix, their columns and dtype, and whether they require a gradient."""
     weight = modules[0].weight
     return tuple(len(one.weight) for one in modules), weight.shape[1], weight.dtype, weight.requires_grad
-
-
-def exact_zeros(rows: int, width: int, dtype: torch.dtype, generator: torch.Generator) -> tuple[Any, Any]:
-    """A matrix [rows, width] and a vector [width] whose products are zero but for rounding.
-
-    What is left of them is all rounding, so that another order of the same sum gives other bits. After
-    ordinary sums, 16 bits would hide all but one in ten thousand of these.
-    """
-    half = torch.randn(rows, width // 2, generator=generator)
-    vector = torch.randn(width // 2, generator=generator)
-    rest = torch.zeros(rows, width % 2)
-    return (
-        torch.cat([half, half, rest], 1).to(dtype),
-        torch.cat([vector, -vector, rest[0]]).to(dtype),
-    )
-
-
-@lru_cache(maxsize=256)
-def _same_bits(rows: tuple[int, ...], width: int, dtype: torch.dtype, gradient: bool) -> bool:
-    """Whether one product of a vector with all rows has the bits of each module's product with a row."""
-    if sum(rows) * width > _MOST:
-        return False
-    generator = torch.Generator().manual_seed(0)
-    whole, zeros = exact_zeros(sum(rows), width, dtype, generator)
-    each = [nn.Parameter(part.clone(), gradient) for part in whole.split(rows)]
-    for vector in (zeros, *torch.randn(8, width, generator=generator).to(dtype)):
-        for row in (vector[None], vector[None, None]):
-            expected = torch.cat([linear(row, one) for one in each], -1)
-            if not torch.equal(torch.mv(whole, vector), expected.view(-1)):
-                return False
-    return True
 
 
 def _norm(module: nn.Module) -> Forward | None:
