@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import torch
@@ -190,6 +191,8 @@ def _norm(module: nn.Module) -> Forward | None:
     if len(module._parameters) != 1 or weight is None or weight.dim() != 1 or len(epsilons) != 1:
         return None
     if module._modules or module._buffers or weight.device.type != "cpu":
+        return None
+    if len(signature(module.forward).parameters) != 1:  # some are given a gate too
         return None
     epsilon, shape, own, dtype = epsilons[0], tuple(weight.shape), module.forward, weight.dtype
 
