@@ -31,15 +31,17 @@ def exact_zeros(
     return torch.cat([half, half, odd], 1), torch.cat([vector, -vector, odd[0]])
 
 
-@lru_cache(maxsize=256)
 def alike(rows: tuple[int, ...], width: int, dtype: torch.dtype, gradient: bool = False) -> bool:
     """Whether the product of matrices of so many rows, one below the other, with a vector has on a CPU the
     bits of `linear` for each of them and a row. `gradient`: whether they require one, which `linear` heeds.
 
-    False for what is too large to try.
+    False for what is too large to try. Each kind is tried once, and again with another number of threads.
     """
-    if sum(rows) * width > _MOST:
-        return False
+    return sum(rows) * width <= _MOST and _tried(rows, width, dtype, gradient, torch.get_num_threads())
+
+
+@lru_cache(maxsize=256)
+def _tried(rows: tuple[int, ...], width: int, dtype: torch.dtype, gradient: bool, threads: int) -> bool:
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode():
         whole, zeros = exact_zeros(sum(rows), width, dtype, generator)

@@ -158,7 +158,8 @@ def _like(module: nn.Module, forward: Forward) -> Forward:
 def _is_plain(module: nn.Linear) -> bool:
     """Whether it does nothing but multiply, on a CPU, with a matrix that stands row by row."""
     weight = module.weight
-    return module.bias is None and weight.device.type == "cpu" and weight.is_contiguous()
+    plain = module.bias is None and "forward" not in vars(module)  # which a library may have replaced
+    return plain and weight.device.type == "cpu" and weight.is_contiguous()
 
 
 def _side_by_side(modules: Sequence[nn.Linear]) -> list[list[nn.Linear]]:
@@ -190,7 +191,7 @@ def _norm(module: nn.Module) -> Forward | None:
     epsilons = [value for name, value in vars(module).items() if "eps" in name and isinstance(value, float)]
     if len(module._parameters) != 1 or weight is None or weight.dim() != 1 or len(epsilons) != 1:
         return None
-    if module._modules or module._buffers or weight.device.type != "cpu":
+    if module._modules or module._buffers or "forward" in vars(module) or weight.device.type != "cpu":
         return None
     if len(signature(module.forward).parameters) != 1:  # some are given a gate too
         return None
