@@ -346,7 +346,7 @@ def test_a_comparison_measures_checks_itself_and_says_when_it_is_stale() -> None
     app.run()
     assert not results["stale"]
     app.text_area(key="prompt").set_value("And it came").run()
-    before = "lru, 4 slots against lfu, 4 slots, on “Die Konfigurationsdatei enthält”, this RAM, 4 tokens"
+    before = f"lru, 4 slots against lfu, 4 slots, on “{preset.prompt}”, this RAM, 4 tokens"
     assert payload(app)["results"]["title"] == f"Before: measured, 3 pairs: {before}"
     app.text_area(key="prompt").set_value(preset.prompt).run()
     app.session_state["links"]["b"] = "policy=fifo,slots=4"

@@ -35,8 +35,8 @@ MORE = (
     "where some was, dots where little."
 )
 PAPER_LEGEND = (
-    "As in the paper. Light blue: {resident}. ● purple: {hit}. ✕ red: {miss}. White: not there. ◐ {late}. "
-    "▸ {prefetched}."
+    "As in the paper. Light blue: {resident}. ● purple: {hit}. ✕ red: {miss}. White: not there. "
+    "◐ {late}. ▸ {prefetched}."
 ).format_map(SIGNS)
 EVICTED = 6  # resident, and leaves in this forward pass
 EVICTED_COLOR = "#4B2E83"

@@ -83,11 +83,11 @@ def miss_kind_of_access(run: Run) -> NDArray[np.uint8]:
     first = np.full(run.layers * run.experts, len(passes))  # the event that first loaded each expert
     np.minimum.at(first, loads.layer.astype(np.int64) * run.experts + loads.expert, loads.event)
     first[run.start.layer.astype(np.int64) * run.experts + run.start.expert] = -1
-    # departures of one expert stand together, in time: the last before the event is why it is missed
-    span = len(passes) + 1
-    left = (gone.layer.astype(np.int64) * run.experts + gone.expert) * span + loads.event[gone.load]
+    # departures of one expert stand together, in time: the last before its load is why it is missed
+    span = len(loads.event) + 1
+    left = (gone.layer.astype(np.int64) * run.experts + gone.expert) * span + gone.load
     order = np.argsort(left, kind="stable")
-    last = left[order].searchsorted(place * span + event)  # one further
+    last = left[order].searchsorted(place * span + _loads_of(run, event, place))  # one further
     known = np.append(-1, left[order])[last] // span == place
     by, of_known = gone.load[order[last[known] - 1]], missed[known]  # the load that it left for
     kinds[missed] = 2
@@ -95,6 +95,20 @@ def miss_kind_of_access(run: Run) -> NDArray[np.uint8]:
     kinds[of_known[(loads.speculative & ~loads.used)[by]]] = 4
     kinds[missed[first[place] >= event]] = 1
     return kinds
+
+
+def _loads_of(run: Run, event: NDArray[np.int64], place: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Rows of the loads on demand that misses led to. event, place: of each; place: layer x experts + expert.
+
+    Under the rule one-by-one an expert may leave for another that its own event needs, before its turn comes:
+    so not the event but the row says what came first.
+    """
+    loads, cells = run.loads, run.layers * run.experts
+    demand = np.flatnonzero(~loads.speculative)
+    of_load = loads.layer[demand].astype(np.int64) * run.experts + loads.expert[demand]
+    key = loads.event[demand] * np.int64(cells) + of_load
+    order = np.argsort(key, kind="stable")
+    return demand[order[key[order].searchsorted(event * cells + place)]]
 
 
 @dataclass(frozen=True, slots=True)
