@@ -143,6 +143,17 @@ def test_hits_so_far_end_at_the_hit_ratio_of_the_run(show: Open, lesson: str) ->
         expect(page.locator(f".board.{side} .counts")).to_contain_text(counts)
 
 
+def test_a_browser_that_does_not_decode_by_itself_shows_the_same(show: Open, lesson: str) -> None:
+    page = show(lesson)
+    shown = "[...stage.boards[1].run.hits, ...stage.boards[1].run.clock.wall].join()"
+    before = value(page, shown)
+    page.add_init_script("delete Uint8Array.fromBase64")
+    page.reload()
+    page.locator(".moeviz-stage[data-pictures]").wait_for()
+    assert value(page, "Uint8Array.fromBase64 === undefined")
+    assert value(page, shown) == before
+
+
 def test_the_curve_is_hits_over_the_last_sixteen_tokens(show: Open) -> None:
     trace = random_trace(6, tokens=80, prompt=5)
     run = replay(trace, Settings("lru", 3))

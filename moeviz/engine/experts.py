@@ -19,6 +19,7 @@ from torch.nn.functional import linear, silu
 from transformers.activations import SiLUActivation
 from transformers.integrations.moe import _default_apply_gate
 
+from moeviz.engine.bits import alike
 from moeviz.engine.store import Layout
 
 Expert = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -42,7 +43,9 @@ class Recipe:
     sum_dtype: (
         torch.dtype
     )  # in which a token's contributions are added; the sum is then rounded to the hidden state's
-    together: bool = False  # `Together` gives the same bits for all experts of a token as `way` for each
+    together: type[Together] | None = (
+        None  # what gives the same bits for all experts of a token as `way` for each
+    )
 
 
 def stacked(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -86,7 +89,7 @@ def recipe_for(
                     torch.equal(_added(experts, hidden, weights, sum_dtype), expected)
                     for hidden, weights, expected in trials
                 ):
-                    return Recipe(way, sum_dtype, _together_too(experts, *trials[0][:2]))
+                    return Recipe(way, sum_dtype, _together(experts, *trials[0][:2]))
             except (RuntimeError, AttributeError, TypeError, KeyError):
                 break
     raise RecipeError(f"{type(module).__name__} cannot be computed one expert at a time to the same bits")
@@ -125,7 +128,7 @@ class Plain:
     `linear`.
     """
 
-    __slots__ = ("_down", "_multiply", "_up", "down", "inner", "up")
+    __slots__ = ("_multiply", "down", "inner", "up")
 
     def __init__(
         self,
@@ -134,11 +137,19 @@ class Plain:
         up: torch.Tensor,
         down: torch.Tensor,
     ) -> None:
-        self.inner, self._multiply, self._up, self._down = inner, multiply, up, down
-        self.up, self.down = (up.T, down.T) if multiply is linear else (up, down)  # [in, out]
+        self.inner, self._multiply, self.up, self.down = inner, multiply, up, down
 
     def __call__(self, hidden: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        return self._multiply(self.inner(self._multiply(hidden, self._up)), self._down) * weights
+        return self._multiply(self.inner(self._multiply(hidden, self.up)), self.down) * weights
+
+    def multiplied_by(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both matrices as [in, out]."""
+        return (self.up.T, self.down.T) if self._multiply is linear else (self.up, self.down)
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether its matrices are [out, in] on a CPU, so that `torch.mv` takes them as they stand."""
+        return self._multiply is linear and self.up.device.type == "cpu"
 
 
 class Together:
@@ -148,37 +159,77 @@ class Together:
     """
 
     def __init__(self) -> None:
-        self._rooms: dict[int, tuple[torch.Tensor, ...]] = {}  # experts -> rows for the products
+        self._rooms: dict[int, tuple[Any, ...]] = {}  # experts -> rows for the products
 
     def __call__(
         self, experts: Sequence[Any], hidden: torch.Tensor, weights: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         """The contribution of each, [1, hidden], as `Plain` gives it.
 
-        hidden: [1, hidden]; weights: [1, n], in the order of `experts`.
+        hidden: [1, hidden]; weights: [n] or [1, n], in the order of `experts`.
         """
         count = len(experts)
         if count not in self._rooms:
-            first = experts[0]
-            wide = hidden.new_empty(count, 1, first.up.shape[1])
-            out = hidden.new_empty(count, 1, first.down.shape[1])
-            self._rooms[count] = wide, out, *wide.unbind(), *out.unbind()
-        wide, out, *rows = self._rooms[count]
-        for expert, row in zip(experts, rows[:count], strict=True):
-            torch.mm(hidden, expert.up, out=row)
-        inner = experts[0].inner(wide)
-        for expert, given, row in zip(experts, inner.unbind(), rows[count:], strict=True):
-            torch.mm(given, expert.down, out=row)
+            first_up, first_down = experts[0].multiplied_by()
+            wide = hidden.new_empty(count, 1, first_up.shape[1])
+            out = hidden.new_empty(count, 1, first_down.shape[1])
+            self._rooms[count] = wide, out, *map(self._rows, (wide, out))
+        wide, out, up_rows, down_rows = self._rooms[count]
+        self._up(experts, hidden, up_rows)
+        self._down(experts, experts[0].inner(wide), down_rows)
         return (out * weights.view(count, 1, 1)).unbind()
 
+    def _rows(self, room: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Where each product goes. room: [n, 1, width]"""
+        return room.unbind()
 
-def _together_too(experts: Sequence[Expert], hidden: torch.Tensor, weights: torch.Tensor) -> bool:
-    """Whether `Together` serves these experts, to the same bits. hidden: [1, hidden], weights: [1, n]"""
+    def _up(self, experts: Sequence[Any], hidden: torch.Tensor, rows: Sequence[torch.Tensor]) -> None:
+        for expert, row in zip(experts, rows, strict=True):
+            torch.mm(hidden, expert.multiplied_by()[0], out=row)
+
+    def _down(self, experts: Sequence[Any], inner: torch.Tensor, rows: Sequence[torch.Tensor]) -> None:
+        for expert, given, row in zip(experts, inner.unbind(), rows, strict=True):
+            torch.mm(given, expert.multiplied_by()[1], out=row)
+
+
+class AsVectors(Together):
+    """The same with each row as a vector, which spares a CPU a new order of every matrix of 16 bits."""
+
+    def _rows(self, room: torch.Tensor) -> Sequence[torch.Tensor]:
+        return room.squeeze(1).unbind()
+
+    def _up(self, experts: Sequence[Any], hidden: torch.Tensor, rows: Sequence[torch.Tensor]) -> None:
+        vector = hidden.view(-1)
+        for expert, row in zip(experts, rows, strict=True):
+            torch.mv(expert.up, vector, out=row)
+
+    def _down(self, experts: Sequence[Any], inner: torch.Tensor, rows: Sequence[torch.Tensor]) -> None:
+        for expert, given, row in zip(experts, inner.squeeze(1).unbind(), rows, strict=True):
+            torch.mv(expert.down, given, out=row)
+
+
+def _together(
+    experts: Sequence[Expert], hidden: torch.Tensor, weights: torch.Tensor
+) -> type[Together] | None:
+    """What serves all experts of a token to the same bits; hidden: [1, hidden], weights: [1, n]"""
     if not all(isinstance(one, Plain) for one in experts):
-        return False
-    both = Together()(experts, hidden, weights)
+        return None
     each = [one(hidden, weights[:, n : n + 1]) for n, one in enumerate(experts)]
-    return all(torch.equal(a, b) for a, b in zip(both, each, strict=True))
+    for way in (AsVectors, Together):
+        if way is AsVectors and not _by_vectors(experts[0]):
+            continue
+        both = way()(experts, hidden, weights)
+        alone = [way()([one], hidden, weights[:, n]) for n, one in enumerate(experts)]
+        if all(torch.equal(a, b) and torch.equal(a, c[0]) for a, b, c in zip(each, both, alone, strict=True)):
+            return way
+    return None
+
+
+def _by_vectors(expert: Any) -> bool:
+    """Whether an expert's products with a vector have the bits of those with a row."""
+    return expert.by_rows and all(
+        alike((len(one),), one.shape[1], one.dtype) for one in (expert.up, expert.down)
+    )
 
 
 def _gate(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:

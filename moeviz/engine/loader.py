@@ -24,6 +24,7 @@ from moeviz.core.oracle import BUNDLED_NAME
 from moeviz.core.run import Tier
 from moeviz.core.settings import Settings
 from moeviz.engine.checkpoint import check_report, guarded
+from moeviz.engine.dense import Dense, same_inputs
 from moeviz.engine.experts import Recipe
 from moeviz.engine.filling import Filling, Progress, fill
 from moeviz.engine.hardware import Hardware
@@ -63,6 +64,7 @@ class Loaded:
     folder: Path  # the checkpoint
     recipe: Recipe  # how its experts are computed one at a time
     hardware: Hardware  # on what
+    dense: Dense  # what stands in for modules of its dense part while it runs
     text_of: Callable[[int], str]  # of a token; the tokenizer, which takes its time, is asked once for each
     routers: Product | None = None  # of all layers, side by side; None where they are asked one by one
     link: Machine | None = None  # what every copy is slowed down to; None: as fast as it goes
@@ -106,7 +108,8 @@ def load(
     check_report(name, report)
     model.eval()  # and parameters as they come: torch folds a batch by requires_grad, and rounds by it
     own(model, in_pages=True)
-    reached = reached_layers(name, model, known.tokenizer, known.device)
+    with same_inputs(model) as together:
+        reached = reached_layers(name, model, known.tokenizer, known.device)
     paths = {id(module): path for path, module in model.named_modules()}
     layout = layout_of(name, [one.experts for one in reached], known.dtype)
     check_fit(settings, layout, reached[0].k, known.device)
@@ -144,6 +147,7 @@ def load(
         folder=known.folder,
         recipe=recipe,
         hardware=known.hardware,
+        dense=Dense(model, together),
         routers=side_by_side([one.router for one in reached], reached[0].hidden_dtype),
         text_of=cache(lambda token: str(known.tokenizer.decode([token]))),
         notes=(*known.notes, *known.hardware.notes, *notes_of(reached)),

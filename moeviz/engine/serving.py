@@ -1,8 +1,9 @@
 """One run of a model whose experts stand in slots: the cache decides, the link copies, this module waits and
 computes, and records every event.
 
-It plugs into transformers' experts interface and calls each architecture's own expert code, one expert at a
-time, on the weights that stand in a slot. Knows neither prompts nor how a token is chosen.
+It answers in place of the modules of transformers' experts interface and calls each architecture's own expert
+code, one expert at a time, on the weights that stand in a slot. Knows neither prompts nor how a token is
+chosen.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from moeviz.core.cache import NOBODY, ExpertCache, Load, Wave
 from moeviz.core.oracle import knowledge
 from moeviz.core.settings import Settings
 from moeviz.core.trace import DECODE, Trace
-from moeviz.engine.experts import Expert, Together
+from moeviz.engine.experts import Expert
 from moeviz.engine.grouped import grouped, over_slots
 from moeviz.engine.guesses import Guesses
 from moeviz.engine.link import HostLink, Ticket
@@ -65,7 +66,8 @@ class Serving:
             )
         self._guesses = Guesses(loaded, settings, guesses, self.cache.width)
         self._one_product = one_product
-        self._at_once = Together()  # the experts of one token that are there
+        together = loaded.recipe.together
+        self._at_once = together and together()  # the experts of one token that are there
         self._clock = loaded.hardware.clock()
         self._link: HostLink | None = None
 
@@ -85,9 +87,10 @@ class Serving:
         self._spare: torch.Tensor | None = None  # a slot for what padding alone needs
         self._fill()
         for number, layer in enumerate(loaded.layers):
-            layer.experts.moeviz = (self, number)
+            # before transformers would look for who is to answer, which takes longer than the cache does
+            layer.experts.forward = partial(self.serve, number, layer.experts)
         self._hooks = self._guesses.hooks()
-        loaded.model.set_experts_implementation("moeviz")
+        loaded.dense.begin()
         self._texts = [""]  # of the tokens that the last pass chose, which enter the next
         self._clock.start()
 
@@ -101,11 +104,11 @@ class Serving:
         self._open_tickets.clear()
         self._clock.close()
         self._link = None
+        self._loaded.dense.end()
         for hook in self._hooks:
             hook.remove()
         for layer in self._loaded.layers:
-            del layer.experts.moeviz
-        self._loaded.model.set_experts_implementation("eager")
+            del layer.experts.forward
         self._pools.clear()
         self._slots.clear()
         self._experts.clear()
@@ -254,20 +257,27 @@ class Serving:
         copies. Where the next wave copies into the slot of one that was computed, that begins at once.
         """
         number, rows, parts, where = event.number, event.rows, event.parts, wave.slots
-        alone = rows.one_token if self._loaded.recipe.together and not waiting and not loads else ()
-        if alone and where.keys() >= rows.needed:
-            experts = [self._expert(number, where[expert], event.module) for expert in alone]
-            parts.update(zip(alone, self._at_once(experts, rows.hidden, rows.weights), strict=True))
+        token = rows.one_token if self._at_once and not waiting and not loads else ()
+        if token and where.keys() >= rows.needed:
+            experts = [self._expert(number, where[expert], event.module) for expert in token]
+            parts.update(zip(token, self._at_once(experts, rows.hidden, rows.weights), strict=True))
             return
         for expert in wave.hits:
             if expert not in waiting:
-                parts[expert] = self._expert(number, where[expert], event.module)(*rows.of(expert))
+                parts[expert] = self._computed(event, expert, where[expert])
                 self._replace(event, where[expert])
         for expert in [*waiting, *(load.expert for load in loads)]:
             self._wait(event, where[expert])
             if expert in rows.needed:  # whole-layer copies experts that nobody asked for
-                parts[expert] = self._expert(number, where[expert], event.module)(*rows.of(expert))
+                parts[expert] = self._computed(event, expert, where[expert])
             self._replace(event, where[expert])
+
+    def _computed(self, event: _Event, expert: int, slot: int) -> torch.Tensor:
+        """What an expert that is there gives its tokens."""
+        one, given = self._expert(event.number, slot, event.module), event.rows.of(expert)
+        if self._at_once and event.rows.one_token:
+            return self._at_once([one], *given)[0]
+        return one(*given)
 
     def _aside(self, event: _Event) -> None:
         """Computes the experts that padding alone needs, in a slot of their own. It is no stall and no
@@ -370,14 +380,3 @@ class _Event:
 def _by_token(layers: list[list[Any]]) -> list[list[Any]]:
     """[layer, token] -> [token, layer]"""
     return [list(rows) for rows in zip(*layers, strict=True)]
-
-
-def _experts_forward(
-    module: nn.Module, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor
-) -> torch.Tensor:
-    """What transformers calls for every experts module of a model that is being served."""
-    serving, number = module.moeviz
-    return serving.serve(number, module, hidden, index, weights)  # type: ignore[no-any-return]
-
-
-ALL_EXPERTS_FUNCTIONS.register("moeviz", _experts_forward)
