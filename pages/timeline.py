@@ -11,8 +11,8 @@ from moeviz.charts import residency, story
 JUMPS = {
     "miss": "the next miss",
     "eviction": "the next eviction",
-    "collision": "the next collision: an expert evicted in the same pass is needed",
-    "regret": "the next regretted eviction: the victim comes back before another",
+    "collision": "the next collision",
+    "regret": "the next regretted eviction",
 }
 
 bar.within_app()
@@ -25,7 +25,12 @@ with show.screen():
     with row:
         form.show("policy", "slots")
         kind = st.menu_button(
-            "Jump to", list(JUMPS), key="jump", format_func=lambda one: JUMPS[one], icon=":material/redo:"
+            "Jump to",
+            list(JUMPS),
+            key="jump",
+            format_func=lambda one: JUMPS[one],
+            icon=":material/redo:",
+            help=words.tooltip(*JUMPS),
         )
         with forms.drawer(form, paper=False):
             form.rest()
@@ -64,7 +69,7 @@ for one in evictions:
     told = story.eviction(one, layer)
     st.markdown(told, help=words.tooltip(told))
     st.caption("Everyone resident at that moment, the first to leave first:")
-    show.table(story.residents(one))
+    st.table(story.residents(one), hide_index=True)
 one_layer = (layer, step, paper)
 show.chart(lambda: residency.paper(run, pictures, texts, *one_layer), "paper-figure", *at, *one_layer)
 st.caption(residency.PAPER_LEGEND if paper else residency.LEGEND)

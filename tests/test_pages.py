@@ -589,8 +589,8 @@ def test_timeline_explains_what_it_jumps_to() -> None:
     assert int(app.session_state["links"]["step"]) >= 60
     assert "Belady would have dropped" in texts(app.markdown)
     assert "Regret:" in texts(app.markdown)
-    table = app.dataframe[0].value
-    assert (table[""].str.startswith("✕ leaves")).sum() == 1
+    table = app.table[0].value
+    assert (table["choice"].str.startswith("✕ leaves")).sum() == 1
     assert "score" not in table.columns
 
 

@@ -15,7 +15,7 @@ from moeviz.app.show import plain
 
 STYLE = """<style>
 .st-key-bar { position: fixed; top: 0.55rem; right: 1rem; width: min(29rem, 46vw); z-index: 1000000; }
-.st-key-drawer-body { min-width: min(34rem, 86vw); }
+[class*=st-key-fields] { width: min(35rem, 78vw); }
 .stMainBlockContainer { padding: 4.25rem 2rem 12px; }
 .stMainBlockContainer h1 { padding: 0 0 0.25rem; }
 .st-key-keys { display: none; }

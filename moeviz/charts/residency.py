@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 # activated and missed
 PAPER_COLORS = ("#FFFFFF", "#ADD8E6", "#800080", "#FFA500", "#FF0000", "#FFC0CB")
 LEGEND = (
-    "Blue: {resident}. ● green: {hit}. ◐ orange: {late}. ✕ red: {miss}. ▸ pink: {prefetched}. "
-    "Pale: not there."
+    "Blue: {resident}, not needed. ● green: {hit}. ◐ orange: {late}. ✕ red: {miss}. ▸ pink: {prefetched}. "
+    "Empty: not there."
 ).format_map(SIGNS)
 MORE = (
-    "Dark: leaves in this pass. Under the text a line where most of what a token needs was there, dashes "
-    "where some was, dots where little."
+    "Purple: leaves in this pass. In the text: a line under tokens that found most of their experts there, "
+    "dashes where it was some, dots where few."
 )
 PAPER_LEGEND = (
-    "As in the paper. Light blue: {resident}. ● purple: {hit}. ✕ red: {miss}. White: not there. ◐ {late}. "
-    "▸ {prefetched}."
+    "As in the paper. Light blue: {resident}, not needed. ● purple: {hit}. ✕ red: {miss}. White: not there. "
+    "◐ {late}. ▸ {prefetched}."
 ).format_map(SIGNS)
 EVICTED = 6  # resident, and leaves in this forward pass
-EVICTED_COLOR = "#4B2E83"
+EVICTED_COLOR = "#7E57C2"  # told from the ground in light and dark
 AROUND = 41  # tokens of the paper's figure, around the cursor
 MOST_GLYPHS = 1_500  # cells that carry one
 MOST_ROWS = 256  # experts of all layers that are rows of their own
