@@ -38,16 +38,20 @@ from moeviz.lessons.made_up import Recipe
 from moeviz.lessons.progress import Progress, parse, record
 from moeviz.words import hit_verdict, policy_name
 
-# A long text moves by itself and fades where it goes on; the stage beside it stays, and the buttons under it,
-# where there are some.
+# Text and buttons take the height that the window has. A long text moves by itself and fades where it goes
+# on; the stage beside it stays, and the buttons under it, where there are some.
 STYLE = """<style>
 @media (min-width: 900px) {
-  .st-key-lesson-text { max-height: calc(100vh - 12.25rem - var(--above, 4.25rem)); }
+  .stVerticalBlock:has(> * > .st-key-lesson-text) {
+    max-height: calc(100vh - 3.75rem - 12px - var(--above, 4.25rem));
+  }
+  :has(> .st-key-lesson-text) { flex: 0 1 auto; min-height: 0; }
   .st-key-lesson-text { overflow-y: auto; padding-bottom: 1.5rem; }
   .st-key-lesson-text { mask-image: linear-gradient(to top, transparent, #000 1.5rem); }
-  :last-child > .st-key-lesson-text { max-height: calc(100vh - 4.25rem - var(--above, 4.25rem)); }
-  .st-key-lesson-text > * { flex-shrink: 0; }
+  .st-key-lesson-text > *, :has(> .st-key-lesson-onward) { flex-shrink: 0; }
 }
+.st-key-lesson-text [data-testid=stAlertContainer] { padding: 0.6rem 0.9rem; }
+.st-key-lesson-text [class*=st-key-again] button { min-height: 1.6rem; padding: 0; }
 @media (max-width: 1400px) { .stMainBlockContainer h1 { font-size: 1.3rem; } }
 </style>"""
 BELOW = 14  # px left free under the stage: the page's own margin, so that nothing scrolls
@@ -293,7 +297,7 @@ def sliders() -> Shown:
     return Shown(
         _made(recipe),
         made_up.boards(),
-        "Which text makes which cache win?",
+        "Your made-up text",
         int(change) or made_up.TOKENS // 2,
     )
 

@@ -149,7 +149,8 @@ class Stage extends Player {
   watch() {
     const again = () => this.refresh()
     const observer = new ResizeObserver(again)
-    observer.observe(this.outer.host ?? this.outer)
+    // the stage's own width, and the heights around it: what grows above pushes it down
+    for (let up = this.outer; up; up = up.parentNode ?? up.host) if (up instanceof Element) observer.observe(up)
     this.sizes = new ResizeObserver(() => (this.resized = true)) // of canvases, whatever pushed them
     for (const canvas of this.root.querySelectorAll("canvas")) this.sizes.observe(canvas)
     window.addEventListener("resize", again)
