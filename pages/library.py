@@ -19,7 +19,7 @@ if (counts := traces.counted()) is not None:
     st.stop()
 name, trace, run = traces.here()
 shelf.table()
-with st.container(horizontal=True, vertical_alignment="bottom"):
+with st.container(horizontal=True, vertical_alignment="center"):
     st.markdown(f"**{show.plain(name)}**", width="content")
     shelf.actions(name, trace, run)
     with forms.drawer(experts_of_file=0):

@@ -196,8 +196,8 @@ def test_domains_name_every_expert_and_tell_what_the_text_is_about(recorded: tup
     named = sum((np.asarray(one.text) != "").sum() for one in chart.figure.data)
     assert named == trace.layers * trace.num_experts
     assert set(chart.table["favours"]) <= set(chart.table.columns)
-    assert "nearest to german" in domains.nearest(trace, 60).alt
-    assert "nearest to python" in domains.nearest(trace, 200).alt
+    assert "those that German uses" in domains.nearest(trace, 60).alt
+    assert "those that Python uses" in domains.nearest(trace, 200).alt
 
 
 def test_the_raster_shows_misses_evictions_and_takes_clicks_on_misses(recorded: tuple[Trace, Run]) -> None:

@@ -748,8 +748,8 @@ def test_experts_answer_every_question(view: str) -> None:
 
 
 def test_the_domains_tell_when_the_text_changes_its_subject() -> None:
-    assert "nearest to german" in texts(opened("experts", step="60").caption)
-    assert "nearest to python" in texts(opened("experts", step="200").caption)
+    assert "those that German uses" in texts(opened("experts", step="60").caption)
+    assert "those that Python uses" in texts(opened("experts", step="200").caption)
 
 
 def test_two_traces_are_laid_beside_each_other() -> None:

@@ -53,6 +53,10 @@ button:is([kind=secondary], [kind=tertiary]):is(:hover, :active, [aria-expanded=
   .stMainBlockContainer { padding: 4.25rem 1rem 12px; }
   .modebar-container { display: none; }
   .st-key-paper-figure .xtick:not(:nth-child(4n + 1)) { display: none; }
+  .st-key-paper-figure .heatmap-label text { font-size: 8px !important; } /* signs, in cells of 6 px */
+  .st-key-Domains-0 .heatmap-label text { /* words, in cells that are higher than wide */
+    font-size: 12px !important; transform: rotate(-90deg); transform-box: fill-box; transform-origin: center;
+  }
 }
 </style>"""
 STAGE = "Stage"

@@ -113,7 +113,7 @@ def table() -> None:
         key="shelf",
         on_select="rerun",
         selection_mode="single-row",
-        height=min(250, 38 + 35 * len(rows)),
+        height=forms.px(min(250, 38 + 35 * len(rows))),
     )
     chosen = [readable[row] for row in found.selection.rows if row < len(readable)]
     if chosen and chosen != st.session_state.get("shelf-chosen"):

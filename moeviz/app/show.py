@@ -100,12 +100,16 @@ def _show(one: Chart, key: str) -> None:
 
 
 def _terms(one: Chart) -> str | None:
-    """What the words on a chart mean: of its title, its axes, its legend and its table."""
+    """What the words on a chart mean: of its title, its axes, its legend, its notes, its rows and its
+    table.
+    """
     figure = one.figure
     drawn = [
         figure.layout.xaxis.title.text,
         figure.layout.yaxis.title.text,
         *(mark.name for mark in figure.data),
+        *(note.text for note in figure.layout.annotations),
+        *(row for mark in figure.data if mark.type == "bar" for row in mark.y if isinstance(row, str)),
     ]
     return words.tooltip(one.title, *filter(None, drawn), *map(str, one.table.columns))
 

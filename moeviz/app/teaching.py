@@ -205,8 +205,36 @@ def explain(one: Lesson, given: float | str) -> None:
     for said in answer.why:
         if said.holds:
             st.markdown(show.plain(said.text))
-    if answer.picture is not None:
-        picture(answer.picture, f"why-{one.number}")
+    if not st.session_state.presenter:  # beside the stage, where it is large enough for the last row
+        picture_of_answer(one)
+
+
+def picture_of_answer(one: Lesson) -> None:
+    """What the sentences speak of as a drawing, where there is one."""
+    found = answered(one.number).picture
+    if found is not None:
+        picture(found, f"why-{one.number}")
+
+
+def view(one: Lesson, revealed: bool) -> str:
+    """What stands beside the text: "Game", "Picture" or "Stage", chosen where there are several."""
+    game_too = ["Game"] if one.extra == "game" else []
+    if not revealed:
+        return [*game_too, "Picture"][0]
+    room = st.session_state.presenter and one.extra != "sliders"  # these take it
+    pictured_too = ["Picture"] if room and answered(one.number).picture else []
+    several = [*game_too, "Stage", *pictured_too]
+    if len(several) == 1:
+        return "Stage"
+    chosen = st.segmented_control(
+        "Show",
+        several,
+        default="Stage",
+        required=True,
+        key=f"view-{one.number}-{len(several)}",
+        label_visibility="collapsed",
+    )
+    return str(chosen)
 
 
 def onward(one: Lesson) -> None:

@@ -75,8 +75,8 @@ def residents(one: Eviction) -> pd.DataFrame:
     shared = len({other.layer for other in found}) > 1
     return pd.DataFrame(
         {
-            **({"MoE layer": [other.layer for other in found]} if shared else {}),
-            "expert": [other.expert for other in found],
+            **({"MoE layer": [str(other.layer) for other in found]} if shared else {}),
+            "expert": [str(other.expert) for other in found],
             "choice": [
                 MARKS[other.status]
                 + (", Belady's choice" if (other.layer, other.expert) == one.belady else "")
