@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from conftest import odd_traces, random_trace
 from streamlit.testing.v1 import AppTest
 
-from moeviz.app import boards, commands, components, jobs, machines
+from moeviz.app import boards, commands, components, jobs, machines, shelf
 from moeviz.app.asking import PRESETS
 from moeviz.app.stage import StageEvent
 from moeviz.cli.main import main
@@ -35,6 +35,7 @@ from moeviz.engine import plan as engine_plan
 from moeviz.engine import tiers
 from moeviz.engine.client import Job, ModelSpec
 from moeviz.files import exporters, library, moetrace
+from moeviz.files.importers import Options
 from moeviz.files.moecounts import Counts, to_bytes
 
 ROOT = Path(__file__).parent.parent
@@ -785,10 +786,24 @@ def test_what_an_importer_assumed_is_said_once_and_with_the_pages_own_control(da
     assert not app.exception
     assert "Opened small.csv: 3 tokens, 1 MoE layer of 3 experts." in texts(app.success)
     said = texts(app.caption)
-    assert said.count("how many experts a layer has is not said") == 1
-    assert "under More, sets it" in said
-    assert "--experts" not in said
+    assert said.count("How many experts a layer has is not said") == 1
+    assert "(“Experts per layer” (under More) sets it)." in said
+    assert "--" not in said
     assert "Text:" not in texts(app.text)
+
+
+def test_what_a_file_does_not_say_is_said_on_the_page_and_the_file_dropped_again(data_folder: Path) -> None:
+    """Every option that an importer may ask for has its field here."""
+    logits = (ROOT / "tests" / "cases" / "a17_router_logits.npy").read_bytes()
+    app = upload(opened("library"), ("logits.npy", logits))
+    assert "Give “Experts per token” (under More) N to read the N highest" in texts(app.error)
+    app.number_input(key="file_top_k").set_value(2).run()
+    app = upload(app, ("logits.npy", logits))
+    assert "Opened logits.npy: 6 tokens, 2 MoE layers of 8 experts." in texts(app.success)
+    app.text_input(key="file_axes").set_value("layer").run()
+    app = upload(app, ("logits.npy", logits))
+    assert "“Axes of an array” (under More) is 'layer'; name each axis once" in texts(app.error)
+    assert {field.name for field in fields(Options)} == shelf.SAYS.keys()
 
 
 def test_counts_are_shown_by_experts_planned_with_and_refused_by_the_others(data_folder: Path) -> None:

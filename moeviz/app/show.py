@@ -130,15 +130,22 @@ def _table(title: str, rows: pd.DataFrame, key: str) -> None:
         st.dialog(plain(title), width="medium")(show)()
 
 
-def table(frame: pd.DataFrame, formats: Mapping[str, str] | None = None, **more: Any) -> Any:
-    """A table whose headings say what their words mean; `formats`: of columns of numbers."""
-    formats = formats or {}
+def table(
+    frame: pd.DataFrame,
+    formats: Mapping[str, str] | None = None,
+    widths: Mapping[str, int] | None = None,
+    **more: Any,
+) -> Any:
+    """A table whose headings say what their words mean; `formats`: of columns of numbers; `widths`: px, of
+    columns of text.
+    """
+    formats, widths = formats or {}, widths or {}
     columns: dict[str, Any] = {
         name: st.column_config.NumberColumn(format=formats[name], help=words.tooltip(name))
         if name in formats
-        else st.column_config.Column(help=words.tooltip(name))
+        else st.column_config.Column(help=words.tooltip(name), width=widths.get(name))
         for name in map(str, frame.columns)
-        if name in formats or words.tooltip(name)
+        if name in formats or name in widths or words.tooltip(name)
     }
     return st.dataframe(frame, hide_index=True, column_config=columns, **more)
 

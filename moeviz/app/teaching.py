@@ -357,6 +357,7 @@ def play() -> None:
     score = (
         f"Round {now.at + 1} of {len(now.rounds)} · {now.right} right · streak {now.streak} · best {now.best}"
     )
+    st.markdown(show.plain(game.rule(now)))
     components.drawing(game.board(now), "game-board")
     with st.container(horizontal=True, vertical_alignment="center"):
         for one in now.round.candidates:
