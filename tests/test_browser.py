@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from looks import faults
 from playwright.sync_api import (
     Browser,
     BrowserContext,
@@ -314,6 +315,7 @@ def test_every_page_fits_a_phone(page: Page, app: str) -> None:
         settle(page)
         wide = page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth")
         assert wide <= 390, name
+        assert faults(page, least=12) == [], name
 
 
 def test_a_lesson_is_predicted_by_key_revealed_on_one_screen_kept_and_tried(page: Page, app: str) -> None:
@@ -376,6 +378,7 @@ def test_every_lesson_is_one_screen(page: Page, app: str) -> None:
                 page.set_viewport_size({"width": width, "height": height})
                 page.wait_for_function("height => innerHeight === height", arg=height)
                 whole((number, width, presenter), *answered)
+                assert faults(page, least=22 * height / 1080 if presenter else 12) == [], (number, width)
 
 
 def test_two_tabs_follow_and_stop_one_run(page: Page, app: str) -> None:

@@ -811,7 +811,7 @@ def test_counts_are_shown_by_experts_planned_with_and_refused_by_the_others(data
     app = upload(opened("library"), ("popular.moecounts", to_bytes(popular)))
     assert "Opened popular: counts without order, 8 MoE layers of 8 experts" in texts(app.success)
     assert app.selectbox(key="trace").value == "counts: popular"
-    assert "prompts were left out" in texts(app.caption)
+    assert "Prompts were left out." in texts(app.caption)
     turned(app, "experts")
     assert "expert 7 was used most, 64 times of 2,080" in texts(app.caption)
     for page in ("stage", "timeline", "prefetch", "what_if"):
