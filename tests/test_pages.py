@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from conftest import odd_traces, random_trace
 from streamlit.testing.v1 import AppTest
 
-from moeviz.app import boards, commands, components, jobs, machines, shelf
+from moeviz.app import boards, commands, components, jobs, machines, planning, shelf
 from moeviz.app.asking import PRESETS
 from moeviz.app.stage import StageEvent
 from moeviz.cli.main import main
@@ -701,7 +701,7 @@ def test_what_if_plans_as_the_command_line_does(data_folder: Path, monkeypatch: 
     button(app, "Plan").click().run()
     assert not app.exception
     shown = app.table[0].value
-    assert shown["planned"]["Fast tier"].endswith("as \\-\\-fast says, of RAM")
+    assert shown["planned"]["Fast tier"].endswith("as “Memory of the fast tier” says, of RAM")
     assert "More · 1 set" in [one.proto.popover.label for one in app.get("popover")]
     command = next(one.value for one in app.code if "moeviz plan" in one.value).split(" ", 3)[3]
     assert "--device cpu" in command
@@ -710,7 +710,7 @@ def test_what_if_plans_as_the_command_line_does(data_folder: Path, monkeypatch: 
     assert "in int8; LOSSY; unpacked in" in shown["planned"]["On disk and link"]
     for name, text in zip(shown.index, shown["planned"], strict=True):
         if name != "Slow tier disk":  # whose free room others change
-            assert text.replace("\\", "") in result.output, name
+            assert text.replace("\\", "") in planning.said(result.output), name
     app.selectbox(key="trace").select("sample: change-of-subject").run()
     assert "Made with sample: bible" in texts(app.info)
     app.text_input(key="plan_fast").set_value("much")
@@ -724,6 +724,13 @@ def test_what_if_plans_as_the_command_line_does(data_folder: Path, monkeypatch: 
     app.text_input(key="plan_fast").set_value("32MiB")
     button(app, "Plan").click().run()
     assert app.table[0].value["planned"]["Fast tier"].endswith("of an accelerator")
+    told = texts(app.caption) + " ".join(app.table[0].value["planned"]).replace("\\", "")
+    assert "not known: add “Speed of the fast tier” (More, beside it)" in told
+    assert "--" not in told  # options that this page does not have
+    app.number_input(key="plan_speed").set_value(500.0)
+    button(app, "Plan").click().run()
+    assert "at least" in app.table[0].value["planned"]["Compute"]
+    assert "--fast-speed 500" in next(one.value for one in app.code if "moeviz plan" in one.value)
     app.text_input(key="plan_fast").set_value("")
     app.text_input(key="plan_device").set_value("auto")
     app.text_input(key="plan_model").set_value(str(data_folder))

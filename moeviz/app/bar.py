@@ -29,6 +29,7 @@ STYLE = """<style>
   .st-key-screen :has(.stPlotlyChart) { flex: 1 1 0; display: flex; }
   .st-key-screen :has(.stPlotlyChart):not(.stHorizontalBlock) { flex-direction: column; }
   .st-key-screen .stElementContainer:has(.stPlotlyChart) { min-height: 11rem; overflow: hidden; }
+  .st-key-screen:has(details[open]) .stElementContainer:has(.stPlotlyChart) { min-height: 15rem; }
   .st-key-screen .stFullScreenFrame { min-height: 0; }
   [class*=st-key-heading-] { flex-wrap: nowrap; } /* a long title takes two lines, its badge none */
   [class*=st-key-heading-] > :first-child { flex: 0 1 auto; min-width: 0; }
