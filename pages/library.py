@@ -29,5 +29,7 @@ with export:
 shelf.notes(trace.notes)
 if trace.prompt:
     st.text(f"Prompt: {trace.prompt}")
+if not any(trace.texts):
+    st.caption("This trace holds no text, so every page shows the numbers of its forward passes instead.")
 if text := "".join(trace.texts[:SHOWN]):
     st.text(f"Text: {text}{'…' if trace.tokens > SHOWN else ''}")

@@ -234,6 +234,25 @@ def test_the_papers_figure_is_around_the_cursor(recorded: tuple[Trace, Run]) -> 
     assert chart.kind == "measured"
 
 
+def test_a_text_without_words_has_the_numbers_of_its_passes_on_the_axis() -> None:
+    run = replay(random_trace(3), Settings(slots=3))
+    passes = len(run.passes.phase)
+    worded, bare = (
+        residency.paper(run, residency.frames(run), [one] * passes, 0, 5).figure for one in ("x", "")
+    )
+    assert worded.layout.xaxis.ticktext[0] == "x"
+    assert bare.layout.xaxis.ticktext is None
+    assert bare.layout.xaxis.title.text == "forward pass"
+
+
+def test_the_legend_of_the_raster_is_of_what_it_shows() -> None:
+    few, many = (replay(random_trace(3, experts=count), Settings(slots=3)) for count in (8, 200))
+    assert "leaves in this pass" in residency.legend(few)
+    assert "leaves in this pass" not in residency.legend(many)
+    scale = residency.raster(many, [""] * len(many.passes.phase)).figure.data[0].colorbar
+    assert scale.dtick == int(scale.dtick) >= 1  # misses are whole
+
+
 def test_recall_is_drawn_only_where_it_is_not_precision(recorded: tuple[Trace, Run]) -> None:
     trace, _ = recorded
     equal = guesses.precision({"next-gate": guess_quality(trace, "next-gate")}, trace, 0)

@@ -595,6 +595,13 @@ def test_timeline_explains_what_it_jumps_to() -> None:
     assert "score" not in table.columns
 
 
+def test_a_trace_without_text_shows_numbers_for_it() -> None:
+    app = turned(showing(odd_traces()["no texts"]), "timeline")
+    (strip,) = [one for one in app.get("bidi_component") if one.proto.component_name == "moeviz_strip"]
+    assert json.loads(strip.proto.json)["texts"][:3] == ["0 ", "1 ", "2 "]
+    assert "holds no text" in texts(turned(app, "library").caption)
+
+
 def test_a_click_opens_the_stage_in_the_passes_and_under_the_settings_of_the_timeline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -34,6 +34,7 @@ FIELDS = {  # what the command line has an option for -> where it is said here
     "--link": "“Slow tier” (above)",
     "--trace": "“Trace” (at the top)",
     "--calibration": "“Counts” (More, beside it)",
+    "--dtype": "“--dtype” of the command below",
 }
 CONTEXT = 4_096  # tokens
 COUNTS = "counts.moecounts"
