@@ -24,7 +24,7 @@ from streamlit.web.server.starlette.starlette_websocket import is_host_allowed
 import moeviz.app
 import moeviz.charts
 import moeviz.lessons
-from moeviz.app import early, gate, kept
+from moeviz.app import early, gate, kept, sending
 from moeviz.app.gate import OTHER_NAME, RIGHT_NAME
 from moeviz.core.settings import Settings
 from moeviz.files import moetrace
@@ -68,6 +68,7 @@ def warm() -> None:
     import pyarrow
 
     _one_pool()
+    sending.whole_pages()
     for package in (moeviz.app, moeviz.charts, moeviz.lessons):
         for one in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             importlib.import_module(one.name)
@@ -84,6 +85,8 @@ def warm() -> None:
         chart.figure.to_json()
         pyarrow.Table.from_pandas(chart.table)
     _first_boards()
+    gc.collect()
+    gc.freeze()  # what is there now stays: looking through all of it, every few pages, held one up by .1 s
 
 
 def _first_boards() -> None:
