@@ -8,7 +8,7 @@ from moeviz.app import bar, teaching
 
 bar.within_app()
 one = teaching.choose()
-left, right = st.columns([2, 5], gap="medium")
+left, right = st.columns([4, 9], gap="medium")
 with left:
     with st.container(key="lesson-text"):
         given = teaching.predict(one)

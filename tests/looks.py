@@ -12,8 +12,9 @@ _FAULTS = """least => {
   const up = element => element.parentElement ?? element.getRootNode().host
   const seen = element => {
     for (let one = element; one; one = up(one)) {
-      const { visibility, opacity, clipPath } = getComputedStyle(one)
-      if (visibility === "hidden" || opacity === "0" || clipPath === "inset(50%)") return false
+      const { visibility, opacity, clip, clipPath } = getComputedStyle(one)
+      if (visibility === "hidden" || opacity === "0") return false
+      if (clip !== "auto" || clipPath === "inset(50%)") return false // for screen readers alone
     }
     return true
   }

@@ -577,6 +577,21 @@ def test_a_link_to_a_page_opens_it_within_the_app(browser: Browser, tmp_path: Pa
         page.close()
 
 
+def test_a_trace_without_sizes_leaves_the_curves_their_half_of_the_page(page: Page, app: str) -> None:
+    opened(page, app, "Library")
+    content = "token,layer,expert\n" + "".join(f"{n},0,{n % 3}\n" for n in range(9))
+    upload = page.get_by_test_id("stFileUploaderDropzoneInput")
+    upload.set_input_files({"name": "bare.csv", "mimeType": "text/csv", "buffer": content.encode()})
+    see(page, "Opened bare.csv")
+    turn(page, "What if")
+    see(page, "does not say how large an expert is")
+    chart = page.locator(".js-plotly-plot")
+    expect(chart).to_have_count(1)
+    box = chart.bounding_box()
+    assert box is not None
+    assert box["width"] > 600
+
+
 def test_prefetch_and_what_if_draw_their_charts_and_give_their_tables(page: Page, app: str) -> None:
     opened(page, app, "Prefetch")
     expect(page.locator(".js-plotly-plot")).to_have_count(5)

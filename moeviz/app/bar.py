@@ -27,6 +27,7 @@ STYLE = """<style>
   /* a page's first screen: its charts share the height that the rest leaves */
   .st-key-screen { flex: none; min-height: calc(100vh - var(--above, 4.25rem) - 13px); }
   .st-key-screen :has(.stPlotlyChart) { flex: 1 1 0; display: flex; }
+  .st-key-screen .stColumn { flex: 1 1 0; min-width: 0; } /* the same without a chart */
   .st-key-screen :has(.stPlotlyChart):not(.stHorizontalBlock) { flex-direction: column; }
   .st-key-screen .stElementContainer:has(.stPlotlyChart) { min-height: 11rem; overflow: hidden; }
   .st-key-screen:has(details[open]) .stElementContainer:has(.stPlotlyChart) { min-height: 15rem; }

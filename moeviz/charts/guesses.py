@@ -17,6 +17,7 @@ from moeviz.words import percent
 
 AHEAD = ("1 layer ahead", "2 layers ahead", "3 layers ahead")
 APART = 0.22  # of a row, between its marks: they would hide one another
+ALIKE = 0.005  # precision and recall that are no further apart: their marks would lie on each other
 SYMBOLS = ("circle", "square", "diamond")
 
 
@@ -40,7 +41,7 @@ def precision(
     ]
     names = list(found)
     figure = style.blank("share of guesses needed", "", max(240, 150 + 60 * len(names)))
-    equal = all(abs(one[2] - one[3]) < 1e-9 for one in rows)
+    equal = all(abs(one[2] - one[3]) < ALIKE for one in rows)
     for ahead, label in enumerate(AHEAD):
         own = [one for one in rows if one[1] == ahead]
         if own:

@@ -274,6 +274,8 @@ def one_expert(trace: Trace, layer: int, expert: int) -> Chart:
                 marker={"color": style.SERIES[phase], "line": {"width": 0}},
             )
     figure.update_xaxes(range=[-0.5, trace.tokens - 0.5])
+    if not known:
+        figure.update_yaxes(tickvals=[0, 1], ticktext=["no", "yes"])
     shown = list(zip(took[:MOST_ROWS].tolist(), weights[:MOST_ROWS].tolist(), strict=True))
     table = pd.DataFrame(
         [

@@ -187,7 +187,7 @@ class Stage extends Player {
     const wide = this.root.clientWidth
     const kind = wide < 640 ? "phone" : wide < 760 ? "narrow" : "wide"
     // in front of people text is a share of the window, beside a lesson's text too
-    const large = clamp(22 * Math.min(wide / 1240, this.tall / 1080), 15, 44)
+    const large = clamp(22 * Math.min(wide / 1200, this.tall / 1080), 15, 44)
     const unit = this.presenter ? large / 14 : 1 // px that 1 px at a desk is
     const classes = this.root.classList
     classes.toggle("slim", kind === "wide" && wide < 960 * unit) // beside a lesson's text
