@@ -8,7 +8,8 @@ from moeviz.app import bar, teaching
 
 bar.within_app()
 one = teaching.choose()
-left, right = st.columns([4, 9], gap="medium")
+halves = [2, 5] if st.session_state.presenter else [4, 9]  # there the pictures of answers stand on the right
+left, right = st.columns(halves, gap="medium")
 with left:
     with st.container(key="lesson-text"):
         given = teaching.predict(one)

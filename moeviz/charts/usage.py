@@ -225,7 +225,7 @@ def _served(use: Floats) -> Chart:
     )
     half = max(1, experts // 2)
     alt = (
-        f"The busier half of a layer's experts, {half} of {experts}, serves "
+        f"The {half} busiest of a layer's {experts} experts serve "
         f"{percent(float(shares[:, half - 1].mean()))} of its choices."
     )
     return Chart("How many experts serve how much", figure, table, "recorded", alt)
