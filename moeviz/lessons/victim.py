@@ -58,7 +58,7 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     "is not a miss: it says when the miss comes, not whether.",
     try_it=Try(
         "stage",
-        "Click any eviction on the stage and read its story",
+        "Read any eviction's story on the stage",
         {
             "trace": "sample: change-of-subject",
             "a": f"policy=lru,slots={SLOTS}",
