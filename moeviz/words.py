@@ -5,7 +5,8 @@ Knows numbers and settings, neither figures nor widgets nor terminals. Texts are
 escapes them.
 
     verdict("lru", repeated(runs_of_lru), "lfu", repeated(runs_of_lfu))
-    # 'lfu hits 4.0 points more than lru; speed: no difference outside the spread.'
+    # 'lfu hits 4.0 points more than lru; speed: lfu is 9% faster in the median pair (1.07 to 1.12 of the
+    # other's speed).'
 """
 
 from __future__ import annotations
@@ -402,7 +403,7 @@ def speed_verdict(second: str, a: Repeated, b: Repeated) -> str:
     if found.low is None or found.high is None:
         return "speed: measured once, so that there is no spread to judge by"
     if found.low <= 1 <= found.high:
-        return "speed: no difference outside the spread"
+        return f"speed: no difference outside the spread ({second} at {_from_to(found)} of the other's speed)"
     faster = found.middle > 1
     drawn, other = ((one.median.times and one.median.times.tokens_per_second) or 0.0 for one in (b, a))
     if (drawn > other) is not faster:

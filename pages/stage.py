@@ -17,9 +17,9 @@ with forms.drawer(form, **asking.defaults(here.trace), baselines=[]):
     st.markdown("**Both boards**")
     form.rest("policy", "slots", "prefetch")
 two = boards.pair(here.trace, here.run, form.values)
-takes = f"Measure: {measure.expected(here.trace, two, ask, baselines)}"
-expected.caption(takes)
-first_visit.draw(here, two)
-boards.draw(here, two, form.values, ask, baselines, takes)
+wanted = measure.wanted(here.trace, two, ask, baselines)
+expected.caption(wanted.takes)
+first_visit.draw(here, two, wanted.label, lambda: boards.begin(two, wanted))
+boards.draw(here, two, form.values, wanted)
 measure.watch(here, two, ask)
 live.ended(here.name)

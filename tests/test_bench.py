@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -188,7 +189,8 @@ def test_the_rows_that_were_named_are_measured_alone_and_said(
 
 
 def test_all_prints_every_table_and_says_what_could_not_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(**options: object) -> dict[str, object]:
+    def broken(**options: object) -> Iterator[dict[str, object]]:
+        yield {"first": 1}
         raise RuntimeError("there is no browser\nat all")
 
     for name in cli.MEASURES:
@@ -198,10 +200,19 @@ def test_all_prints_every_table_and_says_what_could_not_be_measured(monkeypatch:
     found = json.loads(result.stdout)
     assert list(found) == list(cli.MEASURES)
     assert found["engine"] == {"engine": 4}  # every option of the command by its default
-    assert found["stage"] == {"not measured": "there is no browser"}
+    assert found["stage"] == {"first": 1, "not measured": "there is no browser"}
     lines = CliRunner().invoke(cli.bench, ["all"]).stdout
     assert [f"\n{name}: " in lines for name in cli.MEASURES] == [True] * len(cli.MEASURES)
     assert "there is no browser" in lines
+
+
+def test_what_was_measured_is_printed_before_the_rest_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_off(**options: object) -> Iterator[dict[str, object]]:
+        yield {"first": 1}
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.MEASURES, "stage", cut_off)
+    assert CliRunner().invoke(cli.bench, ["stage"]).stdout.split()[:2] == ["first", "1"]
 
 
 def test_a_figure_is_printed_with_its_spread_and_goal(capsys: pytest.CaptureFixture[str]) -> None:

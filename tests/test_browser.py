@@ -233,7 +233,8 @@ def test_lru_is_measured_against_lfu(page: Page, app: str) -> None:
     page.keyboard.press("m")
     for badge in ("same tokens in every run", "measured = replayed"):
         see(page, badge)
-    verdict(stage, "Measured speed")
+    expect(stage.locator(".results .says")).to_contain_text("Speed: ")
+    expect(stage.locator(".results .a .each-repeat")).to_have_count(3)
     for chart in (
         "Tokens per second",
         "Where the time of a token goes",
@@ -494,6 +495,11 @@ def test_presenter_mode_and_help_by_key(page: Page, app: str) -> None:
             "font-size", re.compile(rf"{least:.0f}(\.\d+)?px|{least + 1:.0f}(\.\d+)?px")
         )
         expect(label).to_be_in_viewport(ratio=0.98)
+    page.keyboard.press("p")
+    expect(header).to_be_visible()
+    page.go_back()
+    expect(page).to_have_url(re.compile("presenter=true"))
+    expect(header).to_be_hidden()
     page.keyboard.press("p")
     expect(header).to_be_visible()
     page.keyboard.press("?")

@@ -298,9 +298,8 @@ def test_split_writes_a_trace_for_each_request(tmp_path: Path) -> None:
     trace = replace(random_trace(1, tokens=20), sequence=requests)
     trace.save(tmp_path / "many.moetrace")
     parts = tmp_path / "parts"
-    refused = run("split", tmp_path / "many.moetrace", "--into", parts)
-    assert (refused.exit_code, "parts for --into does not exist" in refused.stderr) == (2, True)
-    parts.mkdir()
+    refused = run("split", tmp_path / "many.moetrace", "--into", parts / "deeper")
+    assert (refused.exit_code, "deeper for --into does not exist" in refused.stderr) == (2, True)
     result = run("split", tmp_path / "many.moetrace", "--into", parts)
     assert result.output == f"saved      2 requests of 7 to 13 tokens in {parts}\n"
     first, second = (Trace.load(parts / f"many-{number}.moetrace") for number in (1, 2))

@@ -3,6 +3,7 @@ regret is real."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from conftest import make_trace, random_trace
 from hypothesis import given
@@ -30,6 +31,31 @@ def test_an_eviction_in_words() -> None:
         (0, 1, "leaves"),
         (1, 2, "could leave"),
     ]
+
+
+def test_whoever_came_for_the_same_event_is_among_those_who_stay() -> None:
+    """Also one that took the last free slot a moment ago."""
+    trace = make_trace([[[0, 1]], [[2, 3]]])
+    (eviction,) = Explainer(trace, Settings(slots=3)).evictions(1, 0)
+    assert [(one.expert, one.status) for one in eviction.residents] == [
+        (1, "leaves"),
+        (0, "could leave"),
+        (2, "needed now"),
+    ]
+
+
+def test_where_only_guesses_are_left_any_of_them_could_leave() -> None:
+    chosen = [[[0, -1, -1], [0, -1, -1], [0, 1, -1]], [[0, -1, -1], [1, 2, 3], [0, 1, -1]]]
+    trace = make_trace(chosen, weights=np.array(chosen) >= 0)
+    explainer = Explainer(trace, Settings(slots=3, scope="model", prefetch="previous-token", lookahead=2))
+    first, second, third = explainer.evictions(1, 1)
+    held = [
+        [one.expert for one in each.residents if one.status == "held by a guess"] for each in (first, second)
+    ]
+    assert held == [[1, 0], []]
+    assert [(one.layer, one.expert) for one in second.residents if one.status == "could leave"] == [(2, 0)]
+    assert "nothing else could leave" not in second.sentence
+    assert "nothing else could leave" in third.sentence
 
 
 def test_aged_uses_are_told_as_their_sum_of_now() -> None:

@@ -7,6 +7,7 @@ from test_pages import _one_worker, opened, payload, said, turned  # noqa: F401
 from moeviz.app.first_visit import outcome
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
+from moeviz.engine.client import Job
 from moeviz.files import moetrace
 from moeviz.numbers.subject import subject_changes
 
@@ -40,6 +41,21 @@ def test_only_who_opens_the_stage_without_a_link_is_led() -> None:
     assert "LRU hits" in payload(app)["verdict"]
     assert "See in half a minute" not in said(opened("stage", step="4"))
     assert "See in half a minute" not in said(turned(opened("library"), "stage"))
+
+
+def test_the_lead_ends_with_a_way_to_the_measurement() -> None:
+    app = opened("stage")
+    for _ in range(3):  # show me, LRU, to the end
+        app.button(key="visit-1").click().run()
+    assert "You said **LRU**" in said(app)
+    assert app.button(key="visit-2").label.startswith("2  Measure, about ")
+    asked: list[Job] = []
+    desk = app.session_state["desk"]
+    desk.submit = lambda name, job: asked.append(job)
+    app.button(key="visit-2").click().run()
+    assert [one.policy for job in asked for one in job.settings] == ["lru", "lfu"]
+    assert "You said **LRU**" not in said(app)
+    assert payload(app)["title"]
 
 
 def test_the_lead_ends_where_the_settings_are_no_longer_those_that_it_tells_of() -> None:

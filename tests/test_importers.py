@@ -674,8 +674,6 @@ def test_a_cell_without_an_expert_is_an_unused_place() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "layers"),
     [
-        ("m.csv", b"4,0,1\n2,2,9\n", ()),
-        ("m.txt", b"# by hand\n4.0e+00 0.0e+00 1.0e+00\n2 2 9\n", ()),
         ("frame.csv", b",0,1,2\n3,4,0,1\n5,2,2,9\n", (3, 5)),
         ("frame without index.csv", b"0,1,2\n4,0,1\n2,2,9\n", ()),
         ("headed.csv", b"layer,0,1,2\n3,4,0,1\n5,2,2,9\n", (3, 5)),
@@ -698,6 +696,118 @@ def test_counts_in_the_shapes_that_people_keep(name: str, content: bytes, layers
     assert isinstance(found, Counted)
     assert found.counts.counts.tolist() == [[4, 0, 1], [2, 2, 9]]
     assert found.counts.layer_indices == layers
+
+
+def test_counts_without_a_head_are_read_where_they_can_be_nothing_else() -> None:
+    """A few lines of a few numbers may as well be token, layer, expert: then a sentence says what to give."""
+    for name, content in (
+        ("m.csv", b"4,0,1,0,0,5,1,2\n2,2,9,0,1,0,3,3\n"),
+        ("m.txt", b"# by hand\n4.0e+00 0.0e+00 1.0e+00 0 0 5 1 2\n2 2 9 0 1 0 3 3\n"),
+    ):
+        found = open_content(name, content)
+        assert isinstance(found, Counted)
+        assert found.counts.counts.tolist() == [[4, 0, 1, 0, 0, 5, 1, 2], [2, 2, 9, 0, 1, 0, 3, 3]]
+    for content in (b"4,0,1\n2,2,9\n", b"5,0,3\n4,1,2\n3,0,7\n", b"3 7\n1 2\n5 0\n4 6\n", b"3,0,5\n"):
+        with pytest.raises(TraceError, match="may be routes or a count a line"):
+            open_content("few.csv", content)
+
+
+def test_ids_that_count_from_one_are_named() -> None:
+    """Nothing in the file says so: one expert that nobody chose, and one too many."""
+    found = read("m.npy", npy(IDS + 1))
+    assert found.trace.num_experts == 9
+    assert any(
+        line.startswith("no token chose expert 0: if the file counts experts from 1") for line in found.report
+    )
+    assert not any("counts experts from 1" in line for line in read("m.npy", npy(IDS)).report)
+    with pytest.raises(TraceError, match=r"chose expert 8, but --experts says 8\. If the file counts from 1"):
+        read("m.npy", npy(IDS + 1), EIGHT)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "bool", "float32"])
+def test_marks_of_the_chosen_experts_are_no_ids(kind: str) -> None:
+    """0 and 1 for every expert, as a router's mask is: also where a token chose fewer."""
+    marks = np.zeros((*IDS.shape[:2], 8), kind)
+    np.put_along_axis(marks, IDS.astype(np.int64), 1, 2)
+    marks[4, 1] = 0
+    marks[4, 1, 6] = 1
+    found = read("mask.npy", npy(marks))
+    expected = np.sort(IDS, axis=2)
+    expected[4, 1] = [6, -1]
+    assert found.trace.experts.tolist() == expected.tolist()
+    assert found.trace.num_experts == 8
+    assert any("0 and 1 mark which of 8 experts were chosen" in line for line in found.report)
+
+
+def test_nan_among_whole_numbers_is_an_unused_place() -> None:
+    ids = IDS.astype(np.float32)
+    ids[5] = np.nan
+    found = read("pivoted.npy", npy(ids), EIGHT)
+    assert found.trace.experts[5].max() == -1
+    assert (np.delete(found.trace.experts, 5, 0) == np.delete(IDS, 5, 0)).all()
+    assert "NaN stands for an unused place, in 6 places" in found.report
+
+
+def test_255_twice_in_an_event_is_no_expert() -> None:
+    """-1 in bytes is 255, which could be an expert of 256: no token uses one twice."""
+    ids = np.concatenate([IDS, IDS[:, :, :1]], 2).astype(np.uint8)
+    ids[:, :, 2] = 255
+    once = read("bytes.npy", npy(ids))
+    assert once.trace.experts.max() == 255  # that is not sure yet
+    ids[3, 0, 1] = 255
+    found = read("bytes.npy", npy(ids))
+    assert (found.trace.experts[4:] == IDS[4:]).all()
+    assert found.trace.experts[3, 0].tolist() == [IDS[3, 0, 0], -1]
+
+
+def test_axes_that_cannot_be_are_said_to_be_a_guess() -> None:
+    with pytest.raises(
+        TraceError, match=r"The axes were taken as token,layer,k of \(12, 2, 3\); if they are others"
+    ):
+        read("turned.npy", npy(IDS.transpose(0, 2, 1)))
+    found = read("turned.npy", npy(IDS.transpose(0, 2, 1)), Options(axes="token,k,layer"))
+    assert (found.trace.experts == IDS).all()
+
+
+def test_few_tokens_of_many_layers_may_be_the_layers() -> None:
+    ids = random_trace(3, tokens=16, layers=12).experts
+    assert any("16 tokens are few" in line for line in read("deep.npy", npy(ids)).report)
+    asked = read("deep.npy", npy(ids), Options(axes="token,layer,k"))
+    assert not any("are few" in line for line in asked.report)
+
+
+def test_requests_that_number_their_tokens_alike_are_not_one_choice() -> None:
+    """Without a rank and a request their rows would be one token of twice as many experts."""
+    head, one = "token,layer,expert\n", "0,0,1\n0,0,2\n1,0,3\n1,0,4\n"
+    with pytest.raises(
+        TraceError, match="row 5 has token 0 and expert 1 of layer 0 again: where several requests"
+    ):
+        read("two.csv", (head + one + one).encode())
+    found = read("two.csv", (head + one + "0,0,5\n0,0,6\n1,0,7\n1,0,0\n").encode())
+    assert any("stand apart in the file and are taken for one choice" in line for line in found.report)
+    assert not any("stand apart" in line for line in read("one.csv", (head + one).encode()).report)
+    rows = [{"position": t, "layer": 0, "experts": [t], "phase": "decode"} for t in (0, 1, 2, 0, 1, 2)]
+    found = read("two.jsonl", lines(*rows))
+    assert any("if it is another request, say so in a column request_id" in line for line in found.report)
+
+
+def test_one_number_a_layer_is_said_to_be_an_expert() -> None:
+    """It could be anything else that one number tells of a layer and a step."""
+    found = read("steps.csv", b"step,layer_0,layer_1\n0,3,1\n1,0,2\n")
+    assert found.trace.experts[..., 0].tolist() == [[3, 1], [0, 2]]
+    assert "a cell's number is taken for the one expert that the token chose in the layer" in found.report
+
+
+def test_router_logits_of_each_layer_in_a_dict() -> None:
+    """As transformers gives them with output_router_logits: a tuple with a tensor a layer."""
+    import torch
+
+    logits = torch.randn(3, 10, 8, generator=torch.Generator().manual_seed(0))
+    content = torch_file({"router_logits": tuple(logits), "input_ids": torch.arange(10)})
+    found = read("outputs.pt", content, Options(top_k=2))
+    assert (found.trace.experts == logits.topk(2).indices.transpose(0, 1).numpy()).all()
+    assert found.trace.token_ids is not None
+    assert found.trace.token_ids.tolist() == list(range(10))
 
 
 def test_zst() -> None:
@@ -799,6 +909,18 @@ def test_sglangs_batches_modes_and_ids() -> None:
     assert trace.token_ids.tolist() == [11, 21, 22, 23, 24]
     assert trace.forward_pass.tolist() == [0, 1, 1, 2, 2]
     assert trace.sequence is None
+
+
+def test_sglangs_verify_passes_are_said_to_hold_rejected_drafts() -> None:
+    records = [
+        sglang_record(1, slice(0, 4), forward_mode=1),
+        sglang_record(2, slice(4, 8), forward_mode=5),
+        sglang_record(3, slice(8, 12), forward_mode=5),
+    ]
+    found = read("dump.pt", torch_file({"records": records}))
+    assert any(line.startswith("2 passes verified drafts: those that were rejected") for line in found.report)
+    assert (found.trace.experts == IDS).all()
+    assert found.trace.phase.tolist() == [0] * 4 + [1] * 8
 
 
 def test_sglangs_physical_ids_become_logical() -> None:

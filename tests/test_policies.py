@@ -479,6 +479,18 @@ def test_an_eviction_of_co_activation_in_words() -> None:
     assert eviction.sentence.startswith("Expert 0 left: ")
 
 
+@pytest.mark.parametrize("idle", [0, 1, 3])
+def test_a_guess_keeps_the_company_of_its_layers_latest_event(idle: int) -> None:
+    """However many tokens needed nobody there since: 3 was never needed beside 0 or 1, as 2 was."""
+    there = [[0, 2], [3, -1], [0, 1], *[[-1, -1]] * idle, [4, -1]]
+    chosen = np.array([[[0, -1], own] for own in there])
+    trace = make_trace(chosen.tolist(), weights=chosen >= 0)
+    run = replay(trace, Settings("co-activation", 4, prefetch="oracle"))
+    assert (run.loads.expert[-1], run.loads.speculative[-1], run.loads.victim_expert[-1]) == (4, True, 3)
+    run = replay(trace, Settings("lru", 4, prefetch="oracle"))
+    assert run.loads.victim_expert[-1] == 2
+
+
 @pytest.mark.parametrize("policy", [name for name, one in POLICIES.items() if one.stack])
 @settings(max_examples=20)
 @given(seed=st.integers(0, 10_000))

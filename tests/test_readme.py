@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import shlex
 from collections.abc import Iterator
@@ -37,9 +36,6 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the examples find what they name."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "sample_traces").symlink_to(ROOT / "sample_traces")
-    (folder / "parts").mkdir()
-    requests = np.repeat(np.arange(3, dtype=np.int16), 8)
-    dataclasses.replace(random_trace(2, tokens=24), sequence=requests).save(folder / "requests.moetrace")
     np.save(folder / "routed.npy", random_trace(1, prompt=1, experts=32).experts)
     (folder / "mru.py").write_text(next(block for block in blocks("python") if "mru.py" in block))
     return folder

@@ -370,16 +370,22 @@ def test_a_measured_comparison_stands_beside_the_curves_and_is_dimmed_once_it_is
     two = [(Settings("lru", 4), [recorded, recorded]), (Settings("lfu", 4), [recorded, recorded])]
     runs = [replay(trace, one) for one, _ in two]
     measured = results_of(two, "Measured, 2 pairs")
-    long = {"verdict": "Speed: LFU (counts kept) is 42% slower (0.53 to 0.71 of the other's speed)."}
+    long: dict[str, Any] = {"stale": True}
+    long["verdict"] = "Speed: LFU (counts kept) is 42% slower (0.53 to 0.71 of the other's speed)."
     long["title"] = "Before: paced, 5 pairs: lru, 4 slots against lfu, 4 slots, on “Die Datei”, SATA SSD"
-    for size, height, more in ((1440, 900, {}), (1280, 720, long)):
+    for size, height, more in ((1440, 900, {}), (1280, 720, {}), (1280, 720, long)):
         assert measured is not None
         new = stage_payload(trace, runs, title="Which?", results={**measured, **more})
         page = show(stage_html(new), size, height)
         panel = page.get_by_role("region", name=more.get("title", "Measured, 2 pairs"))
         expect(panel.get_by_role("listitem")).to_have_count(2)
-        expect(panel).to_contain_text(more.get("verdict", "Speed: no difference outside the spread."))
-        expect(panel.get_by_role("img").first).to_have_attribute("aria-label", re.compile("compute .* waits"))
+        said = more.get("verdict", "Speed: no difference outside the spread (LFU at 1.00 to 1.00")
+        expect(panel).to_contain_text(said)
+        bar = panel.get_by_role("img").first
+        expect(bar).to_have_attribute("aria-label", re.compile("compute .* waits .* mean of the two repeats"))
+        box, *dots = (one.bounding_box() for one in [bar, *bar.locator(".each-repeat").all()])
+        assert len(dots) == 2
+        assert all(box and one and one["x"] + one["width"] / 2 <= box["x"] + box["width"] for one in dots)
         until(page, "!stage.resized && !stage.dirty")
         assert cut(page) == []
         assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
@@ -389,6 +395,21 @@ def test_a_measured_comparison_stands_beside_the_curves_and_is_dimmed_once_it_is
     expect(page.locator(".results.stale")).to_contain_text("Before: that")
     page.evaluate("(payload) => window.moevizStage.update(payload)", {**old, "results": None})
     expect(page.locator(".results")).to_be_hidden()
+    expect(show(stage_html(new), 390, 844).locator(".results .says")).to_be_visible()
+
+
+def test_signs_are_drawn_on_low_cells_too(show: Open, lesson: str) -> None:
+    page = show(lesson, 1280, 560)
+    page.evaluate("window.moevizStage.go(132)")
+    until(page, "!stage.resized && !stage.dirty")
+    assert value(page, "stage.boards[1].h") < 10
+    signs = """(() => {
+      const [, board] = stage.boards, seen = []
+      board.glyph = (state) => seen.push(state)
+      board.draw()
+      return seen.length
+    })()"""
+    assert value(page, signs) == 16
 
 
 def test_a_text_that_still_grows_says_nothing_of_what_comes(show: Open) -> None:
@@ -733,6 +754,20 @@ def test_new_words_around_the_same_runs_walk_nothing_anew(show: Open) -> None:
     expect(page.locator(".verdict")).to_have_text("3 of 5 rounds")
     expect(page.get_by_role("button", name="Stop measuring")).to_be_visible()
     assert value(page, "stage.model === window.model")
+
+
+def test_a_stage_takes_the_room_of_what_stood_above_it(show: Open, lesson: str) -> None:
+    page = show(lesson, 1280, 720)
+    full = value(page, "stage.root.clientHeight")
+    page.evaluate("""() => {
+      const above = document.createElement("div")
+      above.id = "above"
+      above.style.height = "80px"
+      document.body.prepend(above)
+    }""")
+    until(page, f"stage.root.clientHeight === {full - 80}")
+    page.evaluate("document.querySelector('#above').remove()")
+    until(page, f"stage.root.clientHeight === {full}")
 
 
 def test_a_closed_stage_leaves_the_keys_alone(show: Open, lesson: str) -> None:

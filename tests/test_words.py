@@ -52,7 +52,8 @@ def test_a_verdict_says_points_and_claims_speed_only_outside_the_spread() -> Non
     same = metrics.repeated([timed(other, wall=wall) for wall in (11_000_000, 11_500_000, 11_000_000)])
     fast = metrics.repeated([timed(other, wall=wall) for wall in (5_000_000, 6_000_000, 5_500_000)])
     assert words.verdict("lru", slow, "belady", same) == (
-        f"belady hits {more} points more than lru; speed: no difference outside the spread."
+        f"belady hits {more} points more than lru; speed: no difference outside the spread (belady at "
+        "0.91 to 1.04 of the other's speed)."
     )
     assert "speed: belady is 100% faster in the median pair (2.00 to 2.00" in words.verdict(
         "lru", slow, "belady", fast

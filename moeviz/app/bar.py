@@ -93,7 +93,7 @@ def draw(page: str) -> None:
             plain(f"The link says presenter={linked[:40]}, which is neither true nor left out; it is off.")
         )
         links.put("presenter", "")
-    state.setdefault("presenter", links.get("presenter") == "true")
+    state.presenter = links.get("presenter") == "true"  # also where the browser's Back has brought it
     jobs.sit_down()
     lectern.sit_down()
     st.html(STYLE + (window.PRESENTER if state.presenter else ""))
@@ -113,9 +113,7 @@ def draw(page: str) -> None:
 
 def present() -> None:
     """Presenter mode on or off; the link keeps it."""
-    state = st.session_state
-    state.presenter = not state.presenter
-    links.put("presenter", "true" if state.presenter else "")
+    links.put("presenter", "" if st.session_state.presenter else "true")
 
 
 @st.dialog("Keys and words")

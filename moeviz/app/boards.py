@@ -2,7 +2,7 @@
 on, what its user asks.
 
 two = boards.pair(trace, run, both)
-boards.draw(here, two, ask, baselines, takes)
+boards.draw(here, two, both, wanted)
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import streamlit as st
 
 from moeviz import words
-from moeviz.app import bar, commands, first_visit, jobs, kept, links, live, measure, show, traces
-from moeviz.app.asking import Ask
+from moeviz.app import bar, commands, first_visit, jobs, kept, links, live, measure, show, traces, window
+from moeviz.app.measure import Wanted
 from moeviz.app.stage import StageEvent, stage, told
 from moeviz.charts.stage import run_part, stage_payload
 from moeviz.core.policies import POLICIES
@@ -29,7 +29,8 @@ from moeviz.numbers import metrics
 TITLE = "Which cache suits this text?"
 LINKS = ("a", "b")  # names of the two boards' settings in the link
 FIRST = ("lru", "lfu")  # their policies to begin with
-BELOW, BELOW_WHILE_MEASURING = 12, 84  # px left free under the stage
+BELOW = 12  # px left free under the stage
+PROGRESS = 54  # px more while a measurement tells there how far it is, in a text of a desk's size
 MOST_SLOTS = 64  # entries of the menu of slots
 QUICK = 20_000  # choices of a trace whose boards, stories and times are drawn together
 
@@ -75,12 +76,10 @@ def draw(
     here: traces.Here,
     two: list[Settings],
     both: dict[str, Any],
-    ask: Ask,
-    baselines: list[str],
-    takes: str,
+    wanted: Wanted,
 ) -> None:
     """The stage of the current trace, or of the live run while there is one; does what its user asks.
-    `two` and `both` as `pair` gave and took them. `takes`: what its button "Measure" says of what that takes.
+    `two` and `both` as `pair` gave and took them.
     """
     for trace in (live.just_ended(), measure.just_ended(here)):
         if trace:
@@ -108,11 +107,11 @@ def draw(
             _set(event, two)
             shown_two = pair(here.trace, here.run, both)
         else:
-            _act(event, two, ask, baselines)  # before what it changes is drawn once more
+            _act(event, two, wanted)  # before what it changes is drawn once more
         captured = job.recording() if job is not None and live.begun(job) else None
         shown = here if captured is None else traces.Here(traces.LIVE, *captured)
         try:
-            event = _stage(shown, shown_two, job, captured is not None, ask, takes, changed)
+            event = _stage(shown, shown_two, job, captured is not None, wanted, changed)
         except MoevizError as error:
             st.error(show.plain(str(error)))
             if changed:
@@ -122,7 +121,7 @@ def draw(
         if event.step is not None and job is None:
             traces.move(last if event.at_end else event.step)
         first_visit.heard(event, shown, last)
-        _act(event, shown_two, ask, baselines)
+        _act(event, shown_two, wanted)
         if changed:
             st.rerun()
         _explain(shown, two, job)
@@ -131,7 +130,7 @@ def draw(
 
 
 def _stage(
-    here: traces.Here, two: list[Settings], job: Any, growing: bool, ask: Ask, takes: str, soon: bool
+    here: traces.Here, two: list[Settings], job: Any, growing: bool, wanted: Wanted, soon: bool
 ) -> StageEvent:
     """`job`: the live run that goes on, if one does; `growing`: whether it is its trace that is shown;
     `soon`: the stage is drawn again at once, and stories that are not there yet can come with that.
@@ -155,7 +154,7 @@ def _stage(
         ]
         bound = kept.bound(trace, max(two, key=lambda one: one.room(*trace.shape).slots))
     changes = kept.changes(trace)
-    said = live.in_words(job) if going else words.hit_verdict(trace, runs, changes) + _speed(here, two, ask)
+    said = live.in_words(job) if going else words.hit_verdict(trace, runs, changes)
     led = first_visit.hides(here)
     payload = stage_payload(
         trace,
@@ -164,15 +163,16 @@ def _stage(
         measured=measured,
         parts=parts,
         changes=changes,
-        title=TITLE,
+        title="" if first_visit.leads(here) else TITLE,  # then the visit asks
         verdict="" if led else said,
         menus={} if going else _menus(trace, two[0].scope),
-        actions=_actions(going, takes),
-        results=measure.on_stage(here, two, ask),
+        actions=_actions(going, wanted),
+        results=measure.on_stage(here, two, wanted.ask),
         live=growing,
     )
     if here.name == traces.LIVE:  # one text that grows; what is at hand stays when it has ended
-        payload["trace"] = f"live-{id(job if growing else jobs.desk().latest('live'))}"
+        run = job if growing else jobs.desk().latest("live")
+        payload["trace"] = f"live-{run.began}"
     busy = _job("measure") is not None
     return stage(
         payload,
@@ -180,7 +180,7 @@ def _stage(
         seek=first_visit.seek(here, len(trace.passes()) - 1) or _seek(trace, growing),
         future=not led,
         presenter=st.session_state.presenter,
-        below=BELOW_WHILE_MEASURING if busy else BELOW,
+        below=BELOW + round(PROGRESS * window.larger()) if busy else BELOW,
     )
 
 
@@ -240,19 +240,6 @@ def _as_watched(part: dict[str, Any]) -> dict[str, Any]:
     return part | {"times": times | {"source": source}}
 
 
-def _speed(here: traces.Here, two: list[Settings], ask: Ask) -> str:
-    """What was measured of these very settings, after the verdict on their hits."""
-    job = measure.latest()
-    if job is None or measure.stale(job, here, two, ask):
-        return ""
-    first, second = (metrics.repeated(runs) for _, runs in measure.by_settings(job)[:2])
-    if not first.median.decoded:  # the text ended with its first token
-        return ""
-    told = words.speed_verdict(words.setting_names(two)[1], first, second)
-    decoded = words.many(first.median.decoded, "decoded token")
-    return f" Measured {told.replace('speed', f'speed over {decoded}', 1)}."
-
-
 def _menus(trace: Trace, scope: str) -> dict[str, list[tuple[str | int, str]]]:
     """What the boards may be set to."""
     most = trace.num_experts * (trace.layers if scope == "model" else 1)
@@ -271,35 +258,28 @@ def _policies(trace: Trace) -> list[str]:
     return [name for name, one in POLICIES.items() if trace.weights is not None or "weights" not in one.needs]
 
 
-def _actions(going: bool, takes: str) -> list[dict[str, str]]:
+def _actions(going: bool, wanted: Wanted) -> list[dict[str, str]]:
     if going:
         return [{"id": "stop", "label": "Stop", "key": "r"}]
     if _job("measure") is not None:
         return [{"id": "stop", "label": "Stop measuring", "key": "m"}]
     return [
         {"id": "run", "label": "Run it live", "key": "r"},
-        {"id": "measure", "label": "Measure", "key": "m", "about": takes},
+        {"id": "measure", "label": wanted.label, "key": "m", "about": wanted.takes},
     ]
 
 
-def _act(event: StageEvent, two: list[Settings], ask: Ask, baselines: list[str]) -> None:
+def _act(event: StageEvent, two: list[Settings], wanted: Wanted) -> None:
     own = jobs.desk()
     match event.kind:
         case "settings":
             _set(event, two)
         case "run":
             _stay(two)
-            own.submit("live", ask.job("watch", [replace(two[0], seed=ask.seed)]))
+            own.submit("live", wanted.ask.job("watch", wanted.settings(two)[:1]))
         case "measure":
-            _stay(two)
-            chosen = [
-                *(replace(one, seed=ask.seed) for one in two),
-                *(Settings(baseline=one) for one in baselines),
-            ]
-            if chosen[0] == chosen[1]:
-                st.toast("Both boards are set alike. Change one: a comparison with itself shows nothing.")
+            if not begin(two, wanted):
                 return
-            own.submit("measure", ask.job("compare", chosen))
         case "stop":
             for job in own.running:
                 own.client.stop(job)
@@ -308,6 +288,16 @@ def _act(event: StageEvent, two: list[Settings], ask: Ask, baselines: list[str])
         case _:
             return
     st.rerun()
+
+
+def begin(two: list[Settings], wanted: Wanted) -> bool:
+    """Measures the boards, if they differ."""
+    _stay(two)
+    if two[0] == two[1]:
+        st.toast("Both boards are set alike. Change one: a comparison with itself shows nothing.")
+        return False
+    jobs.desk().submit("measure", wanted.ask.job("compare", wanted.settings(two)))
+    return True
 
 
 def _set(event: StageEvent, two: list[Settings]) -> None:

@@ -4,13 +4,14 @@ text, and what came out of it. Within a minute, by mouse or by the keys 1 to 3.
 It is for who comes without a link, once in a session, and ends with the first thing that its visitor does
 without it, such as other settings: what it tells is true of those that it began with.
 
-    first_visit.draw(here, two)        # above the stage
+    first_visit.draw(here, two, "Measure", measure)        # above the stage
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import streamlit as st
@@ -40,8 +41,10 @@ STYLE = """<style>
   .st-key-first-visit > :not(:first-child) { flex: none; }
 }
 </style>"""
+ON = "Go on by yourself"
+LOOKS: dict[str, Literal["primary", "secondary", "tertiary"]] = {"Skip": "tertiary", ON: "secondary"}
 KEYS = {str(number): f"visit-{number}" for number in range(1, 4)}  # key -> button, from anywhere on the page
-Act = Callable[[], None]
+Act = Callable[[], object]
 
 
 def notice(page: str, stage: str) -> None:
@@ -74,15 +77,16 @@ def seek(here: traces.Here, last: int) -> dict[str, int] | None:
     return wishes[st.session_state.visit] if leads(here) else None
 
 
-def draw(here: traces.Here, two: Sequence[Settings]) -> None:
+def draw(here: traces.Here, two: Sequence[Settings], label: str, measure: Act) -> None:
     """What the visitor is told and asked, in one row. Its place is kept when there is nothing: what stands
-    below it would else be drawn a second time, in another place, until the first goes.
+    below it would else be drawn a second time, in another place, until the first goes. `label` and `measure`:
+    of the button that it ends with.
     """
     with st.container():
-        _draw(here, two)
+        _draw(here, two, label, measure)
 
 
-def _draw(here: traces.Here, two: Sequence[Settings]) -> None:
+def _draw(here: traces.Here, two: Sequence[Settings], label: str, measure: Act) -> None:
     if not leads(here):
         return
     if list(two) != st.session_state.setdefault("visit_two", list(two)):
@@ -92,9 +96,9 @@ def _draw(here: traces.Here, two: Sequence[Settings]) -> None:
     with st.container(key="first-visit", horizontal=True, vertical_alignment="center", gap="small"):
         told = _text(here.trace, two)
         st.markdown(told, help=words.tooltip(told))
-        for number, (label, act) in enumerate(_ways(), start=1):
-            look = "tertiary" if label == "Skip" else "primary"
-            st.button(f"{number}  {label}", key=KEYS[str(number)], on_click=act, type=look, width="content")
+        for number, (name, act) in enumerate(_ways(label, measure), start=1):
+            look = LOOKS.get(name, "primary")
+            st.button(f"{number}  {name}", key=KEYS[str(number)], on_click=act, type=look, width="content")
         if st.session_state.visit == "told":
             st.page_link("pages/lessons.py", label="Why?", query_params={"lesson": "1"}, width="content")
 
@@ -122,7 +126,12 @@ def _say(name: str) -> None:
     _go("play")
 
 
-def _ways() -> list[tuple[str, Act]]:
+def _measured(measure: Act) -> None:
+    _go("")
+    measure()
+
+
+def _ways(label: str, measure: Act) -> list[tuple[str, Act]]:
     """The buttons of this moment, and what they do."""
     match st.session_state.visit:
         case "start":
@@ -131,7 +140,7 @@ def _ways() -> list[tuple[str, Act]]:
             return [*((name, partial(_say, name)) for name in NAMES), ("Skip", partial(_go, ""))]
         case "play":
             return [("To the end", partial(_go, "told")), ("Skip", partial(_go, ""))]
-    return [("Go on by yourself", partial(_go, ""))]
+    return [(ON, partial(_go, "")), (label, partial(_measured, measure))]
 
 
 def _text(trace: Trace, two: Sequence[Settings]) -> str:

@@ -16,6 +16,7 @@ import streamlit as st
 from moeviz.charts import Chart, style
 from moeviz.charts.board import Frame, frames
 from moeviz.charts.stage.payload import run_part
+from moeviz.core.machines import Machine
 from moeviz.core.replay import replay
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
@@ -86,6 +87,15 @@ def predicted(run: Run, costs: Costs) -> float:
     return cost.predict(run, costs)
 
 
+@st.cache_resource(show_spinner=False, max_entries=64, hash_funcs=BY_TRACE | BY_RUN)
+def predicted_each(trace: Trace, several: list[Settings], measured: Run, place: Machine) -> list[float]:
+    """Modelled ms per output token of each Settings, on the machine of a measured run and the link `place`.
+    Raises SettingsError where settings do not fit the trace.
+    """
+    costs = fitted(measured).on(place, measured.mean_copied)
+    return [cost.predict(replayed(trace, one), costs) for one in several]
+
+
 def bound(trace: Trace, settings: Settings) -> Run:
     """What no policy beats with the slots of these settings and without pre-fetching."""
     return replayed(trace, replace(settings, policy="belady", baseline="", prefetch="none"))
@@ -141,4 +151,5 @@ def forget() -> None:
     for one in (replayed, explained, pictures, part, bare, changes, curved, guessed, agrees, texts, fitted):
         one.clear()
     predicted.clear()
+    predicted_each.clear()
     drawn.clear()

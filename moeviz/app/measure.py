@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import streamlit as st
@@ -39,10 +40,12 @@ def watch(here: Here, now: list[Settings], ask: Ask) -> None:
     job = jobs.desk().jobs.get("measure")
     if job is None:
         return
-    running = not job.finished
+    running, measured = not job.finished, job.measured
 
     def look() -> None:
         jobs.sit_down()
+        if not job.finished and job.measured and not measured:
+            st.rerun()  # the stage says what came out
         if not job.finished:
             progress("measure", job)
         elif running:
@@ -80,12 +83,12 @@ def _of_text(job: Job, here: Here) -> bool:
 
 
 def latest() -> Job | None:
-    """The last comparison that is over and measured every setting at least once, also while the next one
-    goes on.
+    """The last comparison that is over, or has measured all, and measured every setting at least once, also
+    while the next one goes on.
     """
     own = jobs.desk()
     for job in (own.jobs.get("measure"), own.earlier.get("measure")):
-        if job is not None and job.finished and job.runs and jobs.whole(job):
+        if job is not None and (job.finished or job.measured) and job.runs and jobs.whole(job):
             return job
     return None
 
@@ -113,21 +116,49 @@ def _what(job: Job, named: bool = True) -> str:
     return f"{names}, on “{prompt[:40]}{'…' if len(prompt) > 40 else ''}”, {said}"
 
 
-def expected(trace: Trace, two: list[Settings], ask: Ask, baselines: list[str]) -> str:
-    """What "Measure" would run, and, where the bundled model runs over a paced link, about how long."""
-    settings = [*two, *(Settings(baseline=one) for one in baselines)]
-    said = f"{ask.repeats} repeats of {len(settings)} settings, {words.many(ask.tokens, 'token')} each"
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What "Measure" would run, besides what is set on the boards."""
+
+    ask: Ask
+    baselines: list[str]
+    seconds: float | None  # that it takes by the cost model; None where that knows nothing of it
+
+    def settings(self, two: Sequence[Settings]) -> list[Settings]:
+        """Of a comparison of these boards."""
+        seeded = [replace(one, seed=self.ask.seed) for one in two]
+        return [*seeded, *(Settings(baseline=one) for one in self.baselines)]
+
+    @property
+    def label(self) -> str:
+        """What its button says."""
+        return "Measure" + ("" if self.seconds is None else f", about {words.seconds_left(self.seconds)}")
+
+    @property
+    def takes(self) -> str:
+        """What it does, as a sentence."""
+        count, tokens = 2 + len(self.baselines), words.many(self.ask.tokens, "token")
+        said = f"Measure: {self.ask.repeats} repeats of {count} settings, {tokens} each"
+        if self.seconds is None:
+            return f"{said}."
+        about = words.seconds_left(self.seconds)
+        return f"{said}: about {about} by the cost model, on a quiet machine."
+
+
+def wanted(trace: Trace, two: Sequence[Settings], ask: Ask, baselines: list[str]) -> Wanted:
+    """With its time where the bundled model runs over a paced link."""
     place = machines.find(ask.model.link)
     if ask.model.name or trace.model != BUNDLED_NAME or place is None:
-        return f"{said}."
+        return Wanted(ask, baselines, None)
+    compared = [*two, *(Settings(baseline=one) for one in baselines)]
+    several = [*compared, Settings(baseline="resident")]  # which the logits are held against
     _, recorded = traces.sample()
-    costs = kept.fitted(recorded).on(place, recorded.mean_copied)
     try:
-        each = [kept.predicted(kept.replayed(trace, one), costs) for one in settings]
+        *each, verifying = kept.predicted_each(trace, several, recorded, place)
     except MoevizError:
-        return f"{said}."
-    seconds = ask.repeats * ask.tokens * sum(each) / 1_000
-    return f"{said}: about {words.seconds_left(seconds)} by the cost model, on a quiet machine."
+        return Wanted(ask, baselines, None)
+    recording = each[0]
+    return Wanted(ask, baselines, ask.tokens * (recording + ask.repeats * sum(each) + verifying) / 1_000)
 
 
 def progress(name: str, job: Job) -> None:
@@ -136,6 +167,9 @@ def progress(name: str, job: Job) -> None:
         return
     if job.trace is None or not job.share:
         st.progress(0.0, f"Getting the model ready: {job.message or 'recording the trace'}")
+        return
+    if job.measured:
+        st.progress(1.0, "All is measured; the logits are being held against transformers' own model.")
         return
     left = jobs.desk().left(name, time.monotonic() - job.began, job.share)
     total = job.repeats * len(job.settings)
@@ -200,9 +234,10 @@ def _table(job: Job, named: list[tuple[str, list[Run]]]) -> None:
             f"{show.plain(facts.name)}, {facts.dtype} on {facts.device} "
             f"({show.plain(facts.versions['machine'])}, {facts.versions['threads']} thread). "
             f"{words.tier(facts.tier)} {job.max_new_tokens} tokens, temperature {job.temperature}, "
-            f"seed {job.seed}; {job.repeats} repeats, interleaved; medians over repeats, whiskers from the "
-            "least to the most; speed, stack and hit ratio of decode alone, where the first token is not: it "
-            "comes from the prompt. tokens/s is of a run's mean token, TPOT of its median one."
+            f"seed {job.seed}; {job.repeats} repeats, interleaved; medians over repeats (of an even number "
+            "the mean of the two times in the middle), whiskers from the least to the most; speed, stack and "
+            "hit ratio of decode alone, where the first token is not: it comes from the prompt. tokens/s is "
+            "of a run's mean token, TPOT of its median one."
         )
     with st.expander("The same comparison without the browser"):
         st.code(commands.compare(job), language="bash")

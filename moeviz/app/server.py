@@ -26,6 +26,7 @@ import moeviz.charts
 import moeviz.lessons
 from moeviz.app import early, gate, kept, sending
 from moeviz.app.gate import OTHER_NAME, RIGHT_NAME
+from moeviz.core import machines
 from moeviz.core.settings import Settings
 from moeviz.files import moetrace
 from moeviz.files.moetrace import SAMPLES, sample_names
@@ -91,14 +92,17 @@ def warm() -> None:
 
 def _first_boards() -> None:
     """Computes what the stage begins with."""
-    from moeviz.app import boards, traces  # which need this module
+    from moeviz.app import asking, boards, traces  # which need this module
 
     trace, run = traces.read(SAMPLES / f"{traces.FIRST.partition(': ')[2]}.moetrace")
     assert run is not None
     logger = logging.getLogger(script_run_context.__name__)
     logger.disabled = True  # says of each that no session asks for it
-    for policy in boards.FIRST:
-        kept.part(trace, Settings(policy, run.room.slots), [run])
+    two = [Settings(policy, run.room.slots) for policy in boards.FIRST]
+    for settings in two:
+        kept.part(trace, settings, [run])
+    if (place := machines.find(asking.TIERS[asking.DEFAULTS["tier"]][1])) is not None:
+        kept.predicted_each(trace, [*two, Settings(baseline="resident")], run, place)
     kept.bound(trace, Settings(slots=run.room.slots))
     kept.changes(trace)
     logger.disabled = False

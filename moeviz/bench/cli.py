@@ -6,7 +6,7 @@ python -m moeviz bench engine
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from moeviz.cli.options import F, Number, Place, refusing, registered
 
 MOST = 1_000_000  # tokens of a made-up trace
 Figures = Mapping[str, Any]  # by name: a number, a spread or a sentence
+Measured = Figures | Iterator[Figures]  # or parts of them, one after the other
 
 
 @registered
@@ -50,20 +51,22 @@ def tokens(default: int, what: str, most: int = MOST) -> Callable[[F], F]:
 
 MADE_UP = "Tokens of a made-up trace of 24 layers, top-4 of 32 experts."
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
-MEASURES: dict[str, Callable[..., Figures]] = {}  # command -> what it measures, given its options
+MEASURES: dict[str, Callable[..., Measured]] = {}  # command -> what it measures, given its options
 
 
-def table(name: str) -> Callable[[Callable[..., Figures]], click.Command]:
-    """Makes a command of a function that gives figures: it prints them, as lines or as JSON."""
+def table(name: str) -> Callable[[Callable[..., Measured]], click.Command]:
+    """Makes a command of a function that gives figures: it prints lines as they come, or one JSON object."""
 
-    def register(measure: Callable[..., Figures]) -> click.Command:
+    def register(measure: Callable[..., Measured]) -> click.Command:
         def command(as_json: bool, **options: Any) -> None:
+            found: dict[str, Any] = {}
             with refusing():
-                found = MEASURES[name](**options)
+                for part in _parts(MEASURES[name](**options)):
+                    found |= part
+                    if not as_json:
+                        show(part)
             if as_json:
                 click.echo(json.dumps(found))
-            else:
-                show(found)
 
         MEASURES[name] = measure
         command.__doc__ = measure.__doc__
@@ -71,6 +74,13 @@ def table(name: str) -> Callable[[Callable[..., Figures]], click.Command]:
         return bench.command(name)(as_json(command))
 
     return register
+
+
+def _parts(measured: Measured) -> Iterator[Figures]:
+    if isinstance(measured, Mapping):
+        yield measured
+    else:
+        yield from measured
 
 
 @table("engine")
@@ -183,11 +193,12 @@ def bench_fuzz(files: int, seed: int) -> Figures:
 @click.option(
     "--runs", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Then, in one session."
 )
-def bench_soak(sessions: int, pause: float, runs: int) -> Figures:
+def bench_soak(sessions: int, pause: float, runs: int) -> Iterator[Figures]:
     """A classroom: seconds to a page, what sessions and runs leave behind (needs Chromium)."""
     from moeviz.bench import soak
 
-    return soak.visits(sessions, pause) | soak.runs(runs)
+    yield soak.visits(sessions, pause)
+    yield soak.runs(runs)
 
 
 @table("stage")
@@ -199,16 +210,18 @@ def bench_soak(sessions: int, pause: float, runs: int) -> Figures:
     show_default=True,
     help="Played in each round.",
 )
-def bench_stage(repeats: int, seconds: float) -> Figures:
+def bench_stage(repeats: int, seconds: float) -> Iterator[Figures]:
     """Pictures per second of the stage while it plays, key to picture, file to first picture; then how soon
     the app answers: first picture, changed boards, another page; then the lecturer's clock (needs Chromium
-    and the bundled model).
+    and the bundled model). Each of the three is printed as it comes; all take five minutes.
     """
     from moeviz.bench.answering import answering
     from moeviz.bench.lecturing import lecturing
     from moeviz.bench.stage import stage
 
-    return stage(seconds, repeats) | answering(repeats) | lecturing(repeats)
+    yield stage(seconds, repeats)
+    yield answering(repeats)
+    yield lecturing(repeats)
 
 
 @bench.command("all")
@@ -217,19 +230,24 @@ def bench_all(as_json: bool) -> None:
     """Every table, one after the other, each as its own command measures it when it is given no options: an
     hour. One that cannot be measured here says why.
     """
-    found: dict[str, Figures] = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, measure in MEASURES.items():
         command = bench.commands[name]
         options = command.make_context(name, []).params
         del options["as_json"]
         if not as_json:
             click.echo(f"\n{name}: {command.get_short_help_str(100)}\n")
+        found[name] = {}
         try:
-            found[name] = measure(**options)
+            for part in _parts(measure(**options)):
+                found[name] |= part
+                if not as_json:
+                    show(part)
         except Exception as error:  # hours of other tables are not lost for a package or a browser
-            found[name] = {"not measured": (str(error).strip() or type(error).__name__).splitlines()[0]}
-        if not as_json:
-            show(found[name])
+            why = {"not measured": (str(error).strip() or type(error).__name__).splitlines()[0]}
+            found[name] |= why
+            if not as_json:
+                show(why)
     if as_json:
         click.echo(json.dumps(found))
 

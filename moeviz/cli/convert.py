@@ -138,7 +138,8 @@ def import_(
     type=Place(),
     required=True,
     metavar="FOLDER",
-    help="The folder to write to, a file for each request: NAME-1.moetrace, NAME-2.moetrace.",
+    help="The folder to write to, made if it is not there: a file for each request, NAME-1.moetrace, "
+    "NAME-2.moetrace.",
 )
 @click.option("--force", is_flag=True, help="Write over files that are there already.")
 def split(file: Path, into: Path, force: bool) -> None:
@@ -159,6 +160,9 @@ def split(file: Path, into: Path, force: bool) -> None:
         if len(parts) < 2:
             raise TraceError(f"{file.name} holds one request: there is nothing to split.")
         paths = [into / f"{file.stem}-{number}.moetrace" for number in range(1, len(parts) + 1)]
+        if into.parent.is_dir() and not into.exists():
+            with writing(into, "--into"):
+                into.mkdir()
         for path in paths:
             writable(path, overwrite=force, option="--into")
         for number, (path, part) in enumerate(zip(paths, parts, strict=True), start=1):

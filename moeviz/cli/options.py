@@ -22,7 +22,7 @@ from click.core import ParameterSource
 from moeviz.core import settings as known
 from moeviz.core.machines import DEVICES, LINKS
 from moeviz.core.settings import DEFAULTS, KINDS, SETTINGS, Settings
-from moeviz.errors import MoevizError
+from moeviz.errors import MoevizError, SettingsError
 from moeviz.numbers.lossy import EXPERTS, LOSSLESS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -117,9 +117,35 @@ class Value(click.ParamType[Any]):
         if not isinstance(value, str):
             return value
         try:
-            return known.read(self.field, value)
+            return _not_nothing(self.field, known.read(self.field, value))
         except MoevizError as error:
             raise Refused(str(error)) from None
+
+
+def _not_nothing(field: str, value: Any) -> Any:
+    """The value of a field of Settings that was typed. In a Settings a budget of 0 means slots; whoever types
+    it means no memory. Raises SettingsError.
+    """
+    if field == "budget" and not value:
+        raise SettingsError(
+            "A budget of 0 bytes holds no expert. Give more, for example 1GiB, or leave it out and give "
+            "slots."
+        )
+    return value
+
+
+def settings_from(text: str, **defaults: Any) -> Settings:
+    """Settings as `--setting` names them. Raises SettingsError."""
+    found = Settings.parse(text, **defaults)
+    named = [item.partition("=")[0].strip() for item in text.split(",") if item.strip()]
+    if not named:
+        raise SettingsError(
+            "an empty --setting names nothing. Write name=value, for example policy=lfu,slots=4, or leave it "
+            "out."
+        )
+    for name in named:
+        _not_nothing(name, getattr(found, name))
+    return found
 
 
 def setting_option(name: str, help: str = "") -> Callable[[F], F]:

@@ -26,6 +26,7 @@ from moeviz.cli.options import (
     refusing,
     registered,
     setting_option,
+    settings_from,
     settings_of,
     settings_options,
     writing,
@@ -214,7 +215,7 @@ def compare(
     """
     with refusing():
         seed = others["seed"]
-        chosen = [Settings.parse(text, seed=seed) for text in texts or ("policy=lru", "policy=lfu")]
+        chosen = [settings_from(text, seed=seed) for text in texts or ("policy=lru", "policy=lfu")]
         chosen += [Settings(baseline=name.strip()) for name in baselines.split(",") if name.strip()]
         if not chosen:
             raise Refused("There is nothing to measure. Give a --setting, or name --baselines.")

@@ -14,8 +14,12 @@ layer, set A of distinct experts that the layer's tokens need); the rule that it
 An A larger than the slots (prefill) is served in waves of at most `slots` experts, residents first, then by
 id, each wave pinned and touched by the same rules. Under the rule `in-order` the strongest is touched first
 and the weakest last. Under the rule `one-by-one` every member of A, strongest first, is a wave of its own and
-its outcome is read when its turn comes, so that one member may leave for the next. Slots, columns and victims
-are the business of `moeviz.core.pools`.
+its outcome is read when its turn comes, so that one member may leave for the next.
+
+A guess takes slots right after the event at which it is made. Whom it names, there already or brought by it,
+is held until the router of the guess's layer has spoken in this pass: no other guess evicts it, and demand
+only where nobody else can leave. An arrival counts as the last use where recency is asked, and as no use
+elsewhere. Slots, columns and victims are the business of `moeviz.core.pools`.
 
     cache = ExpertCache(Settings(slots=2), layers=1, experts=4, k=2)
     cache.demand(0, [[3, 1]], [[0.7, 0.3]])      # one Wave: misses 3 and 1

@@ -356,10 +356,11 @@ policy("s3-fifo")(S3Fifo)
     stack=True,
 )
 def co_activation(use: Use, now: Moment) -> Column:
-    """The expert leaves that was needed least often in the events that needed those needed now. Made for a
-    cache a layer: in one pool, experts of other layers were never needed in the same event, and leave first;
-    served one by one, nobody has company, and it is lru. That experts of a layer are chosen in company is
-    what co-activation profiles measure (mbolt; inter-layer affinity in ExFlow, arXiv 2401.08383); to let the
+    """The expert leaves that was needed least often in the events that needed those needed now; for a guess,
+    which comes before its layer's event, those that the layer's latest event needed. Made for a cache a
+    layer: in one pool, experts of other layers were never needed in the same event, and leave first; served
+    one by one, nobody has company, and it is lru. That experts of a layer are chosen in company is what
+    co-activation profiles measure (mbolt; inter-layer affinity in ExFlow, arXiv 2401.08383); to let the
     others leave is our reading of it."""
     return use.company
 

@@ -239,6 +239,7 @@ class Pools(Columns):
             elif filled < limit:
                 slot = filled
                 filled += 1
+                self.filled[row] = filled  # whoever explains the next victim counts this one in
                 taken.append(slot)
             elif lists is not None:
                 slot, victim = self._by_lists(row, place, taken, held)
@@ -258,7 +259,6 @@ class Pools(Columns):
             if lists is not None:
                 lists.came(place)
             loads.append((rank, slot, victim))
-        self.filled[row] = filled
         return loads
 
     def _by_lists(

@@ -42,7 +42,8 @@ class Use:
     average: Column = 0.0  # exponential average of the router weights it was chosen with
     weight: Column = 0.0  # sum of the router weights it was chosen with
     level: Column = 0.0  # the pool's level (`Touch`) at the last touch
-    company: Column = 0.0  # events so far that needed both it and one of those needed now, summed over these
+    company: Column = 0.0  # events so far that needed both it and one of those that the latest event of its
+    # layer needed, summed over these; a pass in which that layer needs nobody is no event of it
     calibrated: Column = 0.0  # accesses to it in the calibration trace
     next_use: Column = np.inf  # number of the event that needs it next, pass x layers + layer; infinity: none
 

@@ -92,6 +92,11 @@ class Job:
     def finished(self) -> bool:
         return self.state in ("done", "stopped", "failed")
 
+    @property
+    def measured(self) -> bool:
+        """compare: whether every run is there; then the logits are held against transformers' own."""
+        return len(self.runs) == self.repeats * len(self.settings)
+
     def recording(self) -> tuple[Trace, Run] | None:
         """Trace and run of what a watch captured so far; None before its first forward pass."""
         finished, passes = self.finished, list(self.passes)

@@ -92,11 +92,13 @@ def look_ahead(
 ) -> Trace | None:
     """A trace of the run to come, for settings that have to know the future; else None.
 
-    It is recorded in the slots that the run itself will have, so it fits wherever the run does.
+    It is recorded in the slots that the run itself will have, so it fits wherever the run does, and over no
+    paced link, which changes nothing that is chosen.
     """
     if not settings.needs_future:
         return None
-    return record(loaded, prompt, recording_settings([settings]), replace(options, guesses=False), stop)[0]
+    quiet = replace(options, guesses=False)
+    return record(paced(loaded, ""), prompt, recording_settings([settings]), quiet, stop)[0]
 
 
 def recording_settings(settings: Sequence[Settings]) -> Settings:
@@ -294,17 +296,16 @@ def compare(
     """Measures every Settings `repeats` times, interleaved: all once, all again, each round starting one
     further.
 
-    First a run under lru records the trace and warms up; it is yielded as number -1 and is no measurement.
-    Then measured runs, which
-    record no guesses beyond what they use; those that have to know the future are given the trace. Yields
-    (share done, number of the
-    Settings, trace or None, run); nothing more once `stop` says so. What does not fit is for `fitting` to
-    say before.
+    First a run under lru records the trace and warms up, over no slower link than there is, since no link
+    changes what is chosen; it is yielded as number -1 and is no measurement. Then measured runs, which record
+    no guesses beyond what they use; those that have to know the future are given the trace. Yields (share
+    done, number of the Settings, trace or None, run); nothing more once `stop` says so. What does not fit is
+    for `fitting` to say before.
     """
     for one in settings:  # before anything runs
         one.check(len(loaded.layers), loaded.experts, loaded.k, loaded.store.layout.expert_bytes)
     total = 1 + repeats * len(settings)
-    trace, recorded = record(loaded, prompt, recording_settings(settings), options, stop)
+    trace, recorded = record(paced(loaded, ""), prompt, recording_settings(settings), options, stop)
     yield 1 / total, -1, trace, recorded
     quiet = replace(options, guesses=False)
     done = 1

@@ -171,9 +171,9 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     token = trace.texts[found.token].strip()
     others = ", ".join(map(str, (one for one in range(trace.num_experts) if one not in chosen)))
     said = (
-        f"The token “{token}” reaches MoE layer {found.layer}. The layer has {trace.num_experts} experts, "
-        "which are small networks. Computing all of them for every token would be slow, so a router "
-        "chooses.",
+        f"The token “{token}” reaches MoE layer {found.layer}. The layer has {trace.num_experts} "
+        "experts, which are small networks. Computing all of them for every token would be slow, so a "
+        "router chooses.",
         f"The router chooses {trace.k} of them: {chosen[0]} and {chosen[1]}, and says how much each "
         f"counts. Experts {others} are not needed for this token.",
         "All experts live in the slow tier. The fast tier, where computing happens, has room for "

@@ -112,7 +112,11 @@ class Explainer:
         status = np.array(stays, np.int64)
         of = np.repeat(np.arange(len(choices)), counts)
         victims = np.array([one.victim for one in choices], np.int64).reshape(-1, 2) @ [experts, 1]
-        status[cell == victims[of]] = 0  # demand evicts a guess when nothing else is left
+        victim = cell == victims[of]
+        # demand evicts a guess when nothing else is left: then any of them could leave
+        guess_left = np.bincount(of[victim], status[victim] == 3, len(choices)) > 0
+        status[guess_left[of] & (status == 3)] = 1
+        status[victim] = 0
 
         load = np.array([one.load for one in choices], np.int64)
         future = Future(self.trace, self.settings.one_by_one)

@@ -83,11 +83,11 @@ def miss_kind_of_access(run: Run) -> NDArray[np.uint8]:
     first = np.full(run.layers * run.experts, len(passes))  # the event that first loaded each expert
     np.minimum.at(first, loads.layer.astype(np.int64) * run.experts + loads.expert, loads.event)
     first[run.start.layer.astype(np.int64) * run.experts + run.start.expert] = -1
-    # departures of one expert stand together, in time: the last before the event is why it is missed
-    span = len(passes) + 1
-    left = (gone.layer.astype(np.int64) * run.experts + gone.expert) * span + loads.event[gone.load]
+    # departures of one expert stand together, in time: the last before its load is why it is missed
+    span = len(loads.event) + 1
+    left = (gone.layer.astype(np.int64) * run.experts + gone.expert) * span + gone.load
     order = np.argsort(left, kind="stable")
-    last = left[order].searchsorted(place * span + event)  # one further
+    last = left[order].searchsorted(place * span + _loads_of(run, event, place))  # one further
     known = np.append(-1, left[order])[last] // span == place
     by, of_known = gone.load[order[last[known] - 1]], missed[known]  # the load that it left for
     kinds[missed] = 2
@@ -95,6 +95,20 @@ def miss_kind_of_access(run: Run) -> NDArray[np.uint8]:
     kinds[of_known[(loads.speculative & ~loads.used)[by]]] = 4
     kinds[missed[first[place] >= event]] = 1
     return kinds
+
+
+def _loads_of(run: Run, event: NDArray[np.int64], place: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Rows of the loads on demand that misses led to. event, place: of each; place: layer x experts + expert.
+
+    Under the rule one-by-one an expert may leave for another that its own event needs, before its turn comes:
+    so not the event but the row says what came first.
+    """
+    loads, cells = run.loads, run.layers * run.experts
+    demand = np.flatnonzero(~loads.speculative)
+    of_load = loads.layer[demand].astype(np.int64) * run.experts + loads.expert[demand]
+    key = loads.event[demand] * np.int64(cells) + of_load
+    order = np.argsort(key, kind="stable")
+    return demand[order[key[order].searchsorted(event * cells + place)]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,18 +425,29 @@ class Repeated:
 
 def repeated(runs: Sequence[Run]) -> Repeated:
     """What a timer does not touch is the same in every repeat; late hits, and hits with them, are a median
-    like times.
+    like times. The speed is `median_speed`.
     """
     found = [summary(run) for run in runs]
     each = tuple(one.times for one in found if one.times is not None)
+    middle = _of_times(each, lambda values: float(np.median(values)))
+    if middle is not None and middle.tokens_per_second is not None:
+        speeds = [one.tokens_per_second for one in each if one.tokens_per_second is not None]
+        middle = replace(middle, tokens_per_second=median_speed(speeds))
     median = replace(
         found[0],
         whole=_median_counts([one.whole for one in found]),
         prefill=_median_counts([one.prefill for one in found]),
         decode=_median_counts([one.decode for one in found]),
-        times=_of_times(each, lambda values: float(np.median(values))),
+        times=middle,
     )
     return Repeated(median, each)
+
+
+def median_speed(speeds: Sequence[float]) -> float:
+    """The speed at the median time: of an even number of repeats at the mean of the two times in the middle,
+    which is what `median_stack` adds up to.
+    """
+    return float(1 / np.median(1 / np.asarray(speeds)))
 
 
 def _median_counts(each: Sequence[Counts]) -> Counts:
@@ -447,16 +472,34 @@ def _of_times(each: Sequence[Timed], of: Callable[[list[float]], float]) -> Time
 
 
 def median_run(runs: Sequence[Run]) -> Run:
-    """The repeat whose decode took the median time; the first one where none was measured."""
-    known = [run for run in runs if run.times is not None]
-    if not known:
-        return runs[0]
-    order = sorted(
-        known, key=lambda run: int(run.times.pass_wall[run.passes.phase == DECODE].sum()) if run.times else 0
-    )
-    return order[(len(order) - 1) // 2]
+    """The repeat whose decode took the median time, of two in the middle the sooner; the first one where none
+    was measured.
+    """
+    return _in_the_middle(runs)[0]
 
 
 def median_stack(runs: Sequence[Run]) -> Stack | None:
-    """The stack of the repeat whose time per token is the median one, so that its parts still add up."""
-    return stack(median_run(runs))
+    """The stack of the repeat whose time per token is the median one, so that its parts still add up; of an
+    even number of repeats the mean of the two in the middle. None where `stack` gives none.
+    """
+    found = [one for one in map(stack, _in_the_middle(runs)) if one is not None]
+    if not found:
+        return None
+    return Stack(
+        compute=float(np.mean([one.compute for one in found])),
+        stall=float(np.mean([one.stall for one in found])),
+        other=float(np.mean([one.other for one in found])),
+    )
+
+
+def _in_the_middle(runs: Sequence[Run]) -> Sequence[Run]:
+    """Of the measured repeats the one, or of an even number the two, in the middle by the time of decode; the
+    first one where none was measured.
+    """
+    known = [run for run in runs if run.times is not None]
+    if not known:
+        return runs[:1]
+    order = sorted(
+        known, key=lambda run: int(run.times.pass_wall[run.passes.phase == DECODE].sum()) if run.times else 0
+    )
+    return order[(len(order) - 1) // 2 : len(order) // 2 + 1]

@@ -11,6 +11,7 @@ from typing import Any
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.numbers import metrics
+from moeviz.numbers.metrics import Stack
 from moeviz.words import per_second, setting_names, speed_verdict
 
 
@@ -18,24 +19,27 @@ def results_of(
     measured: Sequence[tuple[Settings, Sequence[Run]]], title: str, stale: bool = False
 ) -> dict[str, Any] | None:
     """The repeats of each Settings as values that JSON can hold: for each its name, its tokens per second and
-    the parts of a token's time, ms, of the median repeat; and what the first two's pairs allow to say.
+    the parts of a token's time, ms, of the median repeat, and the time of a token in every repeat, ms; and
+    what the first two's pairs allow to say.
 
     `title`: what was measured. `stale`: whether the boards show something else by now; then the result is
     dimmed. None where no repeat decoded a token.
     """
     timed = [
-        (settings, metrics.repeated(runs), stack)
+        (settings, runs, metrics.repeated(runs), stack)
         for settings, runs in measured
         if (stack := metrics.median_stack(runs)) is not None
     ]
     if not timed:
         return None
-    names = setting_names([settings for settings, _, _ in timed])
-    caches = [n for n, (settings, _, _) in enumerate(timed) if not settings.baseline][:2]
+    names = setting_names([settings for settings, *_ in timed])
+    short = [name.partition(" (")[0] for name in names]
+    names = short if len(set(short)) == len(names) else names  # the bars need the room
+    caches = [n for n, (settings, *_) in enumerate(timed) if not settings.baseline][:2]
     verdict = ""
     if len(caches) == 2:
         first, second = caches
-        verdict = speed_verdict(names[second], timed[first][1], timed[second][1]) + "."
+        verdict = speed_verdict(names[second], timed[first][2], timed[second][2]) + "."
     return {
         "title": title,
         "stale": stale,
@@ -44,9 +48,14 @@ def results_of(
             {
                 "name": name,
                 "speed": per_second(found.median.times),
-                "ms": [stack.compute, stack.stall, max(stack.other, 0.0)],
+                "ms": _parts(stack),
+                "repeats": [sum(_parts(one)) for one in map(metrics.stack, runs) if one is not None],
                 "board": caches.index(n) if n in caches else None,
             }
-            for n, (name, (_, found, stack)) in enumerate(zip(names, timed, strict=True))
+            for n, (name, (_, runs, found, stack)) in enumerate(zip(names, timed, strict=True))
         ],
     }
+
+
+def _parts(found: Stack) -> list[float]:
+    return [found.compute, found.stall, max(found.other, 0.0)]

@@ -97,6 +97,9 @@ PHRASES = {
     "compute": "compute",
     "waits": "waits",
     "other": "other",
+    "each repeat": "each repeat",
+    "the middle one": "{parts}, of the repeat in the middle. Repeats: {each} ms.",
+    "the middle two": "{parts}, the mean of the two repeats in the middle. Repeats: {each} ms.",
     # the boards
     "counts": "{hits} hit, {late}{misses} missed",
     "counts late": "{late} late, ",

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeviz.core.trace import MAX_EXPERTS, MAX_K, MAX_LAYERS, MAX_TOKENS
+from moeviz.errors import TraceError
 from moeviz.files.importers.counting import counted
 from moeviz.files.importers.names import about, meanings, phase_of, plain, unused
 from moeviz.files.importers.registry import Found, Options
@@ -27,6 +28,7 @@ from moeviz.words import many
 Array = NDArray[Any]
 PROMPT = "prompt_routed_experts"  # vLLM, beside routed_experts of what was generated
 COUNTS = ("logical_count", "counts", "count", "expert_counts", "activation_counts")
+DEEPEST = 128  # layers of the deepest models; fewer tokens than that may be the layers
 _CHUNK = 1 << 20
 _DIGITS = re.compile(r"\d+")
 _OF_LAYERS = re.compile(r".*(?:layer|block|blk).*|l?[\W_]*")  # names of arrays, without their number
@@ -83,7 +85,21 @@ def from_arrays(source: Source, options: Options, arrays: Mapping[str, Array], f
         arrays = {name: a.reshape(-1) if a.shape == each else a for name, a in arrays.items()}
     used |= _describe(source, routed, arrays, found, tokens)
     report += unused([name for name in arrays if name not in used], "arrays")
-    return finish(source, options, routed, format)
+    try:
+        return finish(source, options, routed, format)
+    except TraceError as error:
+        if options.axes or not _repeats(chosen):
+            raise
+        raise TraceError(
+            f"{error} The axes were taken as token,layer,k of {ids.shape}; if they are others, name them, "
+            "for example --axes layer,token,k."
+        ) from None
+
+
+def _repeats(ids: NDArray[np.int16]) -> bool:
+    """True where a token has an expert of a layer twice. ids: [token, layer, k]"""
+    ordered = np.sort(ids, axis=2)
+    return bool(((ordered[:, :, 1:] == ordered[:, :, :-1]) & (ordered[:, :, 1:] >= 0)).any())
 
 
 def _called(name: str) -> str:
@@ -113,11 +129,14 @@ def _axes(source: Source, options: Options, ids: Array, report: list[str]) -> tu
     report.append(
         f"the axes are taken as {','.join(named)}: {sizes['token']:,} tokens x {sizes['layer']:,} layers"
     )
-    if not options.axes and sizes["layer"] > sizes["token"] and named[0] == "token" and sizes["layer"] > 8:
-        report.append(
-            f"{sizes['layer']:,} layers of {sizes['token']:,} tokens are unlikely: if the first axis is the "
-            "layer, give --axes layer,token,k"
-        )
+    if not options.axes and named[0] == "token" and sizes["layer"] > 8:
+        doubt = ""
+        if sizes["layer"] > sizes["token"]:
+            doubt = f"{sizes['layer']:,} layers of {sizes['token']:,} tokens are unlikely"
+        elif sizes["token"] <= DEEPEST:
+            doubt = f"{sizes['token']:,} tokens are few, and a model may have as many layers"
+        if doubt:
+            report.append(f"{doubt}: if the first axis is the layer, give --axes layer,token,k")
     return order
 
 
@@ -142,6 +161,11 @@ def _choices(
     """Ids and weights [T, L, k], and how many experts the array itself says there are."""
     if 0 in ids.shape:
         raise source.error(f"{_called(name)} is empty: {ids.shape}.")
+    if _are_marks(ids):
+        return _of_marks(source, ids, report)
+    if ids.dtype.kind == "f" and np.isnan(ids).any() and _whole_numbers(np.nan_to_num(ids, nan=-1)):
+        report.append(f"NaN stands for an unused place, in {many(int(np.isnan(ids).sum()), 'place')}")
+        ids = np.nan_to_num(ids, nan=-1)
     if ids.dtype.kind == "f" and not _whole_numbers(ids):
         if not options.top_k:
             raise source.error(
@@ -157,6 +181,33 @@ def _choices(
     weights = _weights(source, arrays, found, axes, ids.shape)
     check_shape(source, ids.shape, weights is not None)
     return _marked(source, ids, options.experts, report), weights, 0
+
+
+def _are_marks(array: Array) -> bool:
+    """True of 0 and 1 for each of three experts or more, which as ids would name one expert twice."""
+    if array.dtype.kind == "b":
+        return bool(array.shape[2] > 2)
+    return bool(array.shape[2] > 2 and array.max() == 1 and ((array == 0) | (array == 1)).all())
+
+
+def _of_marks(
+    source: Source, marks: Array, report: list[str]
+) -> tuple[NDArray[np.int16], NDArray[np.float32] | None, int]:
+    """Ids of the experts that are marked with 1, by id."""
+    tokens, layers, experts = marks.shape
+    k = int(marks.sum(2, dtype=np.int64).max())
+    check_shape(source, (tokens, layers, k), False)
+    if experts > MAX_EXPERTS:
+        raise source.error(f"marks {experts:,} experts; a layer has at most {MAX_EXPERTS:,}.")
+    ids = np.full((tokens, layers, k), -1, np.int16)
+    rows = max(_CHUNK // (layers * experts), 1)
+    for start in range(0, tokens, rows):
+        token, layer, expert = np.nonzero(marks[start : start + rows])
+        event = token * layers + layer
+        rank = np.arange(len(event)) - event.searchsorted(event)
+        ids[start + token, layer, rank] = expert
+    report.append(f"0 and 1 mark which of {experts} experts were chosen; their order is that of the ids")
+    return ids, None, experts
 
 
 def _whole_numbers(array: Array) -> bool:
@@ -234,14 +285,15 @@ def _marked(source: Source, ids: Array, experts: int, report: list[str]) -> NDAr
     """The ids with sentinels of unused places as -1.
 
     Two are in use: -1 in an unsigned type, which is its largest number, and the number of experts, one past
-    the last id. A number that could be an expert counts only where a whole event holds nothing else.
+    the last id. A number that could be an expert counts only where a whole event holds nothing else, or where
+    an event holds it twice.
     """
     largest = int(np.iinfo(ids.dtype).max) if ids.dtype.kind == "u" else 0
     for sentinel in sorted({largest, experts} - {0}):
         if int(ids.max()) < sentinel:
             continue
         mask = ids == sentinel
-        if sentinel < MAX_EXPERTS:
+        if sentinel < MAX_EXPERTS and not (mask.sum(2) > 1).any():
             mask &= mask.all(2, keepdims=True) & (ids.shape[2] > 1 or 0 < experts <= sentinel)
         if mask.any():
             report.append(

@@ -204,6 +204,10 @@ class Routes:
             self.report.append("tokens are numbered from the begin again where decode begins")
         elif about["pass"].any():
             step = about["pass"][order]
+            self.report.append(
+                "where tokens are numbered from the begin again, a new forward pass was taken to begin; if "
+                "it is another request, say so in a column request_id"
+            )
         elif "step" in self._said:
             step = about["step"][order]
         return Routed(

@@ -109,6 +109,29 @@ def from_columns(
     return _long(source, options, values, ints, found, format, lines, others)
 
 
+def _check_apart(
+    source: Source, event: NDArray[np.int64], ints: Mapping[str, NDArray[np.int64]], report: list[str]
+) -> None:
+    """Names rows of one token and layer that do not follow each other: they may be of several requests.
+
+    event: of each row, one for each token and layer. Raises TraceError where they must be.
+    """
+    if len(np.flatnonzero(np.diff(event, prepend=-1))) == len(np.unique(event)):
+        return
+    again = "where several requests number their tokens alike, a column request has to tell them apart"
+    order = np.lexsort((ints["expert"], event))
+    twice = (np.diff(event[order]) == 0) & (np.diff(ints["expert"][order]) == 0)
+    if (twice & (ints["expert"][order][1:] >= 0)).any():
+        at = int(order[1:][twice][0])
+        raise source.error(
+            f"row {at + 1} has token {ints['token'][at]} and expert {ints['expert'][at]} of layer "
+            f"{ints['layer'][at]} again: {again}."
+        )
+    report.append(
+        f"rows of one token and layer stand apart in the file and are taken for one choice; {again}"
+    )
+
+
 def _steps_number_tokens(
     source: Source,
     ints: dict[str, NDArray[np.int64]],
@@ -182,6 +205,8 @@ def _long(
             f"row {at + 1} has rank {ints['rank'][at]} of token {ints['token'][at]} in layer "
             f"{ints['layer'][at]} again."
         )
+    if not {"rank", "request", "step"} & (ints.keys() | values.keys()):
+        _check_apart(source, row * len(layers) + layer, ints, report)
     sizes = np.diff(np.append(begins, count))
     if int(sizes.max()) > MAX_K:
         at = int(by[begins[int(np.argmax(sizes))]])

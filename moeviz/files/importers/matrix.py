@@ -3,7 +3,7 @@ own format.
 
 A line is a layer, its numbers are separated by commas, semicolons, tabs, bars or spaces; lines that begin
 with # are left out. Rows of routes, or of one count each, look alike without a head and are refused: nothing
-says which column is the token or the layer.
+says which column is the token or the layer. So are a few lines of a few numbers, which may be either.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ NAME = "matrix"
 _APART = re.compile(r"\s*[,;|\t]\s*|\s+")
 _NUMBERS = re.compile(rb"\s*[\d.eE+-]+(?:(?:\s*[,;|\t]\s*|[ \t]+)[\d.eE+-]+)+\s*")
 MOST_ROUTE = 6  # columns: request, token, layer, rank, expert, weight
-FEW = 3  # lines up to which a first column may rise by chance
-SEVERAL = 6  # and any column
+SEVERAL = 6  # lines up to which a column may rise or fall by chance
 
 
 def sniff(source: Source) -> int:
@@ -51,23 +50,24 @@ def read(source: Source, options: Options) -> Found:
                 "head, for example token,layer,rank,expert."
             )
     lines = ["lines of numbers were taken for counts, a layer each"]
-    if len(rows) > 1 and rows[0] == list(range(len(rows[0]))):  # a data frame's columns
+    headed = len(rows) > 1 and rows[0] == list(range(len(rows[0])))  # a data frame's columns
+    if headed:
         lines.append("the first line numbers the experts")
         del rows[0]
     counts = np.array(rows)
-    if _may_be_routes(counts):
+    if _may_be_routes(counts, headed):
         raise source.error(
             "holds numbers without a head, which may be routes or a count a line. Give it one, for example "
-            "token,layer,rank,expert or layer,expert,count."
+            "token,layer,rank,expert or layer,expert,count, or save counts [layer, expert] as .npy."
         )
     return counted(source, counts, NAME, lines)
 
 
-def _may_be_routes(numbers: NDArray[np.float64]) -> bool:
-    """True where a column may number tokens or layers: its whole numbers never fall, from line to line."""
+def _may_be_routes(numbers: NDArray[np.float64], headed: bool) -> bool:
+    """True where a column may number tokens or layers: its whole numbers never fall from line to line, or
+    lines are too few to tell and no first line numbers the columns."""
     lines, columns = numbers.shape
-    if columns > MOST_ROUTE or lines < 2:
+    if columns > MOST_ROUTE:
         return False
     rises = (np.diff(numbers, axis=0) >= 0).all(0) & (numbers == np.floor(numbers)).all(0)
-    first = bool(rises[0]) and (numbers[0, 0] in (0, 1) or lines > FEW)
-    return first or (lines > SEVERAL and bool(rises.any()))
+    return bool(rises.any() if lines > SEVERAL else rises[0] or not headed)

@@ -229,14 +229,22 @@ def _experts(ids: NDArray[np.int16], said: int, asked: bool, report: list[str]) 
     if said and most >= said:
         token, layer, _ = np.argwhere(ids >= said)[0]
         whose = "--experts says" if asked else "the file says"
+        advice = ""
+        if most == said and not (ids == 0).any():
+            advice = " If the file counts from 1, subtract 1."
         raise TraceError(
-            f"token {token} in layer {layer} chose expert {ids[ids >= said][0]}, but {whose} {said}."
+            f"token {token} in layer {layer} chose expert {ids[ids >= said][0]}, but {whose} {said}.{advice}"
         )
     if not said:
         report.append(
             f"how many experts a layer has is not said; it is taken to be {most + 1}, the largest id + 1 "
             "(--experts sets it)"
         )
+        if most and not (ids == 0).any():
+            report.append(
+                f"no token chose expert 0: if the file counts experts from 1, there are {most}, and every id "
+                "is one too large; subtract 1 and import again"
+            )
     return said or most + 1
 
 

@@ -125,6 +125,10 @@ def _by_layer(
 
     read_back = read_rows(source, options, rows(), About(), NAME)
     read_back.report.append("a row is taken for a token, with columns for each layer")
+    if kind == "list" and all(len(cell or ()) < 2 for name in own for cell in values[name]):
+        read_back.report.append(
+            "a cell's number is taken for the one expert that the token chose in the layer"
+        )
     read_back.report.extend(unused([n for n in table.names if n not in wanted and n not in own], "columns"))
     return read_back
 

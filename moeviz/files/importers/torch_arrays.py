@@ -29,6 +29,7 @@ NAME = "torch"
 _MODES = {1: PREFILL, 2: DECODE, 3: PREFILL, 5: DECODE}  # SGLang's ForwardMode
 _NUMBERS = (*ALIASES["num_experts"], *ALIASES["prompt_tokens"])  # of a dict, beside its tensors
 _MIXED = 3  # a piece of a prompt together with requests that decode
+_VERIFY = 5  # drafts of speculative decoding, most of which may be rejected
 _USED = {"forward_pass_id", "forward_mode", "input_ids", "topk_ids_of_layer"}
 
 
@@ -57,6 +58,7 @@ def read(source: Source, options: Options) -> Found:
     if "logical_count" in content:
         counts = {"logical_count": file.array(_tensor(source, content["logical_count"], "logical_count"))}
         return from_arrays(source, options, counts, "sglang")
+    content = _layers_named(content)
     tensors = {str(key): one for key, one in content.items() if isinstance(one, Tensor)}
     keys = ", ".join(str(key)[:40] for key in list(content)[:8])
     nested = {str(name) for value in content.values() if isinstance(value, dict) for name in value}
@@ -78,6 +80,25 @@ def read(source: Source, options: Options) -> Found:
         unused([key for key in content if str(key) not in (tensors.keys() | numbers.keys())], "keys")
     )
     return found
+
+
+def _layers_named(content: dict[Any, Any]) -> dict[Any, Any]:
+    """A dict with a name for each tensor of its one list of a tensor a layer, as transformers gives
+    router_logits; as it is where there is no such list, or several.
+    """
+    listed = {
+        key: value
+        for key, value in content.items()
+        if isinstance(value, list | tuple)
+        and len(value) > 1
+        and all(isinstance(one, Tensor) and len(one.shape) == 2 for one in value)
+    }
+    if len(listed) != 1:
+        return content
+    ((key, value),) = listed.items()
+    return {name: one for name, one in content.items() if name != key} | {
+        f"layer {number}": one for number, one in enumerate(value)
+    }
 
 
 def _tensor(source: Source, value: Any, what: str) -> Tensor:
@@ -105,7 +126,7 @@ def _sglang(source: Source, options: Options, file: TorchFile, content: dict[Any
     report: list[str] = []
     chosen: list[NDArray[np.int16]] = []
     phases: list[int] = []  # of each token
-    assumed = mixed = 0
+    assumed = mixed = verified = 0
     lengths: list[int] = []
     ids: list[int] = []
     tokens = 0
@@ -126,6 +147,7 @@ def _sglang(source: Source, options: Options, file: TorchFile, content: dict[Any
         mode = one if type(one := record.get("forward_mode")) is int else 0
         assumed += mode not in _MODES
         mixed += mode == _MIXED
+        verified += mode == _VERIFY
         phases += [_MODES.get(mode, PREFILL if count > 1 else DECODE)] * count
         lengths.append(count)
         own = record.get("input_ids")
@@ -158,6 +180,11 @@ def _sglang(source: Source, options: Options, file: TorchFile, content: dict[Any
         report.append("input_ids do not stand beside every token; token ids are left out")
     if mixed:
         report.append(f"{many(mixed, 'pass')} decoded beside a prompt (mixed); all of it counts as prefill")
+    if verified:
+        report.append(
+            f"{many(verified, 'pass')} verified drafts: those that were rejected are among the tokens, since "
+            "the file does not say which; their experts were needed just the same"
+        )
     if (np.bincount(step[np.array(phases) == DECODE]) > 1).any():
         report.append("passes decode several tokens at once; whose token is whose is not said")
     report += unused(sorted({str(key) for one in passes for key in one} - _USED), "keys of the records")

@@ -58,8 +58,9 @@ class Cells extends Grid {
     const w = this.w - 2 * gap,
       h = this.h - 2 * gap
     const round = Math.min(5, w / 4, h / 4)
-    const glyph = Math.min(w, h) >= 10
-    const size = Math.min(h * 0.62, w * 0.62, theme.size * 1.6)
+    const least = Math.min(w, h)
+    const glyph = least >= 4.5
+    const size = Math.min(least * (least < 14 ? 0.9 : 0.62), theme.size * 1.6) // of a low cell it takes more
     const box = (x, y) => {
       c.beginPath()
       c.roundRect(this.left + x * this.w + gap, this.top + y * this.h + gap, w, h, round)
@@ -112,7 +113,7 @@ class Cells extends Grid {
     const c = this.sheet.context
     const r = size * 0.36
     c.fillStyle = c.strokeStyle = this.theme[colour]
-    c.lineWidth = Math.max(1.5, size * 0.15)
+    c.lineWidth = Math.max(Math.min(1.5, size * 0.25), size * 0.15)
     c.lineCap = "round"
     c.beginPath()
     if (state === HIT) {

@@ -1,5 +1,5 @@
-// Beside the curves: what was measured of the boards, a row a setting with its speed and the parts of a token's
-// time, and the verdict. Dimmed once the boards show something else.
+// Beside the curves: what was measured of the boards, a row a setting with its speed, the parts of a token's
+// time with the time of every repeat drawn on them, and the verdict. Dimmed once the boards show something else.
 
 const PARTS = ["compute", "waits", "other"]
 
@@ -21,16 +21,16 @@ class Results {
     if (!results) return
     this.root.classList.toggle("stale", results.stale)
     this.root.setAttribute("aria-label", results.title)
-    const all = Math.max(...results.rows.map((row) => row.ms[0] + row.ms[1] + row.ms[2]))
+    const all = Math.max(...results.rows.flatMap((row) => [row.ms[0] + row.ms[1] + row.ms[2], ...row.repeats]))
     const list = element("ul")
     for (const row of results.rows) list.append(this.row(row, all, phrases))
     const parts = element("p", "parts")
-    for (const part of PARTS) {
-      const sign = element("span")
-      sign.append(element("i", part), phrases[part])
+    parts.append(element("span", "", phrases["time of a token"]))
+    for (const [name, said] of [...PARTS, "each repeat"].map((part) => [part.replace(" ", "-"), phrases[part]])) {
+      const sign = element("span", `of-${name}`)
+      sign.append(element("i", name), said)
       parts.append(sign)
     }
-    parts.prepend(phrases["time of a token"])
     const heading = element("h2", "", results.title)
     tip(heading, payload, ["paced", "measured"].filter((term) => results.title.toLowerCase().includes(term)))
     this.root.replaceChildren(
@@ -45,7 +45,10 @@ class Results {
     const item = element("li", { 0: "a", 1: "b" }[row.board] ?? "")
     const bar = element("div", "bar")
     bar.setAttribute("role", "img")
-    const told = PARTS.map((part, i) => `${phrases[part]} ${digits(row.ms[i])} ms`).join(", ")
+    const told = say(phrases[row.repeats.length % 2 ? "the middle one" : "the middle two"], {
+      parts: PARTS.map((part, i) => `${phrases[part]} ${digits(row.ms[i])} ms`).join(", "),
+      each: row.repeats.map(digits).join(", "),
+    })
     bar.setAttribute("aria-label", told)
     bar.title = told
     row.ms.forEach((ms, i) => {
@@ -53,6 +56,11 @@ class Results {
       piece.style.width = `${(100 * ms) / (all || 1)}%`
       bar.append(piece)
     })
+    for (const ms of row.repeats) {
+      const dot = element("i", "each-repeat")
+      dot.style.left = `${(100 * ms) / (all || 1)}%`
+      bar.append(dot)
+    }
     item.append(element("strong", "", row.name), bar, element("span", "speed", row.speed))
     return item
   }

@@ -149,7 +149,7 @@ class Stage extends Player {
   watch() {
     const again = () => this.refresh()
     const observer = new ResizeObserver(again)
-    // the stage's own width, and the heights around it: what grows above pushes it down
+    // what stands above it comes and goes, and the stage with it, which changes the height of what holds both
     for (let up = this.outer; up; up = up.parentNode ?? up.host) if (up instanceof Element) observer.observe(up)
     this.sizes = new ResizeObserver(() => (this.resized = true)) // of canvases, whatever pushed them
     for (const canvas of this.root.querySelectorAll("canvas")) this.sizes.observe(canvas)
