@@ -23,7 +23,7 @@ with show.screen():
         st.caption(f"Model: {show.plain(counts.model or 'not named')}. Counts do not say when.")
         st.stop()
     name, whole, own = traces.here()
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with st.container(horizontal=True, vertical_alignment="top"):  # what comes beside the views moves none
         view = st.segmented_control(
             "Show",
             views.names(whole),

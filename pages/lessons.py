@@ -8,7 +8,8 @@ from moeviz.app import bar, teaching
 
 bar.within_app()
 one = teaching.choose()
-left, right = st.columns([2, 5], gap="medium")
+halves = [2, 5] if st.session_state.presenter else [4, 9]  # there the pictures of answers stand on the right
+left, right = st.columns(halves, gap="medium")
 with left:
     with st.container(key="lesson-text"):
         given = teaching.predict(one)
@@ -17,17 +18,14 @@ with left:
     if given is not None:
         teaching.onward(one)
 with right:
-    views = ["Game", "Stage"] if one.extra == "game" else []
-    view = "Stage"
-    if views and given is not None:
-        view = st.segmented_control(
-            "Show", views, default="Stage", required=True, key="lesson_view", label_visibility="collapsed"
-        )
-    if (given is None and views) or view == "Game":
-        teaching.play()
-    elif given is None:
-        teaching.pictures(one)
-    elif one.extra == "sliders":
-        teaching.reveal(teaching.sliders())
-    else:
-        teaching.reveal(teaching.answered(one.number).stage)
+    match teaching.view(one, given is not None):
+        case "Game":
+            teaching.play()
+        case "Picture" if given is None:
+            teaching.pictures(one)
+        case "Picture":
+            teaching.picture_of_answer(one)
+        case _ if one.extra == "sliders":
+            teaching.reveal(teaching.sliders())
+        case _:
+            teaching.reveal(teaching.answered(one.number).stage)

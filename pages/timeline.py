@@ -11,8 +11,8 @@ from moeviz.charts import residency, story
 JUMPS = {
     "miss": "the next miss",
     "eviction": "the next eviction",
-    "collision": "the next collision: an expert evicted in the same pass is needed",
-    "regret": "the next regretted eviction: the victim comes back before another",
+    "collision": "the next collision",
+    "regret": "the next regretted eviction",
 }
 
 bar.within_app()
@@ -25,7 +25,12 @@ with show.screen():
     with row:
         form.show("policy", "slots")
         kind = st.menu_button(
-            "Jump to", list(JUMPS), key="jump", format_func=lambda one: JUMPS[one], icon=":material/redo:"
+            "Jump to",
+            list(JUMPS),
+            key="jump",
+            format_func=lambda one: JUMPS[one],
+            icon=":material/redo:",
+            help=words.tooltip(*JUMPS),
         )
         with forms.drawer(form, paper=False):
             form.rest()
@@ -54,7 +59,7 @@ with show.screen():
     step = components.strip(trace, run)
     at = (trace, run, step)
     show.chart(lambda: residency.raster(run, texts, pictures, step), "raster", *at)
-    st.caption(f"A click opens the stage there. {residency.LEGEND} {residency.MORE}")
+    st.caption(f"A click opens the stage there. {residency.legend(run)} {residency.MARKS}")
 told = story.event(explainer, step, layer)
 st.markdown(f"**{told}**", help=words.tooltip(told))
 evictions = explainer.evictions(step, layer)
@@ -64,7 +69,7 @@ for one in evictions:
     told = story.eviction(one, layer)
     st.markdown(told, help=words.tooltip(told))
     st.caption("Everyone resident at that moment, the first to leave first:")
-    show.table(story.residents(one))
+    st.table(story.residents(one), hide_index=True)
 one_layer = (layer, step, paper)
 show.chart(lambda: residency.paper(run, pictures, texts, *one_layer), "paper-figure", *at, *one_layer)
 st.caption(residency.PAPER_LEGEND if paper else residency.LEGEND)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from looks import faults
 from playwright.sync_api import BrowserContext, Page, expect
 from test_browser import PATIENCE, browser, context, opened, path, pytestmark, settle, staged, turn
 
@@ -138,5 +139,5 @@ def test_presenter_mode_keeps_the_rules(page: Page, app: str) -> None:
     for name in PAGES:
         page.goto(f"{app}/{path(name)}?presenter=true")
         ready(page)
-        wrong += [f"{name}: {one}" for one in broken(page)]
+        wrong += [f"{name}: {one}" for one in (*broken(page), *faults(page, least=22))]
     assert wrong == []

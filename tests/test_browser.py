@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from looks import faults
 from playwright.sync_api import (
     Browser,
     BrowserContext,
@@ -313,10 +314,11 @@ def test_every_page_fits_a_phone(page: Page, app: str) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     for name in [*PAGES, "Lessons", "Library"]:
         page.goto(f"{app}/{path(name)}")
-        expect(page.locator("h1").first).to_be_visible()
+        expect(page.locator("h1:visible, .moeviz-stage[data-pass]").first).to_be_visible()  # a led visit asks
         settle(page)
         wide = page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth")
         assert wide <= 390, name
+        assert faults(page, least=12) == [], name
 
 
 def test_a_lesson_is_predicted_by_key_revealed_on_one_screen_kept_and_tried(page: Page, app: str) -> None:
@@ -379,6 +381,7 @@ def test_every_lesson_is_one_screen(page: Page, app: str) -> None:
                 page.set_viewport_size({"width": width, "height": height})
                 page.wait_for_function("height => innerHeight === height", arg=height)
                 whole((number, width, presenter), *answered)
+                assert faults(page, least=22 * height / 1080 if presenter else 12) == [], (number, width)
 
 
 def test_two_tabs_follow_and_stop_one_run(page: Page, app: str) -> None:
@@ -580,6 +583,21 @@ def test_a_link_to_a_page_opens_it_within_the_app(browser: Browser, tmp_path: Pa
         ).to_be_visible()
         expect(page.get_by_role("link", name="Timeline")).to_be_visible()
         page.close()
+
+
+def test_a_trace_without_sizes_leaves_the_curves_their_half_of_the_page(page: Page, app: str) -> None:
+    opened(page, app, "Library")
+    content = "token,layer,expert\n" + "".join(f"{n},0,{n % 3}\n" for n in range(9))
+    upload = page.get_by_test_id("stFileUploaderDropzoneInput")
+    upload.set_input_files({"name": "bare.csv", "mimeType": "text/csv", "buffer": content.encode()})
+    see(page, "Opened bare.csv")
+    turn(page, "What if")
+    see(page, "does not say how large an expert is")
+    chart = page.locator(".js-plotly-plot")
+    expect(chart).to_have_count(1)
+    box = chart.bounding_box()
+    assert box is not None
+    assert box["width"] > 600
 
 
 def test_prefetch_and_what_if_draw_their_charts_and_give_their_tables(page: Page, app: str) -> None:

@@ -196,8 +196,8 @@ def test_domains_name_every_expert_and_tell_what_the_text_is_about(recorded: tup
     named = sum((np.asarray(one.text) != "").sum() for one in chart.figure.data)
     assert named == trace.layers * trace.num_experts
     assert set(chart.table["favours"]) <= set(chart.table.columns)
-    assert "nearest to german" in domains.nearest(trace, 60).alt
-    assert "nearest to python" in domains.nearest(trace, 200).alt
+    assert "those that German uses" in domains.nearest(trace, 60).alt
+    assert "those that Python uses" in domains.nearest(trace, 200).alt
 
 
 def test_the_raster_shows_misses_evictions_and_takes_clicks_on_misses(recorded: tuple[Trace, Run]) -> None:
@@ -232,6 +232,25 @@ def test_the_papers_figure_is_around_the_cursor(recorded: tuple[Trace, Run]) -> 
     assert chart.table["pass"].min() == 80
     assert chart.table["pass"].max() == 120
     assert chart.kind == "measured"
+
+
+def test_a_text_without_words_has_the_numbers_of_its_passes_on_the_axis() -> None:
+    run = replay(random_trace(3), Settings(slots=3))
+    passes = len(run.passes.phase)
+    worded, bare = (
+        residency.paper(run, residency.frames(run), [one] * passes, 0, 5).figure for one in ("x", "")
+    )
+    assert worded.layout.xaxis.ticktext[0] == "x"
+    assert bare.layout.xaxis.ticktext is None
+    assert bare.layout.xaxis.title.text == "forward pass"
+
+
+def test_the_legend_of_the_raster_is_of_what_it_shows() -> None:
+    few, many = (replay(random_trace(3, experts=count), Settings(slots=3)) for count in (8, 200))
+    assert "leaves in this pass" in residency.legend(few)
+    assert "leaves in this pass" not in residency.legend(many)
+    scale = residency.raster(many, [""] * len(many.passes.phase)).figure.data[0].colorbar
+    assert scale.dtick == int(scale.dtick) >= 1  # misses are whole
 
 
 def test_recall_is_drawn_only_where_it_is_not_precision(recorded: tuple[Trace, Run]) -> None:

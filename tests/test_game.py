@@ -60,6 +60,20 @@ def test_the_hint_gives_what_the_policy_goes_by(fresh: Game) -> None:
     assert f"expert {fresh.round.victim}: " in game.hint_text(fresh)
 
 
+def test_the_rule_that_is_told_is_the_one_that_chose(fresh: Game) -> None:
+    """Whom it names has left in every round, or ties with who did."""
+    by = {
+        "used longest ago": lambda one: -(NEVER if one.last_use is None else one.last_use),
+        "least often since the run began": lambda one: one.uses,
+        "least often since it was last loaded": lambda one: one.uses_since_load,
+        "needed again last, or never": lambda one: -(NEVER if one.next_use is None else one.next_use),
+    }
+    (number_of,) = [of for said, of in by.items() if game.rule(fresh).endswith(f"{said}.")]
+    for one in fresh.rounds:
+        (victim,) = [candidate for candidate in one.candidates if candidate.expert == one.victim]
+        assert number_of(victim) == min(number_of(candidate) for candidate in one.candidates)
+
+
 def test_a_right_guess_lengthens_the_streak_and_a_wrong_one_ends_it(fresh: Game) -> None:
     now = onward(guess(fresh, fresh.round.victim))
     now = onward(guess(now, now.round.victim))

@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from conftest import odd_traces, random_trace
 from streamlit.testing.v1 import AppTest
 
-from moeviz.app import boards, commands, components, jobs, machines
+from moeviz.app import boards, commands, components, jobs, machines, planning, shelf
 from moeviz.app.asking import PRESETS
 from moeviz.app.stage import StageEvent
 from moeviz.cli.main import main
@@ -35,6 +35,7 @@ from moeviz.engine import plan as engine_plan
 from moeviz.engine import tiers
 from moeviz.engine.client import Job, ModelSpec
 from moeviz.files import exporters, library, moetrace
+from moeviz.files.importers import Options
 from moeviz.files.moecounts import Counts, to_bytes
 
 ROOT = Path(__file__).parent.parent
@@ -598,9 +599,16 @@ def test_timeline_explains_what_it_jumps_to() -> None:
     assert int(app.session_state["links"]["step"]) >= 60
     assert "Belady would have dropped" in texts(app.markdown)
     assert "Regret:" in texts(app.markdown)
-    table = app.dataframe[0].value
-    assert (table[""].str.startswith("✕ leaves")).sum() == 1
+    table = app.table[0].value
+    assert (table["choice"].str.startswith("✕ leaves")).sum() == 1
     assert "score" not in table.columns
+
+
+def test_a_trace_without_text_shows_numbers_for_it() -> None:
+    app = turned(showing(odd_traces()["no texts"]), "timeline")
+    (strip,) = [one for one in app.get("bidi_component") if one.proto.component_name == "moeviz_strip"]
+    assert json.loads(strip.proto.json)["texts"][:3] == ["0 ", "1 ", "2 "]
+    assert "holds no text" in texts(turned(app, "library").caption)
 
 
 def test_a_click_opens_the_stage_in_the_passes_and_under_the_settings_of_the_timeline(
@@ -709,7 +717,7 @@ def test_what_if_plans_as_the_command_line_does(data_folder: Path, monkeypatch: 
     button(app, "Plan").click().run()
     assert not app.exception
     shown = app.table[0].value
-    assert shown["planned"]["Fast tier"].endswith("as \\-\\-fast says, of RAM")
+    assert shown["planned"]["Fast tier"].endswith("as “Memory of the fast tier” says, of RAM")
     assert "More · 1 set" in [one.proto.popover.label for one in app.get("popover")]
     command = next(one.value for one in app.code if "moeviz plan" in one.value).split(" ", 3)[3]
     assert "--device cpu" in command
@@ -718,7 +726,7 @@ def test_what_if_plans_as_the_command_line_does(data_folder: Path, monkeypatch: 
     assert "in int8; LOSSY; unpacked in" in shown["planned"]["On disk and link"]
     for name, text in zip(shown.index, shown["planned"], strict=True):
         if name != "Slow tier disk":  # whose free room others change
-            assert text.replace("\\", "") in result.output, name
+            assert text.replace("\\", "") in planning.said(result.output), name
     app.selectbox(key="trace").select("sample: change-of-subject").run()
     assert "Made with sample: bible" in texts(app.info)
     app.text_input(key="plan_fast").set_value("much")
@@ -732,6 +740,13 @@ def test_what_if_plans_as_the_command_line_does(data_folder: Path, monkeypatch: 
     app.text_input(key="plan_fast").set_value("32MiB")
     button(app, "Plan").click().run()
     assert app.table[0].value["planned"]["Fast tier"].endswith("of an accelerator")
+    told = texts(app.caption) + " ".join(app.table[0].value["planned"]).replace("\\", "")
+    assert "not known: add “Speed of the fast tier” (More, beside it)" in told
+    assert "--" not in told  # options that this page does not have
+    app.number_input(key="plan_speed").set_value(500.0)
+    button(app, "Plan").click().run()
+    assert "at least" in app.table[0].value["planned"]["Compute"]
+    assert "--fast-speed 500" in next(one.value for one in app.code if "moeviz plan" in one.value)
     app.text_input(key="plan_fast").set_value("")
     app.text_input(key="plan_device").set_value("auto")
     app.text_input(key="plan_model").set_value(str(data_folder))
@@ -757,8 +772,8 @@ def test_experts_answer_every_question(view: str) -> None:
 
 
 def test_the_domains_tell_when_the_text_changes_its_subject() -> None:
-    assert "nearest to german" in texts(opened("experts", step="60").caption)
-    assert "nearest to python" in texts(opened("experts", step="200").caption)
+    assert "those that German uses" in texts(opened("experts", step="60").caption)
+    assert "those that Python uses" in texts(opened("experts", step="200").caption)
 
 
 def test_two_traces_are_laid_beside_each_other() -> None:
@@ -794,10 +809,24 @@ def test_what_an_importer_assumed_is_said_once_and_with_the_pages_own_control(da
     assert not app.exception
     assert "Opened small.csv: 3 tokens, 1 MoE layer of 3 experts." in texts(app.success)
     said = texts(app.caption)
-    assert said.count("how many experts a layer has is not said") == 1
-    assert "under More, sets it" in said
-    assert "--experts" not in said
+    assert said.count("How many experts a layer has is not said") == 1
+    assert "(“Experts per layer” (under More) sets it)." in said
+    assert "--" not in said
     assert "Text:" not in texts(app.text)
+
+
+def test_what_a_file_does_not_say_is_said_on_the_page_and_the_file_dropped_again(data_folder: Path) -> None:
+    """Every option that an importer may ask for has its field here."""
+    logits = (ROOT / "tests" / "cases" / "a17_router_logits.npy").read_bytes()
+    app = upload(opened("library"), ("logits.npy", logits))
+    assert "Give “Experts per token” (under More) N to read the N highest" in texts(app.error)
+    app.number_input(key="file_top_k").set_value(2).run()
+    app = upload(app, ("logits.npy", logits))
+    assert "Opened logits.npy: 6 tokens, 2 MoE layers of 8 experts." in texts(app.success)
+    app.text_input(key="file_axes").set_value("layer").run()
+    app = upload(app, ("logits.npy", logits))
+    assert "“Axes of an array” (under More) is 'layer'; name each axis once" in texts(app.error)
+    assert {field.name for field in fields(Options)} == shelf.SAYS.keys()
 
 
 def test_counts_are_shown_by_experts_planned_with_and_refused_by_the_others(data_folder: Path) -> None:
@@ -805,7 +834,7 @@ def test_counts_are_shown_by_experts_planned_with_and_refused_by_the_others(data
     app = upload(opened("library"), ("popular.moecounts", to_bytes(popular)))
     assert "Opened popular: counts without order, 8 MoE layers of 8 experts" in texts(app.success)
     assert app.selectbox(key="trace").value == "counts: popular"
-    assert "prompts were left out" in texts(app.caption)
+    assert "Prompts were left out." in texts(app.caption)
     turned(app, "experts")
     assert "expert 7 was used most, 64 times of 2,080" in texts(app.caption)
     for page in ("stage", "timeline", "prefetch", "what_if"):

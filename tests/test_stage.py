@@ -17,12 +17,14 @@ from conftest import make_trace, random_trace
 import moeviz
 from moeviz.charts.stage import payload, stage, stage_html, stage_payload
 from moeviz.charts.stage.packing import packed, pairs_of_bits
+from moeviz.charts.stage.times import KINDS, LANES
 from moeviz.cli.main import main
 from moeviz.core.replay import replay
 from moeviz.core.run import HIT, MISS
 from moeviz.core.settings import Settings
 from moeviz.errors import StageError
 from moeviz.files import moetrace
+from moeviz.numbers import cost
 from moeviz.numbers.explain import Explainer
 from moeviz.numbers.subject import subject_changes
 from moeviz.words import hit_verdict
@@ -171,6 +173,15 @@ def test_the_choice_of_the_bound_is_told_among_many_residents() -> None:
         assert belady in cells[starts[at] : starts[at + 1]]
 
 
+def waited(times: dict[str, Any]) -> Any:
+    """ms that compute waits in each pass, as the browser reads them off the lanes."""
+    lanes = {name: unpacked(times["lanes"][name]) for name in ("counts", "lane", "kind", "start", "end")}
+    stall = (lanes["lane"] == LANES.index("compute")) & (lanes["kind"] == KINDS.index("stall"))
+    share = np.where(stall, (lanes["end"].astype(float) - lanes["start"]) / 65_535, 0)
+    of = np.repeat(np.arange(len(lanes["counts"])), lanes["counts"])
+    return np.bincount(of, share, len(lanes["counts"])) * unpacked(times["wall"])
+
+
 def test_times_are_measured_modelled_or_absent_and_say_which() -> None:
     trace, recorded = moetrace.load(sample_file(SUBJECT))
     assert recorded is not None
@@ -182,6 +193,11 @@ def test_times_are_measured_modelled_or_absent_and_say_which() -> None:
     assert (other["source"], other["of"]) == ("modelled", "LRU")
     assert unpacked(other["wall"]).min() > 0
     assert len(unpacked(other["lanes"]["kind"])) == unpacked(other["lanes"]["counts"]).sum()
+    stalls = np.bincount(recorded.events.forward_pass, recorded.times.event_stall / 1e6)
+    assert np.allclose(waited(own), stalls, atol=0.02)
+    modelled = cost.stack(lfu, cost.fit(recorded))
+    assert modelled is not None
+    assert waited(other)[lfu.passes.phase == 1].mean() == pytest.approx(modelled.stall, abs=0.02)
     assert stage_payload(trace, [lru])["runs"][0]["times"] is None
 
 

@@ -15,7 +15,7 @@ from moeviz.app.show import plain
 
 STYLE = """<style>
 .st-key-bar { position: fixed; top: 0.55rem; right: 1rem; width: min(29rem, 46vw); z-index: 1000000; }
-.st-key-drawer-body { min-width: min(34rem, 86vw); }
+[class*=st-key-fields] { width: min(35rem, 78vw); }
 .stMainBlockContainer { padding: 4.25rem 2rem 12px; }
 .stMainBlockContainer h1 { padding: 0 0 0.25rem; }
 .st-key-keys { display: none; }
@@ -27,8 +27,10 @@ STYLE = """<style>
   /* a page's first screen: its charts share the height that the rest leaves */
   .st-key-screen { flex: none; min-height: calc(100vh - var(--above, 4.25rem) - 13px); }
   .st-key-screen :has(.stPlotlyChart) { flex: 1 1 0; display: flex; }
+  .st-key-screen .stColumn { flex: 1 1 0; min-width: 0; } /* the same without a chart */
   .st-key-screen :has(.stPlotlyChart):not(.stHorizontalBlock) { flex-direction: column; }
   .st-key-screen .stElementContainer:has(.stPlotlyChart) { min-height: 11rem; overflow: hidden; }
+  .st-key-screen:has(details[open]) .stElementContainer:has(.stPlotlyChart) { min-height: 15rem; }
   .st-key-screen .stFullScreenFrame { min-height: 0; }
   [class*=st-key-heading-] { flex-wrap: nowrap; } /* a long title takes two lines, its badge none */
   [class*=st-key-heading-] > :first-child { flex: 0 1 auto; min-width: 0; }
@@ -53,6 +55,10 @@ button:is([kind=secondary], [kind=tertiary]):is(:hover, :active, [aria-expanded=
   .stMainBlockContainer { padding: 4.25rem 1rem 12px; }
   .modebar-container { display: none; }
   .st-key-paper-figure .xtick:not(:nth-child(4n + 1)) { display: none; }
+  .st-key-paper-figure .heatmap-label text { font-size: 8px !important; } /* signs, in cells of 6 px */
+  .st-key-Domains-0 .heatmap-label text { /* words, in cells that are higher than wide */
+    font-size: 12px !important; transform: rotate(-90deg); transform-box: fill-box; transform-origin: center;
+  }
 }
 </style>"""
 STAGE = "Stage"

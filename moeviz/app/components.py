@@ -40,12 +40,14 @@ _KEYS = (HERE / "keys.js").read_text(encoding="utf-8")
 
 
 def strip(trace: Trace, run: Run, marked: tuple[int, int] | None = None) -> int:
-    """The text, a forward pass each, with the cursor in it; gives the pass at which it stands.
+    """The text, a forward pass each, with the cursor in it; gives the pass at which it stands. Of a trace
+    without text the numbers of its passes.
 
     Marked by how much of what a pass needed was there in `run`, or by whether it chose one expert, `marked`
     (layer, expert).
     """
     texts = kept.texts(trace)
+    texts = texts if any(texts) else [f"{number} " for number in range(len(texts))]
     last = len(texts) - 1
     kinds, titles = _by_hits(run) if marked is None else _by_expert(trace, *marked)
     at = traces.cursor(last)

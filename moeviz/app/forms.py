@@ -44,7 +44,19 @@ LABELS = {
 }
 FIELDS = [name for name in SETTINGS if name not in ("seed", "baseline")]
 RULES = ["pinned", "in-order", "one-by-one", "batch:4", "batch:16"]
-WIDTHS = {"policy": 160, "slots": 140, "prefetch": 170, "lookahead": 140, "width": 110, "threshold": 120}
+WIDTHS = {
+    "policy": 160,
+    "slots": 140,
+    "prefetch": 170,
+    "lookahead": 140,
+    "width": 140,
+    "threshold": 140,
+    "warm": 160,
+    "calibration": 230,
+    "half_life": 180,
+    "rule": 160,
+    "budget": 330,
+}
 
 
 class SettingsForm:
@@ -77,8 +89,9 @@ class SettingsForm:
             self.values[field] = self._widget(field)
 
     def rest(self, *without: str) -> None:
-        """Draws the widgets of all fields that were not shown, but for these."""
-        self.show(*(field for field in self._hidden() if field not in without))
+        """Draws the widgets of all fields that were not shown, but for these, side by side."""
+        with st.container(horizontal=True, vertical_alignment="bottom", key=f"fields{self.name}"):
+            self.show(*(field for field in self._hidden() if field not in without))
 
     def _hidden(self) -> list[str]:
         return [field for field in FIELDS if field not in self.values]
@@ -114,11 +127,15 @@ class SettingsForm:
             return st.segmented_control(label, list(SCOPES), default=first, required=True, **bound)
         if field == "calibration":
             options = list(dict.fromkeys([first, *sample_names()]))
-            return st.selectbox(label, options, accept_new_options=True, key=key, help=help) or ""
+            width = px(WIDTHS[field])
+            return (
+                st.selectbox(label, options, accept_new_options=True, key=key, help=help, width=width) or ""
+            )
         if field == "rule":
             options = list(dict.fromkeys([first, *RULES]))
             _refuse_unknown_rule(key, first)
-            return st.selectbox(label, options, accept_new_options=True, **bound) or first
+            width = px(WIDTHS[field])
+            return st.selectbox(label, options, accept_new_options=True, width=width, **bound) or first
         if KINDS[field] is str and about.known is None:
             return st.text_input(label, first, **bound)
         if KINDS[field] is str:

@@ -109,9 +109,9 @@ def in_words(costs: cost.Costs, place: Machine, size: int) -> str:
     """What the times are made of."""
     figures = "nominal " if place.nominal else ""
     return (
-        f"{costs.expert:.2f} ms an expert, {costs.other:.1f} ms a token besides, "
-        f"{costs.copy:.2f} ms a copy of {words.size(size)} "
-        f"({figures}{place.latency_ms:.3g} ms and {place.gigabytes_per_second:.3g} GB/s). "
+        f"Computing an expert takes {costs.expert:.2f} ms, the rest of a token {costs.other:.1f} ms, "
+        f"copying an expert of {words.size(size)} {costs.copy:.2f} ms "
+        f"({figures}{place.latency_ms:.3g} ms, then {place.gigabytes_per_second:.3g} GB/s). "
         f"{error_in_words()}"
     )
 
@@ -172,7 +172,7 @@ def error_in_words() -> str:
     """How far off the model is here."""
     found = _found()
     if not found:
-        return "The model was not checked on this machine yet."
+        return "The model was not checked on this machine yet (More does)."
     error, settings = cost.median_error(found), words.many(len(found), "measured setting")
     return f"Median error {error:.0%} on {settings} that the fit had not seen."
 

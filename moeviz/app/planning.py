@@ -6,6 +6,7 @@ The model's folder is typed here and comes from nowhere else: no link opens one.
 
 from __future__ import annotations
 
+import re
 import shlex
 from contextlib import suppress
 from typing import NamedTuple
@@ -25,6 +26,16 @@ from moeviz.numbers.lossy import EXPERTS, LOSSLESS
 from moeviz.numbers.plan import ASSUMPTIONS, Plan
 
 NONE = "none"
+FIELDS = {  # what the command line has an option for -> where it is said here
+    "--fast-speed": "“Speed of the fast tier” (More, beside it)",
+    "--fast": "“Memory of the fast tier”",
+    "--experts": "“Experts”",
+    "--device": "“Device” (More, beside it)",
+    "--link": "“Slow tier” (above)",
+    "--trace": "“Trace” (at the top)",
+    "--calibration": "“Counts” (More, beside it)",
+    "--dtype": "“--dtype” of the command below",
+}
 CONTEXT = 4_096  # tokens
 COUNTS = "counts.moecounts"
 
@@ -57,8 +68,8 @@ def section(here: traces.Here | None, place: Machine | None) -> None:
             _show(found, here.name if here else "")
 
 
-def _asked() -> tuple[str, str, str, str, int, str]:
-    """Model, how its experts are kept, fast memory, its device, context, counts."""
+def _asked() -> tuple[str, str, str, str, int, float, str]:
+    """Model, how its experts are kept, fast memory, its device, context, GB/s of the fast tier, counts."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         model = st.text_input(
             "Model",
@@ -82,7 +93,7 @@ def _asked() -> tuple[str, str, str, str, int, str]:
             width=190,
             help=words.tooltip("fast tier", more="For example 8GiB. Left out: what is free on this machine."),
         )
-        with forms.more(plan_device="auto", plan_context=CONTEXT, plan_counts=NONE):
+        with forms.more(plan_device="auto", plan_context=CONTEXT, plan_speed=0.0, plan_counts=NONE):
             device = st.text_input(
                 "Device",
                 "auto",
@@ -101,12 +112,23 @@ def _asked() -> tuple[str, str, str, str, int, str]:
                 key="plan_context",
                 help=words.tooltip("context", "token"),
             )
+            speed = st.number_input(
+                "Speed of the fast tier, GB/s",
+                0.0,
+                100_000.0,
+                0.0,
+                key="plan_speed",
+                help=words.tooltip(
+                    "fast tier",
+                    more="How fast it reads its own memory. 0: measured, where it is this machine's RAM.",
+                ),
+            )
             counted = NONE
             if names := list(jobs.desk().counted):
                 counted = st.selectbox(
                     "Counts", [NONE, *names], key="plan_counts", help=words.tooltip("calibration")
                 )
-    return model.strip(), experts, fast.strip(), device.strip() or "auto", int(context), counted
+    return model.strip(), experts, fast.strip(), device.strip() or "auto", int(context), float(speed), counted
 
 
 def _made(
@@ -117,6 +139,7 @@ def _made(
     fast: str,
     device: str,
     context: int,
+    speed: float,
     counted: str,
 ) -> Made | str:
     """The plan, or one message."""
@@ -138,9 +161,10 @@ def _made(
                 run=here.run if here else None,
                 counts=counts,
                 link=link,
+                fast_speed=speed or None,
             )
     except (MoevizError, OSError) as error:
-        return str(error)
+        return said(str(error))
     with suppress(OSError):  # a plan is of use where it cannot be kept, too
         plans.remember(found)
     parts = ["python", "-m", "moeviz", "plan", *([model] if model else []), "--context", str(context)]
@@ -148,6 +172,7 @@ def _made(
     parts += ["--fast", fast] if fast else []
     parts += ["--device", device] if device != "auto" else []
     parts += ["--link", link] if link else []
+    parts += ["--fast-speed", f"{speed:g}"] if speed else []
     missing = []
     if here is not None:
         file = traces.file(here.name) if here.name in traces.names() else None  # a window has none
@@ -167,15 +192,22 @@ def _link(place: Machine | None) -> str:
     return f"{place.gigabytes_per_second:g},{place.latency_ms:g}" if place.name == TYPED else place.name
 
 
+def said(text: str) -> str:
+    """A plan's text with the page's own fields in place of options of the command line."""
+    for option, field in FIELDS.items():
+        text = re.sub(rf"{option}(?![\w-])", field, text)
+    return text
+
+
 def _show(found: Made, trace: str) -> None:
     """The plan. trace: the name of the page's own now, "" for none."""
     if found.trace != trace:
         st.info(plain(f"Made with {found.trace or 'no trace'}. Plan again for what is chosen now."))
-    rows = [(plain(name.strip()), plain(text)) for name, text in plans.rows(found.plan)]
+    rows = [(plain(name.strip()), plain(said(text))) for name, text in plans.rows(found.plan)]
     st.markdown("**The plan**", help=words.tooltip(*(name for name, _ in rows)))
     st.table(pd.DataFrame(rows, columns=["what", "planned"]).set_index("what"))
     for sentence in (*found.plan.notes, *ASSUMPTIONS):
-        st.caption(plain(sentence))
+        st.caption(plain(said(sentence)))
     st.code(found.command, language="bash")
     for name, file in found.files:
         st.caption(plain(f"The command reads {file}: download {name} in the Library under that name first."))

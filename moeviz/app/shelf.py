@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
+from moeviz import words
 from moeviz.app import forms, jobs, show, traces
 from moeviz.app.live import library_fault
 from moeviz.app.show import plain
@@ -23,7 +25,13 @@ from moeviz.files.moecounts import Counts
 from moeviz.files.moetrace import MAX_FILE_BYTES
 from moeviz.words import many
 
-EXPERTS = "Experts per layer, where a file does not say"  # of the files that are dropped next
+SAYS = {  # what is said where a dropped file does not say it: field of Options -> label here
+    "experts": "Experts per layer",
+    "top_k": "Experts per token",
+    "prompt_tokens": "Prompt tokens of a request",
+    "axes": "Axes of an array",
+}
+NOT_SAID: dict[str, Any] = {f"file_{field}": getattr(Options(), field) for field in SAYS}  # key -> default
 LIMITS = (
     f"Up to {MAX_FILE_BYTES >> 20} MiB, {MAX_TOKENS:,} tokens, {MAX_LAYERS} layers, {MAX_EXPERTS:,} experts, "
     f"{MAX_K} per token. Nothing in a file is run, and each is read in a "
@@ -36,11 +44,9 @@ FORMATS = (
 )
 
 
-def drop(experts: int) -> None:
+def drop() -> None:
     """The place where files are dropped. Each is checked whole before it is shown anywhere, and the last
     becomes the current trace.
-
-    `experts`: per layer, where a file does not say; 0: inferred.
     """
     state = st.session_state
     number = state.setdefault("uploads", 0)
@@ -53,17 +59,48 @@ def drop(experts: int) -> None:
             help=FORMATS,
         )
     if files:
-        state.told = [line for file in files for line in _opened(file.name, file.getvalue(), experts)]
+        state.told = [line for file in files for line in _opened(file.name, file.getvalue())]
         state.uploads = number + 1  # an uploader of another key holds no files
         st.rerun()
     for kind, line in state.pop("told", []):
         {"good": st.success, "bad": st.error}[kind](plain(line))
 
 
-def _opened(file: str, content: bytes, experts: int) -> list[tuple[str, str]]:
+def said() -> None:
+    """The widgets that say what the files that are dropped next do not say themselves."""
+    st.markdown("**Where a file that you drop does not say it**")
+    kept: dict[str, Any] = {"persist_state": "session"}
+    with st.container(horizontal=True, vertical_alignment="bottom", key="fields-said"):
+        for field, most, help in (
+            ("experts", MAX_EXPERTS, words.tooltip("expert", more="0: infer it as the largest id + 1.")),
+            ("top_k", MAX_K, words.tooltip("top-k", more="0: as the file says. Of logits so many are read.")),
+            ("prompt_tokens", MAX_TOKENS, words.tooltip("prompt", "token", more="-1: as the file says.")),
+        ):
+            key = f"file_{field}"
+            least = min(0, NOT_SAID[key])
+            st.number_input(
+                SAYS[field], least, most, NOT_SAID[key], key=key, width=forms.px(250), help=help, **kept
+            )
+        help = "For example layer,token,k. Left empty they are found out."
+        st.text_input(SAYS["axes"], key="file_axes", width=forms.px(250), help=help, **kept)
+    st.caption(LIMITS)
+
+
+def _told(text: str) -> str:
+    """What an importer says, as a sentence, with the page's own fields in place of options of the command
+    line.
+    """
+    fields = r"--(" + "|".join(field.replace("_", "-") for field in SAYS) + r")\b"
+    text = re.sub(fields, lambda found: f"“{SAYS[found[1].replace('-', '_')]}” (under More)", text)
+    return f"{text}{'' if text.endswith('.') else '.'}"
+
+
+def _opened(file: str, content: bytes) -> list[tuple[str, str]]:
     """What came of one file, in lines of a kind: good or bad."""
+    state = st.session_state
     try:
-        found = open_guarded(file, content, Options(experts=experts))
+        options = Options(**{field: state.get(f"file_{field}", NOT_SAID[f"file_{field}"]) for field in SAYS})
+        found = open_guarded(file, content, options)
         base = library.safe_name(file.removesuffix(moecounts.SUFFIX))
         if isinstance(found, Counted):
             traces.open_counts(base, found.counts)
@@ -74,8 +111,8 @@ def _opened(file: str, content: bytes, experts: int) -> list[tuple[str, str]]:
             trace = found.trace
             shape = f"{many(trace.tokens, 'token')}, {_of(trace.layers, trace.num_experts)}"
     except TraceError as error:
-        return [("bad", str(error))]
-    return [("good", f"Opened {base}: {shape}.")]  # its notes stand beside it once it is shown
+        return [("bad", _told(str(error)))]
+    return [("good", f"Opened {base}: {shape}. Every page shows it now.")]  # its notes stand below
 
 
 def _of(layers: int, experts: int) -> str:
@@ -83,9 +120,9 @@ def _of(layers: int, experts: int) -> str:
 
 
 def notes(several: Sequence[str]) -> None:
-    """What an importer left out or assumed; the page's own control in an option's place."""
+    """What an importer left out or assumed."""
     for note in several:
-        st.caption(plain(note.replace("--experts ", f"“{EXPERTS}”, under More, ")))
+        st.caption(plain(_told(f"{note[:1].upper()}{note[1:]}")))
 
 
 def table() -> None:
@@ -111,9 +148,11 @@ def table() -> None:
     found = show.table(
         pd.DataFrame(rows),
         key="shelf",
+        widths={"trace": 260},
+        placeholder=words.UNKNOWN,
         on_select="rerun",
         selection_mode="single-row",
-        height=min(250, 38 + 35 * len(rows)),
+        height=forms.px(min(250, 38 + 35 * len(rows))),
     )
     chosen = [readable[row] for row in found.selection.rows if row < len(readable)]
     if chosen and chosen != st.session_state.get("shelf-chosen"):
@@ -151,7 +190,7 @@ def counts(found: Counts) -> None:
     """What can be done with the current counts, and what was met on the way to them."""
     name = st.session_state.trace
     short = library.safe_name(name.partition(": ")[2])
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f"**{plain(name)}**", width="content")
         show.download("Download", lambda: moecounts.to_bytes(found), f"{short}{moecounts.SUFFIX}")
         if st.button("Close", icon=":material/close:"):

@@ -100,12 +100,16 @@ def _show(one: Chart, key: str) -> None:
 
 
 def _terms(one: Chart) -> str | None:
-    """What the words on a chart mean: of its title, its axes, its legend and its table."""
+    """What the words on a chart mean: of its title, its axes, its legend, its notes, its rows and its
+    table.
+    """
     figure = one.figure
     drawn = [
         figure.layout.xaxis.title.text,
         figure.layout.yaxis.title.text,
         *(mark.name for mark in figure.data),
+        *(note.text for note in figure.layout.annotations),
+        *(row for mark in figure.data if mark.type == "bar" for row in mark.y if isinstance(row, str)),
     ]
     return words.tooltip(one.title, *filter(None, drawn), *map(str, one.table.columns))
 
@@ -126,15 +130,22 @@ def _table(title: str, rows: pd.DataFrame, key: str) -> None:
         st.dialog(plain(title), width="medium")(show)()
 
 
-def table(frame: pd.DataFrame, formats: Mapping[str, str] | None = None, **more: Any) -> Any:
-    """A table whose headings say what their words mean; `formats`: of columns of numbers."""
-    formats = formats or {}
+def table(
+    frame: pd.DataFrame,
+    formats: Mapping[str, str] | None = None,
+    widths: Mapping[str, int] | None = None,
+    **more: Any,
+) -> Any:
+    """A table whose headings say what their words mean; `formats`: of columns of numbers; `widths`: px, of
+    columns of text.
+    """
+    formats, widths = formats or {}, widths or {}
     columns: dict[str, Any] = {
         name: st.column_config.NumberColumn(format=formats[name], help=words.tooltip(name))
         if name in formats
-        else st.column_config.Column(help=words.tooltip(name))
+        else st.column_config.Column(help=words.tooltip(name), width=widths.get(name))
         for name in map(str, frame.columns)
-        if name in formats or words.tooltip(name)
+        if name in formats or name in widths or words.tooltip(name)
     }
     return st.dataframe(frame, hide_index=True, column_config=columns, **more)
 

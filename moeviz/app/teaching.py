@@ -38,16 +38,20 @@ from moeviz.lessons.made_up import Recipe
 from moeviz.lessons.progress import Progress, parse, record
 from moeviz.words import hit_verdict, policy_name
 
-# A long text moves by itself and fades where it goes on; the stage beside it stays, and the buttons under it,
-# where there are some.
+# Text and buttons take the height that the window has. A long text moves by itself and fades where it goes
+# on; the stage beside it stays, and the buttons under it, where there are some.
 STYLE = """<style>
 @media (min-width: 900px) {
-  .st-key-lesson-text { max-height: calc(100vh - 12.25rem - var(--above, 4.25rem)); }
+  .stVerticalBlock:has(> * > .st-key-lesson-text) {
+    max-height: calc(100vh - 7.25rem - 12px - var(--above, 4.25rem)); /* less two rows for the title */
+  }
+  :has(> .st-key-lesson-text) { flex: 0 1 auto; min-height: 0; }
   .st-key-lesson-text { overflow-y: auto; padding-bottom: 1.5rem; }
   .st-key-lesson-text { mask-image: linear-gradient(to top, transparent, #000 1.5rem); }
-  :last-child > .st-key-lesson-text { max-height: calc(100vh - 4.25rem - var(--above, 4.25rem)); }
-  .st-key-lesson-text > * { flex-shrink: 0; }
+  .st-key-lesson-text > *, :has(> .st-key-lesson-onward) { flex-shrink: 0; }
 }
+.st-key-lesson-text [data-testid=stAlertContainer] { padding: 0.6rem 0.9rem; }
+.st-key-lesson-text [class*=st-key-again] button { min-height: 1.6rem; padding: 0; }
 @media (max-width: 1400px) { .stMainBlockContainer h1 { font-size: 1.3rem; } }
 </style>"""
 BELOW = 14  # px left free under the stage: the page's own margin, so that nothing scrolls
@@ -201,8 +205,36 @@ def explain(one: Lesson, given: float | str) -> None:
     for said in answer.why:
         if said.holds:
             st.markdown(show.plain(said.text))
-    if answer.picture is not None:
-        picture(answer.picture, f"why-{one.number}")
+    if not st.session_state.presenter:  # beside the stage, where it is large enough for the last row
+        picture_of_answer(one)
+
+
+def picture_of_answer(one: Lesson) -> None:
+    """What the sentences speak of as a drawing, where there is one."""
+    found = answered(one.number).picture
+    if found is not None:
+        picture(found, f"why-{one.number}")
+
+
+def view(one: Lesson, revealed: bool) -> str:
+    """What stands beside the text: "Game", "Picture" or "Stage", chosen where there are several."""
+    game_too = ["Game"] if one.extra == "game" else []
+    if not revealed:
+        return [*game_too, "Picture"][0]
+    room = st.session_state.presenter and one.extra != "sliders"  # these take it
+    pictured_too = ["Picture"] if room and answered(one.number).picture else []
+    several = [*game_too, "Stage", *pictured_too]
+    if len(several) == 1:
+        return "Stage"
+    chosen = st.segmented_control(
+        "Show",
+        several,
+        default="Stage",
+        required=True,
+        key=f"view-{one.number}-{len(several)}",
+        label_visibility="collapsed",
+    )
+    return str(chosen)
 
 
 def onward(one: Lesson) -> None:
@@ -293,7 +325,7 @@ def sliders() -> Shown:
     return Shown(
         _made(recipe),
         made_up.boards(),
-        "Which text makes which cache win?",
+        "Your made-up text",
         int(change) or made_up.TOKENS // 2,
     )
 
@@ -325,6 +357,7 @@ def play() -> None:
     score = (
         f"Round {now.at + 1} of {len(now.rounds)} · {now.right} right · streak {now.streak} · best {now.best}"
     )
+    st.markdown(show.plain(game.rule(now)))
     components.drawing(game.board(now), "game-board")
     with st.container(horizontal=True, vertical_alignment="center"):
         for one in now.round.candidates:

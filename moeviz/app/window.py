@@ -12,15 +12,16 @@ from collections.abc import Mapping
 
 import streamlit as st
 
-# A projector's picture covers the same wall however many lines it has, so text is a share of the window: 24
-# px where that has 1080 lines, and never below the 16 px of a desk.
+# A projector's picture covers the same wall however many lines it has, so text is a share of the window: the
+# smallest, 7/8 of a rem, has 22 px where the window has 1080 lines, and a rem never less than the 16 px of a
+# desk.
 PRESENTER = """<style>
-html { font-size: max(16px, min(2.2222vh, 1.25vw)) !important; }
+html { font-size: max(16px, min(2.3333vh, 1.3125vw)) !important; }
 [data-testid=stHeader], .st-key-bar, .st-key-drawer { display: none; }
 [data-testid=stExpander], [data-testid=stDownloadButton] { display: none; }
 .stMainBlockContainer { padding-top: 1rem !important; --above: 1rem; }
 </style>"""
-USUAL = 24  # px of a text on a projector of 1080 lines
+USUAL = 25  # px of a text on a projector of 1080 lines
 DESK = 16  # px of a text outside presenter mode
 _JS = """
 const ends = new WeakMap()

@@ -34,7 +34,7 @@ def over_slots(
     axis = "slots per MoE layer" if per_layer else "slots in all"
     if published:
         axis += "; dotted: where the same share of experts has a slot"
-    figure = style.blank(axis, "hits / accesses", 400)
+    figure = style.blank(axis, "hit ratio", 400)
     for number, one in enumerate(curves):
         bound = one.settings.policy == "belady"
         figure.add_scatter(

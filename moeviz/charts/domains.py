@@ -1,6 +1,6 @@
 """What kinds of text the bundled model's experts are for, and what a text looks like to them.
 
-nearest(trace, step=60).alt      # '... nearest to german ...'
+nearest(trace, step=60).alt      # '... most like those that German uses.'
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def favourites() -> Chart:
     _, layers, experts = shares.shape
     favour = shares.argmax(0)
     times = shares.max(0) / np.maximum(shares.mean(0), 1e-12)  # as large as the mean domain's share
-    figure = style.blank("MoE layer", "expert", 90 + 34 * experts)
+    figure = style.blank("MoE layer", "expert", 90 + 46 * experts)
     for number, name in enumerate(names):
         own = favour == number  # [L, E]
         color = style.SERIES[number % len(style.SERIES)]
@@ -41,12 +41,12 @@ def favourites() -> Chart:
             z=np.where(own, times, np.nan).T,
             zmin=0.8,
             zmax=3,
-            colorscale=[[0, "#FFFFFF"], [1, color]],
+            colorscale=[[0, "#FFFFFF"], [1, style.pale(color)]],
             showscale=False,
             xgap=2,
             ygap=2,
             name=name,
-            text=np.where(own, name, "").T,
+            text=np.where(own, name.capitalize(), "").T,
             texttemplate="%{text}",
             textfont={"size": 14, "color": "#000"},
             customdata=shares[number].T,
@@ -70,8 +70,8 @@ def favourites() -> Chart:
     )
     best = np.unravel_index(int(times.argmax()), times.shape)
     alt = (
-        f"Clearest: layer {best[0]}'s expert {best[1]} is for {names[favour[best]]}, which gives it "
-        f"{times[best]:.1f} times the share that the mean domain does."
+        f"Clearest: layer {best[0]}'s expert {best[1]} favours {names[favour[best]].capitalize()} and is "
+        f"chosen there {times[best]:.1f} times as often as in the mean domain."
     )
     return Chart("Which domain each expert favours", figure, table, "recorded", alt)
 
@@ -86,13 +86,14 @@ def nearest(trace: Trace, step: int) -> Chart:
     names = list(use)
     alike = routing.likeness(trace, use, AROUND, centred=True)
     at = trace.passes()[step].stop - 1
-    figure = style.blank("token", "cosine to the domain", 260)
+    figure = style.blank("token", "likeness (cosine)", 260)
     figure.update_layout(legend_itemwidth=44)  # wide enough for the longest dash
     for number, (name, values) in enumerate(zip(names, alike, strict=True)):
-        figure.add_scatter(y=values, name=name, mode="lines", line=style.line(number))
+        figure.add_scatter(y=values, name=name.capitalize(), mode="lines", line=style.line(number))
     figure.update_yaxes(range=[float(alike.min()) - 0.03, min(1.0, float(alike.max()) + 0.03)])
     figure.add_vline(at, line={"color": style.CURSOR, "width": 2})
     table = pd.DataFrame(alike.T, columns=names)
     table.insert(0, "token", range(trace.tokens))
-    alt = f"At token {at} the {AROUND} tokens around it are nearest to {names[int(alike[:, at].argmax())]}."
+    nearest = names[int(alike[:, at].argmax())].capitalize()
+    alt = f"Around token {at} ({AROUND} tokens) the experts are most like those that {nearest} uses."
     return Chart("What the text is about, told from its experts alone", figure, table, "recorded", alt)

@@ -17,6 +17,7 @@ from moeviz.words import percent
 
 AHEAD = ("1 layer ahead", "2 layers ahead", "3 layers ahead")
 APART = 0.22  # of a row, between its marks: they would hide one another
+ALIKE = 0.005  # precision and recall that are no further apart: their marks would lie on each other
 SYMBOLS = ("circle", "square", "diamond")
 
 
@@ -39,8 +40,8 @@ def precision(
         if not np.isnan(quality.at(ahead + 1)[1])
     ]
     names = list(found)
-    figure = style.blank("share of guesses needed", "", max(220, 120 + 44 * len(names)))
-    equal = all(abs(one[2] - one[3]) < 1e-9 for one in rows)
+    figure = style.blank("share of guesses needed", "", max(240, 150 + 60 * len(names)))
+    equal = all(abs(one[2] - one[3]) < ALIKE for one in rows)
     for ahead, label in enumerate(AHEAD):
         own = [one for one in rows if one[1] == ahead]
         if own:
@@ -108,7 +109,7 @@ def by_layer(name: str, quality: GuessQuality) -> Chart:
         for ahead, label in enumerate(AHEAD[: len(quality.recall)])
         if not np.isnan(quality.recall[ahead]).all()
     }
-    figure = style.blank("MoE layer that is guessed for", "share of its experts that was guessed", 280)
+    figure = style.blank("MoE layer that is guessed for", "share guessed", 280)
     layers = quality.recall.shape[1]
     for number, (label, values) in enumerate(lines.items()):
         figure.add_scatter(
@@ -122,9 +123,9 @@ def by_layer(name: str, quality: GuessQuality) -> Chart:
     figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
     figure.update_xaxes(dtick=1 if layers <= 32 else None)
     table = pd.DataFrame({"MoE layer": range(layers), **lines})
-    means = [f"{percent(float(np.nanmean(values)))} {label}" for label, values in lines.items()]
+    means = [f"{label} {percent(float(np.nanmean(values)))}" for label, values in lines.items()]
     alt = (
-        f"{name} finds {', '.join(means)} of what a layer needs."
+        f"Of the experts that a layer needs {name} names {', '.join(means)}."
         if means
         else f"{name} could not guess here."
     )

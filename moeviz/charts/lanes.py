@@ -13,6 +13,7 @@ from moeviz.charts.chart import Chart, kind_of
 from moeviz.core.run import Run
 from moeviz.numbers import cost
 
+TALL = 330  # px: on a phone the legend takes six lines of it
 LOOKS = {  # kind of a segment -> (name, colour, pattern)
     "expert": ("an expert computes", style.COMPUTE, ""),
     "other": ("other compute", style.OTHER, "."),
@@ -35,7 +36,9 @@ def over_passes(run: Run, first: int, count: int = 1, costs: cost.Costs | None =
         raise ValueError("a run that was not measured needs costs to be drawn with.")
     last = min(first + count, len(run.passes.phase))
     segments = list(_chained(run, range(first, last), costs))
-    figure = style.blank("ms; drag to zoom, double-click to see all", "", 280)
+    figure = style.blank(
+        "ms; drag to zoom, double-click to see all", "", 330
+    )  # a phone's legend takes six lines
     for kind, (name, color, pattern) in LOOKS.items():
         own = [one for one in segments if one.kind == kind]
         if own:
@@ -69,8 +72,9 @@ def over_passes(run: Run, first: int, count: int = 1, costs: cost.Costs | None =
         ],
         columns=["lane", "what", "from ms", "to ms", "MoE layer", "expert"],
     )
-    title = f"Compute and link in pass {first}" + (f" to {last - 1}" if last - first > 1 else "")
-    return Chart(title, figure, table, kind_of(run) if run.measured else "modelled", _told(segments))
+    several = f"passes {first} to {last - 1}" if last - first > 1 else f"pass {first}"
+    kind = kind_of(run) if run.measured else "modelled"
+    return Chart(f"Compute and link in {several}", figure, table, kind, _told(segments))
 
 
 def _where(segment: cost.Segment) -> str:

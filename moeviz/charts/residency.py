@@ -27,19 +27,21 @@ if TYPE_CHECKING:
 # activated and missed
 PAPER_COLORS = ("#FFFFFF", "#ADD8E6", "#800080", "#FFA500", "#FF0000", "#FFC0CB")
 LEGEND = (
-    "Blue: {resident}. ● green: {hit}. ◐ orange: {late}. ✕ red: {miss}. ▸ pink: {prefetched}. "
-    "Pale: not there."
+    "Blue: {resident}, not needed. ● green: {hit}. ◐ orange: {late}. ✕ red: {miss}. ▸ pink: {prefetched}. "
+    "Empty: not there."
 ).format_map(SIGNS)
-MORE = (
-    "Dark: leaves in this pass. Under the text a line where most of what a token needs was there, dashes "
-    "where some was, dots where little."
+LEAVES = "Purple: leaves in this pass."
+POOLED = "The stronger the colour, the more experts of a layer were missed in a pass."
+MARKS = (
+    "In the text: a line under tokens that found most of their experts there, dashes where it was some, dots "
+    "where few."
 )
 PAPER_LEGEND = (
-    "As in the paper. Light blue: {resident}. ● purple: {hit}. ✕ red: {miss}. White: not there. "
+    "As in the paper. Light blue: {resident}, not needed. ● purple: {hit}. ✕ red: {miss}. White: not there. "
     "◐ {late}. ▸ {prefetched}."
 ).format_map(SIGNS)
 EVICTED = 6  # resident, and leaves in this forward pass
-EVICTED_COLOR = "#4B2E83"
+EVICTED_COLOR = "#7E57C2"  # told from the ground in light and dark
 AROUND = 41  # tokens of the paper's figure, around the cursor
 MOST_GLYPHS = 1_500  # cells that carry one
 MOST_ROWS = 256  # experts of all layers that are rows of their own
@@ -62,14 +64,16 @@ def paper(
     chosen = slice(first, first + AROUND)
     states = np.stack([frame.state[layer] for frame in pictures[chosen]])  # [pass, E]
     colors = PAPER_COLORS if paper_colors else style.STATE_COLORS
-    figure = _raster(states.T, colors, STATES, first, "forward pass, and the token that went in", "expert")
     shown = texts[chosen]
-    figure.update_xaxes(
-        tickvals=[first + n for n in range(len(shown))],
-        ticktext=[style.short(text) for text in shown],
-        tickangle=-45,
-        tickfont_size=12,
-    )
+    across = "forward pass, and the token that went in" if any(shown) else "forward pass"
+    figure = _raster(states.T, colors, STATES, first, across, "expert")
+    if any(shown):
+        figure.update_xaxes(
+            tickvals=[first + n for n in range(len(shown))],
+            ticktext=[style.short(text) for text in shown],
+            tickangle=-45,
+            tickfont_size=12,
+        )
     figure.update_yaxes(dtick=1 if run.experts <= 32 else None, range=[run.experts - 0.5, -0.5])
     figure.update_layout(height=max(240, min(900, 130 + 24 * run.experts)))
     style.mark_column(figure, at)
@@ -104,8 +108,7 @@ def raster(run: Run, texts: Sequence[str], pictures: Sequence[Frame] = (), at: i
     `texts` is what entered each pass. A click finds a point whose customdata is (pass, MoE layer, expert),
     expert -1 where it is no miss's.
     """
-    rows = run.layers * run.experts
-    pooled = rows > MOST_ROWS or rows * len(run.passes.phase) > MOST_CELLS
+    pooled = _pools(run)
     figure = _misses_by_layer(run) if pooled else _every_expert(run, pictures or frames(run))
     missed, _, layer, _ = _missed(run)
     _places(figure, run, texts, pooled)
@@ -121,6 +124,17 @@ def raster(run: Run, texts: Sequence[str], pictures: Sequence[Frame] = (), at: i
     )
     what = "Misses by layer" if pooled else "Every expert"
     return Chart(f"{what}, over the whole text", figure, table, kind_of(run), alt)
+
+
+def legend(run: Run) -> str:
+    """What the colours of the raster mean."""
+    return POOLED if _pools(run) else f"{LEGEND} {LEAVES}"
+
+
+def _pools(run: Run) -> bool:
+    """Whether the raster shows layers, since there are too many experts for a row each."""
+    rows = run.layers * run.experts
+    return rows > MOST_ROWS or rows * len(run.passes.phase) > MOST_CELLS
 
 
 def _missed(run: Run) -> tuple[int, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -170,13 +184,19 @@ def _misses_by_layer(run: Run) -> go.Figure:
     figure = style.blank(
         "forward pass (0: the prompt)", "MoE layer", max(280, min(620, 100 + 14 * run.layers))
     )
+    most = max(int(np.quantile(cells, 0.99)), 1)
     figure.add_heatmap(
         z=_pooled(cells, MOST_CELLS // run.layers),
         dx=max(1, -(-cells.shape[1] // (MOST_CELLS // run.layers))),
         zmin=0,
-        zmax=max(int(np.quantile(cells, 0.99)), 1),
+        zmax=most,
         colorscale=[[0, "rgba(128,128,128,.10)"], [1, style.STATE_COLORS[MISS]]],
-        colorbar={"title": "misses", "thickness": 14},
+        colorbar={
+            "title": {"text": "misses", "font": {"size": 14}},
+            "thickness": 14,
+            "tickformat": "d",
+            "dtick": max(1, most // 5),
+        },
         hovertemplate="pass %{x}, layer %{y}: %{z} misses<extra></extra>",
     )
     figure.update_xaxes(showgrid=False, zeroline=False)

@@ -1,6 +1,6 @@
 """One event in words: who was needed, who left for it and why, who else was there.
 
-event(explainer, step=60, layer=3)      # 'Pass 60, MoE layer 3: expert 1 hit, expert 6 missed (capacity).'
+event(explainer, step=60, layer=3)      # 'Pass 60, MoE layer 3: expert 1 hit, expert 6 missed (cold: ...).'
 """
 
 from __future__ import annotations
@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING
 from moeviz.core.run import MISS
 from moeviz.numbers import metrics
 from moeviz.numbers.explain import Eviction, Explainer
-from moeviz.words import MISS_KINDS, OUTCOMES
+from moeviz.words import MISS_KINDS, OUTCOMES, many
 
 if TYPE_CHECKING:
     import pandas as pd
 
+WHY = {  # kind of a miss -> the kind and what it means
+    "cold": "cold: never loaded before",
+    "capacity": "capacity: it left in an earlier pass",
+    "collision": "collision: it left earlier in this pass",
+    "pollution": "pollution: it left for a guess that nobody used",
+}
 MARKS = {
     "leaves": "✕ leaves",
     "could leave": "could leave",
@@ -33,7 +39,7 @@ def event(explainer: Explainer, step: int, layer: int) -> str:
     experts, outcomes = run.accesses.expert[own], run.accesses.outcome[own]
     kinds = metrics.miss_kind_of_access(run)[own]
     parts = [
-        f"expert {expert} {OUTCOMES[outcome]}" + (f" ({MISS_KINDS[kind]})" if outcome == MISS else "")
+        f"expert {expert} {OUTCOMES[outcome]}" + (f" ({WHY[MISS_KINDS[kind]]})" if outcome == MISS else "")
         for expert, outcome, kind in zip(experts.tolist(), outcomes.tolist(), kinds.tolist(), strict=True)
     ]
     return f"Pass {step}, MoE layer {layer}: {', '.join(parts)}."
@@ -50,30 +56,37 @@ def regret(one: Eviction) -> str:
     """By how much the victim comes back too early."""
     match one.regret:
         case _ if not one.regretted:
-            return "No regret: nobody that could leave comes back later."
+            return "No regret: no other that could leave is needed later."
         case 0:
-            return "Regret: it is back within the pass, belady's choice later in it."
+            return "Regret: it is needed again in this pass, Belady's choice later in it."
         case None:
             return "Regret: another that could leave is never needed again."
         case passes:
-            return f"Regret: {passes} pass{'es' if passes > 1 else ''} sooner back than belady's choice."
+            return f"Regret: it is needed again {many(passes, 'pass')} before Belady's choice."
 
 
 def residents(one: Eviction) -> pd.DataFrame:
-    """Everyone resident when a victim was chosen, the first to leave first."""
+    """Everyone resident when a victim was chosen, the first to leave first; the MoE layer where they are of
+    several.
+    """
     import pandas as pd
 
     found = one.residents
+    shared = len({other.layer for other in found}) > 1
     return pd.DataFrame(
         {
-            "MoE layer": [other.layer for other in found],
-            "expert": [other.expert for other in found],
-            "": [
+            **({"MoE layer": [str(other.layer) for other in found]} if shared else {}),
+            "expert": [str(other.expert) for other in found],
+            "choice": [
                 MARKS[other.status]
-                + (", belady's choice" if (other.layer, other.expert) == one.belady else "")
+                + (", Belady's choice" if (other.layer, other.expert) == one.belady else "")
                 for other in found
             ],
-            "last used, passes ago": [other.last_use for other in found],
-            "next used, in passes": [other.next_use for other in found],
+            "last used, passes ago": [_number(other.last_use, "not yet") for other in found],
+            "next needed, in passes": [_number(other.next_use, "never again") for other in found],
         }
     )
+
+
+def _number(passes: int | None, none: str) -> str:
+    return none if passes is None else f"{passes:,}"

@@ -94,6 +94,11 @@ def stacked(
     return rows(figure, len(labels))
 
 
+def pale(color: str) -> str:
+    """A colour of the palette on which black text can be read: a quarter of white in it."""
+    return "#" + "".join(f"{(3 * int(color[n : n + 2], 16) + 255) // 4:02X}" for n in (1, 3, 5))
+
+
 def hatch(shape: str) -> dict[str, Any]:
     """A pattern that tells a bar apart without its colour; "" for none."""
     return {"shape": shape, "fillmode": "overlay", "fgcolor": "#000", "fgopacity": 0.4, "size": 7}

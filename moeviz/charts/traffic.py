@@ -109,7 +109,8 @@ def _bars(title: str, named: Sequence[tuple[str, Run]], per_token: bool) -> Char
     sums = [sum(row) for row in moved]
     least = sums.index(min(sums))
     if len(labels) == 2 and not per_token:
-        alt = f"Pre-fetching moves {sums[0]:,.1f} {unit}, without it {sums[1]:,.1f} would have been moved."
+        first, second = (f"{total:,.{1 if known else 0}f} {unit}" for total in sums)
+        alt = f"Pre-fetching moves {first}; without it {second} would have moved."
     else:
         alt = f"{labels[least]} moves least: {sums[least]:,.1f} {unit}{' per token' if per_token else ''}."
     return Chart(title, figure, table, kind_of(named[0][1]), alt)

@@ -128,7 +128,7 @@ def _uneven(use: Floats) -> Chart:
     even = np.full(layers, quarter / experts)
     alt = (
         f"The busiest {quarter} of {experts} experts get {percent(float(share.mean()))} of a "
-        f"layer's choices, evenly it would be {percent(float(even[0]))}."
+        f"layer's choices; evenly it would be {percent(float(even[0]))}."
     )
     return _by_layer(
         "How uneven: the busiest quarter's share",
@@ -161,7 +161,7 @@ def reuse(trace: Trace) -> Chart:
     alt = "Fewer than two tokens of a sequence were decoded, so nothing can repeat."
     if known.size:
         alt = (
-            f"A token uses {percent(float(known.mean()))} of the experts of the token before it again, "
+            f"{percent(float(known.mean()))} of a token's experts were used by the token before it, too; "
             f"by chance it would be {percent(float(chance[0]))}."
         )
     lines = {"of the token before": again, f"by chance, {trace.k} of {trace.num_experts}": chance}
@@ -225,8 +225,8 @@ def _served(use: Floats) -> Chart:
     )
     half = max(1, experts // 2)
     alt = (
-        f"Half of the experts, had one known the busiest beforehand, would serve "
-        f"{percent(float(shares[:, half - 1].mean()))} of the choices."
+        f"The {half} busiest of a layer's {experts} experts serve "
+        f"{percent(float(shares[:, half - 1].mean()))} of its choices."
     )
     return Chart("How many experts serve how much", figure, table, "recorded", alt)
 
@@ -274,6 +274,8 @@ def one_expert(trace: Trace, layer: int, expert: int) -> Chart:
                 marker={"color": style.SERIES[phase], "line": {"width": 0}},
             )
     figure.update_xaxes(range=[-0.5, trace.tokens - 0.5])
+    if not known:
+        figure.update_yaxes(tickvals=[0, 1], ticktext=["no", "yes"])
     shown = list(zip(took[:MOST_ROWS].tolist(), weights[:MOST_ROWS].tolist(), strict=True))
     table = pd.DataFrame(
         [
@@ -309,7 +311,7 @@ def two(first: Trace, second: Trace, names: tuple[str, str], weighted: bool = Fa
     alike = routing.similarity(a, b)
     return [
         Chart(
-            "What the first uses more, and what the second",
+            "Used more in the first (blue), or in the second (red)",
             grid(a - b, "first less second", middle=True),
             _by_expert({"difference": a - b, names[0]: a, names[1]: b}),
             "recorded",

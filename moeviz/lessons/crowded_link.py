@@ -47,7 +47,7 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     "link the same guesses do no harm.",
     try_it=Try(
         "prefetch",
-        "Try other widths, and see who wastes what",
+        "Try more or fewer guesses a layer",
         {"trace": "sample: change-of-subject", "predictor": "next-gate", "width": "4", "slots": "4"},
     ),
 )
@@ -65,7 +65,7 @@ def answer(lab: Lab) -> Answer:
     hits = [decode_ratio(run) for run in runs]
     why = (
         Said(
-            f"{greedy:.1f} ms instead of {plain:.1f} ms, although the hit ratio went from "
+            f"A token takes {greedy:.1f} ms instead of {plain:.1f} ms, although the hit ratio rose from "
             f"{percent(hits[0], 0)} to {percent(hits[1], 0)}.",
             greedy > plain and hits[1] > hits[0],
         ),
@@ -88,7 +88,7 @@ def answer(lab: Lab) -> Answer:
     ]
     picture = Picture(
         drawing.stacks(rows, f"Time per token over a {LINK} (modelled)", "ms"),
-        "Modelled with costs fitted on the sample's measured run.",
+        "Modelled: the costs of the sample's measured run, over this link.",
     )
     title = "Four guesses a layer beside none: watch the link"
     shown = Shown(trace, (NONE, GREEDY), title, len(trace.passes()) // 2, link=LINK)

@@ -16,12 +16,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from moeviz.charts.style import SERIES
+from moeviz.charts.style import COMPUTE, OTHER, SERIES, STALL
+from moeviz.words import points
 
 WIDTH = 416  # of every picture, in its own units; a page scales it, on a phone to 358 px: text of 14 is 12 px
 LETTER = 7.5  # width of a letter at the size of every text, with room for wider ones
 DASHES = ("", "7 4", "2 3", "9 3 2 3")
 HIT_COLOR, MISS_COLOR, KEPT_COLOR = "#009E73", "#D55E00", "#56B4E9"
+DARK_INK, LIGHT_INK = "#000000", "#FFFFFF"  # on a coloured ground
 
 
 def page(height: float, said: str, *parts: str) -> str:
@@ -33,11 +35,19 @@ def page(height: float, said: str, *parts: str) -> str:
     )
 
 
-def text(x: float, y: float, said: str, anchor: str = "start", size: int = 14, bold: bool = False) -> str:
+def text(
+    x: float,
+    y: float,
+    said: str,
+    anchor: str = "start",
+    size: int = 14,
+    bold: bool = False,
+    ink: str = "currentColor",
+) -> str:
     """A line of text; `anchor`: start, middle or end."""
     weight = ' font-weight="700"' if bold else ""
     return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}"{weight}>'
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}"{weight} fill="{ink}">'
         f"{html.escape(said)}</text>"
     )
 
@@ -69,11 +79,13 @@ def bars(
     marks: Sequence[tuple[str, float]] = (),
 ) -> str:
     """Bars from left to right, a row each; of a row without a value a question mark stands. `marks`: named
-    lines across the rows.
+    lines across the rows. A number stands beside its bar, or in it where such a line would cross it.
 
-    With unit "%" values are shares.
+    With unit "%" or "points" values are shares, and with none they are counts.
     """
-    left, right, high = 138.0, WIDTH - 44.0, 34.0
+    numbers = [number_of(value, unit) for _, value in rows if value is not None]
+    left, high = 138.0, 34.0
+    right = WIDTH - 14.0 - LETTER * max(4, *map(len, numbers))
     scale = (right - left) / (most or 1.0)
     base = 26 + high * len(rows)
     parts = [text(0, 16, what, bold=True)]
@@ -83,8 +95,13 @@ def bars(
         if value is None:
             parts += [box(left, y + 4, right - left, high - 10), text(left + 12, y + 20, "?", bold=True)]
             continue
+        end, said = left + value * scale, number_of(value, unit)
         parts.append(box(left, y + 4, value * scale, high - 10, SERIES[number % 3]))
-        parts.append(text(left + value * scale + 6, y + 20, number_of(value, unit)))
+        if any(-4 < left + at * scale - end < 10 + LETTER * len(said) for _, at in marks):
+            ink = LIGHT_INK if number % 3 == 0 else DARK_INK
+            parts.append(text(end - 8, y + 20, said, "end", ink=ink))
+        else:
+            parts.append(text(end + 6, y + 20, said))
     for number, (name, at) in enumerate(marks):
         x, y = left + at * scale, base + 16 + 17 * number
         parts.append(rule(x, 24, x, y - 4, DASHES[1 + number % 3]))
@@ -96,8 +113,15 @@ def bars(
 
 
 def number_of(value: float, unit: str) -> str:
-    """A number with its unit; with "%" the value is a share."""
-    return f"{value:.0%}" if unit == "%" else f"{value:.1f} {unit}".rstrip()
+    """A number with its unit; with "%" or "points" the value is a share, with none a count."""
+    match unit:
+        case "%":
+            return f"{value:.0%}"
+        case "points":
+            return points(value)
+        case "":
+            return f"{value:,.0f}"
+    return f"{value:.1f} {unit}"
 
 
 def curves(
@@ -181,8 +205,11 @@ def raster(cells: NDArray[np.bool_], what: str, across: str, mark: tuple[int, st
     return page(bottom + 26, f"{what}: {used}", *parts)
 
 
+PARTS = {"rest of the model": OTHER, "experts": COMPUTE, "waiting": STALL}  # of a token's time, as elsewhere
+
+
 def stacks(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], what: str, unit: str) -> str:
-    """Bars made of named parts, a row each; parts of one name look alike."""
+    """Bars made of PARTS, a row each."""
     names = list(dict.fromkeys(name for _, parts in rows for name, _ in parts))
     most = max(sum(value for _, value in parts) for _, parts in rows) or 1.0
     left, right, high = 138.0, WIDTH - 58.0, 36.0
@@ -192,12 +219,9 @@ def stacks(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], what: str, u
         drawn.append(text(left - 8, y + 21, name, "end"))
         for part, value in parts:
             wide = value / most * (right - left)
-            drawn.append(box(x, y + 4, wide, high - 10, SERIES[names.index(part) % len(SERIES)]))
+            drawn.append(box(x, y + 4, wide, high - 10, PARTS[part]))
             if wide > 40:
-                drawn.append(
-                    f'<text x="{x + wide / 2:.1f}" y="{y + 21:.1f}" text-anchor="middle" '
-                    f'fill="{"#FFFFFF" if names.index(part) == 0 else "#000000"}">{value:.1f}</text>'
-                )
+                drawn.append(text(x + wide / 2, y + 21, f"{value:.1f}", "middle", ink=DARK_INK))
             x += wide
         drawn.append(text(x + 6, y + 21, f"{sum(value for _, value in parts):.1f} {unit}"))
     y, x = 34 + high * len(rows), 0.0
@@ -205,7 +229,7 @@ def stacks(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], what: str, u
         if x + 20 + LETTER * len(name) > WIDTH:
             x, y = 0.0, y + 20
         drawn += [
-            box(x, y, 14, 14, SERIES[names.index(name) % len(SERIES)]),
+            box(x, y, 14, 14, PARTS[name]),
             text(x + 20, y + 12, name),
         ]
         x += 40 + LETTER * len(name)

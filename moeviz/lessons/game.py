@@ -15,8 +15,15 @@ from moeviz.core.trace import Trace
 from moeviz.errors import SettingsError
 from moeviz.lessons import drawing
 from moeviz.numbers.explain import Eviction, Explainer
+from moeviz.words import policy_name
 
-POLICIES = ("lru", "lfu", "lfu-resident", "belady")
+RULES = {  # policy -> whom it drops
+    "lru": "the expert that was used longest ago",
+    "lfu": "the expert that was used least often since the run began",
+    "lfu-resident": "the expert that was used least often since it was last loaded",
+    "belady": "the expert that is needed again last, or never",
+}
+POLICIES = tuple(RULES)
 SLOTS = 5
 ROUNDS = 8
 PAST, FUTURE = 18, 12  # tokens that a player sees of each expert
@@ -125,6 +132,14 @@ def onward(game: Game) -> Game:
     if game.guessed is None or game.over:
         return game
     return replace(game, at=game.at + 1, guessed=None, hinted=False)
+
+
+def rule(game: Game) -> str:
+    """What the board shows, and whom the policy drops."""
+    return (
+        f"A box is a token, filled where it used the expert. {policy_name(game.policy)} drops "
+        f"{RULES[game.policy]}."
+    )
 
 
 def hint_text(game: Game) -> str:

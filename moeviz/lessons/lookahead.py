@@ -52,7 +52,7 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
         "a guess, made early.",
         "The further ahead, the more time a copy has; and the more the hidden state will still change.",
     ),
-    ask="Which part of the needed experts do the routers name three layers ahead?",
+    ask="What percentage of the needed experts do the routers name three layers ahead?",
     predict=Guess(0, 100, "%", close=7),
     claim=(50, 82),
     pictures=pictures,
@@ -86,13 +86,13 @@ def answer(lab: Lab) -> Answer:
         ),
         Said(
             f"A wrong guess holds the link up and may push out an expert that was needed. Over a {FAST} a "
-            f"guess one layer ahead saves time once at least {percent(even[FAST], 0)} are right: these "
-            "are.",
+            f"guess one layer ahead saves time once at least {percent(even[FAST], 0)} are right; here "
+            f"{percent(recalls[0], 0)} are.",
             recalls[0] > even[FAST],
         ),
         Said(
-            f"Over an {SLOW} at least {percent(even[SLOW], 0)} would have to be right: these are not, and "
-            "pre-fetching makes tokens slower.",
+            f"Over an {SLOW} at least {percent(even[SLOW], 0)} would have to be right: there pre-fetching "
+            "makes tokens slower.",
             recalls[0] < even[SLOW],
         ),
     )
@@ -104,7 +104,7 @@ def answer(lab: Lab) -> Answer:
             *((f"needed over {link}", share) for link, share in even.items()),
         ),
     )
-    picture = Picture(svg, "Dashed: the part that must be right for guesses one layer ahead to save time.")
+    picture = Picture(svg, "Needed over a link: the part that has to be right to save time.")
     title = "Guesses one layer ahead beside none"
     shown = Shown(trace, (plain, guessing), title, len(trace.passes()) // 2, link=SLOW)
     return Answer(100 * recalls[2], why, shown, picture)

@@ -76,14 +76,15 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
         f"A made-up text: {TOKENS} tokens, {LAYERS} layers of {EXPERTS} experts, {K} for each token, "
         f"{SLOTS} slots. Three numbers make it: skew (how unevenly experts are used), reuse (how often "
         "the last token's expert is kept), and after how many tokens the subject changes.",
-        "At skew 1 and reuse 0.3, move the change. Predict first.",
+        "Take skew 1 and reuse 0.3, and change the subject ever more often. Predict first; the sliders come "
+        "with the answer.",
     ),
     ask=f"How often must the subject change before {LRU} hits more than {LFU}?",
     predict=Choice(
         (
-            "LRU does not get ahead, even every 30 tokens",
-            "every 60 tokens is often enough",
-            "every 30 tokens is, every 60 is not",
+            "never: even with a change every 30 tokens LRU stays behind",
+            "a change every 60 tokens is enough",
+            "every 60 tokens is not enough, every 30 is",
         )
     ),
     claim=(1, 1),
@@ -105,8 +106,8 @@ def answer(lab: Lab) -> Answer:
         ),
         Said(
             f"With a change every 60 tokens {LRU} leads by {points(-leads[60])}, every 30 by "
-            f"{points(-leads[30])}: counts of what is over are ballast, and there is less time to outgrow "
-            "them.",
+            f"{points(-leads[30])}: counts from a subject that is over mislead, and there is less time to "
+            "outgrow them.",
             0 > leads[60] > leads[30],
         ),
         Said(
@@ -115,18 +116,19 @@ def answer(lab: Lab) -> Answer:
             abs(flat) < leads[0],
         ),
         Said(
-            f"Each number is the mean of {len(SEEDS)} made-up texts. A real text is one draw: measure "
-            "more than one."
+            f"Each number is the mean of {len(SEEDS)} made-up texts. One real text is like one of them: "
+            "measure more than one."
         ),
     )
-    names = {0: "no change", 60: "each 60 tokens", 30: "each 30 tokens"}
+    names = {0: "no change", 60: "every 60", 30: "every 30"}
     trace = Recipe(change=60).trace()
     runs = [replay(trace, one).hit_ratio for one in boards()]
     rows = [(f"{names[pace]}: {'LFU' if value > 0 else 'LRU'}", abs(value)) for pace, value in leads.items()]
     svg = drawing.bars(
         rows,
-        "Who leads in hit ratio, by how much",
+        "Who leads in hit ratio, by the tokens between changes",
         most=max(value for _, value in rows),
+        unit="points",
     )
     picture = Picture(svg, f"On the text shown {LRU} hits {percent(runs[0])} and {LFU} {percent(runs[1])}.")
     title = "A made-up text whose subject changes every 60 tokens"

@@ -181,9 +181,9 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
         f"Expert {found.there} is there: a hit. Expert {found.missing} is not: a miss.",
         f"Every slot is taken, so somebody leaves. {left.sentence.split('. Belady')[0].rstrip('.')}. "
         f"Expert {found.missing} crosses the link: {size(run.mean_copied)}.",
-        f"The copy took {copied:.2f} ms. Compute first does what it can; then it stalls for {waited:.2f} "
-        f"ms, until expert {found.missing} has come. The results of both are mixed by the router's "
-        "weights.",
+        f"The copy took {copied:.2f} ms. Compute does what it can meanwhile, then it waits: {waited:.2f} ms, "
+        f"until expert {found.missing} has come. This wait is called a stall. The results of both experts "
+        "are mixed by the router's weights.",
         f"The next layer follows. Over all {trace.layers} MoE layers this token took {wall:.1f} ms: "
         f"{compute:.1f} ms computing experts, {stall:.1f} ms waiting for copies, "
         f"{wall - compute - stall:.1f} ms for the rest of the model.",
@@ -210,7 +210,7 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
         "needed.",
         "Follow one token of the model that comes with moeviz. Every number here was measured.",
     ),
-    ask="Taken over the whole text: which part of a token's time is spent waiting for experts to be copied?",
+    ask="Over the whole text: what percentage of a token's time is spent waiting for experts to be copied?",
     predict=Guess(0, 100, "%", close=8),
     claim=(10, 50),
     pictures=pictures,

@@ -29,7 +29,7 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
         f"{'ahead of' if ours > 0 else 'behind'} its LRU, tool B {points(abs(theirs))} "
         f"{'ahead of' if theirs > 0 else 'behind'}."
     )
-    return (Picture(drawing.bars(rows, "Lead in hit ratio", most=most), text),)
+    return (Picture(drawing.bars(rows, "Lead in hit ratio", most=most, unit="points"), text),)
 
 
 def _lead(lab: Lab, lru: Settings, lfu: Settings) -> float:
@@ -42,11 +42,12 @@ def _lead(lab: Lab, lru: Settings, lfu: Settings) -> float:
     "Two tools, one trace, two answers: who is wrong?",
     minutes=8,
     read=(
-        "Two tools replay one trace of Python code. Each has an LRU and an LFU and says which hits more.",
-        "They do not agree. Nobody made a mistake in copying the file.",
+        "Two tools replay one trace of Python code. Each has an LRU and an LFU, and says which of the two "
+        "hits more.",
+        "They do not agree, although both read the same file.",
     ),
     ask="Which of the two has the error?",
-    predict=Choice(("tool A", "tool B", "both", "neither: they play by other rules")),
+    predict=Choice(("tool A", "tool B", "both", "neither, each follows rules of its own")),
     claim=(3, 3),
     pictures=pictures,
     goes_wrong="A class looks for the bug. Let two groups each serve one token by hand: one must have both "
@@ -54,7 +55,7 @@ def _lead(lab: Lab, lru: Settings, lfu: Settings) -> float:
     "without its rule says little.",
     try_it=Try(
         "stage",
-        "Try the rules on the stage (More, Rule)",
+        "Try the rules on the stage: More, then Rule",
         {
             "trace": f"sample: {TRACE}",
             "a": f"policy=lru,slots={SLOTS}",
@@ -83,15 +84,16 @@ def answer(lab: Lab) -> Answer:
             alone < pinned,
         ),
         Said(
-            f"And their LFUs are two policies. Tool A's keeps its counts, tool B's forgets a count when "
-            f"its expert leaves ({LOST}).",
+            f"And their LFUs are two policies: tool A's is {LFU}, tool B's {LOST}, which forgets a count "
+            "when its expert leaves.",
         ),
         Said(
-            f"Either difference alone does not turn the answer: pinned, {LOST} still leads {LRU} by "
-            f"{points(same_flavour)}; one by one, {LFU} leads it by {points(same_rule)}. Both together do.",
+            f"Neither difference alone turns the answer: with both experts together {LOST} still leads {LRU} "
+            f"by {points(same_flavour)}; one after the other {LFU} leads by {points(same_rule)}. The two "
+            "together do.",
             same_flavour > 0 and same_rule > 0,
         ),
-        Said("So write the rule and the flavour beside every hit ratio, and ask for them in every paper."),
+        Said("So write rule and kind of LFU beside every hit ratio, and ask for them in every paper."),
     )
     title = f"{LRU} by two rules: pinned beside one by one"
     shown = Shown(trace, (OURS[0], THEIRS[0]), title, len(trace.passes()) // 2, measured=lab.recorded(TRACE))

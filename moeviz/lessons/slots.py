@@ -92,6 +92,6 @@ def answer(lab: Lab) -> Answer:
         "Hit ratio over slots, and the bound.",
     )
     fewer, more = Settings("lru", max(bend - 2, trace.k)), Settings("lru", bend)
-    title = f"{fewer.slots} slots beside {more.slots}"
+    title = f"{LRU} with {fewer.slots} slots a layer, beside {more.slots}"
     middle = len(trace.passes()) // 2
     return Answer(bend, why, Shown(trace, (fewer, more), title, middle, measured=lab.recorded()), picture)

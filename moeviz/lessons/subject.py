@@ -60,8 +60,8 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     claim=(2, 2),
     pictures=pictures,
     goes_wrong="A class wants one winner. Let those who said LRU and those who said LFU each find the "
-    "half in which they are right, then ask what LFU would need in order to forget. The two flavours of "
-    "LFU differ as much as LRU and LFU do: name the flavour each time.",
+    "half in which they are right, then ask what LFU would need in order to forget. The two LFUs are two "
+    "policies: say each time which one is meant.",
     try_it=Try(
         "stage",
         "Try other policies and slots",
@@ -98,7 +98,7 @@ def answer(lab: Lab) -> Answer:
         ),
         Said(
             f"Over the whole text {LRU} leads by {points(lru.hit_ratio - lfu.hit_ratio)}. On a text that "
-            f"stays with one subject ({SAME_TEXT}) {LFU} leads by "
+            f"stays with one subject (the sample {SAME_TEXT}) {LFU} leads by "
             f"{points(other_lfu.hit_ratio - other_lru.hit_ratio)}. Neither is better: the text decides.",
             lru.hit_ratio > lfu.hit_ratio and other_lfu.hit_ratio > other_lru.hit_ratio,
         ),
@@ -109,7 +109,7 @@ def answer(lab: Lab) -> Answer:
         ),
     )
     table = {(0, 0): 0, (1, 1): 1, (1, 0): 2, (0, 1): 3}
-    title = "Which cache suits a text that changes its subject?"
+    title = f"{LRU} beside {LFU}, just after the change"
     cursor = min(at + AFTER, end - 1)
     shown = Shown(trace, (lru.settings, lfu.settings), title, cursor, measured=lab.recorded())
     return Answer(table[right], why, shown)

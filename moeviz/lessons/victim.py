@@ -35,7 +35,7 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
         for name in POLICIES
     ]
     svg = drawing.bars(counted, "Evictions on this text", most=max(value for _, value in counted), unit="")
-    return (Picture(svg, f"{SLOTS} slots per layer. Every bar is a number of choices: who leaves?"),)
+    return (Picture(svg, f"With {SLOTS} slots per layer. Each eviction is a choice: who leaves?"),)
 
 
 @lesson(
@@ -46,19 +46,19 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
         "When every slot is taken and another expert is needed, somebody leaves. A policy looks at the "
         f"past: last use, or number of uses. {BELADY} looks at the future and drops whoever is needed "
         "again last; no policy hits more.",
-        "An eviction is regretted where another expert that could have left was needed later than the "
-        "one that left. Play a few rounds, then predict.",
+        "An eviction is regretted where another expert that could have left is needed later than the "
+        "one that did. Play a few rounds, then predict.",
     ),
-    ask=f"Which part of {LRU}'s evictions is regretted?",
+    ask=f"What percentage of {LRU}'s evictions is regretted?",
     predict=Guess(0, 100, "%", close=10),
     claim=(15, 85),
     pictures=pictures,
     goes_wrong="Players against LFU look at the last tokens only; the count goes back to the beginning "
-    "(the hint shows it). Against Belady they look at the past at all. Regret is not a miss: it says "
-    "when the miss comes, not whether.",
+    "(the hint shows it). Against Belady they still look at the past, where only the future counts. Regret "
+    "is not a miss: it says when the miss comes, not whether.",
     try_it=Try(
         "stage",
-        "Click any eviction on the stage and read its story",
+        "Read any eviction's story on the stage",
         {
             "trace": "sample: change-of-subject",
             "a": f"policy=lru,slots={SLOTS}",
@@ -74,8 +74,8 @@ def answer(lab: Lab) -> Answer:
     lru, bound = (lab.run(CHANGING, Settings(name, SLOTS)) for name in ("lru", "belady"))
     why = (
         Said(
-            f"{shares['lru'][0]} of {shares['lru'][1]} evictions, {percent(part['lru'], 0)}: the past "
-            "says something about the future, but not everything.",
+            f"{LRU} regrets {shares['lru'][0]} of its {shares['lru'][1]} evictions, {percent(part['lru'], 0)}"
+            ": the past says something about the future, but not everything.",
             0 < part["lru"] < 1,
         ),
         Said(
@@ -96,7 +96,7 @@ def answer(lab: Lab) -> Answer:
         drawing.bars(
             [(policy_name(name), share) for name, share in part.items()], "Evictions that are regretted"
         ),
-        "Regretted: another could have left that was needed later.",
+        "Regretted: another could have left that is needed later.",
     )
     title = "An eviction that is regretted: read its story"
     stage = Shown(trace, (lru.settings, bound.settings), title, step, (0, layer, victim), lab.recorded())

@@ -43,12 +43,23 @@ def times_of(
     own = next((one for one in (run, *measured) if one.measured and _same(one, run)), None)
     if own is not None and own.times is not None:
         wall = own.times.pass_wall / 1e6
-        lanes = [measured_lanes(own, step) for step in range(len(wall))] if _fits(own) else []
+        lanes = (
+            [_whole(measured_lanes(own, n), float(wall[n])) for n in range(len(wall))] if _fits(own) else []
+        )
         return {"source": "measured", "of": setting_name(own.settings), **_packed(wall, lanes)}
     known = next((one for one in measured if _decoded(one)), None)
     if known is None or run.settings.baseline or not _fits(run):
         return None
     return {"source": "modelled", "of": setting_name(known.settings), **_modelled(run, fitted(known))}
+
+
+def _whole(lanes: list[Segment], wall: float) -> list[Segment]:
+    """With what the rest of the model takes after the last MoE layer, so that the lanes last as long as the
+    pass, `wall` ms, and a share of them is that share of the pass.
+    """
+    end = max((one.end for one in lanes if one.lane == "compute"), default=0.0)
+    layer = lanes[-1].layer if lanes else 0
+    return [*lanes, Segment("compute", "other", end, wall, layer, -1)] if wall > end else lanes
 
 
 def _modelled(run: Run, costs: Costs) -> dict[str, Any]:

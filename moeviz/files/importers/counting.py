@@ -48,8 +48,8 @@ def counted_rows(
     lines = [ONLY_COUNTS, *report]
     if not experts:
         lines.append(
-            f"how many experts a layer has is not said; taken for {most}, the largest id and one (--experts "
-            "sets it)"
+            f"how many experts a layer has is not said; it is taken to be {most}, the largest id + 1 "
+            "(--experts sets it)"
         )
     if not 1 <= len(layers) <= MAX_LAYERS or (experts or most) > MAX_EXPERTS:
         raise source.error(

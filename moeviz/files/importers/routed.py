@@ -237,7 +237,7 @@ def _experts(ids: NDArray[np.int16], said: int, asked: bool, report: list[str]) 
         )
     if not said:
         report.append(
-            f"how many experts a layer has is not said; taken for {most + 1}, the largest id and one "
+            f"how many experts a layer has is not said; it is taken to be {most + 1}, the largest id + 1 "
             "(--experts sets it)"
         )
         if most and not (ids == 0).any():

@@ -186,21 +186,24 @@ class Stage extends Player {
     this.tall = window.innerHeight
     const wide = this.root.clientWidth
     const kind = wide < 640 ? "phone" : wide < 760 ? "narrow" : "wide"
+    // in front of people text is a share of the window, beside a lesson's text too
+    const large = clamp(22 * Math.min(wide / 1200, this.tall / 1080), 15, 44)
+    const unit = this.presenter ? large / 14 : 1 // px that 1 px at a desk is
     const classes = this.root.classList
-    classes.toggle("slim", kind === "wide" && wide < 960) // beside a lesson's text
-    classes.toggle("tight", kind === "wide" && wide < 1080) // a board's numbers stand under its menus
+    classes.toggle("slim", kind === "wide" && wide < 960 * unit) // beside a lesson's text
+    classes.toggle("tight", kind === "wide" && wide < 1080 * unit) // a board's numbers stand under its menus
     for (const name of ["phone", "narrow", "wide"]) classes.toggle(name, name === kind)
     classes.toggle("presenter", this.presenter)
     classes.toggle("titled", Boolean(this.model.payload.title || this.model.payload.verdict))
     const size = this.presenter
-      ? clamp(22 * Math.min(wide / 1890, this.tall / 1080), 15, 44)
+      ? large
       : this.tall < 800 || kind === "phone"
         ? 13
         : 14
     this.root.style.setProperty("--size", `${size.toFixed(1)}px`)
     const room = this.tall - this.fromTop() - (this.host.below ?? 12)
     this.root.style.setProperty("--height", kind === "wide" ? `${Math.max(room, 440)}px` : "auto")
-    classes.toggle("low", kind === "wide" && room < 640)
+    classes.toggle("low", kind === "wide" && room < 640 * unit)
     this.setColours()
     this.theme = themeOf(this.root)
     this.transport.fit()
