@@ -707,6 +707,16 @@ def test_counts_without_a_head_are_read_where_they_can_be_nothing_else() -> None
         found = open_content(name, content)
         assert isinstance(found, Counted)
         assert found.counts.counts.tolist() == [[4, 0, 1, 0, 0, 5, 1, 2], [2, 2, 9, 0, 1, 0, 3, 3]]
+    for content, counts in (
+        (b"0.4,0.5,0.1\n0.2,0.3,0.9\n", [[0.4, 0.5, 0.1], [0.2, 0.3, 0.9]]),  # no number of anything
+        (b"0,1,2\n2,2,9\n4,0,1\n", [[2, 2, 9], [4, 0, 1]]),  # a head, and no token or layer 0 or 1
+        (b"0,1,2\n4,0,1\n", [[4, 0, 1]]),
+    ):
+        found = open_content("few.csv", content)
+        assert isinstance(found, Counted)
+        assert found.counts.counts.tolist() == counts
+    with pytest.raises(TraceError, match="may be routes or a count a line"):
+        open_content("few.csv", b"0,1,2\n0,2,9\n1,0,1\n")
     for content in (b"4,0,1\n2,2,9\n", b"5,0,3\n4,1,2\n3,0,7\n", b"3 7\n1 2\n5 0\n4 6\n", b"3,0,5\n"):
         with pytest.raises(TraceError, match="may be routes or a count a line"):
             open_content("few.csv", content)
@@ -739,6 +749,19 @@ def test_marks_of_the_chosen_experts_are_no_ids(kind: str) -> None:
     assert any("0 and 1 mark which of 8 experts were chosen" in line for line in found.report)
 
 
+def test_weights_beside_marks_are_those_of_the_marked() -> None:
+    marks = np.zeros((*IDS.shape[:2], 8), np.bool_)
+    np.put_along_axis(marks, IDS.astype(np.int64), True, 2)
+    marks[4, 1] = np.arange(8) == 6
+    shares = np.arange(marks.size, dtype=np.float32).reshape(marks.shape)
+    trace = read("m.npz", npz(experts=marks, weights=shares)).trace
+    assert trace.weights is not None
+    expected = np.take_along_axis(shares, trace.experts.astype(np.int64), 2) * (trace.experts >= 0)
+    assert trace.weights.tolist() == expected.tolist()
+    with pytest.raises(TraceError, match=r"weights has shape \(12, 3, 2\); expected \(12, 3, 8\)"):
+        read("m.npz", npz(experts=marks, weights=shares[:, :, :2]))
+
+
 def test_nan_among_whole_numbers_is_an_unused_place() -> None:
     ids = IDS.astype(np.float32)
     ids[5] = np.nan
@@ -760,6 +783,16 @@ def test_255_twice_in_an_event_is_no_expert() -> None:
     assert found.trace.experts[3, 0].tolist() == [IDS[3, 0, 0], -1]
 
 
+def test_an_expert_255_beside_layers_and_tokens_without_routes_stays() -> None:
+    """There every place of an event is 255, which says nothing of a place among others."""
+    ids = np.concatenate([IDS, IDS + 248], 1).astype(np.uint8)
+    assert (ids == 255).any()
+    ids[:, 0] = ids[-1] = 255
+    found = read("bytes.npy", npy(ids))
+    assert found.trace.layer_indices == (1, 2, 3, 4, 5)
+    assert (found.trace.experts == ids[:-1, 1:]).all()
+
+
 def test_axes_that_cannot_be_are_said_to_be_a_guess() -> None:
     with pytest.raises(
         TraceError, match=r"The axes were taken as token,layer,k of \(12, 2, 3\); if they are others"
@@ -767,6 +800,12 @@ def test_axes_that_cannot_be_are_said_to_be_a_guess() -> None:
         read("turned.npy", npy(IDS.transpose(0, 2, 1)))
     found = read("turned.npy", npy(IDS.transpose(0, 2, 1)), Options(axes="token,k,layer"))
     assert (found.trace.experts == IDS).all()
+    long = np.tile(IDS[:2], (300, 1, 1))
+    long[7, 2] = 3
+    with pytest.raises(TraceError, match=r"taken as layer,token,k of \(3, 600, 2\).*--axes token,layer,k"):
+        read("turned.npy", npy(long.transpose(1, 0, 2)))
+    with pytest.raises(TraceError, match=r"every id is 0\.$"):
+        read("nothing.npy", npy(IDS * 0))
 
 
 def test_few_tokens_of_many_layers_may_be_the_layers() -> None:
@@ -786,6 +825,8 @@ def test_requests_that_number_their_tokens_alike_are_not_one_choice() -> None:
     found = read("two.csv", (head + one + "0,0,5\n0,0,6\n1,0,7\n1,0,0\n").encode())
     assert any("stand apart in the file and are taken for one choice" in line for line in found.report)
     assert not any("stand apart" in line for line in read("one.csv", (head + one).encode()).report)
+    dense = "0,0,0\n0,1,1\n1,0,0\n1,1,3\n0,0,0\n0,1,2\n1,0,0\n1,1,4\n"  # layer 0, ranks one after the other
+    assert read("dense.csv", (head + dense).encode()).trace.experts.tolist() == [[[1, 2]], [[3, 4]]]
     rows = [{"position": t, "layer": 0, "experts": [t], "phase": "decode"} for t in (0, 1, 2, 0, 1, 2)]
     found = read("two.jsonl", lines(*rows))
     assert any("if it is another request, say so in a column request_id" in line for line in found.report)
@@ -808,6 +849,8 @@ def test_router_logits_of_each_layer_in_a_dict() -> None:
     assert (found.trace.experts == logits.topk(2).indices.transpose(0, 1).numpy()).all()
     assert found.trace.token_ids is not None
     assert found.trace.token_ids.tolist() == list(range(10))
+    beside = {"experts": torch.tensor(IDS), "hidden": list(torch.rand(3, 12, 4))}
+    assert "keys not used: hidden" in read("outputs.pt", torch_file(beside)).report
 
 
 def test_zst() -> None:

@@ -90,16 +90,19 @@ def from_arrays(source: Source, options: Options, arrays: Mapping[str, Array], f
     except TraceError as error:
         if options.axes or not _repeats(chosen):
             raise
+        taken = "token,layer,k" if axes[0] == 0 else "layer,token,k"
         raise TraceError(
-            f"{error} The axes were taken as token,layer,k of {ids.shape}; if they are others, name them, "
-            "for example --axes layer,token,k."
+            f"{error} The axes were taken as {taken} of {ids.shape}; if they are others, name them, for "
+            f"example --axes {'layer,token,k' if taken[0] == 't' else 'token,layer,k'}."
         ) from None
 
 
 def _repeats(ids: NDArray[np.int16]) -> bool:
-    """True where a token has an expert of a layer twice. ids: [token, layer, k]"""
+    """True where a token has an expert of a layer twice; 0 alone, as a dense layer has it, is none. ids:
+    [token, layer, k]"""
     ordered = np.sort(ids, axis=2)
-    return bool(((ordered[:, :, 1:] == ordered[:, :, :-1]) & (ordered[:, :, 1:] >= 0)).any())
+    twice = (ordered[:, :, 1:] == ordered[:, :, :-1]) & (ordered[:, :, 1:] >= 0)
+    return bool((twice & (ordered[:, :, -1:] > 0)).any())
 
 
 def _called(name: str) -> str:
@@ -162,7 +165,7 @@ def _choices(
     if 0 in ids.shape:
         raise source.error(f"{_called(name)} is empty: {ids.shape}.")
     if _are_marks(ids):
-        return _of_marks(source, ids, report)
+        return _of_marks(source, ids, _weights(source, arrays, found, axes, ids.shape), report)
     if ids.dtype.kind == "f" and np.isnan(ids).any() and _whole_numbers(np.nan_to_num(ids, nan=-1)):
         report.append(f"NaN stands for an unused place, in {many(int(np.isnan(ids).sum()), 'place')}")
         ids = np.nan_to_num(ids, nan=-1)
@@ -180,7 +183,8 @@ def _choices(
         report.append(f"ids stand as {ids.dtype}, all of them whole numbers")
     weights = _weights(source, arrays, found, axes, ids.shape)
     check_shape(source, ids.shape, weights is not None)
-    return _marked(source, ids, options.experts, report), weights, 0
+    chosen = _marked(source, ids, options.experts, report)
+    return chosen, None if weights is None else weights.astype(np.float32), 0
 
 
 def _are_marks(array: Array) -> bool:
@@ -191,23 +195,26 @@ def _are_marks(array: Array) -> bool:
 
 
 def _of_marks(
-    source: Source, marks: Array, report: list[str]
+    source: Source, marks: Array, shares: Array | None, report: list[str]
 ) -> tuple[NDArray[np.int16], NDArray[np.float32] | None, int]:
-    """Ids of the experts that are marked with 1, by id."""
+    """Ids of the experts that are marked with 1, by id, and their weights; shares: of all experts."""
     tokens, layers, experts = marks.shape
     k = int(marks.sum(2, dtype=np.int64).max())
-    check_shape(source, (tokens, layers, k), False)
+    check_shape(source, (tokens, layers, k), shares is not None)
     if experts > MAX_EXPERTS:
         raise source.error(f"marks {experts:,} experts; a layer has at most {MAX_EXPERTS:,}.")
     ids = np.full((tokens, layers, k), -1, np.int16)
+    weights = None if shares is None else np.zeros(ids.shape, np.float32)
     rows = max(_CHUNK // (layers * experts), 1)
     for start in range(0, tokens, rows):
         token, layer, expert = np.nonzero(marks[start : start + rows])
         event = token * layers + layer
         rank = np.arange(len(event)) - event.searchsorted(event)
         ids[start + token, layer, rank] = expert
+        if weights is not None and shares is not None:
+            weights[start + token, layer, rank] = shares[start + token, layer, expert]
     report.append(f"0 and 1 mark which of {experts} experts were chosen; their order is that of the ids")
-    return ids, None, experts
+    return ids, weights, experts
 
 
 def _whole_numbers(array: Array) -> bool:
@@ -269,7 +276,8 @@ def _weights(
     found: Mapping[str, str],
     axes: tuple[int, ...],
     shape: tuple[int, ...],
-) -> NDArray[np.float32] | None:
+) -> Array | None:
+    """As the array of the experts stands, in its own type; None where there are none."""
     if "weights" not in found:
         return None
     weights = arrays[found["weights"]]
@@ -277,8 +285,7 @@ def _weights(
         raise source.error(f"weights hold {weights.dtype}; expected floating point numbers.")
     if weights.ndim != len(axes) or _turned(weights, axes).shape != shape:
         raise source.error(f"weights has shape {weights.shape}; expected {shape}, as the experts have.")
-    check_shape(source, shape, True)
-    return _turned(weights, axes).astype(np.float32)
+    return _turned(weights, axes)
 
 
 def _marked(source: Source, ids: Array, experts: int, report: list[str]) -> NDArray[np.int16]:
@@ -286,15 +293,16 @@ def _marked(source: Source, ids: Array, experts: int, report: list[str]) -> NDAr
 
     Two are in use: -1 in an unsigned type, which is its largest number, and the number of experts, one past
     the last id. A number that could be an expert counts only where a whole event holds nothing else, or where
-    an event holds it twice.
+    an event holds it twice beside others, which no event of a whole layer or token without routes does.
     """
     largest = int(np.iinfo(ids.dtype).max) if ids.dtype.kind == "u" else 0
     for sentinel in sorted({largest, experts} - {0}):
         if int(ids.max()) < sentinel:
             continue
         mask = ids == sentinel
-        if sentinel < MAX_EXPERTS and not (mask.sum(2) > 1).any():
-            mask &= mask.all(2, keepdims=True) & (ids.shape[2] > 1 or 0 < experts <= sentinel)
+        whole = mask.all(2, keepdims=True)
+        if sentinel < MAX_EXPERTS and not ((mask.sum(2, keepdims=True) > 1) & ~whole).any():
+            mask &= whole & (ids.shape[2] > 1 or 0 < experts <= sentinel)
         if mask.any():
             report.append(
                 f"{int(mask.any((1, 2)).sum()):,} tokens hold the id {sentinel}, which stands for an unused "

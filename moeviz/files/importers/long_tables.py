@@ -114,14 +114,17 @@ def _check_apart(
 ) -> None:
     """Names rows of one token and layer that do not follow each other: they may be of several requests.
 
-    event: of each row, one for each token and layer. Raises TraceError where they must be.
+    event: of each row, one for each token and layer. Raises TraceError where they must be. A layer in which
+    all is 0 is a dense one, which says nothing.
     """
     if len(np.flatnonzero(np.diff(event, prepend=-1))) == len(np.unique(event)):
         return
     again = "where several requests number their tokens alike, a column request has to tell them apart"
     order = np.lexsort((ints["expert"], event))
     twice = (np.diff(event[order]) == 0) & (np.diff(ints["expert"][order]) == 0)
-    if (twice & (ints["expert"][order][1:] >= 0)).any():
+    routed = np.isin(ints["layer"], ints["layer"][ints["expert"] > 0]) & (ints["expert"] >= 0)
+    twice &= routed[order][1:]
+    if twice.any():
         at = int(order[1:][twice][0])
         raise source.error(
             f"row {at + 1} has token {ints['token'][at]} and expert {ints['expert'][at]} of layer "

@@ -22,6 +22,7 @@ NAME = "matrix"
 _APART = re.compile(r"\s*[,;|\t]\s*|\s+")
 _NUMBERS = re.compile(rb"\s*[\d.eE+-]+(?:(?:\s*[,;|\t]\s*|[ \t]+)[\d.eE+-]+)+\s*")
 MOST_ROUTE = 6  # columns: request, token, layer, rank, expert, weight
+FEW = 3  # lines below a head up to which a first column of counts may rise by chance
 SEVERAL = 6  # lines up to which a column may rise or fall by chance
 
 
@@ -67,7 +68,10 @@ def _may_be_routes(numbers: NDArray[np.float64], headed: bool) -> bool:
     """True where a column may number tokens or layers: its whole numbers never fall from line to line, or
     lines are too few to tell and no first line numbers the columns."""
     lines, columns = numbers.shape
-    if columns > MOST_ROUTE:
+    whole = (numbers == np.floor(numbers)).all(0)
+    if columns > MOST_ROUTE or not whole.any():
         return False
-    rises = (np.diff(numbers, axis=0) >= 0).all(0) & (numbers == np.floor(numbers)).all(0)
+    rises = (np.diff(numbers, axis=0) >= 0).all(0) & whole
+    if headed and lines <= FEW:
+        return bool(rises[0] and numbers[0, 0] in (0, 1))
     return bool(rises.any() if lines > SEVERAL else rises[0] or not headed)

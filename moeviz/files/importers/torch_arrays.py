@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from moeviz.core.trace import DECODE, MAX_EXPERTS, MAX_K, MAX_LAYERS, MAX_TOKENS, PREFILL
 from moeviz.files.importers.arrays import from_arrays
-from moeviz.files.importers.names import ALIASES, plain, unused
+from moeviz.files.importers.names import ALIASES, meanings, plain, unused
 from moeviz.files.importers.numpy_files import ZIP
 from moeviz.files.importers.registry import Found, Options, importer
 from moeviz.files.importers.routed import Routed, check_shape, finish, narrow
@@ -84,7 +84,7 @@ def read(source: Source, options: Options) -> Found:
 
 def _layers_named(content: dict[Any, Any]) -> dict[Any, Any]:
     """A dict with a name for each tensor of its one list of a tensor a layer, as transformers gives
-    router_logits; as it is where there is no such list, or several.
+    router_logits; as it is where there is no such list, or several, or a tensor of experts beside it.
     """
     listed = {
         key: value
@@ -93,7 +93,8 @@ def _layers_named(content: dict[Any, Any]) -> dict[Any, Any]:
         and len(value) > 1
         and all(isinstance(one, Tensor) and len(one.shape) == 2 for one in value)
     }
-    if len(listed) != 1:
+    tensors = {str(key) for key, value in content.items() if isinstance(value, Tensor)}
+    if len(listed) != 1 or "experts" in meanings(tensors, ""):
         return content
     ((key, value),) = listed.items()
     return {name: one for name, one in content.items() if name != key} | {
