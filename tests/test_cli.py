@@ -300,6 +300,11 @@ def test_split_writes_a_trace_for_each_request(tmp_path: Path) -> None:
     parts = tmp_path / "parts"
     refused = run("split", tmp_path / "many.moetrace", "--into", parts / "deeper")
     assert (refused.exit_code, "deeper for --into does not exist" in refused.stderr) == (2, True)
+    refused = run("split", tmp_path / "many.moetrace", "--into", tmp_path / "many.moetrace")
+    assert (refused.exit_code, "for --into is no folder. Choose another." in refused.stderr) == (2, True)
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    refused = run("split", tmp_path / "many.moetrace", "--into", tmp_path / "link")
+    assert (refused.exit_code, "link for --into does not exist" in refused.stderr) == (2, True)
     result = run("split", tmp_path / "many.moetrace", "--into", parts)
     assert result.output == f"saved      2 requests of 7 to 13 tokens in {parts}\n"
     first, second = (Trace.load(parts / f"many-{number}.moetrace") for number in (1, 2))
@@ -309,7 +314,9 @@ def test_split_writes_a_trace_for_each_request(tmp_path: Path) -> None:
     (parts / "many-2.moetrace").write_bytes((parts / "many-1.moetrace").read_bytes())
     again = run("split", tmp_path / "many.moetrace", "--into", parts)
     assert "many-2.moetrace is there already. Add --force" in again.stderr
-    assert run("split", tmp_path / "many.moetrace", "--into", parts, "--force").exit_code == 0
+    (parts / "many-3.moetrace").write_bytes((parts / "many-1.moetrace").read_bytes())
+    result = run("split", tmp_path / "many.moetrace", "--into", parts, "--force")
+    assert (result.exit_code, "many-3.moetrace is of another split" in result.output) == (0, True)
     alone = run("split", parts / "many-1.moetrace", "--into", parts)
     assert "many-1.moetrace holds one request: there is nothing to split." in alone.stderr
 

@@ -156,6 +156,7 @@ def split(file: Path, into: Path, force: bool) -> None:
     Example:
       python -m moeviz split requests.moetrace --into parts
     """
+    from moeviz import words
     from moeviz.files import moetrace
 
     with refusing():
@@ -164,9 +165,9 @@ def split(file: Path, into: Path, force: bool) -> None:
         if len(parts) < 2:
             raise TraceError(f"{file.name} holds one request: there is nothing to split.")
         paths = [into / f"{file.stem}-{number}.moetrace" for number in range(1, len(parts) + 1)]
-        if into.parent.is_dir() and not into.exists():
+        if into.parent.is_dir() and not os.path.lexists(into):
             with writing(into, "--into"):
-                into.mkdir()
+                into.mkdir(exist_ok=True)  # another split may have made it a moment ago
         left = []
         for path, part in zip(paths, parts, strict=True):
             there = not force and _holds(path, part)
@@ -176,6 +177,10 @@ def split(file: Path, into: Path, force: bool) -> None:
             with writing(path, "--into"):
                 moetrace.write_atomically(path, moetrace.to_bytes(part))
             keeps(f"{into} holds {number} of {len(parts)} requests; the same command goes on from there.")
+    if (more := into / f"{file.stem}-{len(parts) + 1}.moetrace").exists():
+        click.echo(
+            words.harmless(f"note       {more} is of another split; a sweep of the folder takes it too")
+        )
     tokens = sorted(part.tokens for part in parts)
     click.echo(f"saved      {len(parts)} requests of {tokens[0]:,} to {tokens[-1]:,} tokens in {into}")
 

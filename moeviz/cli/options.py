@@ -313,6 +313,8 @@ def writable(path: Path, *, overwrite: bool, option: str = "--out") -> Path:
     folder = path.parent
     try:
         if not folder.is_dir():
+            if folder.exists():
+                raise Refused(f"{folder} for {option} is no folder. Choose another.")
             raise Refused(f"The folder {folder} for {option} does not exist. Make it, or choose another.")
         mode = path.stat().st_mode
     except FileNotFoundError:
