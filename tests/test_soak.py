@@ -44,14 +44,22 @@ def test_every_page_is_opened_and_the_runs_are_made(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_what_was_seen_is_told_when_it_is_cut_off() -> None:
+@pytest.mark.parametrize(
+    "gone", [None, MoevizError("The browser cannot go on: closed"), psutil.NoSuchProcess(1)], ids=type
+)
+def test_what_was_seen_is_told_when_it_is_cut_off(gone: Exception | None) -> None:
+    """A terminal interrupts browser and server too; that they are gone is no fault."""
     first = soak.Seen("Stage", 1, 0, 3.0, 0.2, 4.0)
     found = soak.Class(psutil.Process(), 2, [first])
 
     async def cut() -> None:
         found.seen.append(soak.Seen("Timeline", 3, 1, 2.0, 0.1, 0.2))
         signal.raise_signal(signal.SIGINT)
-        await asyncio.Event().wait()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            if gone is not None:
+                raise gone
 
     parts = soak._told(cut(), found)
     assert next(parts)["the slowest"].startswith("Timeline, page 3 of its browser")

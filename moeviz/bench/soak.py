@@ -203,7 +203,12 @@ def _told(work: Coroutine[Any, Any, None], found: Class | Runs) -> Iterator[dict
         telling = asyncio.create_task(_tell(found))
         try:
             await work
-        except psutil.NoSuchProcess:
+        except (psutil.NoSuchProcess, MoevizError) as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # they were interrupted too
+                raise asyncio.CancelledError from None
+            if isinstance(error, MoevizError):
+                raise
             raise MoevizError(f"The server or its worker is gone; {found}.") from None
         finally:
             telling.cancel()
