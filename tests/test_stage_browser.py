@@ -354,6 +354,27 @@ def test_labels_of_the_curves_stand_inside_and_apart(show: Open, lesson: str) ->
         assert all(after - before > size for before, after in pairwise(bases))
 
 
+def test_no_label_of_the_curves_crosses_the_cursor(show: Open, lesson: str) -> None:
+    """Just after a change of subject its name is where the cursor is."""
+    page = show(lesson)
+    spans = """(() => {
+      const { curves } = stage, found = [], whole = curves.sheet.text
+      curves.sheet.text = (text, x, y, more = {}) => {
+        const wide = curves.sheet.wide(text, more.size ?? stage.theme.size, more.weight ?? 400)
+        if (y > stage.theme.size) found.push([text, more.align === "right" ? x - wide : x, wide])
+        return whole.call(curves.sheet, text, x, y, more)
+      }
+      curves.draw()
+      delete curves.sheet.text
+      return found
+    })()"""
+    for step in (118, 121, 124, 131, 150):
+        page.evaluate("(step) => window.moevizStage.go(step)", step)
+        cursor = value(page, "stage.curves.x(stage.pass)")
+        crossing = [text for text, left, wide in value(page, spans) if left < cursor < left + wide]
+        assert crossing == [], step
+
+
 def test_what_is_below_the_axis_of_the_curves_is_said_to_be(show: Open) -> None:
     """The axis begins at what the text comes down to once the cache is full; before that all may be less."""
     trace = random_trace(6, tokens=80, prompt=5)
