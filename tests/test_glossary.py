@@ -48,8 +48,8 @@ much needed never new next no nobody not nothing now numbers of often on once on
 output over own paper per points position prediction preset python python-long quarter's ram red repeat
 repeats replay request right s same say scale second see serve settings share shares show shown shows
 similarity since size slower slows so some sooner spanish speed ssd stale state stays still stronger subject
-tell text that the them then there these thick thin this through time timed times to together told too took two
-typed under uneven unpacked until used uses very wait waited waits warm was watched way weight weighted
+tell text that the them then there these thick thin this through time timed times to together told too took
+two typed under uneven unpacked until used uses very wait waited waits warm was watched way weight weighted
 went were what when where which while who whole why with within without words worst would x16 x4 yet your
 zoom zooms
 """
