@@ -245,6 +245,17 @@ def test_a_text_without_words_has_the_numbers_of_its_passes_on_the_axis() -> Non
     assert bare.layout.xaxis.title.text == "forward pass"
 
 
+def test_an_axis_of_passes_says_which_of_them_read_the_prompt() -> None:
+    names = []
+    for prompt in (0, 5):
+        run = replay(random_trace(3, prompt=prompt), Settings(slots=3))
+        axis = residency.raster(run, [""] * len(run.passes.phase)).figure.layout.xaxis.title.text
+        names.append((axis, hits.over_time([("lru", run)]).figure.layout.xaxis.title.text))
+    assert names[0] == ("forward pass", "forward pass; hits of the last 16 passes")
+    assert names[1][0] == "forward pass (0: the prompt)"
+    assert names[1][1].startswith("forward pass (0: the prompt); ")
+
+
 def test_the_legend_of_the_raster_is_of_what_it_shows() -> None:
     few, many = (replay(random_trace(3, experts=count), Settings(slots=3)) for count in (8, 200))
     assert "leaves in this pass" in residency.legend(few)

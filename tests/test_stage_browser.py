@@ -559,14 +559,17 @@ def test_presenter_text_is_large_and_whole(show: Open, lesson: str) -> None:
 def test_a_story_tells_as_many_residents_as_there_is_room_for(show: Open, lesson: str) -> None:
     page = show(lesson, 1280, 720)
     page.evaluate("window.moevizStage.go(239)")
-    residents = page.locator(".story .there li")
+    residents, heading = page.locator(".story .there li"), page.locator(".story .who-was-there")
     expect(residents).to_have_count(4)
+    expect(heading).to_have_text("who was there")
     page.keyboard.press("p")
     until(page, "!stage.resized && !stage.dirty")
     assert page.locator(".story").evaluate("story => story.scrollHeight <= story.clientHeight")
     assert 1 < residents.count() < 4
-    page.set_viewport_size({"width": 1440, "height": 900})
+    expect(heading).to_have_text(f"who was there, {residents.count()} of 4")
+    page.keyboard.press("p")
     expect(residents).to_have_count(4)
+    expect(heading).to_have_text("who was there")
 
 
 def test_a_phone_stacks_the_boards_within_its_width(show: Open, lesson: str) -> None:

@@ -48,6 +48,7 @@ PHRASES = {
     "other late": "Under {name} it was on the way.",
     "other not": "Under {name} it was not there either.",
     "who was there": "who was there",
+    "some of them": "who was there, {n} of {all}",
     "leaves": "leaves",
     "could leave": "",
     "belady's": "Belady's choice",
