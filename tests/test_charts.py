@@ -215,6 +215,16 @@ def test_the_raster_shows_misses_evictions_and_takes_clicks_on_misses(recorded: 
     assert len(chart.table) == len(marks.x)
 
 
+def test_the_least_time_is_said_to_be_of_what_can_be_had(recorded: tuple[Trace, Run]) -> None:
+    """The bound and all experts in memory need less than any cache, and the bars beside it show it."""
+    trace, run = recorded
+    named = [(name, replay(trace, Settings(name, 4))) for name in ("lru", "lfu", "belady")]
+    assert times.modelled(named, fit(run), "its own run").alt.startswith(
+        "Of the caches that know no future, l"
+    )
+    assert times.modelled(named[:2], fit(run), "its own run").alt.startswith("l")
+
+
 def test_a_model_of_many_experts_is_pooled_by_layer() -> None:
     from moeviz.core.synthetic import synthetic
 
