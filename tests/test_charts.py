@@ -215,6 +215,16 @@ def test_the_raster_shows_misses_evictions_and_takes_clicks_on_misses(recorded: 
     assert len(chart.table) == len(marks.x)
 
 
+def test_the_least_time_is_said_to_be_of_what_can_be_had(recorded: tuple[Trace, Run]) -> None:
+    """The bound and all experts in memory need less than any cache, and the bars beside it show it."""
+    trace, run = recorded
+    named = [(name, replay(trace, Settings(name, 4))) for name in ("lru", "lfu", "belady")]
+    assert times.modelled(named, fit(run), "its own run").alt.startswith(
+        "Of the caches that know no future, l"
+    )
+    assert times.modelled(named[:2], fit(run), "its own run").alt.startswith("l")
+
+
 def test_a_model_of_many_experts_is_pooled_by_layer() -> None:
     from moeviz.core.synthetic import synthetic
 
@@ -243,6 +253,17 @@ def test_a_text_without_words_has_the_numbers_of_its_passes_on_the_axis() -> Non
     assert worded.layout.xaxis.ticktext[0] == "x"
     assert bare.layout.xaxis.ticktext is None
     assert bare.layout.xaxis.title.text == "forward pass"
+
+
+def test_an_axis_of_passes_says_which_of_them_read_the_prompt() -> None:
+    names = []
+    for prompt in (0, 5):
+        run = replay(random_trace(3, prompt=prompt), Settings(slots=3))
+        axis = residency.raster(run, [""] * len(run.passes.phase)).figure.layout.xaxis.title.text
+        names.append((axis, hits.over_time([("lru", run)]).figure.layout.xaxis.title.text))
+    assert names[0] == ("forward pass", "forward pass; hits of the last 16 passes")
+    assert names[1][0] == "forward pass (0: the prompt)"
+    assert names[1][1].startswith("forward pass (0: the prompt); ")
 
 
 def test_the_legend_of_the_raster_is_of_what_it_shows() -> None:

@@ -39,17 +39,17 @@ EVERYDAY = """
 a about above after again aged ago ahead alike all alone an and anew are around array as ask at axes axis
 back became been before began being below beside between bible blue both busiest but by bytes calibrated
 came cell chance change change-of-subject changes choice choices chose chosen click colour colours come
-comes computed copied copy costs count counted counts curve darker dashed differ difference disk distance
+comes computed copied copy costs count counted counts curve dashed differ difference disk distance
 does double-click drag drawn dropped each earlier either equally every far faster favours fetched file
-find first for format free from future german goes had half has have held here host how if in included
+find first for format free from future gb german goes had half has have held here host how if in included
 instead is it its jargon kept knows large last late layer layers leads least leaves left lesson life like
 likeness line loaded lost many mb mean measure memory mib middle missing model more most moved moves ms
 much needed never new next no nobody not nothing now numbers of often on once one one's or order other
 output over own paper per points position prediction preset python python-long quarter's ram red repeat
 repeats replay request right s same say scale second see serve settings share shares show shown shows
-similarity since size slower slows so some sooner spanish speed ssd stale state stays still subject tell
-text that the them then there these thick thin this through time timed times to together told too took two
-typed under uneven unpacked until used uses very wait waited waits warm was watched way weight weighted
+similarity since size slower slows so some sooner spanish speed ssd stale state stays still stronger subject
+tell text that the them then there these thick thin this through time timed times to together told too took
+two typed under uneven unpacked until used uses very wait waited waits warm was watched way weight weighted
 went were what when where which while who whole why with within without words worst would x16 x4 yet your
 zoom zooms
 """

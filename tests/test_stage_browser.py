@@ -354,6 +354,27 @@ def test_labels_of_the_curves_stand_inside_and_apart(show: Open, lesson: str) ->
         assert all(after - before > size for before, after in pairwise(bases))
 
 
+def test_no_label_of_the_curves_crosses_the_cursor(show: Open, lesson: str) -> None:
+    """Just after a change of subject its name is where the cursor is."""
+    page = show(lesson)
+    spans = """(() => {
+      const { curves } = stage, found = [], whole = curves.sheet.text
+      curves.sheet.text = (text, x, y, more = {}) => {
+        const wide = curves.sheet.wide(text, more.size ?? stage.theme.size, more.weight ?? 400)
+        if (y > stage.theme.size) found.push([text, more.align === "right" ? x - wide : x, wide])
+        return whole.call(curves.sheet, text, x, y, more)
+      }
+      curves.draw()
+      delete curves.sheet.text
+      return found
+    })()"""
+    for step in (118, 121, 124, 131, 150):
+        page.evaluate("(step) => window.moevizStage.go(step)", step)
+        cursor = value(page, "stage.curves.x(stage.pass)")
+        crossing = [text for text, left, wide in value(page, spans) if left < cursor < left + wide]
+        assert crossing == [], step
+
+
 def test_what_is_below_the_axis_of_the_curves_is_said_to_be(show: Open) -> None:
     """The axis begins at what the text comes down to once the cache is full; before that all may be less."""
     trace = random_trace(6, tokens=80, prompt=5)
@@ -538,14 +559,17 @@ def test_presenter_text_is_large_and_whole(show: Open, lesson: str) -> None:
 def test_a_story_tells_as_many_residents_as_there_is_room_for(show: Open, lesson: str) -> None:
     page = show(lesson, 1280, 720)
     page.evaluate("window.moevizStage.go(239)")
-    residents = page.locator(".story .there li")
+    residents, heading = page.locator(".story .there li"), page.locator(".story .who-was-there")
     expect(residents).to_have_count(4)
+    expect(heading).to_have_text("who was there")
     page.keyboard.press("p")
     until(page, "!stage.resized && !stage.dirty")
     assert page.locator(".story").evaluate("story => story.scrollHeight <= story.clientHeight")
     assert 1 < residents.count() < 4
-    page.set_viewport_size({"width": 1440, "height": 900})
+    expect(heading).to_have_text(f"who was there, {residents.count()} of 4")
+    page.keyboard.press("p")
     expect(residents).to_have_count(4)
+    expect(heading).to_have_text("who was there")
 
 
 def test_a_phone_stacks_the_boards_within_its_width(show: Open, lesson: str) -> None:

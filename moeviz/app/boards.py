@@ -293,7 +293,7 @@ def _act(event: StageEvent, two: list[Settings], wanted: Wanted) -> None:
 def begin(two: list[Settings], wanted: Wanted) -> bool:
     """Measures the boards, if they differ."""
     _stay(two)
-    if two[0] == two[1]:
+    if wanted.settings(two)[0] == wanted.settings(two)[1]:
         st.toast("Both boards are set alike. Change one: a comparison with itself shows nothing.")
         return False
     jobs.desk().submit("measure", wanted.ask.job("compare", wanted.settings(two)))

@@ -1,4 +1,4 @@
-"""A plan for a model by its configuration, on What if: the numbers of `python -m moeviz plan`, and that
+"""A plan for a model before it is loaded, on What if: the numbers of `python -m moeviz plan`, and that
 command.
 
 The model's folder is typed here and comes from nowhere else: no link opens one.

@@ -73,7 +73,13 @@ def said() -> None:
     with st.container(horizontal=True, vertical_alignment="bottom", key="fields-said"):
         for field, most, help in (
             ("experts", MAX_EXPERTS, words.tooltip("expert", more="0: infer it as the largest id + 1.")),
-            ("top_k", MAX_K, words.tooltip("top-k", more="0: as the file says. Of logits so many are read.")),
+            (
+                "top_k",
+                MAX_K,
+                words.tooltip(
+                    "top-k", "expert", "token", more="0: as the file says. Of logits so many are read."
+                ),
+            ),
             ("prompt_tokens", MAX_TOKENS, words.tooltip("prompt", "token", more="-1: as the file says.")),
         ):
             key = f"file_{field}"

@@ -47,7 +47,7 @@ def over_time(
 
     lines = [(name, of_last_passes(run)) for name, run in runs]
     figure = style.blank(
-        f"forward pass (0: the prompt); hits of the last {WINDOW} passes", "hits / accesses", 260
+        f"{style.passes_axis(runs[0][1])}; hits of the last {WINDOW} passes", "hits / accesses", 260
     )
     if bound is not None:
         lines.append(("no bound" if bound.room.bytes else "the bound", of_last_passes(bound)))

@@ -162,7 +162,7 @@ def _every_expert(run: Run, pictures: Sequence[Frame]) -> go.Figure:
         (*style.STATE_COLORS, EVICTED_COLOR),
         names,
         0,
-        "forward pass (0: the prompt)",
+        style.passes_axis(run),
         "MoE layer, and in it every expert",
     )
     ticks = [layer * run.experts + (run.experts - 1) / 2 for layer in range(run.layers)]
@@ -181,9 +181,7 @@ def _misses_by_layer(run: Run) -> go.Figure:
     _, step, layer, _ = _missed(run)
     cells = np.zeros((run.layers, len(run.passes.phase)), np.uint16)
     np.add.at(cells, (layer, step), 1)
-    figure = style.blank(
-        "forward pass (0: the prompt)", "MoE layer", max(280, min(620, 100 + 14 * run.layers))
-    )
+    figure = style.blank(style.passes_axis(run), "MoE layer", max(280, min(620, 100 + 14 * run.layers)))
     most = max(int(np.quantile(cells, 0.99)), 1)
     figure.add_heatmap(
         z=_pooled(cells, MOST_CELLS // run.layers),

@@ -9,8 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from moeviz.core.trace import PREFILL
+
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+    from moeviz.core.run import Run
 
 STATE_COLORS = ("", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7")  # of the board's states
 STATE_GLYPHS = ("", "", "●", "◐", "✕", "▸")
@@ -92,6 +96,14 @@ def stacked(
         )
     figure.update_layout(barmode="stack", legend_traceorder="normal")
     return rows(figure, len(labels))
+
+
+def passes_axis(run: Run) -> str:
+    """The name of an axis over the forward passes of a run, and which of them read the prompt, if any did."""
+    read = int((run.passes.phase == PREFILL).sum())
+    which = {0: "", 1: " (0: the prompt)"}.get(read, f" (0 to {read - 1}: the prompt)")
+    one_text = read == 0 or bool((run.passes.phase[:read] == PREFILL).all())  # not several requests
+    return f"forward pass{which if one_text else ''}"
 
 
 def pale(color: str) -> str:

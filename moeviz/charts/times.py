@@ -123,7 +123,11 @@ def _parts(
         )
         best = min(among, key=lambda n: totals[n])
         waits = parts[best].stall / totals[best] if totals[best] else 0.0
-        alt = f"{labels[best]} needs least: {totals[best]:.1f} ms per token, {waits:.0%} of it waiting."
+        among_which = "" if totals[best] == min(totals) else "Of the caches that know no future, "
+        alt = (
+            f"{among_which}{labels[best]} needs least: {totals[best]:.1f} ms per token, {waits:.0%} of it "
+            "waiting."
+        )
     return Chart(title, figure, table, kind, alt)
 
 

@@ -48,6 +48,7 @@ PHRASES = {
     "other late": "Under {name} it was on the way.",
     "other not": "Under {name} it was not there either.",
     "who was there": "who was there",
+    "some of them": "who was there, {n} of {all}",
     "leaves": "leaves",
     "could leave": "",
     "belady's": "Belady's choice",
@@ -109,7 +110,7 @@ PHRASES = {
     "domain short": "by {n} tokens' experts: {name}",
     "domain why": "The colour of a token is the domain that the experts of the {n} tokens around it are used "
     "like: a change shows within some tokens of its dashed line.",
-    "density": "the whole text: darker where more was missing",
+    "density": "the whole text: stronger where more was missing",
     "part": "tokens {a} to {b} of {n}",
     "hit ratio": "hit ratio",
     "last": "last {n} tokens",

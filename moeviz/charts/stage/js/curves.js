@@ -98,7 +98,8 @@ class Curves {
       })
     }
     c.restore()
-    this.drawChanges(size, this.drawCursor(reached, furthest, size))
+    const cursor = { left: this.x(furthest), right: this.x(furthest), base: this.bottom } // its line
+    this.drawChanges(size, [cursor, ...this.drawCursor(reached, furthest, size)])
   }
 
   get changes() {
@@ -225,9 +226,14 @@ class Curves {
       const options = { weight: 700, colour: one.colour, align: right ? "left" : "right", halo: true }
       const from = right ? x + 12 : x - 12
       const base = one.y + size * 0.36
-      sheet.text(one.text, from, base, options)
       const wide = sheet.wide(one.text, size, 700)
-      return { left: right ? from : from - wide, right: right ? from + wide : from, base }
+      const left = right ? from : from - wide
+      c.globalAlpha = 0.85 // where there is little room it stands on the curves
+      c.fillStyle = theme.panel
+      c.fillRect(left - 4, base - size * 0.95, wide + 8, row)
+      c.globalAlpha = 1
+      sheet.text(one.text, from, base, options)
+      return { left, right: left + wide, base }
     })
   }
 

@@ -23,7 +23,10 @@ class Story {
   fit() {
     const { root } = this
     const others = [...this.body.querySelectorAll(".there > li:not(.stays)")]
+    const all = this.body.querySelectorAll(".there > li").length
     while (others.length && root.scrollHeight > root.clientHeight) others.pop().remove()
+    const n = this.body.querySelectorAll(".there > li").length
+    if (n < all) this.body.querySelector(".who-was-there").textContent = this.say("some of them", { n, all })
   }
 
   get phrases() {
@@ -200,7 +203,7 @@ class Story {
       parts.push(told)
     }
     if (there.length > 1)
-      parts.push(element("p", "quiet", this.phrases["who was there"]), this.residents(there, facts))
+      parts.push(element("p", "quiet who-was-there", this.phrases["who was there"]), this.residents(there, facts))
     return parts
   }
 
