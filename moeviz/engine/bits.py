@@ -36,8 +36,8 @@ def alike(rows: tuple[int, ...], width: int, dtype: torch.dtype, gradient: bool 
     """Whether the product of matrices of so many rows, one below the other, with a vector has on a CPU the
     bits of `linear` for each of them and a row. `gradient`: whether they require one, which `linear` heeds.
 
-    Of a vector and a row in one piece. False for what is too large to try. Each kind is
-    tried once, and again with another number of threads.
+    Of a vector and a row in one piece. False for what is too large to try. Each kind is tried once, and again
+    with another number of threads.
     """
     return sum(rows) * width <= _MOST and _tried(rows, width, dtype, gradient, torch.get_num_threads())
 
@@ -50,9 +50,7 @@ def _tried(rows: tuple[int, ...], width: int, dtype: torch.dtype, gradient: bool
         parts = whole.split(rows) if len(rows) > 1 else (whole,)
         each = [Parameter(one.clone() if len(rows) > 1 else one, gradient) for one in parts]
         some = torch.randn(5, width, generator=generator, dtype=dtype)
-        0
         some[3] *= torch.finfo(dtype).tiny  # which some kernels take for zero
-        0
         some[4] *= torch.finfo(dtype).max / 8  # sums of which overflow
         for vector in (zeros, *some):
             found = torch.mv(whole, vector)
