@@ -145,7 +145,8 @@ def test_one_tokens_small_experts_are_copied_by_who_needs_them_and_a_prompts_bes
     _, run = measure.record(model, "In it", Settings(slots=3), GREEDY)
     prompt = int((run.loads.event < len(model.layers)).sum())
     assert 0 < prompt < len(made)
-    assert all(by_compute and awaited for by_compute, awaited in made[prompt:])
+    assert all(awaited for _, awaited in made[prompt:])
+    assert any(by_compute for by_compute, _ in made[prompt:])  # the thread may still be awake of the prompt
     assert not all(awaited for _, awaited in made[:prompt])
 
 
