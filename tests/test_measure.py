@@ -91,7 +91,6 @@ def test_where_not_every_expert_fits_runs_that_know_the_future_go_on_and_the_res
     assert "KiB of memory on cpu" in measure.not_verifiable(model)
 
 
-@pytest.mark.usefixtures("small")
 def test_what_is_stopped_before_its_first_pass_has_no_recording(model: Loaded) -> None:
     belady = Settings("belady", 3)
     assert list(measure.compare(model, PROMPT, [belady], 1, GREEDY, lambda: True)) == []
@@ -112,6 +111,7 @@ def test_a_job_that_is_stopped_when_its_model_is_ready_ends_as_stopped(
     ]
 
 
+@pytest.mark.usefixtures("small")
 def test_slots_that_do_not_fit_are_one_message(model: Loaded) -> None:
     with pytest.raises(ModelError, match=r"lru, 7 slots: it needs .* of memory on cpu.* Choose fewer slots"):
         measure.fitting(model, [Settings(slots=7)])
