@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,10 +17,11 @@ from moeviz.core.settings import Settings
 from moeviz.engine import dense as dense_module
 from moeviz.engine import experts as experts_module
 from moeviz.engine import measure
-from moeviz.engine.bits import alike, exact_zeros
+from moeviz.engine.bits import alike, exact_zeros, same_bits
 from moeviz.engine.dense import Dense, same_inputs
 from moeviz.engine.experts import Together
 from moeviz.engine.loader import load
+from moeviz.engine.rows import Rows
 from moeviz.engine.session import Options, generate
 from moeviz.engine.sources import own
 
@@ -108,6 +110,43 @@ def test_neighbours_are_one_product_only_for_the_same_tensor() -> None:
         assert torch.equal(second(row), model.k(row))
 
 
+@DTYPES
+def test_a_row_with_gaps_is_multiplied_by_the_module(dtype: torch.dtype) -> None:
+    model, dense, _ = _model(dtype)
+    assert isinstance(model, _Attention)
+    matrix, vector = exact_zeros(64, 64, dtype, torch.Generator().manual_seed(1))
+    row = torch.stack([vector, vector], -1)[None, None, :, 0]
+    with torch.inference_mode():
+        for one in (model.q, model.k, model.v, model.o):
+            one.weight.copy_(matrix)
+            assert torch.equal(dense.stand_ins[one](row), one(row))
+
+
+def test_the_experts_of_a_token_whose_row_has_gaps_are_computed_as_the_model_computes_them(
+    tiny_model: Callable[[str], Path],
+) -> None:
+    loaded = load(tiny_model("mixtral"), tier="host", device="cpu", dtype="bfloat16")
+    ids, weights = np.array([[3, 1]]), torch.tensor([[0.75, 0.25]])
+    for hidden, alone in ((torch.randn(1, 64), [3, 1]), (torch.randn(1, 128)[:, ::2], [])):
+        rows = Rows(loaded.hardware, hidden, weights, ids, weights.numpy())
+        assert rows.one_token == alone
+        assert rows.chosen == [[3, 1]]
+
+
+def test_stand_ins_are_chosen_for_the_threads_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dense_module, "alike", lambda *kind: torch.get_num_threads() == 1)
+    model, dense, _ = _model(torch.float32)
+    assert any(isinstance(one, nn.Linear) for one in dense.stand_ins)
+    torch.set_num_threads(2)
+    try:
+        dense.begin()
+        assert not any(isinstance(one, nn.Linear) for one in dense.stand_ins)
+        assert vars(model)["q"] is model.q
+    finally:
+        torch.set_num_threads(1)
+        dense.end()
+
+
 def test_a_model_has_its_own_modules_back_when_a_run_is_over() -> None:
     model, dense, _ = _model(torch.float32)
     before = {name: dict(vars(module)) for name, module in model.named_modules()}
@@ -162,6 +201,30 @@ def test_another_order_of_the_same_sum_shows(dtype: torch.dtype) -> None:
     back = sum((wide[:, n] * row[n]).float() for n in reversed(range(258)))
     assert (there.to(dtype) != back.to(dtype)).float().mean() > 0.3  # type: ignore[union-attr]
     assert alike((64,), 258, dtype) == torch.equal(torch.mv(matrix, vector), linear(vector[None], matrix)[0])
+
+
+@DTYPES
+@pytest.mark.parametrize("rows", [(32,), (64, 32), (33, 31)])
+def test_ways_that_differ_in_tiny_and_huge_numbers_are_not_alike(
+    rows: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    matrix, row = (torch.randn(n, 64, generator=generator).to(dtype) for n in (sum(rows), 1))
+    kinds = (row * torch.finfo(dtype).tiny, row * torch.finfo(dtype).max / 8, row * 0)
+    with torch.inference_mode():
+        equal = [
+            same_bits(torch.mv(matrix, one[0]), torch.cat([linear(one, m)[0] for m in matrix.split(rows)]))
+            for one in kinds
+        ]
+    assert all(equal) or not alike(rows, 64, dtype)
+
+
+def test_bits_are_more_than_equality() -> None:
+    zero, none = torch.tensor([0.0]), torch.tensor([float("nan")])
+    assert same_bits(zero, zero)
+    assert same_bits(none, -none)
+    assert not same_bits(zero, -zero)
+    assert not same_bits(zero, none)
 
 
 def test_what_is_too_large_to_try_keeps_its_own_way() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from moeviz.core.settings import Settings
 from moeviz.engine import measure, memory
+from moeviz.engine.client import Job, ModelSpec
 from moeviz.engine.loader import Loaded, load
 from moeviz.engine.session import Options
 from moeviz.engine.store import HostStore
+from moeviz.engine.work import Worker
 from moeviz.errors import ModelError
 
 GREEDY = Options(max_new_tokens=6, temperature=0.0, stop_at_end=False)
@@ -85,6 +89,26 @@ def test_where_not_every_expert_fits_runs_that_know_the_future_go_on_and_the_res
     assert all(memory.slot_bytes(model.store.layout, model.k, one) <= most for one in ran)
     assert measure.not_verifiable(model).startswith("not verified: ")
     assert "KiB of memory on cpu" in measure.not_verifiable(model)
+
+
+def test_what_is_stopped_before_its_first_pass_has_no_recording(model: Loaded) -> None:
+    belady = Settings("belady", 3)
+    assert list(measure.compare(model, PROMPT, [belady], 1, GREEDY, lambda: True)) == []
+    assert measure.look_ahead(model, PROMPT, belady, GREEDY, lambda: True) is None
+
+
+@pytest.mark.parametrize("kind", ["watch", "compare"])
+def test_a_job_that_is_stopped_when_its_model_is_ready_ends_as_stopped(
+    kind: str, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, said = threading.Event(), list[dict[str, Any]]()
+    fitting = measure.fitting
+    monkeypatch.setattr(measure, "fitting", lambda *given: (stop.set(), fitting(*given))[1])
+    model = ModelSpec(str(tiny_model("mixtral")), tier="host", device="cpu")
+    Worker(said.append, stop).do(Job(kind, PROMPT, [Settings("belady", 3)], model).to_json())
+    assert [one for one in said if one["event"] not in ("loading", "loaded")] == [
+        {"event": "end", "stopped": True}
+    ]
 
 
 @pytest.mark.usefixtures("small")

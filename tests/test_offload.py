@@ -176,6 +176,21 @@ def test_routers_asked_side_by_side_guess_what_each_guesses_by_itself(
             assert (together.guess_probability == apart.guess_probability).all()
 
 
+def test_a_run_ends_the_one_before_it_that_nobody_closed(tiny_model: TinyModel) -> None:
+    model = loaded(tiny_model, "mixtral")
+    expected = measure.record(model, PROMPT, Settings(slots=3), GREEDY)[1]
+    left = generate(model, "Another prompt", Settings(slots=2), GREEDY)
+    next(left)
+    run = generate(model, PROMPT, Settings(slots=3), GREEDY)
+    found = [next(run)]
+    with pytest.raises(ModelError, match=r"Another run of .* has begun, which ended this one"):
+        next(left)
+    found += run
+    assert [one.next_ids[0] for one in found] == list(expected.output_ids)
+    assert all(len(one.experts) == len(one.token_ids) for one in found)
+    assert "forward" not in vars(model.layers[0].experts)
+
+
 def test_the_experts_of_a_token_are_computed_together_only_where_that_is_equal(tiny_model: TinyModel) -> None:
     model = loaded(tiny_model, "mixtral")
     assert model.recipe.together

@@ -1,7 +1,8 @@
 """Whether one way of multiplying has the bits of another, on this machine.
 
 A product of a row with a matrix is a sum for each number of the result, and the order of its terms is the
-kernel's, which may choose it by shape, dtype and processor. Knows no modules.
+kernel's, which may choose it by shape, dtype, processor and whether the row stands in one piece. Kernels also
+differ in what they make of numbers near zero and of those too large to hold. Knows no modules.
 
     alike((256, 128, 128), 256, torch.bfloat16)
 """
@@ -35,7 +36,8 @@ def alike(rows: tuple[int, ...], width: int, dtype: torch.dtype, gradient: bool 
     """Whether the product of matrices of so many rows, one below the other, with a vector has on a CPU the
     bits of `linear` for each of them and a row. `gradient`: whether they require one, which `linear` heeds.
 
-    False for what is too large to try. Each kind is tried once, and again with another number of threads.
+    Of a vector and a row in one piece. False for what is too large to try. Each kind is tried once, and again
+    with another number of threads.
     """
     return sum(rows) * width <= _MOST and _tried(rows, width, dtype, gradient, torch.get_num_threads())
 
@@ -47,9 +49,21 @@ def _tried(rows: tuple[int, ...], width: int, dtype: torch.dtype, gradient: bool
         whole, zeros = exact_zeros(sum(rows), width, dtype, generator)
         parts = whole.split(rows) if len(rows) > 1 else (whole,)
         each = [Parameter(one.clone() if len(rows) > 1 else one, gradient) for one in parts]
-        for vector in (zeros, *torch.randn(3, width, generator=generator, dtype=dtype)):
+        some = torch.randn(5, width, generator=generator, dtype=dtype)
+        some[3] *= torch.finfo(dtype).tiny  # which some kernels take for zero
+        some[4] *= torch.finfo(dtype).max / 8  # sums of which overflow
+        for vector in (zeros, *some):
             found = torch.mv(whole, vector)
             for row in (vector[None], vector[None, None]):
-                if not torch.equal(found, torch.cat([linear(row, one).view(-1) for one in each])):
+                if not same_bits(found, torch.cat([linear(row, one).view(-1) for one in each])):
                     return False
     return True
+
+
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors hold the same numbers, of which zero and minus zero are two and all that are none
+    (NaN) are one.
+    """
+    bits = torch.int32 if one.dtype.itemsize == 4 else torch.int16
+    none = one.isnan() & other.isnan()
+    return bool(((one.view(bits) == other.view(bits)) | none).all())

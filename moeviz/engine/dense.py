@@ -63,14 +63,21 @@ class Dense:
     """
 
     def __init__(self, model: nn.Module, together: Sequence[Sequence[nn.Linear]]) -> None:
-        self._model = model
+        self._model, self._given = model, together
         self._shortened: list[tuple[nn.Module, list[str]]] = []
         self.stand_ins: dict[nn.Module, Forward] = {}  # module -> what is called in its place
+        self._find()
+
+    def _find(self) -> None:
+        """What stands in for modules with as many threads as there are now: kernels share a matrix out among
+        them."""
+        self._threads = torch.get_num_threads()
+        self.stand_ins.clear()
         with torch.inference_mode():
-            calls = [one for modules in together for one in modules]
-            for modules in together:
+            calls = [one for modules in self._given for one in modules]
+            for modules in self._given:
                 self._stand_in_for([one for one in modules if calls.count(one) == 1 and _is_plain(one)])
-            for module in model.modules():
+            for module in self._model.modules():
                 if (norm := _norm(module)) is not None:
                     self.stand_ins[module] = norm
 
@@ -86,6 +93,8 @@ class Dense:
 
     def begin(self) -> None:
         """A run begins. Modules that somebody listens to through a hook are called themselves."""
+        if torch.get_num_threads() != self._threads:
+            self._find()
         for module in self._model.modules():
             if is_experts(module):  # copies of which have other weights under the same names
                 continue
@@ -127,14 +136,14 @@ class _Joint:
         width, last = whole.shape[1], len(rows) - 1
 
         def alone(given: torch.Tensor) -> torch.Tensor:
-            if given.numel() != width:
+            if given.numel() != width or not given.is_contiguous():
                 return linear(given, weight)
-            return torch.mv(whole, given.reshape(-1)).view(*given.shape[:-1], -1)
+            return torch.mv(whole, given.view(-1)).view(*given.shape[:-1], -1)
 
         def first(given: torch.Tensor) -> torch.Tensor:
-            if given.numel() != width:
+            if given.numel() != width or not given.is_contiguous():
                 return linear(given, weight)
-            found = torch.mv(whole, given.reshape(-1)).view(*given.shape[:-1], -1)
+            found = torch.mv(whole, given.view(-1)).view(*given.shape[:-1], -1)
             self._given, self._parts = given, found.split(rows, -1)
             return self._parts[0]
 

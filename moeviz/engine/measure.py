@@ -90,15 +90,29 @@ def look_ahead(
     options: Options,
     stop: Callable[[], bool] = lambda: False,
 ) -> Trace | None:
-    """A trace of the run to come, for settings that have to know the future; else None.
+    """A trace of the run to come, for settings that have to know the future; else None, as where `stop` said
+    so before anything was recorded.
 
     It is recorded in the slots that the run itself will have, so it fits wherever the run does, and over no
     paced link, which changes nothing that is chosen.
     """
     if not settings.needs_future:
         return None
-    quiet = replace(options, guesses=False)
-    return record(paced(loaded, ""), prompt, recording_settings([settings]), quiet, stop)[0]
+    recorded = _recorded(loaded, prompt, [settings], replace(options, guesses=False), stop)
+    return recorded and recorded[0]
+
+
+def _recorded(
+    loaded: Loaded,
+    prompt: Prompt,
+    settings: Sequence[Settings],
+    options: Options,
+    stop: Callable[[], bool],
+) -> tuple[Trace, Run] | None:
+    """A recording for these settings over no paced link; None where it was stopped before its first pass."""
+    loaded, chosen = paced(loaded, ""), recording_settings(settings)
+    records = list(generate(loaded, prompt, chosen, options, stop))
+    return to_recording(loaded, records, prompt, chosen, options) if records else None
 
 
 def recording_settings(settings: Sequence[Settings]) -> Settings:
@@ -305,8 +319,11 @@ def compare(
     for one in settings:  # before anything runs
         one.check(len(loaded.layers), loaded.experts, loaded.k, loaded.store.layout.expert_bytes)
     total = 1 + repeats * len(settings)
-    trace, recorded = record(paced(loaded, ""), prompt, recording_settings(settings), options, stop)
-    yield 1 / total, -1, trace, recorded
+    recorded = _recorded(loaded, prompt, settings, options, stop)
+    if recorded is None:
+        return
+    trace = recorded[0]
+    yield 1 / total, -1, *recorded
     quiet = replace(options, guesses=False)
     done = 1
     for round_number in range(repeats):

@@ -33,7 +33,9 @@ class Rows:
         strengths: NDArray[Any],
     ) -> None:
         self.hidden, self.weights, self.ids = hidden, weights, ids
-        self.one_token: list[int] = []  # the experts of a single token in the order of its weights' columns
+        # The experts of a single token in the order of its weights' columns, where its row stands in one
+        # piece: kernels may add up one that does not in another order.
+        self.one_token: list[int] = []
         self.chosen: list[list[int]]
         self.strengths: list[list[float]]
         self._columns: dict[int, torch.Tensor] | None = None
@@ -74,7 +76,7 @@ class Rows:
         pairs = sorted(zip([-strength for strength in strengths], ids, strict=True))
         self.chosen = [[expert for _, expert in pairs]]
         self.strengths = [[-strength for strength, _ in pairs]]
-        self.one_token = ids
+        self.one_token = ids if self.hidden.is_contiguous() else []
         self._columns = dict(zip(ids, self.weights.unbind(1), strict=True))
         self.needed = self._columns.keys()
         return True

@@ -28,7 +28,7 @@ from moeviz.engine.link import HostLink, Ticket
 from moeviz.engine.loader import Loaded
 from moeviz.engine.records import PassRecord
 from moeviz.engine.rows import Rows
-from moeviz.errors import SettingsError
+from moeviz.errors import ModelError, SettingsError
 
 Span = tuple[Any, Any]  # stamps of a beginning and an end
 
@@ -74,8 +74,11 @@ class Serving:
     # a run
 
     def start(self) -> None:
-        """Takes the slots, plugs into the model."""
+        """Takes the slots, plugs into the model. A run of the same model that nobody closed is over: a model
+        is served by one at a time."""
         loaded, hardware = self._loaded, self._hardware
+        if isinstance(served := vars(loaded.layers[0].experts).get("forward"), partial):
+            served.func.__self__.close()
         self._link = hardware.link(loaded.store, loaded.link)
         slot_bytes = loaded.store.layout.slot_bytes
         self._pools = [hardware.slots(self.cache.slots, slot_bytes) for _ in range(self.cache.pools)]
@@ -118,12 +121,17 @@ class Serving:
 
     def begin_pass(self, phase: int, tokens: int, real: Sequence[int] | None = None) -> None:
         """`tokens` enter the model. `real`: their rows in a batch of prompts that is filled up with padding;
-        None where every row is a token.
+        None where every row is a token. Raises ModelError where another run of the model has begun since.
 
         What padding needs is no routing of the text: it is copied aside, into a slot of its own, where no
         token of the pass needs it too, and counted nowhere. It is computed at all since the bits of a product
         depend on how many rows it has.
         """
+        if self._link is None:
+            raise ModelError(
+                f"Another run of {self._loaded.name} has begun, which ended this one. Run one after the "
+                "other, or load the model twice."
+            )
         self.cache.begin_pass(phase, tokens)
         self._real = real
         if real is not None and self._spare is None:

@@ -83,6 +83,8 @@ class Worker:
         if settings.needs_future:
             self._progress(1.0, f"{settings.label} knows the future: recording it first")
         future = measure.look_ahead(loaded, prompt, settings, options, self._stop.is_set)
+        if self._stop.is_set():
+            return
         for record in generate(loaded, prompt, settings, options, self._stop.is_set, future):
             self._send({"event": "pass", "record": record.to_json()})
 
