@@ -92,6 +92,9 @@ def test_a_comparison_brings_its_trace_and_every_run(client: Client) -> None:
     for number, run in job.runs:
         assert run.output_ids == job.recorded.output_ids
         assert replay(job.trace, job.settings[number]).same_decisions(run)
+    captured = job.recording()
+    assert captured is not None
+    assert any(captured[1] is run for number, run in job.runs if number == 0)  # not the recording run
 
 
 @pytest.mark.parametrize(

@@ -82,10 +82,9 @@ def load(name: str) -> tuple[Trace, Run | None]:
     own = desk()
     if (path := file(name)) is not None:
         return read(path)
-    if name in LATEST and (job := own.latest(LATEST[name])) is not None:
-        captured = (job.trace, job.recorded) if job.trace is not None else job.recording()
-        if captured is not None:
-            return captured
+    job = own.latest(LATEST[name]) if name in LATEST else None
+    if job is not None and (captured := job.recording()) is not None:
+        return captured
     if (opened := own.opened.get(name)) is not None:
         return opened
     raise TraceError("it is gone. Another tab closed it, or began a new run in its place.")

@@ -28,6 +28,7 @@ from moeviz.core.trace import Trace
 from moeviz.engine.pipe import WAKE, WorkerProcess
 from moeviz.engine.records import ModelFacts, PassRecord, recording
 from moeviz.files.moetrace import from_bytes, run_from_bytes
+from moeviz.numbers.metrics import median_run
 
 GRACE = 5.0  # seconds in which a browser session whose connection broke can come back
 SILENCE = 15.0  # seconds without a sign of life that are told; the worker gives one every half second
@@ -98,7 +99,14 @@ class Job:
         return len(self.runs) == self.repeats * len(self.settings)
 
     def recording(self) -> tuple[Trace, Run] | None:
-        """Trace and run of what a watch captured so far; None before its first forward pass."""
+        """Trace and run of what it captured so far; None before there is anything.
+
+        Of a comparison, the median run of its first settings: the recording run has no paced link.
+        """
+        if self.trace is not None:
+            assert self.recorded is not None  # which comes with it
+            first = [run for number, run in list(self.runs) if number == 0]
+            return self.trace, median_run(first) if first else self.recorded
         finished, passes = self.finished, list(self.passes)
         if self._recording is not None:
             return self._recording

@@ -141,13 +141,21 @@ def _drawn(found: Moment, upto: int, said: str, times: tuple[float, float, float
         ):
             x, y = left, 262.0 + row * 32
             parts.append(drawing.text(0, y + 17, name, bold=True))
-            for kind, value in spans:
+            labels = [f"{kind} {value:.2f} ms" for kind, value in spans]
+            inside = all(
+                12 + drawing.LETTER * len(label) < value * scale
+                for label, (_, value) in zip(labels, spans, strict=True)
+            )
+            for label, (kind, value) in zip(labels, spans, strict=True):
                 fill = {"copy": drawing.MISS_COLOR, "waits": "none", "works": drawing.HIT_COLOR}[kind]
                 parts.append(drawing.box(x, y, value * scale, 24, fill))
+                if inside:
+                    parts.append(drawing.text(x + 8, y + 17, label))
                 x += value * scale
-            told = ", ".join(f"{kind} {value:.2f} ms" for kind, value in spans)
-            beside = x + 6 + drawing.LETTER * len(told) < drawing.WIDTH
-            parts.append(drawing.text(x + 6 if beside else left + 8, y + 17, told))
+            if not inside:
+                told = ", ".join(labels)
+                beside = x + 6 + drawing.LETTER * len(told) < drawing.WIDTH
+                parts.append(drawing.text(x + 6 if beside else left + 8, y + 17, told))
     return drawing.page(height, said, *parts)
 
 
