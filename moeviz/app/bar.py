@@ -93,7 +93,9 @@ def draw(page: str) -> None:
             plain(f"The link says presenter={linked[:40]}, which is neither true nor left out; it is off.")
         )
         links.put("presenter", "")
-    state.presenter = links.get("presenter") == "true"  # also where the browser's Back has brought it
+    state.setdefault("presenter", links.get("presenter") == "true")
+    # after Back, or told by a browser that had not heard of the last change yet, the address says another
+    links.put("presenter", "true" if state.presenter else "")
     jobs.sit_down()
     lectern.sit_down()
     st.html(STYLE + (window.PRESENTER if state.presenter else ""))
@@ -113,7 +115,9 @@ def draw(page: str) -> None:
 
 def present() -> None:
     """Presenter mode on or off; the link keeps it."""
-    links.put("presenter", "" if st.session_state.presenter else "true")
+    state = st.session_state
+    state.presenter = not state.presenter
+    links.put("presenter", "true" if state.presenter else "")
 
 
 @st.dialog("Keys and words")

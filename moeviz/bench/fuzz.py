@@ -120,7 +120,7 @@ def seeds() -> dict[str, bytes]:
         "counts": b"layer_id,expert_id,count\n3,0,24\n3,1,39\n4,0,13\n",
         "lists": json.dumps(ids.tolist()).encode(),
         "lists of counts": json.dumps({f"layer_{n}": [3, 0, n, 5] for n in range(3)}).encode(),
-        "matrix": b"4 0 1 7\n2.0e+00 2 9 0\n",
+        "matrix": b"4 0 1 7\n2.0e+00 2 9 0\n" * 4,
         "npz layers": _npz(**{f"layer_{n}": ids[:, n] for n in range(3)}),
         "table, a row a token": (
             "token,layer_0,layer_1,layer_2\n"

@@ -86,6 +86,7 @@ class Stage extends Player {
       this.jumped = null
     }
     this.title.textContent = payload.title
+    this.title.hidden = !payload.title
     this.verdict.textContent = payload.verdict
     this.results.take()
     if (old?.id !== payload.id) this.show(this.model.runs.slice(0, 2))
