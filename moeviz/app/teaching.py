@@ -354,9 +354,8 @@ def play() -> None:
     if state.get("game") is None or state.game.policy != policy:
         state.game = _game(str(policy), 0)
     now: game.Game = state.game
-    score = (
-        f"Round {now.at + 1} of {len(now.rounds)} · {now.right} right · streak {now.streak} · best {now.best}"
-    )
+    streak = f"streak {now.streak} · best {now.best}"
+    score = f"Round {now.at + 1} of {len(now.rounds)} · {now.right} right · {streak}"
     st.markdown(show.plain(game.rule(now)))
     components.drawing(game.board(now), "game-board")
     with st.container(horizontal=True, vertical_alignment="center"):

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 # activated and missed
 PAPER_COLORS = ("#FFFFFF", "#ADD8E6", "#800080", "#FFA500", "#FF0000", "#FFC0CB")
 LEGEND = (
-    "Blue: {resident}, not needed. ● green: {hit}. ◐ orange: {late}. ✕ red: {miss}. ▸ pink: {prefetched}. "
+    "Blue: {resident}, not needed. ● green: {hit}. ◐ orange: {late}. ✕ red: {miss}. "
+    "▸ pink: {prefetched}. "
     "Empty: not there."
 ).format_map(SIGNS)
 LEAVES = "Purple: leaves in this pass."
@@ -37,7 +38,8 @@ MARKS = (
     "where few."
 )
 PAPER_LEGEND = (
-    "As in the paper. Light blue: {resident}, not needed. ● purple: {hit}. ✕ red: {miss}. White: not there. "
+    "As in the paper. Light blue: {resident}, not needed. ● purple: {hit}. ✕ red: {miss}. "
+    "White: not there. "
     "◐ {late}. ▸ {prefetched}."
 ).format_map(SIGNS)
 EVICTED = 6  # resident, and leaves in this forward pass
