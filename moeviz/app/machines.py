@@ -172,7 +172,8 @@ def error_in_words() -> str:
     """How far off the model is here."""
     found = _found()
     if not found:
-        return "The model was not checked on this machine yet (More does)."
+        way = "" if st.session_state.get("presenter") else " (More does)"  # which presenter mode hides
+        return f"The model was not checked on this machine yet{way}."
     error, settings = cost.median_error(found), words.many(len(found), "measured setting")
     return f"Median error {error:.0%} on {settings} that the fit had not seen."
 

@@ -1,8 +1,9 @@
 """Arrays of routed experts, whatever file they stand in: which array is what, and which axis.
 
-Knows numpy arrays by name, no file. Integer [token, layer, k] is what most engines give; where the second
-axis is longer than any model is deep it must be [layer, token, k]; anything else is said with `--axes`. Two
-axes are counts, [layer, expert].
+Knows numpy arrays by name, no file; what their numbers mean stands in `choices`, what other arrays say of a
+token in `beside`. Integer [token, layer, k] is what most engines give; where the second axis is longer than
+any model is deep it must be [layer, token, k]; anything else is said with `--axes`. Two axes are counts,
+[layer, expert].
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeviz.core.trace import MAX_EXPERTS, MAX_K, MAX_LAYERS, MAX_TOKENS
+from moeviz.core.trace import MAX_LAYERS
 from moeviz.errors import TraceError
+from moeviz.files.importers.beside import describe
+from moeviz.files.importers.choices import are_marks, highest, of_marks, whole_numbers, without_sentinels
 from moeviz.files.importers.counting import counted
-from moeviz.files.importers.names import about, meanings, phase_of, plain, unused
+from moeviz.files.importers.names import meanings, plain, unused
 from moeviz.files.importers.registry import Found, Options
-from moeviz.files.importers.routed import Routed, check_shape, finish, narrow
+from moeviz.files.importers.routed import Routed, check_shape, finish
 from moeviz.files.importers.source import Source
 from moeviz.words import many
 
@@ -29,7 +32,6 @@ Array = NDArray[Any]
 PROMPT = "prompt_routed_experts"  # vLLM, beside routed_experts of what was generated
 COUNTS = ("logical_count", "counts", "count", "expert_counts", "activation_counts")
 DEEPEST = 128  # layers of the deepest models; fewer tokens than that may be the layers
-_CHUNK = 1 << 20
 _DIGITS = re.compile(r"\d+")
 _OF_LAYERS = re.compile(r".*(?:layer|block|blk).*|l?[\W_]*")  # names of arrays, without their number
 
@@ -83,7 +85,7 @@ def from_arrays(source: Source, options: Options, arrays: Mapping[str, Array], f
     if sequences > 1:  # what stands beside them as [sequence, token], a mask above all, follows the tokens
         each = (sequences, tokens // sequences)
         arrays = {name: a.reshape(-1) if a.shape == each else a for name, a in arrays.items()}
-    used |= _describe(source, routed, arrays, found, tokens)
+    used |= describe(source, routed, arrays, found, tokens)
     report += unused([name for name in arrays if name not in used], "arrays")
     try:
         return finish(source, options, routed, format)
@@ -164,110 +166,28 @@ def _choices(
     """Ids and weights [T, L, k], and how many experts the array itself says there are."""
     if 0 in ids.shape:
         raise source.error(f"{_called(name)} is empty: {ids.shape}.")
-    if _are_marks(ids):
-        return _of_marks(source, ids, _weights(source, arrays, found, axes, ids.shape), report)
-    if ids.dtype.kind == "f" and np.isnan(ids).any() and _whole_numbers(np.nan_to_num(ids, nan=-1)):
+    if are_marks(ids):
+        return of_marks(source, ids, _weights(source, arrays, found, axes, ids.shape), report)
+    if ids.dtype.kind == "f" and np.isnan(ids).any() and whole_numbers(np.nan_to_num(ids, nan=-1)):
         report.append(f"NaN stands for an unused place, in {many(int(np.isnan(ids).sum()), 'place')}")
         ids = np.nan_to_num(ids, nan=-1)
-    if ids.dtype.kind == "f" and not _whole_numbers(ids):
+    if ids.dtype.kind == "f" and not whole_numbers(ids):
         if not options.top_k:
             raise source.error(
                 f"{_called(name)} holds {ids.dtype} that are no whole numbers, as router logits are: "
                 f"{ids.shape}. Give --top-k N to read the N highest of each as the chosen experts, or save "
                 "the chosen ids."
             )
-        return _top_k(source, options.top_k, ids, report)
+        report += unused([found["weights"]] if "weights" in found else [], "beside router logits")
+        return highest(source, options.top_k, ids, report)
     if ids.dtype.kind not in "iuf":
         raise source.error(f"{_called(name)} holds {ids.dtype}; expected whole numbers [token, layer, k].")
     if ids.dtype.kind == "f":
         report.append(f"ids stand as {ids.dtype}, all of them whole numbers")
     weights = _weights(source, arrays, found, axes, ids.shape)
     check_shape(source, ids.shape, weights is not None)
-    chosen = _marked(source, ids, options.experts, report)
+    chosen = without_sentinels(source, ids, options.experts, report)
     return chosen, None if weights is None else weights.astype(np.float32), 0
-
-
-def _are_marks(array: Array) -> bool:
-    """True of 0 and 1 for each of three experts or more, which as ids would name one expert twice."""
-    if array.dtype.kind == "b":
-        return bool(array.shape[2] > 2)
-    return bool(array.shape[2] > 2 and array.max() == 1 and ((array == 0) | (array == 1)).all())
-
-
-def _of_marks(
-    source: Source, marks: Array, shares: Array | None, report: list[str]
-) -> tuple[NDArray[np.int16], NDArray[np.float32] | None, int]:
-    """Ids of the experts that are marked with 1, by id, and their weights; shares: of all experts."""
-    tokens, layers, experts = marks.shape
-    k = int(marks.sum(2, dtype=np.int64).max())
-    check_shape(source, (tokens, layers, k), shares is not None)
-    if experts > MAX_EXPERTS:
-        raise source.error(f"marks {experts:,} experts; a layer has at most {MAX_EXPERTS:,}.")
-    ids = np.full((tokens, layers, k), -1, np.int16)
-    weights = None if shares is None else np.zeros(ids.shape, np.float32)
-    rows = max(_CHUNK // (layers * experts), 1)
-    for start in range(0, tokens, rows):
-        token, layer, expert = np.nonzero(marks[start : start + rows])
-        event = token * layers + layer
-        rank = np.arange(len(event)) - event.searchsorted(event)
-        ids[start + token, layer, rank] = expert
-        if weights is not None and shares is not None:
-            weights[start + token, layer, rank] = shares[start + token, layer, expert]
-    report.append(f"0 and 1 mark which of {experts} experts were chosen; their order is that of the ids")
-    return ids, weights, experts
-
-
-def _whole_numbers(array: Array) -> bool:
-    flat = array.reshape(-1)
-    return all(
-        bool((np.isfinite(part) & (np.floor(part) == part)).all())
-        for start in range(0, flat.size, _CHUNK)
-        for part in (flat[start : start + _CHUNK],)
-    )
-
-
-def _top_k(
-    source: Source, k: int, logits: Array, report: list[str]
-) -> tuple[NDArray[np.int16], NDArray[np.float32], int]:
-    """The k highest of all experts' numbers, strongest first, with their softmax."""
-    tokens, layers, experts = logits.shape
-    if not 1 <= k <= min(experts, MAX_K) or experts > MAX_EXPERTS:
-        raise source.error(f"--top-k is {k}, but the array has {experts:,} numbers for each token and layer.")
-    check_shape(source, (tokens, layers, k), True)
-    ids = np.empty((tokens, layers, k), np.int16)
-    weights = np.empty(ids.shape, np.float32)
-    rows = max(_CHUNK // (layers * experts), 1)
-    shares = _are_shares(logits[:rows])
-    for start in range(0, tokens, rows):
-        part = logits[start : start + rows].astype(np.float64)
-        if not np.isfinite(part).all():
-            raise source.error("holds logits that are not finite numbers.")
-        order = np.argsort(-part, axis=2, kind="stable")[:, :, :k]
-        if not shares:
-            part = np.exp(part - part.max(2, keepdims=True))
-            part /= part.sum(2, keepdims=True)
-        ids[start : start + rows] = order
-        weights[start : start + rows] = np.take_along_axis(part, order, 2)
-    if shares:
-        report.append(
-            f"the numbers of a layer sum to 1, as probabilities do: the {k} highest of {experts} are the "
-            "choice and the weights"
-        )
-    else:
-        report.append(
-            f"the numbers are taken for router logits: the {k} highest of {experts} are the choice, their "
-            "softmax the weights"
-        )
-    return ids, weights, experts
-
-
-def _are_shares(numbers: Array) -> bool:
-    """True of probabilities, which are positive and sum to 1: a router's softmax rather than its logits. All
-    may be 0 where nothing was routed.
-    """
-    part = numbers.astype(np.float64)
-    total = part.sum(2)
-    return bool((part >= 0).all() and total.any() and ((np.abs(total - 1) < 0.02) | (total == 0)).all())
 
 
 def _weights(
@@ -286,114 +206,6 @@ def _weights(
     if weights.ndim != len(axes) or _turned(weights, axes).shape != shape:
         raise source.error(f"weights has shape {weights.shape}; expected {shape}, as the experts have.")
     return _turned(weights, axes)
-
-
-def _marked(source: Source, ids: Array, experts: int, report: list[str]) -> NDArray[np.int16]:
-    """The ids with sentinels of unused places as -1.
-
-    Two are in use: -1 in an unsigned type, which is its largest number, and the number of experts, one past
-    the last id. A number that could be an expert counts only where a whole event holds nothing else, or where
-    an event holds it twice beside others, which no event of a whole layer or token without routes does.
-    """
-    largest = int(np.iinfo(ids.dtype).max) if ids.dtype.kind == "u" else 0
-    for sentinel in sorted({largest, experts} - {0}):
-        if int(ids.max()) < sentinel:
-            continue
-        mask = ids == sentinel
-        whole = mask.all(2, keepdims=True)
-        if sentinel < MAX_EXPERTS and not ((mask.sum(2, keepdims=True) > 1) & ~whole).any():
-            mask &= whole & (ids.shape[2] > 1 or 0 < experts <= sentinel)
-        if mask.any():
-            report.append(
-                f"{int(mask.any((1, 2)).sum()):,} tokens hold the id {sentinel}, which stands for an unused "
-                "place"
-            )
-            rest = ids[~mask]
-            narrow(source, rest)
-            return np.where(mask, np.int16(-1), ids.astype(np.int16))
-    return narrow(source, ids)
-
-
-def _describe(
-    source: Source, routed: Routed, arrays: Mapping[str, Array], found: Mapping[str, str], tokens: int
-) -> set[str]:
-    """Fills in what other arrays say of each token; gives the names of those that were used."""
-    used: set[str] = set()
-    for meaning in ("sequence", "request", "phase", "step", "token_id"):
-        name = found.get(meaning, "")
-        array = arrays.get(name)
-        if array is None or array.shape != (tokens,):
-            continue
-        if meaning == "phase":
-            known, inverse = np.unique(array, return_inverse=True)
-            phases = [phase_of(one, f"{source.name}: {name}", name) for one in known.tolist()]
-            routed.phase = np.array(phases, np.uint8)[inverse]
-            used.add(name)
-            continue
-        if array.dtype.kind == "U" and meaning in ("sequence", "request"):
-            array = np.unique(array, return_inverse=True)[1]
-        if array.dtype.kind not in "iub":
-            continue
-        used.add(name)
-        values = array.astype(np.int64)
-        if meaning == "step":
-            routed.forward_pass = values
-        elif meaning == "token_id":
-            routed.token_ids = values
-        else:
-            routed.sequence = values
-    for name, array in arrays.items():
-        key = plain(name)
-        if (
-            array.dtype.kind == "U"
-            and array.shape == (tokens,)
-            and key in ("tokens", "text", "texts", "token")
-        ):
-            routed.texts = [str(text) for text in array.tolist()]
-            used.add(name)
-        elif key in ("tokens", "token") and array.shape == (tokens,) and array.dtype.kind in "iu":
-            routed.token_ids = array.astype(np.int64)
-            used.add(name)
-        elif key in ("layer_indices", "layer_ids", "layers") and array.shape == (routed.ids.shape[1],):
-            if array.dtype.kind in "iu" and array.size and array.min() >= 0 and array.max() < MAX_TOKENS:
-                routed.layers = [int(one) for one in array]
-                used.add(name)
-        elif array.ndim == 0 and name in (found.get("num_experts"), found.get("prompt_tokens")):
-            said = about({name: array.item()}, source.name)
-            routed.experts = said.experts or routed.experts
-            routed.prompt_tokens = max(said.prompt_tokens, routed.prompt_tokens)
-            used |= {name} - set(said.unused)
-        elif array.ndim == 0 and array.dtype.kind == "U" and key in ("header", "meta", "metadata"):
-            header = source.json(str(array.item()), f"the array {name}")
-            if isinstance(header, dict):
-                said = about(header, f"{source.name}: {name}")
-                routed.experts, routed.model, routed.prompt = said.experts, said.model, said.prompt
-                routed.prompt_tokens = max(said.prompt_tokens, routed.prompt_tokens)
-                if "phase" in said.unused and routed.phase is None:
-                    phase = phase_of(header["phase"], f"{source.name}: {name}")
-                    routed.phase = np.full(tokens, phase, np.uint8)
-                    said.unused.remove("phase")
-                routed.report += unused(said.unused, f"keys of {name}")
-                used.add(name)
-    mask = next((name for name in arrays if plain(name) in ("attention_mask", "mask", "token_mask")), "")
-    if mask and arrays[mask].shape == (tokens,) and arrays[mask].dtype.kind in "biu":
-        _apply_mask(routed, arrays[mask].astype(np.bool_))
-        used.add(mask)
-    return used
-
-
-def _apply_mask(routed: Routed, mask: NDArray[np.bool_]) -> None:
-    """Padding is no text: its rows go, wherever they stand."""
-    if mask.all() or not mask.any():
-        return
-    routed.report.append(f"left out {many(int((~mask).sum()), 'row')} of padding, by the mask")
-    routed.ids = routed.ids[mask]
-    for name in ("weights", "phase", "forward_pass", "sequence", "token_ids"):
-        values = getattr(routed, name)
-        if values is not None:
-            setattr(routed, name, values[mask])
-    if routed.texts is not None:
-        routed.texts = [text for text, kept in zip(routed.texts, mask.tolist(), strict=True) if kept]
 
 
 def _prompt_and_rest(
@@ -415,7 +227,11 @@ def _prompt_and_rest(
     report: list[str] = []
     check_shape(source, (sum(len(arrays[name]) for name in names), *arrays[prompt].shape[1:]), False)
     ids = np.concatenate(
-        [_marked(source, arrays[name], options.experts, report) for name in names if arrays[name].size]
+        [
+            without_sentinels(source, arrays[name], options.experts, report)
+            for name in names
+            if arrays[name].size
+        ]
     )
     first = len(arrays[prompt])
     routed = Routed(ids, phase=(np.arange(len(ids)) >= first).astype(np.uint8), report=report)
@@ -491,7 +307,7 @@ def _requests(source: Source, options: Options, arrays: Mapping[str, Array], for
         )
     report: list[str] = []
     check_shape(source, (sum(len(a) for a in own.values()), *next(iter(shapes))), False)
-    ids = np.concatenate([_marked(source, a, options.experts, report) for a in own.values()])
+    ids = np.concatenate([without_sentinels(source, a, options.experts, report) for a in own.values()])
     sequence = np.repeat(np.arange(len(own)), [len(a) for a in own.values()])
     if len(own) > 1:
         report.append(f"{len(own):,} arrays are taken for a request each, in their order")
