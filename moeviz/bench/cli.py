@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from moeviz.bench.engine.rows import ROWS, Work
-from moeviz.cli.options import F, Number, Place, keeps, refusing, registered
+from moeviz.cli.options import F, Number, Place, Text, keeps, refusing, registered
 
 MOST = 1_000_000  # tokens of a made-up trace
 Figures = Mapping[str, Any]  # by name: a number, a spread or a sentence
@@ -91,7 +91,9 @@ def gather(found: dict[str, Any], name: str, options: dict[str, Any], as_json: b
 @table("engine")
 @rounds(5)
 @tokens(100, "Tokens to generate in each round.", 1_000)
-@click.option("--model", default="", help="Folder of a model; the bundled one if it is left out.")
+@click.option(
+    "--model", type=Text(), default="", help="Folder of a model; the bundled one if it is left out."
+)
 @click.option(
     "--only", multiple=True, type=click.Choice([*ROWS]), help="Only this row; may be given several times."
 )

@@ -69,6 +69,25 @@ class Place(click.Path):
         return super().convert(value, param, ctx)
 
 
+class Text(click.ParamType[str]):
+    """A text that may be left out, but not be given as "", which is what an unset variable of a script makes
+    of it: a run would not be paced, say, and nobody would know.
+    """
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value == "" and _typed(param, ctx):
+            self.fail("an empty text names nothing. Give a value, or leave it out.", param, ctx)
+        return str(value)
+
+
+def _typed(param: click.Parameter | None, ctx: click.Context | None) -> bool:
+    """Whether the value of a parameter stands on the command line, and is no default."""
+    source = ctx and param and param.name and ctx.get_parameter_source(param.name)
+    return source is ParameterSource.COMMANDLINE
+
+
 class Number(click.FloatRange):
     """A number in a range; not "nan", which is in every range that click checks, nor infinity."""
 
@@ -117,15 +136,19 @@ class Value(click.ParamType[Any]):
         if not isinstance(value, str):
             return value
         try:
-            return _not_nothing(self.field, known.read(self.field, value))
+            found = known.read(self.field, value)
+            return _not_nothing(self.field, found) if _typed(param, ctx) else found
         except MoevizError as error:
             raise Refused(str(error)) from None
 
 
 def _not_nothing(field: str, value: Any) -> Any:
-    """The value of a field of Settings that was typed. In a Settings a budget of 0 means slots; whoever types
-    it means no memory. Raises SettingsError.
+    """The value of a field of Settings that was typed. In a Settings a budget of 0 means slots, and an empty
+    text that nothing is named; whoever types the one means no memory, and the other is a variable of a script
+    that is not set. Raises SettingsError.
     """
+    if value == "":
+        raise SettingsError(f"{field} is empty, which names nothing. Give a value, or leave it out.")
     if field == "budget" and not value:
         raise SettingsError(
             "A budget of 0 bytes holds no expert. Give more, for example 1GiB, or leave it out and give "
@@ -194,7 +217,7 @@ def model_options(command: F) -> F:
     """Options of every command that runs a model; the seed is that of Settings, used for the sampling too."""
     for option in reversed(
         (
-            click.argument("model", required=False, default=""),
+            click.argument("model", required=False, default="", type=Text()),
             click.option(
                 "--prompt",
                 "prompts",
@@ -226,6 +249,7 @@ def model_options(command: F) -> F:
             ),
             click.option(
                 "--link",
+                type=Text(),
                 default="",
                 help=f"Pace every copy to a slower link: {', '.join(LINKS)}, or GB/s, or GB/s,ms.",
             ),
@@ -252,7 +276,10 @@ def model_options(command: F) -> F:
                 help="Threads of torch on a CPU.",
             ),
             click.option(
-                "--then", default="", help="A change of subject: halfway this text is fed, token by token."
+                "--then",
+                type=Text(),
+                default="",
+                help="A change of subject: halfway this text is fed, token by token.",
             ),
             click.option("--past-end", is_flag=True, help="Go on when the model ends its text."),
         )

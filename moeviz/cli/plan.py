@@ -18,6 +18,7 @@ from moeviz.cli.options import (
     Number,
     Place,
     Refused,
+    Text,
     experts_option,
     json_option,
     refusing,
@@ -34,7 +35,7 @@ def _counts(text: str) -> list[int]:
 
 @registered
 @click.command()
-@click.argument("model", required=False, default="")
+@click.argument("model", required=False, default="", type=Text())
 @click.option(
     "--trace",
     "file",
@@ -62,9 +63,15 @@ def _counts(text: str) -> list[int]:
     show_default=True,
     help="Tokens whose keys and values are kept.",
 )
-@click.option("--slots", default="", help="Slots of each MoE layer, as 2,4,8. Left out: the most that fit.")
+@click.option(
+    "--slots",
+    type=Text(),
+    default="",
+    help="Slots of each MoE layer, as 2,4,8. Left out: the most that fit.",
+)
 @click.option(
     "--link",
+    type=Text(),
     default="",
     help="The link from the slow tier: SATA SSD, NVMe, PCIe 4, ..., GB/s or GB/s,ms; or measure: this disk.",
 )

@@ -15,6 +15,7 @@ import click
 from moeviz.cli.options import (
     Place,
     Refused,
+    Text,
     json_option,
     refusing,
     registered,
@@ -121,6 +122,7 @@ def _show_counts(found: Counted, as_json: bool) -> None:
 )
 @click.option(
     "--fail-below",
+    type=Text(),
     default="",
     metavar="NAME=LIMIT,...",
     help="Exit with 1 where a number of the second is further below the first than this: hit_ratio=-0.01, "

@@ -16,6 +16,7 @@ from moeviz.cli.options import (
     Listing,
     Place,
     Refused,
+    Text,
     given,
     keeps,
     not_used,
@@ -57,6 +58,7 @@ MOST_PROMPTS = 30  # in the table that is printed
 )
 @click.option(
     "--budgets",
+    type=Text(),
     default="",
     help="Instead of slots: bytes for experts in all, with commas, 1GiB,3GiB.",
 )
@@ -80,6 +82,7 @@ MOST_PROMPTS = 30  # in the table that is printed
 @click.option(
     "--dask",
     "address",
+    type=Text(),
     default="",
     help="Instead: the scheduler of a Dask cluster whose workers see the files under the same paths.",
 )
