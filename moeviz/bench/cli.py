@@ -13,7 +13,8 @@ from typing import Any
 import click
 
 from moeviz.bench.engine.rows import ROWS, Work
-from moeviz.cli.options import F, Number, Place, Text, keeps, refusing, registered
+from moeviz.cli.ending import keeps, refusing
+from moeviz.cli.options import F, Number, Place, Text, registered
 
 MOST = 1_000_000  # tokens of a made-up trace
 Figures = Mapping[str, Any]  # by name: a number, a spread or a sentence

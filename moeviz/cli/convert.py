@@ -15,20 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moeviz.cli.ending import keeps, refusing, writable, writing
 from moeviz.cli.options import (
     Listing,
     Place,
     Text,
     given,
-    keeps,
     not_used,
     out_option,
-    refusing,
     registered,
     settings_of,
     settings_options,
-    writable,
-    writing,
 )
 from moeviz.core.settings import SETTINGS
 from moeviz.errors import ExportError, TraceError

@@ -13,17 +13,8 @@ from pathlib import Path
 import click
 
 from moeviz.cli.cache import bytes_of
-from moeviz.cli.options import (
-    Device,
-    Number,
-    Place,
-    Refused,
-    Text,
-    experts_option,
-    json_option,
-    refusing,
-    registered,
-)
+from moeviz.cli.ending import Refused, refusing
+from moeviz.cli.options import Device, Number, Place, Text, experts_option, json_option, registered
 
 
 def _counts(text: str) -> list[int]:

@@ -12,16 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moeviz.cli.options import (
-    Place,
-    Refused,
-    Text,
-    json_option,
-    refusing,
-    registered,
-    settings_of,
-    settings_options,
-)
+from moeviz.cli.ending import Refused, refusing
+from moeviz.cli.options import Place, Text, json_option, registered, settings_of, settings_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -12,20 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moeviz.cli.options import (
-    Listing,
-    Place,
-    Refused,
-    Text,
-    given,
-    keeps,
-    not_used,
-    out_option,
-    refusing,
-    registered,
-    setting_option,
-    writing,
-)
+from moeviz.cli.ending import Refused, keeps, refusing, writing
+from moeviz.cli.options import Listing, Place, Text, given, not_used, out_option, registered, setting_option
 from moeviz.core.predictors import PREDICTORS, load_predictor
 from moeviz.core.settings import SCOPES, SETTINGS, read
 
