@@ -29,7 +29,7 @@ from moeviz.core.settings import Settings
 from moeviz.engine.client import Client, Job
 from moeviz.files import moetrace
 
-SECONDS = float(os.environ.get("MOEVIZ_CHAOS_SECONDS", "80" if os.environ.get("CI") else "0"))
+SECONDS = float(os.environ.get("MOEVIZ_CHAOS_SECONDS", "120" if os.environ.get("CI") else "0"))
 pytestmark = [
     pytest.mark.skipif(not SECONDS, reason="takes minutes: CI, or MOEVIZ_CHAOS_SECONDS"),
     pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX"),
@@ -127,12 +127,11 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Command]:
     ]
 
 
-def rounds(seconds: float) -> Iterator[tuple[int, random.Random]]:
-    """(number, its own draw) until the time is over; at least one."""
-    start = time.monotonic()
+def rounds(until: float) -> Iterator[tuple[int, random.Random]]:
+    """(number, its own draw) until that time of time.monotonic(); at least one."""
     for number in itertools.count():
         yield number, random.Random(SEED * 1_000_003 + number)
-        if time.monotonic() - start > seconds:
+        if time.monotonic() > until:
             return
 
 
@@ -140,9 +139,10 @@ def test_commands_survive_what_happens_to_them(commands: list[Command], tmp_path
     """After any disturbance a file is either what it was, or whole; and the same command, given again, gives
     what it always gave.
     """
+    until = time.monotonic() + SECONDS * 0.7
     whole = {command.name: command.works() for command in commands}
     pairs = list(itertools.product(commands, ("kill", "terminate", "interrupt", "pause", "full")))
-    for number, draw in rounds(SECONDS * 0.7):
+    for number, draw in rounds(until):
         if number % len(pairs) == 0:
             draw.shuffle(pairs)  # every disturbance of every command comes once before any comes again
         command, what = pairs[number % len(pairs)]
@@ -216,7 +216,7 @@ def test_the_worker_is_killed_stopped_and_hung_and_the_queue_goes_on() -> None:
     client = Client()
     kinds = ["kill", "hang", "stop"]
     try:
-        for number, draw in rounds(SECONDS * 0.3):
+        for number, draw in rounds(time.monotonic() + SECONDS * 0.3):
             job = client.submit(watch(draw.choice([2, 200])))
             if number % len(kinds) == 0:
                 draw.shuffle(kinds)  # each of them comes before any comes again

@@ -428,12 +428,6 @@ def test_an_interrupted_run_keeps_what_it_captured(tmp_path: Path, monkeypatch: 
     assert "Interrupted. Nothing was kept." in lost.stderr
 
 
-def test_the_seed_of_a_comparison_is_that_of_policy_random() -> None:
-    words = ["--prompt", "And it", "--max-new-tokens", "2", "--repeats", "1", "--baselines", ""]
-    found = as_json("compare", *words, "--seed", "7", "--setting", "policy=random,slots=3")
-    assert found["results"][0]["settings"]["seed"] == 7
-
-
 def test_a_comparison_ends_with_a_verdict_and_the_best_value() -> None:
     result = run("compare", "--prompt", "And it", "--max-new-tokens", "4", "--repeats", "2", "--past-end")
     assert result.exit_code == 0, result.output

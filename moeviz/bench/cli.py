@@ -124,11 +124,14 @@ def bench_link(tokens: int) -> Figures:
 
 
 @table("loading")
-def bench_loading() -> Figures:
-    """Peak memory of loading models of 600 MB, against what has to be in memory, and the bytes written."""
-    from moeviz.bench.loading import loading
+def bench_loading() -> Iterator[Figures]:
+    """Peak memory of loading models of 600 MB, against what has to be in memory, the bytes written, and what
+    it costs to check an expert when it is first read.
+    """
+    from moeviz.bench.loading import checking, loading
 
-    return loading()
+    yield loading()
+    yield checking()
 
 
 @table("replay")
