@@ -134,9 +134,10 @@ def checking() -> dict[str, Any]:
     from moeviz.engine.loader import load
     from moeviz.engine.store import DiskStore, aligned
 
-    loaded = load(tier="disk", device="cpu")
-    loaded.store.close()
-    store = DiskStore(loaded.store.layout, loaded.store.path)  # which has read none of them
+    known = load(tier="disk", device="cpu").store
+    assert isinstance(known, DiskStore)
+    known.close()
+    store = DiskStore(known.layout, known.path)  # which has read none of them
     (record,) = aligned(1, store.layout.record_bytes)
     read, checked = [], []
     for number in range(store.layout.layers * store.layout.experts):
