@@ -158,7 +158,9 @@ def _text(trace: Trace, two: Sequence[Settings]) -> str:
             )
         case "play":
             halfway = "".join(
-                f" Halfway it becomes {plain(one.after.capitalize())}." for one in kept.changes(trace)[:1]
+                f" Halfway the text turns from {plain(one.before.capitalize())} to "
+                f"{plain(one.after.capitalize())}."
+                for one in kept.changes(trace)[:1]
             )
             return (
                 f"You said **{st.session_state.visit_said}**. The large numbers: how often the needed expert "
