@@ -16,7 +16,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +33,6 @@ from moeviz.numbers.medians import Repeated
 from moeviz.numbers.metrics import Counts, MissKinds, Moved, Summary, Timed
 from moeviz.numbers.plan import break_even
 from moeviz.numbers.subject import Change
-
-if TYPE_CHECKING:
-    pass
 
 UNKNOWN = "–"  # where there is no number
 SUBJECTS = 3  # that one sentence can hold
