@@ -302,7 +302,7 @@ def reveal(shown: Shown) -> None:
     payload = stage_payload(
         trace,
         runs,
-        bound=kept.bound(trace, two[0]),
+        bound=kept.bound(trace, two),
         measured=measured,
         parts=[kept.part(trace, one, measured, over) for one in two],
         changes=changes,
