@@ -72,6 +72,6 @@ for one in evictions:
     st.table(story.residents(one), hide_index=True)
 one_layer = (layer, step, paper)
 show.chart(lambda: residency.paper(run, pictures, texts, *one_layer), "paper-figure", *at, *one_layer)
-st.caption(residency.PAPER_LEGEND if paper else residency.LEGEND)
+st.caption(residency.legend_of_layer(run, paper))
 with export:
     show.exporter(name, trace, lambda: run, own, "timeline")

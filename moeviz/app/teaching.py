@@ -197,10 +197,12 @@ def explain(one: Lesson, given: float | str) -> None:
     if isinstance(given, str):
         if HALL.room is None or isinstance(one.predict, Guess):  # a class's bars mark the right choice
             st.markdown(f"The answer: {right}")
-    elif one.predict.right(given, answer.right):
+    elif (told := one.predict.text(given)) == one.predict.text(answer.right):
         st.success(f"Right: {right}", icon=":material/check:")
+    elif one.predict.right(given, answer.right):
+        st.success(f"Close enough: you said {show.plain(told)}, it is {right}", icon=":material/check:")
     else:
-        st.error(f"You said {show.plain(one.predict.text(given))}. It is {right}", icon=":material/close:")
+        st.error(f"You said {show.plain(told)}. It is: {right}", icon=":material/close:")
     # in what moves, so that a keyboard reaches it, and at its top, where its edge cuts nothing
     st.button(
         "Predict again", key=f"again-{one.number}", type="tertiary", on_click=_again, args=(one.number,)
