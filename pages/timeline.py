@@ -59,7 +59,7 @@ with show.screen():
     step = components.strip(trace, run)
     at = (trace, run, step)
     show.chart(lambda: residency.raster(run, texts, pictures, step), "raster", *at)
-    st.caption(f"A click opens the stage there. {residency.legend(run)} {residency.MARKS}")
+    st.caption(f"A click opens the stage there. {residency.legend(run)}")
 told = story.event(explainer, step, layer)
 st.markdown(f"**{told}**", help=words.tooltip(told))
 evictions = explainer.evictions(step, layer)

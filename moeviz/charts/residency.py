@@ -36,10 +36,6 @@ LEGEND = {  # state -> what it looks like
 }
 LEAVES = "Purple: leaves in this pass."
 POOLED = "The stronger the colour, the more experts of a layer were missed in a pass."
-MARKS = (
-    "In the text: a line under tokens that found most of their experts there, dashes where it was some, dots "
-    "where few."
-)
 PAPER_LEGEND = {
     "resident": "As in the paper. Light blue: {resident}, not needed.",
     "hit": "● purple: {hit}.",
