@@ -55,7 +55,7 @@ STYLE = """<style>
 .st-key-lesson-text [data-testid=stAlertContainer] { padding: 0.6rem 0.9rem; }
 .st-key-lesson-text [class*=st-key-again] button { min-height: 1.6rem; padding: 0; }
 @media (max-width: 1400px) { .stMainBlockContainer h1 { font-size: 1.3rem; } }
-@media (max-width: 640px) { .st-key-lesson button { flex: 1; min-width: 0; padding-inline: 0.2rem; } }
+@media (max-width: 640px) { .st-key-lesson button { min-width: 2.4rem; padding-inline: 0.2rem; } }
 </style>"""
 BELOW = 14  # px left free under the stage: the page's own margin, so that nothing scrolls
 LINK = "progress"  # its name in the link
