@@ -29,7 +29,8 @@ from moeviz.numbers import metrics
 from moeviz.numbers import routing as numbers_of_routing
 from moeviz.numbers.differences import Interval, Pair, speed_ratio
 from moeviz.numbers.lossy import Lossy
-from moeviz.numbers.metrics import Counts, MissKinds, Moved, Repeated, Summary, Timed
+from moeviz.numbers.medians import Repeated
+from moeviz.numbers.metrics import Counts, MissKinds, Moved, Summary, Timed
 from moeviz.numbers.plan import break_even
 from moeviz.numbers.subject import Change
 

@@ -8,7 +8,8 @@ from datetime import datetime
 
 import click
 
-from moeviz.cli.options import Refused, refusing, registered
+from moeviz.cli.ending import Refused, refusing
+from moeviz.cli.options import registered
 
 _UNITS = {
     "": 1,
