@@ -152,7 +152,7 @@ def _stage(
             kept.explained(trace, one).run if known else kept.replayed(trace, one)
             for one, known in zip(two, told, strict=True)
         ]
-        bound = kept.bound(trace, max(two, key=lambda one: one.room(*trace.shape).slots))
+        bound = kept.bound(trace, two)
     changes = kept.changes(trace)
     said = live.in_words(job) if going else words.hit_verdict(trace, runs, changes)
     led = first_visit.hides(here)

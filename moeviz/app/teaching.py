@@ -55,7 +55,7 @@ STYLE = """<style>
 .st-key-lesson-text [data-testid=stAlertContainer] { padding: 0.6rem 0.9rem; }
 .st-key-lesson-text [class*=st-key-again] button { min-height: 1.6rem; padding: 0; }
 @media (max-width: 1400px) { .stMainBlockContainer h1 { font-size: 1.3rem; } }
-@media (max-width: 640px) { .st-key-lesson button { flex: 1; min-width: 0; padding-inline: 0.2rem; } }
+@media (max-width: 640px) { .st-key-lesson button { min-width: 2.4rem; padding-inline: 0.2rem; } }
 </style>"""
 BELOW = 14  # px left free under the stage: the page's own margin, so that nothing scrolls
 LINK = "progress"  # its name in the link
@@ -197,10 +197,12 @@ def explain(one: Lesson, given: float | str) -> None:
     if isinstance(given, str):
         if HALL.room is None or isinstance(one.predict, Guess):  # a class's bars mark the right choice
             st.markdown(f"The answer: {right}")
-    elif one.predict.right(given, answer.right):
+    elif (told := one.predict.text(given)) == one.predict.text(answer.right):
         st.success(f"Right: {right}", icon=":material/check:")
+    elif one.predict.right(given, answer.right):
+        st.success(f"Close enough: you said {show.plain(told)}, it is {right}", icon=":material/check:")
     else:
-        st.error(f"You said {show.plain(one.predict.text(given))}. It is {right}", icon=":material/close:")
+        st.error(f"You said {show.plain(told)}. It is: {right}", icon=":material/close:")
     # in what moves, so that a keyboard reaches it, and at its top, where its edge cuts nothing
     st.button(
         "Predict again", key=f"again-{one.number}", type="tertiary", on_click=_again, args=(one.number,)
@@ -302,7 +304,7 @@ def reveal(shown: Shown) -> None:
     payload = stage_payload(
         trace,
         runs,
-        bound=kept.bound(trace, two[0]),
+        bound=kept.bound(trace, two),
         measured=measured,
         parts=[kept.part(trace, one, measured, over) for one in two],
         changes=changes,

@@ -138,6 +138,7 @@ def answer(lab: Lab) -> Answer:
         most=max(value for _, value in rows),
         unit="points",
     )
-    picture = Picture(svg, f"On the text shown {LRU} hits {percent(runs[0])} and {LFU} {percent(runs[1])}.")
+    one_text = f"One text with a change every {shown.change} tokens: {LRU} hits {percent(runs[0])}, {LFU}"
+    picture = Picture(svg, f"{one_text} {percent(runs[1])}.")
     title = "A made-up text whose subject changes every 60 tokens"
     return Answer(right, why, Shown(trace, boards(), title, 70, changes=shown.changes), picture)
