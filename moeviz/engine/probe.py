@@ -35,11 +35,16 @@ class Product:
     pieces: tuple[torch.Tensor, ...] = ()
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        if self.pieces and len(hidden) == 1 and hidden.is_contiguous():
-            return torch.cat([torch.mv(piece, hidden[0]) for piece in self.pieces])[None]
         if self.precise:
             return linear(hidden.float(), self.weight.float())
         return linear(hidden, self.weight)
+
+    def of_row(self, hidden: torch.Tensor) -> list[torch.Tensor]:
+        """The logits of one token, hidden [1, hidden], one piece of them after the other."""
+        if self.pieces and hidden.is_contiguous():
+            row = hidden.view(-1)
+            return [torch.mv(piece, row) for piece in self.pieces]
+        return [self(hidden).view(-1)]
 
     def of(self, layers: range, experts: int) -> Product:
         """Of some of the layers whose routers stand in it side by side; experts: of each layer."""
@@ -239,7 +244,7 @@ def side_by_side(routers: Sequence[Router | None], hidden_dtype: torch.dtype) ->
         targets = range(source + 1, min(source + 1 + LOOKAHEADS, len(products)))
         for _ in range(4):
             hidden = torch.randn(1, width, generator=generator).to(weight.device, hidden_dtype)
-            together = whole.of(targets, experts)(hidden).view(len(targets), experts)
+            together = torch.cat(whole.of(targets, experts).of_row(hidden)).view(len(targets), experts)
             if not torch.equal(together, torch.cat([products[target](hidden) for target in targets])):
                 return None
     for number, own in enumerate(weights):
