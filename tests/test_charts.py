@@ -330,10 +330,10 @@ def test_a_name_from_a_file_cannot_become_markup(make: Callable[..., Chart]) -> 
 
 
 def test_presenters_text_is_larger() -> None:
-    figure = usage.skew(random_trace(1)).figure
-    before = figure.layout.xaxis.tickfont.size
-    style.enlarge(figure, 1.6)
-    assert figure.layout.xaxis.tickfont.size >= 1.5 * before
+    sent = usage.skew(random_trace(1)).figure.to_dict()
+    before = sent["layout"]["xaxis"]["tickfont"]["size"]
+    style.enlarge(sent, 1.6)
+    assert sent["layout"]["xaxis"]["tickfont"]["size"] >= 1.5 * before
 
 
 def test_charts_load_neither_plotly_nor_streamlit_before_they_draw() -> None:

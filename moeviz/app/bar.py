@@ -24,14 +24,23 @@ STYLE = """<style>
 }
 @media (min-width: 901px) {
   [data-testid=stLayoutWrapper]:has(> .st-key-bar) { position: absolute; } /* it hangs in the header */
-  /* a page's first screen: its charts share the height that the rest leaves */
+  /* a page's first screen: its charts share the height that the rest leaves. Every :has() here asks for
+     children: one for all that is inside would be asked anew at each text of a figure that Plotly measures */
   .st-key-screen { flex: none; min-height: calc(100vh - var(--above, 4.25rem) - 13px); }
-  .st-key-screen :has(.stPlotlyChart) { flex: 1 1 0; display: flex; }
-  .st-key-screen .stColumn { flex: 1 1 0; min-width: 0; } /* the same without a chart */
-  .st-key-screen :has(.stPlotlyChart):not(.stHorizontalBlock) { flex-direction: column; }
-  .st-key-screen .stElementContainer:has(.stPlotlyChart) { min-height: 11rem; overflow: hidden; }
-  .st-key-screen:has(details[open]) .stElementContainer:has(.stPlotlyChart) { min-height: 15rem; }
-  .st-key-screen .stFullScreenFrame { min-height: 0; }
+  .st-key-screen [data-testid=stLayoutWrapper]:has(> [class*=st-key-chart-]),
+  .st-key-screen [data-testid=stLayoutWrapper]:has(> .stHorizontalBlock > .stColumn),
+  .st-key-screen :is(.stColumn, .stColumn > .stVerticalBlock, [class*=st-key-chart-]),
+  .st-key-screen [class*=st-key-chart-] > .stElementContainer:has(> [data-testid=stFullScreenFrame]),
+  .st-key-screen [class*=st-key-chart-] > * > [data-testid=stFullScreenFrame] {
+    flex: 1 1 0; display: flex; flex-direction: column;
+  }
+  .st-key-screen .stHorizontalBlock:has(> .stColumn) { flex: 1 1 0; }
+  .st-key-screen .stColumn { min-width: 0; }
+  .st-key-screen [class*=st-key-chart-] > .stElementContainer:has(> [data-testid=stFullScreenFrame]) {
+    min-height: 11rem; overflow: hidden;
+  }
+  .st-key-screen:has(> * > * > details[open]) [class*=st-key-chart-]
+    > .stElementContainer:has(> [data-testid=stFullScreenFrame]) { min-height: 15rem; }
   [class*=st-key-heading-] { flex-wrap: nowrap; } /* a long title takes two lines, its badge none */
   [class*=st-key-heading-] > :first-child { flex: 0 1 auto; min-width: 0; }
   [class*=st-key-heading-] > :not(:first-child), [class*=st-key-heading-] > * > .stVerticalBlock {

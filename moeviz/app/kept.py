@@ -16,6 +16,7 @@ import streamlit as st
 from moeviz.charts import Chart, style
 from moeviz.charts.board import Frame, frames
 from moeviz.charts.stage.payload import run_part
+from moeviz.charts.stage.stories import stories_of
 from moeviz.core.machines import Machine
 from moeviz.core.replay import replay
 from moeviz.core.run import Run
@@ -68,6 +69,8 @@ def part(
     SettingsError where the settings do not fit the trace.
     """
     found = explained(trace, settings)
+    if over is None:  # what there is of it is kept
+        return bare(trace, settings, measured) | {"story": stories_of(found), "soon": False}
     return run_part(found.run, measured, found, over, fitted)
 
 
@@ -95,7 +98,7 @@ def predicted_each(trace: Trace, several: list[Settings], measured: Run, place: 
     Raises SettingsError where settings do not fit the trace.
     """
     costs = fitted(measured).on(place, measured.mean_copied)
-    return [cost.predict(replayed(trace, one), costs) for one in several]
+    return [predicted(replayed(trace, one), costs) for one in several]
 
 
 def bound(trace: Trace, several: Sequence[Settings]) -> Run:
@@ -146,11 +149,11 @@ def drawn(
     """
     found = _make()
     for one in found:
-        style.ink(one.figure, color)
-        if larger != 1:
-            style.enlarge(one.figure, larger)
-        style.settle(one.figure, larger)
         sent = one.figure.to_dict()
+        style.ink(sent, color)
+        if larger != 1:
+            style.enlarge(sent, larger)
+        style.settle(sent, larger)
         one.figure.to_dict = lambda sent=sent: sent
     return found
 

@@ -89,7 +89,7 @@ def _kept(make: Callable[[], list[Chart]], key: str, of: Sequence[Any]) -> list[
 
 
 def _show(one: Chart, key: str) -> None:
-    with st.container(gap=None):
+    with st.container(gap=None, key=f"chart-{key}"):
         with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"heading-{key}"):
             st.subheader(plain(one.title), width="content", anchor=False, help=_terms(one))
             badge(one.kind)

@@ -183,9 +183,13 @@ def _every_expert(run: Run, pictures: Sequence[Frame]) -> go.Figure:
         ticktext=[str(layer) for layer in range(run.layers)],
         range=[run.layers * run.experts - 0.5, -0.5],
     )
-    for layer in range(1, run.layers):
-        figure.add_hline(layer * run.experts - 0.5, line_width=1, line_color="rgba(128,128,128,.8)")
-    figure.update_layout(height=max(280, min(560, 80 + round(4.4 * run.layers * run.experts))))
+    between: dict[str, Any] = {"type": "line", "xref": "x domain", "x0": 0, "x1": 1, "yref": "y"}
+    between["line"] = {"width": 1, "color": "rgba(128,128,128,.8)"}
+    edges = [layer * run.experts - 0.5 for layer in range(1, run.layers)]
+    figure.update_layout(
+        height=max(280, min(560, 80 + round(4.4 * run.layers * run.experts))),
+        shapes=[between | {"y0": edge, "y1": edge} for edge in edges],
+    )
     return figure
 
 

@@ -31,24 +31,25 @@ def blank(x: str, y: str, height: int = 320) -> go.Figure:
     """A figure with its axes named and nothing drawn."""
     import plotly.graph_objects as go
 
-    figure = go.Figure()
-    figure.update_layout(
-        margin={"l": 10, "r": 16, "t": 8, "b": 48},
-        height=height,
-        font={"size": 15},
-        legend={
-            "orientation": "h",
-            "yref": "container",  # above the axes Plotly leaves it behind where a page stretches them
-            "y": 1,
-            "yanchor": "top",
-            "x": 0,
-            "font": {"size": 14},
-        },
-        hovermode="closest",
+    axis = {"automargin": True, "tickfont": {"size": 14}}
+    return go.Figure(  # at once: Plotly checks every update by itself
+        layout={
+            "margin": {"l": 10, "r": 16, "t": 8, "b": 48},
+            "height": height,
+            "font": {"size": 15},
+            "legend": {
+                "orientation": "h",
+                "yref": "container",  # above the axes Plotly leaves it behind where a page stretches them
+                "y": 1,
+                "yanchor": "top",
+                "x": 0,
+                "font": {"size": 14},
+            },
+            "hovermode": "closest",
+            "xaxis": {"title": {"text": x, "font": {"size": 15}}, **axis},
+            "yaxis": {"title": {"text": y, "font": {"size": 15}}, **axis},
+        }
     )
-    figure.update_xaxes(title=x, automargin=True, tickfont_size=14, title_font_size=15)
-    figure.update_yaxes(title=y, automargin=True, tickfont_size=14, title_font_size=15)
-    return figure
 
 
 def line(number: int, width: int = 3) -> dict[str, Any]:
@@ -118,62 +119,97 @@ def hatch(shape: str) -> dict[str, Any]:
 
 def mark_column(figure: go.Figure, at: float) -> None:
     """A frame around the column under the cursor."""
-    figure.add_vrect(at - 0.5, at + 0.5, line={"color": CURSOR, "width": 2}, fillcolor="rgba(0,0,0,0)")
+    figure.add_shape(
+        type="rect",
+        xref="x",
+        x0=at - 0.5,
+        x1=at + 0.5,
+        yref="y domain",
+        y0=0,
+        y1=1,
+        line={"color": CURSOR, "width": 2},
+        fillcolor="rgba(0,0,0,0)",
+    )
 
 
-def ink(figure: go.Figure, color: str) -> None:
+# What follows changes a figure as it is sent, a dict that `Figure.to_dict` gave: a Figure checks each change,
+# which takes longer than to make most charts.
+
+
+def ink(sent: dict[str, Any], color: str) -> None:
     """All text of a figure in one colour, dark enough to be read on its ground."""
-    figure.update_layout(font_color=color, legend_font_color=color)
-    figure.update_xaxes(tickfont_color=color, title_font_color=color)
-    figure.update_yaxes(tickfont_color=color, title_font_color=color)
-    figure.update_annotations(font_color=color)
-    figure.update_traces(
-        colorbar_tickfont_color=color, colorbar_title_font_color=color, selector={"type": "heatmap"}
-    )
+    layout = sent["layout"]
+    for one in (layout, _part(layout, "legend"), *layout.get("annotations", ())):
+        _part(one, "font")["color"] = color
+    for one in (*_axes(sent), *_colorbars(sent)):
+        _part(one, "tickfont")["color"] = color
+        _part(one, "title", "font")["color"] = color
 
 
-def enlarge(figure: go.Figure, factor: float) -> None:
+def enlarge(sent: dict[str, Any], factor: float) -> None:
     """All text of a figure `factor` times as large, and the figure higher, for the back row of a room."""
-    layout = figure.layout
-    layout.font.size = round((layout.font.size or 15) * factor)
-    layout.legend.font.size = round((layout.legend.font.size or 14) * factor)
-    layout.height = round((layout.height or 320) * (0.4 + 0.6 * factor))
-    figure.update_xaxes(tickfont_size=round(14 * factor), title_font_size=round(15 * factor))
-    figure.update_yaxes(tickfont_size=round(14 * factor), title_font_size=round(15 * factor))
-    figure.update_annotations(font_size=round(15 * factor))
-    for one in figure.data:
-        if one.textfont.size:
-            one.textfont.size = round(one.textfont.size * factor)
-    figure.update_traces(
-        colorbar_tickfont_size=round(14 * factor),
-        colorbar_title_font_size=round(14 * factor),
-        selector={"type": "heatmap"},
-    )
+    layout = sent["layout"]
+    for one, usual in ((layout, 15), (_part(layout, "legend"), 14)):
+        font = _part(one, "font")
+        font["size"] = round(font.get("size", usual) * factor)
+    layout["height"] = round(layout.get("height", 320) * (0.4 + 0.6 * factor))
+    for one, title in (*((axis, 15) for axis in _axes(sent)), *((bar, 14) for bar in _colorbars(sent))):
+        _part(one, "tickfont")["size"] = round(14 * factor)
+        _part(one, "title", "font")["size"] = round(title * factor)
+    for one in layout.get("annotations", ()):
+        _part(one, "font")["size"] = round(15 * factor)
+    for one in sent["data"]:
+        if size := one.get("textfont", {}).get("size"):
+            one["textfont"]["size"] = round(size * factor)
 
 
-def settle(figure: go.Figure, larger: float = 1.0) -> None:
+def settle(sent: dict[str, Any], larger: float = 1.0) -> None:
     """Margins by hand, for text `larger` times as large: where Plotly finds them it draws all, measures
     the text, and draws all again. Names on the y axis have a length that only it can tell.
     """
-    layout = figure.layout
-    slanted = bool(layout.xaxis.tickangle)
-    named = layout.yaxis.categoryarray is not None or any(
-        isinstance(value, str) for one in figure.data for value in (one.y if one.y is not None else ())[:1]
+    layout, data = sent["layout"], sent["data"]
+    across, down = _part(layout, "xaxis"), _part(layout, "yaxis")
+    named = (
+        down.get("categoryarray") is not None
+        or any(
+            isinstance(value, str)
+            for one in data
+            if not isinstance(one.get("y"), dict | None)  # as bytes
+            for value in one["y"][:1]
+        )
     )
-    named = named or any(not text.isdecimal() for text in layout.yaxis.ticktext or ())
-    told = [one for one in figure.data if one.type != "heatmap" and one.showlegend is not False]
-    legend = layout.showlegend is not False and (len(told) > 1 or bool(layout.showlegend))
-    bar = any(one.type == "heatmap" and one.showscale is not False for one in figure.data)
-    figure.update_xaxes(ticklabeloverflow="allow", automargin=False)
-    figure.update_yaxes(ticklabeloverflow="allow", automargin=named)
-    figure.update_layout(
-        margin={
-            "l": 10 if named else round(70 * larger),
-            "r": round(90 * larger) if bar else 16,
-            "t": round(42 * larger) if legend else 8,
-            "b": round((100 if slanted else 56) * larger),
-        }
-    )
+    ticks = down.get("ticktext")
+    named = named or any(not text.isdecimal() for text in (ticks if ticks is not None else ()))
+    told = [one for one in data if one.get("type") != "heatmap" and one.get("showlegend") is not False]
+    asked = layout.get("showlegend")
+    legend = asked is not False and (len(told) > 1 or bool(asked))
+    bar = any(one.get("type") == "heatmap" and one.get("showscale") is not False for one in data)
+    for one in _axes(sent):
+        one |= {"ticklabeloverflow": "allow", "automargin": False}
+    for name in layout:
+        if name.startswith("yaxis"):
+            layout[name]["automargin"] = named
+    layout["margin"] = {
+        "l": 10 if named else round(70 * larger),
+        "r": round(90 * larger) if bar else 16,
+        "t": round(42 * larger) if legend else 8,
+        "b": round((100 if across.get("tickangle") else 56) * larger),
+    }
+
+
+def _part(of: dict[str, Any], *names: str) -> dict[str, Any]:
+    """What a figure says under these names, one in the other; empty, and said from now on, where nothing."""
+    for name in names:
+        of = of.setdefault(name, {})
+    return of
+
+
+def _axes(sent: dict[str, Any]) -> list[dict[str, Any]]:
+    return [one for name, one in sent["layout"].items() if name.startswith(("xaxis", "yaxis"))]
+
+
+def _colorbars(sent: dict[str, Any]) -> list[dict[str, Any]]:
+    return [_part(one, "colorbar") for one in sent["data"] if one.get("type") == "heatmap"]
 
 
 def html_safe(text: str) -> str:
