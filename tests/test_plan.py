@@ -27,7 +27,7 @@ from moeviz.core.replay import replay
 from moeviz.core.run import Tier
 from moeviz.core.settings import Settings
 from moeviz.engine import plan as engine
-from moeviz.engine import tiers
+from moeviz.engine import planned, tiers
 from moeviz.errors import SettingsError
 from moeviz.files import moetrace
 from moeviz.files.moecounts import Counts, to_bytes
@@ -225,7 +225,7 @@ def test_the_last_run_tells_what_unpacking_takes(monkeypatch: pytest.MonkeyPatch
     trace = replace(random_trace(1), model="moeviz demo model", expert_bytes=1_179_648)
     moved = as_json("--experts", "int8", "--dtype", "float32")["size"]["layers"][0]["moved"]
     ran = timed(replay(replace(trace, link_bytes=moved), Settings("lru", 4)))
-    engine.settle(trace, replace(ran, tier=Tier("disk", 1.0, 1.0, True, unpack_ms=0.5)))
+    planned.settle(trace, replace(ran, tier=Tier("disk", 1.0, 1.0, True, unpack_ms=0.5)))
     found = as_json("--experts", "int8", "--dtype", "float32")["unpacking"]
     assert (found["ms"], found["source"]) == (0.5, "as the last run of this model measured it here")
     assert as_json("--experts", "int4", "--dtype", "float32")["unpacking"]["ms"] == 2.0
@@ -255,14 +255,14 @@ def test_a_run_on_a_cpu_says_nothing_of_a_card() -> None:
     card = ("--device", "cuda", "--fast", "64MiB", "--fast-speed", "1000", "--link", "1,0.1")
     as_json(*card)  # is remembered
     ran = timed(replay(trace, Settings("lru", 8)))
-    engine.settle(trace, ran)
+    planned.settle(trace, ran)
     assert as_json(*card[:4])["compute"] is None
-    settled = engine.last("moeviz demo model")
+    settled = planned.last("moeviz demo model")
     assert settled is not None
     assert settled.planned_hit_ratio is None
-    engine.settle(trace, ran, on_host=False)
+    planned.settle(trace, ran, on_host=False)
     assert as_json(*card[:4])["compute"]["source"] == "as the last run of this model measured it here"
-    settled = engine.last("moeviz demo model")
+    settled = planned.last("moeviz demo model")
     assert settled is not None
     assert settled.planned_hit_ratio is not None
     assert as_json("--fast", "64MiB")["size"]["dtype"] == "float32"  # what a CPU chose is not known
@@ -373,103 +373,12 @@ def test_a_card_of_another_machine_is_planned_as_one(monkeypatch: pytest.MonkeyP
             engine.make(device=unknown)
 
 
-# how far off
-
-
-def test_the_next_plan_says_how_far_off_the_last_one_was(data: Path) -> None:
-    trace = replace(random_trace(1), model="m", expert_bytes=4_000, link_bytes=1_000)
-    measured = timed(replay(trace, Settings("lfu", 3)), wall=10_000_000)
-    found = plan("m", SIZE, RAM, context=10, slots=[3], trace=trace, link=LINK, compute=Compute(1.0, "said"))
-    assert engine.last("m") is None
-    engine.remember(found)
-    engine.remember(plan("m", SIZE, RAM, context=10, slots=[3]))  # without a trace: it takes nothing back
-    engine.settle(trace, measured)
-    ran = engine.last("m")
-    assert ran is not None
-    lfu = found.rows[0].expected[1]
-    assert lfu.band is not None
-    assert (ran.planned_hit_ratio, ran.planned_least) == (lfu.hit_ratio, lfu.band.least)
-    assert ran.hit_ratio == lfu.hit_ratio  # decisions are exact
-    assert ran.tokens_per_second == pytest.approx(100, rel=0.1)
-    said = dict(engine.rows(found))
-    assert said["Last run"].startswith("lfu with 3 slots a layer, each of ")
-    assert said["  planned"].endswith(" tokens/s, compute 1.0 ms a token, over a link (0.001 GB/s, 1 ms)")
-    assert " hit, 100 tokens/s, compute " in said["  measured"]
-    assert [path.name for path in data.iterdir()] == ["plans.json"]
-
-
-@pytest.mark.parametrize(
-    ("speed", "verdict"),
-    [(90.0, "10% below the plan"), (150.0, "within the plan"), (220.0, "10% above the plan")],
-)
-def test_a_verdict_is_against_the_nearest_end_of_the_band(speed: float, verdict: str) -> None:
-    told = engine.off_by(engine.Ran(1_000, 4, "lru", 0.5, speed, 1.0, 0.5, 100.0, 200.0))
-    assert told[-1][1].endswith(verdict)
-
-
-def test_what_was_not_planned_is_not_compared(data: Path) -> None:
-    trace = replace(random_trace(1), model="m")
-    engine.settle(trace, timed(replay(trace, Settings("lfu", 3, scope="model"))))
-    engine.settle(trace, replay(trace, Settings("lfu", 3)))  # not measured
-    run = timed(replay(trace, Settings("lfu", 3)))
-    engine.settle(trace, replace(run, passes=replace(run.passes, tokens=run.passes.tokens * 2)))  # two texts
-    assert engine.last("m") is None
-    engine.settle(trace, timed(replay(trace, Settings("lfu", 3))))
-    ran = engine.last("m")
-    assert ran is not None
-    assert "nothing had been planned for it" in engine.off_by(ran)[-1][1]
-
-
-def test_a_plan_without_a_trace_is_held_against_a_run_too_and_claims_no_speed_from_below() -> None:
-    trace = replace(random_trace(1), model="m", expert_bytes=4_000, link_bytes=1_000)
-    floor = Compute(0.001, "to read its weights once", at_least=True)
-    engine.remember(plan("m", SIZE, RAM, context=10, slots=[3], link=LINK, compute=floor))
-    engine.settle(trace, timed(replay(trace, Settings("lfu", 3)), wall=10_000_000))
-    ran = engine.last("m")
-    assert ran is not None
-    assert (ran.planned_for, ran.planned_hit_ratio, ran.planned_least) == (EVEN, 3 / 8, None)
-    planned, measured = (text for _, text in engine.off_by(ran)[1:])
-    assert planned.startswith("37.5% hit by even routing, at most 133 tokens/s, compute at least 0.0 ms")
-    assert measured.endswith("within the plan")
-
-
-def test_a_folder_is_the_same_model_however_its_path_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "model").mkdir()
-    monkeypatch.chdir(tmp_path)
-    trace = replace(random_trace(1), model="model")
-    engine.settle(trace, timed(replay(trace, Settings("lfu", 3))))
-    assert engine.last(str(tmp_path / "model")) is not None
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "",
-        "[]",
-        '{"m": 3}',
-        '{"m": {"ran": {"slots": 1}}}',
-        "[" * 100_000,
-        '{"m": {"expected": 3}}',
-        '{"m": {"ran": [1]}}',
-        *(json.dumps({"m": {"ran": {**RAN, **odd}}}) for odd in ODD),
-    ],
-)
-def test_a_damaged_store_holds_nothing_and_is_written_anew(content: str, data: Path) -> None:
-    data.mkdir()
-    (data / "plans.json").write_text(content)
-    assert engine.last("m") is None
-    engine.remember(plan("m", SIZE, RAM, context=10))
-    assert "m" in json.loads((data / "plans.json").read_text())
-
-
 def test_a_damaged_run_is_left_out_of_a_plan_with_a_note_and_the_next_run_is_kept(data: Path) -> None:
     data.mkdir()
     name = "moeviz demo model"
     trace = replace(random_trace(1), model=name, expert_bytes=1_179_648)
-    planned = as_json("--dtype", "float32", "--slots", "4")
-    assert not any("damaged" in note for note in planned["notes"])
+    found = as_json("--dtype", "float32", "--slots", "4")
+    assert not any("damaged" in note for note in found["notes"])
     kept = json.loads((data / "plans.json").read_text())
     for one in kept[name]["expected"].values():
         one["planned_most"] = "fast"
@@ -479,8 +388,8 @@ def test_a_damaged_run_is_left_out_of_a_plan_with_a_note_and_the_next_run_is_kep
         assert result.exit_code == 0, result.output
         assert "is damaged, and is left out: " in result.output
         assert "Last run" not in result.output
-    engine.settle(trace, timed(replay(trace, Settings("lru", 4))))
-    settled = engine.last(name)
+    planned.settle(trace, timed(replay(trace, Settings("lru", 4))))
+    settled = planned.last(name)
     assert settled is not None
     assert settled.planned_most is None
     (data / "plans.json").write_text(json.dumps({name: {"ran": {**RAN, "planned_hit_ratio": 0.5}}}))
@@ -495,7 +404,7 @@ def test_a_context_beyond_the_models_own_is_said_to_be_cut() -> None:
 
 def test_the_last_run_tells_what_compute_takes() -> None:
     trace = replace(random_trace(1), model="moeviz demo model", expert_bytes=1_179_648)
-    engine.settle(trace, timed(replay(trace, Settings("lru", 4))))
+    planned.settle(trace, timed(replay(trace, Settings("lru", 4))))
     found = as_json("--dtype", "float32")
     assert found["compute"]["source"] == "as the last run of this model measured it here"
     assert found["last_run"]["slots"] == 4
@@ -506,7 +415,7 @@ def test_on_a_cpu_the_dtype_is_that_of_the_last_run_and_float32_before_there_was
     assert before["size"]["dtype"] == "float32"
     assert any("the faster of float32 and bfloat16" in note for note in before["notes"])
     trace = replace(random_trace(1), model="moeviz demo model", expert_bytes=1_179_648 // 2)
-    engine.settle(trace, timed(replay(trace, Settings("lru", 4))))
+    planned.settle(trace, timed(replay(trace, Settings("lru", 4))))
     after = as_json()
     assert after["size"]["dtype"] == "bfloat16"
     assert not any("the faster of" in note for note in after["notes"])

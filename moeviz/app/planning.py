@@ -20,6 +20,7 @@ from moeviz.app.show import plain
 from moeviz.core.machines import TYPED, Machine
 from moeviz.core.settings import byte_count
 from moeviz.engine import plan as plans
+from moeviz.engine import planned
 from moeviz.errors import MoevizError
 from moeviz.files import library
 from moeviz.numbers.lossy import EXPERTS, LOSSLESS
@@ -166,7 +167,7 @@ def _made(
     except (MoevizError, OSError) as error:
         return said(str(error))
     with suppress(OSError):  # a plan is of use where it cannot be kept, too
-        plans.remember(found)
+        planned.remember(found)
     parts = ["python", "-m", "moeviz", "plan", *([model] if model else []), "--context", str(context)]
     parts += ["--experts", experts] if experts != LOSSLESS else []
     parts += ["--fast", fast] if fast else []

@@ -107,6 +107,7 @@ def plan(
     """
     from moeviz import words
     from moeviz.engine import plan as plans
+    from moeviz.engine import planned
     from moeviz.files import moecounts, moetrace
     from moeviz.numbers.plan import ASSUMPTIONS
 
@@ -126,10 +127,10 @@ def plan(
             link=link,
             fast_speed=fast_speed,
         )
-        last = plans.last(found.model)
+        last = planned.last(found.model)
         lines = words.lines(plans.rows(found))
     with suppress(OSError):  # a plan is of use where it cannot be kept, too
-        plans.remember(found)
+        planned.remember(found)
     if as_json:
         values = asdict(found)
         values["size"] |= {"all": found.size.all_unpacked, "all_packed": found.size.all_packed}

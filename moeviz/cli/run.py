@@ -88,7 +88,7 @@ def run(
         loaded, options = prepare(model, others, [settings])
         options = replace(options, compute=compute)
         from moeviz.engine import measure
-        from moeviz.engine.plan import settle
+        from moeviz.engine.planned import settle
         from moeviz.engine.session import generate
 
         measure.fitting(loaded, [settings])

@@ -1,9 +1,8 @@
-"""A plan for a model on this machine, before anything is loaded; and how far off the last one was. Imports no
-torch.
+"""A plan for a model on this machine, before anything is loaded. Imports no torch.
 
 Reads what the machine has (memory, free disk, an accelerator's memory where the system says so without
-torch), measures this disk where it is asked to, and keeps what was planned in the user's data folder, so that
-a run can be set against it.
+torch), and measures this disk where it is asked to. What is kept of a plan, and how far off the last one was,
+stands in `planned`.
 
     found = make("moeviz/demo_model", fast=32 * 2**20, link="SATA SSD")
     print(words.lines(rows(found)))
@@ -11,24 +10,21 @@ a run can be set against it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_type_hints
 
 from moeviz import words
 from moeviz.core.machines import DEVICES, Machine, find
 from moeviz.core.oracle import BUNDLED_NAME
-from moeviz.core.run import Run, Tier
-from moeviz.core.trace import DECODE, Trace
-from moeviz.engine import tiers
+from moeviz.core.run import Run
+from moeviz.core.trace import Trace
+from moeviz.engine import planned, tiers
 from moeviz.engine.cachefolder import cache_folder
 from moeviz.engine.unpack_time import unpack_ms
 from moeviz.errors import SettingsError
-from moeviz.files import headers, library
+from moeviz.files import headers
 from moeviz.files.moecounts import Counts
-from moeviz.files.moetrace import write_atomically
 from moeviz.numbers import metrics
 from moeviz.numbers import plan as plans
 from moeviz.numbers.lossy import EXPERTS, LOSSLESS
@@ -37,7 +33,6 @@ from moeviz.numbers.sizes import Headers, ModelSize, checkpoint_dtype, sizes
 
 BUNDLED = Path(__file__).parent.parent / "demo_model"
 MEASURE = "measure"  # --link measure: this disk
-_MOST_KEPT = 200  # plans
 _IN_LATENCY = (
     "What unpacking an expert takes is in the link's latency: the trace's run measured the two as one."
 )
@@ -70,7 +65,10 @@ def make(
     name = BUNDLED_NAME if not model or Path(model).resolve() == BUNDLED.resolve() else model
     memory = this_machine(fast, device)
     size = _size(read, name, dtype, experts, memory.fast_is_host)
-    same = trace is not None and (_who(trace.model), trace.mean_bytes) == (_who(name), size.mean_bytes)
+    same = trace is not None and (planned.who(trace.model), trace.mean_bytes) == (
+        planned.who(name),
+        size.mean_bytes,
+    )
     own = run if same else None
     machine = trace.recorded.get("machine", "a machine that it does not name") if trace is not None else ""
     in_latency = not link and size.kept and own is not None and _unpacks_in_latency(own)
@@ -91,8 +89,10 @@ def make(
         notes.append(words.unpacking(found.unpacking.ms, size.mean_moved, size.mean_bytes))
     if in_latency:
         notes.append(_IN_LATENCY)
-    if _damaged(name):
-        notes.append(f"What was kept of earlier plans and runs is damaged, and is left out: {_store()}.")
+    if planned.damaged(name):
+        notes.append(
+            f"What was kept of earlier plans and runs is damaged, and is left out: {planned.file()}."
+        )
     return replace(found, notes=tuple(notes))
 
 
@@ -103,7 +103,7 @@ def _size(read: Headers, name: str, dtype: str, experts: str, on_cpu: bool) -> M
     own = checkpoint_dtype(read.config)
     if dtype != "auto" or not on_cpu or own == "float32":
         return sizes(read, own if dtype == "auto" else dtype, experts)
-    before, found = _last_alike(name, on_cpu), sizes(read, own, experts)
+    before, found = planned.last_alike(name, on_cpu), sizes(read, own, experts)
     if before is not None and found.mean_bytes == before.expert_bytes:
         return found
     found = sizes(read, "float32", experts)
@@ -138,8 +138,8 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
         ("Link", plan.link.label if plan.link else "not known: add --link, for example --link measure")
     )
     found.append(("Compute", _compute_row(plan.compute)))
-    if (ran := last(plan.model)) is not None:
-        found += off_by(ran)
+    if (ran := planned.last(plan.model)) is not None:
+        found += planned.off_by(ran)
     for row in plan.rows:
         has = f"{_fits(row.fits)}: fast tier {words.memory(row.fast)} of {words.memory(memory.fast)}"
         there = f"slow tier host {_fits(row.host_fits)}: {need} of {words.memory(memory.host)}"
@@ -262,7 +262,7 @@ def _compute(
     weights takes.
     """
     if fast_speed is None:
-        before = _last_alike(name, memory.fast_is_host)
+        before = planned.last_alike(name, memory.fast_is_host)
         if before is not None and before.compute_ms is not None and before.expert_bytes == size.mean_bytes:
             return Compute(before.compute_ms, "as the last run of this model measured it here")
         if own is not None and (parts := metrics.stack(own)) is not None:
@@ -283,7 +283,7 @@ def _unpacking(name: str, size: ModelSize, memory: Memory, own: Run | None) -> C
     """
     if not size.kept:
         return None
-    bytes_of, ran = (size.mean_bytes, size.mean_moved), _last_alike(name, memory.fast_is_host)
+    bytes_of, ran = (size.mean_bytes, size.mean_moved), planned.last_alike(name, memory.fast_is_host)
     if ran is not None and ran.unpack_ms and (ran.expert_bytes, ran.moved_bytes) == bytes_of:
         return Compute(ran.unpack_ms, "as the last run of this model measured it here")
     if own is not None and own.tier is not None and own.tier.unpack_ms and own.mean_copied == bytes_of[1]:
@@ -292,189 +292,3 @@ def _unpacking(name: str, size: ModelSize, memory: Memory, own: Run | None) -> C
         return None
     took = unpack_ms(size.kept, size.dtype, size.matrices)
     return None if took is None else Compute(took, "measured here")
-
-
-# how far off the last plan was
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """What the last run of a model gave, and what had been planned for it."""
-
-    expert_bytes: int  # in a slot: tells a run in float32 from one in bfloat16
-    slots: int
-    policy: str
-    hit_ratio: float | None
-    tokens_per_second: float | None
-    compute_ms: float | None  # of a token, without waiting for copies
-    planned_hit_ratio: float | None = None  # None where no plan had these slots
-    planned_least: float | None = None  # tokens/s
-    planned_most: float | None = None
-    planned_compute_ms: float | None = None
-    planned_link: str = ""
-    planned_for: str = ""  # a policy, or EVEN where a plan without a trace spoke for all
-    link: str = ""  # that it ran over, in words; empty where that is not known
-    moved_bytes: int = 0  # of an expert, over the link
-    unpack_ms: float = 0.0  # of an expert; 0 where none was packed
-    on_host: bool = True  # its fast tier was RAM, not an accelerator
-
-
-def remember(plan: Plan) -> None:
-    """Keeps what a plan expects of each policy and slot count, for `settle`. Raises OSError."""
-    kept, who = _kept(), _who(plan.model)
-    about = kept.pop(who, {})  # the newest stand last
-    expected = {
-        _key(plan.size.mean_bytes, plan.size.mean_moved, row.slots, one.policy, plan.memory.fast_is_host): {
-            "planned_for": one.policy,
-            "planned_hit_ratio": one.hit_ratio,
-            "planned_least": one.band.least if one.band else None,
-            "planned_most": one.band.most if one.band else None,
-            "planned_compute_ms": plan.compute.ms if plan.compute else None,
-            "planned_link": plan.link.label if plan.link else "",
-        }
-        for row in plan.rows
-        for one in row.expected
-        if one.policy in (*plans.POLICIES, plans.EVEN)
-    }
-    _keep({**kept, who: {**about, "expected": _table(about.get("expected")) | expected}})
-
-
-def settle(trace: Trace, run: Run, on_host: bool = True) -> None:
-    """Keeps how a measured run came out, beside what was planned for its model, policy and slots. `on_host`:
-    its fast tier was RAM, not an accelerator. Raises OSError.
-
-    Does nothing for a run that no plan speaks of: a baseline, a shared pool, pre-fetching, several texts at a
-    time (a pass then brings several tokens, and takes longer than one text's).
-    """
-    settings, parts = run.settings, metrics.stack(run)
-    if parts is None or settings.baseline or settings.scope != "layer" or settings.prefetch != "none":
-        return
-    if (run.passes.tokens[run.passes.phase == DECODE] > 1).any():
-        return
-    found = metrics.summary(run)
-    ran = Ran(
-        run.mean_bytes,
-        settings.slots,
-        settings.policy,
-        found.decode.hit_ratio,
-        found.times.tokens_per_second if found.times else None,
-        parts.compute + parts.other,
-        link=_link_in_words(run.tier),
-        moved_bytes=run.mean_copied,
-        unpack_ms=run.tier.unpack_ms if run.tier else 0.0,
-        on_host=on_host,
-    )
-    kept, who = _kept(), _who(trace.model)
-    about = kept.pop(who, {})
-    expected = _table(about.get("expected"))
-    for policy in (plans.EVEN, settings.policy):  # what was planned for the policy itself counts
-        planned = expected.get(_key(run.mean_bytes, run.mean_copied, settings.slots, policy, on_host))
-        ran = _ran(asdict(ran) | _table(planned)) or ran  # of a damaged file nothing
-    _keep({**kept, who: {**about, "ran": asdict(ran)}})
-
-
-def _who(model: str) -> str:
-    """A folder is the same however its path was written."""
-    return str(Path(model).resolve()) if Path(model).is_dir() else model
-
-
-def _key(expert_bytes: int, moved_bytes: int, slots: int, policy: str, on_host: bool) -> str:
-    """Of what is expected. A run in another dtype, with its experts packed otherwise, or on an accelerator
-    instead of the CPU, is another."""
-    return f"{expert_bytes} {moved_bytes} {slots} {policy}{'' if on_host else ' on an accelerator'}"
-
-
-def _link_in_words(tier: Tier | None) -> str:
-    if tier is None:
-        return ""
-    paced = f"; {tier.pace_in_words}" if tier.pace else ""
-    return f"{tier.kind}, {tier.gigabytes_per_second:.2f} GB/s, {tier.latency_ms:.2f} ms per expert{paced}"
-
-
-def last(model: str) -> Ran | None:
-    """How the last run of a model came out; None where there was none, or what was kept of it is damaged."""
-    about = _kept().get(_who(model), {})
-    return _ran(about["ran"]) if "ran" in about else None
-
-
-def _ran(values: Any) -> Ran | None:
-    """What was kept of a run; None where a field is missing, unknown, of another type or no figure."""
-    kinds = {one.name: get_type_hints(Ran)[one.name] for one in fields(Ran)}
-    try:
-        found = Ran(**values)
-    except TypeError:
-        return None
-    for name, kind in kinds.items():
-        value = getattr(found, name)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (isinstance(value, kind) or (number and isinstance(1.0, kind))):
-            return None
-        if number and not 0 <= value < 1e18:
-            return None
-    return found
-
-
-def _damaged(model: str) -> bool:
-    """Whether something is kept of a model, or of any, that cannot be read."""
-    try:
-        about = _table(json.loads(_store().read_bytes())).get(_who(model), {})
-    except OSError:
-        return False
-    except (ValueError, RecursionError):
-        return True
-    return not isinstance(about, dict) or ("ran" in about and _ran(about["ran"]) is None)
-
-
-def _last_alike(model: str, on_host: bool) -> Ran | None:
-    """The last run, where its fast tier was of this kind: what a CPU takes says nothing of an accelerator."""
-    ran = last(model)
-    return ran if ran is not None and ran.on_host == on_host else None
-
-
-def off_by(ran: Ran) -> list[tuple[str, str]]:
-    """How far off the plan of a run was, (name, text) each."""
-    what = (
-        f"{ran.policy} with {words.many(ran.slots, 'slot')} a layer, each of {words.memory(ran.expert_bytes)}"
-    )
-    found = [("Last run", f"{what}, over {ran.link}" if ran.link else what)]
-    speed = words.UNKNOWN if ran.tokens_per_second is None else f"{ran.tokens_per_second:.3g} tokens/s"
-    compute = "" if ran.compute_ms is None else f", compute {words.milliseconds(ran.compute_ms)} a token"
-    measured = f"{words.percent(ran.hit_ratio)} hit, {speed}{compute}"
-    if ran.planned_hit_ratio is None:
-        return [*found, ("  measured", f"{measured}; nothing had been planned for it")]
-    even = " by even routing" if ran.planned_for == plans.EVEN else ""
-    planned = f"{words.percent(ran.planned_hit_ratio)} hit{even}"
-    if ran.planned_most is None or ran.tokens_per_second is None:
-        return [*found, ("  planned", f"{planned}, no speed"), ("  measured", measured)]
-    low, high = ran.planned_least or 0.0, ran.planned_most
-    nearest = min(max(ran.tokens_per_second, low), high)
-    off = round(ran.tokens_per_second / nearest - 1, 2) if nearest else 0.0
-    verdict = f"{abs(off):.0%} {'above' if off > 0 else 'below'} the plan" if off else "within the plan"
-    least = ran.planned_least is None
-    planned += f", {'at most' if least else f'{low:.3g} to'} {high:.3g} tokens/s"
-    if (ms := ran.planned_compute_ms) is not None:
-        planned += f", compute {'at least ' * least}{words.milliseconds(ms)} a token"
-    over = f", over {ran.planned_link}" if ran.planned_link else ""
-    return [*found, ("  planned", f"{planned}{over}"), ("  measured", f"{measured}: {verdict}")]
-
-
-def _store() -> Path:
-    return library.folder().parent / "plans.json"
-
-
-def _kept() -> dict[str, dict[str, Any]]:
-    """What is kept of each model. A file that cannot be read holds nothing: it is written anew."""
-    try:
-        found = _table(json.loads(_store().read_bytes()))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return {name: about for name, about in found.items() if isinstance(about, dict)}
-
-
-def _table(found: Any) -> dict[str, Any]:
-    return found if isinstance(found, dict) else {}
-
-
-def _keep(kept: dict[str, dict[str, Any]]) -> None:
-    newest = dict(list(kept.items())[-_MOST_KEPT:])
-    write_atomically(_store(), json.dumps(newest).encode())
