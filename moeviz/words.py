@@ -16,7 +16,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,12 +29,10 @@ from moeviz.numbers import metrics
 from moeviz.numbers import routing as numbers_of_routing
 from moeviz.numbers.differences import Interval, Pair, speed_ratio
 from moeviz.numbers.lossy import Lossy
-from moeviz.numbers.metrics import Counts, MissKinds, Moved, Repeated, Summary, Timed
+from moeviz.numbers.medians import Repeated
+from moeviz.numbers.metrics import Counts, MissKinds, Moved, Summary, Timed
 from moeviz.numbers.plan import break_even
 from moeviz.numbers.subject import Change
-
-if TYPE_CHECKING:
-    pass
 
 UNKNOWN = "–"  # where there is no number
 SUBJECTS = 3  # that one sentence can hold

@@ -59,7 +59,7 @@ with show.screen():
     step = components.strip(trace, run)
     at = (trace, run, step)
     show.chart(lambda: residency.raster(run, texts, pictures, step), "raster", *at)
-    st.caption(f"A click opens the stage there. {residency.legend(run)} {residency.MARKS}")
+    st.caption(f"A click opens the stage there. {residency.legend(run)}")
 told = story.event(explainer, step, layer)
 st.markdown(f"**{told}**", help=words.tooltip(told))
 evictions = explainer.evictions(step, layer)
@@ -72,6 +72,6 @@ for one in evictions:
     st.table(story.residents(one), hide_index=True)
 one_layer = (layer, step, paper)
 show.chart(lambda: residency.paper(run, pictures, texts, *one_layer), "paper-figure", *at, *one_layer)
-st.caption(residency.PAPER_LEGEND if paper else residency.LEGEND)
+st.caption(residency.legend_of_layer(run, paper))
 with export:
     show.exporter(name, trace, lambda: run, own, "timeline")

@@ -25,7 +25,7 @@ with show.screen():
     here = traces.here()
     _, trace, run = here
     begin = traces.begin(trace, run)
-    scope = st.session_state.get("scope", begin.scope)
+    scope = forms.scope("scope", begin.scope)
     counts = slot_counts(trace, scope)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         policies = st.multiselect(

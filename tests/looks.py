@@ -6,7 +6,12 @@ other text.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from playwright.sync_api import Page
+
+PATIENCE = 60.0  # seconds in which a page has become what it will be, on a busy machine too
 
 _FAULTS = """least => {
   const up = element => element.parentElement ?? element.getRootNode().host
@@ -65,5 +70,15 @@ _FAULTS = """least => {
 
 
 def faults(page: Page, least: float) -> list[str]:
-    """Of the page as it is shown now; `least`: px that the smallest text may have."""
-    return list(page.evaluate(_FAULTS, least))
+    """Of the page; `least`: px that the smallest text may have."""
+    return lasting(page, lambda: list(page.evaluate(_FAULTS, least)))
+
+
+def lasting(page: Page, wrong: Callable[[], list[str]]) -> list[str]:
+    """What is wrong with a page, and stays so: a layout follows a new size, or a colour fades, some pictures
+    later, which on a busy machine is seconds later.
+    """
+    begun = time.monotonic()
+    while (found := wrong()) and time.monotonic() - begun < PATIENCE:
+        page.wait_for_timeout(250)
+    return found

@@ -73,12 +73,12 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def page(address: str, context: BrowserContext) -> Iterator[Page]:  # noqa: F811
-    expect.set_options(timeout=PATIENCE)
     wrong: list[str] = []
     page = context.new_page()
+    page.set_default_timeout(PATIENCE)
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.goto(address)
-    page.locator(".moeviz-stage[data-pictures]").wait_for(timeout=PATIENCE)
+    page.locator(".moeviz-stage[data-pictures]").wait_for()
     yield page
     page.close()
     assert wrong == []
@@ -118,6 +118,7 @@ def test_what_is_written_in_a_field_of_the_page_is_not_a_key(page: Page) -> None
 def test_the_end_of_an_earlier_mounting_that_comes_late_ends_nothing(browser: Browser) -> None:  # noqa: F811
     """Streamlit ends a call of a component that was overtaken by the next only after that one."""
     page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
     here = Path(components.__file__).parent
     page.set_content((here / "strip.html").read_text(encoding="utf-8"))
     page.evaluate(

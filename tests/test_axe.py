@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from looks import faults
+from looks import faults, lasting
 from playwright.sync_api import BrowserContext, Page, expect
 from test_browser import PATIENCE, browser, context, opened, path, pytestmark, settle, staged, turn
 
@@ -35,7 +35,6 @@ def page(app: str, context: BrowserContext) -> Iterator[Page]:
     page = context.new_page()
     page.emulate_media(color_scheme="light")
     page.set_default_timeout(PATIENCE)
-    expect.set_options(timeout=PATIENCE)
     yield page
     page.close()
 
@@ -47,13 +46,16 @@ def selector(node: dict[str, Any]) -> str:
 
 def broken(page: Page, rules: dict[str, Any] = RULES) -> list[str]:
     """What breaks a rule here and is ours: rule, element and reason of each."""
-    found = Axe().run(page, options=rules).response["violations"]
-    return [
-        f"{rule['id']} at {selector(node)}: {node['failureSummary']} in {node['html'][:200]}"
-        for rule in found
-        for node in rule["nodes"]
-        if (rule["id"], selector(node)) not in STREAMLITS
-    ]
+
+    def found() -> list[str]:
+        return [
+            f"{rule['id']} at {selector(node)}: {node['failureSummary']} in {node['html'][:200]}"
+            for rule in Axe().run(page, options=rules).response["violations"]
+            for node in rule["nodes"]
+            if (rule["id"], selector(node)) not in STREAMLITS
+        ]
+
+    return lasting(page, found)
 
 
 def in_both_themes(page: Page, where: str) -> list[str]:

@@ -26,7 +26,7 @@ from moeviz.bench.engine import (
     recording,
 )
 from moeviz.bench.engine.rows import DTYPES, ROWS, Work, engine
-from moeviz.bench.loading import loading
+from moeviz.bench.loading import checking, loading
 from moeviz.bench.rounds import interleaved, spread
 from moeviz.engine.made import Made
 from moeviz.errors import ModelError
@@ -39,6 +39,12 @@ def test_loading_holds_no_more_than_dense_part_slots_and_one_layer_and_writes_ex
     assert 0.1 < found[f"{kind}: peak / (dense part + slots + one layer)"] <= 1.15
     assert found[f"{kind}: written by a first load / slow tier"] == pytest.approx(1, rel=0.01)
     assert found[f"{kind}: written by a second load, MB"] < 0.1
+
+
+def test_what_it_costs_to_check_an_expert_is_told_beside_what_it_costs_to_read_it() -> None:
+    found = checking()
+    assert [value["median"] > 0 for value in found.values()] == [True, True]
+    assert found["ms to check it, the first time"]["least"] > 0  # each of them, not only some
 
 
 def test_rounds_start_one_further_each_time() -> None:

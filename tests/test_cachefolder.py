@@ -141,13 +141,13 @@ def test_the_cache_is_listed_cleaned_and_limited_by_commands(folder: Path) -> No
     assert "model aa, float32" in text
     assert "cc" in text
     assert "not readable by this version" in text
-    assert "3 files, 0.005 GB, no limit" in text
-    assert run("clean", "model bb") == (0, "deleted 1 files, 0.003 GB\n")
-    assert run("limit", "1MB") == (0, "deleted 1 files, 0.002 GB\nlimit 0.001 GB\n")
-    assert "1 files, 0.000 GB, limit 0.001 GB" in run("list")[1]
+    assert "3 files, 5.0 MB, no limit" in text
+    assert run("clean", "model bb") == (0, "deleted 1 file, 3.0 MB\n")
+    assert run("limit", "1MB") == (0, "deleted 1 file, 2.0 MB\nlimit 1.0 MB\n")
+    assert "1 file, 12 bytes, limit 1.0 MB" in run("list")[1]
     assert run("limit", "none") == (0, "no limit\n")
     assert run("limit") == (0, "no limit\n")
-    assert run("clean") == (0, "deleted 1 files, 0.000 GB\n")
+    assert run("clean") == (0, "deleted 1 file, 12 bytes\n")
     assert "0 files" in run("list")[1]
 
 

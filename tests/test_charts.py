@@ -270,6 +270,9 @@ def test_the_legend_of_the_raster_is_of_what_it_shows() -> None:
     few, many = (replay(random_trace(3, experts=count), Settings(slots=3)) for count in (8, 200))
     assert "leaves in this pass" in residency.legend(few)
     assert "leaves in this pass" not in residency.legend(many)
+    assert "fetched ahead" not in residency.legend(few)
+    guessing = replay(random_trace(3), Settings(slots=3, prefetch="frequency"))
+    assert all("fetched ahead" in residency.legend_of_layer(guessing, paper) for paper in (False, True))
     scale = residency.raster(many, [""] * len(many.passes.phase)).figure.data[0].colorbar
     assert scale.dtick == int(scale.dtick) >= 1  # misses are whole
 

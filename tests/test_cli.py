@@ -314,9 +314,15 @@ def test_split_writes_a_trace_for_each_request(tmp_path: Path) -> None:
     (parts / "many-2.moetrace").write_bytes((parts / "many-1.moetrace").read_bytes())
     again = run("split", tmp_path / "many.moetrace", "--into", parts)
     assert "many-2.moetrace is there already. Add --force" in again.stderr
-    (parts / "many-3.moetrace").write_bytes((parts / "many-1.moetrace").read_bytes())
+    parts.joinpath("many-2.moetrace").unlink()
+    for number in (3, 4, 6):
+        (parts / f"many-{number}.moetrace").write_bytes((parts / "many-1.moetrace").read_bytes())
+    noted = run("split", tmp_path / "many.moetrace", "--into", parts)
+    assert (noted.exit_code, "many-3.moetrace is of another split" in noted.output) == (0, True)
     result = run("split", tmp_path / "many.moetrace", "--into", parts, "--force")
-    assert (result.exit_code, "many-3.moetrace is of another split" in result.output) == (0, True)
+    assert "many-4.moetrace was of an earlier split into more, and is removed" in result.output
+    left = sorted(path.name for path in parts.iterdir())  # 6 does not go on from 4: it is somebody's own
+    assert left == [f"many-{number}.moetrace" for number in (1, 2, 6)]
     alone = run("split", parts / "many-1.moetrace", "--into", parts)
     assert "many-1.moetrace holds one request: there is nothing to split." in alone.stderr
 
@@ -420,12 +426,6 @@ def test_an_interrupted_run_keeps_what_it_captured(tmp_path: Path, monkeypatch: 
     lost = run("run", "--prompt", "And it came", "--max-new-tokens", "30", "--past-end")
     assert lost.exit_code == 130
     assert "Interrupted. Nothing was kept." in lost.stderr
-
-
-def test_the_seed_of_a_comparison_is_that_of_policy_random() -> None:
-    words = ["--prompt", "And it", "--max-new-tokens", "2", "--repeats", "1", "--baselines", ""]
-    found = as_json("compare", *words, "--seed", "7", "--setting", "policy=random,slots=3")
-    assert found["results"][0]["settings"]["seed"] == 7
 
 
 def test_a_comparison_ends_with_a_verdict_and_the_best_value() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -201,9 +202,15 @@ def endless() -> Prodding:
 
 
 def halt(client: Client) -> None:
-    """The worker hangs, as in a driver: it neither runs nor ends."""
-    assert client.pid is not None
-    os.kill(client.pid, signal.SIGSTOP)
+    """The worker hangs, as in a driver: it neither runs nor ends. It has just given a sign of life, so that
+    none is on its way when it is no longer to be heard.
+    """
+    worker = client._worker
+    assert worker is not None
+    before = worker.heard
+    while worker.heard == before:
+        threading.Event().wait(0.005)
+    os.kill(worker.process.pid, signal.SIGSTOP)
 
 
 unix = pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP")
@@ -219,8 +226,8 @@ def test_a_hung_worker_is_told_and_ended_and_the_queue_goes_on(
     halt(client)
     prompt = "And it came to pass " * 50_000  # more than a pipe holds
     with monkeypatch.context() as patience:
-        patience.setattr(module, "SILENCE", 1.0)
-        patience.setattr(module, "PATIENCE", 2.0)
+        patience.setattr(module, "SILENCE", 2.0)
+        patience.setattr(module, "PATIENCE", 3.0)
         job = finish(client.submit(Prodding("watch", prompt, [Settings()])))
     assert job.state == "failed"
     assert any("has given no sign of life" in said and "Stop ends it" in said for said in job.said)

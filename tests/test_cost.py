@@ -14,6 +14,7 @@ from test_metrics import timed
 from moeviz.core.replay import replay
 from moeviz.core.run import HIT, Run, Tier
 from moeviz.core.settings import BASELINES, Settings
+from moeviz.files import moetrace
 from moeviz.numbers import cost, metrics
 
 COSTS = cost.Costs(expert=0.2, other=3.0, per_copy=0.1, copy=1.0, wake=0.0)
@@ -133,6 +134,17 @@ def test_measured_lanes_are_the_runs_times() -> None:
         cost.measured_lanes(replay(random_trace(2), Settings(slots=4)), 3)
     with pytest.raises(ValueError, match="measured"):
         cost.fit(replay(random_trace(2), Settings(slots=4)))
+
+
+def test_a_measured_wait_ends_as_the_copy_arrives_that_it_waited_for() -> None:
+    run = moetrace.load(moetrace.SAMPLES / "change-of-subject.moetrace")[1]
+    assert run is not None
+    for step in (80, 131):
+        lanes = cost.measured_lanes(run, step)
+        came = [s.end for s in lanes if s.lane == "link"]
+        waited = [s.end for s in lanes if s.kind == "stall"]
+        assert waited
+        assert all(min(abs(end - one) for one in came) < 0.03 for end in waited)  # ms, to wake up
 
 
 def test_break_even() -> None:

@@ -14,28 +14,16 @@ from pathlib import Path
 import pytest
 
 from moeviz.bench import fuzz
-from moeviz.files.importers import open_content
-from moeviz.files.importers.registry import IMPORTERS, Options
+from moeviz.files.importers import Options
 
 ROOT = Path(__file__).parent.parent
-NOT_THERE = {"table", "safetensors"}  # their seeds have other names, or it is moetrace's container
-
-
-def test_every_seed_is_read_and_every_format_has_one() -> None:
-    found = {
-        kind: open_content(kind, content, Options(top_k=2 if kind == "rtrace" else 0)).format
-        for kind, content in fuzz.seeds().items()
-    }
-    # sglang and vllm are what the torch and numpy formats call what they found
-    assert set(found.values()) >= set(IMPORTERS) - NOT_THERE - {"torch"}
-    assert {"sglang", "table"} <= set(found.values())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.parametrize("seed", [0, 1])
 def test_mutated_files_are_accepted_whole_or_refused(seed: int) -> None:
     """In a process that holds nothing else: it forks for every file."""
-    command = ["-m", "moeviz", "bench", "fuzz", "--files", "35", "--seed", str(seed), "--json"]
+    command = ["-m", "moeviz", "bench", "fuzz", "--files", "29", "--seed", str(seed), "--json"]
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     for name, value in found.items():

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 import pytest
 from conftest import random_trace
 from playwright.sync_api import Page, expect
-from test_browser import browser, context, drawn, page, see, settle, staged, turn  # noqa: F401
+from test_browser import PATIENCE, browser, context, drawn, page, see, settle, staged, turn  # noqa: F401
 from test_browser import pytestmark as pytestmark
 from test_links import LINKED, SHARED
 
@@ -136,6 +136,7 @@ ASKED: dict[Page, list[str]] = {}  # what a page asked the network for, or said
 
 def opened(page: Page, file: Path) -> Page:  # noqa: F811
     other = page.context.new_page()
+    other.set_default_timeout(PATIENCE)
     asked = ASKED[other] = []
     other.on("request", lambda request: asked.append(request.url))
     other.on("console", lambda message: asked.append(message.text))

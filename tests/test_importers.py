@@ -813,6 +813,47 @@ def test_few_tokens_of_many_layers_may_be_the_layers() -> None:
     assert any("16 tokens are few" in line for line in read("deep.npy", npy(ids)).report)
     asked = read("deep.npy", npy(ids), Options(axes="token,layer,k"))
     assert not any("are few" in line for line in asked.report)
+    named = read("deep.npz", npz(routed_experts=ids))  # as vLLM and SGLang call what has these axes
+    assert not any("are few" in line for line in named.report)
+
+
+def test_an_array_a_request_may_hold_what_a_single_one_may() -> None:
+    """Marks, unused places as NaN, router logits and axes of their own order; tokens stay with their
+    request.
+    """
+    marks = np.zeros((12, 3, 8), bool)
+    np.put_along_axis(marks, IDS.astype(np.int64), True, 2)
+    some = IDS.astype(np.float32)
+    some[2, 1, 1] = np.nan
+    logits = np.random.default_rng(0).normal(size=(12, 3, 8)).astype(np.float32)
+    mixed = npz(a=IDS[:5].astype(np.uint8), b=np.where(np.arange(2) == 1, -1, IDS[5:]).astype(np.int32))
+    for content, options, experts in (
+        (npz(a=marks[:5], b=marks[5:]), Options(), np.sort(IDS, 2)),
+        (npz(a=marks[:5].astype(np.uint8), b=marks[5:].astype(np.uint8)), Options(), np.sort(IDS, 2)),
+        (npz(a=some[:5], b=some[5:]), EIGHT, np.nan_to_num(some, nan=-1)),
+        (npz(a=logits[:5], b=logits[5:]), Options(top_k=2), np.argsort(-logits, 2)[:, :, :2]),
+        (npz(a=IDS[:5].swapaxes(0, 1), b=IDS[5:].swapaxes(0, 1)), Options(8, axes="layer,token,k"), IDS),
+        (mixed, EIGHT, np.concatenate([IDS[:5], np.where(np.arange(2) == 1, -1, IDS[5:])])),
+    ):
+        found = read("requests.npz", content, options)
+        assert found.trace.experts.tolist() == experts.tolist()
+        assert found.trace.sequence is not None
+        assert found.trace.sequence.tolist() == [0] * 5 + [1] * 7
+        assert any("2 arrays are taken for a request each" in line for line in found.report)
+    assert read("requests.npz", npz(a=marks[:5], b=marks[5:])).trace.num_experts == 8
+    with pytest.raises(TraceError, match=r"'a' holds float32 that are no whole numbers.*Give --top-k N"):
+        read("requests.npz", npz(a=logits[:5], b=logits[5:]))
+    with pytest.raises(TraceError, match=r"of one shape a request; it holds a int16"):
+        read("requests.npz", npz(a=IDS[:5], b=IDS[5:, :2]))
+
+
+def test_weights_beside_router_logits_are_named_as_not_used() -> None:
+    logits = np.random.default_rng(0).normal(size=(12, 3, 8)).astype(np.float32)
+    content = npz(experts=logits, weights=np.ones((12, 3, 2), np.float32))
+    found = read("logits.npz", content, Options(top_k=2))
+    assert [line for line in found.report if "beside router logits" in line and "weights" in line]
+    assert found.trace.weights is not None
+    assert (found.trace.weights < 1).all()  # the softmax of the logits
 
 
 def test_requests_that_number_their_tokens_alike_are_not_one_choice() -> None:

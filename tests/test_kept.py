@@ -29,6 +29,13 @@ def test_settings_and_costs_that_differ_in_any_field_are_told_apart() -> None:
     assert kept.replayed(replace(trace, weights=None), Settings(slots=3)) is not found
 
 
+def test_the_bound_of_boards_with_other_slots_is_above_both() -> None:
+    trace = random_trace(1)
+    two = [Settings(slots=3), Settings(slots=5)]
+    assert all(kept.bound(trace, two).hit_ratio >= kept.replayed(trace, one).hit_ratio for one in two)
+    assert kept.bound(trace, two).settings.slots == 5
+
+
 def test_a_figure_that_is_shown_is_copied_once_and_sent_as_it_is() -> None:
     def make() -> list[Chart]:
         figure = go.Figure(go.Scatter(y=[1.5, 2.5], name="<b>"))

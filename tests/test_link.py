@@ -98,13 +98,19 @@ def test_copies_count_one_after_the_other_and_only_late_bytes_make_one_longer(
     least = round(slow.copy_ms(model.store.layout.link_bytes) * 1e6)
     own = link.PacedLink(model.store, slow)
     own.close()
-    assert own._span(1_000, 2_000, 2_000) == (1_000, 1_000 + least)
+    assert own._span(1_000, 1_000, 2_000, 2_000) == (1_000, 1_000 + least)
     # begun before the link is free: it counts from then on
-    assert own._span(5_000, 6_000, 6_000) == (1_000 + least, 1_000 + 2 * least)
-    begun = 10 * least  # the link has been idle; bytes that come late, and are then unpacked
-    assert own._span(begun, begun + 3 * least, begun + 3 * least + 7) == (begun, begun + 3 * least + 7)
-    begun = 20 * least  # unpacking comes after the link, however soon the bytes were there
-    assert own._span(begun, begun + 5, begun + 12) == (begun, begun + least + 7)
+    assert own._span(4_000, 5_000, 6_000, 6_000) == (1_000 + least, 1_000 + 2 * least)
+    asked = 10 * least  # the link has been idle; bytes that come late, and are then unpacked
+    late = asked + 3 * least
+    assert own._span(asked, asked, late, late + 7) == (asked, late + 7)
+    asked = 20 * least  # unpacking comes after the link, however soon the bytes were there
+    assert own._span(asked, asked, asked + 5, asked + 12) == (asked, asked + least + 7)
+    asked = 30 * least  # the thread wakes up late, but before they are due: it counts from when it was asked
+    assert own._span(asked, asked + 50, asked + 60, asked + 60) == (asked, asked + least)
+    asked = 40 * least  # and later than that: as much later as the bytes are there
+    late = asked + 2 * least
+    assert own._span(asked, late - 9, late, late) == (late - least, late)
 
 
 def test_copies_are_told_one_after_the_other_however_late_compute_wakes_up(

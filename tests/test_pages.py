@@ -661,6 +661,8 @@ def test_router_guesses_that_were_not_recorded_are_a_designed_state() -> None:
 @pytest.mark.parametrize("scope", ["layer", "model"])
 def test_what_if_shows_every_policy(scope: str) -> None:
     app = opened("what_if", scope=scope)
+    label = {"layer": "Slots per layer", "model": "Slots in all"}[scope]  # from the first picture on
+    assert app.select_slider(key="at").label == label
     app.multiselect(key="policies").set_value([name for name in POLICIES if ".py:" not in name]).run()
     assert not app.exception
     assert not app.error, texts(app.error)

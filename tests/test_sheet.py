@@ -72,11 +72,12 @@ def test_sheets_reach_no_network_and_run_nothing() -> None:
 @pytest.mark.parametrize("make", [students, lecturer])
 def test_sheets_print_on_a4_and_letter_with_nothing_cut(make, tmp_path: Path) -> None:
     from playwright.sync_api import sync_playwright
-    from test_browser import CHROMIUM, QUIET
+    from test_browser import CHROMIUM, PATIENCE, QUIET
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         page = browser.new_page()
+        page.set_default_timeout(PATIENCE)
         page.set_content(make())
         page.emulate_media(media="print")
         for paper, width in PAPER.items():

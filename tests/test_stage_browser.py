@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -14,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import random_trace
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
+from test_browser import PATIENCE, browser  # noqa: F401
+from test_browser import pytestmark as pytestmark
 
 from moeviz.charts import board
 from moeviz.charts.stage import results_of, stage, stage_html, stage_payload
@@ -25,23 +25,8 @@ from moeviz.files import moetrace
 from moeviz.numbers.explain import Explainer
 from moeviz.words import GLOSSARY
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SAMPLES = Path(__file__).parent.parent / "sample_traces"
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        CHROMIUM is None and not os.environ.get("CI"), reason="no Chromium (Debian: apt install chromium)"
-    ),
-]
 Open = Callable[..., Page]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +37,7 @@ def lesson() -> str:
 
 
 @pytest.fixture
-def show(browser: Browser, tmp_path: Path) -> Iterator[Open]:
+def show(browser: Browser, tmp_path: Path) -> Iterator[Open]:  # noqa: F811
     """Opens a page from file://; fails the test on an error in it and on any request but the file's own."""
     wrong: list[str] = []
     contexts = []
@@ -60,6 +45,7 @@ def show(browser: Browser, tmp_path: Path) -> Iterator[Open]:
     def open_page(html: str, width: int = 1440, height: int = 900, **context: Any) -> Page:
         contexts.append(browser.new_context(viewport={"width": width, "height": height}, **context))
         page = contexts[-1].new_page()
+        page.set_default_timeout(PATIENCE)
         file = tmp_path / f"{len(contexts)}.html"
         file.write_text(html, encoding="utf-8")
         page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
@@ -83,13 +69,17 @@ def value(page: Page, expression: str) -> Any:
 
 
 def until(page: Page, condition: str) -> None:
-    """Waits from picture to picture; the page's content policy forbids what `wait_for_function` does."""
+    """Waits until something is true in three pictures in a row: what observes sizes speaks after a picture.
+
+    The page's content policy forbids what `wait_for_function` does.
+    """
     page.evaluate(
         f"""async () => {{
           const stage = window.moevizStage, start = performance.now()
-          while (!({condition})) {{
-            if (performance.now() - start > 30_000) throw new Error("never came true")
+          for (let pictures = 0; pictures < 3; ) {{
+            if (performance.now() - start > {PATIENCE}) throw new Error("never came true")
             await new Promise(requestAnimationFrame)
+            pictures = {condition} ? pictures + 1 : 0
           }}
         }}"""
     )
@@ -621,10 +611,15 @@ def test_dark_follows_the_colour_scheme(show: Open, lesson: str) -> None:
 # its host
 
 
-def test_the_page_may_not_reach_the_network(browser: Browser, lesson: str, tmp_path: Path) -> None:
+def test_the_page_may_not_reach_the_network(
+    browser: Browser,  # noqa: F811
+    lesson: str,
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "lesson.html"
     file.write_text(lesson, encoding="utf-8")
     page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
     page.goto(file.as_uri())
     refused: list[str] = []
     page.on("console", lambda message: refused.append(message.text))
@@ -731,11 +726,12 @@ def test_odd_numbers_of_a_payload_or_a_host_find_a_place_on_the_boards(show: Ope
     at(page, 2)
 
 
-def test_a_notebook_shows_it_in_a_frame(browser: Browser, tmp_path: Path) -> None:
+def test_a_notebook_shows_it_in_a_frame(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
     trace = random_trace(5)
     file = tmp_path / "notebook.html"
     file.write_text(stage(trace, ["lru", "lfu"])._repr_html_(), encoding="utf-8")
     page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
     page.goto(file.as_uri())
     frame = page.frame_locator("iframe")
     expect(frame.locator(".moeviz-stage[data-pictures]")).to_be_visible()

@@ -13,7 +13,7 @@ from moeviz.core.replay import replay
 from moeviz.core.run import Tier
 from moeviz.core.settings import Settings
 from moeviz.core.trace import DECODE
-from moeviz.numbers import metrics
+from moeviz.numbers import medians, metrics
 from moeviz.numbers.metrics import Counts
 
 
@@ -48,9 +48,9 @@ def test_a_verdict_says_points_and_claims_speed_only_outside_the_spread() -> Non
     more = words.percent(
         (metrics.counts(other, 1).hit_ratio or 0) - (metrics.counts(run, 1).hit_ratio or 0)
     ).removesuffix("%")
-    slow = metrics.repeated([timed(run, wall=wall) for wall in (10_000_000, 12_000_000, 11_000_000)])
-    same = metrics.repeated([timed(other, wall=wall) for wall in (11_000_000, 11_500_000, 11_000_000)])
-    fast = metrics.repeated([timed(other, wall=wall) for wall in (5_000_000, 6_000_000, 5_500_000)])
+    slow = medians.repeated([timed(run, wall=wall) for wall in (10_000_000, 12_000_000, 11_000_000)])
+    same = medians.repeated([timed(other, wall=wall) for wall in (11_000_000, 11_500_000, 11_000_000)])
+    fast = medians.repeated([timed(other, wall=wall) for wall in (5_000_000, 6_000_000, 5_500_000)])
     assert words.verdict("lru", slow, "belady", same) == (
         f"belady hits {more} points more than lru; speed: no difference outside the spread (belady at "
         "0.91 to 1.04 of the other's speed)."
@@ -59,13 +59,13 @@ def test_a_verdict_says_points_and_claims_speed_only_outside_the_spread() -> Non
         "lru", slow, "belady", fast
     )
     seven = [[19, 29, 19, 27, 30, 16, 23], [18, 28, 18, 26, 29, 25, 22]]  # six of the rounds are faster
-    a, b = (metrics.repeated([timed(run, wall=ms * 1_000_000) for ms in walls]) for walls in seven)
+    a, b = (medians.repeated([timed(run, wall=ms * 1_000_000) for ms in walls]) for walls in seven)
     assert "no clear difference" in words.verdict("lru", a, "again", b)  # but its median bar is the slower
-    once = metrics.repeated([timed(run)])
+    once = medians.repeated([timed(run)])
     assert "measured once" in words.verdict("lru", once, "lru again", once)
     assert "lru and lru again hit alike" in words.verdict("lru", once, "lru again", once)
     assert "speed: not measured" in words.verdict(
-        "a", metrics.repeated([run]), "b", metrics.repeated([other])
+        "a", medians.repeated([run]), "b", medians.repeated([other])
     )
 
 
@@ -73,7 +73,7 @@ def test_a_comparison_says_of_which_tokens_it_speaks() -> None:
     trace = random_trace(1, tokens=60)
     runs = [timed(replay(trace, Settings(name, 3))) for name in ("lru", "lfu")]
     decoded = int((trace.phase == DECODE).sum())
-    found = [(run.settings, metrics.repeated([run])) for run in runs]
+    found = [(run.settings, medians.repeated([run])) for run in runs]
     assert words.comparison_verdict(found).startswith(f"Over the {decoded} decoded tokens: ")
     assert f" over all {trace.tokens} tokens" in words.hit_verdict(trace, runs, [])
 
@@ -95,9 +95,9 @@ def test_one_thing_has_no_plural() -> None:
 def test_the_best_value_is_speed_gained_for_memory() -> None:
     trace = random_trace(1, tokens=60)
 
-    def measured(settings: Settings, wall: int) -> tuple[Settings, metrics.Repeated]:
+    def measured(settings: Settings, wall: int) -> tuple[Settings, medians.Repeated]:
         run = timed(replay(trace, settings), wall=wall)
-        return settings, metrics.repeated([replace(run, expert_bytes=1_000_000)])
+        return settings, medians.repeated([replace(run, expert_bytes=1_000_000)])
 
     demand = measured(Settings(baseline="on-demand"), 40_000_000)
     few = measured(Settings("lru", 3), 20_000_000)

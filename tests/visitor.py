@@ -46,6 +46,7 @@ class Visitor:
             subprotocols=["streamlit"],  # type: ignore[list-item]
             max_size=None,
             open_timeout=PATIENCE,
+            ping_interval=None,  # a server that is busy for a while is not gone
         )
         self._socket = self._stack.enter_context(connection)
         self.session = ""

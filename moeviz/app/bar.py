@@ -54,7 +54,7 @@ STYLE = """<style>
   font-weight: 700;
 }
 [data-testid=stSliderThumbValue] { color: inherit !important; }
-button:is([kind=secondary], [kind=tertiary]):is(:hover, :active, [aria-expanded=true]) {
+button:is([kind=secondary], [kind=tertiary]):enabled:is(:hover, :active, [aria-expanded=true]) {
   color: inherit !important;
 }
 [data-testid=stCaptionContainer] { color: inherit !important; opacity: 0.82; }

@@ -24,7 +24,7 @@ from moeviz.core.run import Run
 from moeviz.core.settings import BASELINES, Settings
 from moeviz.core.trace import Trace
 from moeviz.errors import MoevizError
-from moeviz.numbers import metrics
+from moeviz.numbers import medians
 
 TITLE = "Which cache suits this text?"
 LINKS = ("a", "b")  # names of the two boards' settings in the link
@@ -152,7 +152,7 @@ def _stage(
             kept.explained(trace, one).run if known else kept.replayed(trace, one)
             for one, known in zip(two, told, strict=True)
         ]
-        bound = kept.bound(trace, max(two, key=lambda one: one.room(*trace.shape).slots))
+        bound = kept.bound(trace, two)
     changes = kept.changes(trace)
     said = live.in_words(job) if going else words.hit_verdict(trace, runs, changes)
     led = first_visit.hides(here)
@@ -227,7 +227,7 @@ def _measured(here: traces.Here) -> list[Run]:
     """Timed runs of the trace, for the boards' times."""
     job = jobs.desk().latest("measure")
     if here.name == traces.MEASURED and job is not None:
-        return [metrics.median_run(runs) for _, runs in measure.by_settings(job)]
+        return [medians.median_run(runs) for _, runs in measure.by_settings(job)]
     return [here.run] if here.run is not None and here.run.measured else []
 
 

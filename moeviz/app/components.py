@@ -35,6 +35,11 @@ def _component(name: str) -> Any:
     )
 
 
+# what the strip's lines under tokens mean
+BY_HITS = (
+    "A line under tokens that found most of their experts there, dashes where it was some, dots where few."
+)
+BY_EXPERT = "A line under tokens that chose this expert; filled where it was their first choice."
 _strip, _drawing = _component("strip"), _component("drawing")
 _KEYS = (HERE / "keys.js").read_text(encoding="utf-8")
 
@@ -57,6 +62,7 @@ def strip(trace: Trace, run: Run, marked: tuple[int, int] | None = None) -> int:
     if isinstance(moved, Mapping) and moved != state.get("strip-moved") and moved.get("of") == trace.digest:
         state["strip-moved"] = moved
         traces.move(min(max(int(moved["to"]), 0), last))
+    st.caption(BY_HITS if marked is None else BY_EXPERT)
     return traces.cursor(last)
 
 

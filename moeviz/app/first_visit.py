@@ -35,6 +35,7 @@ STYLE = """<style>
 }
 .st-key-first-visit [data-testid=stMarkdownContainer] { margin: 0; }
 .st-key-first-visit p { margin: 0; line-height: 1.35; }
+@media (max-width: 900px) { .st-key-first-visit { padding: 0.6rem 0.9rem; } }
 @media (min-width: 901px) {
   .st-key-first-visit { flex-wrap: nowrap; }
   .st-key-first-visit > :first-child { flex: 1 1 0; min-width: 0; }
@@ -158,7 +159,9 @@ def _text(trace: Trace, two: Sequence[Settings]) -> str:
             )
         case "play":
             halfway = "".join(
-                f" Halfway it becomes {plain(one.after.capitalize())}." for one in kept.changes(trace)[:1]
+                f" Halfway the text turns from {plain(one.before.capitalize())} to "
+                f"{plain(one.after.capitalize())}."
+                for one in kept.changes(trace)[:1]
             )
             return (
                 f"You said **{st.session_state.visit_said}**. The large numbers: how often the needed expert "

@@ -75,7 +75,7 @@ class SettingsForm:
         """
         self.trace, self.name, self.keys = trace, name, dict(keys or {})
         self.first: dict[str, Any] = begin.to_dict() if begin is not None else dict(DEFAULTS)
-        self.scope = str(st.session_state.get(f"scope{name}", self.first["scope"]))
+        self.scope = scope(f"scope{name}", self.first["scope"])
         if begin is None or begin.scope != self.scope:
             self.first["slots"] = traces.slots_for(trace, run, self.scope)
         self.values: dict[str, Any] = {}
@@ -169,6 +169,14 @@ class SettingsForm:
         }
         kind = KINDS[field]
         return kind(about.least or 0), kind(most.get(field, about.most))
+
+
+def scope(key: str, first: str) -> str:
+    """What the widget of this key will be at, for whoever draws something before it: as chosen, or as the
+    link says by which the page was opened.
+    """
+    found = str(st.session_state.get(key, st.query_params.get(key, first)))
+    return found if found in SCOPES else first
 
 
 def _refuse_unknown_rule(key: str, first: str) -> None:

@@ -25,7 +25,7 @@ from moeviz.engine.client import Client, Job
 from moeviz.files.moecounts import Counts
 
 COOKIE = "_streamlit_xsrf"
-GRACE = 15.0  # seconds in which a browser whose last tab went may come back before its jobs are stopped
+GRACE = 30.0  # seconds in which a browser whose last tab went may come back before its jobs are stopped
 FORGET = 900.0  # seconds after which what it opened is dropped
 
 _seated: set[Desk] = set()  # those whose browser has a tab open

@@ -101,9 +101,12 @@ def predicted_each(trace: Trace, several: list[Settings], measured: Run, place: 
     return [predicted(replayed(trace, one), costs) for one in several]
 
 
-def bound(trace: Trace, settings: Settings) -> Run:
-    """What no policy beats with the slots of these settings and without pre-fetching."""
-    return replayed(trace, replace(settings, policy="belady", baseline="", prefetch="none"))
+def bound(trace: Trace, several: Sequence[Settings]) -> Run:
+    """What no policy beats with the slots of these settings, the most where they differ, and without
+    pre-fetching.
+    """
+    most = max(several, key=lambda one: one.room(*trace.shape).slots)
+    return replayed(trace, replace(most, policy="belady", baseline="", prefetch="none"))
 
 
 @st.cache_resource(show_spinner=False, max_entries=64, hash_funcs=BY_TRACE)

@@ -18,7 +18,7 @@ import streamlit as st
 from moeviz.app import components, gate, seats
 from moeviz.app.room import HALL, Bar, Room
 from moeviz.app.show import plain
-from moeviz.lessons import Lesson
+from moeviz.lessons import Guess, Lesson
 
 EVERY = 2.0  # seconds between two looks at the counts
 STYLE = """<style>
@@ -121,7 +121,9 @@ def _counts(room: Room, one: Lesson) -> None:
     if room.closed:
         st.rerun()
     if room.revealed(one.number):
-        st.markdown(f"**{room.right(one)} of {room.answered(one.number)} predicted right.**")
+        close = one.predict.close if isinstance(one.predict, Guess) else 0  # so far away still counts
+        away = f", at most {close:g} away" if close else ""
+        st.markdown(f"**{room.right(one)} of {room.answered(one.number)} predicted right{away}.**")
     else:
         st.markdown(f"**{room.answered(one.number)}** predicted, of {_phones(room.joined)}")
     st.html(STYLE + bars(room.bars(one)))

@@ -110,8 +110,8 @@ def in_words(costs: cost.Costs, place: Machine, size: int) -> str:
     figures = "nominal " if place.nominal else ""
     return (
         f"Computing an expert takes {costs.expert:.2f} ms, the rest of a token {costs.other:.1f} ms, "
-        f"copying an expert of {words.size(size)} {costs.copy:.2f} ms "
-        f"({figures}{place.latency_ms:.3g} ms, then {place.gigabytes_per_second:.3g} GB/s). "
+        f"copying one ({words.size(size)}) {costs.copy:.2f} ms: "
+        f"{figures}{place.latency_ms:.3g} ms, then {place.gigabytes_per_second:.3g} GB/s. "
         f"{error_in_words()}"
     )
 

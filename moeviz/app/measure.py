@@ -23,7 +23,7 @@ from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.engine.client import Job
 from moeviz.errors import MoevizError
-from moeviz.numbers import metrics
+from moeviz.numbers import medians
 
 LOSSLESS = {
     True: "So are the logits, bit for bit those of transformers' own model with every expert in memory.",
@@ -212,7 +212,7 @@ def _results(job: Job, old: bool) -> None:
         if job.state == "stopped":
             st.badge(f"stopped after {len(job.runs)} runs", color="gray")
     named = [(settings.label, repeats) for settings, repeats in measured]
-    found = [(settings, metrics.repeated(repeats)) for settings, repeats in measured]
+    found = [(settings, medians.repeated(repeats)) for settings, repeats in measured]
     st.markdown(f"**{words.comparison_verdict(found)}** {words.best_value(found)}")
     show.charts(lambda: comparison.charts(named, kind), "measured", named, kind)
     _table(job, named)

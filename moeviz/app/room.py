@@ -23,7 +23,7 @@ from moeviz.lessons import Choice, Guess, Lesson
 MOST = 1_000  # students that are counted in one room
 OF_ONE_ADDRESS = 100  # of them: a class behind one router gets in, one phone is not a crowd
 BARS = 10  # at most, of a number that is guessed
-GRACE = 15.0  # seconds in which a lecturer whose last tab went may come back: a reload does not end a class
+GRACE = 30.0  # seconds in which a lecturer whose last tab went may come back: a reload does not end a class
 
 
 @dataclass(frozen=True, slots=True)

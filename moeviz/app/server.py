@@ -103,7 +103,7 @@ def _first_boards() -> None:
         kept.part(trace, settings, [run])
     if (place := machines.find(asking.TIERS[asking.DEFAULTS["tier"]][1])) is not None:
         kept.predicted_each(trace, [*two, Settings(baseline="resident")], run, place)
-    kept.bound(trace, Settings(slots=run.room.slots))
+    kept.bound(trace, two)
     kept.changes(trace)
     logger.disabled = False
 

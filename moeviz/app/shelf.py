@@ -256,6 +256,7 @@ def _changed(work: Callable[[], str | None]) -> None:
 
 def export(name: str, trace: Trace, own: Run | None) -> None:
     """The trace and what a cache did on it, of its own run or of a replay, for other tools and for people."""
+    st.markdown("**Export, with what a cache does on it**")
     replays = own is None
     if own is not None:
         of = ["its own run", "a replay"]

@@ -50,9 +50,12 @@ STYLE = """<style>
   .st-key-lesson-text { mask-image: linear-gradient(to top, transparent, #000 1.5rem); }
   .st-key-lesson-text > *, :has(> .st-key-lesson-onward) { flex-shrink: 0; }
 }
+.st-key-lesson-title [data-testid=stMarkdownContainer] { margin: 0; } /* in the middle of its row */
+.st-key-lesson-title h1 { padding: 0; }
 .st-key-lesson-text [data-testid=stAlertContainer] { padding: 0.6rem 0.9rem; }
 .st-key-lesson-text [class*=st-key-again] button { min-height: 1.6rem; padding: 0; }
 @media (max-width: 1400px) { .stMainBlockContainer h1 { font-size: 1.3rem; } }
+@media (max-width: 640px) { .st-key-lesson button { min-width: 2.4rem; padding-inline: 0.2rem; } }
 </style>"""
 BELOW = 14  # px left free under the stage: the page's own margin, so that nothing scrolls
 LINK = "progress"  # its name in the link
@@ -108,8 +111,8 @@ def choose() -> Lesson:
             key="lesson",
             label_visibility="collapsed",
         )
-        title = st.container(width="content")  # after the choice, which stays in its place
-        if found.answered:
+        title = st.container(width="content", key="lesson-title")  # after the choice, which keeps its place
+        if found.answered and not state.presenter:  # a class has its own count
             st.markdown(f"{found.right} of {found.answered} right", width="content")
         if not state.presenter:
             downloads()
@@ -194,10 +197,12 @@ def explain(one: Lesson, given: float | str) -> None:
     if isinstance(given, str):
         if HALL.room is None or isinstance(one.predict, Guess):  # a class's bars mark the right choice
             st.markdown(f"The answer: {right}")
-    elif one.predict.right(given, answer.right):
+    elif (told := one.predict.text(given)) == one.predict.text(answer.right):
         st.success(f"Right: {right}", icon=":material/check:")
+    elif one.predict.right(given, answer.right):
+        st.success(f"Close enough: you said {show.plain(told)}, it is {right}", icon=":material/check:")
     else:
-        st.error(f"You said {show.plain(one.predict.text(given))}. It is {right}", icon=":material/close:")
+        st.error(f"You said {show.plain(told)}. It is: {right}", icon=":material/close:")
     # in what moves, so that a keyboard reaches it, and at its top, where its edge cuts nothing
     st.button(
         "Predict again", key=f"again-{one.number}", type="tertiary", on_click=_again, args=(one.number,)
@@ -239,7 +244,7 @@ def view(one: Lesson, revealed: bool) -> str:
 
 def onward(one: Lesson) -> None:
     """Draws where to go on."""
-    with st.container(key="lesson-onward", horizontal=True):
+    with st.container(key="lesson-onward", horizontal=True, vertical_alignment="center"):
         if one.number + 1 < len(lessons()):
             st.button("Next lesson", key="next", type="primary", on_click=_next, args=(one.number + 1,))
         to = one.try_it
@@ -295,11 +300,11 @@ def reveal(shown: Shown) -> None:
     measured = [shown.measured] if shown.measured is not None else []
     over = (shown.link, LAB.costs(shown.link)) if shown.link else None
     runs = [kept.explained(trace, one).run for one in two]
-    changes = kept.changes(trace)
+    changes = kept.changes(trace) if shown.changes is None else list(shown.changes)
     payload = stage_payload(
         trace,
         runs,
-        bound=kept.bound(trace, two[0]),
+        bound=kept.bound(trace, two),
         measured=measured,
         parts=[kept.part(trace, one, measured, over) for one in two],
         changes=changes,
@@ -327,6 +332,7 @@ def sliders() -> Shown:
         made_up.boards(),
         "Your made-up text",
         int(change) or made_up.TOKENS // 2,
+        changes=recipe.changes,
     )
 
 

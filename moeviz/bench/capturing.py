@@ -18,6 +18,9 @@ def capturing(repeats: int, tokens: int) -> dict[str, Any]:
     """Processor time of a generation of the bundled model with all experts in memory, and its ratios, round
     by round.
     """
+    from moeviz.engine.imports import import_engine
+
+    import_engine()
     from moeviz.engine.alone import Alone
     from moeviz.engine.capture import capture
     from moeviz.engine.loader import BUNDLED, use_threads

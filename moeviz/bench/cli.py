@@ -13,7 +13,8 @@ from typing import Any
 import click
 
 from moeviz.bench.engine.rows import ROWS, Work
-from moeviz.cli.options import F, Number, Place, keeps, refusing, registered
+from moeviz.cli.ending import keeps, refusing
+from moeviz.cli.options import F, Number, Place, Text, registered
 
 MOST = 1_000_000  # tokens of a made-up trace
 Figures = Mapping[str, Any]  # by name: a number, a spread or a sentence
@@ -91,7 +92,9 @@ def gather(found: dict[str, Any], name: str, options: dict[str, Any], as_json: b
 @table("engine")
 @rounds(5)
 @tokens(100, "Tokens to generate in each round.", 1_000)
-@click.option("--model", default="", help="Folder of a model; the bundled one if it is left out.")
+@click.option(
+    "--model", type=Text(), default="", help="Folder of a model; the bundled one if it is left out."
+)
 @click.option(
     "--only", multiple=True, type=click.Choice([*ROWS]), help="Only this row; may be given several times."
 )
@@ -121,11 +124,14 @@ def bench_link(tokens: int) -> Figures:
 
 
 @table("loading")
-def bench_loading() -> Figures:
-    """Peak memory of loading models of 600 MB, against what has to be in memory, and the bytes written."""
-    from moeviz.bench.loading import loading
+def bench_loading() -> Iterator[Figures]:
+    """Peak memory of loading models of 600 MB, against what has to be in memory, the bytes written, and what
+    it costs to check an expert when it is first read.
+    """
+    from moeviz.bench.loading import checking, loading
 
-    return loading()
+    yield loading()
+    yield checking()
 
 
 @table("replay")

@@ -1,6 +1,7 @@
-"""Peak memory of loading a model, against what has to be in memory, and the bytes that are written for it.
+"""Peak memory of loading a model, against what has to be in memory, the bytes that are written for it, and
+what it costs that the file of its slow tier is not trusted.
 
-Linux only: it reads /proc.
+Memory and bytes on Linux only: they are read in /proc.
 
 python -m moeviz bench loading
 """
@@ -12,11 +13,13 @@ import select
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from moeviz.bench.rounds import ROOT
+from moeviz.bench.rounds import ROOT, spread
 
 LAYERS, EXPERTS, SLOTS = 6, 8, 2
 HIDDEN, INNER = 512, 2048
@@ -122,3 +125,31 @@ def loading(kinds: Sequence[str] = tuple(KINDS)) -> dict[str, float]:
                 f"{kind}: written by a second load, MB": again / 1e6,
             }
     return found
+
+
+def checking() -> dict[str, Any]:
+    """Milliseconds to read an expert of the bundled model from its slow tier on disk, and to hold it against
+    its checksum, which is done when a process reads it for the first time; of all experts in turn.
+    """
+    from moeviz.engine.loader import load
+    from moeviz.engine.store import DiskStore, aligned
+
+    known = load(tier="disk", device="cpu").store
+    assert isinstance(known, DiskStore)
+    known.close()
+    store = DiskStore(known.layout, known.path)  # which has read none of them
+    (record,) = aligned(1, store.layout.record_bytes)
+    read, checked = [], []
+    for number in range(store.layout.layers * store.layout.experts):
+        place = divmod(number, store.layout.experts)
+        begun = time.perf_counter()
+        store.read(*place, record)
+        there = time.perf_counter()
+        store.check(*place, record)
+        read.append(1e3 * (there - begun))
+        checked.append(1e3 * (time.perf_counter() - there))
+    store.close()
+    return {
+        "ms to read an expert": spread(read),
+        "ms to check it, the first time": spread(checked),
+    }

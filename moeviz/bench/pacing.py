@@ -21,11 +21,15 @@ def pacing(tokens: int = 100) -> dict[str, Any]:
     copy over the time that was asked for; on the bundled model in host memory, median [5th to 95th
     percentile].
 
-    A copy counts from the moment at which it begins or, where others are before it, at which the link is
-    free; to the moment at which compute may go on with its expert: when it was due, or as late as its bytes
-    were moved or compute, waiting for it, woke up. Where memory takes longer than a link was asked to, no
-    pace can be kept: above 1 throughout, or in the upper percentiles alone where the two are near each other.
+    A copy counts from the moment at which it is asked for or, where others are before it, at which the link
+    is free; to the moment at which compute may go on with its expert: when it was due, or as late as its
+    bytes were moved or compute, waiting for it, woke up. Where memory takes longer than a link was asked to,
+    no pace can be kept: above 1 throughout, or in the upper percentiles alone where the two are near each
+    other.
     """
+    from moeviz.engine.imports import import_engine
+
+    import_engine()
     from moeviz.engine import measure
     from moeviz.engine.loader import load, use_threads
     from moeviz.engine.session import Options

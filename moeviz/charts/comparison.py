@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from moeviz.charts import hits, times, traffic
 from moeviz.charts.chart import Chart
-from moeviz.numbers import metrics
+from moeviz.numbers import medians
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +19,7 @@ def charts(measured: times.Measured, kind: str = "measured") -> list[Chart]:
     """Speed, where the time goes, hits, and what went over the link: of repeats that decoded something; else
     none.
     """
-    timed = [(name, runs) for name, runs in measured if metrics.median_stack(runs) is not None]
+    timed = [(name, runs) for name, runs in measured if medians.median_stack(runs) is not None]
     if not timed:
         return []
     firsts = [(name, runs[0]) for name, runs in timed]
@@ -38,7 +38,7 @@ def table(measured: times.Measured) -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows = [metrics.repeated(runs) for _, runs in measured]
+    rows = [medians.repeated(runs) for _, runs in measured]
     times_of = [row.median.times for row in rows]
     return pd.DataFrame(
         {

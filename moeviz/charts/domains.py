@@ -95,5 +95,5 @@ def nearest(trace: Trace, step: int) -> Chart:
     table = pd.DataFrame(alike.T, columns=names)
     table.insert(0, "token", range(trace.tokens))
     nearest = names[int(alike[:, at].argmax())].capitalize()
-    alt = f"Around token {at} ({AROUND} tokens) the experts are most like those that {nearest} uses."
+    alt = f"Over the {AROUND} tokens around the cursor the experts are most like those that {nearest} uses."
     return Chart("What the text is about, told from its experts alone", figure, table, "recorded", alt)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from moeviz.charts import style
 from moeviz.charts.board import MISS, PREFETCHED, RESIDENT, STATES, Frame, frames
 from moeviz.charts.chart import Chart, kind_of
+from moeviz.core.run import LATE, Run
 from moeviz.core.run import MISS as MISSED
-from moeviz.core.run import Run
 from moeviz.numbers import metrics
 from moeviz.words import MISS_KINDS, SIGNS
 
@@ -26,22 +26,24 @@ if TYPE_CHECKING:
 # of the paper's figure (arXiv 2511.05814): white neither, light blue resident, purple activated and hit, red
 # activated and missed
 PAPER_COLORS = ("#FFFFFF", "#ADD8E6", "#800080", "#FFA500", "#FF0000", "#FFC0CB")
-LEGEND = (
-    "Blue: {resident}, not needed. ● green: {hit}. ◐ orange: {late}. ✕ red: {miss}. "
-    "▸ pink: {prefetched}. "
-    "Empty: not there."
-).format_map(SIGNS)
+LEGEND = {  # state -> what it looks like
+    "resident": "Blue: {resident}, not needed.",
+    "hit": "● green: {hit}.",
+    "late": "◐ orange: {late}.",
+    "miss": "✕ dark orange: {miss}.",
+    "prefetched": "▸ pink: {prefetched}.",
+    "": "Empty: not there.",
+}
 LEAVES = "Purple: leaves in this pass."
 POOLED = "The stronger the colour, the more experts of a layer were missed in a pass."
-MARKS = (
-    "In the text: a line under tokens that found most of their experts there, dashes where it was some, dots "
-    "where few."
-)
-PAPER_LEGEND = (
-    "As in the paper. Light blue: {resident}, not needed. ● purple: {hit}. ✕ red: {miss}. "
-    "White: not there. "
-    "◐ {late}. ▸ {prefetched}."
-).format_map(SIGNS)
+PAPER_LEGEND = {
+    "resident": "As in the paper. Light blue: {resident}, not needed.",
+    "hit": "● purple: {hit}.",
+    "miss": "✕ red: {miss}.",
+    "": "White: not there.",
+    "late": "◐ {late}.",
+    "prefetched": "▸ {prefetched}.",
+}
 EVICTED = 6  # resident, and leaves in this forward pass
 EVICTED_COLOR = "#7E57C2"  # told from the ground in light and dark
 AROUND = 41  # tokens of the paper's figure, around the cursor
@@ -130,7 +132,15 @@ def raster(run: Run, texts: Sequence[str], pictures: Sequence[Frame] = (), at: i
 
 def legend(run: Run) -> str:
     """What the colours of the raster mean."""
-    return POOLED if _pools(run) else f"{LEGEND} {LEAVES}"
+    return POOLED if _pools(run) else f"{legend_of_layer(run)} {LEAVES}"
+
+
+def legend_of_layer(run: Run, paper_colors: bool = False) -> str:
+    """The same of the paper's figure; of states that do not occur in the run nothing is said."""
+    absent = set() if (run.accesses.outcome == LATE).any() else {"late"}
+    absent |= set() if run.loads.speculative.any() else {"prefetched"}
+    looks = PAPER_LEGEND if paper_colors else LEGEND
+    return " ".join(text.format_map(SIGNS) for state, text in looks.items() if state not in absent)
 
 
 def _pools(run: Run) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from moeviz.charts import style
 from moeviz.charts.chart import Chart
 from moeviz.core.run import Run
-from moeviz.numbers import cost, metrics
+from moeviz.numbers import cost, medians, metrics
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -27,7 +27,7 @@ def speed(measured: Measured, kind: str = "measured") -> Chart:
 
     rows = [(name, speeds) for name, runs in measured if (speeds := _speeds(runs))]
     labels = [name for name, _ in rows]
-    middle = [metrics.median_speed(speeds) for _, speeds in rows]
+    middle = [medians.median_speed(speeds) for _, speeds in rows]
     least, most = [min(speeds) for _, speeds in rows], [max(speeds) for _, speeds in rows]
     figure = style.blank("tokens per second", "")
     figure.add_bar(
@@ -84,7 +84,7 @@ def where_time_goes(measured: Measured, kind: str = "measured") -> Chart:
     """The parts of the time per output token: of the repeat whose time is the median one, so that its parts
     still add up, or of the two in the middle their mean.
     """
-    found = [(name, part) for name, runs in measured if (part := metrics.median_stack(runs)) is not None]
+    found = [(name, part) for name, runs in measured if (part := medians.median_stack(runs)) is not None]
     return _parts("Where the time of a token goes", found, kind)
 
 

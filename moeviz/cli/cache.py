@@ -3,24 +3,17 @@ may."""
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 
-from moeviz.cli.options import Refused, refusing, registered
+from moeviz.cli.ending import Refused, refusing
+from moeviz.cli.options import registered
+from moeviz.core.settings import byte_count
 
-_UNITS = {
-    "": 1,
-    "k": 10**3,
-    "m": 10**6,
-    "g": 10**9,
-    "t": 10**12,
-    "ki": 2**10,
-    "mi": 2**20,
-    "gi": 2**30,
-    "ti": 2**40,
-}
+if TYPE_CHECKING:
+    from moeviz.engine.cachefolder import Entry
 
 
 @registered
@@ -43,17 +36,30 @@ def list_() -> None:
     Example:
       python -m moeviz cache list
     """
+    from moeviz import words
     from moeviz.engine import cachefolder
 
     found = cachefolder.entries()
     for entry in found:
         used = datetime.fromtimestamp(entry.used).isoformat(" ", "minutes")
         what = f"{entry.model}, {entry.dtype}" if entry.model else "not readable by this version"
-        click.echo(f"{entry.path.stem}  {entry.bytes / 1e9:9.3f} GB  used {used}  {what}")
+        click.echo(f"{entry.path.stem}  {words.size(entry.bytes):>11}  used {used}  {what}")
+    click.echo(f"{_sum(found)}, {_limit()}, in {cachefolder.cache_folder()}")
+
+
+def _sum(entries: list[Entry]) -> str:
+    """How many files, and what they take."""
+    from moeviz import words
+
+    return f"{words.many(len(entries), 'file')}, {words.size(sum(one.bytes for one in entries))}"
+
+
+def _limit() -> str:
+    from moeviz import words
+    from moeviz.engine import cachefolder
+
     most = cachefolder.limit()
-    bound = "no limit" if most is None else f"limit {most / 1e9:.3f} GB"
-    total = sum(entry.bytes for entry in found) / 1e9
-    click.echo(f"{len(found)} files, {total:.3f} GB, {bound}, in {cachefolder.cache_folder()}")
+    return "no limit" if most is None else f"limit {words.size(most)}"
 
 
 @cache.command()
@@ -78,7 +84,7 @@ def clean(names: tuple[str, ...]) -> None:
         )
     kept = [entry for entry in chosen if not cachefolder.remove(entry)]
     gone = [entry for entry in chosen if entry not in kept]
-    click.echo(f"deleted {len(gone)} files, {sum(entry.bytes for entry in gone) / 1e9:.3f} GB")
+    click.echo(f"deleted {_sum(gone)}")
     if kept:
         raise Refused(
             f"{len(kept)} files cannot be deleted: in use, or not yours. End the runs that use them first."
@@ -102,14 +108,13 @@ def limit(size: str | None) -> None:
         with refusing():
             gone = cachefolder.set_limit(None if size.lower() == "none" else bytes_of(size))
         if gone:
-            click.echo(f"deleted {len(gone)} files, {sum(entry.bytes for entry in gone) / 1e9:.3f} GB")
-    most = cachefolder.limit()
-    click.echo("no limit" if most is None else f"limit {most / 1e9:.3f} GB")
+            click.echo(f"deleted {_sum(gone)}")
+    click.echo(_limit())
 
 
 def bytes_of(text: str) -> int:
     """50GB, 1.5 TiB, 1000000. Raises Refused."""
-    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s*([kmgt]i?)?b?", text.strip().lower())
-    if not match:
-        raise Refused(f"The size {text[:40]!r} is not known. Write for example 50GB or 40GiB.")
-    return int(float(match[1]) * _UNITS[match[2] or ""])
+    try:
+        return byte_count(text)
+    except ValueError:
+        raise Refused(f"The size {text[:40]!r} is not known. Write for example 50GB or 40GiB.") from None

@@ -6,27 +6,26 @@ python -m moeviz import routed.npy --experts 32 --out routed.moetrace
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from moeviz.cli.ending import keeps, refusing, writable, writing
 from moeviz.cli.options import (
     Listing,
     Place,
+    Text,
     given,
-    keeps,
     not_used,
     out_option,
-    refusing,
     registered,
     settings_of,
     settings_options,
-    writable,
-    writing,
 )
 from moeviz.core.settings import SETTINGS
 from moeviz.errors import ExportError, TraceError
@@ -55,6 +54,7 @@ def _exporters() -> Iterable[str]:
     "kind",
     cls=Listing,
     names=_importers,
+    type=Text(),
     default="",
     help="Found by the content if left out; else path.py:name of your own, or one of {names}.",
 )
@@ -71,7 +71,10 @@ def _exporters() -> Iterable[str]:
     help="Tokens of each request that are its prompt, where the source does not say.",
 )
 @click.option(
-    "--axes", default="", help="Axes of an array, for example layer,token,k; found out if left out."
+    "--axes",
+    type=Text(),
+    default="",
+    help="Axes of an array, for example layer,token,k; found out if left out.",
 )
 @click.option(
     "--top-k",
@@ -144,7 +147,11 @@ def import_(
     help="The folder to write to, made if it is not there: a file for each request, NAME-1.moetrace, "
     "NAME-2.moetrace.",
 )
-@click.option("--force", is_flag=True, help="Write over files that are there already.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Write over files that are there already, and remove those of an earlier split into more.",
+)
 def split(file: Path, into: Path, force: bool) -> None:
     """Write every request of a .moetrace FILE as a trace of its own.
 
@@ -177,12 +184,25 @@ def split(file: Path, into: Path, force: bool) -> None:
             with writing(path, "--into"):
                 moetrace.write_atomically(path, moetrace.to_bytes(part))
             keeps(f"{into} holds {number} of {len(parts)} requests; the same command goes on from there.")
-    if (more := into / f"{file.stem}-{len(parts) + 1}.moetrace").exists():
-        click.echo(
-            words.harmless(f"note       {more} is of another split; a sweep of the folder takes it too")
-        )
+        for more in _of_longer_split(into, file.stem, len(parts)):
+            if force:
+                with writing(more, "--into"):
+                    more.unlink()
+                told = "was of an earlier split into more, and is removed"
+            else:
+                told = "is of another split; a sweep of the folder takes it too. --force removes it"
+            click.echo(words.harmless(f"note       {more} {told}"))
     tokens = sorted(part.tokens for part in parts)
     click.echo(f"saved      {len(parts)} requests of {tokens[0]:,} to {tokens[-1]:,} tokens in {into}")
+
+
+def _of_longer_split(into: Path, stem: str, parts: int) -> Iterator[Path]:
+    """Files that go on with the numbers of a split into `parts`, without a gap."""
+    for number in itertools.count(parts + 1):
+        path = into / f"{stem}-{number}.moetrace"
+        if not path.is_file() or path.is_symlink():
+            return
+        yield path
 
 
 def _holds(path: Path, trace: Trace) -> bool:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from moeviz.cli.options import Refused, keeps, refusing, registered, writable, writing
+from moeviz.cli.ending import Refused, keeps, refusing, writable, writing
+from moeviz.cli.options import registered
 
 
 @registered

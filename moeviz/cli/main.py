@@ -18,7 +18,8 @@ from typing import Any
 import click
 
 import moeviz.cli
-from moeviz.cli.options import COMMANDS, INTERRUPTED
+from moeviz.cli.ending import INTERRUPTED
+from moeviz.cli.options import COMMANDS
 
 
 class Commands(click.Group):

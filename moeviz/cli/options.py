@@ -1,4 +1,4 @@
-"""What the commands share: options, one way to refuse, one way to write a file, one way to be interrupted.
+"""What the commands share: their options, and the kinds of values that these take.
 
 Options of `Settings` are made from its fields, so that a new setting is an option of every command without a
 line here. Loads neither torch nor pandas nor plotly: `--help` needs none of them.
@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import math
 import re
-import signal
-import stat
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
+from moeviz.cli.ending import Refused, writable
 from moeviz.core import settings as known
 from moeviz.core.machines import DEVICES, LINKS
 from moeviz.core.settings import DEFAULTS, KINDS, SETTINGS, Settings
@@ -32,8 +29,6 @@ COMMANDS: dict[str, click.Command] = {}  # by name; filled by the files that def
 
 MOST_THREADS = 1_024
 MOST_TOKENS = 10_000_000  # more than any model takes; the model's own limit is said once it is loaded
-LONGEST = 400  # characters of a word in a message: a path is shown, a page is not
-INTERRUPTED = 130  # the exit code of a program that SIGINT ended
 
 
 def registered(command: C) -> C:
@@ -41,18 +36,6 @@ def registered(command: C) -> C:
     assert command.name is not None
     COMMANDS[command.name] = command
     return command
-
-
-class Refused(click.ClickException):
-    """One message on standard error, exit code 2. It may quote a file, whose text does nothing there."""
-
-    exit_code = 2
-
-    def __init__(self, message: str) -> None:
-        from moeviz.words import harmless
-
-        shorter = re.sub(rf"\S{{{LONGEST + 1},}}", lambda word: f"{word[0][: LONGEST // 2]}...", message)
-        super().__init__(harmless(shorter))
 
 
 class Place(click.Path):
@@ -67,6 +50,25 @@ class Place(click.Path):
         if value == "":
             self.fail("an empty text names no file.", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class Text(click.ParamType[str]):
+    """A text that may be left out, but not be given as "", which is what an unset variable of a script makes
+    of it: a run would not be paced, say, and nobody would know.
+    """
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value == "" and _typed(param, ctx):
+            self.fail("an empty text names nothing. Give a value, or leave it out.", param, ctx)
+        return str(value)
+
+
+def _typed(param: click.Parameter | None, ctx: click.Context | None) -> bool:
+    """Whether the value of a parameter stands on the command line, and is no default."""
+    source = ctx and param and param.name and ctx.get_parameter_source(param.name)
+    return source is ParameterSource.COMMANDLINE
 
 
 class Number(click.FloatRange):
@@ -117,15 +119,19 @@ class Value(click.ParamType[Any]):
         if not isinstance(value, str):
             return value
         try:
-            return _not_nothing(self.field, known.read(self.field, value))
+            found = known.read(self.field, value)
+            return _not_nothing(self.field, found) if _typed(param, ctx) else found
         except MoevizError as error:
             raise Refused(str(error)) from None
 
 
 def _not_nothing(field: str, value: Any) -> Any:
-    """The value of a field of Settings that was typed. In a Settings a budget of 0 means slots; whoever types
-    it means no memory. Raises SettingsError.
+    """The value of a field of Settings that was typed. In a Settings a budget of 0 means slots, and an empty
+    text that nothing is named; whoever types the one means no memory, and the other is a variable of a script
+    that is not set. Raises SettingsError.
     """
+    if value == "":
+        raise SettingsError(f"{field} is empty, which names nothing. Give a value, or leave it out.")
     if field == "budget" and not value:
         raise SettingsError(
             "A budget of 0 bytes holds no expert. Give more, for example 1GiB, or leave it out and give "
@@ -194,7 +200,7 @@ def model_options(command: F) -> F:
     """Options of every command that runs a model; the seed is that of Settings, used for the sampling too."""
     for option in reversed(
         (
-            click.argument("model", required=False, default=""),
+            click.argument("model", required=False, default="", type=Text()),
             click.option(
                 "--prompt",
                 "prompts",
@@ -226,6 +232,7 @@ def model_options(command: F) -> F:
             ),
             click.option(
                 "--link",
+                type=Text(),
                 default="",
                 help=f"Pace every copy to a slower link: {', '.join(LINKS)}, or GB/s, or GB/s,ms.",
             ),
@@ -252,7 +259,10 @@ def model_options(command: F) -> F:
                 help="Threads of torch on a CPU.",
             ),
             click.option(
-                "--then", default="", help="A change of subject: halfway this text is fed, token by token."
+                "--then",
+                type=Text(),
+                default="",
+                help="A change of subject: halfway this text is fed, token by token.",
             ),
             click.option("--past-end", is_flag=True, help="Go on when the model ends its text."),
         )
@@ -306,96 +316,3 @@ def out_option(help: str, *, required: bool = False, resumed: bool = False) -> C
         )(command)
 
     return add
-
-
-def writable(path: Path, *, overwrite: bool, option: str = "--out") -> Path:
-    """A path where a file may be written. Raises Refused, before any work is done."""
-    folder = path.parent
-    try:
-        if not folder.is_dir():
-            if folder.exists():
-                raise Refused(f"{folder} for {option} is no folder. Choose another.")
-            raise Refused(f"The folder {folder} for {option} does not exist. Make it, or choose another.")
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        if path.is_symlink():
-            raise Refused(f"{path} is a link to nothing. Choose another name for {option}.") from None
-        return path
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise Refused(
-            f"{option} {str(path)[:80]!r} cannot be a file: {reason}. Choose another name."
-        ) from None
-    if not stat.S_ISREG(mode):
-        what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
-        raise Refused(f"{path} is {what}. Choose the name of a file for {option}.")
-    if not overwrite:
-        raise Refused(
-            f"{path} is there already. Add --force to write over it, or choose another name for {option}."
-        )
-    return path
-
-
-@contextmanager
-def writing(path: Path, option: str = "--out") -> Iterator[None]:
-    """Turns a write that fails into one message that names the file, its folder and the way out."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise Refused(
-            f"{path} cannot be written in the folder {path.parent.resolve()}: {error.strerror or error}. "
-            f"Make room there, or choose a {option} in another folder."
-        ) from None
-
-
-@contextmanager
-def refusing() -> Iterator[None]:
-    """Turns what a user can mend into one message and exit code 2; everything else is a fault of moeviz and
-    stays one.
-    """
-    try:
-        yield
-    except MoevizError as error:
-        raise Refused(str(error)) from None
-    except BrokenPipeError:
-        raise  # whoever read the output has left: not a fault of any file
-    except OSError as error:
-        raise Refused(f"{error.filename or 'The file'}: {error.strerror or error}.") from None
-
-
-class Stopping:
-    """True once SIGINT has come: the work ends at its next step, and what there is can be kept.
-
-    A second one ends at once.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __call__(self) -> bool:
-        return self.asked
-
-    def _ask(self, *_: object) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def __enter__(self) -> Stopping:
-        self._before = signal.signal(signal.SIGINT, self._ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
-
-
-def keeps(sentence: str) -> None:
-    """Says what an interruption from here on leaves behind, and where."""
-    click.get_current_context().find_root().meta["moeviz.kept"] = sentence
-
-
-def progress_line(text: str, last: bool) -> None:
-    """One line of a terminal that is written over; nothing where standard error is no terminal."""
-    if sys.stderr.isatty():
-        click.echo(f"\r\033[K{text}", nl=last, err=True)

@@ -13,16 +13,8 @@ from pathlib import Path
 import click
 
 from moeviz.cli.cache import bytes_of
-from moeviz.cli.options import (
-    Device,
-    Number,
-    Place,
-    Refused,
-    experts_option,
-    json_option,
-    refusing,
-    registered,
-)
+from moeviz.cli.ending import Refused, refusing
+from moeviz.cli.options import Device, Number, Place, Text, experts_option, json_option, registered
 
 
 def _counts(text: str) -> list[int]:
@@ -34,7 +26,7 @@ def _counts(text: str) -> list[int]:
 
 @registered
 @click.command()
-@click.argument("model", required=False, default="")
+@click.argument("model", required=False, default="", type=Text())
 @click.option(
     "--trace",
     "file",
@@ -62,9 +54,15 @@ def _counts(text: str) -> list[int]:
     show_default=True,
     help="Tokens whose keys and values are kept.",
 )
-@click.option("--slots", default="", help="Slots of each MoE layer, as 2,4,8. Left out: the most that fit.")
+@click.option(
+    "--slots",
+    type=Text(),
+    default="",
+    help="Slots of each MoE layer, as 2,4,8. Left out: the most that fit.",
+)
 @click.option(
     "--link",
+    type=Text(),
     default="",
     help="The link from the slow tier: SATA SSD, NVMe, PCIe 4, ..., GB/s or GB/s,ms; or measure: this disk.",
 )

@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 
-from moeviz.cli.options import Place, json_option, refusing, registered, settings_of, settings_options
+from moeviz.cli.ending import refusing
+from moeviz.cli.options import Place, json_option, registered, settings_of, settings_options
 
 
 @registered

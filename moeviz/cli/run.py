@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,22 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moeviz.cli.ending import Refused, Stopping, keeps, progress_line, refusing, writing
 from moeviz.cli.options import (
     Place,
-    Refused,
-    Stopping,
     json_option,
-    keeps,
     model_options,
     out_option,
-    progress_line,
-    refusing,
     registered,
     setting_option,
     settings_from,
     settings_of,
     settings_options,
-    writing,
 )
 from moeviz.core import machines
 from moeviz.core.settings import BASELINES, Settings
@@ -224,29 +220,16 @@ def compare(
         from moeviz.engine import measure
 
         chosen, left_out = measure.fitting(loaded, chosen)
-        runs: dict[int, list[Run]] = {
-            number: [] for number in range(-1, len(chosen))
-        }  # -1: the recording run
-        logits: dict[int, list[measure.Logits]] = {number: [] for number in runs}
-        trace = None
-        began = time.monotonic()
-        with measure.logits_seen(loaded) as seen:
-            for share, number, recorded, result in measure.compare(loaded, prompts, chosen, repeats, options):
-                trace = recorded or trace
-                runs[number].append(result)
-                logits[number].append(seen.copy())
-                seen.clear()
-                progress_line(f"{share:4.0%} of the runs{_left(began, share)}", share == 1)
-        assert trace is not None
+        trace, runs, logits = _measured(loaded, prompts, chosen, repeats, options)
         why = measure.not_verifiable(loaded)
         lossy, unknown = measure.lossy_where_it_fits(loaded, trace)
         expected = None if why else measure.reference(loaded, trace)
         ((recording,), *measured_runs) = runs.values()
         replays = [replay(trace, settings) for settings in chosen]
 
-    from moeviz.numbers import metrics, output
+    from moeviz.numbers import medians, output
 
-    repeated = [metrics.repeated(several) for several in measured_runs]
+    repeated = [medians.repeated(several) for several in measured_runs]
     rows = [
         output.compared(
             settings,
@@ -277,18 +260,37 @@ def compare(
     from moeviz.cli.tables import comparison
 
     measured = list(zip(chosen, repeated, strict=True))
-    checks = [(row["lossless"], row["equals_replay"]) for row in rows]
-    comparison(measured, checks)
+    comparison(measured, [(row["lossless"], row["equals_replay"]) for row in rows])
     kind = str(loaded.dtype).removeprefix("torch.")
     click.echo(
         f"\nMedians of {repeats} runs [least to most], decode only; {kind} on {loaded.device}, "
         f"{others['threads']} thread(s). {words.tier(loaded.tier)}\n"
     )
     click.echo(words.comparison_verdict(measured))
-    if value := words.best_value(measured):
-        click.echo(value)
-    if lossy:
-        click.echo(words.lossy(lossy))
+    for said in filter(None, [words.best_value(measured), lossy and words.lossy(lossy)]):
+        click.echo(said)
+
+
+def _measured(
+    loaded: Loaded, prompts: Sequence[str], chosen: Sequence[Settings], repeats: int, options: Options
+) -> tuple[Trace, dict[int, list[Run]], dict[int, list[list[int]]]]:
+    """The trace; and by the number of the Settings, -1 for the recording run, its runs and a checksum of each
+    run's logits of each pass. Says meanwhile how far it is.
+    """
+    from moeviz.engine import measure
+
+    runs: dict[int, list[Run]] = {number: [] for number in range(-1, len(chosen))}
+    logits: dict[int, list[list[int]]] = {number: [] for number in runs}
+    trace, began = None, time.monotonic()
+    with measure.logits_seen(loaded) as seen:
+        for share, number, recorded, result in measure.compare(loaded, prompts, chosen, repeats, options):
+            trace = recorded or trace
+            runs[number].append(result)
+            logits[number].append(seen.copy())
+            seen.clear()
+            progress_line(f"{share:4.0%} of the runs{_left(began, share)}", share == 1)
+    assert trace is not None
+    return trace, runs, logits
 
 
 def _left(began: float, share: float) -> str:

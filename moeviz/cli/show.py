@@ -12,15 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moeviz.cli.options import (
-    Place,
-    Refused,
-    json_option,
-    refusing,
-    registered,
-    settings_of,
-    settings_options,
-)
+from moeviz.cli.ending import Refused, refusing
+from moeviz.cli.options import Place, Text, json_option, registered, settings_of, settings_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -121,6 +114,7 @@ def _show_counts(found: Counted, as_json: bool) -> None:
 )
 @click.option(
     "--fail-below",
+    type=Text(),
     default="",
     metavar="NAME=LIMIT,...",
     help="Exit with 1 where a number of the second is further below the first than this: hit_ratio=-0.01, "

@@ -12,19 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moeviz.cli.options import (
-    Listing,
-    Place,
-    Refused,
-    given,
-    keeps,
-    not_used,
-    out_option,
-    refusing,
-    registered,
-    setting_option,
-    writing,
-)
+from moeviz.cli.ending import Refused, keeps, refusing, writing
+from moeviz.cli.options import Listing, Place, Text, given, not_used, out_option, registered, setting_option
 from moeviz.core.predictors import PREDICTORS, load_predictor
 from moeviz.core.settings import SCOPES, SETTINGS, read
 
@@ -57,6 +46,7 @@ MOST_PROMPTS = 30  # in the table that is printed
 )
 @click.option(
     "--budgets",
+    type=Text(),
     default="",
     help="Instead of slots: bytes for experts in all, with commas, 1GiB,3GiB.",
 )
@@ -80,6 +70,7 @@ MOST_PROMPTS = 30  # in the table that is printed
 @click.option(
     "--dask",
     "address",
+    type=Text(),
     default="",
     help="Instead: the scheduler of a Dask cluster whose workers see the files under the same paths.",
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from moeviz.core.settings import Settings
-    from moeviz.numbers.metrics import Repeated
+    from moeviz.numbers.medians import Repeated
 
 WIDTH = 120  # where the output is no terminal
 

@@ -86,7 +86,7 @@ def _setting(default: Any, help: str, **more: Any) -> Any:
 
 UNITS: dict[str, int] = {"": 1, "b": 1} | {
     f"{letter}{ending}": base**power
-    for ending, base in (("b", 1000), ("ib", 1024))
+    for ending, base in (("b", 1000), ("", 1000), ("ib", 1024), ("i", 1024))
     for power, letter in enumerate("kmgt", 1)
 }
 

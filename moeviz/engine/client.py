@@ -28,7 +28,7 @@ from moeviz.core.trace import Trace
 from moeviz.engine.pipe import WAKE, WorkerProcess
 from moeviz.engine.records import ModelFacts, PassRecord, recording
 from moeviz.files.moetrace import from_bytes, run_from_bytes
-from moeviz.numbers.metrics import median_run
+from moeviz.numbers.medians import median_run
 
 GRACE = 5.0  # seconds in which a browser session whose connection broke can come back
 SILENCE = 15.0  # seconds without a sign of life that are told; the worker gives one every half second

@@ -34,6 +34,7 @@ class Ticket:
 
     load: Load
     slot: torch.Tensor  # uint8 [slot_bytes]
+    asked: int  # ns of `time.perf_counter_ns` at which it was submitted
     awaited: bool = False  # who waits for it makes it, and the thread need not wake up
     state: str = "queued"  # queued, copying, done, dropped
     start: Any = None  # clock stamps
@@ -76,7 +77,7 @@ class HostLink:
         `awaited`: whoever submits it waits for it next, and may as well make it: the thread is let sleep.
         """
         awaited = awaited and self._waiter_copies
-        ticket = Ticket(load, slot, awaited, after=self._compute_so_far())
+        ticket = Ticket(load, slot, time.perf_counter_ns(), awaited, after=self._compute_so_far())
         with self._changed:
             old = self._current.get(slot.data_ptr())
             if old is not None and old.state == "queued":
@@ -190,11 +191,12 @@ class HostLink:
         moved = time.perf_counter_ns()
         if self._packed is not None:  # part of the copy: until then nobody can compute
             self.store.layout.arrive(record, ticket.slot)
-        ticket.start, ticket.end = self._span(begun, moved, time.perf_counter_ns())
+        ticket.start, ticket.end = self._span(ticket.asked, begun, moved, time.perf_counter_ns())
         self.store.check(ticket.load.layer, ticket.load.expert, record)
 
-    def _span(self, begun: int, moved: int, unpacked: int) -> tuple[int, int]:
-        """From when to when a copy counts that began, had its bytes and was unpacked at these times."""
+    def _span(self, asked: int, begun: int, moved: int, unpacked: int) -> tuple[int, int]:
+        """From when to when a copy counts that was asked for, began, had its bytes and was unpacked at these
+        times."""
         return begun, unpacked
 
     def _compute_so_far(self) -> object:
@@ -206,10 +208,11 @@ class PacedLink(HostLink):
 
     Once a copy's bytes are moved, it is known when they would have come over that link. Until then the expert
     counts as not there: `wait` returns at that moment, and `is_late` answers by the clock, so that neither
-    depends on when a thread wakes up. The thread itself may sleep on until shortly before that moment; a copy
-    that it then begins counts from when the link would have been free, and one that it begins later from when
-    it began. Only bytes that this machine moves more slowly than the link that was asked for make a copy
-    longer.
+    depends on when a thread wakes up. The thread itself may sleep on until shortly before that moment. A copy
+    counts from when it was asked for, or from when the link would have been free: an accelerator's copies
+    need no thread of this machine to wake up first. Where the thread wakes up so late that the bytes are not
+    moved by the time at which they were due, the copy counts as begun that much later. Only bytes that this
+    machine moves more slowly than the link that was asked for make a copy longer.
     """
 
     _settles = True
@@ -227,14 +230,17 @@ class PacedLink(HostLink):
             wait_until(ticket.end)
             with self._changed:
                 if self._free == ticket.end and not self._copying:  # else the next copy counts from there
-                    ticket.end = time.perf_counter_ns()  # where the system woke compute too late, it is told
+                    # where the system woke compute too late, it is told
+                    ticket.end = self._free = time.perf_counter_ns()
 
     def _arrived(self, ticket: Ticket) -> bool:
         return ticket.state == "done" and time.perf_counter_ns() >= ticket.end
 
-    def _span(self, begun: int, moved: int, unpacked: int) -> tuple[int, int]:
-        start = max(begun, self._free)
-        self._free = max(moved, start + self._least_ns) + unpacked - moved
+    def _span(self, asked: int, begun: int, moved: int, unpacked: int) -> tuple[int, int]:
+        first = max(asked, self._free)  # at which it could begin
+        come = max(moved, first + self._least_ns)
+        start = max(first, min(begun, come - self._least_ns))
+        self._free = come + unpacked - moved
         return start, self._free
 
     def _settle(self, ticket: Ticket) -> None:

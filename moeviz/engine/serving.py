@@ -263,10 +263,17 @@ class Serving:
     def _one_by_one(self, event: _Event, wave: Wave, waiting: list[int], loads: list[Load]) -> None:
         """Computes the experts that are there, then each of the others as it arrives, in the order of the
         copies. Where the next wave copies into the slot of one that was computed, that begins at once.
+
+        One token's experts are computed together where all are there, or where compute itself makes the
+        copies that they need, so that nothing would run beside it.
         """
+        assert self._link is not None
         number, rows, parts, where = event.number, event.rows, event.parts, wave.slots
-        token = rows.one_token if self._at_once and not waiting and not loads else ()
+        late = [*waiting, *(load.expert for load in loads)]
+        token = rows.one_token if self._at_once and (self._link.handy or not late) else ()
         if token and where.keys() >= rows.needed:
+            for expert in late:
+                self._wait(event, where[expert])
             experts = [self._expert(number, where[expert], event.module) for expert in token]
             parts.update(zip(token, self._at_once(experts, rows.hidden, rows.weights), strict=True))
             return
@@ -274,7 +281,7 @@ class Serving:
             if expert not in waiting:
                 parts[expert] = self._computed(event, expert, where[expert])
                 self._replace(event, where[expert])
-        for expert in [*waiting, *(load.expert for load in loads)]:
+        for expert in late:
             self._wait(event, where[expert])
             if expert in rows.needed:  # whole-layer copies experts that nobody asked for
                 parts[expert] = self._computed(event, expert, where[expert])

@@ -17,6 +17,7 @@ from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.lessons.lab import Lab
+from moeviz.numbers.subject import Change
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ class Shown:
     selected: tuple[int, int, int] | None = None  # board, MoE layer, expert
     measured: Run | None = None  # of the trace, where its times belong to the lesson
     link: str = ""  # for which times are modelled instead, by its name
+    changes: tuple[Change, ...] | None = None  # of subject; None: as the experts tell them
 
     def seek(self) -> dict[str, int]:
         """The cursor as the stage takes it."""

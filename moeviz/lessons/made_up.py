@@ -14,6 +14,7 @@ from moeviz.lessons import drawing
 from moeviz.lessons.lab import Lab
 from moeviz.lessons.lesson import Answer, Choice, Picture, Said, Shown, Try, lesson
 from moeviz.numbers import routing
+from moeviz.numbers.subject import Change
 from moeviz.words import percent, points, policy_name
 
 TOKENS, LAYERS, EXPERTS, K, SLOTS = 240, 4, 16, 2, 6
@@ -37,6 +38,12 @@ class Recipe:
         """The text. Raises SettingsError where the numbers make none."""
         made = synthetic(TOKENS, LAYERS, EXPERTS, K, self.skew, self.reuse, self.change, self.seed)
         return replace(made, texts=tuple(f"{number} " for number in range(TOKENS)))
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """Where its subject changes; a made-up subject has a number for its name."""
+        firsts = range(self.change, TOKENS, self.change) if self.change else ()
+        return tuple(Change(token, f"subject {n}", f"subject {n + 1}") for n, token in enumerate(firsts, 1))
 
 
 def boards() -> tuple[Settings, Settings]:
@@ -121,7 +128,8 @@ def answer(lab: Lab) -> Answer:
         ),
     )
     names = {0: "no change", 60: "every 60", 30: "every 30"}
-    trace = Recipe(change=60).trace()
+    shown = Recipe(change=60)
+    trace = shown.trace()
     runs = [replay(trace, one).hit_ratio for one in boards()]
     rows = [(f"{names[pace]}: {'LFU' if value > 0 else 'LRU'}", abs(value)) for pace, value in leads.items()]
     svg = drawing.bars(
@@ -130,6 +138,7 @@ def answer(lab: Lab) -> Answer:
         most=max(value for _, value in rows),
         unit="points",
     )
-    picture = Picture(svg, f"On the text shown {LRU} hits {percent(runs[0])} and {LFU} {percent(runs[1])}.")
+    one_text = f"One text with a change every {shown.change} tokens: {LRU} hits {percent(runs[0])}, {LFU}"
+    picture = Picture(svg, f"{one_text} {percent(runs[1])}.")
     title = "A made-up text whose subject changes every 60 tokens"
-    return Answer(right, why, Shown(trace, boards(), title, 70), picture)
+    return Answer(right, why, Shown(trace, boards(), title, 70, changes=shown.changes), picture)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +14,17 @@ from moeviz.lessons import drawing
 from moeviz.lessons.lab import Lab
 from moeviz.lessons.lesson import Answer, Guess, Picture, Said, Shown, Try, lesson
 from moeviz.numbers import metrics
+from moeviz.numbers.cost import Segment, measured_lanes
 from moeviz.numbers.explain import Explainer
 from moeviz.words import size
 
 WARM = 20  # forward passes until the cache is full
 WORD = 4  # letters of a token that reads like a word
+LOOKS = {  # kind of a stretch of time -> its name, and its colour
+    "demand": ("copy", drawing.MISS_COLOR),
+    "stall": ("waits", "none"),
+    "expert": ("works", drawing.HIT_COLOR),
+}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -82,7 +89,7 @@ def residents(found: Moment) -> list[int]:
     return sorted(held)
 
 
-def _drawn(found: Moment, upto: int, said: str, times: tuple[float, float, float]) -> str:
+def _drawn(found: Moment, upto: int, said: str, lanes: Sequence[Segment]) -> str:
     """Router, slots, link and compute, as far as the story has come."""
     trace, held = found.trace, residents(found)
     chosen = trace.experts[found.token, found.layer].tolist()
@@ -102,11 +109,11 @@ def _drawn(found: Moment, upto: int, said: str, times: tuple[float, float, float
         x = left + expert * (side + 7)
         wanted = upto >= 1 and expert in chosen
         parts.append(drawing.text(x + side / 2, 18, str(expert), "middle"))
-        parts.append(drawing.box(x, 26, side, 22))
         if wanted:
             share = float(weights[chosen.index(expert)])
-            parts.append(drawing.box(x, 26, side * share, 22, SERIES[1]))
+            parts.append(drawing.box(x, 26, side * share, 22, SERIES[1], stroke="none"))
             parts.append(drawing.text(x + side / 2, 64, f"{share:.0%}", "middle", bold=True))
+        parts.append(drawing.box(x, 26, side, 22))
         gone = upto >= 4 and expert == found.victim
         came = upto >= 4 and expert == found.missing
         if upto >= 2 and ((expert in held and not gone) or came):
@@ -131,31 +138,19 @@ def _drawn(found: Moment, upto: int, said: str, times: tuple[float, float, float
                 f'<path d="M{middle - 7:.0f} 164L{middle:.0f} 152L{middle + 7:.0f} 164z" '
                 f'fill="{drawing.MISS_COLOR}"/>'
             )
-    copied, waited, computed = times
     height = 262.0
     if upto >= 5:
-        longest = max(copied, waited + computed, 1e-9)
-        scale, height = (drawing.WIDTH - 110) / longest, 330.0
-        for row, (name, spans) in enumerate(
-            (("link", (("copy", copied),)), ("compute", (("waits", waited), ("works", computed))))
-        ):
-            x, y = left, 262.0 + row * 32
-            parts.append(drawing.text(0, y + 17, name, bold=True))
-            labels = [f"{kind} {value:.2f} ms" for kind, value in spans]
-            inside = all(
-                12 + drawing.LETTER * len(label) < value * scale
-                for label, (_, value) in zip(labels, spans, strict=True)
-            )
-            for label, (kind, value) in zip(labels, spans, strict=True):
-                fill = {"copy": drawing.MISS_COLOR, "waits": "none", "works": drawing.HIT_COLOR}[kind]
-                parts.append(drawing.box(x, y, value * scale, 24, fill))
-                if inside:
-                    parts.append(drawing.text(x + 8, y + 17, label))
-                x += value * scale
-            if not inside:
-                told = ", ".join(labels)
-                beside = x + 6 + drawing.LETTER * len(told) < drawing.WIDTH
-                parts.append(drawing.text(x + 6 if beside else left + 8, y + 17, told))
+        begin, end = min(one.start for one in lanes), max(one.end for one in lanes)
+        scale, height = (drawing.WIDTH - 110) / max(end - begin, 1e-9), 330.0
+        rows = {"link": 262.0, "compute": 294.0}
+        parts += [drawing.text(0, y + 17, name, bold=True) for name, y in rows.items()]
+        for one in lanes:
+            (kind, fill), y = LOOKS[one.kind], rows[one.lane]
+            x, wide = left + (one.start - begin) * scale, (one.end - one.start) * scale
+            parts.append(drawing.box(x, y, wide, 24, fill))
+            labels = f"{kind} {one.end - one.start:.2f} ms", kind
+            fitting = [label for label in labels if 16 + drawing.LETTER * len(label) < wide]
+            parts += [drawing.text(x + 8, y + 17, label) for label in fitting[:1]]
     return drawing.page(height, said, *parts)
 
 
@@ -167,7 +162,8 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     chosen = trace.experts[found.token, found.layer].tolist()
     held = residents(found)
     copied = float(times.load_end[found.load] - times.load_start[found.load]) / 1e6
-    waited, computed = times.event_stall[found.event] / 1e6, times.event_compute[found.event] / 1e6
+    waited = times.event_stall[found.event] / 1e6
+    lanes = [one for one in measured_lanes(run, found.step) if one.layer == found.layer and one.kind in LOOKS]
     left = next(
         one
         for one in Explainer(trace, run.settings).evictions(found.step, found.layer)
@@ -196,9 +192,7 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
         f"{compute:.1f} ms computing experts, {stall:.1f} ms waiting for copies, "
         f"{wall - compute - stall:.1f} ms for the rest of the model.",
     )
-    drawn = [
-        _drawn(found, min(step, 5), text, (copied, waited, computed)) for step, text in enumerate(said[:-1])
-    ]
+    drawn = [_drawn(found, min(step, 5), text, lanes) for step, text in enumerate(said[:-1])]
     rest = max(wall - compute - stall, 0.0)
     sum_of = drawing.stacks(
         [(f"token {found.step}", [("rest of the model", rest), ("experts", compute), ("waiting", stall)])],

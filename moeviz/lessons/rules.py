@@ -55,7 +55,7 @@ def _lead(lab: Lab, lru: Settings, lfu: Settings) -> float:
     "without its rule says little.",
     try_it=Try(
         "stage",
-        "Try the rules on the stage: More, then Rule",
+        "Try tool B's rules on the stage",
         {
             "trace": f"sample: {TRACE}",
             "a": f"policy=lru,slots={SLOTS}",

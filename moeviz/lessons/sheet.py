@@ -27,6 +27,7 @@ h1 { font-size: 20pt; margin: 0 0 2mm; }
 h2 { font-size: 14pt; margin: 0 0 2mm; }
 section { break-inside: avoid; padding: 5mm 0; border-top: 0.5mm solid #999; }
 svg { display: block; max-width: 138mm; margin: 2mm 0; }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 0 6mm; }
 p { margin: 0 0 2mm; }
 .ask { font-weight: 700; }
 ol { margin: 0 0 2mm; padding: 0; list-style: none; }
@@ -96,7 +97,8 @@ def _plan(several: Sequence[Lesson]) -> str:
 
 
 def _questions(one: Lesson, lab: Lab) -> str:
-    drawn = "".join(_figure(picture) for picture in _for_paper(one.pictures(lab)))
+    several = [_figure(picture) for picture in _for_paper(one.pictures(lab))]
+    drawn = _pair(several) if len(several) == 2 else "".join(several)
     read = "".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in one.read)
     if isinstance(one.predict, Choice):
         options = "".join(f"<li>{html.escape(option)}</li>" for option in one.predict.options)
@@ -127,14 +129,13 @@ def _answers(one: Lesson, answer: Answer, lab: Lab) -> str:
 def _game(lab: Lab, solved: bool) -> str:
     """A few rounds of the game against LRU."""
     now = game.start(lab.trace(), "lru")
-    parts = [f"<p><b>Play: who leaves, under {html.escape(policy_name('lru'))}?</b></p>"]
-    for number in range(min(ROUNDS, len(now.rounds))):
-        if solved:
-            parts.append(f"<p>Round {number + 1}: {html.escape(now.rounds[number].sentence)}</p>")
-        else:
-            parts.append(game.board(game.Game(now.policy, now.rounds, number)))
-            parts.append("<p>Leaves: ______</p>")
-    return "".join(parts)
+    asked = f"<p><b>Play: who leaves, under {html.escape(policy_name('lru'))}?</b></p>"
+    rounds = range(min(ROUNDS, len(now.rounds)))
+    if solved:
+        told = (f"<p>Round {n + 1}: {html.escape(now.rounds[n].sentence)}</p>" for n in rounds)
+        return asked + "".join(told)
+    boards = [game.board(game.Game(now.policy, now.rounds, n)) for n in rounds]
+    return asked + _pair([f"{board}<p>Leaves: ______</p>" for board in boards])
 
 
 def _for_paper(pictures: Sequence[Picture]) -> Sequence[Picture]:
@@ -142,6 +143,11 @@ def _for_paper(pictures: Sequence[Picture]) -> Sequence[Picture]:
     paper.
     """
     return pictures if len(pictures) < 3 else (pictures[len(pictures) // 2], pictures[-2])
+
+
+def _pair(parts: Sequence[str]) -> str:
+    """Side by side, so that a lesson fits on one sheet."""
+    return f'<div class="pair">{"".join(f"<div>{part}</div>" for part in parts)}</div>'
 
 
 def _figure(picture: Picture) -> str:

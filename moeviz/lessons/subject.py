@@ -27,7 +27,7 @@ def _change(lab: Lab) -> tuple[Change, int]:
 def pictures(lab: Lab) -> tuple[Picture, ...]:
     """Who is used before and after the change, in the layer where the two differ most."""
     trace = lab.trace()
-    change, _ = _change(lab)
+    change, at = _change(lab)
     chosen = np.zeros((trace.tokens, trace.layers, trace.num_experts), bool)
     np.put_along_axis(chosen, trace.experts.astype(np.int64), True, 2)
     apart = np.abs(chosen[: change.token].mean(0) - chosen[change.token :].mean(0)).sum(1)
@@ -36,7 +36,7 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     what = f"Experts of MoE layer {layer}: who is used by which token"
     subjects = f"{change.before.capitalize()} becomes {change.after.capitalize()}"
     svg = drawing.raster(chosen[first:last, layer].T, what, "tokens", (change.token - first, subjects))
-    return (Picture(svg, f"{subjects} at token {change.token}. Other experts become the busy ones."),)
+    return (Picture(svg, f"{subjects} at token {at}. Other experts become the busy ones."),)
 
 
 @lesson(

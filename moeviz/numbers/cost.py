@@ -221,45 +221,48 @@ def modelled_lanes(run: Run, costs: Costs, step: int) -> list[Segment]:
 def measured_lanes(run: Run, step: int) -> list[Segment]:
     """What compute and link did in one forward pass of a measured run.
 
-    Of an event only its start and its sums of waiting and computing were kept: they are drawn one after the
-    other. Raises ValueError where the run was not measured.
+    Of an event only its start and its sums of waiting and computing were kept. Its wait is drawn in one piece
+    that ends as the last copy which it waited for arrives: what was computed before came before it, the rest
+    comes after. Raises ValueError where the run was not measured.
     """
     if run.times is None:
         raise ValueError("only a measured run has times.")
     times = run.times
     events = np.flatnonzero(run.events.forward_pass == step)
-    zero = times.event_start[events[0]]
+    first, last = events[0], events[-1]
+    zero = times.event_start[first]
+    end = times.event_start[last] + times.event_stall[last] + times.event_compute[last]
+    loads = np.flatnonzero((times.load_start >= 0) & (times.load_end > zero) & (times.load_start < end))
+    places = list(zip(run.loads.layer[loads].tolist(), run.loads.expert[loads].tolist(), strict=True))
+    began, ended = (((one[loads] - zero) / 1e6).tolist() for one in (times.load_start, times.load_end))
+    arrived = dict(zip(places, ended, strict=True))
     lanes = []
     at = 0.0
-    for event in events:
-        start = (times.event_start[event] - zero) / 1e6
+    for layer, start, stall, compute, need in zip(
+        run.events.layer[events].tolist(),
+        ((times.event_start[events] - zero) / 1e6).tolist(),
+        (times.event_stall[events] / 1e6).tolist(),
+        (times.event_compute[events] / 1e6).tolist(),
+        pairwise(np.searchsorted(run.accesses.event, [*events, last + 1]).tolist()),
+        strict=True,
+    ):
         if start > at:
-            lanes.append(Segment("compute", "other", at, start, int(run.events.layer[event]), -1))
-        stalled = start + times.event_stall[event] / 1e6
-        at = stalled + times.event_compute[event] / 1e6
-        if stalled > start:
-            lanes.append(Segment("compute", "stall", start, stalled, int(run.events.layer[event]), -1))
-        lanes.append(Segment("compute", "expert", stalled, at, int(run.events.layer[event]), -1))
-    end = zero + at * 1e6
-    for load in np.flatnonzero((times.load_start >= 0) & (times.load_end > zero) & (times.load_start < end)):
-        kind = (
-            "demand"
-            if not run.loads.speculative[load]
-            else "guess used"
-            if run.loads.used[load]
-            else "guess wasted"
-        )
-        start, stop = ((int(t) - zero) / 1e6 for t in (times.load_start[load], times.load_end[load]))
-        lanes.append(
-            Segment(
-                "link",
-                kind,
-                max(start, 0.0),
-                min(stop, at),
-                int(run.loads.layer[load]),
-                int(run.loads.expert[load]),
-            )
-        )
+            lanes.append(Segment("compute", "other", at, start, layer, -1))
+        at = start + stall + compute
+        needed = run.accesses.expert[slice(*need)].tolist()
+        came = max((arrived.get((layer, expert), 0.0) for expert in needed), default=0.0)
+        waits = start + min(max(came - stall - start, 0.0), compute) if stall else at
+        for kind, begin, stop in (
+            ("expert", start, waits),
+            ("stall", waits, waits + stall),
+            ("expert", waits + stall, at),
+        ):
+            if stop > begin:
+                lanes.append(Segment("compute", kind, begin, stop, layer, -1))
+    for load, place, begin, stop in zip(loads.tolist(), places, began, ended, strict=True):
+        used = "guess used" if run.loads.used[load] else "guess wasted"
+        kind = used if run.loads.speculative[load] else "demand"
+        lanes.append(Segment("link", kind, max(begin, 0.0), min(stop, at), *place))
     return lanes
 
 

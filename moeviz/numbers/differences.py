@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from moeviz.core.run import Run
 from moeviz.numbers import output
-from moeviz.numbers.metrics import Repeated, summary
+from moeviz.numbers.medians import Repeated
+from moeviz.numbers.metrics import summary
 
 DRAWS = 2_000  # of the bootstrap
 

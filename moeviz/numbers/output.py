@@ -14,7 +14,8 @@ from moeviz.core.run import Tier
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.numbers.lossy import Lossy
-from moeviz.numbers.metrics import Counts, Repeated, Summary, Timed
+from moeviz.numbers.medians import Repeated
+from moeviz.numbers.metrics import Counts, Summary, Timed
 
 TIMED = tuple(one.name for one in fields(Timed))
 

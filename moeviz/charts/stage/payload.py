@@ -69,22 +69,7 @@ def stage_payload(
     Raises StageError where a run is not one of this trace, where there is none, or where the trace is too
     long.
     """
-    if not runs:
-        raise StageError("the stage needs at least one run. Replay the trace under a policy first.")
-    shape = len(trace.passes()), trace.layers, trace.num_experts
-    for run in (*runs, *([bound] if bound else [])):
-        found = len(run.passes.phase), run.layers, run.experts
-        if found != shape:
-            raise StageError(
-                f"a run of {found[0]} passes, {found[1]} layers and {found[2]} experts is none of this "
-                f"trace, which has {shape[0]}, {shape[1]} and {shape[2]}. Replay this trace; boards share "
-                "its passes, so a rule batch:N has to be the same on all of them."
-            )
-    if len(runs[0].accesses.event) > MAX_ACCESSES:
-        raise StageError(
-            f"the trace has {len(runs[0].accesses.event):,} accesses; the stage holds {MAX_ACCESSES:,}. "
-            "Choose a window of the trace."
-        )
+    _check(trace, runs, bound)
     passes = trace.passes()
     if changes is None:
         changes = subject_changes(trace)
@@ -139,6 +124,26 @@ def stage_payload(
         "glossary": TOLD,
         "legend": LEGEND,
     }
+
+
+def _check(trace: Trace, runs: Sequence[Run], bound: Run | None) -> None:
+    """Raises StageError where the stage cannot show these runs."""
+    if not runs:
+        raise StageError("the stage needs at least one run. Replay the trace under a policy first.")
+    shape = len(trace.passes()), trace.layers, trace.num_experts
+    for run in (*runs, *([bound] if bound else [])):
+        found = len(run.passes.phase), run.layers, run.experts
+        if found != shape:
+            raise StageError(
+                f"a run of {found[0]} passes, {found[1]} layers and {found[2]} experts is none of this "
+                f"trace, which has {shape[0]}, {shape[1]} and {shape[2]}. Replay this trace; boards share "
+                "its passes, so a rule batch:N has to be the same on all of them."
+            )
+    if len(runs[0].accesses.event) > MAX_ACCESSES:
+        raise StageError(
+            f"the trace has {len(runs[0].accesses.event):,} accesses; the stage holds {MAX_ACCESSES:,}. "
+            "Choose a window of the trace."
+        )
 
 
 def _digest(trace: Trace, runs: Sequence[Run], bound: Run | None, parts: Sequence[Mapping[str, Any]]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
-from moeviz.numbers import metrics
+from moeviz.numbers import medians, metrics
 from moeviz.numbers.metrics import Stack
 from moeviz.words import per_second, setting_names, speed_verdict
 
@@ -26,9 +26,9 @@ def results_of(
     dimmed. None where no repeat decoded a token.
     """
     timed = [
-        (settings, runs, metrics.repeated(runs), stack)
+        (settings, runs, medians.repeated(runs), stack)
         for settings, runs in measured
-        if (stack := metrics.median_stack(runs)) is not None
+        if (stack := medians.median_stack(runs)) is not None
     ]
     if not timed:
         return None

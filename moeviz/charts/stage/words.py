@@ -36,7 +36,7 @@ PHRASES = {
     "no next use yet": "not needed since",
     "of layer": "{expert} of layer {layer}",
     # the bound's choice
-    "belady agrees": "Belady would have dropped the same one: no regret.",
+    "belady agrees": "Belady, who knows the future, would have dropped the same one: no regret.",
     "belady": "Belady, who knows the future, would have dropped expert {expert}.",
     "regret": "Expert {victim} comes back {count} sooner: a regretted choice.",
     "regret same": "Expert {victim} comes back within the same token: a regretted choice.",

@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from moeviz.core.trace import DECODE, MAX_K, MAX_LAYERS, PREFILL
 from moeviz.files.importers.atlas import depth
-from moeviz.files.importers.collect import UNKNOWN, Routes, expert_list
+from moeviz.files.importers.collect import UNKNOWN, Routes
 from moeviz.files.importers.names import unused
 from moeviz.files.importers.numpy_files import MAGIC, read_npy
 from moeviz.files.importers.objects import json_lines
 from moeviz.files.importers.registry import Found, Options, importer
 from moeviz.files.importers.routed import check_shape, finish, narrow
 from moeviz.files.importers.source import Source
+from moeviz.files.importers.values import expert_list
 
 NAME = "answers"
 KEYS = (b'"routed_experts"', b'"prompt_routed_experts"')

@@ -29,6 +29,7 @@ from moeviz.files.importers.source import Source
 from moeviz.words import many
 
 Array = NDArray[Any]
+ROUTED = "routed_experts"  # what vLLM and SGLang call [token, layer, k]
 PROMPT = "prompt_routed_experts"  # vLLM, beside routed_experts of what was generated
 COUNTS = ("logical_count", "counts", "count", "expert_counts", "activation_counts")
 DEEPEST = 128  # layers of the deepest models; fewer tokens than that may be the layers
@@ -73,7 +74,7 @@ def from_arrays(source: Source, options: Options, arrays: Mapping[str, Array], f
             ],
         )
     report: list[str] = []
-    axes = _axes(source, options, ids, report)
+    axes = _axes(source, options, ids, report, known=plain(found["experts"]) == ROUTED)
     chosen, weights, experts = _choices(
         source, options, _turned(ids, axes), found["experts"], arrays, found, axes, report
     )
@@ -111,9 +112,11 @@ def _called(name: str) -> str:
     return f"the array {name[:40]!r}" if name else "the array"
 
 
-def _axes(source: Source, options: Options, ids: Array, report: list[str]) -> tuple[int, ...]:
+def _axes(
+    source: Source, options: Options, ids: Array, report: list[str], known: bool = False
+) -> tuple[int, ...]:
     """Positions of ([sequence,] token, layer, k) among the array's axes; k is missing where each token has
-    one expert.
+    one expert. known: whether the array's name says that the tokens come first.
     """
     shape = ids.shape
     if options.axes:
@@ -134,7 +137,7 @@ def _axes(source: Source, options: Options, ids: Array, report: list[str]) -> tu
     report.append(
         f"the axes are taken as {','.join(named)}: {sizes['token']:,} tokens x {sizes['layer']:,} layers"
     )
-    if not options.axes and named[0] == "token" and sizes["layer"] > 8:
+    if not (options.axes or known) and named[0] == "token" and sizes["layer"] > 8:
         doubt = ""
         if sizes["layer"] > sizes["token"]:
             doubt = f"{sizes['layer']:,} layers of {sizes['token']:,} tokens are unlikely"
@@ -296,23 +299,39 @@ def _from_layers(
 
 
 def _requests(source: Source, options: Options, arrays: Mapping[str, Array], format: str) -> Found:
-    """One array a request, whatever their names."""
-    own = {name: a for name, a in arrays.items() if a.ndim == 3 and a.dtype.kind in "iu" and 0 not in a.shape}
-    shapes = {a.shape[1:] for a in own.values()}
-    if not own or len(shapes) > 1:
+    """One array a request, whatever their names: whole numbers where there are any, else marks, else what may
+    stand for either, or be router logits.
+    """
+    three = {name: a for name, a in arrays.items() if a.ndim == 3 and 0 not in a.shape}
+    kinds = ((name, [one for one in three if three[one].dtype.kind in name]) for name in ("iu", "b", "f"))
+    names = next((found for _, found in kinds if found), [])
+    report: list[str] = []
+    if options.axes and names:
+        axes = _axes(source, options, arrays[names[0]], [])
+        report.append(f"the axes of each are taken as {options.axes}")
+        three = {name: _turned(arrays[name], axes) for name in names}
+    shapes = {three[name].shape[1:] for name in names}
+    if len(shapes) != 1:
         seen = ", ".join(f"{name} {a.dtype} {a.shape}" for name, a in list(arrays.items())[:6])
         raise source.error(
             "holds no array routed_experts or experts, nor integer [token, layer, k] of one shape a "
             f"request; it holds {seen[:200]}."
         )
-    report: list[str] = []
-    check_shape(source, (sum(len(a) for a in own.values()), *next(iter(shapes))), False)
-    ids = np.concatenate([without_sentinels(source, a, options.experts, report) for a in own.values()])
-    sequence = np.repeat(np.arange(len(own)), [len(a) for a in own.values()])
-    if len(own) > 1:
-        report.append(f"{len(own):,} arrays are taken for a request each, in their order")
-    report += unused([name for name in arrays if name not in own], "arrays")
-    return finish(source, options, Routed(ids, sequence=sequence, report=report), format)
+    each = [three[name] for name in names]
+    if len({a.dtype for a in each}) > 1:  # the largest of each type stands for an unused place
+        check_shape(source, (sum(map(len, each)), *each[0].shape[1:]), False)
+        each = [without_sentinels(source, a, options.experts, report) for a in each]
+    source.afford(sum(a.nbytes for a in each), "its requests together")
+    ids, weights, experts = _choices(
+        source, options, np.concatenate(each), names[0], arrays, {}, (0, 1, 2), report
+    )
+    sequence = np.repeat(np.arange(len(each)), [len(a) for a in each])
+    if len(each) > 1:
+        report.append(f"{len(each):,} arrays are taken for a request each, in their order")
+    report += unused([name for name in arrays if name not in names], "arrays")
+    return finish(
+        source, options, Routed(ids, weights, sequence=sequence, experts=experts, report=report), format
+    )
 
 
 def _summed(source: Source, array: Array, name: str) -> Array:

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from moeviz.core.trace import DECODE, PREFILL
-from moeviz.files.importers.collect import UNKNOWN, Routes, expert_list, weight_list, whole
+from moeviz.files.importers.collect import UNKNOWN, Routes
 from moeviz.files.importers.names import About, about, meanings, phase_of, plain, unused
 from moeviz.files.importers.objects import json_lines
 from moeviz.files.importers.registry import Found, Options, importer
 from moeviz.files.importers.routed import finish
 from moeviz.files.importers.source import Source
+from moeviz.files.importers.values import expert_list, weight_list, whole
 
 NAME = "atlas"
 _LISTS = ("routing", "routes", "route", "trace", "expert_trace", "routing_trace")

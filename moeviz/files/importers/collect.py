@@ -10,7 +10,6 @@ forward pass has begun.
 
 from __future__ import annotations
 
-import math
 from array import array
 from collections.abc import Sequence
 from typing import Any
@@ -18,60 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeviz.core.trace import DECODE, MAX_EXPERTS, MAX_K, MAX_LAYERS, MAX_TOKENS, PREFILL
-from moeviz.files.importers.names import layer_in
+from moeviz.core.trace import DECODE, MAX_TOKENS, PREFILL
 from moeviz.files.importers.routed import Routed, check_shape
 from moeviz.files.importers.source import Source
+from moeviz.files.importers.values import MOST
 from moeviz.words import many
 
 UNKNOWN = -1
-MOST = 2**31 - 1
-_MOST_WEIGHT = float(np.finfo(np.float32).max)  # of what a trace keeps weights in
-
-
-def whole(source: Source, value: object, place: str, what: str, least: int = 0, most: int = MOST) -> int:
-    """A whole number; 3.0 counts, True does not. Raises TraceError."""
-    if type(value) is float and value.is_integer():
-        value = int(value)
-    if type(value) is not int:
-        raise source.error(f"{place}: {what} is {str(value)[:40]!r}; expected a whole number.")
-    if not least <= value <= most:
-        raise source.error(f"{place}: {what} is {str(value)[:40]}; expected {least} to {most}.")
-    return value
-
-
-def expert_list(source: Source, value: object, place: str, what: str) -> list[int]:
-    """Expert ids, perhaps none. Raises TraceError."""
-    if not isinstance(value, list):
-        raise source.error(f"{place}: {what} is {str(value)[:40]!r}; expected a list of expert ids.")
-    if len(value) > MAX_K:
-        raise source.error(f"{place}: {what} has {len(value)} entries; a token uses at most {MAX_K} experts.")
-    return [whole(source, one, place, f"an entry of {what}", -1, MAX_EXPERTS - 1) for one in value]
-
-
-def weight_list(
-    source: Source, value: object, ids: Sequence[int], experts: int, place: str, what: str
-) -> list[float] | None:
-    """A weight for each id; None where there is none. Numbers of all E experts are read for the chosen ones.
-    Raises TraceError.
-    """
-    if value is None or (value == [] and ids):
-        return None
-    if not isinstance(value, list) or not all(type(one) in (int, float) for one in value):
-        raise source.error(f"{place}: {what} must be a list of numbers.")
-    if experts and len(value) == experts > len(ids) and all(0 <= one < experts for one in ids):
-        value = [value[one] for one in ids]
-    if len(value) != len(ids):
-        raise source.error(
-            f"{place}: {what} has {len(value)} entries; expected a number for each of {len(ids)} experts."
-        )
-    try:
-        found = [float(one) for one in value]
-    except OverflowError:
-        found = [_MOST_WEIGHT * 2]
-    if any(math.isfinite(one) and abs(one) > _MOST_WEIGHT for one in found):
-        raise source.error(f"{place}: {what} holds a number that is beyond floating point.")
-    return found
 
 
 class _Request:
@@ -351,67 +303,3 @@ def by_prompts(
     else:
         return np.where(number - begin[request] < prompt, PREFILL, DECODE).astype(np.uint8)
     return None
-
-
-class Calls:
-    """Routes of tools that log each call of a layer with all its tokens, and count neither passes nor
-    requests.
-
-    A pass ends where a layer comes again. A layer with fewer tokens than the others of its pass has the last
-    ones: llama.cpp computes only those in the last layer whose output is wanted.
-    """
-
-    def __init__(self, source: Source) -> None:
-        self._source, self._routes = source, Routes(source)
-        self._pass: dict[int, list[tuple[list[int], list[float] | None]]] = {}
-        self._place, self._number, self._tokens, self._last = "", 0, 0, -1
-
-    def add(
-        self,
-        place: str,
-        layer: int,
-        rows: Sequence[Sequence[int]],
-        weights: Sequence[list[float]] | None = None,
-    ) -> None:
-        """One call: what each of its tokens chose. Raises TraceError."""
-        if layer in self._pass:
-            self._end()
-        self._place, self._last = place, layer
-        self._pass[layer] = [
-            (list(row), None if weights is None else weights[number]) for number, row in enumerate(rows)
-        ]
-
-    def row(self, place: str, layer: int, ids: list[int], weights: list[float] | None) -> None:
-        """One token of a log that has a row for each: rows of one layer that follow each other are one call.
-        Raises TraceError.
-        """
-        if layer == self._last and layer in self._pass:
-            self._pass[layer].append((ids, weights))
-        else:
-            self.add(place, layer, [ids], None if weights is None else [weights])
-
-    def _end(self) -> None:
-        tokens = max((len(rows) for rows in self._pass.values()), default=0)
-        for layer, rows in self._pass.items():
-            for number, (ids, weights) in enumerate(rows, self._tokens + tokens - len(rows)):
-                self._routes.add(self._place, "", number, layer, ids, weights, step=self._number)
-        self._number += 1
-        self._tokens += tokens
-        self._pass = {}
-
-    def routed(self, **others: Any) -> Routed:
-        """All of it. Raises TraceError."""
-        if self._number == 0 and len(self._pass) == 1:  # one layer only: no call can be told from the next
-            ((layer, rows),) = self._pass.items()
-            for ids, weights in rows:
-                self._pass = {layer: [(ids, weights)]}
-                self._end()
-        self._end()
-        return self._routes.routed(**others)
-
-
-def layer_number(source: Source, value: object, place: str, what: str = "layer") -> int:
-    """A number, or a name that holds it. Raises TraceError."""
-    if isinstance(value, str) and (found := layer_in(value)) is not None:
-        value = found
-    return whole(source, value, place, what, 0, 4 * MAX_LAYERS)

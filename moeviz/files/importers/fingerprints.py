@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from moeviz.core.trace import DECODE
-from moeviz.files.importers.collect import Routes, expert_list, layer_number, weight_list
+from moeviz.files.importers.collect import Routes
 from moeviz.files.importers.names import about, unused
 from moeviz.files.importers.registry import Found, Options, importer
 from moeviz.files.importers.routed import finish
 from moeviz.files.importers.source import Source
+from moeviz.files.importers.values import expert_list, layer_number, weight_list
 
 NAME = "fingerprints"
 _NUMBERED = re.compile(r"(?:token|layer)_(\d{1,9})")

@@ -165,6 +165,9 @@ def _long(
     report: list[str],
     others: Mapping[str, Any],
 ) -> Found:
+    """A trace of a row for each choice. values, ints: columns by meaning, ints those that are read as whole
+    numbers; found: their names. Raises TraceError.
+    """
     count = len(ints["token"])
     request = np.zeros(count, np.int64)
     if "request" in values:
@@ -173,25 +176,62 @@ def _long(
             [numbers.setdefault(str(one), len(numbers)) for one in values["request"]], np.int64
         )
     step = ints.get("step", np.zeros(count, np.int64))
-    order = np.lexsort((ints["token"], step, request))
-    keys = [request[order], step[order], ints["token"][order]]
-    new = np.zeros(count, np.bool_)
-    new[0] = True
-    for key in keys:
-        new[1:] |= np.diff(key) != 0
-    row = np.empty(count, np.int64)
-    row[order] = np.cumsum(new) - 1
-    tokens = int(new.sum())
-    if tokens > MAX_TOKENS:
-        raise source.error(f"holds more than {MAX_TOKENS:,} tokens.")
-    begin = order[new]
+    row, begin = _numbered(source, request, step, ints["token"])
     layers, layer = np.unique(ints["layer"], return_inverse=True)
-    weight = None
-    if "weight" in values:
-        weight = _float_column(source, values["weight"], found["weight"])
-        if np.isnan(weight).any():
-            report.append(f"weights are left out: {many(int(np.isnan(weight).sum()), 'row')} without one")
-            weight = None
+    weight = _weights(source, values, found, report)
+    ids, weights = _laid_out(source, values, ints, (row, layer), (len(begin), len(layers)), weight, report)
+    routed = Routed(ids, weights, [int(one) for one in layers], report=report, **others)
+    if "request" in values and int(request.max()) > 0:
+        routed.sequence = request[begin]
+    _describe(source, routed, values, ints, found, row, begin, request)
+    return finish(source, options, routed, format)
+
+
+def _numbered(
+    source: Source, request: NDArray[np.int64], step: NDArray[np.int64], token: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The number of each row's token among all, by request, step and token; and of each token its first row.
+    Raises TraceError.
+    """
+    order = np.lexsort((token, step, request))
+    new = np.zeros(len(token), np.bool_)
+    new[0] = True
+    for key in (request, step, token):
+        new[1:] |= np.diff(key[order]) != 0
+    if int(new.sum()) > MAX_TOKENS:
+        raise source.error(f"holds more than {MAX_TOKENS:,} tokens.")
+    row = np.empty(len(token), np.int64)
+    row[order] = np.cumsum(new) - 1
+    return row, order[new]
+
+
+def _weights(
+    source: Source, values: Mapping[str, Any], found: Mapping[str, str], report: list[str]
+) -> NDArray[np.float64] | None:
+    """Of each row; None where there are none, or not for all. Raises TraceError."""
+    if "weight" not in values:
+        return None
+    weight = _float_column(source, values["weight"], found["weight"])
+    if np.isnan(weight).any():
+        report.append(f"weights are left out: {many(int(np.isnan(weight).sum()), 'row')} without one")
+        return None
+    return weight
+
+
+def _laid_out(
+    source: Source,
+    values: Mapping[str, Any],
+    ints: Mapping[str, NDArray[np.int64]],
+    place: tuple[NDArray[np.int64], NDArray[np.int64]],
+    shape: tuple[int, int],
+    weight: NDArray[np.float64] | None,
+    report: list[str],
+) -> tuple[NDArray[np.int16], NDArray[np.float32] | None]:
+    """Ids and weights [T, L, k] of rows that stand in any order. place: each row's number of its token and of
+    its layer; shape: [T, L]. Raises TraceError.
+    """
+    row, layer = place
+    count, width = len(row), shape[1]
     if "rank" in ints:
         rank: NDArray[Any] = ints["rank"]
     else:
@@ -200,7 +240,7 @@ def _long(
             f"no column says the rank: choices are ranked by {'row' if weight is None else 'weight'}"
         )
     by = np.lexsort((rank, layer, row))
-    event = row[by] * len(layers) + layer[by]
+    event = row[by] * width + layer[by]
     begins = np.flatnonzero(np.diff(event, prepend=-1))
     if "rank" in ints and (np.diff(rank[by])[np.diff(event) == 0] == 0).any():
         at = int(by[1:][(np.diff(event) == 0) & (np.diff(rank[by]) == 0)][0])
@@ -209,7 +249,7 @@ def _long(
             f"{ints['layer'][at]} again."
         )
     if not {"rank", "request", "step"} & (ints.keys() | values.keys()):
-        _check_apart(source, row * len(layers) + layer, ints, report)
+        _check_apart(source, row * width + layer, ints, report)
     sizes = np.diff(np.append(begins, count))
     if int(sizes.max()) > MAX_K:
         at = int(by[begins[int(np.argmax(sizes))]])
@@ -217,23 +257,36 @@ def _long(
             f"token {ints['token'][at]} in layer {ints['layer'][at]} has {int(sizes.max())} experts; at "
             f"most {MAX_K} are read."
         )
-    ids, weights = scatter(
+    return scatter(
         source,
         row[by][begins],
         layer[by][begins],
         sizes.astype(np.int16),
         ints["expert"][by].astype(np.int16),
         None if weight is None else weight[by].astype(np.float32),
-        (tokens, len(layers)),
+        shape,
     )
-    routed = Routed(ids, weights, [int(one) for one in layers], report=report, **others)
-    if "request" in values and int(request.max()) > 0:
-        routed.sequence = request[begin]
+
+
+def _describe(
+    source: Source,
+    routed: Routed,
+    values: Mapping[str, Any],
+    ints: Mapping[str, NDArray[np.int64]],
+    found: Mapping[str, str],
+    row: NDArray[np.int64],
+    begin: NDArray[np.int64],
+    request: NDArray[np.int64],
+) -> None:
+    """Fills in what the rows say of their tokens: step, id, phase, text. row: each row's number of its token;
+    begin: each token's first row; request: of each row. Raises TraceError.
+    """
+    report, tokens = routed.report, len(begin)
     for meaning in ("step", "token_id"):
         if meaning in ints and (ints[meaning] < 0).any():
             report.append(f"{found[meaning]} is not used: some rows have none")
-    if "step" in ints and (step >= 0).all():
-        routed.forward_pass = step[begin]
+    if "step" in ints and (ints["step"] >= 0).all():
+        routed.forward_pass = ints["step"][begin]
     if "token_id" in ints and (ints["token_id"] >= 0).all():
         routed.token_ids = _first(source, found["token_id"], row, ints["token_id"], tokens)
     if "phase" in values and "" in values["phase"]:
@@ -247,6 +300,4 @@ def _long(
         prompt = _first(source, found["prompt_tokens"], row, ints["prompt_tokens"], tokens)
         routed.phase = by_prompts(request[begin], ints["token"][begin], prompt, report)
     if "text" in values:
-        texts: list[Any] = [values["text"][at] for at in begin.tolist()]
-        routed.texts = [str(one) for one in texts]
-    return finish(source, options, routed, format)
+        routed.texts = [str(values["text"][at]) for at in begin.tolist()]

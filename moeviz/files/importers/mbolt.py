@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from moeviz.core.trace import MAX_EXPERTS, MAX_K, MAX_LAYERS, MAX_TOKENS
-from moeviz.files.importers.collect import Calls
+from moeviz.files.importers.calls import Calls
 from moeviz.files.importers.registry import Found, Options, importer
 from moeviz.files.importers.routed import finish
 from moeviz.files.importers.source import Source

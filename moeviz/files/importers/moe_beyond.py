@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from moeviz.files.importers.collect import Routes, expert_list, layer_number, whole
+from moeviz.files.importers.collect import Routes
 from moeviz.files.importers.names import plain, unused
 from moeviz.files.importers.registry import Found, Options, importer
 from moeviz.files.importers.routed import finish
 from moeviz.files.importers.source import Source
 from moeviz.files.importers.tabular import column_names, read_table
+from moeviz.files.importers.values import expert_list, layer_number, whole
 
 NAME = "moe-beyond"
 _COLUMNS = {"layer_id": "int", "batch_number": "int", "token": "text", "activated_expert_ids": "list"}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
-from moeviz.files.importers.collect import Routes, expert_list, layer_number, whole
+from moeviz.files.importers.collect import Routes
 from moeviz.files.importers.registry import Found, Options, importer
 from moeviz.files.importers.routed import finish
 from moeviz.files.importers.source import Source
+from moeviz.files.importers.values import expert_list, layer_number, whole
 
 NAME = "moe-l2"
 _LINE = re.compile(r"EXPERT\|L(\d{1,9})\|T(\d{1,9}):\s*\[([\d,\s-]*)\]\s*")

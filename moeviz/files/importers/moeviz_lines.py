@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from moeviz.core.trace import MAX_LOOKAHEAD, Trace
 from moeviz.errors import TraceError
-from moeviz.files.importers.collect import expert_list, weight_list, whole
 from moeviz.files.importers.objects import json_lines
 from moeviz.files.importers.registry import Found, Imported, Options, importer
 from moeviz.files.importers.routed import check_shape, narrow
 from moeviz.files.importers.source import Source
+from moeviz.files.importers.values import expert_list, weight_list, whole
 
 NAME = "moeviz-lines"
 FORMAT, VERSION = "moeviz routes", 1

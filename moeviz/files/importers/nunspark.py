@@ -7,12 +7,13 @@ what a token used: such calls are left out and counted.
 
 from __future__ import annotations
 
-from moeviz.files.importers.collect import Calls, expert_list, layer_number, whole
+from moeviz.files.importers.calls import Calls
 from moeviz.files.importers.names import unused
 from moeviz.files.importers.objects import json_lines
 from moeviz.files.importers.registry import Found, Options, importer
 from moeviz.files.importers.routed import finish
 from moeviz.files.importers.source import Source
+from moeviz.files.importers.values import expert_list, layer_number, whole
 from moeviz.words import many
 
 NAME = "nunspark"

@@ -9,19 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from moeviz.files.importers.collect import (
-    UNKNOWN,
-    Calls,
-    Routes,
-    expert_list,
-    layer_number,
-    weight_list,
-    whole,
-)
+from moeviz.files.importers.calls import Calls
+from moeviz.files.importers.collect import UNKNOWN, Routes
 from moeviz.files.importers.names import About, about, meanings, phase_of, unused
 from moeviz.files.importers.registry import Found, Options
 from moeviz.files.importers.routed import finish
 from moeviz.files.importers.source import Source
+from moeviz.files.importers.values import expert_list, layer_number, weight_list, whole
 
 Row = tuple[str, dict[str, Any]]  # where it stands, and what it says
 KINDS = ("type", "record_type", "event", "kind")  # keys that say what a line is

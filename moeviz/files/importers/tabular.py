@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from moeviz.core.trace import MAX_TOKENS
 from moeviz.errors import TraceError
 from moeviz.files.importers import parquet
-from moeviz.files.importers.collect import MOST
 from moeviz.files.importers.names import layer_in, meanings
 from moeviz.files.importers.objects import Row
 from moeviz.files.importers.source import Source
+from moeviz.files.importers.values import MOST
 
 MOST_HEADER, MOST_CELL = (
     65_536,

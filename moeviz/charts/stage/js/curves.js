@@ -156,15 +156,18 @@ class Curves {
     const base = this.bottom - 5
     const put = (text, left) => {
       const right = left + sheet.wide(text, size)
-      if (left < this.left + 13 || right > this.left + this.plot - 1) return
-      if (labels.some((one) => one.right >= left - 4 && one.left <= right + 4 && one.base >= base - size)) return
+      if (left < this.left + 13 || right > this.left + this.plot - 1) return false
+      const lies = (one) => one.right >= left - 4 && one.left <= right + 4 && one.base >= base - size
+      if (labels.some(lies)) return false
       sheet.text(text, left, base, { colour: "muted", halo: true })
       labels.push({ left, right, base })
+      return true
     }
+    let named = false // whether what comes before a change has its name already
     for (const one of this.changes) {
       const x = this.x(one.pass)
-      put(title(one.before), x - 7 - sheet.wide(title(one.before), size))
-      put(title(one.after), x + 7)
+      if (!named) put(title(one.before), x - 7 - sheet.wide(title(one.before), size))
+      named = put(title(one.after), x + 7)
     }
   }
 

@@ -195,13 +195,11 @@ class Story {
       parts.push(element("p", "", this.say("left too", { others })))
     }
     const values = { victim, expert: this.expert(belady, facts.layer), count: this.tokens(regret) }
-    if (belady === facts.victim) parts.push(element("p", "", this.phrases["belady agrees"]))
-    else {
-      const end = regret < 0 ? "regret never" : regret === 0 ? "regret same" : "regret"
-      const told = element("p", "regret", `${this.say("belady", values)} ${this.say(end, values)}`)
-      tip(told, model.payload, ["belady", "regret"])
-      parts.push(told)
-    }
+    const end = regret < 0 ? "regret never" : regret === 0 ? "regret same" : "regret"
+    const agrees = belady === facts.victim
+    const told = agrees ? this.phrases["belady agrees"] : `${this.say("belady", values)} ${this.say(end, values)}`
+    parts.push(element("p", agrees ? "" : "regret", told))
+    tip(parts.at(-1), model.payload, ["belady", "regret"])
     if (there.length > 1)
       parts.push(element("p", "quiet who-was-there", this.phrases["who was there"]), this.residents(there, facts))
     return parts

@@ -171,24 +171,22 @@ class Strip {
     c.globalAlpha = 1
     const size = theme.size,
       base = high + size + 4
-    let taken = 0
+    const { phrases } = model.payload
+    let said = phrases.density
+    this.band.title = ""
     if (model.domains) {
       const name = model.domains.names[model.domains.nearest[model.tokenAt[stage.pass + 1] - 1]]
-      const { phrases } = model.payload
       const n = model.domains.around
       const wordings = [phrases.domain, phrases["domain short"]].map((phrase) => say(phrase, { name, n }))
-      const said = wordings.find((text) => sheet.wide(text, size) < width) ?? wordings[1]
+      said = wordings.find((text) => sheet.wide(text, size) < width) ?? wordings[1]
       this.band.title = say(phrases["domain why"], { n })
-      sheet.text(said, 0, base, { colour: "muted", room: width })
-      taken = sheet.wide(said, size) + 16
-    } else {
-      this.band.title = ""
-      sheet.text(model.payload.phrases.density, 0, base, { colour: "muted", room: width })
     }
+    sheet.text(said, 0, base, { colour: "muted", room: width })
+    let taken = sheet.wide(said, size) + 16
     if (model.promptEnd && model.promptEnd < model.passes) this.mark(x(model.promptEnd), "muted", 1.5)
     for (const one of model.changes) {
       this.mark(x(one.pass), "ink", 2)
-      const after = model.domains ? title(one.after) : one.after
+      const after = title(one.after)
       const left = x(one.pass) - 4
       if (left > taken && left + sheet.wide(after, size) < width) {
         sheet.text(after, left, base, { colour: "muted" })
