@@ -427,7 +427,8 @@ def test_signs_are_drawn_on_low_cells_too(show: Open, lesson: str) -> None:
     assert value(page, "stage.boards[1].h") < 10
     signs = """(() => {
       const [, board] = stage.boards, seen = []
-      board.glyph = (state) => seen.push(state)
+      board.glyph = (context, state) => seen.push(state)
+      board.fit(stage.theme) // which paints every cell anew
       board.draw()
       return seen.length
     })()"""

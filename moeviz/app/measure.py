@@ -146,19 +146,29 @@ class Wanted:
 
 
 def wanted(trace: Trace, two: Sequence[Settings], ask: Ask, baselines: list[str]) -> Wanted:
-    """With its time where the bundled model runs over a paced link."""
+    """With its time where the bundled model runs over a paced link: until its verdict, so without the check
+    of the logits, which comes after it.
+    """
     place = machines.find(ask.model.link)
     if ask.model.name or trace.model != BUNDLED_NAME or place is None:
         return Wanted(ask, baselines, None)
     compared = [*two, *(Settings(baseline=one) for one in baselines)]
-    several = [*compared, Settings(baseline="resident")]  # which the logits are held against
-    _, recorded = traces.sample()
+    several = [*compared, Settings(baseline="resident")]  # which waits for no link, as the recording run
     try:
-        *each, verifying = kept.predicted_each(trace, several, recorded, place)
+        *each, recording = kept.predicted_each(trace, several, _basis(ask), place)
     except MoevizError:
         return Wanted(ask, baselines, None)
-    recording = each[0]
-    return Wanted(ask, baselines, ask.tokens * (recording + ask.repeats * sum(each) + verifying) / 1_000)
+    return Wanted(ask, baselines, ask.tokens * (recording + ask.repeats * sum(each)) / 1_000)
+
+
+def _basis(ask: Ask) -> Run:
+    """The measured run whose costs are taken: of this browser's latest comparison of the model, since that is
+    how fast this machine is now; before there is one, the sample's, which is another day's.
+    """
+    job = latest()
+    if job is not None and replace(job.model, link=ask.model.link) == ask.model:
+        return medians.median_run([run for number, run in job.runs if number == 0])
+    return traces.sample()[1]
 
 
 def progress(name: str, job: Job) -> None:

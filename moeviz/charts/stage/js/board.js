@@ -18,6 +18,7 @@ class Board extends Cells {
     this.note = element("div", "note")
     this.root.append(this.head, this.canvas, this.note)
     this.sheet = new Sheet(this.canvas)
+    this.ground = new Sheet(element("canvas")) // axes, and the cells that are where they were
     this.link = new Link(this)
     this.pass = 0
     this.t = 1
@@ -41,9 +42,8 @@ class Board extends Cells {
   draw() {
     this.picture()
     this.sheet.clear()
-    this.axes()
+    this.drawCells()
     if (this.small) this.drawSmall()
-    else this.drawCells()
     this.drawSelected()
     this.link.draw()
     this.numbers()

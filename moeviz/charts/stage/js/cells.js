@@ -8,10 +8,18 @@ const FILLS = {
   [MISS]: "miss",
   [PREFETCHED]: "ahead-fill",
 }
+const OUTLINES = {
+  [EMPTY]: "line",
+  [RESIDENT]: "resident",
+  [HIT]: "resident",
+  [LATE]: "late",
+  [MISS]: "miss",
+  [PREFETCHED]: "ahead",
+}
 
 class Cells extends Grid {
-  axes() {
-    const { sheet, theme } = this
+  axes(sheet) {
+    const { theme } = this
     const size = theme.size
     const everyX = Math.ceil((sheet.wide("000", size) + 6) / (this.w / this.poolX)),
       everyY = Math.ceil((size * 1.15) / (this.h / this.poolY))
@@ -51,66 +59,108 @@ class Cells extends Grid {
     return one ? clamp((this.t - one.start) / Math.max(one.end - one.start, 1e-6), 0, 1) : 1
   }
 
+  // Most cells look from one picture to the next as they did: they are painted on the ground, a sheet of their own, when they change, and
+  // only experts that are on their way into theirs on every picture.
   drawCells() {
-    const { sheet, theme } = this
-    const c = sheet.context
-    const gap = Math.min(this.w, this.h) > 16 ? 2 : 1
-    const w = this.w - 2 * gap,
-      h = this.h - 2 * gap
-    const round = Math.min(5, w / 4, h / 4)
-    const least = Math.min(w, h)
-    const glyph = least >= 4.5
-    const size = Math.min(least * (least < 14 ? 0.9 : 0.62), theme.size * 1.6) // of a low cell it takes more
-    const box = (x, y) => {
-      c.beginPath()
-      c.roundRect(this.left + x * this.w + gap, this.top + y * this.h + gap, w, h, round)
+    const coming = this.paint()
+    this.sheet.cover(this.ground)
+    for (const [x, y, part] of coming) this.drawCell(this.sheet, x, y, MISS, part, this.differs(x, y))
+  }
+
+  // Brings the ground up to date; gives the cells that are left out, as they have not come yet: column, row, and how far they have.
+  paint() {
+    const { ground, painted, nx, ny } = this
+    const coming = []
+    if (ground.ratio < 1) painted.fill(0)
+    if (this.paintedLayer !== this.stage.layer || ground.ratio < 1) {
+      this.paintedLayer = this.stage.layer
+      ground.clear(ground.width, ground.ratio < 1 ? ground.height : this.top)
+      ground.clear(this.left, ground.height)
+      this.axes(ground)
     }
-    const outline = Math.min(w, h) > 14 ? 2 : 1
-    c.lineWidth = outline
-    for (let y = 0; y < this.ny; y++) {
-      for (let x = 0; x < this.nx; x++) {
+    if (this.small) return coming
+    this.stage.boards[1 - this.number]?.picture()
+    for (let y = 0; y < ny; y++) {
+      for (let x = 0; x < nx; x++) {
         const state = this.stateAt(x, y)
-        box(x, y)
-        if (state === EMPTY) {
-          c.fillStyle = theme.paper
-          c.fill()
-          c.strokeStyle = theme.line
-          c.lineWidth = 1
-          c.stroke()
-          c.lineWidth = outline
-          continue
-        }
         const part = state === MISS ? this.arrived(this.cellAt(this.x0 + x, this.y0 + y)) : 1
-        if (part < 1) {
-          c.fillStyle = theme.paper
-          c.fill()
-          c.save()
-          c.clip()
-          c.fillStyle = theme.miss
-          c.fillRect(this.left + x * this.w + gap, this.top + y * this.h + gap + h * (1 - part), w, h * part)
-          c.restore()
-          c.strokeStyle = theme.miss
-        } else {
-          c.fillStyle = theme[FILLS[state]]
-          c.fill()
-          c.strokeStyle =
-            theme[
-              state === MISS ? "miss" : state === LATE ? "late" : state === PREFETCHED ? "ahead" : "resident"
-            ]
-        }
-        c.stroke()
-        if (glyph && GLYPHS[state]) {
-          const colour = state === PREFETCHED ? "ahead" : part < 0.6 ? "miss" : "glyph"
-          this.glyph(state, this.left + (x + 0.5) * this.w, this.top + (y + 0.5) * this.h, size, colour)
-        }
+        if (part < 1) coming.push([x, y, part])
+        const differs = this.differs(x, y)
+        const now = part < 1 ? 0 : 1 + state + (differs ? 8 : 0) // 0: nothing stands there
+        const before = painted[y * nx + x]
+        if (before === now) continue
+        painted[y * nx + x] = now
+        if (before) this.wipe(x, y)
+        if (now) this.drawCell(ground, x, y, state, 1, differs)
       }
     }
-    if (this.poolX * this.poolY === 1) this.drawDifferences(gap, w, h)
+    return coming
+  }
+
+  // Room between cells, and how thick their outlines are.
+  get gap() {
+    return Math.min(this.w, this.h) > 16 ? 2 : 1
+  }
+
+  get outline() {
+    return Math.min(this.w, this.h) - 2 * this.gap > 14 ? 2 : 1
+  }
+
+  // Takes a cell off the ground, in whole pixels, since half of one leaves a trace. Where a pixel of the screen is larger than one of the
+  // page this takes some of its neighbours too, and the whole ground is painted anew.
+  wipe(x, y) {
+    const { context, ratio } = this.ground
+    const beside = this.gap - this.outline / 2
+    const left = Math.floor((this.left + x * this.w + beside) * ratio) / ratio,
+      top = Math.floor((this.top + y * this.h + beside) * ratio) / ratio
+    const right = Math.ceil((this.left + (x + 1) * this.w - beside) * ratio) / ratio,
+      bottom = Math.ceil((this.top + (y + 1) * this.h - beside) * ratio) / ratio
+    context.clearRect(left, top, right - left, bottom - top)
+  }
+
+  // `part`: how far a missing expert has come; `differs`: whether it gets a dark corner.
+  drawCell(sheet, x, y, state, part, differs) {
+    const { theme, gap, outline } = this
+    const c = sheet.context
+    const w = this.w - 2 * gap,
+      h = this.h - 2 * gap
+    const least = Math.min(w, h)
+    const left = this.left + x * this.w + gap,
+      top = this.top + y * this.h + gap
+    c.beginPath()
+    c.roundRect(left, top, w, h, Math.min(5, w / 4, h / 4))
+    c.lineWidth = state === EMPTY ? 1 : outline
+    if (part < 1) {
+      c.fillStyle = theme.paper
+      c.fill()
+      c.save()
+      c.clip()
+      c.fillStyle = theme.miss
+      c.fillRect(left, top + h * (1 - part), w, h * part)
+      c.restore()
+    } else {
+      c.fillStyle = theme[state === EMPTY ? "paper" : FILLS[state]]
+      c.fill()
+    }
+    c.strokeStyle = theme[OUTLINES[state]]
+    c.stroke()
+    if (least >= 4.5 && GLYPHS[state]) {
+      const size = Math.min(least * (least < 14 ? 0.9 : 0.62), theme.size * 1.6) // of a low cell it takes more
+      const colour = state === PREFETCHED ? "ahead" : part < 0.6 ? "miss" : "glyph"
+      this.glyph(c, state, this.left + (x + 0.5) * this.w, this.top + (y + 0.5) * this.h, size, colour)
+    }
+    if (!differs) return
+    const side = least * (least > 14 ? 0.3 : 0.45)
+    c.fillStyle = theme.ink
+    c.beginPath()
+    c.moveTo(left + w - side, top)
+    c.lineTo(left + w, top)
+    c.lineTo(left + w, top + side)
+    c.fill()
   }
 
   // Drawn, not written: fonts differ in where they put these signs.
-  glyph(state, x, y, size, colour) {
-    const c = this.sheet.context
+  glyph(c, state, x, y, size, colour) {
     const r = size * 0.36
     c.fillStyle = c.strokeStyle = this.theme[colour]
     c.lineWidth = Math.max(Math.min(1.5, size * 0.25), size * 0.15)
@@ -140,29 +190,12 @@ class Cells extends Grid {
     c.lineCap = "butt"
   }
 
-  // A dark corner where one board finds an expert that the other does not.
-  drawDifferences(gap, w, h) {
+  // Whether one board finds an expert there that the other does not.
+  differs(x, y) {
     const other = this.stage.boards[1 - this.number]
-    if (!other || this.stage.apart) return
-    other.picture()
-    const c = this.sheet.context
-    c.fillStyle = this.theme.ink
-    const side = Math.min(w, h) * (Math.min(w, h) > 14 ? 0.3 : 0.45)
-    for (let y = 0; y < this.ny; y++) {
-      for (let x = 0; x < this.nx; x++) {
-        const cell = this.cellAt(this.x0 + x, this.y0 + y)
-        const mine = this.states[cell],
-          theirs = other.states[cell]
-        if (!differ(mine, theirs)) continue
-        const right = this.left + (x + 1) * this.w - gap,
-          top = this.top + y * this.h + gap
-        c.beginPath()
-        c.moveTo(right - side, top)
-        c.lineTo(right, top)
-        c.lineTo(right, top + side)
-        c.fill()
-      }
-    }
+    if (!other || this.stage.apart || this.poolX * this.poolY > 1) return false
+    const cell = this.cellAt(this.x0 + x, this.y0 + y)
+    return differ(this.states[cell], other.states[cell])
   }
 
   // Cells too small for outlines: a picture of one pixel a cell, enlarged.

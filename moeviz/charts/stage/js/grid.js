@@ -48,6 +48,9 @@ class Grid {
     this.w = room.width / this.nx
     this.h = room.height / this.ny
     this.small = Math.min(this.w, this.h) < 7
+    this.ground.like(this.sheet)
+    this.painted = new Uint8Array(this.nx * this.ny) // of each cell what stands on the ground
+    this.paintedLayer = NaN // none: all is to be painted
     this.sayView()
     this.shownAt = ""
   }

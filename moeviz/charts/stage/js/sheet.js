@@ -40,6 +40,10 @@ function themeOf(element) {
   return theme
 }
 
+// Of texts that were measured, by font and text, until another font has been loaded: a picture measures most of them again.
+const WIDTHS = new Map()
+document.fonts?.addEventListener("loadingdone", () => WIDTHS.clear())
+
 class Sheet {
   constructor(canvas) {
     this.canvas = canvas
@@ -64,9 +68,26 @@ class Sheet {
     this.ratio = ratio
   }
 
-  clear() {
+  // Takes the size of another sheet, as one that is not shown.
+  like({ theme, width, height, ratio, canvas }) {
+    Object.assign(this, { theme, width, height, ratio })
+    this.canvas.width = canvas.width
+    this.canvas.height = canvas.height
+  }
+
+  // Draws another sheet of the same size on this one.
+  cover({ canvas, cut, least }) {
+    this.context.setTransform(1, 0, 0, 1, 0, 0)
+    if (canvas.width && canvas.height) this.context.drawImage(canvas, 0, 0)
     this.context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0)
-    this.context.clearRect(0, 0, this.width, this.height)
+    this.cut.push(...cut)
+    this.least = Math.min(this.least, least)
+  }
+
+  // All of it, or what is left of `right` and above `bottom`.
+  clear(right = this.width, bottom = this.height) {
+    this.context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0)
+    this.context.clearRect(0, 0, right, bottom)
     this.context.textBaseline = "alphabetic"
     this.cut = []
     this.least = Infinity
@@ -78,8 +99,14 @@ class Sheet {
   }
 
   wide(text, size, weight = 400) {
-    this.context.font = `${weight} ${size}px ${this.theme.font}`
-    return this.context.measureText(text).width
+    const font = `${weight} ${size}px ${this.theme.font}`
+    const known = WIDTHS.get(`${font} ${text}`)
+    if (known !== undefined) return known
+    this.context.font = font
+    const wide = this.context.measureText(text).width
+    if (WIDTHS.size > 5000) WIDTHS.clear()
+    WIDTHS.set(`${font} ${text}`, wide)
+    return wide
   }
 
   // Draws a line of text; where it is wider than `room` it is shortened, and remembered as cut.
