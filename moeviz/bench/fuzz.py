@@ -18,6 +18,7 @@ import io
 import json
 import os
 import re
+import signal
 import struct
 import sys
 import warnings
@@ -219,10 +220,13 @@ def tried(content: bytes, options: Options) -> Tried:
     What a reader raises beside its own error ends that process with its traceback on standard error.
     """
     reading, writing = os.pipe()
+    interruptions = {signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, interruptions)  # in the midst of a fork Python tells of them
     child = os.fork()
     if child == 0:
-        os.close(reading)
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, interruptions)
+            os.close(reading)
             os.write(writing, b"%d\n" % psutil.Process().memory_info().rss)
             if (silent := os.open(os.devnull, os.O_WRONLY)) != 1:
                 os.dup2(silent, 1)
@@ -233,6 +237,7 @@ def tried(content: bytes, options: Options) -> Tried:
             os.write(writing, json.dumps(told).encode())
         finally:
             os._exit(0)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, interruptions)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         before, _, said = pipe.read().partition(b"\n")
