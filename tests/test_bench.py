@@ -194,6 +194,13 @@ def test_the_rows_that_were_named_are_measured_alone_and_said(
     assert [name for row in engine(ONCE) for name in row] == list(ROWS)
 
 
+def test_an_accelerator_is_measured_where_it_is_and_what_needs_a_cpu_is_left_out_in_words() -> None:
+    (said,) = oracle.measure(Work(device="cuda:0")).values()
+    assert said == "left out: a link can be paced with device cpu alone, not cuda:0"
+    with pytest.raises(ModelError, match=r"'npu' is not available here\. Choose cpu, or auto"):
+        list(engine(Work(device="npu"), ["oracle"]))
+
+
 def test_all_prints_every_table_and_says_what_could_not_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(**options: object) -> Iterator[dict[str, object]]:
         yield {"first": 1}
@@ -205,7 +212,7 @@ def test_all_prints_every_table_and_says_what_could_not_be_measured(monkeypatch:
     result = CliRunner().invoke(cli.bench, ["all", "--json"])
     found = json.loads(result.stdout)
     assert list(found) == list(cli.MEASURES)
-    assert found["engine"] == {"engine": 4}  # every option of the command by its default
+    assert found["engine"] == {"engine": 5}  # every option of the command by its default
     assert found["stage"] == {"first": 1, "not measured": "there is no browser"}
     lines = CliRunner().invoke(cli.bench, ["all"]).stdout
     assert [f"\n{name}: " in lines for name in cli.MEASURES] == [True] * len(cli.MEASURES)

@@ -14,7 +14,7 @@ import click
 
 from moeviz.bench.engine.rows import ROWS, Work
 from moeviz.cli.ending import keeps, refusing
-from moeviz.cli.options import F, Number, Place, Text, registered
+from moeviz.cli.options import Device, F, Number, Place, Text, registered
 
 MOST = 1_000_000  # tokens of a made-up trace
 Figures = Mapping[str, Any]  # by name: a number, a spread or a sentence
@@ -96,15 +96,22 @@ def gather(found: dict[str, Any], name: str, options: dict[str, Any], as_json: b
     "--model", type=Text(), default="", help="Folder of a model; the bundled one if it is left out."
 )
 @click.option(
+    "--device",
+    type=Device(),
+    default="cpu",
+    show_default=True,
+    help="The engine's fast tier, and where transformers computes: cpu, cuda, ...",
+)
+@click.option(
     "--only", multiple=True, type=click.Choice([*ROWS]), help="Only this row; may be given several times."
 )
-def bench_engine(repeats: int, tokens: int, model: str, only: tuple[str, ...]) -> Measured:
+def bench_engine(repeats: int, tokens: int, model: str, device: str, only: tuple[str, ...]) -> Measured:
     """The engine beside transformers, beside its own copies and by itself, on one thread, with the goal of
     each ratio. All rows take half an hour; which one it is at is said on stderr.
     """
     from moeviz.bench.engine.rows import engine
 
-    return engine(Work(repeats, tokens, model), only)
+    return engine(Work(repeats, tokens, model, device), only)
 
 
 bench_engine.help = f"{bench_engine.help}\n\n\b\nRows:\n" + "\n".join(

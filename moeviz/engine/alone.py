@@ -26,9 +26,12 @@ BACKENDS = ("eager", "grouped_mm", "batched_mm")  # of transformers' experts int
 class Alone:
     """A checkpoint as `from_pretrained` loads it."""
 
-    def __init__(self, folder: str | Path, dtype: str, offload: Path | None = None) -> None:
-        """`folder`: of a model; `dtype`: its name in torch; `offload`: where accelerate, which transformers
-        offloads with, puts the experts and reads a layer's when it is reached; None: all are in memory.
+    def __init__(
+        self, folder: str | Path, dtype: str, device: str = "cpu", offload: Path | None = None
+    ) -> None:
+        """`folder`: of a model; `dtype`, `device`: their names in torch; `offload`: where accelerate, which
+        transformers offloads with, puts the experts and reads a layer's when it is reached; None: all are in
+        the device's memory.
         """
         config = text_part(AutoConfig.from_pretrained(folder, trust_remote_code=False))
         kind = model_class(config)
@@ -38,10 +41,13 @@ class Alone:
                 skeleton = kind.from_config(config, trust_remote_code=False)
             # that it offloads is no news
             logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
-            where = {"device_map": _experts_on_disk(skeleton), "offload_folder": offload}
+            where = {"device_map": _experts_on_disk(skeleton, device), "offload_folder": offload}
         self.model = kind.from_pretrained(
             folder, config=config, dtype=getattr(torch, dtype), trust_remote_code=False, **where
         )
+        self._device = device
+        if offload is None:
+            self.model.to(device)
         self.model.eval()
         own(self.model)
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -58,7 +64,7 @@ class Alone:
         for _ in range(tokens):
             start = time.perf_counter_ns()
             with torch.inference_mode():
-                inputs = torch.tensor([ids])
+                inputs = torch.tensor([ids], device=self._device)
                 output = self.model(input_ids=inputs, past_key_values=past, use_cache=True, **last_only)
             past = output.past_key_values
             ids = [int(output.logits[0, -1].argmax())]
@@ -66,14 +72,14 @@ class Alone:
         return took
 
 
-def _experts_on_disk(module: nn.Module, path: str = "") -> dict[str, str]:
-    """Where accelerate puts what: experts on disk, all else in memory, in as few pieces as there can be,
+def _experts_on_disk(module: nn.Module, device: str, path: str = "") -> dict[str, str]:
+    """Where accelerate puts what: experts on disk, all else on the device, in as few pieces as there can be,
     since each costs a hook's time."""
     if is_experts(module):
         return {path: "disk"}
     if not any(map(is_experts, module.modules())):
-        return {path: "cpu"}
+        return {path: device}
     found: dict[str, str] = {}
     for name, child in module.named_children():
-        found |= _experts_on_disk(child, f"{path}.{name}".removeprefix("."))
+        found |= _experts_on_disk(child, device, f"{path}.{name}".removeprefix("."))
     return found

@@ -24,10 +24,10 @@ def measure(work: Work) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     options = greedy(work.tokens)
     for dtype in DTYPES:
-        loaded = load(work.folder, tier="host", device="cpu", dtype=dtype)
+        loaded = load(work.folder, tier="host", device=work.device, dtype=dtype)
         half = Settings("lru", max(loaded.k, loaded.experts // 2))
         candidates = {
-            **alone(Alone(work.folder, dtype), work.tokens),
+            **alone(Alone(work.folder, dtype, work.device), work.tokens),
             "resident": served(loaded, RESIDENT, options),
             "half the slots": served(loaded, half, options),
         }

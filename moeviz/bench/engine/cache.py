@@ -53,7 +53,7 @@ def measure(work: Work, slots: Sequence[int] = SLOTS, passes: int = PASSES) -> d
         slowest = [max(one[policy, count] for count in slots) for one in rounds]
         figures[f"cache, {policy}: us an event, at its slowest slots"] = spread(slowest)
     for dtype in DTYPES:
-        loaded = load(work.folder, tier="host", device="cpu", dtype=dtype)
+        loaded = load(work.folder, tier="host", device=work.device, dtype=dtype)
         half = Settings("lru", max(loaded.k, loaded.experts // 2))
         shares = [live_share(loaded, half, work.tokens) for _ in range(work.repeats)]
         figures[f"{dtype}: cache, lru, half the slots: share of an event"] = spread(shares)

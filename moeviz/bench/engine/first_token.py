@@ -25,7 +25,9 @@ def measure(work: Work) -> dict[str, Any]:
     """Seconds until `run` tells of its first token, and until what it imports is imported. Raises ModelError
     where `run` refuses the model."""
     model = Path(work.model)  # the process is started in the checkout's folder
-    run = [*RUN, str(model.resolve()) if model.is_dir() else work.model] if work.model else [*RUN]
+    run = [*RUN, "--device", work.device]
+    if work.model:
+        run.append(str(model.resolve()) if model.is_dir() else work.model)
     both = {"to the first token of run": run, "of it to import": IMPORTS}
     try:
         for command in both.values():

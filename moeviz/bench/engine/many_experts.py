@@ -26,9 +26,9 @@ def measure(work: Work, sizes: Sequence[Made] = SIZES) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for size in sizes:
         with made(size) as folder:
-            loaded = load(folder, tier="host", device="cpu", dtype=size.dtype)
+            loaded = load(folder, tier="host", device=work.device, dtype=size.dtype)
             candidates = {
-                **alone(Alone(folder, size.dtype), work.tokens),
+                **alone(Alone(folder, size.dtype, work.device), work.tokens),
                 "resident": served(loaded, RESIDENT, sampled(greedy(work.tokens))),
             }
             found = race(candidates, work.repeats)

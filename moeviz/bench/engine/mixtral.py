@@ -49,12 +49,12 @@ def measure(work: Work, size: Made = SIZE) -> dict[str, Any]:
     tokens, few = max(2, work.tokens // 5), max(2, work.tokens // 10)
     half, options = Settings("lru", size.experts // 2), sampled(greedy(tokens))
     with made(size) as folder:
-        models = {tier: load(folder, tier=tier, device="cpu", dtype=size.dtype) for tier in TIERS}
-        offloaded = Alone(folder, size.dtype, Path(folder).parent / "offloaded")
+        models = {tier: load(folder, tier=tier, device=work.device, dtype=size.dtype) for tier in TIERS}
+        offloaded = Alone(folder, size.dtype, work.device, Path(folder).parent / "offloaded")
         hits = metrics.summary(recorded(models["host"], half, options)).decode.hit_ratio
         found = race(
             {
-                **alone(Alone(folder, size.dtype), tokens),
+                **alone(Alone(folder, size.dtype, work.device), tokens),
                 **{f"half the slots, {tier}": served(one, half, options) for tier, one in models.items()},
                 OFFLOADED: alone(offloaded, few, ("eager",))["transformers, eager"],
             },

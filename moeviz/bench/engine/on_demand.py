@@ -30,7 +30,7 @@ def measure(work: Work) -> dict[str, Any]:
     """The ratios, and microseconds of a miss beside its copy: by rounds, and with each pass at its best."""
     figures: dict[str, Any] = {}
     for dtype in DTYPES:
-        loaded = load(work.folder, tier="host", device="cpu", dtype=dtype)
+        loaded = load(work.folder, tier="host", device=work.device, dtype=dtype)
         rounds = [_round(loaded, work.tokens) for _ in range(1 + work.repeats)][1:]  # the first warms up
         loaded.store.close()
         best = Passes(*(np.min([getattr(one, part) for one in rounds], axis=0) for part in Passes._fields))
@@ -39,8 +39,11 @@ def measure(work: Work) -> dict[str, Any]:
         figures |= {
             name: spread([one.ratio for one in rounds], "<= 1.03"),
             f"{name}, each pass at its best": spread([best.ratio], "<= 1.03"),
-            moved: spread([one.beside_moving for one in rounds]),
-            f"{moved}, each pass at its best": spread([best.beside_moving]),
+        }
+        if best.moving.size:
+            figures[moved] = spread([one.beside_moving for one in rounds])
+            figures[f"{moved}, each pass at its best"] = spread([best.beside_moving])
+        figures |= {
             f"{dtype}: on demand, us of a miss beside its copy": spread([one.us for one in rounds]),
             f"{dtype}: on demand, us of a miss beside its copy, each pass at its best": best.us,
         }
@@ -54,7 +57,7 @@ class Passes(NamedTuple):
     wall: NDArray[np.int64]  # [pass] ns on demand
     copies: NDArray[np.int64]  # [pass] ns that its copies took
     misses: NDArray[np.int64]  # [pass] the same in every round
-    moving: NDArray[np.int64]  # [pass] ns with every expert in a slot and copied there again
+    moving: NDArray[np.int64]  # [pass] ns with every expert in a slot and copied there again; or empty
 
     @property
     def ratio(self) -> float:
@@ -92,7 +95,7 @@ def _moving_ns(loaded: Loaded, options: Options) -> list[int]:
 
 def _round(loaded: Loaded, tokens: int) -> Passes:
     options = greedy(tokens, guesses=False)
-    moving = _moving_ns(loaded, options)
+    moving = _moving_ns(loaded, options) if loaded.device.type == "cpu" else []
     resident = recorded(loaded, RESIDENT, options)
     run = recorded(loaded, Settings(baseline="on-demand"), options)
     assert run.times is not None

@@ -19,7 +19,7 @@ TOKENS = 1_000
 
 def measure(work: Work, tokens: int = TOKENS) -> dict[str, Any]:
     """Milliseconds of the prompt's pass both ways, and their ratio."""
-    loaded = load(work.folder, tier="disk", device="cpu", dtype="float32")
+    loaded = load(work.folder, tier="disk", device=work.device, dtype="float32")
     half, prompt = Settings("lru", max(loaded.k, loaded.experts // 2)), _prompt(loaded, tokens)
 
     def took(settings: Settings) -> float:

@@ -39,7 +39,7 @@ def measure(work: Work) -> dict[str, Any]:
     """Time of a decode pass with everything recorded, and with the trace alone, over that with nothing."""
     figures: dict[str, Any] = {}
     for dtype in DTYPES:
-        loaded = load(work.folder, tier="host", device="cpu", dtype=dtype)
+        loaded = load(work.folder, tier="host", device=work.device, dtype=dtype)
         ways = {
             "trace and guesses": lambda one=loaded: _passes(_with_guesses(one, work.tokens, True)),
             "trace": lambda one=loaded: _passes(_with_guesses(one, work.tokens, False)),

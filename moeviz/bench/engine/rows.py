@@ -11,7 +11,7 @@ be measured here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
@@ -39,6 +39,7 @@ class Work:
     repeats: int = 5  # rounds, interleaved
     tokens: int = 100  # generated in each
     model: str = ""  # folder of the model instead of the bundled one, where a row makes none of its own
+    device: str = "cpu"  # the fast tier, and where transformers computes; as torch names it
 
     @property
     def folder(self) -> str:
@@ -48,16 +49,19 @@ class Work:
 
 
 def engine(work: Work, only: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-    """The figures of each row named, or of all, on one thread; which row it is at goes to stderr.
+    """The figures of each row named, or of all, on one thread; which row it is at goes to stderr. On an
+    accelerator a row that needs a CPU is left out in words.
 
     Raises ModelError and what loading raises.
     """
     from moeviz.engine.imports import import_engine
 
     import_engine()
+    from moeviz.engine.hardware import device_named
     from moeviz.engine.loader import use_threads
 
     use_threads(1)
+    work = replace(work, device=str(device_named(work.device)))
     names = list(only or ROWS)
     for at, name in enumerate(names, start=1):
         click.echo(f"row {at} of {len(names)}: {ROWS[name]}", err=True)
