@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from moeviz.errors import ModelError
-from moeviz.files.headers import no_hub_id, read
+from moeviz.files.headers import CHECKPOINT, no_hub_id, read
 from moeviz.numbers.sizes import Tensor
 
 Shapes = dict[str, tuple[str, tuple[int, ...]]]  # name -> type as safetensors names it, shape
@@ -130,6 +130,10 @@ def test_what_is_neither_a_folder_nor_reachable_is_one_message(name: str) -> Non
 def test_a_downloaded_checkpoint_is_read_without_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, local_files_only: str(tmp_path))
+    def kept(name: str, local_files_only: bool, **wanted: Any) -> str:
+        assert (local_files_only, wanted) == (True, CHECKPOINT)  # whole is what the engine downloads
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", kept)
     write(tmp_path, {}, ONE)
     assert set(read("some/model").tensors) == set(ONE)

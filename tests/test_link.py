@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -156,9 +158,36 @@ def test_one_tokens_small_experts_are_copied_by_who_needs_them_and_a_prompts_bes
     assert not all(awaited for _, awaited in made[:prompt])
 
 
-def test_what_cannot_be_paced_is_one_message(model: Loaded) -> None:
-    from dataclasses import replace
+def test_one_tokens_experts_are_computed_together_unless_a_copy_is_under_way_beside_them(
+    model: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    together = model.recipe.together
+    assert together is not None
 
+    class Counted(together):  # type: ignore[misc, valid-type]
+        def __call__(self, experts: Sequence[Any], *given: torch.Tensor) -> Any:
+            counts.append(len(experts))
+            return super().__call__(experts, *given)
+
+    counted = replace(model, recipe=replace(model.recipe, together=Counted))
+
+    def run(one: Loaded, settings: Settings) -> tuple[set[int], tuple[int, ...]]:
+        counts.clear()
+        _, found = measure.record(one, "In it", settings, GREEDY)
+        return set(counts), found.output_ids
+
+    on_demand = Settings(baseline="on-demand")
+    whole, expected = run(counted, on_demand)  # compute makes the copies itself
+    assert whole == {model.k}
+    assert run(measure.paced(counted, "1,0.5"), on_demand) == ({1}, expected)
+    monkeypatch.setattr(link.HostLink, "is_late", lambda self, slot: True)  # the thread brings the guesses
+    sizes, tokens = run(counted, Settings(slots=4, prefetch="next-gate"))
+    assert 1 in sizes
+    assert tokens == expected
+
+
+def test_what_cannot_be_paced_is_one_message(model: Loaded) -> None:
     with pytest.raises(SettingsError, match="link 'tape' is not known"):
         measure.paced(model, "tape")
     with pytest.raises(ModelError, match="A paced link copies into host memory, but the fast tier is meta"):

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -25,7 +24,6 @@ GUESSES = (
     8  # at least so many per layer, or all experts, so that a replay can try other widths and thresholds
 )
 Place = tuple[int, int]  # (layer that a guess is for, how many layers ahead it was made)
-Found = Sequence[NDArray[Any]]  # experts and, where they are needed, probabilities
 
 
 class Guesses:
@@ -48,8 +46,7 @@ class Guesses:
         self._width = min(loaded.experts, max(2 * loaded.k, width, GUESSES))
         self._with_probabilities = recorded or (self._by_routers and settings.threshold > 0)
         self._entered: list[torch.Tensor | None] = [None] * len(self._layers)  # the router, in this pass
-        self._found: dict[Place, Found] = {}  # asked in the events of this pass; [token, rank] each
-        self._rest: tuple[Sequence[Place], Found] = (), ()  # asked at its end; [place, rank] each
+        self._found: dict[Place, RouterGuess] = {}
         # by layer: for which later layers it is asked once a pass, and all their routers as one product
         self._places: list[list[Place]] = []
         self._products: list[Product] = []
@@ -60,7 +57,6 @@ class Guesses:
 
     def begin_pass(self) -> None:
         self._found = {}
-        self._rest = (), ()
 
     def hooks(self) -> list[Any]:
         """Hooks that note what enters a router, where the experts are not given the same."""
@@ -110,27 +106,35 @@ class Guesses:
         each = 2 if self._with_probabilities else 1
         for n, place in enumerate(places):
             answers = found[n * each : n * each + each]
-            self._found[place] = answers if real is None else [array[real] for array in answers]
+            if real is not None:
+                answers = [array[real] for array in answers]
+            experts, *rest = (array.tolist() for array in answers)
+            self._found[place] = RouterGuess(experts, rest[0] if rest else None)
 
     def of(self, number: int) -> RouterGuess | None:
         """What pre-fetching is told at a layer."""
-        if not self._by_routers:
-            return None
-        found = self._found.get((number + self._lookahead, self._lookahead))
-        return None if found is None else RouterGuess(*(array.tolist() for array in found))
+        return self._found.get((number + self._lookahead, self._lookahead)) if self._by_routers else None
 
     def ask_the_rest(self) -> None:
         """Asks every router about the earlier layers' hidden states of this pass that it was not asked about,
         all at once.
         """
-        side_by_side = self._products and self._recorded
-        asked, logits, ranking = self._ask_side_by_side() if side_by_side else self._ask_each()
+        if self._products and self._recorded:
+            asked, logits, rankings = self._ask_side_by_side()
+        else:
+            asked, logits, rankings = self._ask_each()
         if asked:
-            self._rest = asked, self._read(*self._likeliest(logits, ranking))
+            every = torch.cat(logits)
+            plain = all(one is ranking for one, ranking in zip(logits, rankings, strict=True))
+            found = self._read(*self._likeliest(every, every if plain else torch.cat(rankings)))
+            experts, *rest = (array.tolist() for array in found)
+            for n, place in enumerate(asked):
+                if place not in self._found:
+                    self._found[place] = RouterGuess([experts[n]], [rest[0][n]] if rest else None)
         self._entered = [None] * len(self._entered)
 
-    def _ask_each(self) -> tuple[list[Place], torch.Tensor, torch.Tensor]:
-        """Places, logits and what to rank by, [place, expert] both, of every router asked by itself."""
+    def _ask_each(self) -> tuple[list[Place], list[torch.Tensor], list[torch.Tensor]]:
+        """Places, logits and rankings of every router asked by itself."""
         asked: list[Place] = []
         logits: list[torch.Tensor] = []
         rankings: list[torch.Tensor] = []
@@ -145,24 +149,18 @@ class Guesses:
                 asked.append((target, d))
                 logits.append(one)
                 rankings.append(ranking)
-        if not asked:
-            return [], torch.empty(0), torch.empty(0)
-        every = torch.cat(logits)
-        plain = all(one is ranking for one, ranking in zip(logits, rankings, strict=True))
-        return asked, every, every if plain else torch.cat(rankings)
+        return asked, logits, rankings
 
-    def _ask_side_by_side(self) -> tuple[list[Place], torch.Tensor, torch.Tensor]:
+    def _ask_side_by_side(self) -> tuple[list[Place], list[torch.Tensor], list[torch.Tensor]]:
         """The same of routers that stand side by side: each hidden state is multiplied once."""
         asked: list[Place] = []
         logits: list[torch.Tensor] = []
         for entering, places, product in zip(self._entered, self._places, self._products, strict=True):
             if entering is not None and places:
                 asked += places
-                logits += product.of_row(entering.view(1, -1))
-        if not asked:
-            return [], torch.empty(0), torch.empty(0)
-        every = torch.cat(logits).view(len(asked), -1)
-        return asked, every, every
+                rows = entering if entering.dim() == 2 else entering.flatten(0, -2)
+                logits.append(product(rows).view(len(places), -1))
+        return asked, logits, logits
 
     def _likeliest(self, logits: torch.Tensor, ranking: torch.Tensor) -> list[torch.Tensor]:
         """Ids and, where they are needed, probabilities of the experts that a router would choose next,
@@ -176,22 +174,22 @@ class Guesses:
 
     def experts(self, tokens: int) -> list[list[list[list[int]]]]:
         """[token, layer, lookahead, rank]; no lookaheads where guesses are not recorded."""
-        return self._table(tokens, 0, np.int64(-1))
+        return self._table(tokens, lambda guess: guess.experts, -1)
 
     def probabilities(self, tokens: int) -> list[list[list[list[float]]]]:
         """The same of probabilities."""
-        return self._table(tokens, 1, np.float64(0.0))
+        return self._table(tokens, lambda guess: guess.probabilities, 0.0)
 
-    def _table(self, tokens: int, part: int, none: np.generic) -> list[list[list[list[Any]]]]:
-        """One part of what was found, where it was found."""
-        ahead = LOOKAHEADS if self._recorded else 0
-        table = np.full((tokens, len(self._layers), ahead, self._width), none)
-        if ahead:
-            places, rest = self._rest
-            if places:  # of one token
-                layers, ds = zip(*places, strict=True)
-                table[0, layers, np.subtract(ds, 1)] = rest[part]
-            for (layer, d), found in self._found.items():  # what pre-fetching was told stands
-                if d <= ahead:
-                    table[:, layer, d - 1] = found[part]
-        return table.tolist()  # type: ignore[no-any-return]
+    def _table(
+        self, tokens: int, of: Callable[[RouterGuess], Any], none: float
+    ) -> list[list[list[list[Any]]]]:
+        ahead = range(1, LOOKAHEADS + 1) if self._recorded else ()
+        empty = [none] * self._width
+        found = self._found
+        return [
+            [
+                [of(found[layer, d])[token] if (layer, d) in found else empty for d in ahead]
+                for layer in range(len(self._layers))
+            ]
+            for token in range(tokens)
+        ]

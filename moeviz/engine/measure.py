@@ -199,7 +199,7 @@ def reference(loaded: Loaded, trace: Trace, stop: Callable[[], bool] = lambda: F
     model: Any = type(loaded.model)
     model = model.from_pretrained(
         str(loaded.folder),
-        config=configuration(loaded.folder)[0],  # of the text part, where the checkpoint holds more
+        config=configuration(loaded.folder),  # of the text part, where the checkpoint holds more
         dtype=loaded.dtype,
         experts_implementation="eager",
         trust_remote_code=False,

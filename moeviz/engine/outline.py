@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ import torch
 import transformers
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
-from transformers.utils import cached_file
 
+from moeviz import words
 from moeviz.core.settings import Settings
 from moeviz.engine.checkpoint import check_files, guarded, needs_code, no_code
 from moeviz.engine.dtypes import DTYPES, dtype_named
@@ -28,8 +29,9 @@ from moeviz.engine.kinds import model_class, no_experts, no_plain_weights, no_te
 from moeviz.engine.memory import check_fit, lacking
 from moeviz.engine.probe import is_experts
 from moeviz.engine.store import Layout
-from moeviz.errors import ModelError
-from moeviz.files.headers import CHOOSE, no_folder, no_hub_id
+from moeviz.engine.tiers import disk_free
+from moeviz.errors import ModelError, StoreError
+from moeviz.files.headers import CHECKPOINT, CHOOSE, no_folder, no_hub_id
 from moeviz.numbers.sizes import K_FIELDS
 
 
@@ -51,13 +53,15 @@ def outline_of(
     name: str | os.PathLike[str], device: str, dtype: str, settings: Sequence[Settings]
 ) -> Outline:
     """Of a folder or hub id. Raises ModelError for what cannot be run, SettingsError for settings that do not
-    fit it. Its files are checked too: their headers are all that is read of the weights."""
+    fit it, StoreError where the disk has no room for a download. Its files are checked too: their headers are
+    all that is read of the weights."""
     place = device_named(device)
     hardware = hardware_of(place)
-    config, folder = configuration(name)
+    config = configuration(name)
     for why in (no_text_model(name, config), no_plain_weights(name, config)):
         if why:
             raise ModelError(why)
+    folder = _downloaded(str(name))
     tokenizer = _tokenizer(name, folder)
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is not known. Choose one of {', '.join(DTYPES)}.")
@@ -80,17 +84,16 @@ def outline_of(
     return Outline(folder, config, tokenizer, skeleton, place, hardware, kind, notes)
 
 
-def configuration(name: str | os.PathLike[str]) -> tuple[Any, Path]:
-    """The configuration of the part of a model that writes, and the folder that it is in.
+def configuration(name: str | os.PathLike[str]) -> Any:
+    """The configuration of the part of a model that writes.
 
     Packed weights are to be unpacked as they load, whatever kernels for them this machine may have. Raises
     ModelError.
     """
-    config, folder = _config(str(name))
-    config = text_part(config)
+    config = text_part(_config(str(name)))
     if isinstance(quantised := getattr(config, "quantization_config", None), dict):
         config.quantization_config = quantised | {"dequantize": True}
-    return config, folder
+    return config
 
 
 def unlike_tokenizer(config: Any, ids: Sequence[int]) -> str:
@@ -104,20 +107,12 @@ def unlike_tokenizer(config: Any, ids: Sequence[int]) -> str:
     )
 
 
-def _config(name: str) -> tuple[Any, Path]:
+def _config(name: str) -> Any:
     if why := no_folder(name):
         raise ModelError(why)
     folder = Path(name)
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-        where = cached_file(name, "config.json")
-        if not folder.is_dir():
-            from huggingface_hub import snapshot_download
-
-            where = str(
-                Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
-                / "config.json"
-            )
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         if needs_code(error):
             raise no_code(name) from None
@@ -133,7 +128,29 @@ def _config(name: str) -> tuple[Any, Path]:
     except Exception as error:  # a field of another type, which each architecture's own checks tell of
         told = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(f"{name} cannot be read as a model: {told[:200]}. {CHOOSE}") from None
-    return config, Path(str(where)).parent
+
+
+def _downloaded(name: str) -> Path:
+    """The folder of a model; of a hub id once its checkpoint is here. Raises StoreError where there is no
+    room for it, ModelError where it cannot be reached."""
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import DryRunError
+
+    try:
+        with suppress(DryRunError):  # without the hub, what was downloaded before does
+            coming: Any = snapshot_download(name, dry_run=True, **CHECKPOINT)
+            need = sum(file.file_size for file in coming if file.will_download)
+            free, _ = disk_free(Path(constants.HF_HUB_CACHE))
+            if need > free:
+                raise StoreError(
+                    f"The download of {name} needs {words.memory(need)} in {constants.HF_HUB_CACHE}, where "
+                    f"{words.memory(free)} are free. Make room, or set HF_HOME to a folder on a larger disk."
+                )
+        return Path(snapshot_download(name, **CHECKPOINT))
+    except OSError as error:
+        raise ModelError(no_hub_id(name, str(error).strip().splitlines()[0])) from None
 
 
 def _type(folder: Path) -> str:

@@ -20,8 +20,6 @@ from torch import nn
 from torch.nn.functional import linear
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from moeviz.engine.bits import alike
-
 LOOKAHEADS = 3  # guesses that a trace holds: for 1, 2 and 3 layers ahead
 
 
@@ -31,26 +29,15 @@ class Product:
 
     weight: torch.Tensor  # [expert, hidden]
     precise: bool  # in float32
-    # the same in so many pieces as a token's hidden state is multiplied with as a vector, to the same bits
-    pieces: tuple[torch.Tensor, ...] = ()
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         if self.precise:
             return linear(hidden.float(), self.weight.float())
         return linear(hidden, self.weight)
 
-    def of_row(self, hidden: torch.Tensor) -> list[torch.Tensor]:
-        """The logits of one token, hidden [1, hidden], one piece of them after the other."""
-        if self.pieces and hidden.is_contiguous():
-            row = hidden.view(-1)
-            return [torch.mv(piece, row) for piece in self.pieces]
-        return [self(hidden).view(-1)]
-
     def of(self, layers: range, experts: int) -> Product:
         """Of some of the layers whose routers stand in it side by side; experts: of each layer."""
-        weight = self.weight[layers.start * experts : layers.stop * experts]
-        pieces = weight.split(len(self.pieces[0])) if self.pieces else ()
-        return replace(self, weight=weight, pieces=pieces)
+        return Product(self.weight[layers.start * experts : layers.stop * experts], self.precise)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -228,23 +215,17 @@ def side_by_side(routers: Sequence[Router | None], hidden_dtype: torch.dtype) ->
     kinds = {(one.precise, one.weight.shape, one.weight.dtype, one.weight.device) for one in products}
     if len(kinds) > 1 or any(not isinstance(one, nn.Parameter) for one in weights):
         return None
-    experts, width = first.weight.shape
-    at_once = 0  # layers whose matrices a vector is multiplied with as one
     if first.weight.device.type == "cpu" and first.weight.dtype != torch.float32 and not first.precise:
-        # a CPU takes twice as long for one larger matrix of 16 bits as for several, but not with a vector
-        kind = width, first.weight.dtype, first.weight.requires_grad
-        while at_once < LOOKAHEADS and alike((experts,) * (at_once + 1), *kind):
-            at_once += 1
-        if not at_once:
-            return None
+        return None  # a CPU takes twice as long for one larger matrix of 16 bits as for several
     weight = torch.cat([one.detach() for one in weights])
-    whole = Product(weight, first.precise, weight.split(at_once * experts) if at_once else ())
+    whole = Product(weight, first.precise)
     generator = torch.Generator().manual_seed(0)
+    experts, width = first.weight.shape
     for source in range(len(products) - 1):
         targets = range(source + 1, min(source + 1 + LOOKAHEADS, len(products)))
         for _ in range(4):
             hidden = torch.randn(1, width, generator=generator).to(weight.device, hidden_dtype)
-            together = torch.cat(whole.of(targets, experts).of_row(hidden)).view(len(targets), experts)
+            together = whole.of(targets, experts)(hidden).view(len(targets), experts)
             if not torch.equal(together, torch.cat([products[target](hidden) for target in targets])):
                 return None
     for number, own in enumerate(weights):

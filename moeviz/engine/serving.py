@@ -265,12 +265,13 @@ class Serving:
         copies. Where the next wave copies into the slot of one that was computed, that begins at once.
 
         One token's experts are computed together where all are there, or where compute itself makes the
-        copies that they need, so that nothing would run beside it.
+        copies that are missing, so that nothing would run beside it.
         """
         assert self._link is not None
         number, rows, parts, where = event.number, event.rows, event.parts, wave.slots
         late = [*waiting, *(load.expert for load in loads)]
-        token = rows.one_token if self._at_once and (self._link.handy or not late) else ()
+        alone = not late or (self._link.handy and not waiting)  # no copy is under way that compute can hide
+        token = rows.one_token if self._at_once and alone else ()
         if token and where.keys() >= rows.needed:
             for expert in late:
                 self._wait(event, where[expert])

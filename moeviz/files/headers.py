@@ -27,6 +27,11 @@ MAX_JSON_BYTES = (
 _INDEX = "model.safetensors.index.json"
 _ONE = "model.safetensors"
 _AGAIN = "Save or download the checkpoint again."
+CHECKPOINT: dict[str, Any] = {
+    "allow_patterns": ["*.json", "*.safetensors", "*.model", "*.txt"],
+    "ignore_patterns": ["*/*"],  # folders within hold the same weights in other formats
+}
+"""What of a hub id's files is downloaded. Without it, one that was downloaded so counts as not whole."""
 CHOOSE = "Choose a folder that save_pretrained wrote, or a hub id (owner/name)."
 
 
@@ -130,7 +135,7 @@ def _kept(name: str) -> Path | None:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        folder = Path(snapshot_download(name, local_files_only=True))
+        folder = Path(snapshot_download(name, local_files_only=True, **CHECKPOINT))
         shards = _shards(folder)
     except (OSError, HFValidationError, ModelError):
         return None
