@@ -60,7 +60,7 @@ def test_a_first_visit_by_keyboard_alone(clock: Page, app: str) -> None:
     expect(clock.locator(".st-key-first-visit")).to_have_count(0)
 
 
-@pytest.mark.parametrize("how", ["mouse", "keyboard", "another page", "a setting"])
+@pytest.mark.parametrize("how", ["mouse", "keyboard", "another page", "a setting", "measuring"])
 def test_it_stands_in_nobodys_way(page: Page, app: str, how: str) -> None:  # noqa: F811
     led(page, app)
     expect(page.get_by_role("button", name="Show me")).to_be_visible()
@@ -75,6 +75,9 @@ def test_it_stands_in_nobodys_way(page: Page, app: str, how: str) -> None:  # no
             turn(page, "Stage")
         case "a setting":
             page.locator(".board.a").get_by_role("combobox", name="policy").select_option("fifo")
+        case "measuring":
+            page.keyboard.press("m")
+            page.get_by_role("button", name="Stop measuring").click()
     verdict(staged(page), "hits")
     expect(page.locator(".st-key-first-visit")).to_have_count(0)
     if how != "mouse":

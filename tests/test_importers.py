@@ -832,6 +832,11 @@ def test_an_array_a_request_may_hold_what_a_single_one_may() -> None:
         (npz(a=marks[:5].astype(np.uint8), b=marks[5:].astype(np.uint8)), Options(), np.sort(IDS, 2)),
         (npz(a=some[:5], b=some[5:]), EIGHT, np.nan_to_num(some, nan=-1)),
         (npz(a=logits[:5], b=logits[5:]), Options(top_k=2), np.argsort(-logits, 2)[:, :, :2]),
+        (
+            npz(a=logits[:5].astype(np.float64), b=logits[5:]),
+            Options(top_k=2),
+            np.argsort(-logits, 2)[:, :, :2],
+        ),
         (npz(a=IDS[:5].swapaxes(0, 1), b=IDS[5:].swapaxes(0, 1)), Options(8, axes="layer,token,k"), IDS),
         (mixed, EIGHT, np.concatenate([IDS[:5], np.where(np.arange(2) == 1, -1, IDS[5:])])),
     ):

@@ -608,6 +608,14 @@ def test_dark_follows_the_colour_scheme(show: Open, lesson: str) -> None:
     expect(page.locator(".moeviz-stage.dark")).to_have_count(0)
 
 
+def test_a_window_that_goes_to_a_finer_screen_is_drawn_as_finely(show: Open, lesson: str) -> None:
+    page = show(lesson)
+    screen = {"width": 1440, "height": 900, "deviceScaleFactor": 2, "mobile": False}  # the size is as it was
+    page.context.new_cdp_session(page).send("Emulation.setDeviceMetricsOverride", screen)
+    until(page, "stage.boards.every((one) => one.canvas.width === 2 * one.canvas.clientWidth)")
+    assert value(page, "stage.boards.map((one) => one.ground.ratio)") == [2, 2]
+
+
 # its host
 
 

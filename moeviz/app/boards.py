@@ -102,8 +102,9 @@ def draw(
             st.rerun()  # to look more often
         event, shown_two = told("stage"), two
         changed = event.kind == "settings"
-        if changed:  # the boards first: what stands around them follows
+        if event.kind:
             first_visit.heard(event, here, 0)
+        if changed:  # the boards first: what stands around them follows
             _set(event, two)
             shown_two = pair(here.trace, here.run, both)
         else:

@@ -184,7 +184,7 @@ def split(file: Path, into: Path, force: bool) -> None:
             with writing(path, "--into"):
                 moetrace.write_atomically(path, moetrace.to_bytes(part))
             keeps(f"{into} holds {number} of {len(parts)} requests; the same command goes on from there.")
-        for more in _of_longer_split(into, file.stem, len(parts)):
+        for more in _of_longer_split(into, file.stem, len(parts), trace):
             if force:
                 with writing(more, "--into"):
                     more.unlink()
@@ -196,13 +196,29 @@ def split(file: Path, into: Path, force: bool) -> None:
     click.echo(f"saved      {len(parts)} requests of {tokens[0]:,} to {tokens[-1]:,} tokens in {into}")
 
 
-def _of_longer_split(into: Path, stem: str, parts: int) -> Iterator[Path]:
-    """Files that go on with the numbers of a split into `parts`, without a gap."""
+def _of_longer_split(into: Path, stem: str, parts: int, trace: Trace) -> Iterator[Path]:
+    """Files that go on with the numbers of a split of `trace` into `parts`, without a gap, and that a split
+    can have written.
+    """
     for number in itertools.count(parts + 1):
         path = into / f"{stem}-{number}.moetrace"
-        if not path.is_file() or path.is_symlink():
+        if not path.is_file() or path.is_symlink() or not _is_request(path, trace):
             return
         yield path
+
+
+def _is_request(path: Path, trace: Trace) -> bool:
+    """Whether a file can be what a split of such a trace wrote: one request of its model without a run. A
+    recording that only has such a name is not.
+    """
+    from moeviz.files import moetrace
+
+    try:
+        found, run = moetrace.load(path)
+    except (TraceError, OSError):
+        return False
+    alike = (found.model, found.shape) == (trace.model, trace.shape)
+    return alike and run is None and len(found.sequences()) == 1
 
 
 def _holds(path: Path, trace: Trace) -> bool:

@@ -318,7 +318,8 @@ def _requests(source: Source, options: Options, arrays: Mapping[str, Array], for
             f"request; it holds {seen[:200]}."
         )
     each = [three[name] for name in names]
-    if len({a.dtype for a in each}) > 1:  # the largest of each type stands for an unused place
+    if each[0].dtype.kind in "iu" and len({a.dtype for a in each}) > 1:
+        # the largest number of each type stands for an unused place
         check_shape(source, (sum(map(len, each)), *each[0].shape[1:]), False)
         each = [without_sentinels(source, a, options.experts, report) for a in each]
     source.afford(sum(a.nbytes for a in each), "its requests together")

@@ -45,7 +45,8 @@ class Player extends Cursor {
     const passed = Math.min((now - (this.before ?? now)) / 1000, 0.25)
     this.before = now
     if (this.playing) this.advance(passed)
-    if (this.resized) this.refit()
+    // a window that goes to another screen may keep its size, and get finer or coarser pixels
+    if (this.resized || this.sharpness !== window.devicePixelRatio) this.refit()
     if (this.dirty) this.draw()
   }
 

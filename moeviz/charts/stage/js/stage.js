@@ -216,6 +216,7 @@ class Stage extends Player {
   // Every canvas takes the size that the layout gave it.
   refit() {
     this.resized = false
+    this.sharpness = window.devicePixelRatio
     this.strip.fit(this.theme, this.lines)
     for (const board of this.boards) board.fit(this.theme)
     this.curves.fit(this.theme)
