@@ -262,6 +262,7 @@ REFUSED = {
     "bench engine --tokens 1": "not in the range",
     "bench engine --model no/such/model": "There is no folder no/such/model|no/such/model",
     "bench engine --only tape": "'tape' is not one of",
+    "bench engine --device abacus": "device 'abacus' is not available here. Choose one of auto, cpu, cuda",
     "bench all x": "unexpected extra argument",
     "bench link --tokens 1": "not in the range",
     "bench loading x": "unexpected extra argument",
