@@ -35,7 +35,7 @@ _CHANGE = """async (root, value) => {
     await new Promise(requestAnimationFrame)
   return performance.now() - start
 }"""
-_STILL = """async () => {
+STILL = """async () => {
   const app = document.querySelector("[data-testid=stApp]")
   for (let since = performance.now(); performance.now() - since < 500;) {
     await new Promise(requestAnimationFrame)
@@ -108,11 +108,11 @@ def _visit(page: Page, address: str, number: int) -> dict[str, float]:
             continue
         policy = ("fifo", "random", "lfru", "lfu-resident", "lfuda", "lru-2", "lfu-aged")[number % 7]
         stage.evaluate(_CHANGE.replace("slots", "policy"), policy)
-        page.evaluate(_STILL)
+        page.evaluate(STILL)
         took[f"ms from a changed setting to changed boards, {name}"] = stage.evaluate(
             _CHANGE, str(most // 2 + 1 + number % 3)
         )
-        page.evaluate(_STILL)
+        page.evaluate(STILL)
         if trace == SAMPLE:
             for title, there in _PICTURES.items():
                 took[f"ms to another page, {title}"] = page.evaluate(_TURN, [title, there])

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moeviz.bench.answering import STILL
 from moeviz.bench.rounds import spread
 from moeviz.bench.serving import serving
 
@@ -49,7 +50,9 @@ def lecturing(repeats: int) -> dict[str, Any]:
 
 
 def _run(page: Page, address: str) -> list[tuple[str, float]]:
-    """From the click on Run to its first token: as soon as the stage stands, and once more after it."""
+    """From the click on Run to its first token: as soon as the stage stands, and once more when the page has
+    come to rest after it.
+    """
     page.goto(f"{address}/?tokens=120")  # long enough to be seen while it runs
     page.locator(_STAGE).wait_for()
     took = []
@@ -60,6 +63,7 @@ def _run(page: Page, address: str) -> list[tuple[str, float]]:
         took.append((f"s from Run to its first token, {which}", time.perf_counter() - begun))
         page.get_by_role("button", name="Stop").click()  # the rest of the run is no figure's
         page.get_by_role("button", name="Run it live").wait_for()
+        page.evaluate(STILL)
     return took
 
 
