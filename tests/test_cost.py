@@ -60,6 +60,19 @@ def test_the_fit_finds_the_costs_of_a_machine_that_follows_the_rule() -> None:
     assert found.per_copy == pytest.approx(COSTS.per_copy, rel=0.3)
 
 
+def test_a_short_run_whose_line_cuts_below_nothing_is_still_a_machine() -> None:
+    """The rest of a pass grows with its copies faster than in proportion; no pass takes less than no time."""
+    run = timed(replay(random_trace(1, tokens=40), Settings("lru", 3)))
+    assert run.times is not None
+    copies = np.bincount(run.events.forward_pass[run.loads.event], minlength=len(run.passes.phase))
+    told = np.bincount(run.events.forward_pass, run.times.event_compute + run.times.event_stall)
+    steep = (told + 4_000_000 * (copies - copies.min())).astype(np.int64)
+    costs = cost.fit(replace(run, times=replace(run.times, pass_wall=steep)))
+    assert costs.other >= 0
+    for one in (Settings("lfu", 3), Settings("lru", 4), Settings(baseline="resident")):
+        assert 0 < cost.predict(replay(random_trace(1, tokens=40), one), costs) < math.inf
+
+
 def test_it_predicts_settings_that_it_has_not_seen() -> None:
     trace = random_trace(3, tokens=80)
     fitted = as_if_measured(replay(trace, Settings("lru", 3)), COSTS)

@@ -77,7 +77,7 @@ def _fitted(run: Run) -> Costs:
     began = (times.load_start >= 0) & events[run.loads.event]
     took = (times.load_end - times.load_start)[began] / 1e6
     copy = float(took.mean()) if len(took) else (run.tier.latency_ms if run.tier else 0.0)
-    costs = Costs(float(expert), level, slope, copy, 0.0)
+    costs = Costs(float(expert), max(0.0, level), slope, copy, 0.0)  # of a short run the line may cut below 0
     waits = int((run.accesses.outcome[accesses] == MISS).sum())
     if waits:
         stalls = times.event_stall[events].sum() / 1e6
@@ -173,7 +173,7 @@ def _passes(
                     queued.remove(key)
                     link = max(link, now)
                     send(key, "guess used")
-                (late if arrival.get(key, 0.0) > now else ready).append(key)
+                (late if arrival.get(key, now) > now else ready).append(key)
             waiting.extend((came[load], load) for load in loads if speculative[load])
             missed = {needed[access] for access in accesses if outcomes[access] == MISS}
             for key in ready:
