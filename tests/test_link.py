@@ -18,9 +18,9 @@ from moeviz.core.machines import Machine, find
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
 from moeviz.engine import link, measure
+from moeviz.engine.aligned import aligned
 from moeviz.engine.loader import Loaded, load
 from moeviz.engine.session import Options
-from moeviz.engine.store import aligned
 from moeviz.errors import ModelError, SettingsError
 from moeviz.files import moetrace
 

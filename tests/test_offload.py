@@ -416,7 +416,7 @@ def test_a_prompts_next_wave_is_copied_while_its_last_is_computed(
 def test_slots_do_not_wait_for_copies_that_were_called_off(tiny_model: TinyModel) -> None:
     """A guess whose slot is taken again before its copy began moves nothing."""
     from moeviz.core.cache import Load
-    from moeviz.engine.store import aligned
+    from moeviz.engine.aligned import aligned
 
     store = loaded(tiny_model, "mixtral").store
     link = HostLink(store)
