@@ -484,7 +484,7 @@ def test_dtype_auto_on_a_cpu_is_the_faster_one_and_says_so(
         model = load(folder, device="cpu")
         assert model.dtype == chosen
         (note,) = model.notes
-        assert f"float32 1.000 ms, bfloat16 {bfloat16:.3f} ms" in note
+        assert f"float32 1.00 ms, bfloat16 {bfloat16:.2f} ms" in note
         assert measure.facts(model).versions["notes"] == note
     monkeypatch.undo()
     assert load(folder, device="cpu").dtype in (torch.float32, torch.bfloat16)

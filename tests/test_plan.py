@@ -195,14 +195,14 @@ def test_what_is_packed_is_said_with_what_unpacking_takes_and_from_which_link_on
         (
             "lossless",
             weights + 2 * 4,
-            "32 KiB an expert, in fp8; lossless; unpacked in 2.0 ms, measured here",
+            "32 KiB an expert, in fp8; lossless; unpacked in 2.00 ms, measured here",
         ),
         ("unpacked", 4 * weights, "128 KiB an expert, as in a slot; lossless"),
-        ("int8", weights + 256 * 4, "33 KiB an expert, in int8; LOSSY; unpacked in 2.0 ms, measured here"),
+        ("int8", weights + 256 * 4, "33 KiB an expert, in int8; LOSSY; unpacked in 2.00 ms, measured here"),
         (
             "int4",
             weights // 2 + 512 * 4,
-            "18 KiB an expert, in int4; LOSSY; unpacked in 2.0 ms, measured here",
+            "18 KiB an expert, in int4; LOSSY; unpacked in 2.00 ms, measured here",
         ),
     ):
         found = as_json(folder, "--experts", experts, "--link", "1", "--slots", "1")

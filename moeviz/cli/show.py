@@ -192,7 +192,7 @@ def _about(a: Trace, b: Trace, first: Run, second: Run) -> dict[str, tuple[str, 
         "choices": words.choices(a, b),
         "settings": (first.settings.label, second.settings.label),
         "kind": tuple("measured" if run.measured else "replayed" for run in (first, second)),
-        "slow tier": tuple(words.tier(run.tier).removeprefix("Slow tier ") for run in (first, second)),
+        "slow tier": tuple(words.tier_row(run.tier) for run in (first, second)),
     }
     return {name: (one[0], one[1]) for name, one in pairs.items() if one[0] != one[1]}
 

@@ -152,7 +152,7 @@ def _as_text(trace: Trace, run: Run) -> str:
         color = style.STATE_COLORS[
             board.HIT if share > 2 / 3 else board.LATE if share > 1 / 3 else board.MISS
         ]
-        title = f"pass {number}: {share:.0%} of its accesses hit"
+        title = f"pass {number}: {words.percent(share, 0)} of its accesses hit"
         text = "".join(trace.texts[tokens.start : min(tokens.stop, MOST_TEXT)])
         spans.append(f'<span title="{title}" style="border-color: {color}">{_text(text)}</span>')
         shown = min(tokens.stop, MOST_TEXT)
