@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from test_headers import write
 from test_metrics import timed
 
+import moeviz
 from moeviz import words
 from moeviz.cli.main import main
 from moeviz.core.machines import Machine
@@ -84,6 +86,9 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "data"
 
 
+SCHEMA = json.loads((Path(moeviz.__file__).parent / "output.schema.json").read_text(encoding="utf-8"))
+
+
 def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, ["plan", *map(str, arguments)])
 
@@ -91,7 +96,9 @@ def run(*arguments: str | Path) -> Result:
 def as_json(*arguments: str | Path) -> Any:
     result = run(*arguments, "--json")
     assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
+    values = json.loads(result.stdout)
+    jsonschema.validate(values, SCHEMA | {"$ref": "#/$defs/plan"})
+    return values
 
 
 @given(st.integers(0, 200_000), st.integers(1, 10_000))

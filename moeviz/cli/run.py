@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -284,16 +284,10 @@ def compare(
         click.echo(sentence, err=True)
     if as_json:
         own = recording.outputs(len(prompts))
-        values = {
-            "model": loaded.name,
-            "prompt": "\n".join(prompts),
-            "text": "\n".join(map(loaded.tokenizer.decode, own)),
-            "token_ids": [token for row in own for token in row],
-            "repeats": repeats,
-            "lossy": asdict(lossy) if lossy else None,
-            "results": rows,
-        }
-        click.echo(json.dumps(values))
+        ids, text = [token for row in own for token in row], "\n".join(map(loaded.tokenizer.decode, own))
+        click.echo(
+            json.dumps(output.comparison(loaded.name, "\n".join(prompts), ids, text, repeats, rows, lossy))
+        )
         return
     checks = [(row["lossless"], row["equals_replay"]) for row in rows]
     _tell(loaded, list(zip(chosen, repeated, strict=True)), checks, lossy, repeats, others["threads"])

@@ -123,7 +123,7 @@ def _sections(trace: Trace, run: Run) -> Iterator[str]:
 
 def numbers(trace: Trace, run: Run) -> list[tuple[str, str]]:
     """The numbers that people ask for first."""
-    bound = bounds(trace, run.settings, None)["belady_hit_ratio"]
+    bound = bounds(trace, run.settings, None).belady_hit_ratio
     return words.numbers(metrics.summary(run), bound, run.settings.rule)
 
 
