@@ -74,9 +74,12 @@ def speed(tokens_per_second: float | None) -> str:
 
 
 def many(count: int, what: str) -> str:
-    """A number of things that are counted: 1 token, 2 tokens, 3 passes."""
-    plural = "es" if what.endswith("s") else "s"
-    return f"{count:,} {what}{'' if count == 1 else plural}"
+    """A number of things that are counted: 1 token, 2 tokens, 3 passes, 4 copies."""
+    if count == 1:
+        return f"1 {what}"
+    if what.endswith("y"):
+        return f"{count:,} {what[:-1]}ies"
+    return f"{count:,} {what}{'es' if what.endswith('s') else 's'}"
 
 
 def seconds_left(seconds: float) -> str:

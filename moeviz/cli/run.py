@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moeviz.amounts import many
 from moeviz.cli.ending import Refused, Stopping, keeps, progress_line, refusing, writing
 from moeviz.cli.options import (
     Place,
@@ -187,7 +188,7 @@ def _saved(out: Path | None, trace: Trace, result: Run) -> tuple[str, Refused | 
         try:
             with writing(out):
                 trace.save(out, result)
-            kept = f"{out} holds the {len(result.output_ids)} tokens that were captured."
+            kept = f"{out} holds the {many(len(result.output_ids), 'token')} captured."
         except Refused as error:
             unsaved, kept = error, error.message
         keeps(kept)
@@ -308,8 +309,8 @@ def _tell(
     comparison(measured, checks)
     kind = str(loaded.dtype).removeprefix("torch.")
     click.echo(
-        f"\nMedians of {repeats} runs [least to most], decode only; {kind} on {loaded.device}, "
-        f"{threads} thread(s). {words.tier(loaded.tier)}\n"
+        f"\nMedians of {words.many(repeats, 'run')} [least to most], decode only; {kind} on {loaded.device}, "
+        f"{words.many(threads, 'thread')}. {words.tier(loaded.tier)}\n"
     )
     click.echo(words.comparison_verdict(measured))
     for said in filter(None, [words.best_value(measured), lossy and words.lossy(lossy)]):

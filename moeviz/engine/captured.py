@@ -230,7 +230,8 @@ class Captured:
         missing = len(self.modules) - len(self._differ)
         if missing:
             lines.append(
-                f"{missing} layers could not be checked: nothing beside their experts gives a number for each"
+                f"{many(missing, 'layer')} could not be checked: nothing beside their experts gives a "
+                "number for each"
             )
         elif not any(differ for differ, _ in self._differ.values()):
             lines.append("every token ran the highest experts of its routers' output")
