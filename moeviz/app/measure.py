@@ -245,9 +245,9 @@ def _table(job: Job, named: list[tuple[str, list[Run]]]) -> None:
             f"({show.plain(facts.versions['machine'])}, {facts.versions['threads']} thread). "
             f"{words.tier(facts.tier)} {words.many(job.max_new_tokens, 'token')}, "
             f"temperature {job.temperature}, seed {job.seed}; {job.repeats} repeats, interleaved; medians "
-            "over repeats (of an even number the mean of the two times in the middle), whiskers from the least "
-            "to the most; speed, stack and hit ratio of decode alone, where the first token is not: it comes from the prompt. tokens/s is "
-            "of a run's mean token, TPOT of its median one."
+            "over repeats (of an even number the mean of the two times in the middle), whiskers from the "
+            "least to the most; speed, stack and hit ratio of decode alone, where the first token is not: it "
+            "comes from the prompt. tokens/s is of a run's mean token, TPOT of its median one."
         )
     with st.expander("The same comparison without the browser"):
         st.code(commands.compare(job), language="bash")
