@@ -233,12 +233,12 @@ def test_a_run_is_stopped_and_keeps_what_it_captured(page: Page, app: str) -> No
 
 
 def test_lru_is_measured_against_lfu(page: Page, app: str) -> None:
-    stage = goto(page, app, "tokens=16&repeats=3&tier=this+disk")
+    stage = goto(page, app, "tokens=16&tier=this+disk")
     page.keyboard.press("m")
     for badge in ("same tokens in every run", "measured = replayed"):
         see(page, badge)
     expect(stage.locator(".results .says")).to_contain_text("Speed: ")
-    expect(stage.locator(".results .a .each-repeat")).to_have_count(3)
+    expect(stage.locator(".results .a .each-repeat")).to_have_count(5)
     for chart in (
         "Tokens per second",
         "Where the time of a token goes",
@@ -253,10 +253,18 @@ def test_lru_is_measured_against_lfu(page: Page, app: str) -> None:
 
 
 def test_a_setting_changed_on_a_board_goes_into_the_link_and_comes_from_it(page: Page, app: str) -> None:
-    stage = goto(page, app, "b=policy%3Dfifo%2Cslots%3D3")
-    verdict(stage, "FIFO")
-    page.reload()
-    verdict(staged(page), "FIFO")
+    stage = goto(page, app, "step=60")
+    board = stage.locator(".board.b")
+    for menu, choice in (("policy", "fifo"), ("slots", "3"), ("prefetch", "next-gate")):
+        board.get_by_role("combobox", name=menu).select_option(choice)
+        settle(page)
+    changed = ("fifo, 3 slots, next-gate", re.compile("b=policy%3Dfifo%2Cslots%3D3%2Cprefetch%3Dnext-gate"))
+    for _ in range(2):
+        expect(board).to_have_attribute("aria-label", changed[0])
+        expect(page).to_have_url(changed[1])
+        verdict(stage, "FIFO")
+        page.reload()
+        staged(page)
 
 
 PAGES = {
@@ -568,7 +576,7 @@ def test_a_file_dropped_anywhere_in_the_library_is_the_current_trace(page: Page,
         assert heard
     trace = page.get_by_role("combobox", name="Trace")
     expect(trace).to_have_value("upload: dropped")
-    for name in ("Experts", "Timeline", "Stage"):
+    for name in ("Experts", "Timeline", "Prefetch", "What if", "Lessons", "Stage"):
         turn(page, name)
         expect(trace).to_have_value("upload: dropped")
     page.reload()
