@@ -150,6 +150,7 @@ SIGNS = {  # what the state of an expert is called beside its colour and its sig
     "prefetched": "fetched ahead",
 }
 OUTCOMES = ("hit", "late hit", "missed")
+MISSES = "Misses of the whole run"
 MISS_KINDS = ("", "cold", "capacity", "collision", "pollution")
 POLICY_NAMES = {
     "lru": "LRU",
@@ -230,8 +231,8 @@ def counted(found: Counts) -> str:
 
 
 def misses(kinds: MissKinds) -> str:
-    """Why experts were not there, the kinds that occurred first named."""
-    return ", ".join(f"{count:,} {kind}" for kind, count in asdict(kinds).items())
+    """Why experts were not there, by the kinds that occurred."""
+    return ", ".join(f"{count:,} {kind}" for kind, count in asdict(kinds).items() if count) or "none"
 
 
 def moved(found: Moved) -> str:
@@ -505,7 +506,7 @@ def numbers(found: Summary, bound: float | None = None, rule: str = "pinned") ->
                 f"{percent(found.served.pass_ratio)} found every expert of every layer",
             )
         )
-    rows += [("Misses of the whole run", misses(found.miss_kinds)), ("Evictions", f"{found.evictions:,}")]
+    rows += [(MISSES, misses(found.miss_kinds)), ("Evictions", f"{found.evictions:,}")]
     if found.ledger.issued:
         issued = (
             f"{found.ledger.issued:,} issued: {found.ledger.useful:,} useful, {found.ledger.wasted:,} wasted"
@@ -588,8 +589,13 @@ def lossy(found: Lossy) -> str:
 
 
 def report(settings: Settings, found: Summary, same: bool | None = None, bound: float | None = None) -> str:
-    """A run for a terminal, a line a number."""
-    rows = [("Settings", settings.label), *numbers(found, bound, settings.rule)]
+    """A run for a terminal, a line a number; under the misses what each kind that occurred means."""
+    rows = [("Settings", settings.label)]
+    for name, text in numbers(found, bound, settings.rule):
+        rows.append((name, text))
+        if name == MISSES:
+            kinds = [kind for kind, count in asdict(found.miss_kinds).items() if count]
+            rows += [(f"  {kind}", GLOSSARY[kind].removeprefix("Kind of miss: ")) for kind in kinds]
     if same is not None:
         rows.append(("Logits", lossless(same)))
     return lines(rows)
