@@ -493,6 +493,29 @@ def test_a_click_on_the_timeline_opens_the_stage_there(page: Page, app: str, fig
     expect(page.locator(".js-plotly-plot")).to_have_count(2)
 
 
+def test_a_click_on_a_copy_of_the_lanes_opens_the_stage_there(page: Page, app: str) -> None:
+    opened(page, app, "Prefetch")
+    drawn = page.locator(".st-key-chart-lanes .js-plotly-plot")
+    spot = drawn.evaluate(
+        """plot => {
+          const { xaxis, yaxis } = plot._fullLayout
+          const n = plot.data.findIndex(one => one.name === "copy on demand"), bars = plot.calcdata[n]
+          const widest = bars.reduce((a, b) => (b.s > a.s ? b : a))
+          return {
+            x: xaxis._offset + xaxis.c2p(widest.b + widest.s / 2),
+            y: yaxis._offset + yaxis.c2p(widest.p),
+            at: [...plot.data[n].customdata[widest.i]],
+          }
+        }"""
+    )
+    drawn.click(position={"x": spot["x"], "y": spot["y"]})
+    step, layer, expert = spot["at"]
+    stage = page.locator(".moeviz-stage")
+    expect(stage).to_have_attribute("data-pass", str(step))
+    expect(stage.locator(".story .kicker")).to_contain_text(f"token {step} · layer {layer}")
+    expect(stage.locator(".story h3").first).to_contain_text(f"Expert {expert} ")
+
+
 def test_presenter_mode_and_help_by_key(page: Page, app: str) -> None:
     page.set_viewport_size({"width": 1920, "height": 1080})
     opened(page, app, "Experts")
