@@ -123,6 +123,19 @@ def _chosen(name: str | None) -> Preset:
 
 def ask() -> Ask:
     """Draws the widgets here; after `defaults`."""
+    chosen, prompt = _words()
+    then = chosen.then if prompt == chosen.prompt else ""
+    if then:
+        st.caption(
+            f"Halfway the text changes to `{' '.join(then.split())}`, fed token by token; "
+            "then the model goes on."
+        )
+    tokens, repeats, temperature, seed = _numbers(chosen)
+    return Ask(prompt, then, tokens, repeats, _model(), temperature, seed)
+
+
+def _words() -> tuple[Preset, str]:
+    """Draws what the model is given: the preset, and the prompt as it stands."""
     state = st.session_state
 
     def fill() -> None:
@@ -147,13 +160,11 @@ def ask() -> Ask:
         label_visibility="collapsed",
         help=words.tooltip("prompt"),
     )
-    chosen = _chosen(state.preset)
-    then = chosen.then if prompt == chosen.prompt else ""
-    if then:
-        st.caption(
-            f"Halfway the text changes to `{' '.join(then.split())}`, fed token by token; "
-            "then the model goes on."
-        )
+    return _chosen(state.preset), prompt
+
+
+def _numbers(chosen: Preset) -> tuple[int, int, float, int]:
+    """Draws how many tokens and repeats, the temperature and the seed."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         linked: dict[str, Any] = {"bind": "query-params", "width": 125}
         forms.follow("tokens", chosen.tokens, *TOKENS)
@@ -175,6 +186,11 @@ def ask() -> Ask:
         seed = st.number_input(
             "Seed", 0, 2**31 - 1, DEFAULTS["seed"], key="seed", help=words.tooltip("seed"), **linked
         )
+    return int(tokens), int(repeats), float(temperature), int(seed)
+
+
+def _model() -> ModelSpec:
+    """Draws which model runs, and between which tiers."""
     name = st.text_input(
         "Model",
         key="model",
@@ -215,5 +231,4 @@ def ask() -> Ask:
             width=130,
             help=words.tooltip("expert", more=words.KEPT),
         )
-    spec = ModelSpec(name.strip(), tier, device.strip() or "auto", experts=experts, link=link)
-    return Ask(prompt, then, int(tokens), int(repeats), spec, float(temperature), int(seed))
+    return ModelSpec(name.strip(), tier, device.strip() or "auto", experts=experts, link=link)
