@@ -12,7 +12,7 @@ from moeviz.app import forms
 from moeviz.core.machines import LINKS
 from moeviz.core.trace import Trace
 from moeviz.engine.client import Job, ModelSpec
-from moeviz.numbers.lossy import EXPERTS
+from moeviz.numbers.lossy import EXPERTS, LOSSLESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,15 @@ TIERS = {
     "this RAM": ("host", ""),
 }  # name -> slow tier and what its link is paced to
 TOKENS = 2, 100_000  # least and most that are asked for
+LEAST_REPEATS = 5  # of fewer pairs the interval says little
 DEFAULTS: dict[str, Any] = {
     "repeats": 5,
     "tier": "SATA SSD, paced",  # where LRU against LFU is a larger difference than a laptop's noise
     "temperature": 0.7,
     "seed": 0,
     "device": "auto",
+    "model": "",
+    "experts": LOSSLESS,
 }
 
 
@@ -111,7 +114,7 @@ def defaults(trace: Trace) -> dict[str, Any]:
     state.prompt_of, state.first_preset = trace.digest, first
     usual = _chosen(state.preset).tokens
     forms.follow("tokens", usual, *TOKENS)
-    return {**DEFAULTS, "tokens": usual}
+    return {**DEFAULTS, "tokens": usual, "prompt": PRESETS[first].prompt}
 
 
 def _chosen(name: str | None) -> Preset:
@@ -168,7 +171,7 @@ def _numbers(chosen: Preset) -> tuple[int, int, float, int]:
         tokens = st.number_input(
             "New tokens", *TOKENS, chosen.tokens, key="tokens", help=words.tooltip("token"), **linked
         )
-        repeats = st.number_input("Repeats", 3, 50, DEFAULTS["repeats"], key="repeats", **linked)
+        repeats = st.number_input("Repeats", LEAST_REPEATS, 50, DEFAULTS["repeats"], key="repeats", **linked)
         temperature = st.number_input(
             "Temperature",
             0.0,

@@ -6,7 +6,6 @@ python -m moeviz run --prompt "In the beginning" --policy lfu --slots 4
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ import click
 
 from moeviz.amounts import many
 from moeviz.cli.ending import Refused, Stopping, keeps, progress_line, refusing, writing
+from moeviz.cli.meter import Meter
 from moeviz.cli.options import (
     Place,
     json_option,
@@ -327,23 +327,17 @@ def _measured(
 
     runs: dict[int, list[Run]] = {number: [] for number in range(-1, len(chosen))}
     logits: dict[int, list[list[int]]] = {number: [] for number in runs}
-    trace, began = None, time.monotonic()
-    with exactness.logits_seen(loaded) as seen:
-        for share, number, recorded, result in measure.compare(loaded, prompts, chosen, repeats, options):
+    trace, of = None, 1 + repeats * len(chosen)
+    with exactness.logits_seen(loaded) as seen, Meter("runs", quiet=True) as meter:
+        found = measure.compare(loaded, prompts, chosen, repeats, options)
+        for done, (_, number, recorded, result) in enumerate(found, start=1):
             trace = recorded or trace
             runs[number].append(result)
             logits[number].append(seen.copy())
             seen.clear()
-            progress_line(f"{share:4.0%} of the runs{_left(began, share)}", share == 1)
+            meter(done, of)
     assert trace is not None
     return trace, runs, logits
-
-
-def _left(began: float, share: float) -> str:
-    from moeviz import words
-
-    spent = time.monotonic() - began
-    return "" if share in (0, 1) else f", about {words.seconds_left(spent / share - spent)} left"
 
 
 def prepare(model: str, others: dict[str, Any], settings: list[Settings]) -> tuple[Loaded, Options]:

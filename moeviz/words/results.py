@@ -12,7 +12,10 @@ from moeviz.numbers.differences import Pair
 from moeviz.numbers.metrics import Counts, MissKinds, Moved, Summary, Timed
 from moeviz.words.names import settings as in_words
 from moeviz.words.plain import lines
+from moeviz.words.terms import GLOSSARY
 from moeviz.words.tiers import lossless, tier_row
+
+MISSES = "Misses of the whole run"
 
 
 def per_second(times: Timed | None) -> str:
@@ -27,8 +30,8 @@ def counted(found: Counts) -> str:
 
 
 def misses(kinds: MissKinds) -> str:
-    """Why experts were not there, the kinds that occurred first named."""
-    return ", ".join(f"{count:,} {kind}" for kind, count in asdict(kinds).items())
+    """Why experts were not there, by the kinds that occurred."""
+    return ", ".join(f"{count:,} {kind}" for kind, count in asdict(kinds).items() if count) or "none"
 
 
 def moved(found: Moved) -> str:
@@ -61,7 +64,7 @@ def numbers(found: Summary, bound: float | None = None, rule: str = "pinned") ->
                 f"{percent(found.served.pass_ratio)} found every expert of every layer",
             )
         )
-    rows += [("Misses of the whole run", misses(found.miss_kinds)), ("Evictions", f"{found.evictions:,}")]
+    rows += [(MISSES, misses(found.miss_kinds)), ("Evictions", f"{found.evictions:,}")]
     if found.ledger.issued:
         issued = (
             f"{found.ledger.issued:,} issued: {found.ledger.useful:,} useful, {found.ledger.wasted:,} wasted"
@@ -87,8 +90,13 @@ def numbers(found: Summary, bound: float | None = None, rule: str = "pinned") ->
 
 
 def report(settings: Settings, found: Summary, same: bool | None = None, bound: float | None = None) -> str:
-    """A run for a terminal, a line a number."""
-    rows = [("Settings", settings.label), *numbers(found, bound, settings.rule)]
+    """A run for a terminal, a line a number; under the misses what each kind that occurred means."""
+    rows = [("Settings", settings.label)]
+    for name, text in numbers(found, bound, settings.rule):
+        rows.append((name, text))
+        if name == MISSES:
+            kinds = [kind for kind, count in asdict(found.miss_kinds).items() if count]
+            rows += [(f"  {kind}", GLOSSARY[kind].removeprefix("Kind of miss: ")) for kind in kinds]
     if same is not None:
         rows.append(("Logits", lossless(same)))
     return lines(rows)
