@@ -83,28 +83,30 @@ class Columns:
         self._apart = self._names.index("company") if shared and "company" in reads else -1
         # by place and expert of the same layer: events that needed both
         self._met = np.zeros((size if self.by_event else 0, experts), np.int32)
-        self._chosen = np.zeros((len(self._met) // experts, experts), np.int32)  # 1 for a moment only
+        self._number: Ints = place % experts
+        self._met_begins: Ints = place * experts
         self._taken: Any = _Taken()
 
-    def need(self, at: Ints) -> None:
+    def need(self, at: Ints, even: int) -> None:
         """Experts begin to be needed, those of a layer together, before it is known who of them is there.
 
-        at: places, distinct, layer after layer.
+        at: places, distinct, layer after layer. even: how many each layer needs, where all of these need as
+        many; else 0.
         """
-        experts, company = self._met.shape[1], self.columns["company"]
-        first, last = int(at[0]) // experts, int(at[-1]) // experts
-        if first == last:  # one event: in a live run always, so that this is the quick way
-            begin = first * experts
-            self._met.ravel()[at[:, None] * experts + (at - begin)] += 1
-            np.add.reduce(self._met.take(at, 0), 0, out=company[begin : begin + experts])
+        if not even:
+            layer = at // self._met.shape[1]
+            begins = np.flatnonzero(np.diff(layer, prepend=-1))
+            counts = np.diff(begins, append=len(at))
+            for count in np.unique(counts).tolist():
+                own = begins[counts == count, None] + np.arange(count)
+                self.need(at[own].ravel(), count)
             return
-        layer = at // experts
-        begins = np.append(True, layer[1:] != layer[:-1]).nonzero()[0]
-        self._chosen.ravel()[at] = 1
-        met = self._met.take(at, 0) + self._chosen.take(layer, 0)
-        self._chosen.ravel()[at] = 0
-        self._met[at] = met
-        company.reshape(-1, experts)[layer[begins]] = np.add.reduceat(met, begins)
+        members, met, flat = at.reshape(-1, even), self._met, self._met.ravel()
+        pairs = self._met_begins.take(members)[:, :, None] + self._number.take(members)[:, None]
+        pairs = pairs.ravel()
+        flat[pairs] = flat.take(pairs) + 1
+        company = self.columns["company"].reshape(-1, met.shape[1])
+        company[members[:, 0] // met.shape[1]] = np.add.reduce(met.take(members.T, 0), 0)
 
     def touch(self, at: Any, touch: Touch) -> None:
         """Experts were used. at: places, distinct."""

@@ -289,15 +289,16 @@ def random(use: Use, now: Moment) -> Column:
 
     SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
     """
-    moment = np.uint64(now.seed % 2**16 << 48) ^ (np.uint64(now.touches) << _24)
-    # functions, not operators: numbers alone would warn of overflow; the key has no bit of the moment's
-    z = np.add(np.asarray(use.key).astype(np.uint64), np.add(moment, STEP))
+    moment = np.asarray(now.touches).astype(np.uint64) << _24 ^ np.uint64(now.seed % 2**16 << 48)
+    # in place from here on: an array of no dimension does not warn of overflow, which a number does
+    z = np.asarray(np.add(np.asarray(use.key).astype(np.uint64), np.add(moment, STEP)))
     z ^= z >> _30
-    z = np.multiply(z, FIRST)
+    z *= FIRST
     z ^= z >> _27
-    z = np.multiply(z, SECOND)
+    z *= SECOND
     z ^= z >> _31
-    return (z >> _11).astype(np.float64)  # as many bits as a float holds; full ones take long to convert
+    z >>= _11
+    return z.astype(np.float64)  # as many bits as a float holds; full ones take long to convert
 
 
 @policy(

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Sequence
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,15 +173,14 @@ class Pools(Columns):
         """Serves experts that are needed together: none of them leaves for another, misses come in their
         order, then all are touched.
 
-        at: their places, strongest first, no more than the pool has slots. `clock`: ticks before the event.
+        at: their places, strongest first, no more than the pool has slots; of a policy by event they were
+        told to `need`. `clock`: ticks before the event.
         `held`: slots of residents that stay if any other can leave. Returns the slots that they had before
         (-1: a miss), and the loads as (index in `at`, slot, place of the victim or -1).
         """
         self._stands = False
         found: list[int] = self.slot_of.take(at).tolist()
         loads: list[tuple[int, int, int]] = []
-        if self.by_event:
-            self.need(at)
         if min(found) < 0:
             loads = self._fill(row, at.tolist(), found, clock, held)
         if self._leveled:
@@ -213,7 +213,10 @@ class Pools(Columns):
             touch.weight = np.array(weight)
         if "next_use" in kept:
             touch.next_use = np.array(next_use)
-        found = self.serve(row, np.array(places), touch, now.clock, held)
+        at = np.array(places)
+        if self.by_event:
+            self.need(at, size)
+        found = self.serve(row, at, touch, now.clock, held)
         now.clock += 2 * size
         now.touches += size
         return found
@@ -224,7 +227,7 @@ class Pools(Columns):
         loads = []
         filled, limit = int(self.filled[row]), int(self.limits[row])
         taken = [slot for slot in found if slot >= 0]
-        scores: Floats | None = None
+        standing: NDArray[np.inexact[Any]] | None = None
         lists = None if self.lists is None else self.lists[row]
         for rank, place in enumerate(places):
             if found[rank] >= 0:
@@ -245,14 +248,14 @@ class Pools(Columns):
                 slot, victim = self._by_lists(row, place, taken, held)
                 taken.append(slot)
             else:
-                if scores is None:
-                    scores = self._allowed(row, taken, held)
-                slot = self._lowest(row, scores)
+                if standing is None:
+                    standing = self._allowed(row, taken, held)
+                slot, score = self._lowest(standing)
                 if slot < 0:  # every other is held by a guess: demand comes first
-                    scores = self._allowed(row, taken, ())
-                    slot = self._lowest(row, scores)
-                victim = self._evict(row, place, slot, float(scores[slot]))
-                scores[slot] = np.inf
+                    standing = self._allowed(row, taken)
+                    slot, score = self._lowest(standing)
+                victim = self._evict(row, place, slot, score)
+                standing[slot] = np.inf
                 taken.append(slot)
             self._place(row, place, slot)
             self.load(place, clock + rank + 1)
@@ -301,12 +304,10 @@ class Pools(Columns):
         assert self._sizes is not None
         victims: list[tuple[int, int]] = []
         while self._sizes[place] > self._room:
-            scores = self._allowed(row, pinned, held, self._vacant)
-            slot = self._lowest(row, scores)
+            slot, score = self._lowest(self._allowed(row, pinned, held, self._vacant))
             if slot < 0:  # every other is held by a guess: demand comes first
-                scores = self._allowed(row, pinned, self._vacant)
-                slot = self._lowest(row, scores)
-            victim = self._evict(row, place, slot, float(scores[slot]))
+                slot, score = self._lowest(self._allowed(row, pinned, self._vacant))
+            victim = self._evict(row, place, slot, score)
             self._room += self._sizes[victim]
             self._vacant.append(slot)
             victims.append((slot, victim))
@@ -342,11 +343,10 @@ class Pools(Columns):
             self.lists[row].missed(place)
             slot, victim = self._by_lists(row, place, stays)
         else:
-            scores = self._allowed(row, held)
-            slot = self._lowest(row, scores)
+            slot, score = self._lowest(self._allowed(row, held))
             if slot < 0:
                 return None
-            victim = self._evict(row, place, slot, float(scores[slot]))
+            victim = self._evict(row, place, slot, score)
         self._place(row, place, slot)
         self.load(place, clock)
         self.columns["last_touch"][place] = clock
@@ -375,26 +375,25 @@ class Pools(Columns):
             self.level[row] = max(self.level[row], score)
         return victim
 
-    def _allowed(self, row: int, *stay: Iterable[int]) -> Floats:
-        """Scores of a full pool by slot, infinite where the resident has to stay."""
-        full = self._sizes is None
-        scores = self.scores(self._holders[row] if full else self.holder[row, : self.filled[row]])
+    def _allowed(self, row: int, *stay: Iterable[int]) -> NDArray[np.inexact[Any]]:
+        """What a full pool's residents leave in the order of, by slot, as `_standing`; infinite where the
+        resident has to stay."""
+        places = self._holders[row] if self._sizes is None else self.holder[row, : self.filled[row]]
+        standing: NDArray[np.inexact[Any]] = self.scores(places)
+        if not self.policy.distinct:
+            scores, standing = standing, np.empty(len(places), np.complex128)
+            standing.real, standing.imag = scores, self.use.last_touch.take(places)
         for slots in stay:
             for slot in slots:
-                scores[slot] = np.inf
-        return scores
+                standing[slot] = np.inf
+        return standing
 
-    def _lowest(self, row: int, scores: Floats) -> int:
-        """Slot of the lowest score; of equal ones the least recently used. -1 where all have to stay."""
-        slot = int(scores.argmin())
-        low = scores[slot]
-        if low == np.inf:
-            return -1
-        if not self.policy.distinct:
-            same = (scores == low).nonzero()[0]
-            if len(same) > 1:
-                return int(same[self.use.last_touch.take(self.holder[row].take(same)).argmin()])
-        return slot
+    def _lowest(self, standing: NDArray[np.inexact[Any]]) -> tuple[int, float]:
+        """Slot and score of the lowest; of equal ones the least recently used. Slot -1 where all have to
+        stay."""
+        slot = int(standing.argmin())
+        score = float(standing[slot].real)
+        return (-1 if score == np.inf else slot), score
 
     # an event of many pools at once
 
@@ -405,11 +404,10 @@ class Pools(Columns):
         has to be loaded; None where the policy does not ask when that was.
 
         at, row: [member], or [copies, member]: the members of one pool after the other, strongest first.
-        `clock` and the columns of `touch` are [member]. Returns the slots that they had before, shaped as
+        `clock` and the columns of `touch` are [member]. Members were told to `need` as `serve`'s are. Returns
+        the slots that they had before, shaped as
         `at`, and of each load the index in `at`, flat, the slot and the victim's place (-1: a free slot).
         """
-        if self.by_event:
-            self.need(at.ravel())
         before: Ints = self.slot_of.take(at)
         spots = row * self.most + before
         gone = (before < 0).ravel().nonzero()[0]

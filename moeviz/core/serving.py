@@ -126,6 +126,8 @@ def _walk(steps: Steps, pools: Pools) -> Iterator[tuple[Index, Ints, Ints, Ints,
         own = of_pass
         if not steps.even:
             own = steps.row[index] if copies == 1 else steps.row[index] + row_shift
+        if pools.by_event:
+            pools.need(at, steps.even)
         loaded = None if clock is None else clock[here]
         yield index, *pools.serve_rows(at, own, touch, loaded)
 
@@ -175,6 +177,8 @@ def _one_pool(steps: Steps, pools: Pools) -> Served:
     events = steps.event.tolist() if steps.single else range(len(needs))
     layers, passes = needs.layer.tolist(), needs.forward_pass.tolist()
     tokens = steps.tokens
+    # Only the event's own layer is read, so that a whole pass can be told what it needs at once.
+    by_pass, told = not steps.single and steps.largest <= min(limits), -1
     for step, event in enumerate(events):
         begin, end = first[step], first[step + 1]
         now.layer, now.forward_pass = layers[event], passes[event]
@@ -191,6 +195,11 @@ def _one_pool(steps: Steps, pools: Pools) -> Served:
         for name, column in given:
             setattr(touch, name, column[begin:end])
         touch.forward_pass, touch.tokens = now.forward_pass, now.tokens
+        if pools.by_event and not by_pass:
+            pools.need(place[begin:end], end - begin)
+        elif pools.by_event and now.forward_pass != told:
+            told = now.forward_pass
+            pools.need(place[steps.pass_begins[told] : steps.pass_begins[told + 1]], steps.even)
         _, loads = pools.serve(0, place[begin:end], touch, 2 * begin)
         for rank, to, who in loads:
             load.append(begin + rank)

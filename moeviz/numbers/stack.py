@@ -74,7 +74,7 @@ def _moving(steps: Steps, pools: Pools, found: Ints) -> None:
         depth = depth_of.take(place)
         found[index] = np.where(seen[place], depth, pools.width)
         if pools.by_event:
-            pools.need(place)
+            pools.need(place, even)
         scores = pools.scores(stack)
         if not everyone:
             known = seen.take(stack)
@@ -191,7 +191,7 @@ def _hit_by_passes(steps: Steps, pools: Pools, slots: int) -> NDArray[np.bool_]:
         # whose columns have begun stand first: events are touched one after the other
         ends = (held + event.searchsorted(moments)).tolist()
         if pools.by_event:
-            pools.need(own)
+            pools.need(own, steps.even)
         before = pools.read(residents)
         pools.touch(own, touch_of(slice(begin, end)))
         after = pools.read(touched)
