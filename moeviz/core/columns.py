@@ -76,11 +76,11 @@ class Columns:
         touched = kept - unread
         self._touched = [(self.columns[name], rule) for name, rule in TOUCHED.items() if name in touched]
         self._loaded = [(self.columns[name], rule) for name, rule in LOADED.items() if name in kept]
-        self._names = sorted(reads)
+        self.by_event = bool(reads & BY_EVENT)
+        self._apart = shared and self.by_event  # company is of the event's layer only
+        self._names = sorted(reads | {"layer"} if self._apart else reads)
         self._reading = [self.columns[name] for name in self._names]
         self._kept = kept
-        self.by_event = bool(reads & BY_EVENT)
-        self._apart = self._names.index("company") if shared and "company" in reads else -1
         # by place and expert of the same layer: events that needed both
         self._met = np.zeros((size if self.by_event else 0, experts), np.int32)
         self._number: Ints = place % experts
@@ -106,7 +106,7 @@ class Columns:
         pairs = pairs.ravel()
         flat[pairs] = flat.take(pairs) + 1
         company = self.columns["company"].reshape(-1, met.shape[1])
-        company[members[:, 0] // met.shape[1]] = np.add.reduce(met.take(members.T, 0), 0)
+        company[members[:, 0] // met.shape[1]] = np.add.reduce(met.take(members.T, 0), 0, np.int32)
 
     def touch(self, at: Any, touch: Touch) -> None:
         """Experts were used. at: places, distinct."""
@@ -119,12 +119,8 @@ class Columns:
             column[at] = rule(clock)
 
     def read(self, places: Ints) -> list[Floats]:
-        """The columns that the policy reads, of experts now."""
-        found = [column.take(places) for column in self._reading]
-        if self._apart >= 0:  # those of other layers than the event's have no company now
-            here = self.columns["layer"].take(places) == self.now.layer
-            found[self._apart] = np.where(here, found[self._apart], 0.0)
-        return found
+        """The columns that scores are made of, of experts now."""
+        return [column.take(places) for column in self._reading]
 
     def scores(self, places: Ints) -> Floats:
         """The policy's scores of experts now, in an array of its own; never infinite above."""
@@ -135,6 +131,8 @@ class Columns:
         taken = self._taken
         for name, column in zip(self._names, columns, strict=True):
             setattr(taken, name, column)
+        if self._apart:  # those of other layers than the event's have no company now
+            taken.company = np.where(taken.layer == self.now.layer, taken.company, 0.0)
         if self.policy.guarded:
             with np.errstate(all="ignore"):
                 found: Any = self.policy.score(taken, self.now)

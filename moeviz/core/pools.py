@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Sequence
 from copy import deepcopy
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -227,7 +226,7 @@ class Pools(Columns):
         loads = []
         filled, limit = int(self.filled[row]), int(self.limits[row])
         taken = [slot for slot in found if slot >= 0]
-        standing: NDArray[np.inexact[Any]] | None = None
+        scores: Floats | None = None
         lists = None if self.lists is None else self.lists[row]
         for rank, place in enumerate(places):
             if found[rank] >= 0:
@@ -248,14 +247,14 @@ class Pools(Columns):
                 slot, victim = self._by_lists(row, place, taken, held)
                 taken.append(slot)
             else:
-                if standing is None:
-                    standing = self._allowed(row, taken, held)
-                slot, score = self._lowest(standing)
+                if scores is None:
+                    scores = self._allowed(row, taken, held)
+                slot = self._lowest(row, scores)
                 if slot < 0:  # every other is held by a guess: demand comes first
-                    standing = self._allowed(row, taken)
-                    slot, score = self._lowest(standing)
-                victim = self._evict(row, place, slot, score)
-                standing[slot] = np.inf
+                    scores = self._allowed(row, taken, ())
+                    slot = self._lowest(row, scores)
+                victim = self._evict(row, place, slot, float(scores[slot]))
+                scores[slot] = np.inf
                 taken.append(slot)
             self._place(row, place, slot)
             self.load(place, clock + rank + 1)
@@ -304,10 +303,12 @@ class Pools(Columns):
         assert self._sizes is not None
         victims: list[tuple[int, int]] = []
         while self._sizes[place] > self._room:
-            slot, score = self._lowest(self._allowed(row, pinned, held, self._vacant))
+            scores = self._allowed(row, pinned, held, self._vacant)
+            slot = self._lowest(row, scores)
             if slot < 0:  # every other is held by a guess: demand comes first
-                slot, score = self._lowest(self._allowed(row, pinned, self._vacant))
-            victim = self._evict(row, place, slot, score)
+                scores = self._allowed(row, pinned, self._vacant)
+                slot = self._lowest(row, scores)
+            victim = self._evict(row, place, slot, float(scores[slot]))
             self._room += self._sizes[victim]
             self._vacant.append(slot)
             victims.append((slot, victim))
@@ -343,10 +344,11 @@ class Pools(Columns):
             self.lists[row].missed(place)
             slot, victim = self._by_lists(row, place, stays)
         else:
-            slot, score = self._lowest(self._allowed(row, held))
+            scores = self._allowed(row, held)
+            slot = self._lowest(row, scores)
             if slot < 0:
                 return None
-            victim = self._evict(row, place, slot, score)
+            victim = self._evict(row, place, slot, float(scores[slot]))
         self._place(row, place, slot)
         self.load(place, clock)
         self.columns["last_touch"][place] = clock
@@ -375,25 +377,26 @@ class Pools(Columns):
             self.level[row] = max(self.level[row], score)
         return victim
 
-    def _allowed(self, row: int, *stay: Iterable[int]) -> NDArray[np.inexact[Any]]:
-        """What a full pool's residents leave in the order of, by slot, as `_standing`; infinite where the
-        resident has to stay."""
-        places = self._holders[row] if self._sizes is None else self.holder[row, : self.filled[row]]
-        standing: NDArray[np.inexact[Any]] = self.scores(places)
-        if not self.policy.distinct:
-            scores, standing = standing, np.empty(len(places), np.complex128)
-            standing.real, standing.imag = scores, self.use.last_touch.take(places)
+    def _allowed(self, row: int, *stay: Iterable[int]) -> Floats:
+        """Scores of a full pool by slot, infinite where the resident has to stay."""
+        full = self._sizes is None
+        scores = self.scores(self._holders[row] if full else self.holder[row, : self.filled[row]])
         for slots in stay:
             for slot in slots:
-                standing[slot] = np.inf
-        return standing
+                scores[slot] = np.inf
+        return scores
 
-    def _lowest(self, standing: NDArray[np.inexact[Any]]) -> tuple[int, float]:
-        """Slot and score of the lowest; of equal ones the least recently used. Slot -1 where all have to
-        stay."""
-        slot = int(standing.argmin())
-        score = float(standing[slot].real)
-        return (-1 if score == np.inf else slot), score
+    def _lowest(self, row: int, scores: Floats) -> int:
+        """Slot of the lowest score; of equal ones the least recently used. -1 where all have to stay."""
+        slot = int(scores.argmin())
+        low = scores[slot]
+        if low == np.inf:
+            return -1
+        if not self.policy.distinct:
+            same = (scores == low).nonzero()[0]
+            if len(same) > 1:
+                return int(same[self.use.last_touch.take(self.holder[row].take(same)).argmin()])
+        return slot
 
     # an event of many pools at once
 
@@ -463,28 +466,28 @@ class Pools(Columns):
         self._full = bool((self.filled == self.most).all())
         return spots, slots, victims
 
-    def _leave(self, rows: Ints, spots: Ints) -> tuple[Ints, Ints, Ints]:
-        """Takes out who holds these spots. These, their slots, and who it was."""
+    def _leave(self, rows: Ints, slots: Ints) -> tuple[Ints, Ints, Ints]:
+        """Takes out who holds these slots. Their spots, the slots, and who it was."""
+        spots = rows * self.most + slots
         victims = self._flat.take(spots)
         if self._leveled:
             np.maximum.at(self.level, rows, self._score[spots])
         self.slot_of[victims] = -1
-        return spots, spots - rows * self.most, victims
+        return spots, slots, victims
 
     def _lowest_of_rows(self, short: Ints) -> Ints:
-        """Spots of the `short` lowest standings of each pool, lowest first, one pool's after the other."""
-        most = int(np.maximum.reduce(short))
+        """Slots of the `short` lowest standings of each pool, lowest first, one pool's after the other."""
+        most = int(short[short.argmax()])  # quicker than max()
         if self.holder.size <= FEW or most > SEVERAL:
-            order = self._by_row.argsort(1)[:, :most] + self._begins
-            return order[self._ranks[:most] < short[:, None]]
+            return self._by_row.argsort(1)[self._ranks < short[:, None]]
         by_need = (-short).astype(np.int8).argsort(kind="stable")  # small numbers are sorted quickest
         some = by_need[: np.count_nonzero(short)]  # who is short of more stands first
-        standing, begins = self._by_row.take(some, 0), self._begins.ravel()
-        to, start = (short.cumsum() - short).take(some), begins.take(some)
+        standing, to = self._by_row.take(some, 0), (short.cumsum() - short).take(some)
+        begins, flat = self._begins.ravel(), standing.ravel()
         found = np.empty(int(np.add.reduce(short)), np.intp)
         for rank in range(most):
             left = np.count_nonzero(short > rank)  # the first so many of them need one more
             slots = standing[:left].argmin(1)
-            found[to[:left] + rank] = start[:left] + slots
-            standing.ravel()[begins[:left] + slots] = np.inf
+            found[to[:left] + rank] = slots
+            flat[begins[:left] + slots] = np.inf
         return found

@@ -25,6 +25,7 @@ from moeviz.core.use import BY_EVENT, BY_RESIDENCY, LOADED, TOUCHED, Touch, Use
 HOLE = np.iinfo(np.int64).min  # the place of who was taken out of a stack
 TOP = np.iinfo(np.int64).max  # who is needed now and stays at every slot count
 LAYERS = 6  # from which scores of a whole pass at once are quicker than those of an event
+INFINITY = np.array(np.inf)  # which numpy takes quicker than a number
 Entry = tuple[float, float, int]  # score, last touch, place
 
 
@@ -183,7 +184,7 @@ def _hit_by_passes(steps: Steps, pools: Pools, slots: int) -> NDArray[np.bool_]:
         width = held + len(own)
         column = column_of[own]
         found = column >= 0
-        ends_at = np.empty(held + 1, np.int32)  # the event at which a resident's column ends
+        ends_at = np.empty(width + 1, np.int32)  # the event at which a column ends
         ends_at.fill(count)
         ends_at[column] = event  # of a miss the column is -1, one too many
         leaves = ends_at[:held]
@@ -196,7 +197,7 @@ def _hit_by_passes(steps: Steps, pools: Pools, slots: int) -> NDArray[np.bool_]:
         pools.touch(own, touch_of(slice(begin, end)))
         after = pools.read(touched)
         scores = pools.scored(list(map(_joined, before, after)), (count, width))
-        np.copyto(scores[:, :held], np.inf, where=moments[:, None] >= leaves)
+        np.putmask(scores, moments[:, None] >= ends_at[:-1], INFINITY)
         misses = np.bincount(event[~found], minlength=count).tolist()
         until: list[int] = leaves.tolist()
         gone: list[int] = []
@@ -209,7 +210,7 @@ def _hit_by_passes(steps: Steps, pools: Pools, slots: int) -> NDArray[np.bool_]:
             row, rest = scores[moment, : ends[moment]], scores[moment:]
             for _ in range(short):
                 lowest = int(row.argmin())
-                rest[:, lowest] = np.inf
+                rest[:, lowest] = INFINITY
                 gone.append(lowest)
                 if lowest < held and until[lowest] < count:  # it is needed later in this pass
                     misses[until[lowest]] += 1
