@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from heapq import heappop, heappush, heapreplace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -265,16 +266,17 @@ def _hit_by_scores(steps: Steps, pools: Pools, slots: int) -> bytearray:
     policy, now = pools.policy, pools.now
     columns = {name: pools.columns[name].tolist() for name in policy.reads}
     use = Use(**{field.name: columns.get(field.name) for field in fields(Use)})
-    touched = [(columns[name], rule) for name, rule in TOUCHED.items() if name in columns]
+    touched = [(name, columns[name], rule) for name, rule in TOUCHED.items() if name in columns]
+    others = [(name, column) for name, column in columns.items() if name not in TOUCHED]
     loaded = [(columns[name], rule) for name, rule in LOADED.items() if name in columns]
-    one, touch = Use(0, 0), Touch(0.0)
+    one: Any = SimpleNamespace()  # whose fields are set quickest as the dict that they are
+    its, touch, score = one.__dict__, Touch(0.0), policy.score
     members, load_clock, clock = steps.place.tolist(), *(clocks.tolist() for clocks in steps.clocks)
-    score, reading = policy.score, list(columns.items())
     stays = (0.0, 0.0, -1)  # the entry of who is needed now
     entry_of: list[Entry | None] = [None] * pools.width  # by place; None: not resident
     heaped: list[Entry | None] = [None] * pools.width  # the heap's entry of a resident: its own, or one below
     heap: list[Entry] = []
-    hit = bytearray(len(members))
+    hit = bytearray(b"\1") * len(members)
     free, begin = slots, 0
     for end in steps.ends():
         own = members[begin:end]
@@ -282,8 +284,6 @@ def _hit_by_scores(steps: Steps, pools: Pools, slots: int) -> bytearray:
         for index, member in enumerate(own, begin):
             if entry_of[member] is None:
                 came.append(index)
-            else:
-                hit[index] = 1
             entry_of[member] = stays
         free -= len(came)
         while free < 0:
@@ -302,15 +302,17 @@ def _hit_by_scores(steps: Steps, pools: Pools, slots: int) -> bytearray:
                 heaped[member] = entry_of[member] = None
                 heappop(heap)
                 free += 1
-                touch.level = max(touch.level, entry[0])
+                if entry[0] > touch.level:
+                    touch.level = entry[0]
         for index in came:
+            hit[index] = 0
             for column, rule in loaded:
                 column[members[index]] = rule(load_clock[index])
         for member, touch.clock in zip(own, clock[begin:end], strict=True):
-            for column, touching in touched:
-                column[member] = touching(use, member, touch)
-            for name, column in reading:
-                setattr(one, name, column[member])
+            for name, column, touching in touched:
+                its[name] = column[member] = touching(use, member, touch)
+            for name, column in others:
+                its[name] = column[member]
             entry_of[member] = entry = (score(one, now), touch.clock, member)
             before = heaped[member]
             if before is None or entry < before:
