@@ -236,21 +236,19 @@ def _by_lists(steps: Steps, pools: Pools) -> Served:
     for row, begin, end in zip(rows, begins.tolist(), steps.ends(), strict=True):
         event = places[begin:end]
         limit, slot_of, missed, leaves, came, used = each[row]
-        for own in (event,) if len(event) <= limit else in_waves(event, slot_of, limit):
-            new: list[int] = []
-            for one in own:
-                if one in slot_of:
-                    continue
+        for own in (event,) if end - begin <= limit else in_waves(event, slot_of, limit):
+            new = [one for one in own if one not in slot_of]
+            stays = own if len(own) <= FEW else set(own)
+            for one in new:
                 missed(one)
                 victim, slot = -1, len(slot_of)
                 if slot == limit:
-                    victim = leaves(own if slot <= FEW else set(own))
-                    if not isinstance(victim, int) or victim in own or victim not in slot_of:
+                    victim = leaves(stays)
+                    if not isinstance(victim, int) or victim in stays or victim not in slot_of:
                         raise wrong_victim(pools.policy.name)
                     slot = slot_of.pop(victim)
                 slot_of[one] = slot
                 came(one)
-                new.append(one)
                 load.append(begin + event.index(one))
                 load_slot.append(slot)
                 victims.append(victim)
