@@ -86,8 +86,7 @@ def replaying(repeats: int, tokens: int, trace: Trace | None = None) -> dict[str
             )
             for _ in range(TURNS)
         ]
-        once, ten = map(min, zip(*sides, strict=True))
-        return ten / once
+        return min(long for _, long in sides) / min(once for once, _ in sides)
 
     def live(count: int) -> float:
         return max(_live(policy, count) for policy in names)
