@@ -408,8 +408,8 @@ class Pools(Columns):
 
         at, row: [member], or [copies, member]: the members of one pool after the other, strongest first.
         `clock` and the columns of `touch` are [member]. Members were told to `need` as `serve`'s are. Returns
-        the slots that they had before, shaped as
-        `at`, and of each load the index in `at`, flat, the slot and the victim's place (-1: a free slot).
+        the slots that they had before, shaped as `at`, and of each load the index in `at`, flat, the slot and
+        the victim's place (-1: a free slot).
         """
         before: Ints = self.slot_of.take(at)
         spots = row * self.most + before
