@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from moeviz.engine.hardware import Accelerator
 
@@ -72,7 +72,7 @@ class Copies(TorchDispatchMode):
         self.read_before = max(self.read_before, event.at)
 
     def run_to(self, position: int) -> None:
-        with self.lock:
+        with self.lock, _disable_current_modes():  # a copy is no compute, whichever thread asks for it
             while self.done < position:
                 self.queue.popleft()()
                 self.done += 1

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from accelerator import Double
-from conftest import in_step
 
 from moeviz import words
 from moeviz.core.cache import Load
@@ -60,8 +60,7 @@ def on(double: Double, model: Loaded, settings: Settings, future: Trace | None =
 
 def test_policies_and_prefetchers_give_the_bits_of_the_cpu_path(model: Loaded, past: Path) -> None:
     future, _, expected = on_cpu(model, Settings(slots=3))
-    both = in_step(list(POLICIES), list(PREDICTORS))
-    every = [Settings(policy, 3, prefetch=prefetch) for policy, prefetch in both]
+    every = [Settings(policy, 3, prefetch=prefetch) for policy, prefetch in product(POLICIES, PREDICTORS)]
     every += [
         Settings(slots=7, scope="model", prefetch="next-gate", threshold=0.5),
         Settings(slots=4, prefetch="next-gate", lookahead=2, warm="first"),
