@@ -109,6 +109,7 @@ class Double(Accelerator):
         self._streams, self._can_pin, self._slow = streams, pins, slow
         self.made = 0  # events
         self.waits = 0  # of the thread that computes
+        self.uploads = 0
         self.hidden: list[str] = []  # ways to the host that go past `read`
         self._inside = 0  # calls of `read` and `upload`
         self._pools: dict[int, torch.Tensor] = {}
@@ -156,6 +157,7 @@ class Double(Accelerator):
             return super().read(*tensors)
 
     def upload(self, array: Any) -> Any:
+        self.uploads += 1
         with self._counted():
             return super().upload(array)
 
