@@ -445,17 +445,17 @@ def test_the_cursor_steps_from_anywhere_and_jumps(page: Page, app: str) -> None:
     expect(strip).to_have_attribute("data-step", "59")
     page.keyboard.press("ArrowRight")
     expect(strip).to_have_attribute("data-step", "60")
-    see(page, "Pass 60, MoE layer 0")
+    see(page, "Token 60, MoE layer 0")
     page.keyboard.press("ArrowLeft")
-    see(page, "Pass 59, MoE layer 0")
+    see(page, "Token 59, MoE layer 0")
     page.get_by_role("button", name="Jump to").click()
     page.get_by_text("the next regretted eviction").click()
     see(page, "Belady would have dropped")
     expect(page).to_have_url(re.compile(r"step=\d+"))
     page.keyboard.press("Home")
-    see(page, "Pass 0, MoE layer")
+    see(page, "The prompt, MoE layer")
     strip.locator("span").nth(30).click()
-    see(page, "Pass 30, MoE layer")
+    see(page, "Token 30, MoE layer")
 
 
 @pytest.mark.parametrize("figure", [0, 1])
@@ -587,6 +587,21 @@ def test_a_link_to_a_page_opens_it_within_the_app(browser: Browser, tmp_path: Pa
         ).to_be_visible()
         expect(page.get_by_role("link", name="Timeline")).to_be_visible()
         page.close()
+
+
+def test_back_leads_to_the_page_before_and_not_through_what_was_set_on_it(page: Page, app: str) -> None:
+    page.goto(app)
+    stage = staged(page)
+    page.get_by_role("button", name="Skip").click()
+    see(page, "Which cache suits this text?")
+    for step in (1, 2, 3):
+        page.keyboard.press("ArrowRight")
+        expect(page).to_have_url(re.compile(f"step={step}"))
+    turn(page, "Experts")
+    page.go_back()
+    expect(stage).to_have_attribute("data-pass", "3")
+    page.go_back()
+    expect(page).to_have_url("about:blank")
 
 
 def test_a_trace_without_sizes_leaves_the_curves_their_half_of_the_page(page: Page, app: str) -> None:

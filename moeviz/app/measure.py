@@ -122,7 +122,8 @@ class Wanted:
 
     ask: Ask
     baselines: list[str]
-    seconds: float | None  # that it takes by the cost model; None where that knows nothing of it
+    seconds: float | None = None  # that it takes by the cost model; None where that knows nothing of it
+    here: bool = False  # whether with what this machine took; else with what the sample's did
 
     def settings(self, two: Sequence[Settings]) -> list[Settings]:
         """Of a comparison of these boards."""
@@ -142,6 +143,8 @@ class Wanted:
         if self.seconds is None:
             return f"{said}."
         about = words.seconds_left(self.seconds)
+        if not self.here:
+            return f"{said}: about {about} on the machine of the sample; of this one nothing is known yet."
         return f"{said}: about {about} by the cost model, on a quiet machine."
 
 
@@ -151,24 +154,26 @@ def wanted(trace: Trace, two: Sequence[Settings], ask: Ask, baselines: list[str]
     """
     place = machines.find(ask.model.link)
     if ask.model.name or trace.model != BUNDLED_NAME or place is None:
-        return Wanted(ask, baselines, None)
+        return Wanted(ask, baselines)
     compared = [*two, *(Settings(baseline=one) for one in baselines)]
     several = [*compared, Settings(baseline="resident")]  # which waits for no link, as the recording run
+    own = _own_costs(ask)
     try:
-        *each, recording = kept.predicted_each(trace, several, _basis(ask), place)
+        *each, recording = kept.predicted_each(trace, several, own or traces.sample()[1], place)
     except MoevizError:
-        return Wanted(ask, baselines, None)
-    return Wanted(ask, baselines, ask.tokens * (recording + ask.repeats * sum(each)) / 1_000)
+        return Wanted(ask, baselines)
+    seconds = ask.tokens * (recording + ask.repeats * sum(each)) / 1_000
+    return Wanted(ask, baselines, seconds, own is not None)
 
 
-def _basis(ask: Ask) -> Run:
-    """The measured run whose costs are taken: of this browser's latest comparison of the model, since that is
-    how fast this machine is now; before there is one, the sample's, which is another day's.
+def _own_costs(ask: Ask) -> Run | None:
+    """A measured run of this browser's latest comparison of the model, since that is how fast this machine is
+    now; None before there is one.
     """
     job = latest()
     if job is not None and replace(job.model, link=ask.model.link) == ask.model:
         return medians.median_run([run for number, run in job.runs if number == 0])
-    return traces.sample()[1]
+    return None
 
 
 def progress(name: str, job: Job) -> None:

@@ -1,6 +1,6 @@
 """One event in words: who was needed, who left for it and why, who else was there.
 
-event(explainer, step=60, layer=3)      # 'Pass 60, MoE layer 3: expert 1 hit, expert 6 missed (cold: ...).'
+event(explainer, step=60, layer=3)      # 'Token 60, MoE layer 3: expert 1 hit, expert 6 missed (cold: ...).'
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from moeviz.core.run import MISS
 from moeviz.numbers import metrics
 from moeviz.numbers.explain import Eviction, Explainer
-from moeviz.words import MISS_KINDS, OUTCOMES, many
+from moeviz.words import MISS_KINDS, OUTCOMES, many, passes_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,9 +32,11 @@ MARKS = {
 def event(explainer: Explainer, step: int, layer: int) -> str:
     """What a MoE layer needed in a forward pass, and whether it was there."""
     run = explainer.run
+    name = passes_of(run)[step]
+    name = f"{name[0].upper()}{name[1:]}"
     row = run.event(step, layer)
     if row is None:
-        return f"Pass {step}, MoE layer {layer}: no expert was needed."
+        return f"{name}, MoE layer {layer}: no expert was needed."
     own = run.accesses.event == row
     experts, outcomes = run.accesses.expert[own], run.accesses.outcome[own]
     kinds = metrics.miss_kind_of_access(run)[own]
@@ -42,7 +44,7 @@ def event(explainer: Explainer, step: int, layer: int) -> str:
         f"expert {expert} {OUTCOMES[outcome]}" + (f" ({WHY[MISS_KINDS[kind]]})" if outcome == MISS else "")
         for expert, outcome, kind in zip(experts.tolist(), outcomes.tolist(), kinds.tolist(), strict=True)
     ]
-    return f"Pass {step}, MoE layer {layer}: {', '.join(parts)}."
+    return f"{name}, MoE layer {layer}: {', '.join(parts)}."
 
 
 def eviction(one: Eviction, layer: int) -> str:
