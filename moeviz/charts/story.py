@@ -47,14 +47,14 @@ def event(explainer: Explainer, step: int, layer: int) -> str:
     return f"{name}, MoE layer {layer}: {', '.join(parts)}."
 
 
-def eviction(one: Eviction, layer: int) -> str:
+def eviction(explainer: Explainer, one: Eviction, layer: int) -> str:
     """Why an expert left at an event of `layer`, for whom, and whether it was regretted."""
     who = f"expert {one.for_expert}" + (f" of layer {one.for_layer}" if one.for_layer != layer else "")
     came = f"{who[0].upper()}{who[1:]}{', a guess,' if one.speculative else ''} took its slot."
-    return f"{one.sentence} {came} {regret(one)}"
+    return f"{one.sentence} {came} {regret(explainer, one)}"
 
 
-def regret(one: Eviction) -> str:
+def regret(explainer: Explainer, one: Eviction) -> str:
     """By how much the victim comes back too early."""
     match one.regret:
         case _ if not one.regretted:
@@ -64,16 +64,17 @@ def regret(one: Eviction) -> str:
         case None:
             return "Regret: another that could leave is never needed again."
         case passes:
-            return f"Regret: it is needed again {many(passes, 'pass')} before Belady's choice."
+            sooner = many(passes, "pass" if explainer.settings.batch else "token")
+            return f"Regret: it is needed again {sooner} before Belady's choice."
 
 
-def residents(one: Eviction) -> pd.DataFrame:
+def residents(explainer: Explainer, one: Eviction) -> pd.DataFrame:
     """Everyone resident when a victim was chosen, the first to leave first; the MoE layer where they are of
     several.
     """
     import pandas as pd
 
-    found = one.residents
+    found, units = one.residents, "passes" if explainer.settings.batch else "tokens"
     shared = len({other.layer for other in found}) > 1
     return pd.DataFrame(
         {
@@ -84,8 +85,8 @@ def residents(one: Eviction) -> pd.DataFrame:
                 + (", Belady's choice" if (other.layer, other.expert) == one.belady else "")
                 for other in found
             ],
-            "last used, passes ago": [_number(other.last_use, "not yet") for other in found],
-            "next needed, in passes": [_number(other.next_use, "never again") for other in found],
+            f"last used, {units} ago": [_number(other.last_use, "not yet") for other in found],
+            f"next needed, in {units}": [_number(other.next_use, "never again") for other in found],
         }
     )
 

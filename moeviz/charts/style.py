@@ -99,7 +99,7 @@ def stacked(
     return rows(figure, len(labels))
 
 
-TOKENS = "token of the text, the prompt's first"  # an axis over those, not over passes
+TOKENS = "token of the text, prompt included"  # an axis over those, not over passes
 
 
 def passes_unit(run: Run) -> str:

@@ -44,7 +44,7 @@ def grid(
         colorbar={
             "title": {"text": label, "font": {"size": 14}},
             "thickness": 14,
-            "tickformat": ".0%" if label.startswith("share") else None,
+            "tickformat": ".0%" if middle or label.startswith("share") else None,
         },
         hovertemplate=f"{x} %{{x}}, {y} %{{y}}: %{{z:.3g}}<extra></extra>",
     )
