@@ -47,7 +47,8 @@ def watch(here: Here, now: list[Settings], ask: Ask) -> None:
         if not job.finished and job.measured and not measured:
             st.rerun()  # the stage says what came out
         if not job.finished:
-            progress("measure", job)
+            with st.container(key="measuring"):  # on a phone it stands where its reader is, above the stage
+                progress("measure", job)
         elif running:
             st.rerun()  # the whole page: its buttons change
         else:
