@@ -227,7 +227,8 @@ def _results(job: Job, old: bool) -> None:
         )
         if job.state == "stopped":
             st.badge(f"stopped after {len(job.runs)} runs", color="gray")
-    named = [(settings.label, repeats) for settings, repeats in measured]
+    names = words.setting_names([settings for settings, _ in measured])
+    named = [(name, repeats) for name, (_, repeats) in zip(names, measured, strict=True)]
     found = [(settings, medians.repeated(repeats)) for settings, repeats in measured]
     st.markdown(f"**{words.comparison_verdict(found)}** {words.best_value(found)}")
     show.charts(lambda: comparison.charts(named, kind), "measured", named, kind)
