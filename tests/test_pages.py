@@ -521,7 +521,7 @@ def test_one_trace_and_one_cursor_are_kept_from_page_to_page() -> None:
     assert "Token 17 needs" in texts(app.caption)
     turned(app, "timeline")
     assert app.selectbox(key="trace").value == "sample: bible"
-    assert "Pass 17, MoE layer 0" in texts(app.markdown)
+    assert "Token 17, MoE layer 0" in texts(app.markdown)
 
 
 def test_a_trace_that_is_not_here_is_said() -> None:
@@ -563,7 +563,7 @@ def test_a_long_trace_is_explored_in_windows() -> None:
     assert "256 forward passes at a time" in texts(app.caption)
     app.number_input(key="window").set_value(500).run()
     assert not app.exception
-    assert "Pass 24, MoE layer 0" in texts(app.markdown)
+    assert "Token 24, MoE layer 0" in texts(app.markdown)
     turned(app, "prefetch")
     assert app.number_input(key="window").value == 500
     assert app.session_state["links"]["window"] == "500"

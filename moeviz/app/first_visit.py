@@ -149,7 +149,7 @@ def _text(trace: Trace, two: Sequence[Settings]) -> str:
         case "start":
             return (
                 "Only some of a model's experts fit into fast memory. See in half a minute which of two "
-                "expert caches keeps the right ones when a text **changes its subject**."
+                "caches keeps the right ones when a text **changes its subject**."
             )
         case "ask":
             return (
