@@ -45,6 +45,7 @@ def grid(
             "title": {"text": label, "font": {"size": 14}},
             "thickness": 14,
             "tickformat": ".0%" if middle or label.startswith("share") else None,
+            "tickvals": [-most, 0, most] if middle else None,
         },
         hovertemplate=f"{x} %{{x}}, {y} %{{y}}: %{{z:.3g}}<extra></extra>",
     )
