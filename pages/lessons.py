@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from moeviz.app import bar, teaching
+from moeviz.app import bar, making, playing, teaching
 
 bar.within_app()
 one = teaching.choose()
@@ -20,12 +20,12 @@ with left:
 with right:
     match teaching.view(one, given is not None):
         case "Game":
-            teaching.play()
+            playing.play()
         case "Picture" if given is None:
             teaching.pictures(one)
         case "Picture":
             teaching.picture_of_answer(one)
         case _ if one.extra == "sliders":
-            teaching.reveal(teaching.sliders())
+            teaching.reveal(making.sliders())
         case _:
             teaching.reveal(teaching.answered(one.number).stage)

@@ -61,9 +61,12 @@ with show.screen():
         show.chart(lambda: traffic.crossed(run, without), "crossed", run, without)
     saved = words.worth_in_time(kept.predicted(run, costs), kept.predicted(without, costs))
     st.caption(f"{saved} Break-even and modelled times: costs of {show.plain(whose)}.")
+if (clicked := components.clicked()) is not None:
+    traces.open_stage(*clicked, settings)
 step = components.strip(trace, run)
 passes = int(passes)
 show.chart(lambda: lanes.over_passes(run, step, passes, costs), "lanes", run, step, passes, costs)
+st.caption("A click opens the stage there.")
 if settings.prefetch in found:
     one = settings.prefetch
     show.chart(lambda: guesses.by_layer(one, found[one]), "by-layer", *asked, one)

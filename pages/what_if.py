@@ -45,7 +45,7 @@ with show.screen():
             begin.slots if begin.scope == scope else traces.slots_for(trace, run, scope),
         )
         place = machines.pick(trace, run)
-        with forms.drawer(scope=begin.scope, published=others.first(trace, scope)):
+        with forms.drawer(scope=begin.scope, published=others.first(trace, scope), expert_mb=0.0):
             laid = others.choose(trace, scope, begin.scope)
             size = machines.expert_size(trace, run)
             machines.check()

@@ -128,7 +128,7 @@ def test_what_opens_keeps_the_rules_too(page: Page, app: str) -> None:
 def test_a_led_first_visit_keeps_the_rules(page: Page, app: str) -> None:
     wrong = []
     opened(page, app, "Stage")
-    for said in ("See in half a minute", "Which will more often", "You said LRU. The large", "and so it is"):
+    for said in ("see in half a minute", "Which will more often", "You said LRU. The large", "and so it is"):
         expect(page.locator(".st-key-first-visit")).to_contain_text(said)
         wrong += in_both_themes(page, said)
         page.keyboard.press("1")

@@ -233,12 +233,12 @@ def test_a_run_is_stopped_and_keeps_what_it_captured(page: Page, app: str) -> No
 
 
 def test_lru_is_measured_against_lfu(page: Page, app: str) -> None:
-    stage = goto(page, app, "tokens=16&repeats=3&tier=this+disk")
+    stage = goto(page, app, "tokens=16&tier=this+disk")
     page.keyboard.press("m")
     for badge in ("same tokens in every run", "measured = replayed"):
         see(page, badge)
     expect(stage.locator(".results .says")).to_contain_text("Speed: ")
-    expect(stage.locator(".results .a .each-repeat")).to_have_count(3)
+    expect(stage.locator(".results .a .each-repeat")).to_have_count(5)
     for chart in (
         "Tokens per second",
         "Where the time of a token goes",
@@ -253,10 +253,18 @@ def test_lru_is_measured_against_lfu(page: Page, app: str) -> None:
 
 
 def test_a_setting_changed_on_a_board_goes_into_the_link_and_comes_from_it(page: Page, app: str) -> None:
-    stage = goto(page, app, "b=policy%3Dfifo%2Cslots%3D3")
-    verdict(stage, "FIFO")
-    page.reload()
-    verdict(staged(page), "FIFO")
+    stage = goto(page, app, "step=60")
+    board = stage.locator(".board.b")
+    for menu, choice in (("policy", "fifo"), ("slots", "3"), ("prefetch", "next-gate")):
+        board.get_by_role("combobox", name=menu).select_option(choice)
+        settle(page)
+    changed = ("fifo, 3 slots, next-gate", re.compile("b=policy%3Dfifo%2Cslots%3D3%2Cprefetch%3Dnext-gate"))
+    for _ in range(2):
+        expect(board).to_have_attribute("aria-label", changed[0])
+        expect(page).to_have_url(changed[1])
+        verdict(stage, "FIFO")
+        page.reload()
+        staged(page)
 
 
 PAGES = {
@@ -485,6 +493,29 @@ def test_a_click_on_the_timeline_opens_the_stage_there(page: Page, app: str, fig
     expect(page.locator(".js-plotly-plot")).to_have_count(2)
 
 
+def test_a_click_on_a_copy_of_the_lanes_opens_the_stage_there(page: Page, app: str) -> None:
+    opened(page, app, "Prefetch")
+    drawn = page.locator(".st-key-chart-lanes .js-plotly-plot")
+    spot = drawn.evaluate(
+        """plot => {
+          const { xaxis, yaxis } = plot._fullLayout
+          const n = plot.data.findIndex(one => one.name === "copy on demand"), bars = plot.calcdata[n]
+          const widest = bars.reduce((a, b) => (b.s > a.s ? b : a))
+          return {
+            x: xaxis._offset + xaxis.c2p(widest.b + widest.s / 2),
+            y: yaxis._offset + yaxis.c2p(widest.p),
+            at: [...plot.data[n].customdata[widest.i]],
+          }
+        }"""
+    )
+    drawn.click(position={"x": spot["x"], "y": spot["y"]})
+    step, layer, expert = spot["at"]
+    stage = page.locator(".moeviz-stage")
+    expect(stage).to_have_attribute("data-pass", str(step))
+    expect(stage.locator(".story .kicker")).to_contain_text(f"token {step} · layer {layer}")
+    expect(stage.locator(".story h3").first).to_contain_text(f"Expert {expert} ")
+
+
 def test_presenter_mode_and_help_by_key(page: Page, app: str) -> None:
     page.set_viewport_size({"width": 1920, "height": 1080})
     opened(page, app, "Experts")
@@ -568,7 +599,7 @@ def test_a_file_dropped_anywhere_in_the_library_is_the_current_trace(page: Page,
         assert heard
     trace = page.get_by_role("combobox", name="Trace")
     expect(trace).to_have_value("upload: dropped")
-    for name in ("Experts", "Timeline", "Stage"):
+    for name in ("Experts", "Timeline", "Prefetch", "What if", "Lessons", "Stage"):
         turn(page, name)
         expect(trace).to_have_value("upload: dropped")
     page.reload()

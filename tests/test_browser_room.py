@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from http.cookiejar import CookieJar
 from io import BytesIO
+from typing import Any
 
 import pytest
 import zxingcpp
@@ -134,6 +138,35 @@ def test_a_class_predicts_is_counted_live_told_together_and_sent_home(class_: Cl
         expect(student.get_by_role("heading", name="The room is closed")).to_be_visible()
         wrong += broken(student)
     assert wrong == []
+
+
+def test_a_class_of_seventy_is_counted_by_the_real_server(class_: Class) -> None:
+    """Each phone opens the page, asks what is asked and answers, all at the same time."""
+    lecturer = class_.lecturer()
+    lecturer.get_by_role("button", name="Open the room").click()
+    see(lecturer, "0 predicted, of 0 phones")  # the question is asked
+
+    def phone(number: int) -> None:
+        web = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
+
+        def asked(path: str, **said: int) -> Any:
+            headers = {"X-Forwarded-For": f"10.0.1.{number}", "Content-Type": "application/json"}
+            request = urllib.request.Request(
+                class_.app + path, json.dumps(said).encode() if said else None, headers
+            )
+            with web.open(request, timeout=300) as reply:
+                return reply.read()
+
+        asked("/room")
+        now = json.loads(asked("/room/now"))["question"]["round"]
+        assert json.loads(asked("/room/answer", round=now, value=number % 4))["error"] == ""
+
+    with ThreadPoolExecutor(70) as phones:
+        list(phones.map(phone, range(70)))
+    see(lecturer, "70 predicted, of 70 phones")
+    assert bars(lecturer) == ["18", "18", "17", "17"]
+    lecturer.get_by_role("button", name="Close the room").click()
+    expect(lecturer.get_by_role("button", name="Open the room")).to_be_visible()
 
 
 def test_a_students_page_has_nothing_but_the_answers(class_: Class) -> None:

@@ -102,7 +102,7 @@ def test_the_first_screen_of_a_first_visit_holds_everything(
     if size[0] == 1920:
         page.keyboard.press("p")
         expect(page.locator(".moeviz-stage.presenter")).to_be_visible()
-    for said in ("See in half a minute", "Which will more often"):
+    for said in ("see in half a minute", "Which will more often"):
         expect(page.get_by_text(said)).to_be_visible()
         settle(page)
         for part in PARTS:

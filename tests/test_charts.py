@@ -307,6 +307,9 @@ def test_lanes_of_several_passes_follow_each_other(recorded: tuple[Trace, Run]) 
     modelled = lanes.over_passes(replay(trace, Settings(prefetch="next-gate")), 60, 2, fit(run))
     assert modelled.kind == "modelled"
     assert (modelled.table["to ms"] >= modelled.table["from ms"]).all()
+    places = [place for mark in modelled.figure.data for place in mark.customdata]
+    assert {step for step, _, _ in places} == {60, 61}  # where a click opens the stage
+    assert sorted(layer for _, layer, _ in places) == sorted(modelled.table["MoE layer"])
 
 
 def test_the_curve_marks_the_bound_and_says_who_hits_most(recorded: tuple[Trace, Run]) -> None:

@@ -29,6 +29,7 @@ from moeviz.core.trace import Trace
 from moeviz.engine import session
 from moeviz.errors import StoreError
 from moeviz.files.moetrace import load as load_file
+from moeviz.words import GLOSSARY, MISS_KINDS
 
 KEYS = {
     "tokens",
@@ -164,6 +165,8 @@ def test_replay_reports_in_words(trace: Path) -> None:
     assert result.exit_code == 0
     assert "lfu, 3 slots" in result.output
     assert "accesses hit" in result.output
+    told = [kind for kind in MISS_KINDS if kind and GLOSSARY[kind].partition(": ")[2] in result.output]
+    assert told == ["cold", "capacity"]  # what a kind means is said of those that occur
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from moeviz.core.settings import WARM, Settings
 from moeviz.core.trace import Trace
 from moeviz.files.importers import open_content
 from moeviz.numbers import stack
-from moeviz.numbers.curves import bounds, curve, slot_counts
+from moeviz.numbers.curves import Bounds, bounds, curve, slot_counts
 
 
 def check(trace: object, wanted: Settings, counts: list[int]) -> None:
@@ -113,7 +113,7 @@ def test_a_policy_of_ones_own_gets_its_own_curve(tmp_path: Path) -> None:
 def test_bounds_are_those_of_the_rule() -> None:
     trace = random_trace(2, tokens=60, prompt=1)
     for rule in ("pinned", "one-by-one"):
-        bound = bounds(trace, Settings(slots=4, rule=rule), None)["belady_hit_ratio"]
+        bound = bounds(trace, Settings(slots=4, rule=rule), None).belady_hit_ratio
         best = replay(trace, Settings("belady", 4, rule=rule))
         decoded = best.passes.phase[best.events.forward_pass[best.accesses.event]] == 1
         assert bound == pytest.approx((best.accesses.outcome[decoded] == HIT).mean())
@@ -280,16 +280,14 @@ def test_belady_is_no_bound_where_sizes_differ() -> None:
     belady, lfu = (Settings(name, scope="model", budget=400) for name in ("belady", "lfu"))
     found = [replay(trace, one).accesses.outcome.tolist().count(HIT) for one in (belady, lfu)]
     assert found == [1, 2]
-    assert bounds(trace, lfu, None, gap=True) == dict.fromkeys(
-        ("belady_hit_ratio", "least_ms_per_token", "gap_captured")
-    )
+    assert bounds(trace, lfu, None, gap=True) == Bounds()
 
 
 def test_the_gap_captured_is_none_of_lru_all_of_belady() -> None:
     trace = random_trace(3, tokens=60)
 
     def gap(wanted: Settings) -> float | None:
-        return bounds(trace, wanted, None, gap=True)["gap_captured"]
+        return bounds(trace, wanted, None, gap=True).gap_captured
 
     assert gap(Settings("lru", 4)) == 0
     assert gap(Settings("belady", 4)) == 1

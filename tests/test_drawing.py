@@ -39,7 +39,7 @@ def test_numbers_are_shares_points_counts_or_of_a_unit() -> None:
     assert drawing.number_of(0.048, "%") == "5%"
     assert drawing.number_of(0.048, "points") == "4.8 points"
     assert drawing.number_of(560.0, "") == "560"
-    assert drawing.number_of(8.53, "ms") == "8.5 ms"
+    assert drawing.number_of(8.53, "ms") == "8.53 ms"
 
 
 def test_a_bar_that_is_to_be_guessed_shows_a_question_mark_and_no_number() -> None:
@@ -65,8 +65,8 @@ def test_a_raster_counts_its_rows_for_those_who_cannot_see_it() -> None:
 
 def test_stacks_show_the_sum_and_their_parts() -> None:
     said = words(drawing.stacks([("run", [("experts", 2.0), ("waiting", 6.5)])], "time", "ms"))
-    assert "8.5 ms" in said
-    assert "waiting 6.5 ms" in said
+    assert "8.50 ms" in said
+    assert "waiting 6.50 ms" in said
 
 
 def test_the_parts_of_a_tokens_time_look_as_on_every_chart() -> None:

@@ -36,13 +36,13 @@ def test_the_reason_is_left_out_where_the_numbers_do_not_say_it() -> None:
 
 def test_only_who_opens_the_stage_without_a_link_is_led() -> None:
     app = opened("stage")
-    assert "See in half a minute" in said(app)
+    assert "see in half a minute" in said(app)
     assert payload(app)["verdict"] == ""
     app.button(key="visit-2").click().run()
-    assert "See in half a minute" not in said(app)
+    assert "see in half a minute" not in said(app)
     assert "LRU hits" in payload(app)["verdict"]
-    assert "See in half a minute" not in said(opened("stage", step="4"))
-    assert "See in half a minute" not in said(turned(opened("library"), "stage"))
+    assert "see in half a minute" not in said(opened("stage", step="4"))
+    assert "see in half a minute" not in said(turned(opened("library"), "stage"))
 
 
 def test_the_lead_ends_with_a_way_to_the_measurement() -> None:

@@ -21,6 +21,7 @@ from moeviz.core.settings import SETTINGS, Settings
 from moeviz.files import exporters, moetrace
 from moeviz.numbers import cost, metrics
 from moeviz.numbers.explain import Explainer
+from moeviz.words import terms
 
 SAMPLE = Path(__file__).parent.parent / "sample_traces" / "change-of-subject.moetrace"
 LABELLED = (
@@ -93,7 +94,7 @@ def on_charts() -> Iterator[str]:
 
 def unknown(text: str) -> set[str]:
     """Words of a text that are neither plain nor explained."""
-    rest = words._TERMS.sub(" ", text)
+    rest = terms._TERMS.sub(" ", text)
     return {word.lower() for word in re.findall(r"[^\W\d_][\w’'-]*", rest)} - PLAIN
 
 

@@ -61,7 +61,7 @@ def check_inert(page: Page) -> None:  # noqa: F811
 
 @pytest.mark.parametrize(("key", "badge"), [("r", "live = replay"), ("m", "measured = replayed")])
 def test_a_prompt_stays_text(key: str, badge: str, app: str, page: Page) -> None:  # noqa: F811
-    page.goto(f"{app}/?tokens=4&repeats=3")
+    page.goto(f"{app}/?tokens=4")
     staged(page)
     page.get_by_role("button", name="More").click()
     page.get_by_label("Prompt", exact=True).fill(" ".join(EVIL))

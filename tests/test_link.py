@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 import torch
 
+from moeviz import words
 from moeviz.core.cache import Load
 from moeviz.core.machines import Machine, find
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
 from moeviz.engine import link, measure
+from moeviz.engine.aligned import aligned
 from moeviz.engine.loader import Loaded, load
 from moeviz.engine.session import Options
-from moeviz.engine.store import aligned
 from moeviz.errors import ModelError, SettingsError
 from moeviz.files import moetrace
 
@@ -196,9 +197,9 @@ def test_what_cannot_be_paced_is_one_message(model: Loaded) -> None:
 
 def test_a_link_that_the_tier_itself_does_not_reach_is_not_claimed(model: Loaded) -> None:
     fast = measure.paced(model, "10000")  # 14 kB in 1.4 ns
-    assert fast.tier.pace_in_words == "link paced to 10000 GB/s, 0 ms, which this tier does not reach"
-    assert measure.paced(model, "SD card").tier.pace_in_words == "link paced to SD card (0.1 GB/s, 0.25 ms)"
-    assert model.tier.pace_in_words == ""
+    assert words.pace(fast.tier) == "link paced to 10000 GB/s, 0 ms, which this tier does not reach"
+    assert words.pace(measure.paced(model, "SD card").tier) == "link paced to SD card (0.1 GB/s, 0.25 ms)"
+    assert words.pace(model.tier) == ""
 
 
 def test_who_waits_for_a_copy_that_has_not_begun_makes_it(

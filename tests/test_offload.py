@@ -416,7 +416,7 @@ def test_a_prompts_next_wave_is_copied_while_its_last_is_computed(
 def test_slots_do_not_wait_for_copies_that_were_called_off(tiny_model: TinyModel) -> None:
     """A guess whose slot is taken again before its copy began moves nothing."""
     from moeviz.core.cache import Load
-    from moeviz.engine.store import aligned
+    from moeviz.engine.aligned import aligned
 
     store = loaded(tiny_model, "mixtral").store
     link = HostLink(store)
@@ -484,7 +484,7 @@ def test_dtype_auto_on_a_cpu_is_the_faster_one_and_says_so(
         model = load(folder, device="cpu")
         assert model.dtype == chosen
         (note,) = model.notes
-        assert f"float32 1.000 ms, bfloat16 {bfloat16:.3f} ms" in note
+        assert f"float32 1.00 ms, bfloat16 {bfloat16:.2f} ms" in note
         assert measure.facts(model).versions["notes"] == note
     monkeypatch.undo()
     assert load(folder, device="cpu").dtype in (torch.float32, torch.bfloat16)

@@ -19,11 +19,12 @@ from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.engine import filling, measure, unpacking
+from moeviz.engine.aligned import aligned
+from moeviz.engine.layout import Row
 from moeviz.engine.loader import load
 from moeviz.engine.packing import Rounded, as_stored
 from moeviz.engine.session import Options
 from moeviz.engine.sources import same_bits
-from moeviz.engine.store import Row, aligned
 from moeviz.errors import ModelError
 from moeviz.files import headers
 from moeviz.numbers import metrics

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from test_headers import write
 from test_metrics import timed
 
+import moeviz
 from moeviz import words
 from moeviz.cli.main import main
 from moeviz.core.machines import Machine
@@ -84,6 +86,9 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "data"
 
 
+SCHEMA = json.loads((Path(moeviz.__file__).parent / "output.schema.json").read_text(encoding="utf-8"))
+
+
 def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, ["plan", *map(str, arguments)])
 
@@ -91,7 +96,9 @@ def run(*arguments: str | Path) -> Result:
 def as_json(*arguments: str | Path) -> Any:
     result = run(*arguments, "--json")
     assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
+    values = json.loads(result.stdout)
+    jsonschema.validate(values, SCHEMA | {"$ref": "#/$defs/plan"})
+    return values
 
 
 @given(st.integers(0, 200_000), st.integers(1, 10_000))
@@ -195,14 +202,14 @@ def test_what_is_packed_is_said_with_what_unpacking_takes_and_from_which_link_on
         (
             "lossless",
             weights + 2 * 4,
-            "32 KiB an expert, in fp8; lossless; unpacked in 2.0 ms, measured here",
+            "32 KiB an expert, in fp8; lossless; unpacked in 2.00 ms, measured here",
         ),
         ("unpacked", 4 * weights, "128 KiB an expert, as in a slot; lossless"),
-        ("int8", weights + 256 * 4, "33 KiB an expert, in int8; LOSSY; unpacked in 2.0 ms, measured here"),
+        ("int8", weights + 256 * 4, "33 KiB an expert, in int8; LOSSY; unpacked in 2.00 ms, measured here"),
         (
             "int4",
             weights // 2 + 512 * 4,
-            "18 KiB an expert, in int4; LOSSY; unpacked in 2.0 ms, measured here",
+            "18 KiB an expert, in int4; LOSSY; unpacked in 2.00 ms, measured here",
         ),
     ):
         found = as_json(folder, "--experts", experts, "--link", "1", "--slots", "1")

@@ -42,7 +42,7 @@ def test_the_next_plan_says_how_far_off_the_last_one_was(data: Path) -> None:
     assert ran.tokens_per_second == pytest.approx(100, rel=0.1)
     said = dict(engine.rows(found))
     assert said["Last run"].startswith("lfu with 3 slots a layer, each of ")
-    assert said["  planned"].endswith(" tokens/s, compute 1.0 ms a token, over a link (0.001 GB/s, 1 ms)")
+    assert said["  planned"].endswith(" tokens/s, compute 1.00 ms a token, over a link (0.001 GB/s, 1 ms)")
     assert " hit, 100 tokens/s, compute " in said["  measured"]
     assert [path.name for path in data.iterdir()] == ["plans.json"]
 
@@ -78,7 +78,7 @@ def test_a_plan_without_a_trace_is_held_against_a_run_too_and_claims_no_speed_fr
     assert ran is not None
     assert (ran.planned_for, ran.planned_hit_ratio, ran.planned_least) == (EVEN, 3 / 8, None)
     expected, measured = (text for _, text in planned.off_by(ran)[1:])
-    assert expected.startswith("37.5% hit by even routing, at most 133 tokens/s, compute at least 0.0 ms")
+    assert expected.startswith("37.5% hit by even routing, at most 133 tokens/s, compute at least 0.001 ms")
     assert measured.endswith("within the plan")
 
 

@@ -14,7 +14,7 @@ from moeviz.core.predictors import PREDICTORS
 from moeviz.core.trace import Trace
 from moeviz.errors import TraceError
 from moeviz.files.moetrace import SAMPLES
-from moeviz.numbers import routing
+from moeviz.numbers import output, routing
 from moeviz.numbers.subject import subject_changes
 
 
@@ -97,11 +97,11 @@ def test_every_predictor_is_judged_and_the_oracle_is_right(name: str) -> None:
         assert (known == 1).all()
 
 
-def test_summary_has_json_values() -> None:
+def test_habits_have_json_values() -> None:
     import json
 
     for trace in (random_trace(1), make_trace([[[0]]])):
-        json.loads(json.dumps(routing.summary(trace), allow_nan=False))
+        json.loads(json.dumps(output.routing(routing.habits(trace, "next-gate")), allow_nan=False))
 
 
 def test_coverage_rises_to_one() -> None:

@@ -583,6 +583,15 @@ def test_many_experts_are_pooled_and_zoomed_and_it_says_so(show: Open) -> None:
     for _ in range(5):
         page.keyboard.press("+")
     expect(note).to_contain_text("Layers ")
+    before, box = note.inner_text(), page.locator(".board.b canvas").bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 3
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 120, y + 60, steps=4)
+    page.mouse.up()
+    expect(note).to_contain_text("Layers ")
+    expect(note).not_to_have_text(before)  # another part of the board: it has been panned
     page.evaluate("window.moevizStage.go(10)")
     assert value(page, "stage.boards[1].place(stage.facts.cell) !== null")  # the selection is in view
     page.keyboard.press("0")
@@ -740,14 +749,22 @@ def test_a_notebook_shows_it_in_a_frame(browser: Browser, tmp_path: Path) -> Non
     trace = random_trace(5)
     file = tmp_path / "notebook.html"
     file.write_text(stage(trace, ["lru", "lfu"])._repr_html_(), encoding="utf-8")
-    page = browser.new_page()
+    page = browser.new_page(color_scheme="dark", reduced_motion="reduce")
     page.set_default_timeout(PATIENCE)
     page.goto(file.as_uri())
     frame = page.frame_locator("iframe")
     expect(frame.locator(".moeviz-stage[data-pictures]")).to_be_visible()
     frame.get_by_role("button", name="miss").click()
     page.keyboard.press("Home")
-    expect(frame.locator(".moeviz-stage")).to_have_attribute("data-pass", "0")
+    shown = frame.locator(".moeviz-stage")
+    expect(shown).to_have_attribute("data-pass", "0")
+    expect(shown).to_have_class(re.compile(r"\bdark\b"))
+    page.keyboard.press("Space")
+    expect(frame.get_by_role("button", name="Pause")).to_be_visible()
+    assert shown.evaluate("() => moevizStage.still && moevizStage.boards.every((board) => board.t === 1)")
+    page.emulate_media(color_scheme="light", reduced_motion="no-preference")
+    expect(shown).not_to_have_class(re.compile(r"\bdark\b"))
+    assert not shown.evaluate("() => moevizStage.still")
     page.close()
 
 

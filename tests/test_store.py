@@ -11,9 +11,11 @@ import torch
 
 from moeviz.core.settings import Settings
 from moeviz.engine import measure
+from moeviz.engine.aligned import aligned
+from moeviz.engine.layout import Layout
 from moeviz.engine.loader import Loaded, load
 from moeviz.engine.session import Options
-from moeviz.engine.store import ALIGNMENT, DiskStore, HostStore, Layout, aligned, pages
+from moeviz.engine.store import DiskStore, HostStore
 from moeviz.errors import StoreError
 
 GREEDY = Options(max_new_tokens=4, temperature=0.0, stop_at_end=False)
@@ -91,15 +93,6 @@ def test_memory_that_direct_reads_are_refused_into_is_filled_through_the_page_ca
     store._file = Refuses()  # type: ignore[assignment]
     with pytest.raises(OSError, match="Bad address"):  # nothing is left to fall back to
         store.read(1, 2, found)
-
-
-def test_host_memory_begins_with_a_page_whatever_its_size() -> None:
-    for size in (1, ALIGNMENT, 2**21 - 1, 2**21, 5 * 2**20 + 1):
-        found = pages(size)
-        assert (len(found), found.data_ptr() % ALIGNMENT) == (size, 0)
-        assert int(found[0]) == int(found[-1]) == 0
-        found.fill_(7)
-        assert not (aligned(2, ALIGNMENT) != 0).any()
 
 
 def test_host_memory_is_taken_in_pieces_that_nearly_fill_a_power_of_two_and_given_back() -> None:

@@ -1,4 +1,4 @@
-"""The lessons' page: predict, reveal, why, score in the link; the game; the sliders."""
+"""The lessons' page: predict, reveal, why, score in the link."""
 
 from __future__ import annotations
 
@@ -71,26 +71,6 @@ def test_a_walk_has_steps() -> None:
     press(app, "picture-0-Next")
     assert "Step 2 of 7" in said(app)
     assert app.button(key="picture-0-Next").disabled is False
-
-
-def test_the_game_is_played_on_the_page() -> None:
-    app = lesson(3)
-    victim = app.session_state["game"].round.victim
-    press(app, f"move-Expert {victim}")
-    assert "Right" in said(app)
-    assert app.session_state["game"].streak == 1
-    press(app, "move-Next round")
-    press(app, "move-Hint")
-    assert "Last used" in said(app)
-
-
-def test_sliders_make_the_text_anew() -> None:
-    app = lesson(7)
-    press(app, "choice-2")
-    app.slider(key="skew").set_value(2.0).run()
-    assert not app.exception
-    app.select_slider(key="change").set_value(0).run()
-    assert not app.exception
 
 
 def test_trying_leads_to_a_page_with_the_lessons_settings() -> None:

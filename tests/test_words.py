@@ -9,7 +9,7 @@ from conftest import random_trace
 from test_metrics import timed
 
 from moeviz import words
-from moeviz.core.replay import replay
+from moeviz.core.replay import replay, served
 from moeviz.core.run import Tier
 from moeviz.core.settings import Settings
 from moeviz.core.trace import DECODE
@@ -20,16 +20,6 @@ from moeviz.numbers.metrics import Counts
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        (words.size(0), "0 bytes"),
-        (words.size(999), "999 bytes"),
-        (words.size(1_230_000), "1.2 MB"),
-        (words.size(38_400_000_000), "38 GB"),
-        (words.memory(3 * 2**30), "3.0 GiB"),
-        (words.percent(None), "–"),
-        (words.percent(0.7271), "72.7%"),
-        (words.points(-0.04), "4.0 points"),
-        (words.milliseconds(0.25), "0.2 ms"),
-        (words.seconds_left(300), "5 min"),
         (words.tier(None), ""),
         (
             words.tier(Tier("disk", 0.9, 0.87, True)),
@@ -80,16 +70,11 @@ def test_a_comparison_says_of_which_tokens_it_speaks() -> None:
 
 def test_whether_guesses_are_worth_it_in_time_is_said_both_ways() -> None:
     assert words.worth_in_time(9.0, 10.0).endswith(
-        "9.0 ms a token with these guesses, 10.0 ms without: it saves 10%."
+        "9.00 ms a token with these guesses, 10.0 ms without: it saves 10%."
     )
     assert words.worth_in_time(12.0, 10.0).endswith("it costs 20% more.")
     assert words.worth_in_time(10.0, 10.01).endswith("no difference.")
     assert words.worth_in_time(float("nan"), 10.0) == ""
-
-
-def test_one_thing_has_no_plural() -> None:
-    assert [words.many(count, "MoE layer") for count in (1, 1_000)] == ["1 MoE layer", "1,000 MoE layers"]
-    assert [words.many(count, "forward pass") for count in (1, 2)] == ["1 forward pass", "2 forward passes"]
 
 
 def test_the_best_value_is_speed_gained_for_memory() -> None:
@@ -102,7 +87,7 @@ def test_the_best_value_is_speed_gained_for_memory() -> None:
     demand = measured(Settings(baseline="on-demand"), 40_000_000)
     few = measured(Settings("lru", 3), 20_000_000)
     many = measured(Settings("lru", 8), 18_000_000)
-    assert "Best value for memory: lru, 3 slots, 291.3 tokens/s more" in words.best_value([demand, many, few])
+    assert "Best value for memory: lru, 3 slots, 291 tokens/s more" in words.best_value([demand, many, few])
     assert words.best_value([few, many]) == ""  # nothing to gain over
     assert "none" in words.best_value([demand, measured(Settings("lru", 3), 50_000_000)])
 
@@ -129,3 +114,17 @@ def test_the_glossary_is_one_sentence_a_term() -> None:
         assert sentence[0].isupper(), term
         assert sentence.endswith("."), term
         assert len(sentence) <= 160, term
+
+
+def test_a_pass_is_called_as_on_the_stage() -> None:
+    trace = random_trace(1, tokens=8, prompt=3)
+    names = words.passes_of(trace)
+    assert names == ["the prompt", "token 1", "token 2", "token 3", "token 4", "token 5"]
+    assert words.passes_of(replay(trace, Settings("lru", 3))) == names
+    assert [words.from_to(names[a:b]) for a, b in ((2, 5), (0, 3), (1, 2))] == [
+        "tokens 2 to 4",
+        "the prompt to token 2",
+        "token 1",
+    ]
+    many = served(trace, Settings("lru", 3, rule="batch:2"))
+    assert words.passes_of(many)[-1].startswith("pass ")

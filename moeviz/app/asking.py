@@ -12,7 +12,7 @@ from moeviz.app import forms
 from moeviz.core.machines import LINKS
 from moeviz.core.trace import Trace
 from moeviz.engine.client import Job, ModelSpec
-from moeviz.numbers.lossy import EXPERTS
+from moeviz.numbers.lossy import EXPERTS, LOSSLESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,15 @@ TIERS = {
     "this RAM": ("host", ""),
 }  # name -> slow tier and what its link is paced to
 TOKENS = 2, 100_000  # least and most that are asked for
+LEAST_REPEATS = 5  # of fewer pairs the interval says little
 DEFAULTS: dict[str, Any] = {
     "repeats": 5,
     "tier": "SATA SSD, paced",  # where LRU against LFU is a larger difference than a laptop's noise
     "temperature": 0.7,
     "seed": 0,
     "device": "auto",
+    "model": "",
+    "experts": LOSSLESS,
 }
 
 
@@ -111,7 +114,7 @@ def defaults(trace: Trace) -> dict[str, Any]:
     state.prompt_of, state.first_preset = trace.digest, first
     usual = _chosen(state.preset).tokens
     forms.follow("tokens", usual, *TOKENS)
-    return {**DEFAULTS, "tokens": usual}
+    return {**DEFAULTS, "tokens": usual, "prompt": PRESETS[first].prompt}
 
 
 def _chosen(name: str | None) -> Preset:
@@ -120,6 +123,19 @@ def _chosen(name: str | None) -> Preset:
 
 def ask() -> Ask:
     """Draws the widgets here; after `defaults`."""
+    chosen, prompt = _words()
+    then = chosen.then if prompt == chosen.prompt else ""
+    if then:
+        st.caption(
+            f"Halfway the text changes to `{' '.join(then.split())}`, fed token by token; "
+            "then the model goes on."
+        )
+    tokens, repeats, temperature, seed = _numbers(chosen)
+    return Ask(prompt, then, tokens, repeats, _model(), temperature, seed)
+
+
+def _words() -> tuple[Preset, str]:
+    """Draws what the model is given: the preset, and the prompt as it stands."""
     state = st.session_state
 
     def fill() -> None:
@@ -144,20 +160,18 @@ def ask() -> Ask:
         label_visibility="collapsed",
         help=words.tooltip("prompt"),
     )
-    chosen = _chosen(state.preset)
-    then = chosen.then if prompt == chosen.prompt else ""
-    if then:
-        st.caption(
-            f"Halfway the text changes to `{' '.join(then.split())}`, fed token by token; "
-            "then the model goes on."
-        )
+    return _chosen(state.preset), prompt
+
+
+def _numbers(chosen: Preset) -> tuple[int, int, float, int]:
+    """Draws how many tokens and repeats, the temperature and the seed."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         linked: dict[str, Any] = {"bind": "query-params", "width": 125}
         forms.follow("tokens", chosen.tokens, *TOKENS)
         tokens = st.number_input(
             "New tokens", *TOKENS, chosen.tokens, key="tokens", help=words.tooltip("token"), **linked
         )
-        repeats = st.number_input("Repeats", 3, 50, DEFAULTS["repeats"], key="repeats", **linked)
+        repeats = st.number_input("Repeats", LEAST_REPEATS, 50, DEFAULTS["repeats"], key="repeats", **linked)
         temperature = st.number_input(
             "Temperature",
             0.0,
@@ -172,6 +186,11 @@ def ask() -> Ask:
         seed = st.number_input(
             "Seed", 0, 2**31 - 1, DEFAULTS["seed"], key="seed", help=words.tooltip("seed"), **linked
         )
+    return int(tokens), int(repeats), float(temperature), int(seed)
+
+
+def _model() -> ModelSpec:
+    """Draws which model runs, and between which tiers."""
     name = st.text_input(
         "Model",
         key="model",
@@ -212,5 +231,4 @@ def ask() -> Ask:
             width=130,
             help=words.tooltip("expert", more=words.KEPT),
         )
-    spec = ModelSpec(name.strip(), tier, device.strip() or "auto", experts=experts, link=link)
-    return Ask(prompt, then, int(tokens), int(repeats), spec, float(temperature), int(seed))
+    return ModelSpec(name.strip(), tier, device.strip() or "auto", experts=experts, link=link)

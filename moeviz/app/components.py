@@ -13,6 +13,7 @@ from typing import Any
 import streamlit as st
 
 from moeviz import words
+from moeviz.amounts import percent
 from moeviz.app import kept, traces
 from moeviz.charts import hits, style
 from moeviz.charts.board import STATES
@@ -92,7 +93,8 @@ def _by_hits(run: Run) -> tuple[list[str], list[str]]:
     kinds = ["most" if share > 2 / 3 else "some" if share > 1 / 3 else "few" for share in ratio]
     names = words.passes_of(run)
     return kinds, [
-        f"{name}: {share:.0%} of what it needed was there" for name, share in zip(names, ratio, strict=True)
+        f"{name}: {percent(share, 0)} of what it needed was there"
+        for name, share in zip(names, ratio, strict=True)
     ]
 
 

@@ -148,7 +148,7 @@ def _text(trace: Trace, two: Sequence[Settings]) -> str:
     match st.session_state.visit:
         case "start":
             return (
-                "Only some of a model's experts fit into fast memory. See in half a minute which of two "
+                "Only some of a model's experts fit into fast memory: see in half a minute which of two "
                 "caches keeps the right ones when a text **changes its subject**."
             )
         case "ask":

@@ -109,9 +109,10 @@ def in_words(costs: cost.Costs, place: Machine, size: int) -> str:
     """What the times are made of."""
     figures = "nominal " if place.nominal else ""
     return (
-        f"Computing an expert takes {costs.expert:.2f} ms, the rest of a token {costs.other:.1f} ms, "
-        f"copying one ({words.size(size)}) {costs.copy:.2f} ms: "
-        f"{figures}{place.latency_ms:.3g} ms, then {place.gigabytes_per_second:.3g} GB/s. "
+        f"Computing an expert takes {words.milliseconds(costs.expert)}, the rest of a token "
+        f"{words.milliseconds(costs.other)}, "
+        f"copying one ({words.size(size)}) {words.milliseconds(costs.copy)}: "
+        f"{figures}{words.milliseconds(place.latency_ms)}, then {words.rate(place.gigabytes_per_second)}. "
         f"{error_in_words()}"
     )
 
@@ -175,7 +176,7 @@ def error_in_words() -> str:
         way = "" if st.session_state.get("presenter") else " (More does)"  # which presenter mode hides
         return f"The model was not checked on this machine yet{way}."
     error, settings = cost.median_error(found), words.many(len(found), "measured setting")
-    return f"Median error {error:.0%} on {settings} that the fit had not seen."
+    return f"Median error {words.percent(error, 0)} on {settings} that the fit had not seen."
 
 
 def _found() -> list[cost.Check]:

@@ -33,8 +33,8 @@ SAYS = {  # what is said where a dropped file does not say it: field of Options 
 }
 NOT_SAID: dict[str, Any] = {f"file_{field}": getattr(Options(), field) for field in SAYS}  # key -> default
 LIMITS = (
-    f"Up to {MAX_FILE_BYTES >> 20} MiB, {MAX_TOKENS:,} tokens, {MAX_LAYERS} layers, {MAX_EXPERTS:,} experts, "
-    f"{MAX_K} per token. Nothing in a file is run, and each is read in a "
+    f"Up to {words.memory(MAX_FILE_BYTES)}, {MAX_TOKENS:,} tokens, {MAX_LAYERS} layers, "
+    f"{MAX_EXPERTS:,} experts, {MAX_K} per token. Nothing in a file is run, and each is read in a "
     "process of its own, with limits on memory and time. What you open stays in this browser until it is "
     "kept."
 )

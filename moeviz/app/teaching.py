@@ -1,7 +1,7 @@
-"""What the lessons' page is made of: reading and predicting on the left, a picture, the stage or the game
-on the right.
+"""What the lessons' page is made of: reading and predicting on the left, a picture or the stage on the right.
 
-The prediction and the game live in the session; what was right stays in the link as well.
+The prediction lives in the session; what was right stays in the link as well. The game and the made-up texts
+are in `playing` and `making`.
 
     one = teaching.choose()
     given = teaching.predict(one)
@@ -9,12 +9,8 @@ The prediction and the game live in the session; what was right stays in the lin
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import streamlit as st
 
-from moeviz import words
 from moeviz.app import components, kept, lectern, links, show, traces
 from moeviz.app.room import HALL
 from moeviz.app.stage import stage
@@ -29,14 +25,11 @@ from moeviz.lessons import (
     Lesson,
     Picture,
     Shown,
-    game,
     lessons,
-    made_up,
     sheet,
 )
-from moeviz.lessons.made_up import Recipe
 from moeviz.lessons.progress import Progress, parse, record
-from moeviz.words import hit_verdict, policy_name
+from moeviz.words import hit_verdict
 
 # Text and buttons take the height that the window has. A long text moves by itself and fades where it goes
 # on; the stage beside it stays, and the buttons under it, where there are some.
@@ -312,85 +305,3 @@ def reveal(shown: Shown) -> None:
         verdict=hit_verdict(trace, runs, changes),
     )
     stage(payload, "lesson-stage", seek=shown.seek(), presenter=st.session_state.presenter, below=BELOW)
-
-
-def sliders() -> Shown:
-    """A made-up text by its three numbers."""
-    linked: dict[str, Any] = {"bind": "query-params"}
-    with st.container(horizontal=True):
-        skew = st.slider("Skew", 0.0, 3.0, 1.0, 0.1, key="skew", help=words.tooltip("skew"), **linked)
-        reuse = st.slider("Reuse", 0.0, 1.0, 0.3, 0.05, key="reuse", help=words.tooltip("reuse"), **linked)
-        change = st.select_slider(
-            "Subject changes", [0, 120, 60, 30, 15], 60, key="change", format_func=_pace, **linked
-        )
-        seed = st.number_input(
-            "Seed", 0, 10_000, 0, key="made_seed", width=110, help=words.tooltip("seed"), **linked
-        )
-    recipe = Recipe(float(skew), float(reuse), int(change), int(seed))
-    return Shown(
-        _made(recipe),
-        made_up.boards(),
-        "Your made-up text",
-        int(change) or made_up.TOKENS // 2,
-        changes=recipe.changes,
-    )
-
-
-def _pace(change: int) -> str:
-    return f"every {change} tokens" if change else "never"
-
-
-@st.cache_resource(show_spinner=False, max_entries=64)
-def _made(recipe: Recipe) -> Trace:
-    return recipe.trace()
-
-
-def play() -> None:
-    """The game: who leaves?"""
-    state = st.session_state
-    policy = st.segmented_control(
-        "Play against",
-        game.POLICIES,
-        format_func=policy_name,
-        default="lru",
-        required=True,
-        key="against_policy",
-        bind="query-params",
-    )
-    if state.get("game") is None or state.game.policy != policy:
-        state.game = _game(str(policy), 0)
-    now: game.Game = state.game
-    streak = f"streak {now.streak} · best {now.best}"
-    score = f"Round {now.at + 1} of {len(now.rounds)} · {now.right} right · {streak}"
-    st.markdown(show.plain(game.rule(now)))
-    components.drawing(game.board(now), "game-board")
-    with st.container(horizontal=True, vertical_alignment="center"):
-        for one in now.round.candidates:
-            _move(
-                f"Expert {one.expert}", lambda now, e=one.expert: game.guess(now, e), now.guessed is not None
-            )
-        _move("Hint", game.hint, now.guessed is not None or now.hinted)
-        if now.over:
-            again = now.rounds[0].step + 1
-            st.button(
-                "Play again", key="play-again", on_click=lambda: state.update(game=_game(now.policy, again))
-            )
-        elif now.guessed is not None:
-            _move("Next round", game.onward, False)
-    st.markdown(show.plain(game.said(now) or (game.hint_text(now) if now.hinted else score)))
-    if now.guessed is not None or now.hinted:
-        st.caption(score)
-
-
-@st.cache_resource(show_spinner="Looking for evictions", max_entries=16)
-def _game(policy: str, first: int) -> game.Game:
-    return game.start(LAB.trace(), policy, first=first)
-
-
-def _move(label: str, move: Callable[[game.Game], game.Game], disabled: bool) -> None:
-    state = st.session_state
-
-    def done() -> None:
-        state.game = move(state.game)
-
-    st.button(label, key=f"move-{label}", on_click=done, disabled=disabled)

@@ -131,8 +131,9 @@ def checking() -> dict[str, Any]:
     """Milliseconds to read an expert of the bundled model from its slow tier on disk, and to hold it against
     its checksum, which is done when a process reads it for the first time; of all experts in turn.
     """
+    from moeviz.engine.aligned import aligned
     from moeviz.engine.loader import load
-    from moeviz.engine.store import DiskStore, aligned
+    from moeviz.engine.store import DiskStore
 
     known = load(tier="disk", device="cpu").store
     assert isinstance(known, DiskStore)

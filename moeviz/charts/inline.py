@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeviz import words
+from moeviz.amounts import percent
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
@@ -83,7 +84,7 @@ def _svg(
         parts.append(
             f'<line x1="{LEFT}" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}" stroke="#bbbbbb" stroke-width=".5"/>'
         )
-        parts.append(f'<text x="{LEFT - 4}" y="{y + 4:.1f}" text-anchor="end">{share:.0%}</text>')
+        parts.append(f'<text x="{LEFT - 4}" y="{y + 4:.1f}" text-anchor="end">{percent(share, 0)}</text>')
     for (name, shares), (color, dash) in zip(lines, _LINES, strict=False):
         points = " ".join(
             f"{a:.1f},{_down(float(b), low, high):.1f}" for a, b in zip(across, shares, strict=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from moeviz.amounts import milliseconds
 from moeviz.charts import style
 from moeviz.charts.chart import Chart, kind_of
 from moeviz.core.run import Run
@@ -27,7 +28,7 @@ LOOKS = {  # kind of a segment -> (name, colour, pattern)
 
 def over_passes(run: Run, first: int, count: int = 1, costs: cost.Costs | None = None) -> Chart:
     """Lanes of `count` forward passes from number `first`: as measured where the run was, else as `costs`
-    model them.
+    model them. The customdata of a stretch is (pass, MoE layer, expert), expert -1 where it is of none.
 
     Raises ValueError where the run was not measured and there are no costs.
     """
@@ -36,17 +37,18 @@ def over_passes(run: Run, first: int, count: int = 1, costs: cost.Costs | None =
     if not run.measured and costs is None:
         raise ValueError("a run that was not measured needs costs to be drawn with.")
     last = min(first + count, len(run.passes.phase))
-    segments = list(_chained(run, range(first, last), costs))
+    chained = list(_chained(run, range(first, last), costs))
+    segments = [one for _, one in chained]
     figure = style.blank(
         "ms; drag to zoom, double-click to see all", "", 330
     )  # a phone's legend takes six lines
     for kind, (name, color, pattern) in LOOKS.items():
-        own = [one for one in segments if one.kind == kind]
+        own = [(step, one) for step, one in chained if one.kind == kind]
         if own:
             figure.add_bar(
-                y=[one.lane for one in own],
-                base=[one.start for one in own],
-                x=[one.end - one.start for one in own],
+                y=[one.lane for _, one in own],
+                base=[one.start for _, one in own],
+                x=[one.end - one.start for _, one in own],
                 orientation="h",
                 name=name,
                 marker={
@@ -54,8 +56,9 @@ def over_passes(run: Run, first: int, count: int = 1, costs: cost.Costs | None =
                     "pattern": style.hatch(pattern),
                     "line": {"width": 0.5, "color": "#000"},
                 },
-                customdata=[_where(one) for one in own],
-                hovertemplate=name + ", %{customdata}: %{base:.2f} + %{x:.2f} ms<extra></extra>",
+                customdata=[[step, one.layer, one.expert] for step, one in own],
+                hovertext=[_where(one) for _, one in own],
+                hovertemplate=name + ", %{hovertext}: %{base:.2f} + %{x:.2f} ms<extra></extra>",
             )
     figure.update_layout(barmode="overlay", legend_traceorder="normal", dragmode="zoom")
     figure.update_yaxes(categoryorder="array", categoryarray=["link", "compute"], fixedrange=True)
@@ -82,8 +85,10 @@ def _where(segment: cost.Segment) -> str:
     return f"layer {segment.layer}" + (f", expert {segment.expert}" if segment.expert >= 0 else "")
 
 
-def _chained(run: Run, steps: Sequence[int], costs: cost.Costs | None) -> Iterator[cost.Segment]:
-    """Segments of several passes on one time axis that begins with the first."""
+def _chained(run: Run, steps: Sequence[int], costs: cost.Costs | None) -> Iterator[tuple[int, cost.Segment]]:
+    """Segments of several passes, each with the number of its pass, on one time axis that begins with the
+    first.
+    """
     begin = 0.0
     for step in steps:
         if run.times is not None:
@@ -92,7 +97,7 @@ def _chained(run: Run, steps: Sequence[int], costs: cost.Costs | None) -> Iterat
             assert costs is not None
             lanes = cost.modelled_lanes(run, costs, step)
         for one in lanes:
-            yield replace(one, start=begin + one.start, end=begin + one.end)
+            yield step, replace(one, start=begin + one.start, end=begin + one.end)
         begin += max((one.end for one in lanes if one.lane == "compute"), default=0.0)
 
 
@@ -102,4 +107,4 @@ def _told(segments: Sequence[cost.Segment]) -> str:
     waits = sum(one.end - one.start for one in segments if one.kind == "stall")
     whole = max((one.end for one in segments if one.lane == "compute"), default=0.0)
     copies = sum(one.lane == "link" for one in segments)
-    return f"Compute waits {waits:.1f} of {whole:.1f} ms, for {copies} copies over the link."
+    return f"Compute waits {milliseconds(waits)} of {milliseconds(whole)}, for {copies} copies over the link."

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moeviz.amounts import digits, milliseconds, percent
 from moeviz.charts import style
 from moeviz.charts.chart import Chart
 from moeviz.core.run import Run
@@ -42,7 +43,7 @@ def speed(measured: Measured, kind: str = "measured") -> Chart:
             "thickness": 2,
         },
         marker_color=style.SERIES[0],
-        text=[f"{value:.1f}" for value in middle],
+        text=[digits(value) for value in middle],
         textposition="inside",
         insidetextanchor="start",
         showlegend=False,
@@ -70,12 +71,12 @@ def _fastest(
     if not labels:
         return "Nothing was timed."
     best = int(np.argmax(middle))
-    text = f"{labels[best]} is fastest: {middle[best]:.1f} tokens per second"
+    text = f"{labels[best]} is fastest: {digits(middle[best])} tokens per second"
     if len(labels) == 1:
         return text + "."
     second = max((n for n in range(len(labels)) if n != best), key=lambda n: middle[n])
     apart = least[best] > most[second]
-    return f"{text}; the next, {labels[second]}, makes {middle[second]:.1f}, and their repeats " + (
+    return f"{text}; the next, {labels[second]}, makes {digits(middle[second])}, and their repeats " + (
         "do not overlap." if apart else "overlap."
     )
 
@@ -125,8 +126,8 @@ def _parts(
         waits = parts[best].stall / totals[best] if totals[best] else 0.0
         among_which = "" if totals[best] == min(totals) else "Of the caches that know no future, "
         alt = (
-            f"{among_which}{labels[best]} needs least: {totals[best]:.1f} ms per token, {waits:.0%} of it "
-            "waiting."
+            f"{among_which}{labels[best]} needs least: {milliseconds(totals[best])} per token, "
+            f"{percent(waits, 0)} of it waiting."
         )
     return Chart(title, figure, table, kind, alt)
 

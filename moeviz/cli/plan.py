@@ -109,6 +109,7 @@ def plan(
     from moeviz.engine import plan as plans
     from moeviz.engine import planned
     from moeviz.files import moecounts, moetrace
+    from moeviz.numbers import output
     from moeviz.numbers.plan import ASSUMPTIONS
 
     with refusing():
@@ -132,10 +133,7 @@ def plan(
     with suppress(OSError):  # a plan is of use where it cannot be kept, too
         planned.remember(found)
     if as_json:
-        values = asdict(found)
-        values["size"] |= {"all": found.size.all_unpacked, "all_packed": found.size.all_packed}
-        values |= {"assumptions": ASSUMPTIONS, "last_run": asdict(last) if last else None}
-        click.echo(json.dumps(values))
+        click.echo(json.dumps(output.planned(found, ASSUMPTIONS, asdict(last) if last else None)))
         return
     click.echo(lines)
     for sentence in (*found.notes, *ASSUMPTIONS):

@@ -49,11 +49,9 @@ def replay(file: Path, as_json: bool, **others: Any) -> None:
         elif trace.token_ids is not None:
             ids = trace.token_ids[trace.phase == DECODE].tolist()
         text = "\n".join("".join(one.texts) for one in trace.split())
-        values = output.one_run(trace.model, settings, ids, text, found, None)
-        values["bounds"] = bound
-        values["routing"] = routing.summary(trace, settings.prefetch, settings.width, settings.threshold)
-        click.echo(json.dumps(values))
+        habits = routing.habits(trace, settings.prefetch, settings.width, settings.threshold)
+        click.echo(json.dumps(output.replayed(trace.model, settings, ids, text, found, bound, habits)))
         return
     from moeviz import words
 
-    click.echo(words.report(settings, found, bound=bound["belady_hit_ratio"]))
+    click.echo(words.report(settings, found, bound=bound.belady_hit_ratio))

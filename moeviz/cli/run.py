@@ -6,16 +6,16 @@ python -m moeviz run --prompt "In the beginning" --policy lfu --slots 4
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from moeviz.cli.ending import Refused, Stopping, keeps, progress_line, refusing, writing
+from moeviz.cli.meter import Meter
 from moeviz.cli.options import (
     Place,
     json_option,
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from moeviz.core.trace import Trace
     from moeviz.engine.loader import Loaded
     from moeviz.engine.session import Options
+    from moeviz.numbers.lossy import Lossy
+    from moeviz.numbers.medians import Repeated
 
 
 @registered
@@ -104,15 +106,7 @@ def run(
             if not records:
                 raise cut or KeyboardInterrupt
         trace, result = measure.to_recording(loaded, records, prompts, settings, options)
-        kept, unsaved = "", None
-        if out is not None:
-            try:
-                with writing(out):
-                    trace.save(out, result)
-                kept = f"{out} holds the {len(result.output_ids)} tokens that were captured."
-            except Refused as error:  # what the run said is told all the same
-                unsaved, kept = error, error.message
-            keeps(kept)
+        kept, unsaved = _saved(out, trace, result)
         if cut is not None:
             raise StoreError(f"{cut} {kept}".strip())
         if stop():
@@ -126,34 +120,78 @@ def run(
             lossless = measure.reference(loaded, trace) == logits
         lossy, unknown = measure.lossy_where_it_fits(loaded, trace) if verify else (None, "")
 
-    from moeviz import words
-    from moeviz.numbers import metrics, output
-
-    rows = result.outputs(len(prompts))
-    texts = [loaded.tokenizer.decode(row) for row in rows]
-    numbers = metrics.summary(result)
-    if as_json:
-        ids = [token for row in rows for token in row]
-        text = "\n".join(texts)
-        click.echo(json.dumps(output.one_run(loaded.name, settings, ids, text, numbers, lossless, lossy)))
-        for sentence in filter(None, (why or difference, unknown)):
-            click.echo(sentence, err=True)
-        if unsaved is not None:
-            raise unsaved
-        return
-    for prompt, text in zip(prompts, texts, strict=True):
-        click.echo(words.harmless(prompt + text) + "\n")
-    click.echo(words.report(settings, numbers, lossless))
-    if why or difference:
-        click.echo(difference or f"Logits {why}")
-    if unpack_ms := loaded.tier.unpack_ms:
-        click.echo(words.unpacking(unpack_ms, result.mean_copied, result.mean_bytes))
-    if loaded.rounding:
-        click.echo(words.lossy(lossy) if lossy else unknown or words.rounded(loaded.rounding))
+    told = Told(loaded, prompts, settings, result, lossless, why, difference, lossy, unknown)
+    (told.as_json if as_json else told.as_text)()
     if unsaved is not None:
         raise unsaved
-    if out is not None:
+    if out is not None and not as_json:
         click.echo(f"saved      {out}")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What `run` prints of a run."""
+
+    loaded: Loaded
+    prompts: Sequence[str]
+    settings: Settings
+    result: Run
+    lossless: bool | None  # against transformers' own model; None where that was not compared
+    why: str  # it was not
+    difference: str  # of --compute grouped
+    lossy: (
+        Lossy | None
+    )  # what the rounding of experts changed; None where there is none or it was not measured
+    unknown: str  # why it was not
+
+    @property
+    def rows(self) -> list[tuple[int, ...]]:
+        """Ids of the tokens that each prompt was given."""
+        return self.result.outputs(len(self.prompts))
+
+    @property
+    def texts(self) -> list[str]:
+        return [self.loaded.tokenizer.decode(row) for row in self.rows]
+
+    def as_json(self) -> None:
+        """One object, and beside it on standard error what was not compared."""
+        from moeviz.numbers import metrics, output
+
+        ids, text = [token for row in self.rows for token in row], "\n".join(self.texts)
+        numbers = metrics.summary(self.result)
+        one = output.one_run(self.loaded.name, self.settings, ids, text, numbers, self.lossless, self.lossy)
+        click.echo(json.dumps(one))
+        for sentence in filter(None, (self.why or self.difference, self.unknown)):
+            click.echo(sentence, err=True)
+
+    def as_text(self) -> None:
+        from moeviz import words
+        from moeviz.numbers import metrics
+
+        for prompt, text in zip(self.prompts, self.texts, strict=True):
+            click.echo(words.harmless(prompt + text) + "\n")
+        click.echo(words.report(self.settings, metrics.summary(self.result), self.lossless))
+        if self.why or self.difference:
+            click.echo(self.difference or f"Logits {self.why}")
+        if unpack_ms := self.loaded.tier.unpack_ms:
+            click.echo(words.unpacking(unpack_ms, self.result.mean_copied, self.result.mean_bytes))
+        if rounding := self.loaded.rounding:
+            click.echo(words.lossy(self.lossy) if self.lossy else self.unknown or words.rounded(rounding))
+
+
+def _saved(out: Path | None, trace: Trace, result: Run) -> tuple[str, Refused | None]:
+    """Keeps a run where it was asked for: where it is now, in words, and why it is not. What the run said is
+    told all the same."""
+    kept, unsaved = "", None
+    if out is not None:
+        try:
+            with writing(out):
+                trace.save(out, result)
+            kept = f"{out} holds the {len(result.output_ids)} tokens that were captured."
+        except Refused as error:
+            unsaved, kept = error, error.message
+        keeps(kept)
+    return kept, unsaved
 
 
 def _future(file: Path | None) -> Trace | None:
@@ -245,26 +283,33 @@ def compare(
     for sentence in filter(None, [*left_out, why, unknown]):
         click.echo(sentence, err=True)
     if as_json:
-        values = {
-            "model": loaded.name,
-            "prompt": "\n".join(prompts),
-            "text": "\n".join(map(loaded.tokenizer.decode, recording.outputs(len(prompts)))),
-            "token_ids": [token for row in recording.outputs(len(prompts)) for token in row],
-            "repeats": repeats,
-            "lossy": asdict(lossy) if lossy else None,
-            "results": rows,
-        }
-        click.echo(json.dumps(values))
+        own = recording.outputs(len(prompts))
+        ids, text = [token for row in own for token in row], "\n".join(map(loaded.tokenizer.decode, own))
+        click.echo(
+            json.dumps(output.comparison(loaded.name, "\n".join(prompts), ids, text, repeats, rows, lossy))
+        )
         return
+    checks = [(row["lossless"], row["equals_replay"]) for row in rows]
+    _tell(loaded, list(zip(chosen, repeated, strict=True)), checks, lossy, repeats, others["threads"])
+
+
+def _tell(
+    loaded: Loaded,
+    measured: Sequence[tuple[Settings, Repeated]],
+    checks: Sequence[tuple[bool | None, bool]],
+    lossy: Lossy | None,
+    repeats: int,
+    threads: int,
+) -> None:
+    """Prints a comparison: its table, of what the figures are, and the verdicts."""
     from moeviz import words
     from moeviz.cli.tables import comparison
 
-    measured = list(zip(chosen, repeated, strict=True))
-    comparison(measured, [(row["lossless"], row["equals_replay"]) for row in rows])
+    comparison(measured, checks)
     kind = str(loaded.dtype).removeprefix("torch.")
     click.echo(
         f"\nMedians of {repeats} runs [least to most], decode only; {kind} on {loaded.device}, "
-        f"{others['threads']} thread(s). {words.tier(loaded.tier)}\n"
+        f"{threads} thread(s). {words.tier(loaded.tier)}\n"
     )
     click.echo(words.comparison_verdict(measured))
     for said in filter(None, [words.best_value(measured), lossy and words.lossy(lossy)]):
@@ -281,23 +326,17 @@ def _measured(
 
     runs: dict[int, list[Run]] = {number: [] for number in range(-1, len(chosen))}
     logits: dict[int, list[list[int]]] = {number: [] for number in runs}
-    trace, began = None, time.monotonic()
-    with measure.logits_seen(loaded) as seen:
-        for share, number, recorded, result in measure.compare(loaded, prompts, chosen, repeats, options):
+    trace, of = None, 1 + repeats * len(chosen)
+    with measure.logits_seen(loaded) as seen, Meter("runs", quiet=True) as meter:
+        found = measure.compare(loaded, prompts, chosen, repeats, options)
+        for done, (_, number, recorded, result) in enumerate(found, start=1):
             trace = recorded or trace
             runs[number].append(result)
             logits[number].append(seen.copy())
             seen.clear()
-            progress_line(f"{share:4.0%} of the runs{_left(began, share)}", share == 1)
+            meter(done, of)
     assert trace is not None
     return trace, runs, logits
-
-
-def _left(began: float, share: float) -> str:
-    from moeviz import words
-
-    spent = time.monotonic() - began
-    return "" if share in (0, 1) else f", about {words.seconds_left(spent / share - spent)} left"
 
 
 def prepare(model: str, others: dict[str, Any], settings: list[Settings]) -> tuple[Loaded, Options]:

@@ -51,15 +51,8 @@ def show(file: Path, as_json: bool) -> None:
         return
     trace, run = found.trace, found.run
     if as_json:
-        values = {
-            **output.trace(trace),
-            "format": found.format,
-            "report": found.report,
-            "routing": routing.summary(trace),
-            "run": {"settings": run.settings.to_dict(), **output.summary(metrics.summary(run))}
-            if run
-            else None,
-        }
+        recorded = (run.settings, metrics.summary(run)) if run else None
+        values = output.shown(trace, found.format, found.report, routing.habits(trace), recorded)
         click.echo(json.dumps(values))
         return
     rows = [("Format", found.format), *words.trace(trace), *_notes(found.report, trace.notes)]
@@ -79,18 +72,11 @@ def _notes(report: Iterable[str], told: Iterable[str]) -> list[tuple[str, str]]:
 
 def _show_counts(found: Counted, as_json: bool) -> None:
     from moeviz import words
+    from moeviz.numbers import output
 
     counts = found.counts
     if as_json:
-        values = {
-            "format": found.format,
-            "model": counts.model,
-            "layers": counts.layers,
-            "experts": counts.num_experts,
-            "uses": float(counts.counts.sum()),
-            "notes": list(counts.notes),
-            "report": found.report,
-        }
+        values = output.counts_alone(counts.model, counts.counts, counts.notes, found.format, found.report)
         click.echo(json.dumps(values))
         return
     rows = [
@@ -135,7 +121,7 @@ def diff(first: Path, second: Path, replayed: bool, fail_below: str, as_json: bo
     limits = _limits(fail_below)
     from moeviz import api, words
     from moeviz.core.replay import replay
-    from moeviz.numbers import differences
+    from moeviz.numbers import differences, output
 
     with refusing():
         settings = settings_of(others)
@@ -150,12 +136,7 @@ def diff(first: Path, second: Path, replayed: bool, fail_below: str, as_json: bo
         passed = [text for name, limit in limits.items() if (text := _passed(name, limit, rows))]
     about = _about(a.trace, b.trace, *runs)
     if as_json:
-        values = {
-            "differs": {name: list(pair) for name, pair in about.items()},
-            "numbers": {name: {"first": one.first, "second": one.second} for name, one in rows.items()},
-            "passed_limits": passed,
-        }
-        click.echo(json.dumps(values))
+        click.echo(json.dumps(output.differing(about, rows, passed)))
     else:
         from moeviz.cli.tables import table
 
@@ -192,7 +173,7 @@ def _about(a: Trace, b: Trace, first: Run, second: Run) -> dict[str, tuple[str, 
         "choices": words.choices(a, b),
         "settings": (first.settings.label, second.settings.label),
         "kind": tuple("measured" if run.measured else "replayed" for run in (first, second)),
-        "slow tier": tuple(words.tier(run.tier).removeprefix("Slow tier ") for run in (first, second)),
+        "slow tier": tuple(words.tier_row(run.tier) for run in (first, second)),
     }
     return {name: (one[0], one[1]) for name, one in pairs.items() if one[0] != one[1]}
 

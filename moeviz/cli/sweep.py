@@ -5,14 +5,13 @@ python -m moeviz sweep sample_traces --policies all --out table.parquet
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from moeviz.cli.ending import Refused, keeps, refusing, writing
+from moeviz.cli.meter import Meter
 from moeviz.cli.options import Listing, Place, Text, given, not_used, out_option, registered, setting_option
 from moeviz.core.predictors import PREDICTORS, load_predictor
 from moeviz.core.settings import SCOPES, SETTINGS, read
@@ -128,56 +127,12 @@ def sweep(
             one for file in files for one in (sorted(file.glob("*.moetrace")) if file.is_dir() else [file])
         ]
         keeps(f"{sweeps.journal_of(out)} holds the rows so far; the same command goes on from there.")
-        with Progress() as progress, writing(out), sweeps.executor(jobs, address) as executor:
-            table = sweeps.sweep(found, plan, out, executor, progress.say, progress)
+        with Meter("settings replayed") as meter, writing(out), sweeps.executor(jobs, address) as executor:
+            table = sweeps.sweep(found, plan, out, executor, meter.say, meter)
     _print(table)
     for line in sweeps.verdict(table):
         click.echo(line)
     click.echo(f"saved      {out}: {len(table):,} rows of {table['digest'].nunique():,} traces")
-
-
-class Progress:
-    """Settings replayed and the time left: a bar in a terminal, else a line for every tenth."""
-
-    def __enter__(self) -> Progress:
-        self._began = time.monotonic()
-        self._bar = None
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
-
-            columns = (
-                MofNCompleteColumn(),
-                TextColumn("settings replayed"),
-                BarColumn(),
-                TimeRemainingColumn(),
-            )
-            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
-            self._task = self._bar.add_task("", total=None)
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def __call__(self, done: int, of: int) -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=of)
-        elif done * 10 // of > (done - 1) * 10 // of:
-            from moeviz import words
-
-            spent = time.monotonic() - self._began
-            left = f", about {words.seconds_left(spent / done * (of - done))} left" if done < of else ""
-            self.say(f"{done:,} of {of:,} settings replayed{left}")
-
-    def say(self, line: str) -> None:
-        """A line of its own, above the bar."""
-        if self._bar is not None:
-            self._bar.console.print(line, markup=False, highlight=False)
-        else:
-            click.echo(line, err=True)
 
 
 def _print(table: pd.DataFrame) -> None:

@@ -45,7 +45,7 @@ def comparison(
         median, least, most = found.median, found.least, found.most
         spread = ""
         if least and most and least.tokens_per_second is not None and most.tokens_per_second is not None:
-            spread = f" [{least.tokens_per_second:.1f} to {most.tokens_per_second:.1f}]"
+            spread = f" [{words.digits(least.tokens_per_second)} to {words.digits(most.tokens_per_second)}]"
         rows.append(
             (
                 one.label,

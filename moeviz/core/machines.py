@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from moeviz.amounts import milliseconds, rate
 from moeviz.errors import SettingsError
 
 
@@ -28,8 +29,11 @@ class Machine:
     @property
     def label(self) -> str:
         """Name and figures, for badges and captions."""
-        form = "g" if self.nominal else ".2f"  # a measurement is no more exact than that
-        figures = f"{self.gigabytes_per_second:{form}} GB/s, {self.latency_ms:{form}} ms"
+        figures = (
+            f"{self.gigabytes_per_second:g} GB/s, {self.latency_ms:g} ms"
+            if self.nominal
+            else f"{rate(self.gigabytes_per_second)}, {milliseconds(self.latency_ms)}"
+        )
         return figures if self.name == TYPED else f"{self.name} ({figures})"
 
 

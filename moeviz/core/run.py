@@ -50,15 +50,6 @@ class Tier:
     unpack_ms: float = 0.0  # the part of latency_ms that unpacks an expert, where the slow tier packs them
     overlaps: bool = True  # False: the accelerator has one stream, in which copies and compute take turns
 
-    @property
-    def pace_in_words(self) -> str:
-        """For badges and captions; empty where the link was as fast as it goes."""
-        if self.pace is None:
-            return ""
-        return f"link paced to {self.pace.label}" + (
-            "" if self.keeps_pace else ", which this tier does not reach"
-        )
-
     def to_dict(self) -> dict[str, Any]:
         """For JSON; what is of the pace only where there is one, and no word of what is usual."""
         usual = {

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from moeviz.amounts import budget
 from moeviz.core.predictors import PREDICTORS, load_predictor
 from moeviz.errors import MoevizError, SettingsError
 
@@ -279,9 +280,9 @@ class Settings:
         need = least * max(sizes) * (layers if self.scope == "layer" else 1)  # layers share it equally
         if self.budget < need:
             raise SettingsError(
-                f"a budget of {_in_words(self.budget)} is too small: {least} experts of a layer have to fit "
+                f"a budget of {budget(self.budget)} is too small: {least} experts of a layer have to fit "
                 "at once. "
-                f"Give at least {_in_words(need)}."
+                f"Give at least {budget(need)}."
             )
 
     def room(self, layers: int, experts: int, k: int, expert_bytes: int | tuple[int, ...] = 0) -> Room:
@@ -318,7 +319,7 @@ class Settings:
         name = self.policy.rpartition("/")[2]
         if self.policy == "lfu-aged":
             name += f" ({self.half_life} tokens)"
-        room = _in_words(self.budget) if self.budget else f"{self.slots} slots"
+        room = budget(self.budget) if self.budget else f"{self.slots} slots"
         parts = [name, room + (" in all" if self.scope == "model" else "")]
         if self.prefetch != "none":
             parts.append(
@@ -436,11 +437,3 @@ def _numbers(kind: type, least: float | None, most: float | None, high: bool = F
 
 def _by_layer(expert_bytes: int | tuple[int, ...], layers: int) -> tuple[int, ...]:
     return expert_bytes if isinstance(expert_bytes, tuple) else (expert_bytes,) * layers
-
-
-def _in_words(count: int) -> str:
-    """A number of bytes, for a label."""
-    for unit in ("TiB", "GiB", "MiB", "KiB"):
-        if count >= UNITS[unit.lower()]:
-            return f"{count / UNITS[unit.lower()]:.4g} {unit}"
-    return f"{count} bytes"

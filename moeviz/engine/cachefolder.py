@@ -25,6 +25,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from moeviz.amounts import size
 from moeviz.errors import StoreError
 from moeviz.files.moetrace import write_atomically
 
@@ -144,16 +145,16 @@ def make_room(packed: int, path: Path) -> None:
     most = limit()
     if most is not None and packed > most:
         raise StoreError(
-            f"The slow tier needs {packed / 1e9:.2f} GB, but the cache in {path.parent} is limited to "
-            f"{most / 1e9:.2f} GB. Raise the limit with `python -m moeviz cache limit`, or choose "
+            f"The slow tier needs {size(packed)}, but the cache in {path.parent} is limited to "
+            f"{size(most)}. Raise the limit with `python -m moeviz cache limit`, or choose "
             "--tier host."
         )
     _shrink(packed)
     free = shutil.disk_usage(path.parent).free
     if free < packed:
         raise StoreError(
-            f"The slow tier needs {packed / 1e9:.2f} GB in {path.parent}, where "
-            f"{free / 1e9:.2f} GB are free. Make room, or set MOEVIZ_CACHE to a folder on a larger disk. "
+            f"The slow tier needs {size(packed)} in {path.parent}, where "
+            f"{size(free)} are free. Make room, or set MOEVIZ_CACHE to a folder on a larger disk. "
             "`python -m moeviz cache list` shows what can go."
         )
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from moeviz.amounts import milliseconds
 from moeviz.engine.experts import stacked
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -29,7 +30,7 @@ def dtype_named(name: str, config: Any, device: torch.device, experts: nn.Module
         return own, ""
     took = _expert_ms(experts, (torch.float32, own))
     kind = own if took[own] < 0.9 * took[torch.float32] else torch.float32  # a tie is float32, run after run
-    shown = ", ".join(f"{str(one).removeprefix('torch.')} {ms:.3f} ms" for one, ms in took.items())
+    shown = ", ".join(f"{str(one).removeprefix('torch.')} {milliseconds(ms)}" for one, ms in took.items())
     return kind, f"dtype chosen by one expert's time for one token: {shown}"
 
 

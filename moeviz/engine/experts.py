@@ -20,7 +20,7 @@ from transformers.activations import SiLUActivation
 from transformers.integrations.moe import _default_apply_gate
 
 from moeviz.engine.bits import alike
-from moeviz.engine.store import Layout
+from moeviz.engine.layout import Layout
 
 Expert = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(hidden [n, hidden], weights [n, 1]) -> contribution [n, hidden], as it is before it is added."""

@@ -16,20 +16,12 @@ import transformers
 
 from moeviz.engine.cachefolder import SUFFIX, alone_at, cache_folder, make_room
 from moeviz.engine.checkpoint import guarded, named
+from moeviz.engine.layout import Layout, Packing
 from moeviz.engine.memory import lacking
 from moeviz.engine.outline import Outline
 from moeviz.engine.packing import Rounded, as_stored, rounded
 from moeviz.engine.sources import LayerSources, Sources
-from moeviz.engine.store import (
-    DiskStore,
-    HostStore,
-    LayerOf,
-    Layout,
-    Packing,
-    Store,
-    is_complete,
-    write_file,
-)
+from moeviz.engine.store import DiskStore, HostStore, LayerOf, Store, is_complete, write_file
 from moeviz.errors import ModelError, StoreError
 from moeviz.numbers.lossy import UNPACKED
 

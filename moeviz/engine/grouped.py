@@ -17,8 +17,8 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from moeviz.engine.experts import with_weights
 from moeviz.engine.hardware import Hardware
+from moeviz.engine.layout import Layout
 from moeviz.engine.rows import Rows
-from moeviz.engine.store import Layout
 
 
 def over_slots(module: nn.Module, layout: Layout, slots: torch.Tensor) -> Any:

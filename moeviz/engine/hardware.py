@@ -19,9 +19,10 @@ import torch
 from numpy.typing import NDArray
 
 from moeviz.core.machines import Machine
+from moeviz.engine.aligned import aligned, pages
 from moeviz.engine.clocks import DeviceClock, HostClock
 from moeviz.engine.link import DeviceLink, HostLink, PacedLink
-from moeviz.engine.store import HostStore, Store, aligned, pages
+from moeviz.engine.store import HostStore, Store
 from moeviz.errors import ModelError
 from moeviz.words import NO_OVERLAP
 

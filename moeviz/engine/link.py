@@ -19,7 +19,9 @@ import torch
 
 from moeviz.core.cache import Load
 from moeviz.core.machines import Machine
-from moeviz.engine.store import HostStore, Store, aligned, least_ns
+from moeviz.engine.aligned import aligned
+from moeviz.engine.layout import Layout
+from moeviz.engine.store import HostStore, Store
 
 if TYPE_CHECKING:
     from moeviz.engine.hardware import Accelerator
@@ -343,3 +345,8 @@ def wait_until(due_ns: int) -> None:
     doze_until(due_ns)
     while time.perf_counter_ns() < due_ns:
         pass  # even a sleep of no length takes 70 microseconds on Linux
+
+
+def least_ns(pace: Machine | None, layout: Layout) -> int:
+    """Nanoseconds that a copy of one expert takes at least on a paced link; 0 on one that is not."""
+    return round(pace.copy_ms(layout.link_bytes) * 1e6) if pace else 0

@@ -34,7 +34,8 @@ from moeviz.engine.packing import rounded
 from moeviz.engine.probe import Product, side_by_side
 from moeviz.engine.reached import MoELayer, layers_of, layout_of, notes_of, reached_layers, recipe_of
 from moeviz.engine.sources import load_dense, own
-from moeviz.engine.store import Store, measure
+from moeviz.engine.store import Store
+from moeviz.engine.tier_time import measure
 from moeviz.errors import ModelError
 from moeviz.numbers.lossy import LOSSLESS
 

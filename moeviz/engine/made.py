@@ -20,6 +20,8 @@ from tokenizers import Tokenizer, models
 from torch.nn.functional import linear, silu
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from moeviz import amounts
+
 _ROTATED = 32  # experts computed in turn: more than a processor's cache holds
 
 
@@ -48,7 +50,7 @@ class Made:
     @property
     def label(self) -> str:
         """In words."""
-        return f"{self.layers} x {self.experts} of {self.expert_bytes / 1e6:.1f} MB, {self.dtype}"
+        return f"{self.layers} x {self.experts} of {amounts.size(self.expert_bytes)}, {self.dtype}"
 
 
 @contextmanager

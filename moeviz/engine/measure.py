@@ -27,7 +27,7 @@ from moeviz.core import machines
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import PREFILL, Trace
-from moeviz.engine import memory, store
+from moeviz.engine import memory, tier_time
 from moeviz.engine.loader import Loaded
 from moeviz.engine.memory import lacking, resident_bytes
 from moeviz.engine.outline import configuration
@@ -35,6 +35,7 @@ from moeviz.engine.records import ModelFacts, PassRecord, Prompt, recording
 from moeviz.engine.serving import Serving
 from moeviz.engine.session import COMPUTE, Batch, Options, generate, only_the_last_logits
 from moeviz.engine.sources import cast, own
+from moeviz.engine.store import HostStore
 from moeviz.errors import ModelError, StoreError
 from moeviz.numbers.lossy import Lossy, difference
 
@@ -136,7 +137,7 @@ def paced(loaded: Loaded, link: str) -> Loaded:
             "or no link."
         )
     hardware = loaded.hardware
-    tier = store.measure(
+    tier = tier_time.measure(
         loaded.store, hardware.copier(loaded.store), hardware.unpacker(loaded.store), pace, hardware.overlaps
     )
     return replace(loaded, link=pace, tier=tier)
@@ -248,7 +249,7 @@ def lossy(loaded: Loaded, trace: Trace) -> Lossy:
     room for them, ModelError where memory has none.
     """
     assert loaded.exact_store is not None
-    if isinstance(loaded.store, store.HostStore):
+    if isinstance(loaded.store, HostStore):
         layout = loaded.store.layout
         why = lacking(torch.device("cpu"), layout.layers * layout.experts * layout.expert_bytes)
         if why:

@@ -10,7 +10,7 @@ import torch
 
 from moeviz import words
 from moeviz.core.settings import Settings
-from moeviz.engine.store import Layout
+from moeviz.engine.layout import Layout
 from moeviz.engine.tiers import host_free
 from moeviz.errors import ModelError
 

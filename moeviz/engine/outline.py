@@ -26,9 +26,9 @@ from moeviz.engine.dtypes import DTYPES, dtype_named
 from moeviz.engine.experts import stacked
 from moeviz.engine.hardware import Hardware, device_named, hardware_of
 from moeviz.engine.kinds import model_class, no_experts, no_plain_weights, no_text_model, text_part
+from moeviz.engine.layout import Layout
 from moeviz.engine.memory import check_fit, lacking
 from moeviz.engine.probe import is_experts
-from moeviz.engine.store import Layout
 from moeviz.engine.tiers import disk_free
 from moeviz.errors import ModelError, StoreError
 from moeviz.files.headers import CHECKPOINT, CHOOSE, no_folder, no_hub_id

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from moeviz.engine import unpacking
+from moeviz.engine.layout import Layout, Packing, Row, Tensors
 from moeviz.engine.sources import LayerSources, same_bits
-from moeviz.engine.store import Layout, Packing, Row, Tensors
 from moeviz.errors import ModelError
 from moeviz.numbers.lossy import EXPERTS, GROUP
 

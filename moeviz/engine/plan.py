@@ -196,8 +196,8 @@ def _speed(band: plans.Band | None) -> str:
     copied = f", {band.misses:.1f} copies and {words.milliseconds(band.copies_ms)} of link a token"
     if band.most is None:
         return f"{copied}: no limit by the link"
-    least = "at most " if band.least is None else f"{band.least:.3g} to "
-    return f"{copied}: {least}{band.most:.3g} tokens/s"
+    least = "at most " if band.least is None else f"{words.digits(band.least)} to "
+    return f"{copied}: {least}{words.speed(band.most)}"
 
 
 # this machine
@@ -270,7 +270,7 @@ def _compute(
         if not memory.fast_is_host:
             return None
         speed = tiers.memory_speed()
-        source = f"from RAM at {speed:.1f} GB/s, as measured"
+        source = f"from RAM at {words.rate(speed)}, as measured"
     else:
         speed, source = fast_speed, f"at {fast_speed:g} GB/s"
     source = f"to read its weights once {source}; after a run, a plan knows what it takes"

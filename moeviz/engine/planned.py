@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from moeviz import words
-from moeviz.core.run import Run, Tier
+from moeviz.core.run import Run
 from moeviz.core.trace import DECODE, Trace
 from moeviz.files import library
 from moeviz.files.moetrace import write_atomically
@@ -87,7 +87,7 @@ def settle(trace: Trace, run: Run, on_host: bool = True) -> None:
         found.decode.hit_ratio,
         found.times.tokens_per_second if found.times else None,
         parts.compute + parts.other,
-        link=_link_in_words(run.tier),
+        link=words.tier_row(run.tier),
         moved_bytes=run.mean_copied,
         unpack_ms=run.tier.unpack_ms if run.tier else 0.0,
         on_host=on_host,
@@ -110,13 +110,6 @@ def _key(expert_bytes: int, moved_bytes: int, slots: int, policy: str, on_host: 
     """Of what is expected. A run in another dtype, with its experts packed otherwise, or on an accelerator
     instead of the CPU, is another."""
     return f"{expert_bytes} {moved_bytes} {slots} {policy}{'' if on_host else ' on an accelerator'}"
-
-
-def _link_in_words(tier: Tier | None) -> str:
-    if tier is None:
-        return ""
-    paced = f"; {tier.pace_in_words}" if tier.pace else ""
-    return f"{tier.kind}, {tier.gigabytes_per_second:.2f} GB/s, {tier.latency_ms:.2f} ms per expert{paced}"
 
 
 def last(model: str) -> Ran | None:
@@ -165,9 +158,8 @@ def off_by(ran: Ran) -> list[tuple[str, str]]:
         f"{ran.policy} with {words.many(ran.slots, 'slot')} a layer, each of {words.memory(ran.expert_bytes)}"
     )
     found = [("Last run", f"{what}, over {ran.link}" if ran.link else what)]
-    speed = words.UNKNOWN if ran.tokens_per_second is None else f"{ran.tokens_per_second:.3g} tokens/s"
     compute = "" if ran.compute_ms is None else f", compute {words.milliseconds(ran.compute_ms)} a token"
-    measured = f"{words.percent(ran.hit_ratio)} hit, {speed}{compute}"
+    measured = f"{words.percent(ran.hit_ratio)} hit, {words.speed(ran.tokens_per_second)}{compute}"
     if ran.planned_hit_ratio is None:
         return [*found, ("  measured", f"{measured}; nothing had been planned for it")]
     even = " by even routing" if ran.planned_for == plans.EVEN else ""
@@ -177,9 +169,10 @@ def off_by(ran: Ran) -> list[tuple[str, str]]:
     low, high = ran.planned_least or 0.0, ran.planned_most
     nearest = min(max(ran.tokens_per_second, low), high)
     off = round(ran.tokens_per_second / nearest - 1, 2) if nearest else 0.0
-    verdict = f"{abs(off):.0%} {'above' if off > 0 else 'below'} the plan" if off else "within the plan"
+    side = "above" if off > 0 else "below"
+    verdict = f"{words.percent(abs(off), 0)} {side} the plan" if off else "within the plan"
     least = ran.planned_least is None
-    planned += f", {'at most' if least else f'{low:.3g} to'} {high:.3g} tokens/s"
+    planned += f", {'at most' if least else f'{words.digits(low)} to'} {words.speed(high)}"
     if (ms := ran.planned_compute_ms) is not None:
         planned += f", compute {'at least ' * least}{words.milliseconds(ms)} a token"
     over = f", over {ran.planned_link}" if ran.planned_link else ""

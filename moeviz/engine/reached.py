@@ -13,9 +13,9 @@ from torch import nn
 
 from moeviz.engine.checkpoint import guarded
 from moeviz.engine.experts import Recipe, RecipeError, recipe_for, stacked
+from moeviz.engine.layout import Layout
 from moeviz.engine.outline import unlike_tokenizer
 from moeviz.engine.probe import Reached, Router, probe
-from moeviz.engine.store import Layout
 from moeviz.errors import ModelError
 
 

@@ -28,9 +28,10 @@ from transformers.core_model_loading import (
 )
 from transformers.modeling_utils import load_state_dict
 
+from moeviz.engine.aligned import pages
 from moeviz.engine.experts import stacked, with_weights
+from moeviz.engine.layout import Row
 from moeviz.engine.probe import is_experts
-from moeviz.engine.store import Row, pages
 
 Raw = Mapping[str, torch.Tensor]
 """What a checkpoint holds of one expert, by a name that is the same in every layer."""

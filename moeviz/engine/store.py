@@ -1,155 +1,34 @@
 """The slow tier: every expert of a model as one record of bytes, in a file read past the page cache or in
 host memory.
 
-A record holds one expert's tensors one after the other and is padded to 4,096 bytes, so that a miss is one
-aligned read. It is read straight into its slot, or, where the slow tier keeps experts packed, into a buffer
-from which it is unpacked into its slot. Knows neither slots nor policies. The slow tier is read-only: an
-eviction copies nothing back.
+A record is read straight into its slot, or, where the slow tier keeps experts packed, into a buffer from
+which it is unpacked into its slot. Knows neither slots nor policies. The slow tier is read-only: an eviction
+copies nothing back.
 """
 
 from __future__ import annotations
 
 import errno
-import math
-import mmap
 import os
-import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from statistics import median
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import torch
 
-from moeviz.core.machines import Machine
-from moeviz.core.run import Tier
+from moeviz.engine.aligned import aligned
 from moeviz.engine.cachefolder import part_of, read_seal, seal
+from moeviz.engine.layout import Layout, Tensors
+from moeviz.engine.tiers import ALIGNMENT
 from moeviz.errors import StoreError
 
-ALIGNMENT = 4_096  # of O_DIRECT: offset, length and memory
-_TENSOR_ALIGNMENT = 64  # of tensors within a record
 _PIECE = 16  # records at least in a piece of host memory: a sixteenth of it at most is left over
 
-
-Tensors = Mapping[str, torch.Tensor]
-"""Tensors of one expert by name: its parameters, or what a record holds of them."""
 LayerOf = Callable[[int], Tensors]
 """What the records of one MoE layer hold, by expert."""
-
-
-class Row:
-    """Tensors that stand one after the other in a row of bytes."""
-
-    def __init__(self, tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> None:
-        self.tensors = tensors
-        self._places: list[tuple[str, int, int, torch.dtype, tuple[int, ...]]] = []
-        at = end = self.weights = 0  # weights: bytes of the tensors alone
-        for name, (dtype, shape) in tensors.items():
-            size = math.prod(shape) * dtype.itemsize
-            self._places.append((name, at, at + size, dtype, shape))
-            end, self.weights = at + size, self.weights + size
-            at = -(-end // _TENSOR_ALIGNMENT) * _TENSOR_ALIGNMENT
-        self.bytes = -(-end // ALIGNMENT) * ALIGNMENT  # with what is between them and after them
-
-    def views(self, row: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The tensors in a row of so many bytes. row: uint8 [bytes]"""
-        return {
-            name: row[start:end].view(dtype).view(shape) for name, start, end, dtype, shape in self._places
-        }
-
-
-class Packing(Protocol):
-    """How the slow tier holds an expert where that is not as a slot does."""
-
-    name: str  # for people, and to tell files apart
-    tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]  # of a record
-
-    def unpack(self, record: Tensors) -> Tensors:
-        """The parameters of an expert, on the device where its record is."""
-
-
-@dataclass(frozen=True, eq=False)
-class Layout:
-    """Where an expert's tensors stand in its record in the slow tier, and in a slot of the fast tier.
-
-    The two are the same unless the experts are packed: then the record is what the slow tier holds and the
-    link copies, and `arrive` makes the slot of it.
-    """
-
-    layers: int
-    experts: int
-    dtype: torch.dtype  # of the parameters as they are computed
-    shapes: Mapping[str, tuple[int, ...]]  # parameter name -> shape of one expert's tensor
-    packing: Packing | None = None
-
-    @cached_property
-    def _slot(self) -> Row:
-        return Row({name: (self.dtype, shape) for name, shape in self.shapes.items()})
-
-    @cached_property
-    def _record(self) -> Row:
-        return Row(self.packing.tensors) if self.packing is not None else self._slot
-
-    @property
-    def expert_bytes(self) -> int:
-        """Weights of one expert in a slot, without padding."""
-        return self._slot.weights
-
-    @property
-    def link_bytes(self) -> int:
-        """Weights of one expert in the slow tier, without padding: what crosses the link."""
-        return self._record.weights
-
-    @property
-    def slot_bytes(self) -> int:
-        """Room for one expert in the fast tier."""
-        return self._slot.bytes
-
-    @property
-    def record_bytes(self) -> int:
-        """Room for one expert in the slow tier."""
-        return self._record.bytes
-
-    @property
-    def bytes(self) -> int:
-        """All records."""
-        return self.layers * self.experts * self.record_bytes
-
-    def about(self) -> dict[str, Any]:
-        """What a file's seal says of its records."""
-        tensors = self._record.tensors.items()
-        return {
-            "layers": self.layers,
-            "experts": self.experts,
-            "dtype": self.packing.name if self.packing else str(self.dtype).removeprefix("torch."),
-            "tensors": {n: [str(dtype).removeprefix("torch."), *shape] for n, (dtype, shape) in tensors},
-            "record_bytes": self.record_bytes,
-        }
-
-    def views(self, slot: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The parameters of the expert in a slot. slot: uint8 [slot_bytes]"""
-        return self._slot.views(slot)
-
-    def pack(self, tensors: Tensors, record: torch.Tensor) -> None:
-        """Writes what a record holds of one expert. record: uint8 [record_bytes]"""
-        for name, view in self._record.views(record).items():
-            view.copy_(tensors[name])
-
-    def arrive(self, record: torch.Tensor, slot: torch.Tensor) -> None:
-        """Unpacks an expert that has come over the link into its slot; both on one device.
-
-        record: uint8 [record_bytes], slot: uint8 [slot_bytes]. Only where there is a packing.
-        """
-        assert self.packing is not None
-        with torch.inference_mode():
-            made = self.packing.unpack(self._record.views(record))
-            for name, view in self.views(slot).items():
-                view.copy_(made[name])
 
 
 class Store(Protocol):
@@ -341,78 +220,3 @@ def is_complete(layout: Layout, path: Path) -> bool:
     if found is None or len(found.checksums) != layout.layers * layout.experts:
         return False
     return found.about | layout.about() == found.about
-
-
-def pages(size: int) -> torch.Tensor:
-    """Page-aligned host memory, uint8 [size], in huge pages where Linux has them to give: a matrix that is
-    read through pages of 4 KB needs a walk through the page tables for each of them. Backed by real pages
-    when it is written.
-    """
-    huge = 2**21 if size >= 2**21 and hasattr(mmap, "MADV_HUGEPAGE") else 1
-    # private: the shared memory that python maps by default has no huge pages
-    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
-    memory = mmap.mmap(-1, size + huge - 1, **private)
-    if huge > 1:
-        with suppress(OSError):  # a kernel without them
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    found = torch.frombuffer(memory, dtype=torch.uint8)
-    return found[-found.data_ptr() % huge :][:size]
-
-
-def aligned(records: int, record_bytes: int) -> torch.Tensor:
-    """Page-aligned host memory, uint8 [records, record_bytes], already backed by real pages."""
-    return pages(records * record_bytes).zero_().view(records, record_bytes)
-
-
-def measure(
-    store: Store,
-    copy: Callable[[int, int], None],
-    unpack: Callable[[], None] | None = None,
-    pace: Machine | None = None,
-    overlaps: bool = True,
-    repeats: int = 24,
-) -> Tier:
-    """Latency and bandwidth of the tier with this model's experts: median of single reads until the expert
-    can be used, and reads back to back.
-
-    copy: what copies (layer, expert) over the link as a run does; unpack: what unpacks one that has arrived,
-    None where they come as a slot has them; pace: the link that every copy is slowed down to; overlaps:
-    whether copies run beside compute. Raises StoreError where a record is damaged.
-    """
-    layout = store.layout
-    record = aligned(1, layout.record_bytes)[0]
-    least = least_ns(pace, layout)
-    places = [(i * 7 % layout.layers, i * 5 % layout.experts) for i in range(repeats)]
-    for layer, expert in set(places):  # before the clock runs: a checksum is no part of a copy
-        store.read(layer, expert, record)
-        store.check(layer, expert, record)
-    took, unpacking = [], []
-    for layer, expert in places:
-        start = time.perf_counter_ns()
-        copy(layer, expert)
-        took.append(max(least, time.perf_counter_ns() - start))
-    for _ in range(3 if unpack is not None else 0):
-        start = time.perf_counter_ns()
-        unpack()
-        unpacking.append(time.perf_counter_ns() - start)
-    whole = 0
-    for layer, expert in places:
-        start = time.perf_counter_ns()
-        copy(layer, expert)
-        whole += max(least, time.perf_counter_ns() - start)
-    usual, unpacked = median(took), median(unpacking or [0])
-    return Tier(
-        kind=store.kind,
-        latency_ms=(usual + unpacked) / 1e6,
-        gigabytes_per_second=repeats * layout.record_bytes / whole,
-        page_cache_bypassed=store.page_cache_bypassed,
-        pace=pace,
-        keeps_pace=pace is None or usual <= least * 1.1,
-        unpack_ms=unpacked / 1e6,
-        overlaps=overlaps,
-    )
-
-
-def least_ns(pace: Machine | None, layout: Layout) -> int:
-    """Nanoseconds that a copy of one expert takes at least on a paced link; 0 on one that is not."""
-    return round(pace.copy_ms(layout.link_bytes) * 1e6) if pace else 0

@@ -25,7 +25,7 @@ from moeviz.core.machines import Machine
 from moeviz.errors import StoreError
 
 _MOST_WRITTEN = 256 * 2**20  # bytes, to measure a disk
-_BLOCK = 4_096  # of O_DIRECT: offset, length and memory
+ALIGNMENT = 4_096  # of O_DIRECT: offset, length and memory
 
 
 def host_free() -> int:
@@ -77,7 +77,7 @@ def measure_disk(expert_bytes: int, folder: Path) -> Machine:
 
     Writes at most 256 MiB there, and removes them.
     """
-    record = max(-(-expert_bytes // _BLOCK) * _BLOCK, _BLOCK)
+    record = max(-(-expert_bytes // ALIGNMENT) * ALIGNMENT, ALIGNMENT)
     count = max(2, min(64, _MOST_WRITTEN // record))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,10 +116,10 @@ def _timed(path: str, record: int, count: int) -> Machine:
             return median(times)
 
         try:
-            one, whole = took(_BLOCK), took(record)
+            one, whole = took(ALIGNMENT), took(record)
         finally:
             os.close(handle)
-    rest = max(record - _BLOCK, 1)
+    rest = max(record - ALIGNMENT, 1)
     past = "past the page cache" if direct else "perhaps from the page cache"
     return Machine(
         f"this disk, measured {past}", one * 1e3, rest / 1e9 / max(whole - one, 1e-9), nominal=False

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 from moeviz.numbers.lossy import EXPERTS
 
 if TYPE_CHECKING:
-    from moeviz.engine.store import Packing
+    from moeviz.engine.layout import Packing
 
 _SECONDS = 120  # torch and torchao take seconds to be imported; no expert does to be unpacked
 _BLOCK = 128  # rows and columns that share a scale in fp8
@@ -48,7 +48,8 @@ def unpack_ms(kept: str, dtype: str, matrices: Sequence[tuple[int, int]]) -> flo
 def _measured(kept: str, dtype: str, matrices: Sequence[tuple[int, int]]) -> float:
     import torch
 
-    from moeviz.engine.store import Layout, Row, aligned
+    from moeviz.engine.aligned import aligned
+    from moeviz.engine.layout import Layout, Row
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -25,6 +25,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from moeviz.amounts import memory
 from moeviz.errors import TraceError
 from moeviz.files import importers, moecounts, moetrace
 from moeviz.files.importers import AS_SAID, IMPORTERS, Counted, Found, Imported, Options, Source, open_content
@@ -118,7 +119,7 @@ def _answer(name: str, content: bytes, answer: bytes, code: int, limit: float) -
             )
         raise TraceError(
             f"{name} cannot be read: the process that read it ended with {code}, most likely because it "
-            f"asked for more than {MORE >> 20} MiB beside the file."
+            f"asked for more than {memory(MORE)} beside the file."
         )
     said = json.loads(head)
     match said["kind"]:
@@ -154,7 +155,7 @@ def answer_of(name: str, content: bytes, options: Options, format: str = "") -> 
     except TraceError as error:
         return {"kind": "error", "error": str(error)}, b""
     except MemoryError:
-        text = f"{name} needs more than {MORE >> 20} MiB beside itself to be read; that is refused."
+        text = f"{name} needs more than {memory(MORE)} beside itself to be read; that is refused."
         return {"kind": "error", "error": text}, b""
 
 

@@ -55,7 +55,7 @@ def notebook(trace: Trace, run: Run, file: str) -> str:
         own = f"from moeviz.core.policies import load_policy\n\nload_policy({settings.policy!r})\n"
     if settings.prefetch.rpartition(":")[0].endswith(".py"):
         own += f"from moeviz.core.predictors import load_predictor\n\nload_predictor({settings.prefetch!r})\n"
-    bound = bounds(trace, settings, None)["belady_hit_ratio"]
+    bound = bounds(trace, settings, None).belady_hit_ratio
     took = "run = recorded" if run.measured else "run = mv.replay(trace, SETTINGS)"
     kind = (
         "The run recorded in the file, as it was measured." if run.measured else "A replay under `SETTINGS`."

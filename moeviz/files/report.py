@@ -123,7 +123,7 @@ def _sections(trace: Trace, run: Run) -> Iterator[str]:
 
 def numbers(trace: Trace, run: Run) -> list[tuple[str, str]]:
     """The numbers that people ask for first."""
-    bound = bounds(trace, run.settings, None)["belady_hit_ratio"]
+    bound = bounds(trace, run.settings, None).belady_hit_ratio
     return words.numbers(metrics.summary(run), bound, run.settings.rule)
 
 
@@ -152,7 +152,7 @@ def _as_text(trace: Trace, run: Run) -> str:
         color = style.STATE_COLORS[
             board.HIT if share > 2 / 3 else board.LATE if share > 1 / 3 else board.MISS
         ]
-        title = f"pass {number}: {share:.0%} of its accesses hit"
+        title = f"pass {number}: {words.percent(share, 0)} of its accesses hit"
         text = "".join(trace.texts[tokens.start : min(tokens.stop, MOST_TEXT)])
         spans.append(f'<span title="{title}" style="border-color: {color}">{_text(text)}</span>')
         shown = min(tokens.stop, MOST_TEXT)

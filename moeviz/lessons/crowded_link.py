@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from moeviz.amounts import milliseconds
 from moeviz.core.settings import Settings
 from moeviz.lessons import drawing
 from moeviz.lessons.lab import CHANGING, Lab, decode_ratio
@@ -65,8 +66,8 @@ def answer(lab: Lab) -> Answer:
     hits = [decode_ratio(run) for run in runs]
     why = (
         Said(
-            f"A token takes {greedy:.1f} ms instead of {plain:.1f} ms, although the hit ratio rose from "
-            f"{percent(hits[0], 0)} to {percent(hits[1], 0)}.",
+            f"A token takes {milliseconds(greedy)} instead of {milliseconds(plain)}, although the hit ratio "
+            f"rose from {percent(hits[0], 0)} to {percent(hits[1], 0)}.",
             greedy > plain and hits[1] > hits[0],
         ),
         Said(
@@ -77,7 +78,7 @@ def answer(lab: Lab) -> Answer:
         ),
         Said(
             f"With 2 guesses a layer the hit ratio is lower ({percent(hits[2], 0)}), but a token takes "
-            f"{modest:.1f} ms: faster than both. Hits are a means; the time is what counts.",
+            f"{milliseconds(modest)}: faster than both. Hits are a means; the time is what counts.",
             hits[2] < hits[1] and modest < plain < greedy,
         ),
     )

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from moeviz.amounts import digits, percent
 from moeviz.charts.style import COMPUTE, OTHER, SERIES, STALL
 from moeviz.words import points
 
@@ -116,12 +117,12 @@ def number_of(value: float, unit: str) -> str:
     """A number with its unit; with "%" or "points" the value is a share, with none a count."""
     match unit:
         case "%":
-            return f"{value:.0%}"
+            return percent(value, 0)
         case "points":
             return points(value)
         case "":
             return f"{value:,.0f}"
-    return f"{value:.1f} {unit}"
+    return f"{digits(value)} {unit}"
 
 
 def curves(
@@ -146,7 +147,7 @@ def curves(
     parts = [text(0, 16, what, bold=True)]
     for share in np.linspace(low, 1, 3):
         y = at(x[0], float(share))[1]
-        parts += [rule(left, y, right, y, "1 5"), text(left - 6, y + 5, f"{share:.0%}", "end")]
+        parts += [rule(left, y, right, y, "1 5"), text(left - 6, y + 5, percent(share, 0), "end")]
     every = max(1, len(x) // 8)
     parts += [text(at(one, low)[0], bottom + 18, str(one), "middle") for one in x[::every]]
     parts.append(text(right, bottom + 36, label, "end"))
@@ -171,7 +172,9 @@ def curves(
     if mark is not None:
         place = at(mark[0], low)[0]
         parts += [rule(place, top, place, bottom, "4 4"), text(place + 6, bottom - 8, mark[1])]
-    ends_said = "; ".join(f"{name} from {values[0]:.0%} to {values[-1]:.0%}" for name, values in lines)
+    ends_said = "; ".join(
+        f"{name} from {percent(values[0], 0)} to {percent(values[-1], 0)}" for name, values in lines
+    )
     said = f"{what}, over {label}: {ends_said}" + (f"; {mark[1]} at {mark[0]}" if mark else "")
     return page(row + 14, said, *parts)
 
@@ -221,9 +224,9 @@ def stacks(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], what: str, u
             wide = value / most * (right - left)
             drawn.append(box(x, y + 4, wide, high - 10, PARTS[part]))
             if wide > 40:
-                drawn.append(text(x + wide / 2, y + 21, f"{value:.1f}", "middle", ink=DARK_INK))
+                drawn.append(text(x + wide / 2, y + 21, digits(value), "middle", ink=DARK_INK))
             x += wide
-        drawn.append(text(x + 6, y + 21, f"{sum(value for _, value in parts):.1f} {unit}"))
+        drawn.append(text(x + 6, y + 21, number_of(sum(value for _, value in parts), unit)))
     y, x = 34 + high * len(rows), 0.0
     for name in names:
         if x + 20 + LETTER * len(name) > WIDTH:
@@ -234,6 +237,7 @@ def stacks(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], what: str, u
         ]
         x += 40 + LETTER * len(name)
     said = "; ".join(
-        f"{name}: " + ", ".join(f"{part} {value:.1f} {unit}" for part, value in parts) for name, parts in rows
+        f"{name}: " + ", ".join(f"{part} {number_of(value, unit)}" for part, value in parts)
+        for name, parts in rows
     )
     return page(y + 24, f"{what}. {said}", *drawn)

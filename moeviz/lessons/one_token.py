@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moeviz.amounts import milliseconds, percent
 from moeviz.charts.style import SERIES
 from moeviz.core.run import HIT, MISS, Run
 from moeviz.core.trace import DECODE, Trace
@@ -112,7 +113,7 @@ def _drawn(found: Moment, upto: int, said: str, lanes: Sequence[Segment]) -> str
         if wanted:
             share = float(weights[chosen.index(expert)])
             parts.append(drawing.box(x, 26, side * share, 22, SERIES[1], stroke="none"))
-            parts.append(drawing.text(x + side / 2, 64, f"{share:.0%}", "middle", bold=True))
+            parts.append(drawing.text(x + side / 2, 64, percent(share, 0), "middle", bold=True))
         parts.append(drawing.box(x, 26, side, 22))
         gone = upto >= 4 and expert == found.victim
         came = upto >= 4 and expert == found.missing
@@ -148,7 +149,7 @@ def _drawn(found: Moment, upto: int, said: str, lanes: Sequence[Segment]) -> str
             (kind, fill), y = LOOKS[one.kind], rows[one.lane]
             x, wide = left + (one.start - begin) * scale, (one.end - one.start) * scale
             parts.append(drawing.box(x, y, wide, 24, fill))
-            labels = f"{kind} {one.end - one.start:.2f} ms", kind
+            labels = f"{kind} {milliseconds(one.end - one.start)}", kind
             fitting = [label for label in labels if 16 + drawing.LETTER * len(label) < wide]
             parts += [drawing.text(x + 8, y + 17, label) for label in fitting[:1]]
     return drawing.page(height, said, *parts)
@@ -185,12 +186,12 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
         f"Expert {found.there} is there: a hit. Expert {found.missing} is not: a miss.",
         f"Every slot is taken, so somebody leaves. {left.sentence.split('. Belady')[0].rstrip('.')}. "
         f"Expert {found.missing} crosses the link: {size(run.mean_copied)}.",
-        f"The copy took {copied:.2f} ms. Compute does what it can meanwhile, then it waits: {waited:.2f} ms, "
-        f"until expert {found.missing} has come. This wait is called a stall. The results of both experts "
-        "are mixed by the router's weights.",
-        f"The next layer follows. Over all {trace.layers} MoE layers this token took {wall:.1f} ms: "
-        f"{compute:.1f} ms computing experts, {stall:.1f} ms waiting for copies, "
-        f"{wall - compute - stall:.1f} ms for the rest of the model.",
+        f"The copy took {milliseconds(copied)}. Compute does what it can meanwhile, then it waits: "
+        f"{milliseconds(waited)}, until expert {found.missing} has come. This wait is called a stall. The "
+        "results of both experts are mixed by the router's weights.",
+        f"The next layer follows. Over all {trace.layers} MoE layers this token took {milliseconds(wall)}: "
+        f"{milliseconds(compute)} computing experts, {milliseconds(stall)} waiting for copies, "
+        f"{milliseconds(wall - compute - stall)} for the rest of the model.",
     )
     drawn = [_drawn(found, min(step, 5), text, lanes) for step, text in enumerate(said[:-1])]
     rest = max(wall - compute - stall, 0.0)
@@ -232,9 +233,9 @@ def answer(lab: Lab) -> Answer:
     needs = found.trace.k * found.trace.layers
     why = (
         Said(
-            f"Of {whole:.1f} ms per token, compute waits {parts.stall:.1f} ms: {parts.stall / whole:.0%}. "
-            f"It computes experts for {parts.compute:.1f} ms; the rest of the model takes "
-            f"{parts.other:.1f} ms."
+            f"Of {milliseconds(whole)} per token, compute waits {milliseconds(parts.stall)}: "
+            f"{percent(parts.stall / whole, 0)}. It computes experts for {milliseconds(parts.compute)}; "
+            f"the rest of the model takes {milliseconds(parts.other)}."
         ),
         Said(
             f"A token needs {needs} experts, {found.trace.k} in each of {found.trace.layers} layers. "

@@ -159,6 +159,15 @@ def _hits(
     return found, np.bincount(steps.label, minlength=steps.labels)
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What no policy can beat on a trace; None where there is no such bound, or it is not known."""
+
+    belady_hit_ratio: float | None = None  # of decode, or of prefill where nothing was decoded
+    least_ms_per_token: float | None = None  # on the machine of the recorded run
+    gap_captured: float | None = None  # (policy - lru) / (belady - lru), in hits, without pre-fetching
+
+
 def bounds(
     trace: Trace,
     settings: Settings,
@@ -166,21 +175,17 @@ def bounds(
     *,
     gap: bool = False,
     replayed: Run | None = None,
-) -> dict[str, float | None]:
-    """What no policy can beat at these slots: belady's hits / accesses (of decode, or of prefill where
-    nothing was decoded), and the least ms per output token on the machine of the recorded run (None without
-    one). `gap`: also `metrics.gap_captured` of the settings' policy, without pre-fetching. `replayed`: what a
-    replay of these settings gave, which is not done again. For a baseline all are None.
+) -> Bounds:
+    """What no policy can beat at these slots, and what these settings make of it. `gap`: whether that is
+    asked for. `replayed`: what a replay of these settings gave, which is not done again. For a baseline all
+    are None.
 
     The bound is belady's under the settings' own rule. It is none (None) where a pool's experts differ in
     size: the fewest misses are then no longer had by who is needed again last.
     """
     room = settings.room(*trace.shape)
-    found: dict[str, float | None] = {"belady_hit_ratio": None, "least_ms_per_token": None}
-    if gap:
-        found["gap_captured"] = None
     if settings.baseline or room.bytes:
-        return found
+        return Bounds()
     hits: dict[str, list[int]] = {}  # by policy: of prefill and of decode
     accesses: list[int] = []
     if replayed is not None and settings.prefetch == "none":
@@ -191,14 +196,13 @@ def bounds(
         (by_phase,), all_of_phase = _hits(trace, one, [room], None)
         hits[policy], accesses = by_phase.tolist(), all_of_phase.tolist()
     phase = DECODE if accesses[DECODE] else PREFILL
-    found["belady_hit_ratio"] = hits["belady"][phase] / max(accesses[phase], 1)
+    least = captured = None
     if recorded:
-        misses = accesses[DECODE] - hits["belady"][DECODE]
-        found["least_ms_per_token"] = metrics.bandwidth_bound_ms(recorded, misses)
+        least = metrics.bandwidth_bound_ms(recorded, accesses[DECODE] - hits["belady"][DECODE])
     if gap:
         own, lru, best = (hits[policy][phase] for policy in (settings.policy, "lru", "belady"))
-        found["gap_captured"] = metrics.gap_captured(own, lru, best)
-    return found
+        captured = metrics.gap_captured(own, lru, best)
+    return Bounds(hits["belady"][phase] / max(accesses[phase], 1), least, captured)
 
 
 def knee(found: Curve) -> int | None:

@@ -7,8 +7,13 @@ json.dumps(summary(metrics.summary(run)))
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from moeviz.core.run import Tier
 from moeviz.core.settings import Settings
@@ -16,6 +21,12 @@ from moeviz.core.trace import Trace
 from moeviz.numbers.lossy import Lossy
 from moeviz.numbers.medians import Repeated
 from moeviz.numbers.metrics import Counts, Summary, Timed
+
+if TYPE_CHECKING:
+    from moeviz.numbers.curves import Bounds
+    from moeviz.numbers.differences import Pair
+    from moeviz.numbers.plan import Plan
+    from moeviz.numbers.routing import Habits
 
 TIMED = tuple(one.name for one in fields(Timed))
 
@@ -107,6 +118,105 @@ def compared(
         "lossless": lossless,
         "equals_replay": equals_replay,
     }
+
+
+def comparison(
+    model: str,
+    prompt: str,
+    token_ids: list[int],
+    text: str,
+    repeats: int,
+    results: list[dict[str, Any]],
+    lossy: Lossy | None,
+) -> dict[str, Any]:
+    """What `compare` says. `results`: `compared` of each of its settings."""
+    return {
+        "model": model,
+        "prompt": prompt,
+        "text": text,
+        "token_ids": token_ids,
+        "repeats": repeats,
+        "lossy": asdict(lossy) if lossy else None,
+        "results": results,
+    }
+
+
+def replayed(
+    model: str,
+    settings: Settings,
+    token_ids: list[int],
+    text: str,
+    found: Summary,
+    bound: Bounds,
+    habits: Habits,
+) -> dict[str, Any]:
+    """What `replay` says."""
+    one = one_run(model, settings, token_ids, text, found, None)
+    return {**one, "bounds": asdict(bound), "routing": routing(habits)}
+
+
+def routing(found: Habits) -> dict[str, Any]:
+    """How a trace's routers choose; guesses are [lookahead][layer]."""
+    return {
+        "reuse_of_previous_token": found.reuse_of_previous_token,
+        "reuse_by_chance": found.reuse_by_chance,
+        "top_quarter_share": found.top_quarter_share.tolist(),
+        "entropy": found.entropy.tolist(),
+        "next_gate_recall": _known(found.next_gate_recall),
+        "guesses": {
+            "precision": [_known(row) for row in found.guesses.precision.tolist()],
+            "recall": [_known(row) for row in found.guesses.recall.tolist()],
+        }
+        if found.guesses
+        else None,
+    }
+
+
+def shown(
+    found: Trace, format: str, report: list[str], habits: Habits, recorded: tuple[Settings, Summary] | None
+) -> dict[str, Any]:
+    """What `show` says of a trace. `recorded`: of the run in the same file."""
+    run = {"settings": recorded[0].to_dict(), **summary(recorded[1])} if recorded else None
+    return {**trace(found), "format": format, "report": report, "routing": routing(habits), "run": run}
+
+
+def counts_alone(
+    model: str, uses: NDArray[np.floating[Any]], notes: Sequence[str], format: str, report: list[str]
+) -> dict[str, Any]:
+    """What `show` says of counts without order. uses: [L, E]"""
+    return {
+        "format": format,
+        "model": model,
+        "layers": uses.shape[0],
+        "experts": uses.shape[1],
+        "uses": float(uses.sum()),
+        "notes": list(notes),
+        "report": report,
+    }
+
+
+def differing(
+    about: Mapping[str, tuple[str, str]], numbers: Mapping[str, Pair], passed: list[str]
+) -> dict[str, Any]:
+    """What `diff` says: what the two are where they are not the same, their numbers, and the limits that were
+    passed, in words."""
+    return {
+        "differs": {name: list(pair) for name, pair in about.items()},
+        "numbers": {name: asdict(pair) for name, pair in numbers.items()},
+        "passed_limits": passed,
+    }
+
+
+def planned(found: Plan, assumptions: Sequence[str], last_run: dict[str, Any] | None) -> dict[str, Any]:
+    """What `plan` says. `assumptions`: of all plans, in words; `last_run`: how the last run of the model came
+    out; None where there was none."""
+    values = asdict(found)
+    values["size"] |= {"all": found.size.all_unpacked, "all_packed": found.size.all_packed}
+    return values | {"assumptions": list(assumptions), "last_run": last_run}
+
+
+def _known(values: Sequence[float]) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in values]
 
 
 def _counts(found: Counts) -> dict[str, Any]:

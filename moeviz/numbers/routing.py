@@ -223,27 +223,29 @@ def _guesses(trace: Trace, name: str, d: int, width: int, threshold: float) -> t
     return found, guessed, needed
 
 
-def summary(trace: Trace, prefetch: str = "none", width: int = 0, threshold: float = 0.0) -> dict[str, Any]:
-    """The trace in the words of `python -m moeviz replay --json`; `guesses` are those of the predictor
-    `prefetch`, [lookahead][layer]."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Habits:
+    """How a trace's routers choose, in the numbers that people ask for first."""
+
+    reuse_of_previous_token: float | None  # mean over layers; None where no token follows another
+    reuse_by_chance: float
+    top_quarter_share: Floats  # [L]
+    entropy: Floats  # [L]
+    next_gate_recall: tuple[float, ...]  # of guesses 1, 2 and 3 layers ahead, nan where none was made
+    guesses: GuessQuality | None  # of the predictor that was asked for
+
+
+def habits(trace: Trace, prefetch: str = "none", width: int = 0, threshold: float = 0.0) -> Habits:
+    """Of this trace; `guesses` are those of the predictor `prefetch`."""
     use = usage(trace)
     again = reuse(trace)
     by_routers = guess_quality(trace, "next-gate") if trace.lookaheads else None
     recalls = [by_routers.at(d)[1] for d in range(1, 1 + min(3, trace.lookaheads))] if by_routers else []
-    return {
-        "reuse_of_previous_token": None if np.isnan(again).all() else float(np.nanmean(again)),
-        "reuse_by_chance": trace.k / trace.num_experts,
-        "top_quarter_share": top_share(use).tolist(),
-        "entropy": entropy(use).tolist(),
-        "next_gate_recall": [None if np.isnan(value) else value for value in recalls],
-        "guesses": None
-        if prefetch == "none"
-        else _guess_table(guess_quality(trace, prefetch, width, threshold)),
-    }
-
-
-def _guess_table(found: GuessQuality) -> dict[str, list[list[float | None]]]:
-    return {
-        name: [[None if np.isnan(value) else float(value) for value in row] for row in values]
-        for name, values in (("precision", found.precision), ("recall", found.recall))
-    }
+    return Habits(
+        None if np.isnan(again).all() else float(np.nanmean(again)),
+        trace.k / trace.num_experts,
+        top_share(use),
+        entropy(use),
+        tuple(recalls),
+        None if prefetch == "none" else guess_quality(trace, prefetch, width, threshold),
+    )

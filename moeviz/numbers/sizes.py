@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from moeviz.amounts import size
 from moeviz.errors import ModelError
 from moeviz.numbers.lossy import EXPERTS, LOSSLESS, UNPACKED, rounded_bytes
 
@@ -287,8 +288,7 @@ def _loaded(headers: Headers, notes: list[str]) -> dict[str, Tensor]:
     if extra:
         skipped = sum(tensors.pop(name).bytes for name in extra)
         notes.append(
-            f"{len(extra):,} tensors ({skipped / 1e9:.2f} GB) of layers that predict further tokens "
-            "are not loaded."
+            f"{len(extra):,} tensors ({size(skipped)}) of layers that predict further tokens are not loaded."
         )
     embedded = any(name.endswith("embed_tokens.weight") for name in tensors)
     tied = field(headers.config, "tie_word_embeddings") is True and embedded

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from moeviz.amounts import size as bytes_of
 from moeviz.bench.engine.racing import (
     alone,
     faster,
@@ -45,7 +46,7 @@ def measure(work: Work, size: Made = SIZE) -> dict[str, Any]:
     need, there = 3.2 * size.all_bytes, {"memory": host_free(), "disk": disk}
     for what, free in there.items():
         if need > free:
-            return {name: f"left out: it needs {need / 1e9:.1f} GB of {what}, of {free / 1e9:.1f} GB left"}
+            return {name: f"left out: it needs {bytes_of(need)} of {what}, of {bytes_of(free)} left"}
     tokens, few = max(2, work.tokens // 5), max(2, work.tokens // 10)
     half, options = Settings("lru", size.experts // 2), sampled(greedy(tokens))
     with made(size) as folder:

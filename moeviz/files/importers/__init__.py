@@ -15,6 +15,7 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
+from moeviz.amounts import memory
 from moeviz.errors import MoevizError, TraceError
 from moeviz.files.importers.registry import (
     AS_SAID,
@@ -125,7 +126,7 @@ def _guard(name: str, work: Callable[[], Found]) -> Found:
         raise
     except MemoryError:
         raise TraceError(
-            f"{name} needs more memory than reading a file may take ({MORE >> 20} MiB beside it)."
+            f"{name} needs more memory than reading a file may take ({memory(MORE)} beside it)."
         ) from None
     except Exception as error:
         raise TraceError(

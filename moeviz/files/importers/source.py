@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from moeviz.amounts import memory
 from moeviz.errors import TraceError
 
 MORE = 256 * 2**20  # bytes that reading may take beside the file
@@ -44,8 +45,7 @@ class Source:
         """Raises TraceError where `what` would take more than the room."""
         if size > self.room:
             raise self.error(
-                f"{what} would take {size >> 20:,} MiB; reading a file may take {self.room >> 20:,} MiB "
-                "beside it."
+                f"{what} would take {memory(size)}; reading a file may take {memory(self.room)} beside it."
             )
 
     def places(self, tokens: int, layers: int, k: int, weights: bool) -> None:
@@ -170,6 +170,6 @@ def _unzstd(source: Source) -> bytes:
 def _check_unpacked(source: Source, size: int) -> None:
     if size > UNPACKED:
         raise source.error(
-            f"unpacks to more than {UNPACKED >> 20} MiB. Unpack it first: a file that is not packed may "
+            f"unpacks to more than {memory(UNPACKED)}. Unpack it first: a file that is not packed may "
             "have more."
         )

@@ -1,0 +1,66 @@
+"""The game on the lessons' page: who leaves? It lives in the session.
+
+playing.play()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import streamlit as st
+
+from moeviz.app import components, show
+from moeviz.app.teaching import LAB
+from moeviz.lessons import game
+from moeviz.words import policy_name
+
+
+def play() -> None:
+    """The game: who leaves?"""
+    state = st.session_state
+    policy = st.segmented_control(
+        "Play against",
+        game.POLICIES,
+        format_func=policy_name,
+        default="lru",
+        required=True,
+        key="against_policy",
+        bind="query-params",
+    )
+    if state.get("game") is None or state.game.policy != policy:
+        state.game = _game(str(policy), 0)
+    now: game.Game = state.game
+    streak = f"streak {now.streak} · best {now.best}"
+    score = f"Round {now.at + 1} of {len(now.rounds)} · {now.right} right · {streak}"
+    st.markdown(show.plain(game.rule(now)))
+    components.drawing(game.board(now), "game-board")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        for one in now.round.candidates:
+            _move(
+                f"Expert {one.expert}", lambda now, e=one.expert: game.guess(now, e), now.guessed is not None
+            )
+        _move("Hint", game.hint, now.guessed is not None or now.hinted)
+        if now.over:
+            again = now.rounds[0].step + 1
+            st.button(
+                "Play again", key="play-again", on_click=lambda: state.update(game=_game(now.policy, again))
+            )
+        elif now.guessed is not None:
+            _move("Next round", game.onward, False)
+    st.markdown(show.plain(game.said(now) or (game.hint_text(now) if now.hinted else score)))
+    if now.guessed is not None or now.hinted:
+        st.caption(score)
+
+
+@st.cache_resource(show_spinner="Looking for evictions", max_entries=16)
+def _game(policy: str, first: int) -> game.Game:
+    return game.start(LAB.trace(), policy, first=first)
+
+
+def _move(label: str, move: Callable[[game.Game], game.Game], disabled: bool) -> None:
+    state = st.session_state
+
+    def done() -> None:
+        state.game = move(state.game)
+
+    st.button(label, key=f"move-{label}", on_click=done, disabled=disabled)

@@ -1,0 +1,113 @@
+"""What policies, predictors, settings, outcomes and kinds of miss are called where people read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from moeviz.amounts import budget, memory
+from moeviz.core.settings import BASELINES, SCOPES, Settings
+
+SIGNS = {  # what the state of an expert is called beside its colour and its sign
+    "resident": "there",
+    "hit": "needed, there",
+    "late": "needed, on the way",
+    "miss": "needed, not there",
+    "prefetched": "fetched ahead",
+}
+OUTCOMES = ("hit", "late hit", "missed")
+MISS_KINDS = ("", "cold", "capacity", "collision", "pollution")
+POLICY_NAMES = {
+    "lru": "LRU",
+    "lru-2": "LRU-2",
+    "lfu": "LFU (counts kept)",
+    "lfu-resident": "LFU (counts lost)",
+    "lfu-aged": "LFU (aged)",
+    "lfuda": "LFUDA",
+    "weighted-lfu": "LFU (weighted)",
+    "lfru": "LFRU",
+    "fifo": "FIFO",
+    "random": "random",
+    "score-ema": "router weight",
+    "least-stale": "least stale",
+    "layer-distance": "layer distance",
+    "static": "static",
+    "arc": "ARC",
+    "s3-fifo": "S3-FIFO",
+    "co-activation": "co-activation",
+    "belady": "Belady",
+}
+
+
+def settings(found: Settings) -> str:
+    """What a cache was told, as a sentence for someone who has not met the names."""
+    if found.baseline:
+        return f"{found.baseline}: {BASELINES[found.baseline]}."
+    whose = "in each MoE layer" if found.scope == "layer" else "for all layers together"
+    parts = [f"{found.policy} with {found.slots:,} slots {whose} ({SCOPES[found.scope]})"]
+    if found.prefetch != "none":
+        many = f"{found.width} experts" if found.width else "as many experts as the router chooses"
+        if found.threshold and found.prefetch == "next-gate":
+            many = f"experts until their probabilities reach {found.threshold:g}"
+        ahead = "1 layer" if found.lookahead == 1 else f"{found.lookahead} layers"
+        parts.append(f"{found.prefetch} guesses {many}, {ahead} ahead")
+    if found.warm != "cold":
+        parts.append(f"warm start: {found.warm}")
+    return "; ".join(parts) + "."
+
+
+def policy_name(name: str) -> str:
+    """What a policy is called where people read; of a user's own file the part after the colon."""
+    return POLICY_NAMES.get(name, name.rpartition(":")[2])
+
+
+def prefetch_name(name: str) -> str:
+    """What a predictor is called in a menu."""
+    return "no pre-fetch" if name == "none" else f"pre-fetch: {name.rpartition(':')[2]}"
+
+
+def setting_name(found: Settings) -> str:
+    """The policy's name, or the baseline's."""
+    return found.baseline or policy_name(found.policy)
+
+
+def setting_names(several: Sequence[Settings]) -> list[str]:
+    """Names of settings that are shown side by side: the policies', and in brackets whatever else tells them
+    apart.
+    """
+    told = [_apart(one) for one in several]
+    caches = [parts for parts, one in zip(told, several, strict=True) if not one.baseline]
+    names = []
+    for one, parts in zip(several, told, strict=True):
+        extra = [
+            text for at, text in enumerate(parts) if text and len({other[at] for other in caches} - {""}) > 1
+        ]
+        name = setting_name(one)
+        if extra and not one.baseline:
+            begins = name.removesuffix(")") + (", " if name.endswith(")") else " (")
+            name = f"{begins}{', '.join(extra)})"
+        names.append(name)
+    return names
+
+
+def _apart(found: Settings) -> list[str]:
+    """All but the policy that may tell two caches apart, each in a few words."""
+    guesses = found.prefetch != "none"
+    return [
+        budget(found.budget) if found.budget else f"{found.slots:,} slots",
+        "all layers share them" if found.scope == "model" else "each layer its own",
+        found.prefetch.rpartition(":")[2] if guesses else "no pre-fetch",
+        f"{found.lookahead} ahead" if guesses else "",
+        f"width {found.width or 'as k'}" if guesses else "",
+        f"threshold {found.threshold:g}" if guesses else "",
+        f"{found.warm} start",
+        found.rule,
+        f"half-life {found.half_life}" if found.policy == "lfu-aged" else "",
+        f"calibrated on {found.calibration}" if found.needs_calibration else "",
+    ]
+
+
+def memory_held(held: int, whole: int, found: Settings) -> str:
+    """What the slots take, of what all experts would; the slots alone where sizes are not known."""
+    if whole:
+        return f"holds {memory(held)} of {memory(whole)}"
+    return f"{found.slots} slots {'in all' if found.scope == 'model' else 'a layer'}"

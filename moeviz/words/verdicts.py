@@ -1,0 +1,166 @@
+"""Which of several settings is better, and what the repeats of a measurement allow to say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from moeviz.amounts import many, memory, milliseconds, percent, points, speed
+from moeviz.core.run import HIT, Run
+from moeviz.core.settings import Settings
+from moeviz.core.trace import Trace
+from moeviz.numbers import metrics
+from moeviz.numbers.differences import Interval, speed_ratio
+from moeviz.numbers.medians import Repeated
+from moeviz.numbers.metrics import Counts
+from moeviz.numbers.subject import Change
+from moeviz.words.names import setting_names
+from moeviz.words.results import counted
+
+SUBJECTS = 3  # that one sentence can hold
+SAME_TIME = 0.01  # modelled times that are no further apart are shown as equal
+SAME = 5e-4  # hit ratios that differ by less are shown as equal
+
+
+def verdict(first: str, a: Repeated, second: str, b: Repeated) -> str:
+    """Which of two measured settings hits more and which is faster, with what the repeats allow to say."""
+    return f"{hits_verdict(first, a.median.main, second, b.median.main)}; {speed_verdict(second, a, b)}."
+
+
+def hits_verdict(first: str, a: Counts, second: str, b: Counts) -> str:
+    """Which of two hits more. Hits are exact: a cache makes the same decisions every time."""
+    difference = (b.hit_ratio or 0.0) - (a.hit_ratio or 0.0)
+    if abs(difference) < SAME:
+        return f"{first} and {second} hit alike ({percent(a.hit_ratio)})"
+    winner, loser = (second, first) if difference > 0 else (first, second)
+    return f"{winner} hits {points(difference)} more than {loser}"
+
+
+def hit_verdict(found: Trace, runs: Sequence[Run], changes: Sequence[Change]) -> str:
+    """Who of the first two runs hits more, over the whole text and on both sides of changes of subject, the
+    prompt included. Says of how many tokens it speaks, since a measurement speaks of others. Empty where
+    there is one run.
+    """
+    if len(runs) < 2:
+        return ""
+    names = setting_names([run.settings for run in runs[:2]])
+    if names[0] == names[1]:
+        return "Both are set alike."
+    whole = hits_verdict(names[0], metrics.counts(runs[0]), names[1], metrics.counts(runs[1]))
+    whole += f" over all {many(found.tokens, 'token')}"
+    subjects = [changes[0].before, *(one.after for one in changes)] if changes else []
+    if not 2 <= len(subjects) <= SUBJECTS:
+        return f"{whole}."
+    pass_of = np.repeat(np.arange(len(found.passes())), [part.stop - part.start for part in found.passes()])
+    at = [0, *(int(pass_of[one.token]) for one in changes), len(runs[0].passes.phase)]
+    short = [name.partition(" (")[0] for name in names]
+    leaders = names if len(set(short)) < 2 else short
+    parts = []
+    for subject, first, last in zip(subjects, at, at[1:], strict=False):
+        lead = _hit_ratio(runs[0], first, last) - _hit_ratio(runs[1], first, last)
+        leader = leaders[0] if lead > 0 else leaders[1]
+        says = "neither leads" if abs(lead) < SAME else f"{leader} leads by {points(lead)}"
+        parts.append(f"in {subject.capitalize()} {says}")
+    return f"{whole}: {', '.join(parts)}."
+
+
+def _hit_ratio(run: Run, first: int, last: int) -> float:
+    """Hits / accesses in the passes from `first` to before `last`."""
+    passes = run.events.forward_pass[run.accesses.event]
+    own = run.accesses.outcome[(passes >= first) & (passes < last)]
+    return float((own == HIT).mean()) if own.size else 0.0
+
+
+def speed_verdict(second: str, a: Repeated, b: Repeated) -> str:
+    """Whether the second is faster than the first, round by round. Both are drawn as the median of their own
+    repeats; where those say otherwise than the rounds, nobody is called faster.
+    """
+    found = speed_ratio(a, b)
+    if found is None:
+        return "speed: not measured"
+    if found.low is None or found.high is None:
+        return "speed: measured once, so that there is no spread to judge by"
+    if found.low <= 1 <= found.high:
+        return f"speed: no difference outside the spread ({second} at {_from_to(found)} of the other's speed)"
+    faster = found.middle > 1
+    drawn, other = ((one.median.times and one.median.times.tokens_per_second) or 0.0 for one in (b, a))
+    if (drawn > other) is not faster:
+        return (
+            f"speed: no clear difference; {second} is {_faster(found.middle)} in the median pair, but not by "
+            "the medians of each that are drawn here"
+        )
+    return (
+        f"speed: {second} is {_faster(found.middle)} in the median pair ({_from_to(found)} of the other's "
+        "speed)"
+    )
+
+
+def _faster(ratio: float) -> str:
+    change = abs(ratio - 1)
+    return f"{change:{'.0%' if change >= 0.01 else '.1%'}} {'faster' if ratio > 1 else 'slower'}"
+
+
+def _from_to(found: Interval) -> str:
+    return f"{found.low:.2f} to {found.high:.2f}"
+
+
+def comparison_verdict(measured: Sequence[tuple[Settings, Repeated]]) -> str:
+    """The sentence under a comparison: the cache that hits most and the first other one, in the order in
+    which they were measured, so that it says of the speed of the second what the stage says.
+    """
+    caches = [(one, found) for one, found in measured if not one.baseline]
+    if not caches:
+        return "No cache was compared, only baselines."
+    best, found = max(caches, key=lambda pair: pair[1].median.main.hit_ratio or 0.0)
+    decoded = found.median.decoded
+    of_tokens = f"Over the {many(decoded, 'decoded token')}: " if decoded else "Over the prompt: "
+    others = [(one, other) for one, other in caches if one is not best]
+    if not others:
+        return f"{of_tokens}{best.label}: {counted(found.median.main)}."
+    (first, a), (second, b) = (pair for pair in caches if pair[0] in (best, others[0][0]))
+    names = setting_names([first, second])
+    return of_tokens + verdict(names[0], a, names[1], b)
+
+
+def worth_in_time(with_ms: float, without_ms: float) -> str:
+    """Whether pre-fetching saved time, by the cost model's ms per output token; empty where nothing was
+    decoded.
+    """
+    if math.isnan(with_ms) or math.isnan(without_ms):
+        return ""
+    change = with_ms / without_ms - 1
+    verdict = f"it saves {-change:.0%}" if change < 0 else f"it costs {change:.0%} more"
+    if abs(change) < SAME_TIME:
+        verdict = "no difference"
+    return (
+        f"Worth it in time, as modelled: {milliseconds(with_ms)} a token with these guesses, "
+        f"{milliseconds(without_ms)} without: {verdict}."
+    )
+
+
+def best_value(measured: Sequence[tuple[Settings, Repeated]]) -> str:
+    """The cache that gains most speed over copying on demand, for each byte of fast memory; empty where that
+    is not known.
+    """
+    timed = [
+        (one, found.median.times.tokens_per_second, found.median.fast_tier_bytes)
+        for one, found in measured
+        if found.median.times and found.median.times.tokens_per_second
+    ]
+    floor = next((speed for one, speed, _ in timed if one.baseline == "on-demand"), None)
+    gains = [
+        ((speed - floor) / held, one, held)
+        for one, speed, held in timed
+        if floor is not None and held and not one.baseline
+    ]
+    if not gains:
+        return ""
+    gain, best, held = max(gains, key=lambda one: one[0])
+    if gain <= 0:
+        return "Best value for memory: none; copying on demand is as fast."
+    return (
+        f"Best value for memory: {best.label}, {speed(gain * 100 * 2**20)} more than on demand for "
+        f"each 100 MiB of its {memory(held)} of fast memory."
+    )

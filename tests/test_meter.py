@@ -1,0 +1,43 @@
+"""How far a command is, in a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from moeviz.cli.meter import Meter
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_a_terminal_sees_what_is_done_of_how_much_and_the_time_left(
+    quiet: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    with Meter("runs", quiet=quiet) as meter:
+        for done in (1, 2, 3):
+            meter(done, 3)
+        meter.say("one was left out")
+    assert "3/3" in terminal.getvalue()
+    assert "0:00:00" in terminal.getvalue()
+    assert "one was left out" in terminal.getvalue()
+
+
+def test_elsewhere_a_tenth_is_a_line_but_for_a_measurement(capsys: pytest.CaptureFixture[str]) -> None:
+    with Meter("settings replayed") as meter:
+        for done in range(1, 41):
+            meter(done, 40)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert lines[0] == "4 of 40 settings replayed, about 0 s left"
+    assert lines[-1] == "40 of 40 settings replayed"
+    with Meter("runs", quiet=True) as meter:
+        meter(1, 1)
+    assert capsys.readouterr().err == ""
