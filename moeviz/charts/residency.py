@@ -184,7 +184,7 @@ def _every_expert(run: Run, pictures: Sequence[Frame]) -> go.Figure:
         names,
         0,
         style.passes_axis(run),
-        "MoE layer, and in it every expert",
+        "MoE layer, its experts",
         style.passes_unit(run),
     )
     ticks = [layer * run.experts + (run.experts - 1) / 2 for layer in range(run.layers)]
