@@ -16,7 +16,7 @@ from moeviz.charts.chart import Chart
 from moeviz.core.trace import DECODE, Trace
 from moeviz.numbers import routing
 from moeviz.numbers.routing import Floats
-from moeviz.words import passes_of, percent
+from moeviz.words import many, passes_of, percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,7 +89,7 @@ def now_and_so_far(trace: Trace, step: int, weighted: bool = False) -> Chart:
     busiest = np.unravel_index(int(far.argmax()), far.shape)
     name = passes_of(trace)[step]
     alt = (
-        f"{name[:1].upper()}{name[1:]} needs {len(layer)} experts, {new} of them for the first time; "
+        f"{name[:1].upper()}{name[1:]} needs {many(len(layer), 'expert')}, {new} of them for the first time; "
         f"so far layer {busiest[0]}'s expert {busiest[1]} was chosen most."
     )
     return Chart("Chosen now, on all that was chosen so far", figure, table, "recorded", alt)
