@@ -78,9 +78,9 @@ def test_a_batch_is_that_of_transformers(name: str, tiny_model: TinyModel) -> No
 def test_a_trace_of_the_most_prompts_has_a_request_for_each(tiny_model: TinyModel) -> None:
     model = loaded(tiny_model, "mixtral")
     prompts = [prompt + " " * n for n in range(MOST_PROMPTS // len(PROMPTS)) for prompt in PROMPTS]
-    with measure.logits_seen(model) as logits:
+    with exactness.logits_seen(model) as logits:
         trace, run = measure.record(model, prompts, Settings(slots=4), GREEDY)
-    assert measure.reference(model, trace) == logits, "bit for bit"
+    assert exactness.reference(model, trace) == logits, "bit for bit"
     lengths = [len(model.tokenizer(prompt)["input_ids"]) for prompt in prompts]
     assert trace.sequences() == list(range(MOST_PROMPTS))
     for number, length in enumerate(lengths):
