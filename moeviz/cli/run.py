@@ -308,8 +308,8 @@ def _tell(
     comparison(measured, checks)
     kind = str(loaded.dtype).removeprefix("torch.")
     click.echo(
-        f"\nMedians of {repeats} runs [least to most], decode only; {kind} on {loaded.device}, "
-        f"{threads} thread(s). {words.tier(loaded.tier)}\n"
+        f"\nMedians of {words.many(repeats, 'run')} [least to most], decode only; {kind} on {loaded.device}, "
+        f"{words.many(threads, 'thread')}. {words.tier(loaded.tier)}\n"
     )
     click.echo(words.comparison_verdict(measured))
     for said in filter(None, [words.best_value(measured), lossy and words.lossy(lossy)]):
