@@ -6,8 +6,10 @@ captured.trace().save("mine.moetrace")
 
 Every sequence of a batch is a request of the trace, and so is every new call. What is no routing of the text
 is left out and said in `captured.report`: padding, by the attention mask; prefixes that are computed again
-because there is no cache; drafts that the model rejected. `capture(model, verify=True)` also compares the
-experts that ran with the highest of each router's own output.
+because there is no cache; in a loop of your own, drafts that were taken back from the cache. A pass that
+loads experts for drafts needs more of them than its text does, so transformers' own assisted generation is
+refused, as are beam search and texts that are packed in one row. `capture(model, verify=True)` also compares
+the experts that ran with the highest of each router's own output.
 """
 
 from __future__ import annotations
@@ -33,6 +35,12 @@ from moeviz.errors import ModelError
 from moeviz.words import many
 
 _NUMBER = re.compile(r"\.(\d+)\.")
+# what asks generate for drafts, which the model checks several at a time
+_DRAFTS = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
+_PACKED = (
+    "capture cannot tell apart texts that are packed in one row, as generate_batch does. Generate with "
+    "generate(), which takes a padded batch."
+)
 
 
 @dataclass(slots=True)
@@ -51,7 +59,6 @@ class Generation:
 
     first: bool = False  # its first pass is still to come
     prompt: int = 0  # tokens that it was given, of the turns before too; a piece of them may be one
-    assisted: bool = False  # with drafts
     ends: frozenset[int] = frozenset()  # tokens that end a text
 
 
@@ -83,6 +90,7 @@ class Captured:
         self._now: _Pass | None = None
         self._rows: list[_Row] = []
         self._sequences = 0
+        self._packed = False  # it was called with texts packed in one row
         self.generation = Generation()
         self._names = list(inspect.signature(model.forward).parameters)
         self._left: dict[str, int] = {}  # what was left out -> how many tokens
@@ -95,6 +103,9 @@ class Captured:
     def begin_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The model was called. Raises ModelError where its sequences cannot be told."""
         kwargs = dict(zip(self._names, args, strict=False)) | kwargs if args else kwargs
+        if kwargs.get("cu_seq_lens_q") is not None:
+            self._packed = True  # generate_batch only logs what a pass of its thread raises
+            raise ModelError(_PACKED)
         ids = kwargs.get("input_ids", args[0] if args else None)  # a wrapped forward names nothing
         given = ids if isinstance(ids, torch.Tensor) else kwargs.get("inputs_embeds")
         if not isinstance(given, torch.Tensor) or given.dim() < 2:
@@ -118,14 +129,15 @@ class Captured:
                     "sequences apart only where a batch stays as it is. Run without beam search, and each "
                     "batch from its begin."
                 )
-            self._rows = [_Row(self._sequences + n) for n in range(batch)]
-            self._sequences += batch
+            self._begin([[] for _ in rows])
         else:
-            self._reject(past)
+            if self.generation.first and past < len(self._rows[0].ids):
+                self._begin([row.ids[:past] for row in self._rows])  # further texts on one computed prefix
+            self._take_back(past)
             for row in self._rows if self.generation.first else ():
                 row.ended = False  # a further turn of its text, on the cache of the one before
         generation = self.generation
-        given_now = past < max(generation.prompt, 1) or (tokens > 1 and not generation.assisted)
+        given_now = past < max(generation.prompt, 1) or tokens > 1
         phase = PREFILL if given_now and not again else DECODE
         decodes = batch > 1 and not generation.first and (again or tokens == 1)
         generation.first = False
@@ -155,7 +167,12 @@ class Captured:
             return False
         return all(row.ids and own[:-1] == row.ids for row, own in zip(self._rows, rows, strict=True))
 
-    def _reject(self, past: int) -> None:
+    def _begin(self, prefixes: list[list[int]]) -> None:
+        """New sequences, on what the cache holds of them."""
+        self._rows = [_Row(self._sequences + n, ids) for n, ids in enumerate(prefixes)]
+        self._sequences += len(prefixes)
+
+    def _take_back(self, past: int) -> None:
         """Takes back the tokens beyond `past`, which the cache has dropped: drafts that were not accepted."""
         beyond = max(len(row.ids) for row in self._rows) - past
         if beyond <= 0:
@@ -173,13 +190,7 @@ class Captured:
                 break
             for n in reversed(gone):
                 del one.place[n], one.sequence[n], one.position[n], one.ids[n]
-            self._count("drafts that the model rejected", len(gone))
-
-    def generated(self, result: Any) -> None:
-        """A call of generate with drafts has given its result: what was drafted beyond it is no text."""
-        text = getattr(result, "sequences", result)
-        if isinstance(text, torch.Tensor) and self._rows and self._rows[0].ids[:1] == text[0, :1].tolist():
-            self._reject(text.shape[1] - 1)
+            self._count("drafts that were taken back from the cache", len(gone))
 
     def _count(self, what: str, tokens: int) -> None:
         self._left[what] = self._left.get(what, 0) + tokens
@@ -243,7 +254,9 @@ class Captured:
         return lines
 
     def trace(self) -> Trace:
-        """What was captured so far. Raises ModelError where that is nothing."""
+        """What was captured so far. Raises ModelError where that is nothing, or no text."""
+        if self._packed:
+            raise ModelError(_PACKED)
         passes = [one for one in self._passes if one.place and one.chosen]
         if not passes:
             raise ModelError("nothing was captured: the model was not called within the with block.")
@@ -348,7 +361,7 @@ def capture(model: nn.Module, tokenizer: Any = None, *, verify: bool = False) ->
 
     `verify` compares the experts that run with the highest of each router's output; `captured.report` names
     where they differ. Raises ModelError where the model is no MoE that transformers' experts interface
-    serves, or where sequences cannot be told apart.
+    serves, or where sequences cannot be told apart or hold more than the text.
     """
     captured = Captured(model, tokenizer, verify)
     if not captured.modules:
@@ -410,19 +423,21 @@ def _generating(captured: Captured, generate: Callable[..., Any]) -> Callable[..
                 f"capture cannot follow beam search ({asked('num_beams')} beams): the beams change places "
                 "between passes. Generate with num_beams=1."
             )
+        for name in _DRAFTS:
+            if asked(name):
+                raise ModelError(
+                    f"capture cannot follow assisted generation ({name}): a pass then loads experts for "
+                    "drafts that are no text. Generate without it; greedy text is the same."
+                )
         ends = asked("eos_token_id")
         prompt = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
         captured.generation = Generation(
             first=True,
             prompt=prompt.shape[1] if isinstance(prompt, torch.Tensor) and prompt.dim() == 2 else 0,
-            assisted=bool(kwargs.get("assistant_model") or asked("prompt_lookup_num_tokens")),
             ends=frozenset(() if ends is None else torch.as_tensor(ends).flatten().tolist()),
         )
         try:
-            result = generate(*args, **kwargs)
-            if captured.generation.assisted:
-                captured.generated(result)
-            return result
+            return generate(*args, **kwargs)
         finally:
             captured.generation = Generation()
 
