@@ -7,10 +7,13 @@ import streamlit as st
 from moeviz.app import asking, bar, boards, first_visit, forms, live, measure, traces
 
 bar.within_app()
+if traces.counted() is not None:
+    st.title(boards.TITLE, anchor=False)  # the stage, which says it, is not drawn
 here = traces.here()
 form = forms.SettingsForm(here.trace, here.run, "_both")
 with forms.drawer(form, **asking.defaults(here.trace), baselines=[]):
     st.markdown("**Run it live, and Measure**")
+    st.caption("What the next run is given: the picture keeps the text that it shows until you start one.")
     ask = asking.ask()
     baselines = boards.baselines()
     expected = st.empty()

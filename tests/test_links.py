@@ -51,3 +51,12 @@ def test_a_rule_that_is_none_is_said_once_and_leaves_the_link() -> None:
 
 def test_an_empty_list_stays_empty() -> None:
     assert "Choose a policy." in texts(opened("what_if", policies="").info)
+
+
+def test_a_policy_has_its_board_s_name_in_every_menu_and_its_id_does_in_a_link() -> None:
+    for said in ("lfu", "LFU (counts kept)"):
+        chosen = opened("timeline", policy=said).selectbox(key="policy")
+        assert (chosen.value, "LFU (counts kept)" in chosen.options) == ("lfu", True)
+    app = opened("what_if", policies=["lfu-resident", "belady"])
+    assert app.multiselect(key="policies").value == ["lfu-resident", "belady"]
+    assert app.query_params["policies"] == ["LFU (counts lost)", "Belady"]

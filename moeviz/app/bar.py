@@ -97,6 +97,7 @@ def draw(page: str) -> None:
             traces.show(named)  # a link from another page names it; the picker alone would keep its own
     first_visit.notice(page, STAGE)
     links.refuse_senseless()
+    links.name_policies()
     state.setdefault("linked", dict(st.query_params))
     links.restore()
     if (linked := links.get("presenter")) not in ("", "true"):

@@ -17,9 +17,11 @@ from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.settings import SETTINGS, Settings
 from moeviz.errors import SettingsError
+from moeviz.words.names import POLICY_NAMES
 
 NAMES = ("trace", "window", "step", "a", "b", "begin", "presenter", "lesson", "progress")
 LISTS = ("policies", "published", "baselines")  # of them a link may say that nothing is chosen
+MENUS = ("policy", "policies", "policy_export", "against_policy")  # widgets that a policy is chosen with
 BOARD = ("policy", "slots", "prefetch")  # settings that are chosen on a board
 # those that any link may name: no calibration, which is a file
 LINKED = tuple(name for name in SETTINGS if name not in ("seed", "baseline", "calibration"))
@@ -69,14 +71,32 @@ def refuse_senseless() -> None:
     leave_out(*endless, *empty)
 
 
+def name_policies() -> None:
+    """Puts what the menus call a policy in the place of its id, by which a link written by hand names it: of
+    the widgets that are bound to the link, which read there what their menus say. Comes before them.
+    """
+    for key in MENUS:
+        said = st.query_params.get_all(key)
+        called = [POLICY_NAMES.get(one, one) for one in said]
+        if called != said:
+            st.query_params[key] = called
+            _begin_anew()
+
+
 def leave_out(*names: str) -> None:
     """Takes these out of the link, also for the widgets that are bound to it and are still to be made."""
     for name in names:
         st.query_params.pop(name, None)
+    if names:
+        _begin_anew()
+
+
+def _begin_anew() -> None:
+    """Widgets that are still to be made begin with what the link says now."""
     context = get_script_run_ctx()
-    if names and context is not None:
+    if context is not None:
         with context.session_state.query_params() as params:
-            params.set_initial_query_params_from_current()  # what widgets begin with
+            params.set_initial_query_params_from_current()
 
 
 def _endless(text: str) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 from moeviz.core.policies import load_policy
 from moeviz.core.predictors import load_predictor
 from moeviz.errors import PolicyError
+from moeviz.words.names import POLICY_NAMES
 
 KINDS = {"--policy": load_policy, "--prefetch": load_predictor}
 USAGE = "Start the app as: streamlit run app.py -- --policy path.py:name --prefetch path.py:name"
@@ -50,6 +51,8 @@ def register(arguments: Sequence[str]) -> None:
 
 
 def short(name: str) -> str:
-    """A policy or predictor in a menu: of a file, without its folder."""
+    """A policy or predictor in a menu: as everywhere else, and of a file, without its folder."""
+    if name in POLICY_NAMES:
+        return POLICY_NAMES[name]
     file, colon, own = name.rpartition(":")
     return f"{Path(file).name}{colon}{own}"

@@ -133,7 +133,7 @@ def _uneven(use: Floats) -> Chart:
     quarter = max(1, round(0.25 * experts))
     even = np.full(layers, quarter / experts)
     alt = (
-        f"The busiest {quarter} of {experts} experts get {percent(float(share.mean()))} of a "
+        f"The busiest {quarter} of {experts} experts {'gets' if quarter == 1 else 'get'} {percent(float(share.mean()))} of a "
         f"layer's choices; evenly it would be {percent(float(even[0]))}."
     )
     return _by_layer(
@@ -226,12 +226,14 @@ def _served(use: Floats) -> Chart:
     even = {"color": style.OTHER, "dash": "dash", "width": 2}
     figure.add_scatter(x=x, y=x / experts, name="if all were used alike", mode="lines", line=even)
     figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
+    figure.update_xaxes(dtick=1 if experts <= 16 else None)  # no half experts
     table = pd.DataFrame(
         {"experts": x, "mean layer": shares.mean(0), "least": shares.min(0), "most": shares.max(0)}
     )
     half = max(1, experts // 2)
     alt = (
-        f"The {half} busiest of a layer's {experts} experts serve "
+        f"The {'busiest' if half == 1 else f'{half} busiest'} of a layer's {experts} experts "
+        f"{'serves' if half == 1 else 'serve'} "
         f"{percent(float(shares[:, half - 1].mean()))} of its choices."
     )
     return Chart("How many experts serve how much", figure, table, "recorded", alt)
