@@ -19,6 +19,7 @@ STYLE = """<style>
 .stMainBlockContainer { padding: 4.25rem 2rem 12px; }
 .stMainBlockContainer h1 { padding: 0 0 0.25rem; }
 .st-key-keys { display: none; }
+.stElementContainer.st-key-stage { opacity: 1 !important; } /* no run of the script dims it, however slow */
 [data-testid=stLayoutWrapper]:has(> :is(.st-key-keys, .st-key-listener, .st-key-window)) {
   position: absolute; /* else a gap follows it */
 }

@@ -141,7 +141,7 @@ class Story {
     const board = stage.boards[stage.selected.board]
     const run = board.run
     const kicker = element("p", `kicker ${board.number ? "b" : "a"}`)
-    kicker.textContent = `${run.about.name} · ${model.nameOf(stage.pass)} · layer ${facts.layer}`
+    kicker.textContent = `${run.about.name} · ${model.nameOf(stage.pass)} · layer\u00a0${facts.layer}`
     const parts = [kicker]
     const states = {
       [HIT]: "hit",
