@@ -685,6 +685,12 @@ def test_what_if_shows_every_policy(scope: str) -> None:
     assert not app.exception
     assert not app.error, texts(app.error)
     assert "no policy can hit more than" in texts(app.caption)
+    (beyond,) = [one for one in app.caption if one.value.startswith("Whole\\-token hits")]
+    whole, gaps = texts([beyond]).split("Gap captured: ")
+    assert "belady" in whole
+    assert "belady" not in gaps  # it gets all by what the words mean
+    assert "lfu" in gaps
+    assert "**gap captured**" in beyond.proto.help
 
 
 def test_what_if_models_other_machines_and_checks_itself_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,8 +36,10 @@ from moeviz.words.names import settings as settings
 from moeviz.words.plain import harmless as harmless
 from moeviz.words.plain import lines as lines
 from moeviz.words.results import about as about
+from moeviz.words.results import beyond_hits as beyond_hits
 from moeviz.words.results import counted as counted
 from moeviz.words.results import difference as difference
+from moeviz.words.results import gap as gap
 from moeviz.words.results import misses as misses
 from moeviz.words.results import moved as moved
 from moeviz.words.results import numbers as numbers
