@@ -267,6 +267,22 @@ def test_a_setting_changed_on_a_board_goes_into_the_link_and_comes_from_it(page:
         staged(page)
 
 
+def test_the_expert_that_is_asked_about_and_the_speed_go_into_the_link_and_come_from_it(
+    page: Page, app: str
+) -> None:
+    stage = goto(page, app, "step=60")
+    stage.get_by_role("combobox", name="speed").select_option("16")
+    page.keyboard.press("ArrowUp")  # the expert above
+    story = stage.locator(".story .kicker")
+    expect(page).to_have_url(re.compile(r"asked=b\.\d\.\d.*speed=16|speed=16.*asked=b\.\d\.\d"))
+    _, layer, expert = str(re.search(r"asked=(b\.\d\.\d)", page.url)[1]).split(".")  # type: ignore[index]
+    page.reload()
+    stage = staged(page)
+    expect(stage.get_by_role("combobox", name="speed")).to_have_value("16")
+    expect(story).to_contain_text(f"LFU · token 60 · layer {layer}")
+    expect(stage.locator(".story h3").first).to_contain_text(f"Expert {expert} ")
+
+
 PAGES = {
     "Stage": "canvas",
     "Experts": ".js-plotly-plot",

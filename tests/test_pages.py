@@ -110,10 +110,20 @@ def drawer(app: AppTest) -> str:
     return str(label)
 
 
+def given(app: AppTest) -> dict[str, Any]:
+    (stage,) = [one for one in app.get("bidi_component") if one.proto.component_name == "moeviz_stage"]
+    return dict(json.loads(stage.proto.json))
+
+
 def payload(app: AppTest) -> dict[str, Any]:
     """What the stage was given."""
-    (stage,) = [one for one in app.get("bidi_component") if one.proto.component_name == "moeviz_stage"]
-    return dict(json.loads(stage.proto.json)["payload"])
+    return dict(given(app)["payload"])
+
+
+def seek(app: AppTest) -> dict[str, Any] | None:
+    """Where the stage was told to go."""
+    found: dict[str, Any] | None = given(app)["seek"]
+    return found
 
 
 # the stage
