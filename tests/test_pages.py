@@ -378,6 +378,27 @@ def test_a_comparison_measures_checks_itself_and_says_when_it_is_stale() -> None
     finished(app, "measure")
 
 
+def test_a_paced_comparison_names_its_rate_and_is_one_click_from_the_real_disk() -> None:
+    app = opened("stage", step="60", tokens="3")
+    preset = PRESETS["Changes subject"]
+    model = ModelSpec(tier="host", link="SATA SSD")
+    job = Job(
+        "compare", preset.prompt, [Settings("lru"), Settings("lfu")], model, 3, then=preset.then, repeats=1
+    )
+    job.stop_at_end = False
+    app.session_state["desk"].submit("measure", job)
+    app = finished(app.run(), "measure")
+    assert "paced, link 0.55 GB/s" in texts(app.markdown)
+    button(app, "On the real disk").click().run()
+    assert not app.exception
+    begun = app.session_state["desk"].jobs["measure"]
+    assert (begun.model.tier, begun.model.link, begun.max_new_tokens) == ("disk", "", 3)
+    assert app.session_state["tier"] == "this disk"
+    jobs.client().stop(begun)
+    app = finished(app, "measure")
+    assert not [one for one in app.button if one.label == "On the real disk"]
+
+
 def test_a_comparison_of_ones_own_words_brings_its_text_and_is_of_before_beside_another() -> None:
     app = opened("stage", step="60", tokens="3", tier="this RAM")
     app.text_area(key="prompt").set_value("And it").run()

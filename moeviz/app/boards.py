@@ -102,6 +102,8 @@ def draw(
                 st.session_state.seek = {"step": last, "follows": True}
                 traces.move(last)  # where its user has left it, the stage says so
             st.rerun()
+    if st.session_state.pop("measure_now", False) and begin(two, wanted):
+        st.rerun()
     going = live.running()
     queued = live.queued(going)
     every = None if going is None else live.EVERY_QUEUED if queued else live.EVERY

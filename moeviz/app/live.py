@@ -6,6 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from moeviz import words
 from moeviz.app import commands, jobs, kept, show, traces
 from moeviz.core.run import Run
 from moeviz.core.trace import Trace
@@ -67,7 +68,7 @@ def ended(name: str) -> None:
         return
     trace, run = captured
     with st.container(horizontal=True, vertical_alignment="center"):
-        show.badge("watched")
+        show.badge("watched", words.link_rate(run.tier))
         if job.state == "stopped":
             st.badge(f"stopped after {len(run.output_ids)} tokens", color="gray")
         show.verdict(

@@ -51,6 +51,7 @@ from moeviz.words.terms import terms_in as terms_in
 from moeviz.words.terms import tooltip as tooltip
 from moeviz.words.tiers import KEPT as KEPT
 from moeviz.words.tiers import NO_OVERLAP as NO_OVERLAP
+from moeviz.words.tiers import link_rate as link_rate
 from moeviz.words.tiers import lossless as lossless
 from moeviz.words.tiers import lossy as lossy
 from moeviz.words.tiers import pace as pace
