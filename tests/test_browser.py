@@ -279,7 +279,7 @@ def test_the_expert_that_is_asked_about_and_the_speed_go_into_the_link_and_come_
     page.reload()
     stage = staged(page)
     expect(stage.get_by_role("combobox", name="speed")).to_have_value("16")
-    expect(story).to_contain_text(f"LFU · token 60 · layer {layer}")
+    expect(story).to_contain_text(f"token 60 · layer {layer}")
     expect(stage.locator(".story h3").first).to_contain_text(f"Expert {expert} ")
 
 
@@ -530,6 +530,22 @@ def test_a_click_on_a_copy_of_the_lanes_opens_the_stage_there(page: Page, app: s
     expect(stage).to_have_attribute("data-pass", str(step))
     expect(stage.locator(".story .kicker")).to_contain_text(f"token {step} · layer {layer}")
     expect(stage.locator(".story h3").first).to_contain_text(f"Expert {expert} ")
+
+
+def test_a_click_on_an_expert_opens_its_story_on_the_stage(page: Page, app: str) -> None:
+    opened(page, app, "Experts")
+    drawn = page.locator(".js-plotly-plot").first
+    spot = drawn.evaluate(
+        """plot => {
+          const { xaxis, yaxis } = plot._fullLayout, { x, y } = plot.data[1]
+          const other = [...Array(8).keys()].find(e => !y.some((one, n) => one === e && x[n] === 2))
+          return { x: xaxis._offset + xaxis.c2p(2), y: yaxis._offset + yaxis.c2p(other), expert: other }
+        }"""
+    )  # one that layer 2 does not need now
+    drawn.click(position={"x": spot["x"], "y": spot["y"]})
+    stage = page.locator(".moeviz-stage")
+    expect(stage.locator(".story .kicker")).to_contain_text("layer 2")
+    expect(stage.locator(".story h3").first).to_contain_text(f"Expert {spot['expert']} ")
 
 
 def test_presenter_mode_and_help_by_key(page: Page, app: str) -> None:

@@ -36,7 +36,7 @@ def test_what_a_hit_ratio_does_not_say() -> None:
     """Of lru and belady the gap captured is 0 and all by what it means, so nobody is told of it."""
     told = words.beyond_hits([("lru", 0.25, None), ("lfu", 0.5, 0.375), ("mru", 0.0, -0.1)])
     assert told == (
-        "Whole-token hits: lru 25.0%, lfu 50.0%, mru 0.0% of the decoded tokens. "
+        "Whole-token hits: lru 25.0%, lfu 50.0%, mru 0.0% of decoded tokens. "
         "Gap captured: lfu 38%, mru -10% of what is possible."
     )
     assert words.beyond_hits([("lru", None, None)]) == ""

@@ -56,7 +56,7 @@ def beyond_hits(several: Sequence[tuple[str, float | None, float | None]]) -> st
     whole = [f"{name} {percent(part)}" for name, part, _ in several if part is not None]
     gaps = [f"{name} {percent(captured, 0)}" for name, _, captured in several if captured is not None]
     said = [
-        ("Whole-token hits", "of the decoded tokens", whole),
+        ("Whole-token hits", "of decoded tokens", whole),
         ("Gap captured", "of what is possible", gaps),
     ]
     return " ".join(f"{what}: {', '.join(parts)} {of}." for what, of, parts in said if parts)
