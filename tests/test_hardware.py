@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from accelerator import Double
-from conftest import in_step
 
 from moeviz import words
 from moeviz.core.cache import Load
@@ -20,7 +20,7 @@ from moeviz.core.replay import replay
 from moeviz.core.run import Run, Tier
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
-from moeviz.engine import measure
+from moeviz.engine import exactness, measure
 from moeviz.engine.link import DeviceLink, HostLink
 from moeviz.engine.loader import Loaded, load
 from moeviz.engine.serving import Serving
@@ -30,7 +30,7 @@ from moeviz.errors import ModelError, MoevizError
 PROMPT = "How many experts?"
 GREEDY = Options(max_new_tokens=4, temperature=0.0, stop_at_end=False)
 TinyModel = Callable[[str], Path]
-Seen = tuple[Trace, Run, measure.Logits]
+Seen = tuple[Trace, Run, exactness.Logits]
 
 
 @pytest.fixture(scope="module", params=["disk", "host"])
@@ -47,12 +47,12 @@ def past(model: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def on_cpu(model: Loaded, settings: Settings, future: Trace | None = None) -> Seen:
-    with measure.logits_seen(model) as logits:
+    with exactness.logits_seen(model) as logits:
         return *measure.record(model, PROMPT, settings, GREEDY, future=future), logits
 
 
 def on(double: Double, model: Loaded, settings: Settings, future: Trace | None = None) -> Seen:
-    with measure.logits_seen(model) as logits, double.computing():
+    with exactness.logits_seen(model) as logits, double.computing():
         found = measure.record(replace(model, hardware=double), PROMPT, settings, GREEDY, future=future)
     assert double.unused == double.made, "an event is lost, and every run makes more of them"
     return *found, logits
@@ -60,8 +60,7 @@ def on(double: Double, model: Loaded, settings: Settings, future: Trace | None =
 
 def test_policies_and_prefetchers_give_the_bits_of_the_cpu_path(model: Loaded, past: Path) -> None:
     future, _, expected = on_cpu(model, Settings(slots=3))
-    both = in_step(list(POLICIES), list(PREDICTORS))
-    every = [Settings(policy, 3, prefetch=prefetch) for policy, prefetch in both]
+    every = [Settings(policy, 3, prefetch=prefetch) for policy, prefetch in product(POLICIES, PREDICTORS)]
     every += [
         Settings(slots=7, scope="model", prefetch="next-gate", threshold=0.5),
         Settings(slots=4, prefetch="next-gate", lookahead=2, warm="first"),
@@ -88,9 +87,9 @@ def test_what_a_backend_lacks_is_slower_and_said_and_as_right(model: Loaded, dou
 def test_what_padding_needs_is_computed_on_it_as_well(model: Loaded) -> None:
     prompts, settings = [PROMPT, "A"], Settings(slots=3, prefetch="next-gate")
     double = Double()
-    with measure.logits_seen(model) as expected, double.computing():  # torch folds a batch otherwise here
+    with exactness.logits_seen(model) as expected, double.computing():  # torch folds a batch otherwise here
         measure.record(model, prompts, settings, GREEDY)
-    with measure.logits_seen(model) as logits, double.computing():
+    with exactness.logits_seen(model) as logits, double.computing():
         trace, run = measure.record(replace(model, hardware=double), prompts, settings, GREEDY)
     assert logits == expected
     assert replay(trace, settings).same_decisions(run)
@@ -167,10 +166,10 @@ def test_a_slot_is_not_overwritten_while_compute_is_held_back(
         link.close()
 
 
-def test_a_decode_pass_waits_once_a_layer_and_a_prompt_too(
+def test_a_pass_waits_once_a_layer_and_a_prompt_s_rows_go_up_at_once(
     model: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counts: list[int] = []
+    counts: list[tuple[int, int]] = []  # of each pass: waits and uploads
     end_pass, hidden = Serving.end_pass, []
 
     for settings, guesses in (
@@ -182,8 +181,8 @@ def test_a_decode_pass_waits_once_a_layer_and_a_prompt_too(
 
         def count(self: Serving, *args: Any, double: Double = double) -> Any:
             record = end_pass(self, *args)
-            counts.append(double.waits)
-            double.waits = 0
+            counts.append((double.waits, double.uploads))
+            double.waits = double.uploads = 0
             return record
 
         monkeypatch.setattr(Serving, "end_pass", count)
@@ -194,7 +193,8 @@ def test_a_decode_pass_waits_once_a_layer_and_a_prompt_too(
         hidden += double.hidden
         layers = len(model.layers)
         rest = 1 if guesses else 0  # what only the record needs
-        assert counts == [layers + 1, *[layers + 1 + rest] * 3], settings.label  # 1: the token
+        prompt, decode = (layers + 1, layers + 1), (layers + 1 + rest, 1)  # 1: the token, which is chosen
+        assert counts == [prompt, *[decode] * 3], settings.label  # and goes up
     assert hidden == []
 
 

@@ -185,9 +185,9 @@ def _about(name: str, trace: Trace, run: Run | None) -> dict[str, Any]:
         "per token": trace.k,
         "prompt tokens": trace.tokens - decode,
         "decoded": decode,
+        "its own run": run.settings.label + (", measured" if run.measured else "") if run else "none",
         "recorded": trace.recorded.get("time", "unknown")[:16].replace("T", " "),  # to the minute
         "on": trace.recorded.get("machine", "unknown"),
-        "its own run": run.settings.label + (", measured" if run.measured else "") if run else "none",
         "prompt": " ".join(trace.prompt.split())[:120],
     }
 

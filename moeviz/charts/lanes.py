@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from moeviz.amounts import milliseconds
+from moeviz.amounts import many, milliseconds
 from moeviz.charts import style
 from moeviz.charts.chart import Chart, kind_of
 from moeviz.core.run import Run
 from moeviz.numbers import cost
+from moeviz.words import from_to, passes_of
 
 TALL = 330  # px: on a phone the legend takes six lines of it
 LOOKS = {  # kind of a segment -> (name, colour, pattern)
@@ -75,7 +76,7 @@ def over_passes(run: Run, first: int, count: int = 1, costs: cost.Costs | None =
         ],
         columns=["lane", "what", "from ms", "to ms", "MoE layer", "expert"],
     )
-    several = f"passes {first} to {last - 1}" if last - first > 1 else f"pass {first}"
+    several = from_to(passes_of(run)[first:last])
     kind = kind_of(run) if run.measured else "modelled"
     return Chart(f"Compute and link in {several}", figure, table, kind, _told(segments))
 
@@ -106,4 +107,5 @@ def _told(segments: Sequence[cost.Segment]) -> str:
     waits = sum(one.end - one.start for one in segments if one.kind == "stall")
     whole = max((one.end for one in segments if one.lane == "compute"), default=0.0)
     copies = sum(one.lane == "link" for one in segments)
-    return f"Compute waits {milliseconds(waits)} of {milliseconds(whole)}, for {copies} copies over the link."
+    of = f"{milliseconds(waits)} of {milliseconds(whole)}"
+    return f"Compute waits {of}, for {many(copies, 'copy')} over the link."

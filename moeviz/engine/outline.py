@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from moeviz import words
 from moeviz.core.settings import Settings
+from moeviz.engine.bare import sooner
 from moeviz.engine.checkpoint import check_files, guarded, needs_code, no_code
 from moeviz.engine.dtypes import DTYPES, dtype_named
 from moeviz.engine.experts import stacked
@@ -66,7 +67,9 @@ def outline_of(
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is not known. Choose one of {', '.join(DTYPES)}.")
     with torch.device("meta"):
-        skeleton = guarded(name, lambda: model_class(config).from_config(config, trust_remote_code=False))
+        skeleton = guarded(
+            name, lambda: sooner(lambda: model_class(config).from_config(config, trust_remote_code=False))
+        )
     every = [module for module in skeleton.modules() if is_experts(module)]
     if not every:
         raise ModelError(no_experts(name, config, skeleton))
