@@ -537,8 +537,8 @@ def test_a_click_on_an_expert_opens_its_story_on_the_stage(page: Page, app: str)
     drawn = page.locator(".js-plotly-plot").first
     spot = drawn.evaluate(
         """plot => {
-          const { xaxis, yaxis } = plot._fullLayout, { x, y } = plot.data[1]
-          const other = [...Array(8).keys()].find(e => !y.some((one, n) => one === e && x[n] === 2))
+          const { xaxis, yaxis } = plot._fullLayout, marks = plot.calcdata[1]
+          const other = [...Array(8).keys()].find(e => !marks.some(({ x, y }) => x === 2 && y === e))
           return { x: xaxis._offset + xaxis.c2p(2), y: yaxis._offset + yaxis.c2p(other), expert: other }
         }"""
     )  # one that layer 2 does not need now
