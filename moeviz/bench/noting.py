@@ -6,6 +6,7 @@ MOEVIZ_DATA=folder python -m moeviz.bench.noting run app.py     # as `python -m 
 from __future__ import annotations
 
 import os
+import runpy
 import time
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,5 @@ def note(file: Path) -> None:
 
 
 if __name__ == "__main__":
-    from streamlit.web.cli import main
-
     note(Path(os.environ["MOEVIZ_DATA"]) / NOTES)
-    main()
+    runpy.run_module("streamlit", run_name="__main__", alter_sys=True)
