@@ -889,7 +889,9 @@ def test_what_a_file_does_not_say_is_said_on_the_page_and_the_file_dropped_again
 def test_counts_are_shown_by_experts_planned_with_and_refused_by_the_others(data_folder: Path) -> None:
     popular = Counts(np.arange(1.0, 65.0).reshape(8, 8), model="m", notes=("prompts were left out",))
     app = upload(opened("library"), ("popular.moecounts", to_bytes(popular)))
-    assert "Opened popular: counts without order, 8 MoE layers of 8 experts" in texts(app.success)
+    assert "Opened popular: counts without order, 8 MoE layers of 8 experts. Experts and What if" in texts(
+        app.success
+    )
     assert app.selectbox(key="trace").value == "counts: popular"
     assert "Prompts were left out." in texts(app.caption)
     turned(app, "experts")

@@ -150,7 +150,7 @@ def _examined(name: str, score: Score | type[Lists], says: str, needs: frozenset
     try:
         with np.errstate(all="ignore"):
             found = score(use, now)  # type: ignore[arg-type]
-            np.broadcast_to(np.asarray(found, np.float64), (2, 2))
+            scores = np.broadcast_to(np.asarray(found, np.float64), (2, 2))
         says.format(score=0.0, ago="", times="")
     except (KeyError, IndexError) as error:
         raise PolicyError(
@@ -162,6 +162,11 @@ def _examined(name: str, score: Score | type[Lists], says: str, needs: frozenset
             "expression over "
             "columns of use, for example -use.last_touch, with np.where and np.maximum instead of if and max."
         ) from None
+    if np.isnan(scores).all():
+        raise PolicyError(
+            f"policy {name!r} gives {'None' if found is None else 'nan'} where a score is wanted. Let its "
+            "function return a number, for example -use.last_touch."
+        )
     steady = now.asked <= {"seed", "layers", "half_life"} and not use.asked & BY_EVENT
     distinct = found is columns["last_touch"] or found is columns["loaded"]  # clocks are
     return Policy(

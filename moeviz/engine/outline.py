@@ -164,7 +164,10 @@ def _type(folder: Path) -> str:
 def _tokenizer(name: object, folder: Path) -> Any:
     """Read first of all: without one no prompt can be run, and nothing should have been packed by then."""
     try:
-        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        found = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        if not found("In the beginning")["input_ids"]:  # what transformers makes up where there are no files
+            raise ValueError("what transformers makes of this folder gives no token for any text")
+        return found
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".: ")
         raise ModelError(
