@@ -427,7 +427,7 @@ def test_the_game_of_a_lesson_is_played_by_mouse(page: Page, app: str) -> None:
     page.get_by_role("radio", name="3", exact=True).click()
     see(page, "Who leaves?")
     page.get_by_role("button", name="Hint").click()
-    see(page, "Last used")
+    see(page, "last used")
     page.get_by_role("button", name=re.compile(r"Expert \d")).first.click()
     see(page, re.compile(r"Expert \d left: last used"))
     page.get_by_role("button", name="Next round").click()

@@ -204,12 +204,19 @@ def explain(one: Lesson, given: float | str) -> None:
         if said.holds:
             st.markdown(show.plain(said.text))
     if not st.session_state.presenter:  # beside the stage, where it is large enough for the last row
-        picture_of_answer(one)
+        picture_of_answer(one, given)
 
 
-def picture_of_answer(one: Lesson) -> None:
-    """What the sentences speak of as a drawing, where there is one."""
-    found = answered(one.number).picture
+def picture_of_answer(one: Lesson, given: float | str) -> None:
+    """What the sentences speak of as a drawing, where there is one; with what was predicted, by this visitor
+    or by a room's class in the middle, where the drawing has a place for it.
+    """
+    answer, guess, whose = answered(one.number), given, "your guess"
+    if HALL.room is not None:
+        guess, whose = HALL.room.middle(one), "the class's guess"
+    found = answer.picture
+    if answer.with_guess is not None and isinstance(guess, float):
+        found = answer.with_guess(guess, whose)
     if found is not None:
         picture(found, f"why-{one.number}")
 
