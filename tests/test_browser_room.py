@@ -72,6 +72,11 @@ def class_(browser: Browser, app: str) -> Iterator[Class]:  # noqa: F811
     assert made.wrong == []
 
 
+def open_room(lecturer: Page) -> None:
+    lecturer.get_by_role("button", name="For the lecturer").click()
+    lecturer.get_by_role("button", name="Open the room").click()
+
+
 def bars(lecturer: Page) -> list[str]:
     return [row.inner_text().split("\n")[-1] for row in lecturer.locator(".room-bars .row").all()]
 
@@ -86,7 +91,7 @@ def test_a_class_predicts_is_counted_live_told_together_and_sent_home(class_: Cl
     early = class_.student(1)
     expect(early.get_by_role("heading", name="The room opens soon")).to_be_visible()
     lecturer = class_.lecturer()
-    lecturer.get_by_role("button", name="Open the room").click()
+    open_room(lecturer)
     card = lecturer.get_by_role("dialog")
     code = card.get_by_role("img", name="QR code: http://")
     expect(code).to_be_visible()
@@ -143,7 +148,7 @@ def test_a_class_predicts_is_counted_live_told_together_and_sent_home(class_: Cl
 def test_a_class_of_seventy_is_counted_by_the_real_server(class_: Class) -> None:
     """Each phone opens the page, asks what is asked and answers, all at the same time."""
     lecturer = class_.lecturer()
-    lecturer.get_by_role("button", name="Open the room").click()
+    open_room(lecturer)
     see(lecturer, "0 predicted, of 0 phones")  # the question is asked
 
     def phone(number: int) -> None:
@@ -166,12 +171,12 @@ def test_a_class_of_seventy_is_counted_by_the_real_server(class_: Class) -> None
     see(lecturer, "70 predicted, of 70 phones")
     assert bars(lecturer) == ["18", "18", "17", "17"]
     lecturer.get_by_role("button", name="Close the room").click()
-    expect(lecturer.get_by_role("button", name="Open the room")).to_be_visible()
+    expect(lecturer.get_by_role("dialog")).to_have_count(0)
 
 
 def test_a_students_page_has_nothing_but_the_answers(class_: Class) -> None:
     lecturer = class_.lecturer()
-    lecturer.get_by_role("button", name="Open the room").click()
+    open_room(lecturer)
     student = class_.student(1)
     expect(student.get_by_role("button")).to_have_count(4)
     assert student.locator("a, input, textarea, select, iframe, form").count() == 0

@@ -39,7 +39,7 @@ def play() -> None:
     score = f"Round {now.at + 1} of {len(now.rounds)} · {now.right} right · {streak}"
     st.markdown(show.plain(game.rule(now)), help=show.plain(POLICIES[now.policy].text) or None)
     components.drawing(game.board(now), "game-board")
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with st.container(key="game-moves", horizontal=True, vertical_alignment="center"):
         for one in now.round.candidates:
             _move(
                 f"Expert {one.expert}", lambda now, e=one.expert: game.guess(now, e), now.guessed is not None

@@ -107,9 +107,10 @@ def choose() -> Lesson:
         title = st.container(width="content", key="lesson-title")  # after the choice, which keeps its place
         if found.answered and not state.presenter:  # a class has its own count
             st.markdown(f"{found.right} of {found.answered} right", width="content")
-        if not state.presenter:
-            downloads()
-        lectern.control()
+        with lectern.drawer():
+            if not state.presenter:
+                downloads()
+            lectern.control()
     one = several[int(number or 0)]
     links.put("lesson", str(one.number))
     st.html(STYLE)
@@ -118,20 +119,15 @@ def choose() -> Lesson:
 
 
 def downloads() -> None:
-    """Sheets for paper."""
-    with st.popover("Sheets", icon=":material/print:", help="Questions for the class, answers for you"):
-        show.download(
-            "Questions",
-            lambda: sheet.students(lessons(), LAB),
-            "moeviz-lessons.html",
-            help="To print, A4 or Letter",
-        )
-        show.download(
-            "Answers and a plan of 45 minutes",
-            lambda: sheet.lecturer(lessons(), LAB),
-            "moeviz-lessons-answers.html",
-            key="answers",
-        )
+    """Sheets for paper: questions for the class, answers for who teaches it."""
+    st.markdown("**Sheets**, to print on A4 or Letter")
+    show.download("Questions", lambda: sheet.students(lessons(), LAB), "moeviz-lessons.html")
+    show.download(
+        "Answers and a plan of 45 minutes",
+        lambda: sheet.lecturer(lessons(), LAB),
+        "moeviz-lessons-answers.html",
+        key="answers",
+    )
 
 
 def predict(one: Lesson) -> float | str | None:

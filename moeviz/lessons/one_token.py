@@ -183,7 +183,7 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     shares = " and ".join(percent(one, 0) for one in _weights(found))
     said = (
         f"The token “{token}” reaches MoE layer {found.layer}. Its {trace.num_experts} experts are small "
-        "networks. Computing all of them for every token would be slow, so a router chooses.",
+        "networks. Computing all for every token would be slow, so a router chooses.",
         f"The router scores every expert and takes the {trace.k} highest: {chosen[0]} and {chosen[1]}. Shown "
         f"are the scores of these two, by which they will count: {shares}. The others' are not recorded.",
         "All experts live in the slow tier. The fast tier, where computing happens, has room for "
