@@ -1,4 +1,4 @@
-"""Shares, bytes, times, rates and counts in words: one wording for every layer above.
+"""Shares, bytes, times, rates and counts in words, and bytes out of words: one wording for every layer above.
 
 memory(3 * 2**30)     # '3.0 GiB'
 milliseconds(0.9)     # '0.90 ms'
@@ -7,9 +7,15 @@ many(2, "pass")       # '2 passes'
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 UNKNOWN = "–"  # where there is no number
+_UNITS: dict[str, int] = {"": 1, "b": 1} | {
+    f"{letter}{ending}": base**power
+    for ending, base in (("b", 1000), ("", 1000), ("ib", 1024), ("i", 1024))
+    for power, letter in enumerate("kmgt", 1)
+}
 _FILES = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 _MEMORY = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 
@@ -68,11 +74,25 @@ def speed(tokens_per_second: float | None) -> str:
 
 
 def many(count: int, what: str) -> str:
-    """A number of things that are counted: 1 token, 2 tokens, 3 passes."""
-    plural = "es" if what.endswith("s") else "s"
-    return f"{count:,} {what}{'' if count == 1 else plural}"
+    """A number of things that are counted: 1 token, 2 tokens, 3 passes, 4 copies."""
+    if count == 1:
+        return f"1 {what}"
+    if what.endswith("y"):
+        return f"{count:,} {what[:-1]}ies"
+    return f"{count:,} {what}{'es' if what.endswith('s') else 's'}"
 
 
 def seconds_left(seconds: float) -> str:
     """About how long something still takes."""
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def byte_count(text: str) -> int:
+    """Bytes from what a user typed: 3GiB, 3000 MB, 1.5e9. Raises ValueError."""
+    found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([a-z]*)\s*", text.lower())
+    if found is None or found[2] not in _UNITS:
+        raise ValueError(text)
+    value = float(found[1]) * _UNITS[found[2]]
+    if value >= 2**63:
+        raise ValueError(text)
+    return round(value)

@@ -34,6 +34,7 @@ from moeviz import amounts
         (amounts.many(1, "token"), "1 token"),
         (amounts.many(1_000, "MoE layer"), "1,000 MoE layers"),
         (amounts.many(2, "forward pass"), "2 forward passes"),
+        (amounts.many(0, "copy"), "0 copies"),
     ],
 )
 def test_amounts_in_words(text: str, shown: str) -> None:

@@ -18,7 +18,7 @@ from moeviz.cli.main import main
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
 from moeviz.core.trace import DECODE, PREFILL, Trace
-from moeviz.engine import measure
+from moeviz.engine import exactness, measure
 from moeviz.engine.capture import capture
 from moeviz.engine.link import HostLink
 from moeviz.engine.loader import Loaded, load
@@ -65,10 +65,10 @@ def test_a_batch_is_that_of_transformers(name: str, tiny_model: TinyModel) -> No
         Settings("lru", model.k, prefetch="next-gate"),
         Settings(baseline="whole-layer"),
     ):
-        with measure.logits_seen(model) as logits:
+        with exactness.logits_seen(model) as logits:
             trace, run = measure.record(model, PROMPTS, settings, GREEDY)
         assert run.output_ids == tuple(found[:, width:].T.ravel().tolist())
-        assert measure.reference(model, trace) == logits, "bit for bit"
+        assert exactness.reference(model, trace) == logits, "bit for bit"
         assert replay(trace, settings).same_decisions(run)
     theirs = captured.trace()
     for column in ("experts", "phase", "forward_pass", "sequence", "token_ids"):

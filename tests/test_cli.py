@@ -402,7 +402,7 @@ def test_a_run_whose_slow_tier_fails_keeps_what_it_captured(
     monkeypatch.setattr(session, "generate", failing)
     result = run("run", "--prompt", "And it came", "--max-new-tokens", "30", "--past-end", "--out", out)
     assert result.exit_code == 2
-    assert f"The slow tier's file is damaged. {out} holds the 3 tokens that were captured." in result.stderr
+    assert f"The slow tier's file is damaged. {out} holds the 3 tokens captured." in result.stderr
     _, recorded = load_file(out)
     assert recorded is not None
     assert len(recorded.output_ids) == 3
@@ -422,7 +422,7 @@ def test_an_interrupted_run_keeps_what_it_captured(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(session, "generate", interrupted)
     result = run("run", "--prompt", "And it came", "--max-new-tokens", "30", "--past-end", "--out", out)
     assert result.exit_code == 130
-    assert f"Interrupted. {out} holds the 3 tokens that were captured." in result.stderr
+    assert f"Interrupted. {out} holds the 3 tokens captured." in result.stderr
     saved, recorded = load_file(out)
     assert recorded is not None
     assert len(recorded.output_ids) == 3

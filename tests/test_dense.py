@@ -15,8 +15,8 @@ from torch.nn.functional import linear
 
 from moeviz.core.settings import Settings
 from moeviz.engine import dense as dense_module
+from moeviz.engine import exactness
 from moeviz.engine import experts as experts_module
-from moeviz.engine import measure
 from moeviz.engine.bits import alike, exact_zeros, same_bits
 from moeviz.engine.dense import Dense, same_inputs
 from moeviz.engine.experts import Together
@@ -167,7 +167,7 @@ def test_a_model_has_its_own_modules_back_when_a_run_is_over() -> None:
 def test_a_run_is_the_same_with_and_without(name: str, dtype: str, tiny_model: Callable[[str], Path]) -> None:
     loaded = load(tiny_model(name), tier="host", device="cpu", dtype=dtype)
     assert loaded.dense.stand_ins
-    with measure.logits_seen(loaded) as seen:
+    with exactness.logits_seen(loaded) as seen:
         for one in (loaded, replace(loaded, dense=Dense(nn.Module(), []))):
             list(generate(one, PROMPT, Settings(slots=loaded.k + 1), GREEDY))
     assert seen[: len(seen) // 2] == seen[len(seen) // 2 :]
@@ -185,7 +185,7 @@ def test_rows_are_multiplied_where_vectors_would_have_other_bits(
     assert not any(isinstance(one, nn.Linear) for one in as_rows.dense.stand_ins)
     seen = []
     for one in (as_vectors, as_rows):
-        with measure.logits_seen(one) as logits:
+        with exactness.logits_seen(one) as logits:
             list(generate(one, PROMPT, Settings(slots=one.k), GREEDY))
         seen.append(logits)
     assert seen[0] == seen[1]

@@ -13,7 +13,7 @@ from accelerator import Double
 
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
-from moeviz.engine import measure
+from moeviz.engine import exactness, measure
 from moeviz.engine.loader import load
 from moeviz.engine.session import Options
 from moeviz.errors import ModelError
@@ -40,7 +40,7 @@ def test_one_product_differs_by_rounding_alone_and_says_by_how_much(
         assert run.output_ids == expected.output_ids, settings.label
         assert replay(trace, settings).same_decisions(run), settings.label
         assert trace.recorded["compute"] == "grouped, not lossless"
-        said = measure.grouped_difference(model, PROMPT, settings, GREEDY)
+        said = exactness.grouped_difference(model, PROMPT, settings, GREEDY)
         found = re.search(r"by at most (\S+), where the largest is", said)
         assert found is not None
         assert float(found[1]) < 1e-4

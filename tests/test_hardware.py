@@ -20,7 +20,7 @@ from moeviz.core.replay import replay
 from moeviz.core.run import Run, Tier
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
-from moeviz.engine import measure
+from moeviz.engine import exactness, measure
 from moeviz.engine.link import DeviceLink, HostLink
 from moeviz.engine.loader import Loaded, load
 from moeviz.engine.serving import Serving
@@ -30,7 +30,7 @@ from moeviz.errors import ModelError, MoevizError
 PROMPT = "How many experts?"
 GREEDY = Options(max_new_tokens=4, temperature=0.0, stop_at_end=False)
 TinyModel = Callable[[str], Path]
-Seen = tuple[Trace, Run, measure.Logits]
+Seen = tuple[Trace, Run, exactness.Logits]
 
 
 @pytest.fixture(scope="module", params=["disk", "host"])
@@ -47,12 +47,12 @@ def past(model: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def on_cpu(model: Loaded, settings: Settings, future: Trace | None = None) -> Seen:
-    with measure.logits_seen(model) as logits:
+    with exactness.logits_seen(model) as logits:
         return *measure.record(model, PROMPT, settings, GREEDY, future=future), logits
 
 
 def on(double: Double, model: Loaded, settings: Settings, future: Trace | None = None) -> Seen:
-    with measure.logits_seen(model) as logits, double.computing():
+    with exactness.logits_seen(model) as logits, double.computing():
         found = measure.record(replace(model, hardware=double), PROMPT, settings, GREEDY, future=future)
     assert double.unused == double.made, "an event is lost, and every run makes more of them"
     return *found, logits
@@ -88,9 +88,9 @@ def test_what_a_backend_lacks_is_slower_and_said_and_as_right(model: Loaded, dou
 def test_what_padding_needs_is_computed_on_it_as_well(model: Loaded) -> None:
     prompts, settings = [PROMPT, "A"], Settings(slots=3, prefetch="next-gate")
     double = Double()
-    with measure.logits_seen(model) as expected, double.computing():  # torch folds a batch otherwise here
+    with exactness.logits_seen(model) as expected, double.computing():  # torch folds a batch otherwise here
         measure.record(model, prompts, settings, GREEDY)
-    with measure.logits_seen(model) as logits, double.computing():
+    with exactness.logits_seen(model) as logits, double.computing():
         trace, run = measure.record(replace(model, hardware=double), prompts, settings, GREEDY)
     assert logits == expected
     assert replay(trace, settings).same_decisions(run)

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -96,6 +97,15 @@ def test_imports_point_down(path: Path) -> None:
             continue
         if other is not None and other != own:
             assert FLOOR[other] < FLOOR[own], f"{path.name} of {own} imports {name} of {other}"
+
+
+def test_the_readme_lists_the_rooms_from_the_top_down() -> None:
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").partition("## What is where\n\n```\n")[2]
+    listed = re.findall(r"^moeviz/(\w+)", tree.partition("```")[0], re.MULTILINE)
+    floors = [FLOOR[f"moeviz.{name}" if name != "api" else "moeviz"] for name in listed]
+    assert floors == sorted(floors, reverse=True)
+    there = {path.stem for path in (ROOT / "moeviz").iterdir() if path.suffix in ("", ".py")}
+    assert {name for name in there if not name.startswith("__")} == set(listed)
 
 
 def test_imports_are_seen_wherever_they_stand() -> None:

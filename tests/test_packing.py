@@ -18,7 +18,7 @@ from moeviz import words
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
-from moeviz.engine import filling, measure, unpacking
+from moeviz.engine import exactness, filling, measure, unpacking
 from moeviz.engine.aligned import aligned
 from moeviz.engine.layout import Row
 from moeviz.engine.loader import load
@@ -55,9 +55,9 @@ def test_a_packed_checkpoint_stays_packed_and_runs_to_the_bits_of_transformers(
     for dtype, tier in (("float32", "disk"), ("bfloat16", "disk"), ("bfloat16", "host")):
         loaded = load(folder, device="cpu", dtype=dtype, tier=tier)
         layout = loaded.store.layout
-        with measure.logits_seen(loaded) as logits:
+        with exactness.logits_seen(loaded) as logits:
             trace, run = measure.record(loaded, PROMPT, settings, GREEDY)
-        assert logits == measure.reference(loaded, trace), (dtype, tier)
+        assert logits == exactness.reference(loaded, trace), (dtype, tier)
         assert (trace.expert_bytes, trace.link_bytes) == (layout.expert_bytes, layout.link_bytes)
         assert layout.packing is not None
         assert layout.packing._fast, "the quick way of unpacking is not taken"
@@ -72,7 +72,7 @@ def test_a_packed_checkpoint_stays_packed_and_runs_to_the_bits_of_transformers(
         loaded.store.close()
     assert len(list(cache.glob("*.experts"))) == 1, "the packed bytes are the same for every dtype"
     loaded = load(folder, device="cpu", dtype="bfloat16", experts="unpacked")
-    with measure.logits_seen(loaded) as unpacked:
+    with exactness.logits_seen(loaded) as unpacked:
         trace, _ = measure.record(loaded, PROMPT, settings, GREEDY)
     assert unpacked == logits
     assert loaded.store.layout.packing is None
@@ -99,9 +99,9 @@ def test_layers_that_are_quantised_differently_are_kept_unpacked(tmp_path: Path)
     folder = tiny_models.save_fp8("qwen3_moe", tmp_path / "model", but="layers.0.")
     loaded = load(folder, device="cpu")
     assert loaded.store.layout.packing is None
-    with measure.logits_seen(loaded) as logits:
+    with exactness.logits_seen(loaded) as logits:
         trace, _ = measure.record(loaded, PROMPT, Settings(slots=3), GREEDY)
-    assert logits == measure.reference(loaded, trace)
+    assert logits == exactness.reference(loaded, trace)
     assert trace.link_bytes == 0
     planned = sizes(headers.read(str(folder)), str(loaded.dtype).removeprefix("torch."))
     assert (planned.mean_moved, planned.kept) == (trace.expert_bytes, "")
@@ -152,8 +152,8 @@ def test_rounding_is_lossy_and_says_so_and_by_how_much(tmp_path: Path) -> None:
         trace, run = measure.record(loaded, PROMPT, Settings(slots=3), GREEDY)
         trace.save(tmp_path / "t.moetrace", run)
         assert Trace.load(tmp_path / "t.moetrace").notes == (words.rounded(experts),)
-        assert "rounded to" in measure.not_verifiable(loaded)
-        found = measure.lossy(loaded, trace)
+        assert "rounded to" in exactness.not_verifiable(loaded)
+        found = exactness.lossy(loaded, trace)
         assert experts in words.lossy(found)
         assert found.tokens == trace.tokens
         apart[experts] = found

@@ -249,7 +249,7 @@ def _menus(trace: Trace, scope: str) -> dict[str, list[tuple[str | int, str]]]:
     guessing = [name for name, one in PREDICTORS.items() if trace.lookaheads or "routers" not in one.needs]
     return {
         "policy": [(name, words.policy_name(name)) for name in _policies(trace)],
-        "slots": [(count, f"{count} slots") for count in slots],
+        "slots": [(count, words.many(count, "slot")) for count in slots],
         "prefetch": [(name, words.prefetch_name(name)) for name in guessing],
     }
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from moeviz import words
 from moeviz.app import commands, jobs, kept, show, traces
 from moeviz.core.run import Run
 from moeviz.core.trace import Trace
@@ -69,7 +70,7 @@ def ended(name: str) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         show.badge("watched")
         if job.state == "stopped":
-            st.badge(f"stopped after {len(run.output_ids)} tokens", color="gray")
+            st.badge(f"stopped after {words.many(len(run.output_ids), 'token')}", color="gray")
         show.verdict(
             kept.agrees(trace, run),
             "live = replay, event for event",

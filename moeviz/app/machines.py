@@ -120,7 +120,7 @@ def in_words(costs: cost.Costs, place: Machine, size: int) -> str:
 def memory(slots: int, size: int) -> str:
     """What the slots take."""
     what = words.memory(slots * size) if size else "an unknown amount of memory"
-    return f"{slots:,} slots in all layers take {what}."
+    return f"{words.many(slots, 'slot')} in all layers take {what}."
 
 
 def check() -> None:

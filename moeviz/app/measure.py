@@ -220,7 +220,7 @@ def _results(job: Job, old: bool) -> None:
             "Every run made the hits, misses, evictions and pre-fetches of a replay, event for event.",
         )
         if job.state == "stopped":
-            st.badge(f"stopped after {len(job.runs)} runs", color="gray")
+            st.badge(f"stopped after {words.many(len(job.runs), 'run')}", color="gray")
     named = [(settings.label, repeats) for settings, repeats in measured]
     found = [(settings, medians.repeated(repeats)) for settings, repeats in measured]
     st.markdown(f"**{words.comparison_verdict(found)}** {words.best_value(found)}")
@@ -243,11 +243,11 @@ def _table(job: Job, named: list[tuple[str, list[Run]]]) -> None:
         st.caption(
             f"{show.plain(facts.name)}, {facts.dtype} on {facts.device} "
             f"({show.plain(facts.versions['machine'])}, {facts.versions['threads']} thread). "
-            f"{words.tier(facts.tier)} {job.max_new_tokens} tokens, temperature {job.temperature}, "
-            f"seed {job.seed}; {job.repeats} repeats, interleaved; medians over repeats (of an even number "
-            "the mean of the two times in the middle), whiskers from the least to the most; speed, stack and "
-            "hit ratio of decode alone, where the first token is not: it comes from the prompt. tokens/s is "
-            "of a run's mean token, TPOT of its median one."
+            f"{words.tier(facts.tier)} {words.many(job.max_new_tokens, 'token')}, "
+            f"temperature {job.temperature}, seed {job.seed}; {job.repeats} repeats, interleaved; medians "
+            "over repeats (of an even number the mean of the two times in the middle), whiskers from the "
+            "least to the most; speed, stack and hit ratio of decode alone, where the first token is not: it "
+            "comes from the prompt. tokens/s is of a run's mean token, TPOT of its median one."
         )
     with st.expander("The same comparison without the browser"):
         st.code(commands.compare(job), language="bash")

@@ -15,10 +15,10 @@ import pandas as pd
 import streamlit as st
 
 from moeviz import words
+from moeviz.amounts import byte_count
 from moeviz.app import forms, jobs, machines, traces
 from moeviz.app.show import plain
 from moeviz.core.machines import TYPED, Machine
-from moeviz.core.settings import byte_count
 from moeviz.engine import plan as plans
 from moeviz.engine import planned
 from moeviz.errors import MoevizError

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from moeviz.amounts import milliseconds
+from moeviz.amounts import many, milliseconds
 from moeviz.charts import style
 from moeviz.charts.chart import Chart, kind_of
 from moeviz.core.run import Run
@@ -106,4 +106,5 @@ def _told(segments: Sequence[cost.Segment]) -> str:
     waits = sum(one.end - one.start for one in segments if one.kind == "stall")
     whole = max((one.end for one in segments if one.lane == "compute"), default=0.0)
     copies = sum(one.lane == "link" for one in segments)
-    return f"Compute waits {milliseconds(waits)} of {milliseconds(whole)}, for {copies} copies over the link."
+    of = f"{milliseconds(waits)} of {milliseconds(whole)}"
+    return f"Compute waits {of}, for {many(copies, 'copy')} over the link."

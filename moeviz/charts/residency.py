@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moeviz.amounts import many
 from moeviz.charts import style
 from moeviz.charts.board import MISS, PREFETCHED, RESIDENT, STATES, Frame, frames
 from moeviz.charts.chart import Chart, kind_of
@@ -123,7 +124,7 @@ def raster(run: Run, texts: Sequence[str], pictures: Sequence[Frame] = (), at: i
     worst = int(counted.argmax())
     out = len(run.departures.load)
     alt = (
-        f"{missed:,} misses and {out:,} evictions in {len(run.passes.phase):,} passes; "
+        f"{many(missed, 'miss')} and {many(out, 'eviction')} in {many(len(run.passes.phase), 'pass')}; "
         f"layer {worst} misses most, {counted[worst]:,}."
     )
     what = "Misses by layer" if pooled else "Every expert"

@@ -16,7 +16,7 @@ from moeviz.charts.chart import Chart
 from moeviz.core.trace import DECODE, Trace
 from moeviz.numbers import routing
 from moeviz.numbers.routing import Floats
-from moeviz.words import percent
+from moeviz.words import many, percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +83,7 @@ def now_and_so_far(trace: Trace, step: int, weighted: bool = False) -> Chart:
     new = int(((now > 0) & (routing.usage(trace, False, slice(0, passes[step].start)) == 0)).sum())
     busiest = np.unravel_index(int(far.argmax()), far.shape)
     alt = (
-        f"Pass {step} needs {len(layer)} experts, {new} of them for the first time; "
+        f"Pass {step} needs {many(len(layer), 'expert')}, {new} of them for the first time; "
         f"so far layer {busiest[0]}'s expert {busiest[1]} was chosen most."
     )
     return Chart("Chosen now, on all that was chosen so far", figure, table, "recorded", alt)

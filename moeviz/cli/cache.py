@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moeviz.amounts import byte_count
 from moeviz.cli.ending import Refused, refusing
 from moeviz.cli.options import registered
-from moeviz.core.settings import byte_count
 
 if TYPE_CHECKING:
     from moeviz.engine.cachefolder import Entry

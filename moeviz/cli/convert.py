@@ -124,7 +124,7 @@ def import_(
                 )
             trace = found.trace
             content = moetrace.to_bytes(trace, found.run)
-            requests = f" of {len(trace.sequences())} requests" if trace.sequence is not None else ""
+            requests = f" of {many(len(trace.sequences()), 'request')}" if trace.sequence is not None else ""
             shape = (
                 f"{many(trace.tokens, 'token')}{requests}, {many(trace.layers, 'MoE layer')} of "
                 f"{many(trace.num_experts, 'expert')}, {trace.k} per token"
@@ -193,7 +193,9 @@ def split(file: Path, into: Path, force: bool) -> None:
                 told = "is of another split; a sweep of the folder takes it too. --force removes it"
             click.echo(words.harmless(f"note       {more} {told}"))
     tokens = sorted(part.tokens for part in parts)
-    click.echo(f"saved      {len(parts)} requests of {tokens[0]:,} to {tokens[-1]:,} tokens in {into}")
+    click.echo(
+        f"saved      {words.many(len(parts), 'request')} of {tokens[0]:,} to {tokens[-1]:,} tokens in {into}"
+    )
 
 
 def _of_longer_split(into: Path, stem: str, parts: int, trace: Trace) -> Iterator[Path]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moeviz.amounts import many
 from moeviz.cli.ending import Refused, Stopping, keeps, progress_line, refusing, writing
 from moeviz.cli.meter import Meter
 from moeviz.cli.options import (
@@ -89,12 +90,12 @@ def run(
         known = _future(future)
         loaded, options = prepare(model, others, [settings])
         options = replace(options, compute=compute)
-        from moeviz.engine import measure
+        from moeviz.engine import exactness, measure
         from moeviz.engine.planned import settle
         from moeviz.engine.session import generate
 
         measure.fitting(loaded, [settings])
-        with Stopping() as stop, measure.logits_seen(loaded) as logits:
+        with Stopping() as stop, exactness.logits_seen(loaded) as logits:
             known = known or measure.look_ahead(loaded, prompts, settings, options, stop)
             logits.clear()  # of a run that looked ahead
             records, cut = [], None
@@ -115,10 +116,10 @@ def run(
             settle(trace, result, on_host=loaded.device.type == "cpu")
         lossless, why, difference = None, "", ""
         if compute == "grouped":
-            difference = measure.grouped_difference(loaded, prompts, settings, options)
-        elif verify and not (why := measure.not_verifiable(loaded)):
-            lossless = measure.reference(loaded, trace) == logits
-        lossy, unknown = measure.lossy_where_it_fits(loaded, trace) if verify else (None, "")
+            difference = exactness.grouped_difference(loaded, prompts, settings, options)
+        elif verify and not (why := exactness.not_verifiable(loaded)):
+            lossless = exactness.reference(loaded, trace) == logits
+        lossy, unknown = exactness.lossy_where_it_fits(loaded, trace) if verify else (None, "")
 
     told = Told(loaded, prompts, settings, result, lossless, why, difference, lossy, unknown)
     (told.as_json if as_json else told.as_text)()
@@ -187,7 +188,7 @@ def _saved(out: Path | None, trace: Trace, result: Run) -> tuple[str, Refused | 
         try:
             with writing(out):
                 trace.save(out, result)
-            kept = f"{out} holds the {len(result.output_ids)} tokens that were captured."
+            kept = f"{out} holds the {many(len(result.output_ids), 'token')} captured."
         except Refused as error:
             unsaved, kept = error, error.message
         keeps(kept)
@@ -255,13 +256,13 @@ def compare(
             raise Refused("There is nothing to measure. Give a --setting, or name --baselines.")
         loaded, options = prepare(model, others, chosen)
         from moeviz.core.replay import replay
-        from moeviz.engine import measure
+        from moeviz.engine import exactness, measure
 
         chosen, left_out = measure.fitting(loaded, chosen)
         trace, runs, logits = _measured(loaded, prompts, chosen, repeats, options)
-        why = measure.not_verifiable(loaded)
-        lossy, unknown = measure.lossy_where_it_fits(loaded, trace)
-        expected = None if why else measure.reference(loaded, trace)
+        why = exactness.not_verifiable(loaded)
+        lossy, unknown = exactness.lossy_where_it_fits(loaded, trace)
+        expected = None if why else exactness.reference(loaded, trace)
         ((recording,), *measured_runs) = runs.values()
         replays = [replay(trace, settings) for settings in chosen]
 
@@ -308,8 +309,8 @@ def _tell(
     comparison(measured, checks)
     kind = str(loaded.dtype).removeprefix("torch.")
     click.echo(
-        f"\nMedians of {repeats} runs [least to most], decode only; {kind} on {loaded.device}, "
-        f"{threads} thread(s). {words.tier(loaded.tier)}\n"
+        f"\nMedians of {words.many(repeats, 'run')} [least to most], decode only; {kind} on {loaded.device}, "
+        f"{words.many(threads, 'thread')}. {words.tier(loaded.tier)}\n"
     )
     click.echo(words.comparison_verdict(measured))
     for said in filter(None, [words.best_value(measured), lossy and words.lossy(lossy)]):
@@ -322,12 +323,12 @@ def _measured(
     """The trace; and by the number of the Settings, -1 for the recording run, its runs and a checksum of each
     run's logits of each pass. Says meanwhile how far it is.
     """
-    from moeviz.engine import measure
+    from moeviz.engine import exactness, measure
 
     runs: dict[int, list[Run]] = {number: [] for number in range(-1, len(chosen))}
     logits: dict[int, list[list[int]]] = {number: [] for number in runs}
     trace, of = None, 1 + repeats * len(chosen)
-    with measure.logits_seen(loaded) as seen, Meter("runs", quiet=True) as meter:
+    with exactness.logits_seen(loaded) as seen, Meter("runs", quiet=True) as meter:
         found = measure.compare(loaded, prompts, chosen, repeats, options)
         for done, (_, number, recorded, result) in enumerate(found, start=1):
             trace = recorded or trace

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moeviz.amounts import many
 from moeviz.cli.ending import Refused, keeps, refusing, writing
 from moeviz.cli.meter import Meter
 from moeviz.cli.options import Listing, Place, Text, given, not_used, out_option, registered, setting_option
@@ -132,7 +133,7 @@ def sweep(
     _print(table)
     for line in sweeps.verdict(table):
         click.echo(line)
-    click.echo(f"saved      {out}: {len(table):,} rows of {table['digest'].nunique():,} traces")
+    click.echo(f"saved      {out}: {many(len(table), 'row')} of {many(table['digest'].nunique(), 'trace')}")
 
 
 def _print(table: pd.DataFrame) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from moeviz.amounts import budget
+from moeviz.amounts import budget, byte_count
 from moeviz.core.predictors import PREDICTORS, load_predictor
 from moeviz.errors import MoevizError, SettingsError
 
@@ -83,24 +83,6 @@ class Setting:
 
 def _setting(default: Any, help: str, **more: Any) -> Any:
     return field(default=default, metadata={"setting": Setting(help, **more)})
-
-
-UNITS: dict[str, int] = {"": 1, "b": 1} | {
-    f"{letter}{ending}": base**power
-    for ending, base in (("b", 1000), ("", 1000), ("ib", 1024), ("i", 1024))
-    for power, letter in enumerate("kmgt", 1)
-}
-
-
-def byte_count(text: str) -> int:
-    """Bytes from what a user typed: 3GiB, 3000 MB, 1.5e9. Raises ValueError."""
-    found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([a-z]*)\s*", text.lower())
-    if found is None or found[2] not in UNITS:
-        raise ValueError(text)
-    value = float(found[1]) * UNITS[found[2]]
-    if value >= 2**63:
-        raise ValueError(text)
-    return round(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from moeviz.engine.aligned import aligned, pages
 from moeviz.engine.clocks import DeviceClock, HostClock
 from moeviz.engine.link import DeviceLink, HostLink, PacedLink
 from moeviz.engine.store import HostStore, Store
+from moeviz.engine.tiers import ALIGNMENT
 from moeviz.errors import ModelError
 from moeviz.words import NO_OVERLAP
 
@@ -195,8 +196,8 @@ class Accelerator:
 
     def staging(self, record_bytes: int) -> torch.Tensor:
         """A pinned buffer for one record, aligned as a read past the page cache asks for."""
-        room = self.host_memory(record_bytes + 4_096)
-        offset = -room.data_ptr() % 4_096
+        room = self.host_memory(record_bytes + ALIGNMENT)
+        offset = -room.data_ptr() % ALIGNMENT
         return room[offset : offset + record_bytes]
 
     def copying(self) -> Any:

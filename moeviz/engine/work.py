@@ -18,7 +18,7 @@ from moeviz.core import machines
 from moeviz.core.policies import load_policy
 from moeviz.core.predictors import load_predictor
 from moeviz.core.settings import Settings
-from moeviz.engine import measure
+from moeviz.engine import exactness, measure
 from moeviz.engine.loader import BUNDLED, Loaded, load
 from moeviz.engine.session import Options, generate
 from moeviz.errors import ModelError, PolicyError, SettingsError, StoreError
@@ -95,8 +95,8 @@ class Worker:
         # as the job counts them
         numbers = [n for n, one in enumerate(settings) if any(one is other for other in kept)]
         trace = None
-        logits: list[measure.Logits] = []
-        with measure.logits_seen(loaded) as seen:
+        logits: list[exactness.Logits] = []
+        with exactness.logits_seen(loaded) as seen:
             for share, number, recorded, run in measure.compare(
                 loaded, prompt, kept, repeats, options, self._stop.is_set
             ):
@@ -114,11 +114,11 @@ class Worker:
             return
         lossless = None
         if loaded.rounding:
-            found, why = measure.lossy_where_it_fits(loaded, trace)
+            found, why = exactness.lossy_where_it_fits(loaded, trace)
             left_out.append(why if found is None else words.lossy(found))
-        elif why := measure.not_verifiable(loaded):
+        elif why := exactness.not_verifiable(loaded):
             left_out.append(f"The logits are {why}")
-        elif (expected := measure.reference(loaded, trace, self._stop.is_set)) is not None:
+        elif (expected := exactness.reference(loaded, trace, self._stop.is_set)) is not None:
             lossless = all(one == expected for one in logits)
         self._send({"event": "verified", "lossless": lossless, "notes": left_out})
 

@@ -239,7 +239,7 @@ def _against(table: pd.DataFrame, best: Means, rival: Means) -> str:
         apart = [
             float(np.mean(best.by_prompt[one]) - np.mean(rival.by_prompt[one])) for one in best.by_prompt
         ]
-        interval, over = bootstrap(apart), f"{len(apart)} traces"
+        interval, over = bootstrap(apart), words.many(len(apart), "trace")
     if interval.low is None:
         return f"{best.name} hits {words.points(interval.middle)} more than {rival.name} on this trace."
     if interval.low <= 0:
@@ -274,7 +274,7 @@ def spread(interval: Interval) -> str:
 
 def room_in_words(room: int, table: pd.DataFrame) -> str:
     """4 slots; 3.00 GiB."""
-    return words.memory(room) if _room(table) == "budget" else f"{room:,} slots"
+    return words.memory(room) if _room(table) == "budget" else words.many(room, "slot")
 
 
 def _as_curve(found: Means) -> Curve:

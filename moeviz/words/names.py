@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from moeviz.amounts import budget, memory
+from moeviz.amounts import budget, many, memory
 from moeviz.core.settings import BASELINES, SCOPES, Settings
 
 SIGNS = {  # what the state of an expert is called beside its colour and its sign
@@ -43,13 +43,12 @@ def settings(found: Settings) -> str:
     if found.baseline:
         return f"{found.baseline}: {BASELINES[found.baseline]}."
     whose = "in each MoE layer" if found.scope == "layer" else "for all layers together"
-    parts = [f"{found.policy} with {found.slots:,} slots {whose} ({SCOPES[found.scope]})"]
+    parts = [f"{found.policy} with {many(found.slots, 'slot')} {whose} ({SCOPES[found.scope]})"]
     if found.prefetch != "none":
-        many = f"{found.width} experts" if found.width else "as many experts as the router chooses"
+        who = many(found.width, "expert") if found.width else "as many experts as the router chooses"
         if found.threshold and found.prefetch == "next-gate":
-            many = f"experts until their probabilities reach {found.threshold:g}"
-        ahead = "1 layer" if found.lookahead == 1 else f"{found.lookahead} layers"
-        parts.append(f"{found.prefetch} guesses {many}, {ahead} ahead")
+            who = f"experts until their probabilities reach {found.threshold:g}"
+        parts.append(f"{found.prefetch} guesses {who}, {many(found.lookahead, 'layer')} ahead")
     if found.warm != "cold":
         parts.append(f"warm start: {found.warm}")
     return "; ".join(parts) + "."
@@ -93,7 +92,7 @@ def _apart(found: Settings) -> list[str]:
     """All but the policy that may tell two caches apart, each in a few words."""
     guesses = found.prefetch != "none"
     return [
-        budget(found.budget) if found.budget else f"{found.slots:,} slots",
+        budget(found.budget) if found.budget else many(found.slots, "slot"),
         "all layers share them" if found.scope == "model" else "each layer its own",
         found.prefetch.rpartition(":")[2] if guesses else "no pre-fetch",
         f"{found.lookahead} ahead" if guesses else "",
@@ -110,4 +109,4 @@ def memory_held(held: int, whole: int, found: Settings) -> str:
     """What the slots take, of what all experts would; the slots alone where sizes are not known."""
     if whole:
         return f"holds {memory(held)} of {memory(whole)}"
-    return f"{found.slots} slots {'in all' if found.scope == 'model' else 'a layer'}"
+    return f"{many(found.slots, 'slot')} {'in all' if found.scope == 'model' else 'a layer'}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moeviz.amounts import milliseconds, percent, rate
+from moeviz.amounts import many, milliseconds, percent, rate
 from moeviz.core.run import Tier
 from moeviz.numbers.lossy import Lossy
 from moeviz.numbers.plan import break_even
@@ -75,5 +75,6 @@ def lossy(found: Lossy) -> str:
         f"Lossy: with experts in {found.experts}, logits differ by {found.mean:.2g} in the mean and "
         f"{found.largest:.2g} at most (they spread by {found.spread:.2g}), {percent(found.rerouted)} of the "
         f"chosen experts are others, and the likeliest next token is the same after "
-        f"{percent(found.same_token)} of {found.tokens} tokens, against the same model without rounding."
+        f"{percent(found.same_token)} of {many(found.tokens, 'token')}, against the same model without "
+        "rounding."
     )

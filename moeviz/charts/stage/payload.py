@@ -89,13 +89,7 @@ def stage_payload(
         "verdict": verdict,
         "live": live,
         "model": trace.model,
-        "shape": {
-            "layers": trace.layers,
-            "experts": trace.num_experts,
-            "k": trace.k,
-            "passes": len(passes),
-            "tokens": trace.tokens,
-        },
+        "shape": _shape(trace),
         "texts": list(trace.texts),
         "counts": packed(np.array([part.stop - part.start for part in passes])),
         "phase": packed(runs[0].passes.phase),
@@ -104,14 +98,7 @@ def stage_payload(
             "experts": packed(runs[0].accesses.expert),
         },
         "runs": given,
-        "bound": None
-        if bound is None
-        else {
-            "hits": packed(_hits(bound)),
-            "name": setting_name(bound.settings),
-            "holds": not bound.room.bytes,  # where sizes differ, belady is no bound
-            "rule": "" if bound.settings.rule == DEFAULTS["rule"] else bound.settings.rule,
-        },
+        "bound": _bound(bound) if bound is not None else None,
         "domains": _domains(trace),
         "changes": [
             {"pass": int(pass_of[one.token]), "before": one.before, "after": one.after} for one in changes
@@ -123,6 +110,25 @@ def stage_payload(
         "keys": KEYS,
         "glossary": TOLD,
         "legend": LEGEND,
+    }
+
+
+def _shape(trace: Trace) -> dict[str, int]:
+    return {
+        "layers": trace.layers,
+        "experts": trace.num_experts,
+        "k": trace.k,
+        "passes": len(trace.passes()),
+        "tokens": trace.tokens,
+    }
+
+
+def _bound(run: Run) -> dict[str, Any]:
+    return {
+        "hits": packed(_hits(run)),
+        "name": setting_name(run.settings),
+        "holds": not run.room.bytes,  # where sizes differ, belady is no bound
+        "rule": "" if run.settings.rule == DEFAULTS["rule"] else run.settings.rule,
     }
 
 

@@ -114,14 +114,7 @@ def read_rows(
         if also:
             also(request, row)
         if isinstance(chosen, list) and chosen and isinstance(chosen[0], list):
-            lists = [expert_list(source, one, place, name) for one in chosen]
-            given = None
-            if isinstance(weights, list) and len(weights) == len(lists):
-                given = [
-                    weight_list(source, one, ids, said.experts, place, found["weights"]) or []
-                    for one, ids in zip(weights, lists, strict=True)
-                ]
-            calls.add(place, layer, lists, given)
+            calls.add(place, layer, *_of_tokens(source, row, found, said.experts, place))
             ordered += 1
             continue
         ids = expert_list(source, chosen, place, name)
@@ -152,16 +145,30 @@ def read_rows(
     if not ordered and not len(routes):
         raise source.error("holds no routes after its header.")
     collected = calls.routed() if ordered else routes.routed()
+    if ordered:
+        collected.report.append("tokens are not numbered: a forward pass ends where a layer comes again")
     collected.experts, collected.model, collected.prompt = said.experts, said.model, said.prompt
     collected.prompt_tokens = said.prompt_tokens
     collected.recorded = dict(recorded or {})
-    if ordered:
-        collected.report.append("tokens are not numbered: a forward pass ends where a layer comes again")
     collected.report += unused(said.unused, "keys of the header")
     collected.report += unused(left, "keys")
     for kind in sorted(set(others or [])):
         collected.report.append(f"{(others or []).count(kind):,} lines of kind {kind[:40]!r} are not used")
     return finish(source, options, collected, format)
+
+
+def _of_tokens(
+    source: Source, row: dict[str, Any], found: dict[str, str], experts: int, place: str
+) -> tuple[list[list[int]], list[list[float]] | None]:
+    """The experts of each token of a row that holds several, and their weights where it has them for all."""
+    lists = [expert_list(source, one, place, found["experts"]) for one in row[found["experts"]]]
+    weights = row.get(found.get("weights", ""))
+    if not isinstance(weights, list) or len(weights) != len(lists):
+        return lists, None
+    return lists, [
+        weight_list(source, one, ids, experts, place, found["weights"]) or []
+        for one, ids in zip(weights, lists, strict=True)
+    ]
 
 
 def _optional(source: Source, value: Any, place: str, what: str) -> int:

@@ -10,6 +10,7 @@ each pass. A list of tensors [token, expert] is read as a layer each, as transfo
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,35 @@ def _tensor(source: Source, value: Any, what: str) -> Tensor:
 
 
 def _sglang(source: Source, options: Options, file: TorchFile, content: dict[Any, Any]) -> Found:
+    passes = _records(source, content)
+    seen = _seen(source, file, passes)
+    if not seen.chosen:
+        raise source.error("is an empty recording: no forward pass had a token.")
+    if len({one.shape[1:] for one in seen.chosen}) > 1:
+        raise source.error("its forward passes have different numbers of layers or experts per token.")
+    check_shape(source, (sum(seen.lengths), *seen.chosen[0].shape[1:]), False)
+    all_ids, experts = np.concatenate(seen.chosen), 0
+    report: list[str] = []
+    if "last_physical_to_logical_map" in content:
+        mapping = file.array(
+            _tensor(source, content["last_physical_to_logical_map"], "last_physical_to_logical_map")
+        )
+        all_ids, experts = _logical(source, all_ids, mapping, report)
+    step = np.repeat(np.arange(len(seen.lengths)), seen.lengths)
+    routed = Routed(all_ids, forward_pass=step, experts=experts, report=report)
+    if seen.assumed < len(seen.lengths):
+        routed.phase = np.array(seen.phases, np.uint8)
+    if len(seen.ids) == len(all_ids) and all(0 <= one < 2**31 for one in seen.ids):
+        routed.token_ids = np.array(seen.ids, np.int64)
+    report += _said(seen, step)
+    report += unused(sorted({str(key) for one in passes for key in one} - _USED), "keys of the records")
+    others = [key for key in content if key not in ("records", "last_physical_to_logical_map")]
+    report += unused(others, "keys")
+    return finish(source, options, routed, "sglang")
+
+
+def _records(source: Source, content: dict[Any, Any]) -> list[dict[Any, Any]]:
+    """The records of forward passes, in their order. Raises TraceError."""
     records = content["records"]
     if not isinstance(records, list) or not all(isinstance(one, dict) for one in records):
         raise source.error("its records are no list of dicts, as SGLang's recorder dumps them.")
@@ -123,14 +153,25 @@ def _sglang(source: Source, options: Options, file: TorchFile, content: dict[Any
             f"was recorded in {what} mode: it counts each forward pass and does not say which token used "
             "which expert. Record with --expert-distribution-recorder-mode per_token."
         )
-    passes = sorted(records, key=lambda one: _number(source, one.get("forward_pass_id"), "forward_pass_id"))
-    report: list[str] = []
-    chosen: list[NDArray[np.int16]] = []
-    phases: list[int] = []  # of each token
-    assumed = mixed = verified = 0
-    lengths: list[int] = []
-    ids: list[int] = []
-    tokens = 0
+    return sorted(records, key=lambda one: _number(source, one.get("forward_pass_id"), "forward_pass_id"))
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What the forward passes of a recording say, those without a token left out."""
+
+    chosen: list[NDArray[np.int16]] = field(default_factory=list)  # of each pass, [token, layer, k]
+    lengths: list[int] = field(default_factory=list)  # tokens of each pass
+    phases: list[int] = field(default_factory=list)  # of each token
+    ids: list[int] = field(default_factory=list)  # of the tokens whose pass has one for each
+    assumed: int = 0  # passes that do not say what they did
+    mixed: int = 0
+    verified: int = 0
+
+
+def _seen(source: Source, file: TorchFile, passes: list[dict[Any, Any]]) -> _Seen:
+    """Raises TraceError."""
+    seen, tokens = _Seen(), 0
     for record in passes:
         tensor = _tensor(source, record.get("topk_ids_of_layer"), "topk_ids_of_layer")
         if len(tensor.shape) != 3:
@@ -144,54 +185,41 @@ def _sglang(source: Source, options: Options, file: TorchFile, content: dict[Any
         source.places(tokens, layers, k, False)
         if count == 0:
             continue
-        chosen.append(narrow(source, file.array(tensor)).transpose(1, 0, 2))
+        seen.chosen.append(narrow(source, file.array(tensor)).transpose(1, 0, 2))
         mode = one if type(one := record.get("forward_mode")) is int else 0
-        assumed += mode not in _MODES
-        mixed += mode == _MIXED
-        verified += mode == _VERIFY
-        phases += [_MODES.get(mode, PREFILL if count > 1 else DECODE)] * count
-        lengths.append(count)
+        seen.assumed += mode not in _MODES
+        seen.mixed += mode == _MIXED
+        seen.verified += mode == _VERIFY
+        seen.phases += [_MODES.get(mode, PREFILL if count > 1 else DECODE)] * count
+        seen.lengths.append(count)
         own = record.get("input_ids")
         if isinstance(own, list) and len(own) == count and all(type(one) is int for one in own):
-            ids.extend(own)
-    if not chosen:
-        raise source.error("is an empty recording: no forward pass had a token.")
-    if len({one.shape[1:] for one in chosen}) > 1:
-        raise source.error("its forward passes have different numbers of layers or experts per token.")
-    check_shape(source, (sum(lengths), *chosen[0].shape[1:]), False)
-    all_ids = np.concatenate(chosen)
-    experts = 0
-    if "last_physical_to_logical_map" in content:
-        mapping = file.array(
-            _tensor(source, content["last_physical_to_logical_map"], "last_physical_to_logical_map")
-        )
-        all_ids, experts = _logical(source, all_ids, mapping, report)
-    step = np.repeat(np.arange(len(lengths)), lengths)
-    routed = Routed(all_ids, forward_pass=step, experts=experts, report=report)
-    if assumed < len(lengths):
-        routed.phase = np.array(phases, np.uint8)
-    if assumed:
+            seen.ids.extend(own)
+    return seen
+
+
+def _said(seen: _Seen, step: NDArray[np.int64]) -> list[str]:
+    """What was assumed or is not said. step: the forward pass of each token"""
+    report: list[str] = []
+    if seen.assumed:
         report.append(
-            f"forward_mode does not say what {many(assumed, 'pass')} did: those of several tokens "
+            f"forward_mode does not say what {many(seen.assumed, 'pass')} did: those of several tokens "
             "are taken for prefill, those of one for decode"
         )
-    if len(ids) == len(all_ids):
-        routed.token_ids = np.array(ids, np.int64) if all(0 <= one < 2**31 for one in ids) else None
-    else:
+    if len(seen.ids) != len(step):
         report.append("input_ids do not stand beside every token; token ids are left out")
-    if mixed:
-        report.append(f"{many(mixed, 'pass')} decoded beside a prompt (mixed); all of it counts as prefill")
-    if verified:
+    if seen.mixed:
         report.append(
-            f"{many(verified, 'pass')} verified drafts: those that were rejected are among the tokens, since "
-            "the file does not say which; their experts were needed just the same"
+            f"{many(seen.mixed, 'pass')} decoded beside a prompt (mixed); all of it counts as prefill"
         )
-    if (np.bincount(step[np.array(phases) == DECODE]) > 1).any():
+    if seen.verified:
+        report.append(
+            f"{many(seen.verified, 'pass')} verified drafts: those that were rejected are among the tokens, "
+            "since the file does not say which; their experts were needed just the same"
+        )
+    if (np.bincount(step[np.array(seen.phases) == DECODE]) > 1).any():
         report.append("passes decode several tokens at once; whose token is whose is not said")
-    report += unused(sorted({str(key) for one in passes for key in one} - _USED), "keys of the records")
-    others = [key for key in content if key not in ("records", "last_physical_to_logical_map")]
-    report += unused(others, "keys")
-    return finish(source, options, routed, "sglang")
+    return report
 
 
 def _logical(
