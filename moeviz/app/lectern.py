@@ -60,8 +60,8 @@ def control() -> None:
     """
     if not HALL.admits or st.get_option("server.address") not in gate.EVERYWHERE:
         st.markdown(
-            "**The room**: your class predicts on its own phones, and you see the counts and reveal. For "
-            "that the server has to answer to the network that you and the class are in. Stop it (Ctrl+C) and "
+            "**The room**: your class predicts on its phones, and you see the counts and reveal. For that "
+            "the server has to answer to the network that you and the class are in. Stop it (Ctrl+C) and "
             "start it with"
         )
         st.code(gate.COMMAND, language=None)
