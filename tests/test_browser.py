@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from looks import faults, lasting
@@ -288,6 +289,18 @@ CONTROLS = """() => {
     one.getAttribute("aria-label") || one.innerText.slice(0, 40) || one.className)
 }"""
 
+PLAYED = """(stage, enough) => new Promise((done) => {
+  const images = new Set(), passes = new Set(), canvas = stage.querySelector(".board.a canvas")
+  let moving = 0
+  const look = () => {
+    passes.add(stage.dataset.pass)
+    images.add(canvas.toDataURL())
+    moving = Math.max(moving, stage.getAnimations({ subtree: true }).length)
+    if (passes.size < enough) requestAnimationFrame(look)
+    else done([images.size, passes.size, moving])
+  }
+  requestAnimationFrame(look)
+})"""  # how many pictures a board showed while it played so many tokens
 LEGENDS_CLEAR = """() => [...document.querySelectorAll(".js-plotly-plot")].every((figure) => {
   const legend = figure.querySelector(".legend")?.getBoundingClientRect()
   const top = figure.getBoundingClientRect().top + figure._fullLayout._size.t // of what is drawn
@@ -447,6 +460,21 @@ def test_a_sheet_is_saved_from_the_page(page: Page, app: str) -> None:
     button = page.get_by_role("button", name="Questions", exact=True)
     expect(button).to_be_visible()
     assert "A model whose experts do not fit" in saved(page, button).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("motion", ["reduce", "no-preference"])
+def test_who_wants_no_motion_sees_one_picture_for_each_token(
+    page: Page, app: str, motion: Literal["reduce", "no-preference"]
+) -> None:
+    page.emulate_media(reduced_motion=motion)
+    stage = goto(page, app, "step=60")
+    page.keyboard.press("Space")
+    pictures, passes, moving = stage.evaluate(PLAYED, 5)
+    if motion == "reduce":
+        assert pictures <= passes
+        assert moving == 0
+    else:  # experts are seen on their way
+        assert pictures > passes
 
 
 def test_a_bad_link_opens_the_page_all_the_same(page: Page, app: str) -> None:

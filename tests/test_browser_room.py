@@ -12,25 +12,37 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from http.cookiejar import CookieJar
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 import zxingcpp
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
-from servers import serving
+from servers import ROOT, listening
 from test_axe import broken
 from test_browser import PATIENCE, browser, pytestmark, see, settle, turn  # noqa: F401
 from test_gate import ROUTES
 
+HOMES: list[Path] = []  # of the server that these tests share
 PHONE = {"width": 390, "height": 844}
 
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    own = tmp_path_factory.mktemp("server")
+    HOMES.append(own)
     options = ("--server.address", "0.0.0.0", "--", "--room")
-    with serving(tmp_path_factory.mktemp("data"), *options) as address:
-        yield address
+    environment = {"MOEVIZ_DATA": str(own / "data"), "HOME": str(own), "TMPDIR": str(own)}
+    with listening(ROOT, environment, "app.py", *options) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+def files(home: Path) -> dict[str, tuple[int, int]]:
+    """Whatever a server has written: what it keeps, its home and its scratch are all in one folder."""
+    return {
+        str(one): (one.stat().st_size, one.stat().st_mtime_ns) for one in home.rglob("*") if one.is_file()
+    }
 
 
 class Class:
@@ -146,8 +158,12 @@ def test_a_class_predicts_is_counted_live_told_together_and_sent_home(class_: Cl
 
 
 def test_a_class_of_seventy_is_counted_by_the_real_server(class_: Class) -> None:
-    """Each phone opens the page, asks what is asked and answers, all at the same time."""
+    """Each phone opens the page, asks what is asked and answers, all at the same time; and when the class is
+    over, the server has written nothing.
+    """
     lecturer = class_.lecturer()
+    settle(lecturer)
+    before = files(HOMES[0])
     open_room(lecturer)
     see(lecturer, "0 predicted, of 0 phones")  # the question is asked
 
@@ -172,6 +188,7 @@ def test_a_class_of_seventy_is_counted_by_the_real_server(class_: Class) -> None
     assert bars(lecturer) == ["18", "18", "17", "17"]
     lecturer.get_by_role("button", name="Close the room").click()
     expect(lecturer.get_by_role("dialog")).to_have_count(0)
+    assert files(HOMES[0]) == before
 
 
 def test_a_students_page_has_nothing_but_the_answers(class_: Class) -> None:
