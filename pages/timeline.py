@@ -66,10 +66,10 @@ evictions = explainer.evictions(step, layer)
 if not evictions:
     st.caption("Nobody left at this event.")
 for one in evictions:
-    told = story.eviction(one, layer)
+    told = story.eviction(explainer, one, layer)
     st.markdown(told, help=words.tooltip(told))
     st.caption("Everyone resident at that moment, the first to leave first:")
-    st.table(story.residents(one), hide_index=True)
+    st.table(story.residents(explainer, one), hide_index=True)
 one_layer = (layer, step, paper)
 show.chart(lambda: residency.paper(run, pictures, texts, *one_layer), "paper-figure", *at, *one_layer)
 st.caption(residency.legend_of_layer(run, paper))

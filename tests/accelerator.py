@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from moeviz.engine.hardware import Accelerator
 
@@ -72,7 +72,7 @@ class Copies(TorchDispatchMode):
         self.read_before = max(self.read_before, event.at)
 
     def run_to(self, position: int) -> None:
-        with self.lock:
+        with self.lock, _disable_current_modes():  # a copy is no compute, whichever thread asks for it
             while self.done < position:
                 self.queue.popleft()()
                 self.done += 1
@@ -109,6 +109,7 @@ class Double(Accelerator):
         self._streams, self._can_pin, self._slow = streams, pins, slow
         self.made = 0  # events
         self.waits = 0  # of the thread that computes
+        self.uploads = 0
         self.hidden: list[str] = []  # ways to the host that go past `read`
         self._inside = 0  # calls of `read` and `upload`
         self._pools: dict[int, torch.Tensor] = {}
@@ -156,6 +157,7 @@ class Double(Accelerator):
             return super().read(*tensors)
 
     def upload(self, array: Any) -> Any:
+        self.uploads += 1
         with self._counted():
             return super().upload(array)
 

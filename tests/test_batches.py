@@ -22,7 +22,7 @@ from moeviz.engine import exactness, measure
 from moeviz.engine.capture import capture
 from moeviz.engine.link import HostLink
 from moeviz.engine.loader import Loaded, load
-from moeviz.engine.session import Options
+from moeviz.engine.session import MOST_PROMPTS, Options
 from moeviz.engine.sources import own
 from moeviz.errors import ModelError
 
@@ -75,18 +75,21 @@ def test_a_batch_is_that_of_transformers(name: str, tiny_model: TinyModel) -> No
         assert np.array_equal(getattr(trace, column), getattr(theirs, column)), column
 
 
-def test_a_batch_s_trace_has_a_request_for_each_prompt(tiny_model: TinyModel) -> None:
+def test_a_trace_of_the_most_prompts_has_a_request_for_each(tiny_model: TinyModel) -> None:
     model = loaded(tiny_model, "mixtral")
-    trace, run = measure.record(model, PROMPTS, Settings(slots=4), GREEDY)
-    lengths = [len(model.tokenizer(prompt)["input_ids"]) for prompt in PROMPTS]
-    assert trace.sequence is not None
+    prompts = [prompt + " " * n for n in range(MOST_PROMPTS // len(PROMPTS)) for prompt in PROMPTS]
+    with exactness.logits_seen(model) as logits:
+        trace, run = measure.record(model, prompts, Settings(slots=4), GREEDY)
+    assert exactness.reference(model, trace) == logits, "bit for bit"
+    lengths = [len(model.tokenizer(prompt)["input_ids"]) for prompt in prompts]
+    assert trace.sequences() == list(range(MOST_PROMPTS))
     for number, length in enumerate(lengths):
         one = trace.of_sequence(number)
         assert (one.phase == PREFILL).sum() == length
         assert (one.phase == DECODE).sum() == NEW - 1
-        assert one.token_ids[:length].tolist() == model.tokenizer(PROMPTS[number])["input_ids"]
-    assert trace.prompt == "\n".join(PROMPTS)
-    assert run.passes.tokens.tolist() == [sum(lengths)] + [len(PROMPTS)] * (NEW - 1)
+        assert one.token_ids[:length].tolist() == model.tokenizer(prompts[number])["input_ids"]
+    assert trace.prompt == "\n".join(prompts)
+    assert run.passes.tokens.tolist() == [sum(lengths)] + [MOST_PROMPTS] * (NEW - 1)
     assert trace.guess.shape[2] > 0
 
 

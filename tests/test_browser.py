@@ -177,7 +177,7 @@ def verdict(stage: Locator, text: str | re.Pattern[str]) -> None:
 def test_a_run_is_followed_found_again_after_a_reload_and_saved(page: Page, app: str) -> None:
     stage = goto(page, app, "tokens=60&tier=SD+card%2C+paced")
     page.keyboard.press("r")
-    live = stage.locator(".verdict").filter(has_text=re.compile(r"Live: lru, 4 slots, [1-9]\d* of 60 tokens"))
+    live = stage.locator(".verdict").filter(has_text=re.compile(r"Live: LRU, [1-9]\d* of 60 tokens"))
     over = page.get_by_text("live = replay, event for event")  # on a busy machine before it was looked at
     expect(live.or_(over).first).to_be_visible()
     page.reload()
@@ -202,11 +202,11 @@ def test_what_draws_charts_is_there_before_a_page_with_charts(page: Page, app: s
 def test_a_stage_that_is_mounted_anew_after_pass_64_shows_the_whole_run(page: Page, app: str) -> None:
     stage = goto(page, app, "tokens=1500&tier=SD+card%2C+paced")  # longer than anyone looks
     page.keyboard.press("r")
-    verdict(stage, re.compile(r"Live: lru, 4 slots, (6[5-9]|[7-9]\d|\d{3,}) of 1500 tokens"))
+    verdict(stage, re.compile(r"Live: LRU, (6[5-9]|[7-9]\d|\d{3,}) of 1500 tokens"))
     turn(page, "Library")
     expect(stage).to_have_count(0)
     turn(page, "Stage")
-    verdict(staged(page), re.compile(r"Live: lru, 4 slots, \d+ of 1500 tokens"))
+    verdict(staged(page), re.compile(r"Live: LRU, \d+ of 1500 tokens"))
     expect(stage).to_have_attribute(
         "data-pass", re.compile(r"^(6[5-9]|[7-9]\d|\d{3,})$")
     )  # at the end of what came
@@ -423,12 +423,12 @@ def test_two_tabs_follow_and_stop_one_run(page: Page, app: str) -> None:
     early = page.context.new_page()
     goto(early, app, "step=3")
     page.keyboard.press("r")
-    verdict(page.locator(".moeviz-stage"), re.compile(r"Live: lru, 4 slots, [1-9]"))
+    verdict(page.locator(".moeviz-stage"), re.compile(r"Live: LRU, [1-9]"))
     early.keyboard.press("ArrowRight")  # what its user does tells it that a run goes on
-    verdict(early.locator(".moeviz-stage"), re.compile(r"Live: lru, 4 slots, \d+ of 1500 tokens"))
+    verdict(early.locator(".moeviz-stage"), re.compile(r"Live: LRU, \d+ of 1500 tokens"))
     other = page.context.new_page()
     other.goto(f"{app}/?tokens=1500")
-    verdict(staged(other), re.compile(r"Live: lru, 4 slots, \d+ of 1500 tokens"))
+    verdict(staged(other), re.compile(r"Live: LRU, \d+ of 1500 tokens"))
     other.get_by_role("button", name="Stop").click()
     for tab in (other, early, page):
         expect(tab.get_by_role("button", name="Run it live")).to_be_visible(timeout=PATIENCE)
@@ -488,17 +488,17 @@ def test_the_cursor_steps_from_anywhere_and_jumps(page: Page, app: str) -> None:
     expect(strip).to_have_attribute("data-step", "59")
     page.keyboard.press("ArrowRight")
     expect(strip).to_have_attribute("data-step", "60")
-    see(page, "Pass 60, MoE layer 0")
+    see(page, "Token 60, MoE layer 0")
     page.keyboard.press("ArrowLeft")
-    see(page, "Pass 59, MoE layer 0")
+    see(page, "Token 59, MoE layer 0")
     page.get_by_role("button", name="Jump to").click()
     page.get_by_text("the next regretted eviction").click()
     see(page, "Belady would have dropped")
     expect(page).to_have_url(re.compile(r"step=\d+"))
     page.keyboard.press("Home")
-    see(page, "Pass 0, MoE layer")
+    see(page, "The prompt, MoE layer")
     strip.locator("span").nth(30).click()
-    see(page, "Pass 30, MoE layer")
+    see(page, "Token 30, MoE layer")
 
 
 @pytest.mark.parametrize("figure", [0, 1])
@@ -653,6 +653,21 @@ def test_a_link_to_a_page_opens_it_within_the_app(browser: Browser, tmp_path: Pa
         ).to_be_visible()
         expect(page.get_by_role("link", name="Timeline")).to_be_visible()
         page.close()
+
+
+def test_back_leads_to_the_page_before_and_not_through_what_was_set_on_it(page: Page, app: str) -> None:
+    page.goto(app)
+    stage = staged(page)
+    page.get_by_role("button", name="Skip").click()
+    see(page, "Which cache suits this text?")
+    for step in (1, 2, 3):
+        page.keyboard.press("ArrowRight")
+        expect(page).to_have_url(re.compile(f"step={step}"))
+    turn(page, "Experts")
+    page.go_back()
+    expect(stage).to_have_attribute("data-pass", "3")
+    page.go_back()
+    expect(page).to_have_url("about:blank")
 
 
 def test_a_trace_without_sizes_leaves_the_curves_their_half_of_the_page(page: Page, app: str) -> None:

@@ -42,7 +42,11 @@ def test_a_first_visit_by_mouse_predicts_watches_and_is_told(clock: Page, app: s
     expect(stage.locator(".verdict")).to_have_text("")
     clock.get_by_role("button", name="Show me").click()
     clock.get_by_role("button", name="LFU").click()
-    expect(clock.get_by_text("You said LFU; it is LRU. In German LFU led by 3.2 points.")).to_be_visible()
+    expect(
+        clock.get_by_text(
+            "You said LFU (counts kept); it is LRU. In German LFU (counts kept) led by 3.2 points."
+        )
+    ).to_be_visible()
     expect(stage).to_have_attribute("data-pass", "239")
     verdict(stage, "LRU hits 3.6 points more")
     clock.get_by_role("button", name="Go on by yourself").click()

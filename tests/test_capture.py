@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,24 +173,38 @@ def test_a_prefix_that_is_computed_again_is_not_new(mixtral: Any) -> None:
     assert same_routing(captured.trace(), without)
 
 
-def test_rejected_drafts_are_left_out(mixtral: Any) -> None:
-    ids = torch.tensor([[5, 9, 17, 5, 9, 17, 5, 9]])
-    plain = alone(mixtral, ids, max_new_tokens=12, min_new_tokens=12)
-    drafted = alone(mixtral, ids, max_new_tokens=12, min_new_tokens=12, prompt_lookup_num_tokens=3)
-    assert same_routing(plain, drafted)
-    assert drafted.phase.tolist() == plain.phase.tolist()
-    assert any("tokens of drafts that the model rejected" in line for line in drafted.notes)
+def test_drafts_that_a_loop_of_ones_own_takes_back_are_left_out(mixtral: Any) -> None:
+    plain = alone(mixtral, IDS)
+    with moeviz.capture(mixtral) as captured, torch.no_grad():
+        cache = mixtral(IDS, use_cache=True).past_key_values
+        for at in range(5, 9):
+            draft = torch.cat([torch.tensor([plain.token_ids[at : at + 1].tolist()]), IDS[:, :2]], 1)
+            mixtral(draft, past_key_values=cache)
+            cache.crop(-2)
+        mixtral(IDS[:, :1], past_key_values=cache)  # where the last drafts are seen to be gone
+    drafted = captured.trace()
+    assert drafted.token_ids[:9].tolist() == plain.token_ids.tolist()
+    assert (drafted.experts[:9] == plain.experts).all()
+    assert drafted.notes == ("left out 8 tokens of drafts that were taken back from the cache",)
 
 
-def test_drafts_beyond_the_end_are_left_out(mixtral: Any) -> None:
-    """The last pass may have checked more drafts than the text then has."""
-    ids = torch.tensor([[5, 9, 17, 5, 9, 17, 5, 9]])
-    text = mixtral.generate(ids, **(GREEDY | {"max_new_tokens": 12}))[0, 8:].tolist()
-    for end in dict.fromkeys(text):
-        free = {"max_new_tokens": 12, "min_new_tokens": 0, "eos_token_id": end}
-        with moeviz.capture(mixtral) as captured:
-            result = mixtral.generate(ids, **(GREEDY | free), prompt_lookup_num_tokens=3)
-        assert captured.trace().token_ids.tolist() == result[0, :-1].tolist()
+def test_texts_that_share_a_computed_prefix_are_requests_of_their_own(mixtral: Any) -> None:
+    with moeviz.capture(mixtral) as captured:
+        with torch.no_grad():
+            prefix = mixtral(IDS, use_cache=True).past_key_values
+        for more in (3, 7):
+            ids = torch.cat([IDS, torch.tensor([[more, 4]])], 1)
+            mixtral.generate(ids, past_key_values=copy.deepcopy(prefix), **GREEDY)
+    trace = captured.trace()
+    assert not trace.notes
+    assert trace.sequences() == [0, 1]
+    for number, more in enumerate((3, 7)):
+        own = trace.of_sequence(number)
+        assert own is not None
+        whole = alone(mixtral, torch.cat([IDS, torch.tensor([[more, 4]])], 1))
+        assert own.token_ids[-6:].tolist() == whole.token_ids[-6:].tolist()
+        assert own.phase[-6:].tolist() == whole.phase[-6:].tolist()
+        assert (own.experts[-6:] == whole.experts[-6:]).all()
 
 
 def test_calls_follow_each_other_as_requests(mixtral: Any) -> None:
@@ -209,6 +224,36 @@ def test_beam_search_is_refused_in_words(mixtral: Any) -> None:
     with moeviz.capture(mixtral), pytest.raises(ModelError, match="cannot follow beam search"):
         mixtral.generate(IDS, GenerationConfig(num_beams=2, **GREEDY))  # by position
     assert mixtral.generate(IDS, num_beams=2, **GREEDY).shape[1] == 10
+
+
+def test_assisted_generation_is_refused_in_words(mixtral: Any) -> None:
+    """Its passes load experts for drafts that the model rejects, so a replay of the text would have too few
+    misses; and drafts that the model makes for itself would be taken for text."""
+    for drafts in (
+        {"assistant_model": mixtral},
+        {"prompt_lookup_num_tokens": 3},
+        {"assistant_early_exit": 1},
+        {"use_mtp": True},
+    ):
+        refusal = f"cannot follow assisted generation \\({next(iter(drafts))}\\).*Generate without it"
+        with moeviz.capture(mixtral) as captured:
+            with pytest.raises(ModelError, match=refusal):
+                mixtral.generate(IDS, **GREEDY, **drafts)
+            mixtral.generate(IDS, **GREEDY)
+        assert same_routing(captured.trace(), alone(mixtral, IDS))
+    mixtral.generation_config.prompt_lookup_num_tokens = 3
+    with moeviz.capture(mixtral), pytest.raises(ModelError, match="cannot follow assisted generation"):
+        mixtral.generate(IDS, **GREEDY)
+
+
+def test_texts_packed_in_one_row_are_refused_in_words(mixtral: Any) -> None:
+    """generate_batch packs them, in a thread that only logs what a pass raises: the trace says it again."""
+    packed = {"cu_seq_lens_q": torch.tensor([0, 2, 5]), "position_ids": torch.tensor([[0, 1, 0, 1, 2]])}
+    with moeviz.capture(mixtral) as captured:
+        with pytest.raises(ModelError, match=r"packed in one row, as generate_batch does.*generate\(\)"):
+            mixtral(IDS, **packed)
+        with pytest.raises(ModelError, match="packed in one row"):
+            captured.trace()
 
 
 def test_embeddings_are_captured_without_ids(mixtral: Any) -> None:

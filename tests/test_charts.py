@@ -252,7 +252,7 @@ def test_a_text_without_words_has_the_numbers_of_its_passes_on_the_axis() -> Non
     )
     assert worded.layout.xaxis.ticktext[0] == "x"
     assert bare.layout.xaxis.ticktext is None
-    assert bare.layout.xaxis.title.text == "forward pass"
+    assert bare.layout.xaxis.title.text == "token (0: the prompt)"
 
 
 def test_an_axis_of_passes_says_which_of_them_read_the_prompt() -> None:
@@ -261,15 +261,20 @@ def test_an_axis_of_passes_says_which_of_them_read_the_prompt() -> None:
         run = replay(random_trace(3, prompt=prompt), Settings(slots=3))
         axis = residency.raster(run, [""] * len(run.passes.phase)).figure.layout.xaxis.title.text
         names.append((axis, hits.over_time([("lru", run)]).figure.layout.xaxis.title.text))
-    assert names[0] == ("forward pass", "forward pass; hits of the last 16 passes")
-    assert names[1][0] == "forward pass (0: the prompt)"
-    assert names[1][1].startswith("forward pass (0: the prompt); ")
+    assert names[0] == ("token", "token; hits of the last 16 passes")
+    assert names[1][0] == "token (0: the prompt)"
+    assert names[1][1].startswith("token (0: the prompt); ")
 
 
 def test_the_legend_of_the_raster_is_of_what_it_shows() -> None:
     few, many = (replay(random_trace(3, experts=count), Settings(slots=3)) for count in (8, 200))
     assert "leaves in this pass" in residency.legend(few)
     assert "leaves in this pass" not in residency.legend(many)
+    assert "● green" in residency.legend(few)
+    assert "● green" in residency.legend_of_layer(few)
+    long = replay(random_trace(3, tokens=400), Settings(slots=3))
+    assert "Green: needed, there." in residency.legend(long)  # its cells are too small for signs
+    assert "● green" in residency.legend_of_layer(long)
     assert "fetched ahead" not in residency.legend(few)
     guessing = replay(random_trace(3), Settings(slots=3, prefetch="frequency"))
     assert all("fetched ahead" in residency.legend_of_layer(guessing, paper) for paper in (False, True))

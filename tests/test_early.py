@@ -62,6 +62,16 @@ def test_the_stages_script_may_be_kept_for_good(client: TestClient, below: str) 
     assert (head.text, head.headers["content-length"]) == ("", str(len(answer.content)))
 
 
+def test_what_a_first_page_needs_of_streamlit_is_answered_as_streamlit_would(client: TestClient) -> None:
+    page = (STATIC / "index.html").read_text(encoding="utf-8")
+    asked = [*early.scripts(), *re.findall(r"static/js/[\w.-]+\.js", page)]
+    assert len(asked) > 60
+    for name in asked:  # the app under test has none of them
+        assert client.get(f"/{name}").content == (STATIC / name).read_bytes()
+    assert client.get(f"/{asked[0]}".replace("static/js", "static/css")).status_code == 404
+    assert client.post(f"/{asked[0]}").status_code == 404
+
+
 def test_a_script_of_another_version_is_not_answered_with_this_one(client: TestClient) -> None:
     assert client.get("/moeviz/stage.0123456789abcdef.js").status_code == 404
 

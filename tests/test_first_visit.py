@@ -11,6 +11,8 @@ from moeviz.engine.client import Job
 from moeviz.files import moetrace
 from moeviz.numbers.subject import subject_changes
 
+LRU, LFU = "LRU", "LFU (counts kept)"  # as on the boards
+
 
 def told(said: str, sample: str, *policies: str) -> str:
     trace = moetrace.sample(sample)
@@ -19,17 +21,17 @@ def told(said: str, sample: str, *policies: str) -> str:
 
 
 def test_who_predicted_right_is_told_so_and_who_did_not_what_is() -> None:
-    assert told("LRU", "change-of-subject", "lru", "lfu").startswith(
-        "You said **LRU**, and so it is. In German"
+    assert told(LRU, "change-of-subject", "lru", "lfu").startswith(
+        "You said **LRU**, and so it is. In German LFU (counts kept) led by"
     )
-    assert told("LFU", "change-of-subject", "lru", "lfu").startswith(
-        "You said **LFU**; it is **LRU**. In German"
+    assert told(LFU, "change-of-subject", "lru", "lfu").startswith(
+        "You said **LFU (counts kept)**; it is **LRU**. In German"
     )
 
 
 def test_the_reason_is_left_out_where_the_numbers_do_not_say_it() -> None:
-    assert told("LFU", "bible", "lru", "lfu") == "You said **LFU**, and so it is."
-    assert "forgets" not in told("LFU", "change-of-subject", "lfu", "lru")
+    assert told(LFU, "bible", "lru", "lfu") == "You said **LFU (counts kept)**, and so it is."
+    assert "forgets" not in told(LFU, "change-of-subject", "lfu", "lru")
 
 
 def test_only_who_opens_the_stage_without_a_link_is_led() -> None:

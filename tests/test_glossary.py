@@ -103,8 +103,12 @@ def test_every_word_of_labels_headings_and_charts_is_plain_or_in_the_glossary(sh
     trace, run = moetrace.load(SAMPLE)
     assert run is not None
     numbers = [name for name, _ in words.numbers(metrics.summary(run), 0.5)]
-    one = next(one for step in range(40) for one in Explainer(trace, Settings("lru", 3)).evictions(step, 0))
-    columns = [*map(str, story.residents(one).columns), *map(str, comparison.table([("lru", [run])]).columns)]
+    told = Explainer(trace, Settings("lru", 3))
+    one = next(one for step in range(40) for one in told.evictions(step, 0))
+    columns = [
+        *map(str, story.residents(told, one).columns),
+        *map(str, comparison.table([("lru", [run])]).columns),
+    ]
     stage = [re.sub(r"\{\w+\}", "", phrase) for phrase in (*PHRASES.values(), *words.POLICY_NAMES.values())]
     strange = {}
     for text in (*texts, *on_charts(), *numbers, *columns, *stage, *SETTINGS):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from accelerator import Double
-from conftest import in_step
 
 from moeviz import words
 from moeviz.core.cache import Load
@@ -60,8 +60,7 @@ def on(double: Double, model: Loaded, settings: Settings, future: Trace | None =
 
 def test_policies_and_prefetchers_give_the_bits_of_the_cpu_path(model: Loaded, past: Path) -> None:
     future, _, expected = on_cpu(model, Settings(slots=3))
-    both = in_step(list(POLICIES), list(PREDICTORS))
-    every = [Settings(policy, 3, prefetch=prefetch) for policy, prefetch in both]
+    every = [Settings(policy, 3, prefetch=prefetch) for policy, prefetch in product(POLICIES, PREDICTORS)]
     every += [
         Settings(slots=7, scope="model", prefetch="next-gate", threshold=0.5),
         Settings(slots=4, prefetch="next-gate", lookahead=2, warm="first"),
@@ -167,10 +166,10 @@ def test_a_slot_is_not_overwritten_while_compute_is_held_back(
         link.close()
 
 
-def test_a_decode_pass_waits_once_a_layer_and_a_prompt_too(
+def test_a_pass_waits_once_a_layer_and_a_prompt_s_rows_go_up_at_once(
     model: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counts: list[int] = []
+    counts: list[tuple[int, int]] = []  # of each pass: waits and uploads
     end_pass, hidden = Serving.end_pass, []
 
     for settings, guesses in (
@@ -182,8 +181,8 @@ def test_a_decode_pass_waits_once_a_layer_and_a_prompt_too(
 
         def count(self: Serving, *args: Any, double: Double = double) -> Any:
             record = end_pass(self, *args)
-            counts.append(double.waits)
-            double.waits = 0
+            counts.append((double.waits, double.uploads))
+            double.waits = double.uploads = 0
             return record
 
         monkeypatch.setattr(Serving, "end_pass", count)
@@ -194,7 +193,8 @@ def test_a_decode_pass_waits_once_a_layer_and_a_prompt_too(
         hidden += double.hidden
         layers = len(model.layers)
         rest = 1 if guesses else 0  # what only the record needs
-        assert counts == [layers + 1, *[layers + 1 + rest] * 3], settings.label  # 1: the token
+        prompt, decode = (layers + 1, layers + 1), (layers + 1 + rest, 1)  # 1: the token, which is chosen
+        assert counts == [prompt, *[decode] * 3], settings.label  # and goes up
     assert hidden == []
 
 

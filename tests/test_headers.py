@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -137,3 +143,83 @@ def test_a_downloaded_checkpoint_is_read_without_the_hub(
     monkeypatch.setattr("huggingface_hub.snapshot_download", kept)
     write(tmp_path, {}, ONE)
     assert set(read("some/model").tensors) == set(ONE)
+
+
+class Hub(ThreadingHTTPServer):
+    """Answers for owner/x with the files of the folder x, and says of others what the hub says."""
+
+    folder: Path
+    sent: int  # bytes
+
+
+class _Request(BaseHTTPRequestHandler):
+    server: Hub
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        _, name, *place = self.path.strip("/").split("/")
+        path = self.server.folder / name / (place or [""])[-1]
+        if not path.is_file():
+            status, code = (404, "EntryNotFound") if path.parent.is_dir() else (401, "RepoNotFound")
+            if name == "gated":
+                status, code = 403, "GatedRepo"
+            self._answer(status, b"", {"X-Error-Code": code})
+            return
+        content, about = path.read_bytes(), {"ETag": '"1"', "X-Repo-Commit": "0" * 40}
+        if asked := self.headers.get("Range"):
+            begin, end = map(int, asked.removeprefix("bytes=").split("-"))
+            about["Content-Range"] = f"bytes {begin}-{min(end, len(content) - 1)}/{len(content)}"
+            content = content[begin : end + 1]
+        self._answer(206 if asked else 200, content, about)
+
+    def _answer(self, status: int, content: bytes, about: dict[str, str]) -> None:
+        self.send_response(status)
+        for key, value in {"Content-Length": str(len(content)), **about}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+            self.server.sent += len(content)
+
+    def log_message(self, *values: Any) -> None:
+        """Nothing is printed."""
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    server = Hub(("127.0.0.1", 0), _Request)
+    server.folder, server.sent = tmp_path / "models", 0
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_of_a_hub_id_only_the_headers_come_over_the_network(hub: Hub, tmp_path: Path) -> None:
+    write(hub.folder / "made", {"model_type": "mixtral"}, {"a.weight": ("BF16", (1_000, 1_000))})
+    write(hub.folder / "pickled", {}, {}, "pytorch_model.bin")
+    code = (
+        "from moeviz.errors import ModelError\n"
+        "from moeviz.files.headers import read\n"
+        "for name in ('made', 'pickled', 'gated', 'absent'):\n"
+        "    try:\n"
+        "        print(read(f'owner/{name}').tensors)\n"
+        "    except ModelError as error:\n"
+        "        print(error)\n"
+    )
+    there = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(tmp_path / "hub")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **there, "HF_HUB_OFFLINE": "0"},
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+    )
+    made, pickled, gated, absent = done.stdout.splitlines()
+    assert made == str({"a.weight": Tensor("BF16", (1_000, 1_000))})
+    assert hub.sent < 200_000, "of two megabytes"
+    assert pickled == "owner/pickled holds no safetensors files, so its sizes cannot be read."
+    assert "accept its terms on huggingface.co and log in" in gated
+    assert "Check how it is written" in absent

@@ -618,11 +618,32 @@ def test_lists_with_the_layer_first_are_turned_where_that_is_said() -> None:
 
 
 def test_nested_lists_may_be_ragged_and_several_requests() -> None:
-    ragged = read("r.json", b"[[[1, 2], [3]], [[4, 5], []]]", EIGHT).trace
+    found = read("r.json", b"[[[1, 2], [3]], [[4, 5], []]]", EIGHT)
+    assert "2 of 4 choices name fewer than 2 experts; nothing is put in their place" in found.report
+    ragged = found.trace
     assert ragged.experts.tolist() == [[[1, 2], [3, -1]], [[4, 5], [-1, -1]]]
     several = read("s.json", json.dumps([IDS.tolist(), IDS[:3].tolist()]).encode(), EIGHT).trace
     assert several.sequence is not None
     assert several.sequence.tolist() == [0] * 12 + [1] * 3
+
+
+def test_nested_lists_may_stand_a_line_each() -> None:
+    """A line is [layer][k] of a token, [token][layer][k] of a request, or [k] where a model has one layer."""
+    assert (read("t.jsonl", lines(*IDS.tolist()), EIGHT).trace.experts == IDS).all()
+    several = read("r.jsonl", lines(IDS.tolist(), IDS[:3].tolist()), EIGHT).trace
+    assert several.sequence is not None
+    assert several.sequence.tolist() == [0] * 12 + [1] * 3
+    one = read("k.jsonl", lines(*IDS[:, 0].tolist()), Options(8, axes="token,k")).trace
+    assert (one.experts == IDS[:, :1]).all()
+    with pytest.raises(TraceError, match="line 2 is not JSON"):
+        read("b.jsonl", b"[[1, 2]]\n[[3,\n[[1, 2]]\n", EIGHT)
+
+
+def test_more_lines_of_numbers_than_layers_want_a_head() -> None:
+    with pytest.raises(
+        TraceError, match=r"more than 512 lines of numbers without a head.*Routes need a head"
+    ):
+        read("n.csv", b"".join(b"%d,0,%d\n" % (n, n % 8) for n in range(513)))
 
 
 def test_numbers_that_begin_again_with_decode_are_no_single_pass() -> None:

@@ -36,7 +36,7 @@ def test_torchao_is_imported_by_nobody_until_it_is_asked_for(tmp_path: Path) -> 
     assert (done.returncode, done.stdout) == (0, "imported\n"), done.stderr
 
 
-def test_torch_s_compiler_comes_when_it_is_asked_for_and_not_to_run_a_model() -> None:
+def test_torch_s_compiler_and_symbols_come_when_they_are_asked_for_and_not_to_run_a_model() -> None:
     code = """
 import sys
 from moeviz.engine.imports import import_engine
@@ -47,6 +47,7 @@ from moeviz.engine.loader import load
 from moeviz.engine.session import Options, generate
 next(iter(generate(load(tier="host", device="cpu"), "In the", Settings(), Options(1))))
 assert "torch._dynamo.utils" not in sys.modules
+assert "sympy" not in sys.modules
 with transformers.masking_utils.TransformGetItemToIndex():
     assert torch.arange(3)[torch.tensor(1)] == 1
 assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)) == 2

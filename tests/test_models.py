@@ -245,6 +245,15 @@ def test_a_model_without_tokenizer_is_refused_before_anything_is_packed(
     assert not (tmp_path / "cache").exists()
 
 
+def test_a_tokenizer_that_transformers_makes_up_is_told(tmp_path: Path) -> None:
+    """Of some kinds of model it makes one without a vocabulary, to which every prompt is empty."""
+    folder = tiny_models.save("olmoe", tmp_path / "model")
+    for file in folder.glob("*token*"):
+        file.unlink()
+    with pytest.raises(ModelError, match=r"has no tokenizer that can be read .*gives no token for any text"):
+        load(folder)
+
+
 def test_what_no_memory_holds_is_refused_before_it_is_read(
     tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

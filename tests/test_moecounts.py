@@ -90,4 +90,8 @@ def test_import_makes_them_where_a_source_only_counts(tmp_path: Path) -> None:
     assert refused.exit_code == 2
     assert "holds counts, not a trace (table)" in refused.stderr
     assert "--out out.moecounts" in refused.stderr
+    two = tmp_path / "two.npy"
+    np.save(two, np.array([[0, 1], [2, 1], [3, 0]]))
+    refused = CliRunner().invoke(main, ["import", str(two), "--out", str(tmp_path / "out.moetrace")])
+    assert "--axes token,k" in refused.stderr
     assert out.suffix == moecounts.SUFFIX

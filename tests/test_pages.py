@@ -337,7 +337,7 @@ def test_a_comparison_measures_checks_itself_and_says_when_it_is_stale() -> None
     assert "measured = replayed" in texts(app.markdown)
     assert "same tokens in every run" in texts(app.markdown)
     table = app.dataframe[0].value
-    assert table["settings"].tolist() == ["lru, 4 slots", "lfu, 4 slots", "on-demand"]
+    assert table["settings"].tolist() == ["LRU", "LFU (counts kept)", "on-demand"]
     assert (table["tokens/s, mean"] > 0).all()
     assert "--setting policy=lru,slots=4 --setting policy=lfu,slots=4" in texts(app.code)
     assert "Over the 3 decoded tokens: " in texts(app.markdown)
@@ -526,10 +526,10 @@ def test_pages_show_traces_that_lack_something(name: str) -> None:
 
 def test_one_trace_and_one_cursor_are_kept_from_page_to_page() -> None:
     app = opened("experts", step="17", trace="sample: bible")
-    assert "Pass 17 needs" in texts(app.caption)
+    assert "Token 17 needs" in texts(app.caption)
     turned(app, "timeline")
     assert app.selectbox(key="trace").value == "sample: bible"
-    assert "Pass 17, MoE layer 0" in texts(app.markdown)
+    assert "Token 17, MoE layer 0" in texts(app.markdown)
 
 
 def test_a_trace_that_is_not_here_is_said() -> None:
@@ -581,7 +581,7 @@ def test_a_long_trace_is_explored_in_windows() -> None:
     assert "256 forward passes at a time" in texts(app.caption)
     app.number_input(key="window").set_value(500).run()
     assert not app.exception
-    assert "Pass 24, MoE layer 0" in texts(app.markdown)
+    assert "Token 24, MoE layer 0" in texts(app.markdown)
     turned(app, "prefetch")
     assert app.number_input(key="window").value == 500
     assert app.session_state["links"]["window"] == "500"
@@ -852,7 +852,9 @@ def test_what_a_file_does_not_say_is_said_on_the_page_and_the_file_dropped_again
 def test_counts_are_shown_by_experts_planned_with_and_refused_by_the_others(data_folder: Path) -> None:
     popular = Counts(np.arange(1.0, 65.0).reshape(8, 8), model="m", notes=("prompts were left out",))
     app = upload(opened("library"), ("popular.moecounts", to_bytes(popular)))
-    assert "Opened popular: counts without order, 8 MoE layers of 8 experts" in texts(app.success)
+    assert "Opened popular: counts without order, 8 MoE layers of 8 experts. Experts and What if" in texts(
+        app.success
+    )
     assert app.selectbox(key="trace").value == "counts: popular"
     assert "Prompts were left out." in texts(app.caption)
     turned(app, "experts")

@@ -1,11 +1,17 @@
-"""A page is sent whole, also when one of its fragments is asked for again before it has been."""
+"""A page is sent whole, also when one of its fragments is asked for again before it has been; and at once."""
 
 from __future__ import annotations
 
+import asyncio
+import socket
+
 import pytest
+import uvicorn
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.runtime import app_session
 from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
+from streamlit.web.server.starlette.starlette_server import _bind_socket
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from moeviz.app import sending
 
@@ -62,3 +68,27 @@ def test_sessions_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
     sending.whole_pages()
     assert app_session.ForwardMsgQueue is sending.WholePages
     assert "ForwardMsgQueue" in app_session.AppSession.__init__.__code__.co_names  # who asks by this name
+
+
+def test_connections_of_streamlits_socket_hold_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AutoHTTPProtocol, "connection_made", AutoHTTPProtocol.connection_made)
+
+    async def nodelay() -> bool:
+        listening = _bind_socket("127.0.0.1", 0, 8)
+        config = uvicorn.Config(lambda *_: None, lifespan="off", log_level="critical")
+        server = uvicorn.Server(config)
+        config.load()
+        server.lifespan = config.lifespan_class(config)
+        await server.startup(sockets=[listening])
+        _, writer = await asyncio.open_connection(*listening.getsockname())
+        while not server.server_state.connections:
+            await asyncio.sleep(0)
+        (made,) = server.server_state.connections
+        found = made.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        writer.close()
+        await server.shutdown(sockets=[listening])
+        return bool(found)
+
+    assert not asyncio.run(nodelay()), "Streamlit sees to it itself now"
+    sending.at_once()
+    assert asyncio.run(nodelay())

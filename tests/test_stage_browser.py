@@ -179,7 +179,9 @@ def test_next_miss_visits_every_miss_of_the_board_in_order(show: Open) -> None:
             layer,
             expert,
         ]
-    page.keyboard.press("n")  # there is none after the last
+    page.keyboard.press("n")  # the first comes after the last, and the last before the first
+    assert value(page, "stage.pass") == 0
+    page.keyboard.press("Shift+N")
     assert value(page, "stage.pass") == step
     page.keyboard.press("Shift+N")
     assert value(page, "stage.selected.expert") == run.accesses.expert[missed][-2]
@@ -811,6 +813,26 @@ def test_new_words_around_the_same_runs_walk_nothing_anew(show: Open) -> None:
     expect(page.locator(".verdict")).to_have_text("3 of 5 rounds")
     expect(page.get_by_role("button", name="Stop measuring")).to_be_visible()
     assert value(page, "stage.model === window.model")
+
+
+def test_menus_that_come_with_new_words_are_as_wide_as_what_is_chosen(show: Open) -> None:
+    trace = random_trace(5)
+    runs = [replay(trace, Settings(name, 3)) for name in ("lru", "lfu")]
+    menus = {
+        "policy": [("lru", "LRU"), ("lfu", "LFU, and a name that is much longer than the other")],
+        "slots": [(3, "3 slots")],
+        "prefetch": [("none", "no pre-fetch")],
+    }
+    widths = []
+    page = show(stage_html(stage_payload(trace, runs, menus=menus)))
+    for label in ("Measure", "Measure, about 23 s"):
+        actions = [{"id": "measure", "label": label, "key": "m"}]
+        said = stage_payload(trace, runs, menus=menus, actions=actions)
+        page.evaluate("(payload) => window.moevizStage.update(payload)", said)
+        expect(page.get_by_role("button", name=label)).to_be_visible()
+        widths.append(page.locator(".board.a [aria-label=policy]").evaluate("e => e.offsetWidth"))
+    assert max(widths) < 80
+    assert widths[0] == widths[1]
 
 
 def test_a_stage_takes_the_room_of_what_stood_above_it(show: Open, lesson: str) -> None:

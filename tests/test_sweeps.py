@@ -122,6 +122,8 @@ def test_the_best_at_each_memory_with_its_spread(threads: Executor, tmp_path: Pa
     assert {one.file: one.difference.low > 0 for one in prompts}["bible.moetrace"]
     alone = choices(table[table["file"] == "bible.moetrace"])[1]
     assert alone.difference == prompts[0].difference, "the spread within the text, where there is one prompt"
+    unknown = table.assign(expert_bytes=table["expert_bytes"].where(table["file"] != "bible.moetrace", 0))
+    assert {one.memory for one in choices(unknown)} == {0.0}, "no mean over what is known and nothing"
 
 
 def test_all_slots_are_from_one_tokens_need_to_all(

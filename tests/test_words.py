@@ -9,7 +9,7 @@ from conftest import random_trace
 from test_metrics import timed
 
 from moeviz import words
-from moeviz.core.replay import replay
+from moeviz.core.replay import replay, served
 from moeviz.core.run import Tier
 from moeviz.core.settings import Settings
 from moeviz.core.trace import DECODE
@@ -114,3 +114,17 @@ def test_the_glossary_is_one_sentence_a_term() -> None:
         assert sentence[0].isupper(), term
         assert sentence.endswith("."), term
         assert len(sentence) <= 160, term
+
+
+def test_a_pass_is_called_as_on_the_stage() -> None:
+    trace = random_trace(1, tokens=8, prompt=3)
+    names = words.passes_of(trace)
+    assert names == ["the prompt", "token 1", "token 2", "token 3", "token 4", "token 5"]
+    assert words.passes_of(replay(trace, Settings("lru", 3))) == names
+    assert [words.from_to(names[a:b]) for a, b in ((2, 5), (0, 3), (1, 2))] == [
+        "tokens 2 to 4",
+        "the prompt to token 2",
+        "token 1",
+    ]
+    many = served(trace, Settings("lru", 3, rule="batch:2"))
+    assert words.passes_of(many)[1] == "pass 1"

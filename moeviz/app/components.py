@@ -12,6 +12,7 @@ from typing import Any
 
 import streamlit as st
 
+from moeviz import words
 from moeviz.amounts import percent
 from moeviz.app import kept, traces
 from moeviz.charts import hits, style
@@ -90,8 +91,11 @@ def clicked() -> tuple[int, int, int] | None:
 def _by_hits(run: Run) -> tuple[list[str], list[str]]:
     ratio = hits.of_last_passes(run, 1).tolist()
     kinds = ["most" if share > 2 / 3 else "some" if share > 1 / 3 else "few" for share in ratio]
-    told = [f"pass {n}: {percent(share, 0)} of what it needed was there" for n, share in enumerate(ratio)]
-    return kinds, told
+    names = words.passes_of(run)
+    return kinds, [
+        f"{name}: {percent(share, 0)} of what it needed was there"
+        for name, share in zip(names, ratio, strict=True)
+    ]
 
 
 def _by_expert(trace: Trace, layer: int, expert: int) -> tuple[list[str], list[str]]:

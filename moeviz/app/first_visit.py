@@ -26,7 +26,7 @@ from moeviz.core.trace import Trace
 from moeviz.numbers.subject import Change
 from moeviz.words import points
 
-NAMES = ("LRU", "LFU")
+NAMES = (words.policy_name("lru"), words.policy_name("lfu"))  # of the boards that are shown
 PACE = 15  # tokens a second: the sample's 240 take 16 s
 STYLE = """<style>
 .st-key-first-visit {
@@ -152,13 +152,13 @@ def _text(trace: Trace, two: Sequence[Settings]) -> str:
         case "start":
             return (
                 "Only some of a model's experts fit into fast memory: see in half a minute which of two "
-                "expert caches keeps the right ones when a text **changes its subject**."
+                "caches keeps the right ones when a text **changes its subject**."
             )
         case "ask":
             return (
-                f"Each cache holds {two[0].slots} of {trace.num_experts} experts in every layer. **LRU** "
-                "drops the one that was unused longest, **LFU** the one that was used least. Which will more "
-                "often have the expert that is needed?"
+                f"Each cache holds {two[0].slots} of {trace.num_experts} experts in every layer. "
+                f"**{NAMES[0]}** drops the one that was unused longest, **{NAMES[1]}** the one that was used "
+                "least so far. Which will more often have the expert that is needed?"
             )
         case "play":
             halfway = "".join(
@@ -192,8 +192,8 @@ def outcome(said: str, trace: Trace, runs: Sequence[Run], changes: Sequence[Chan
         return head
     first, second = (plain(one.capitalize()) for one in (change.before, change.after))
     return (
-        f"{head} In {first} LFU led by {points(before)}. In {second} it still kept what {first} had used "
-        f"most, and LRU, which forgets, led by {points(after)}."
+        f"{head} In {first} {NAMES[1]} led by {points(before)}. In {second} it still kept what {first} had "
+        f"used most, and {NAMES[0]}, which forgets, led by {points(after)}."
     )
 
 

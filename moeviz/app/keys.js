@@ -45,6 +45,14 @@ window.moevizKeys ??= (() => {
     once(find, (button) => button.click())
   }
 
+  // The link keeps what a page is set to, and Streamlit makes a step for Back of each change of it: after twenty moves of the cursor the
+  // twenty-first press of Back left the page, since a page goes on as it was set. So only another page is a step.
+  const push = history.pushState
+  history.pushState = function (state, title, url) {
+    const stays = new URL(url ?? "", location.href).pathname === location.pathname
+    return (stays ? history.replaceState : push).call(this, state, title, url)
+  }
+
   const uploader = () => document.querySelector(".st-key-upload input[type=file]")
 
   // Where a page takes no files, neither does the browser, which would leave the app for the file.

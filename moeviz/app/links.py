@@ -39,7 +39,7 @@ def get(name: str) -> str:
 
 
 def put(name: str, value: str) -> None:
-    """Tells the link; "" takes the parameter out."""
+    """Tells the link; "" takes the parameter out. It is no step for the browser's Back: see keys.js."""
     kept = _kept()
     if value:
         kept[name] = value
@@ -48,6 +48,14 @@ def put(name: str, value: str) -> None:
     else:
         kept.pop(name, None)
         st.query_params.pop(name, None)
+
+
+def put_default(name: str, value: str) -> None:
+    """Tells the link what the page shows without being told. A session's first picture leaves the link as it
+    came: keys.js, which sees to the browser's Back, comes with that picture only.
+    """
+    if get(name) or st.session_state.pictures > 1:
+        put(name, value)
 
 
 def refuse_senseless() -> None:
@@ -80,6 +88,7 @@ def _endless(text: str) -> bool:
 
 def restore() -> None:
     """Takes what the link to this page says, and puts back what the change of pages dropped."""
+    st.session_state.pictures = st.session_state.get("pictures", 0) + 1
     kept = _kept()
     kept.update({name: st.query_params[name] for name in NAMES if name in st.query_params})
     for name, value in list(kept.items()):  # an empty one is taken out

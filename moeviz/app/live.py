@@ -49,7 +49,7 @@ def in_words(job: Job) -> str:
         return f"{place} other {'runs' if place > 1 else 'run'} before yours; it starts by itself."
     if job.facts is None or not job.passes:
         return f"Getting the model ready: {job.message or 'reading the prompt'}."
-    return f"Live: {job.settings[0].label}, {len(job.passes)} of {job.max_new_tokens} tokens."
+    return f"Live: {words.setting_name(job.settings[0])}, {len(job.passes)} of {job.max_new_tokens} tokens."
 
 
 def ended(name: str) -> None:

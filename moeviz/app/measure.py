@@ -47,7 +47,8 @@ def watch(here: Here, now: list[Settings], ask: Ask) -> None:
         if not job.finished and job.measured and not measured:
             st.rerun()  # the stage says what came out
         if not job.finished:
-            progress("measure", job)
+            with st.container(key="measuring"):  # on a phone it stands where its reader is, above the stage
+                progress("measure", job)
         elif running:
             st.rerun()  # the whole page: its buttons change
         else:
@@ -122,7 +123,8 @@ class Wanted:
 
     ask: Ask
     baselines: list[str]
-    seconds: float | None  # that it takes by the cost model; None where that knows nothing of it
+    seconds: float | None = None  # that it takes by the cost model; None where that knows nothing of it
+    here: bool = False  # whether with what this machine took; else with what the sample's did
 
     def settings(self, two: Sequence[Settings]) -> list[Settings]:
         """Of a comparison of these boards."""
@@ -142,6 +144,8 @@ class Wanted:
         if self.seconds is None:
             return f"{said}."
         about = words.seconds_left(self.seconds)
+        if not self.here:
+            return f"{said}: about {about} on the machine of the sample; of this one nothing is known yet."
         return f"{said}: about {about} by the cost model, on a quiet machine."
 
 
@@ -151,24 +155,26 @@ def wanted(trace: Trace, two: Sequence[Settings], ask: Ask, baselines: list[str]
     """
     place = machines.find(ask.model.link)
     if ask.model.name or trace.model != BUNDLED_NAME or place is None:
-        return Wanted(ask, baselines, None)
+        return Wanted(ask, baselines)
     compared = [*two, *(Settings(baseline=one) for one in baselines)]
     several = [*compared, Settings(baseline="resident")]  # which waits for no link, as the recording run
+    own = _own_costs(ask)
     try:
-        *each, recording = kept.predicted_each(trace, several, _basis(ask), place)
+        *each, recording = kept.predicted_each(trace, several, own or traces.sample()[1], place)
     except MoevizError:
-        return Wanted(ask, baselines, None)
-    return Wanted(ask, baselines, ask.tokens * (recording + ask.repeats * sum(each)) / 1_000)
+        return Wanted(ask, baselines)
+    seconds = ask.tokens * (recording + ask.repeats * sum(each)) / 1_000
+    return Wanted(ask, baselines, seconds, own is not None)
 
 
-def _basis(ask: Ask) -> Run:
-    """The measured run whose costs are taken: of this browser's latest comparison of the model, since that is
-    how fast this machine is now; before there is one, the sample's, which is another day's.
+def _own_costs(ask: Ask) -> Run | None:
+    """A measured run of this browser's latest comparison of the model, since that is how fast this machine is
+    now; None before there is one.
     """
     job = latest()
     if job is not None and replace(job.model, link=ask.model.link) == ask.model:
         return medians.median_run([run for number, run in job.runs if number == 0])
-    return traces.sample()[1]
+    return None
 
 
 def progress(name: str, job: Job) -> None:
@@ -221,7 +227,8 @@ def _results(job: Job, old: bool) -> None:
         )
         if job.state == "stopped":
             st.badge(f"stopped after {words.many(len(job.runs), 'run')}", color="gray")
-    named = [(settings.label, repeats) for settings, repeats in measured]
+    names = words.setting_names([settings for settings, _ in measured])
+    named = [(name, repeats) for name, (_, repeats) in zip(names, measured, strict=True)]
     found = [(settings, medians.repeated(repeats)) for settings, repeats in measured]
     st.markdown(f"**{words.comparison_verdict(found)}** {words.best_value(found)}")
     show.charts(lambda: comparison.charts(named, kind), "measured", named, kind)

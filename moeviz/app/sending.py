@@ -1,13 +1,20 @@
-"""What the server sends of a page whose fragment is asked for again before all of the page has been sent.
+"""How the server sends: each message at once, and all of a page whose fragment is asked for again before all
+of the page has been sent.
 
+sending.at_once()         # once, before the first connection
 sending.whole_pages()     # once, before the first session
 """
 
 from __future__ import annotations
 
+import socket
+from asyncio import Transport
+from typing import Any
+
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.runtime import app_session
 from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 _PAGE_ENDED = ForwardMsg.ScriptFinishedStatus.FINISHED_SUCCESSFULLY
 
@@ -33,6 +40,22 @@ class WholePages(ForwardMsgQueue):
 
 def _ends_page(message: ForwardMsg) -> bool:
     return message.WhichOneof("type") == "script_finished" and message.script_finished == _PAGE_ENDED
+
+
+def at_once() -> None:
+    """Every connection from now on sends what it is given, however little that is.
+
+    Else a system holds a small message back until the one before it has been acknowledged, and that takes 40
+    ms where the other side waits for more to acknowledge: so did most of the small files that a new browser
+    asks for. asyncio sees to it by itself, but only where a socket names its protocol; Streamlit's does not.
+    """
+    made = AutoHTTPProtocol.connection_made
+
+    def connection_made(protocol: Any, transport: Transport) -> None:
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        made(protocol, transport)
+
+    AutoHTTPProtocol.connection_made = connection_made
 
 
 def whole_pages() -> None:

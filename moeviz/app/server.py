@@ -69,6 +69,8 @@ def warm() -> None:
     import pyarrow
 
     _one_pool()
+    early.files()
+    sending.at_once()
     sending.whole_pages()
     for package in (moeviz.app, moeviz.charts, moeviz.lessons):
         for one in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):

@@ -96,8 +96,12 @@ def _told(text: str) -> str:
     """What an importer says, as a sentence, with the page's own fields in place of options of the command
     line.
     """
-    fields = r"--(" + "|".join(field.replace("_", "-") for field in SAYS) + r")\b"
-    text = re.sub(fields, lambda found: f"“{SAYS[found[1].replace('-', '_')]}” (under More)", text)
+    fields = r"--(" + "|".join(field.replace("_", "-") for field in SAYS) + r")\b( (?=\w+,\w))?"
+    text = re.sub(
+        fields,
+        lambda found: f"“{SAYS[found[1].replace('-', '_')]}” (under More)" + (" set to " if found[2] else ""),
+        text,
+    )
     return f"{text}{'' if text.endswith('.') else '.'}"
 
 
@@ -112,13 +116,15 @@ def _opened(file: str, content: bytes) -> list[tuple[str, str]]:
             traces.open_counts(base, found.counts)
             counts = found.counts
             shape = f"counts without order, {_of(counts.layers, counts.num_experts)}"
+            where = "Experts and What if show them now."
         else:
             traces.open_(base, found.trace, found.run)
             trace = found.trace
             shape = f"{many(trace.tokens, 'token')}, {_of(trace.layers, trace.num_experts)}"
+            where = "Every page shows it now."
     except TraceError as error:
         return [("bad", _told(str(error)))]
-    return [("good", f"Opened {base}: {shape}. Every page shows it now.")]  # its notes stand below
+    return [("good", f"Opened {base}: {shape}. {where}")]  # its notes stand below
 
 
 def _of(layers: int, experts: int) -> str:
@@ -185,9 +191,9 @@ def _about(name: str, trace: Trace, run: Run | None) -> dict[str, Any]:
         "per token": trace.k,
         "prompt tokens": trace.tokens - decode,
         "decoded": decode,
+        "its own run": run.settings.label + (", measured" if run.measured else "") if run else "none",
         "recorded": trace.recorded.get("time", "unknown")[:16].replace("T", " "),  # to the minute
         "on": trace.recorded.get("machine", "unknown"),
-        "its own run": run.settings.label + (", measured" if run.measured else "") if run else "none",
         "prompt": " ".join(trace.prompt.split())[:120],
     }
 

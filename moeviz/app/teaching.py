@@ -112,7 +112,7 @@ def choose() -> Lesson:
                 downloads()
             lectern.control()
     one = several[int(number or 0)]
-    links.put("lesson", str(one.number))
+    links.put_default("lesson", str(one.number))
     st.html(STYLE)
     title.title(f"{one.number}. {one.title}", anchor=False)
     return one

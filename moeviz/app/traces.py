@@ -178,7 +178,7 @@ def picker() -> None:
         label_visibility="collapsed",
         help=words.tooltip("trace", more="The trace that every page is about. Open your own in the Library."),
     )
-    links.put("trace", state.trace)
+    (links.put_default if state.trace == FIRST else links.put)("trace", state.trace)
 
 
 def here() -> Here:

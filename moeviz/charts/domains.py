@@ -86,7 +86,7 @@ def nearest(trace: Trace, step: int) -> Chart:
     names = list(use)
     alike = routing.likeness(trace, use, AROUND, centred=True)
     at = trace.passes()[step].stop - 1
-    figure = style.blank("token", "likeness (cosine)", 260)
+    figure = style.blank(style.TOKENS, "likeness (cosine)", 260)
     figure.update_layout(legend_itemwidth=44)  # wide enough for the longest dash
     for number, (name, values) in enumerate(zip(names, alike, strict=True)):
         figure.add_scatter(y=values, name=name.capitalize(), mode="lines", line=style.line(number))

@@ -13,6 +13,7 @@ from moeviz.charts import style
 from moeviz.charts.chart import Chart, kind_of
 from moeviz.core.run import Run
 from moeviz.numbers import cost
+from moeviz.words import from_to, passes_of
 
 TALL = 330  # px: on a phone the legend takes six lines of it
 LOOKS = {  # kind of a segment -> (name, colour, pattern)
@@ -75,7 +76,7 @@ def over_passes(run: Run, first: int, count: int = 1, costs: cost.Costs | None =
         ],
         columns=["lane", "what", "from ms", "to ms", "MoE layer", "expert"],
     )
-    several = f"passes {first} to {last - 1}" if last - first > 1 else f"pass {first}"
+    several = from_to(passes_of(run)[first:last])
     kind = kind_of(run) if run.measured else "modelled"
     return Chart(f"Compute and link in {several}", figure, table, kind, _told(segments))
 

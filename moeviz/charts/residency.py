@@ -5,7 +5,7 @@ raster(replay(trace, Settings()), texts).alt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from moeviz.charts.chart import Chart, kind_of
 from moeviz.core.run import LATE, Run
 from moeviz.core.run import MISS as MISSED
 from moeviz.numbers import metrics
-from moeviz.words import MISS_KINDS, SIGNS
+from moeviz.words import MISS_KINDS, SIGNS, from_to, passes_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,8 +42,8 @@ PAPER_LEGEND = {
     "hit": "● purple: {hit}.",
     "miss": "✕ red: {miss}.",
     "": "White: not there.",
-    "late": "◐ {late}.",
-    "prefetched": "▸ {prefetched}.",
+    "late": "◐ orange: {late}.",
+    "prefetched": "▸ pink: {prefetched}.",
 }
 EVICTED = 6  # resident, and leaves in this forward pass
 EVICTED_COLOR = "#7E57C2"  # told from the ground in light and dark
@@ -70,8 +70,9 @@ def paper(
     states = np.stack([frame.state[layer] for frame in pictures[chosen]])  # [pass, E]
     colors = PAPER_COLORS if paper_colors else style.STATE_COLORS
     shown = texts[chosen]
-    across = "forward pass, and the token that went in" if any(shown) else "forward pass"
-    figure = _raster(states.T, colors, STATES, first, across, "expert")
+    names = passes_of(run)
+    across = style.passes_axis(run) + (", and what went in" if any(shown) else "")
+    figure = _raster(states.T, colors, STATES, first, across, "expert", style.passes_unit(run))
     if any(shown):
         figure.update_xaxes(
             tickvals=[first + n for n in range(len(shown))],
@@ -85,7 +86,7 @@ def paper(
     number, expert = np.indices(states.shape).reshape(2, -1)
     if states.size <= MOST_MARKS:
         told = [
-            f"pass {first + n}, expert {one}: {STATES[states[n, one]]}"
+            f"{names[first + n]}, expert {one}: {STATES[states[n, one]]}"
             for n, one in zip(number, expert, strict=True)
         ]
         _found(figure, (first + number, np.full(len(number), layer), expert), expert, told)
@@ -99,10 +100,7 @@ def paper(
     )
     misses = int((states == MISS).sum())
     needed = misses + int(((states > RESIDENT) & (states < MISS)).sum())
-    alt = (
-        f"In passes {first} to {first + len(states) - 1} layer {layer} misses {misses} of {needed} experts "
-        "that it needs."
-    )
+    alt = f"In {from_to(names[chosen])} layer {layer} misses {misses} of {needed} experts that it needs."
     return Chart(f"MoE layer {layer}, token by token", figure, table, kind_of(run), alt)
 
 
@@ -132,16 +130,27 @@ def raster(run: Run, texts: Sequence[str], pictures: Sequence[Frame] = (), at: i
 
 
 def legend(run: Run) -> str:
-    """What the colours of the raster mean."""
-    return POOLED if _pools(run) else f"{legend_of_layer(run)} {LEAVES}"
+    """What the colours of the raster mean, and its signs where it has some."""
+    if _pools(run):
+        return POOLED
+    return f"{_legend(run, LEGEND, run.layers * run.experts * len(run.passes.phase))} {LEAVES}"
 
 
 def legend_of_layer(run: Run, paper_colors: bool = False) -> str:
-    """The same of the paper's figure; of states that do not occur in the run nothing is said."""
+    """The same of the paper's figure."""
+    cells = run.experts * min(AROUND, len(run.passes.phase))
+    return _legend(run, PAPER_LEGEND if paper_colors else LEGEND, cells)
+
+
+def _legend(run: Run, looks: Mapping[str, str], cells: int) -> str:
+    """Of states that do not occur in the run nothing is said."""
     absent = set() if (run.accesses.outcome == LATE).any() else {"late"}
     absent |= set() if run.loads.speculative.any() else {"prefetched"}
-    looks = PAPER_LEGEND if paper_colors else LEGEND
-    return " ".join(text.format_map(SIGNS) for state, text in looks.items() if state not in absent)
+    said = [text for state, text in looks.items() if state not in absent]
+    if cells > MOST_GLYPHS:
+        bare = [text.lstrip("●◐✕▸ ") for text in said]
+        said = [text[:1].upper() + text[1:] for text in bare]
+    return " ".join(said).format_map(SIGNS)
 
 
 def _pools(run: Run) -> bool:
@@ -176,7 +185,8 @@ def _every_expert(run: Run, pictures: Sequence[Frame]) -> go.Figure:
         names,
         0,
         style.passes_axis(run),
-        "MoE layer, and in it every expert",
+        "MoE layer, its experts",
+        style.passes_unit(run),
     )
     ticks = [layer * run.experts + (run.experts - 1) / 2 for layer in range(run.layers)]
     figure.update_yaxes(
@@ -212,7 +222,7 @@ def _misses_by_layer(run: Run) -> go.Figure:
             "tickformat": "d",
             "dtick": max(1, most // 5),
         },
-        hovertemplate="pass %{x}, layer %{y}: %{z} misses<extra></extra>",
+        hovertemplate=style.passes_unit(run) + " %{x}, layer %{y}: %{z} misses<extra></extra>",
     )
     figure.update_xaxes(showgrid=False, zeroline=False)
     figure.update_yaxes(showgrid=False, zeroline=False, range=[run.layers - 0.5, -0.5])
@@ -233,6 +243,7 @@ def _places(figure: go.Figure, run: Run, texts: Sequence[str], pooled: bool) -> 
     and one at each miss.
     """
     missed, step, layer, expert = _missed(run)
+    names = passes_of(run)
     passes, layers = len(run.passes.phase), run.layers
     every = -(-passes * layers // MOST_MARKS)
     where = np.arange(0, passes, every).repeat(layers), np.tile(np.arange(layers), -(-passes // every))
@@ -245,7 +256,7 @@ def _places(figure: go.Figure, run: Run, texts: Sequence[str], pooled: bool) -> 
         (*where, np.full(len(where[0]), -1)),
         where[1] * height + middle,
         [
-            f"pass {n}, “{style.short(texts[n], 24)}”: layer {at}, {count[n, at]} missed"
+            f"{names[n]}, “{style.short(texts[n], 24)}”: layer {at}, {count[n, at]} missed"
             for n, at in zip(where[0].tolist(), where[1].tolist(), strict=True)
         ],
     )
@@ -255,7 +266,7 @@ def _places(figure: go.Figure, run: Run, texts: Sequence[str], pooled: bool) -> 
             (step, layer, expert),
             layer if pooled else layer * run.experts + expert,
             [
-                f"pass {n}, “{style.short(texts[n], 24)}”: layer {at}, expert {one} missed"
+                f"{names[n]}, “{style.short(texts[n], 24)}”: layer {at}, expert {one} missed"
                 for n, at, one in zip(step.tolist(), layer.tolist(), expert.tolist(), strict=True)
             ],
         )
@@ -293,9 +304,17 @@ def _raster_table(run: Run, texts: Sequence[str]) -> pd.DataFrame:
 
 
 def _raster(
-    cells: NDArray[np.uint8], colors: Sequence[str], names: Sequence[str], first: int, x: str, y: str
+    cells: NDArray[np.uint8],
+    colors: Sequence[str],
+    names: Sequence[str],
+    first: int,
+    x: str,
+    y: str,
+    unit: str,
 ) -> go.Figure:
-    """A raster of states. cells: [row, column]"""
+    """A raster of states, with their signs where there is room for them. cells: [row, column]; `unit`: what
+    a column is
+    """
     shades = [color or "rgba(128,128,128,.10)" for color in colors]
     count = len(shades)
     scale = [
@@ -317,7 +336,7 @@ def _raster(
         text=glyphs,
         texttemplate="%{text}" if glyphs is not None else None,
         textfont={"color": "#000", "size": 13},
-        hovertemplate="pass %{x}, row %{y}: %{customdata}<extra></extra>",
+        hovertemplate=unit + " %{x}, row %{y}: %{customdata}<extra></extra>",
         customdata=np.array(names)[cells] if cells.size <= 60_000 else None,
     )
     figure.update_xaxes(showgrid=False, zeroline=False, range=[first - 0.5, first + cells.shape[1] - 0.5])

@@ -1,6 +1,6 @@
 """One event in words: who was needed, who left for it and why, who else was there.
 
-event(explainer, step=60, layer=3)      # 'Pass 60, MoE layer 3: expert 1 hit, expert 6 missed (cold: ...).'
+event(explainer, step=60, layer=3)      # 'Token 60, MoE layer 3: expert 1 hit, expert 6 missed (cold: ...).'
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from moeviz.core.run import MISS
 from moeviz.numbers import metrics
 from moeviz.numbers.explain import Eviction, Explainer
-from moeviz.words import MISS_KINDS, OUTCOMES, many
+from moeviz.words import MISS_KINDS, OUTCOMES, many, passes_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,9 +32,11 @@ MARKS = {
 def event(explainer: Explainer, step: int, layer: int) -> str:
     """What a MoE layer needed in a forward pass, and whether it was there."""
     run = explainer.run
+    name = passes_of(run)[step]
+    name = f"{name[0].upper()}{name[1:]}"
     row = run.event(step, layer)
     if row is None:
-        return f"Pass {step}, MoE layer {layer}: no expert was needed."
+        return f"{name}, MoE layer {layer}: no expert was needed."
     own = run.accesses.event == row
     experts, outcomes = run.accesses.expert[own], run.accesses.outcome[own]
     kinds = metrics.miss_kind_of_access(run)[own]
@@ -42,17 +44,17 @@ def event(explainer: Explainer, step: int, layer: int) -> str:
         f"expert {expert} {OUTCOMES[outcome]}" + (f" ({WHY[MISS_KINDS[kind]]})" if outcome == MISS else "")
         for expert, outcome, kind in zip(experts.tolist(), outcomes.tolist(), kinds.tolist(), strict=True)
     ]
-    return f"Pass {step}, MoE layer {layer}: {', '.join(parts)}."
+    return f"{name}, MoE layer {layer}: {', '.join(parts)}."
 
 
-def eviction(one: Eviction, layer: int) -> str:
+def eviction(explainer: Explainer, one: Eviction, layer: int) -> str:
     """Why an expert left at an event of `layer`, for whom, and whether it was regretted."""
     who = f"expert {one.for_expert}" + (f" of layer {one.for_layer}" if one.for_layer != layer else "")
     came = f"{who[0].upper()}{who[1:]}{', a guess,' if one.speculative else ''} took its slot."
-    return f"{one.sentence} {came} {regret(one)}"
+    return f"{one.sentence} {came} {regret(explainer, one)}"
 
 
-def regret(one: Eviction) -> str:
+def regret(explainer: Explainer, one: Eviction) -> str:
     """By how much the victim comes back too early."""
     match one.regret:
         case _ if not one.regretted:
@@ -62,16 +64,17 @@ def regret(one: Eviction) -> str:
         case None:
             return "Regret: another that could leave is never needed again."
         case passes:
-            return f"Regret: it is needed again {many(passes, 'pass')} before Belady's choice."
+            sooner = many(passes, "pass" if explainer.settings.batch else "token")
+            return f"Regret: it is needed again {sooner} before Belady's choice."
 
 
-def residents(one: Eviction) -> pd.DataFrame:
+def residents(explainer: Explainer, one: Eviction) -> pd.DataFrame:
     """Everyone resident when a victim was chosen, the first to leave first; the MoE layer where they are of
     several.
     """
     import pandas as pd
 
-    found = one.residents
+    found, units = one.residents, "passes" if explainer.settings.batch else "tokens"
     shared = len({other.layer for other in found}) > 1
     return pd.DataFrame(
         {
@@ -82,8 +85,8 @@ def residents(one: Eviction) -> pd.DataFrame:
                 + (", Belady's choice" if (other.layer, other.expert) == one.belady else "")
                 for other in found
             ],
-            "last used, passes ago": [_number(other.last_use, "not yet") for other in found],
-            "next needed, in passes": [_number(other.next_use, "never again") for other in found],
+            f"last used, {units} ago": [_number(other.last_use, "not yet") for other in found],
+            f"next needed, in {units}": [_number(other.next_use, "never again") for other in found],
         }
     )
 

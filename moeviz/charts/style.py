@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from moeviz.core.trace import PREFILL
+from moeviz.core.trace import DECODE, PREFILL
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -99,12 +99,21 @@ def stacked(
     return rows(figure, len(labels))
 
 
+TOKENS = "token of the text, prompt included"  # an axis over those, not over passes
+
+
+def passes_unit(run: Run) -> str:
+    """What a forward pass of a run is: a token, where each after the prompt takes in one."""
+    decoded = run.passes.tokens[run.passes.phase == DECODE]
+    return "token" if decoded.size and (decoded == 1).all() else "forward pass"
+
+
 def passes_axis(run: Run) -> str:
     """The name of an axis over the forward passes of a run, and which of them read the prompt, if any did."""
     read = int((run.passes.phase == PREFILL).sum())
     which = {0: "", 1: " (0: the prompt)"}.get(read, f" (0 to {read - 1}: the prompt)")
     one_text = read == 0 or bool((run.passes.phase[:read] == PREFILL).all())  # not several requests
-    return f"forward pass{which if one_text else ''}"
+    return f"{passes_unit(run)}{which if one_text else ''}"
 
 
 def pale(color: str) -> str:

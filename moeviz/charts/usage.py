@@ -16,7 +16,7 @@ from moeviz.charts.chart import Chart
 from moeviz.core.trace import DECODE, Trace
 from moeviz.numbers import routing
 from moeviz.numbers.routing import Floats
-from moeviz.words import many, percent
+from moeviz.words import many, passes_of, percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +41,12 @@ def grid(
         colorscale="RdBu" if middle else SCALE,
         xgap=1 if values.size <= 5_000 else 0,
         ygap=1 if values.size <= 5_000 else 0,
-        colorbar={"title": {"text": label, "font": {"size": 14}}, "thickness": 14},
+        colorbar={
+            "title": {"text": label, "font": {"size": 14}},
+            "thickness": 14,
+            "tickformat": ".0%" if middle or label.startswith("share") else None,
+            "tickvals": [-most, 0, most] if middle else None,
+        },
         hovertemplate=f"{x} %{{x}}, {y} %{{y}}: %{{z:.3g}}<extra></extra>",
     )
     figure.update_xaxes(
@@ -82,8 +87,9 @@ def now_and_so_far(trace: Trace, step: int, weighted: bool = False) -> Chart:
     table = _by_expert({"chosen now": now, f"so far, {label}": far})
     new = int(((now > 0) & (routing.usage(trace, False, slice(0, passes[step].start)) == 0)).sum())
     busiest = np.unravel_index(int(far.argmax()), far.shape)
+    name = passes_of(trace)[step]
     alt = (
-        f"Pass {step} needs {many(len(layer), 'expert')}, {new} of them for the first time; "
+        f"{name[:1].upper()}{name[1:]} needs {many(len(layer), 'expert')}, {new} of them for the first time; "
         f"so far layer {busiest[0]}'s expert {busiest[1]} was chosen most."
     )
     return Chart("Chosen now, on all that was chosen so far", figure, table, "recorded", alt)
@@ -262,7 +268,7 @@ def one_expert(trace: Trace, layer: int, expert: int) -> Chart:
 
     took, weights = routing.tokens_of(trace, layer, expert)
     known = trace.weights is not None
-    figure = style.blank("token", "router weight" if known else "chosen", 220)
+    figure = style.blank(style.TOKENS, "router weight" if known else "chosen", 220)
     for phase, name in enumerate(style.PHASE_NAMES):
         own = trace.phase[took] == phase
         if own.any():

@@ -113,6 +113,7 @@ def import_(
                     f"{source.name} holds counts, not a trace ({found.format}): which token used which "
                     "expert is not said, so no cache can be replayed. Give --out "
                     f"{out.with_suffix(moecounts.SUFFIX).name} to keep them as calibration."
+                    + "".join(f" Or: {line}." for line in found.report if "--axes" in line)
                 )
             content = moecounts.to_bytes(found.counts)
             layers, experts = found.counts.layers, found.counts.num_experts

@@ -95,9 +95,9 @@ def sweep(
     command is given again; more files or policies are added to the table. A file that is no trace is reported
     and skipped. static is calibrated on the trace itself.
 
-    It ends with the best cache at each memory, and with what it hits more than lru: over all prompts, paired
-    by prompt, and on each prompt, with the range of 95 of 100 redrawn samples. "no difference" is said where
-    that range holds 0.
+    It ends with the best cache at each memory, and with what it hits more than lru: over all prompts (the
+    median of what it hits more on each, while hit ratios are means), and on each prompt, with the range of 95
+    of 100 redrawn samples. "no difference" is said where that range holds 0.
 
     \b
     Example:

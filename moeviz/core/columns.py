@@ -76,35 +76,37 @@ class Columns:
         touched = kept - unread
         self._touched = [(self.columns[name], rule) for name, rule in TOUCHED.items() if name in touched]
         self._loaded = [(self.columns[name], rule) for name, rule in LOADED.items() if name in kept]
-        self._names = sorted(reads)
+        self.by_event = bool(reads & BY_EVENT)
+        self._apart = shared and self.by_event  # company is of the event's layer only
+        self._names = sorted(reads | {"layer"} if self._apart else reads)
         self._reading = [self.columns[name] for name in self._names]
         self._kept = kept
-        self.by_event = bool(reads & BY_EVENT)
-        self._apart = self._names.index("company") if shared and "company" in reads else -1
         # by place and expert of the same layer: events that needed both
         self._met = np.zeros((size if self.by_event else 0, experts), np.int32)
-        self._chosen = np.zeros((len(self._met) // experts, experts), np.int32)  # 1 for a moment only
+        self._number: Ints = place % experts
+        self._met_begins: Ints = place * experts
         self._taken: Any = _Taken()
 
-    def need(self, at: Ints) -> None:
+    def need(self, at: Ints, even: int) -> None:
         """Experts begin to be needed, those of a layer together, before it is known who of them is there.
 
-        at: places, distinct, layer after layer.
+        at: places, distinct, layer after layer. even: how many each layer needs, where all of these need as
+        many; else 0.
         """
-        experts, company = self._met.shape[1], self.columns["company"]
-        first, last = int(at[0]) // experts, int(at[-1]) // experts
-        if first == last:  # one event: in a live run always, so that this is the quick way
-            begin = first * experts
-            self._met.ravel()[at[:, None] * experts + (at - begin)] += 1
-            np.add.reduce(self._met.take(at, 0), 0, out=company[begin : begin + experts])
+        if not even:
+            layer = at // self._met.shape[1]
+            begins = np.flatnonzero(np.diff(layer, prepend=-1))
+            counts = np.diff(begins, append=len(at))
+            for count in np.unique(counts).tolist():
+                own = begins[counts == count, None] + np.arange(count)
+                self.need(at[own].ravel(), count)
             return
-        layer = at // experts
-        begins = np.append(True, layer[1:] != layer[:-1]).nonzero()[0]
-        self._chosen.ravel()[at] = 1
-        met = self._met.take(at, 0) + self._chosen.take(layer, 0)
-        self._chosen.ravel()[at] = 0
-        self._met[at] = met
-        company.reshape(-1, experts)[layer[begins]] = np.add.reduceat(met, begins)
+        members, met, flat = at.reshape(-1, even), self._met, self._met.ravel()
+        pairs = self._met_begins.take(members)[:, :, None] + self._number.take(members)[:, None]
+        pairs = pairs.ravel()
+        flat[pairs] = flat.take(pairs) + 1
+        company = self.columns["company"].reshape(-1, met.shape[1])
+        company[members[:, 0] // met.shape[1]] = np.add.reduce(met.take(members.T, 0), 0, np.int32)
 
     def touch(self, at: Any, touch: Touch) -> None:
         """Experts were used. at: places, distinct."""
@@ -117,12 +119,8 @@ class Columns:
             column[at] = rule(clock)
 
     def read(self, places: Ints) -> list[Floats]:
-        """The columns that the policy reads, of experts now."""
-        found = [column.take(places) for column in self._reading]
-        if self._apart >= 0:  # those of other layers than the event's have no company now
-            here = self.columns["layer"].take(places) == self.now.layer
-            found[self._apart] = np.where(here, found[self._apart], 0.0)
-        return found
+        """The columns that scores are made of, of experts now."""
+        return [column.take(places) for column in self._reading]
 
     def scores(self, places: Ints) -> Floats:
         """The policy's scores of experts now, in an array of its own; never infinite above."""
@@ -133,6 +131,8 @@ class Columns:
         taken = self._taken
         for name, column in zip(self._names, columns, strict=True):
             setattr(taken, name, column)
+        if self._apart:  # those of other layers than the event's have no company now
+            taken.company = np.where(taken.layer == self.now.layer, taken.company, 0.0)
         if self.policy.guarded:
             with np.errstate(all="ignore"):
                 found: Any = self.policy.score(taken, self.now)

@@ -158,7 +158,7 @@ def _examined(name: str, score: Score | type[Lists], says: str, needs: frozenset
     try:
         with np.errstate(all="ignore"):
             found = score(use, now)  # type: ignore[arg-type]
-            np.broadcast_to(np.asarray(found, np.float64), (2, 2))
+            scores = np.broadcast_to(np.asarray(found, np.float64), (2, 2))
         says.format(score=0.0, ago="", times="")
     except (KeyError, IndexError) as error:
         raise PolicyError(
@@ -170,6 +170,11 @@ def _examined(name: str, score: Score | type[Lists], says: str, needs: frozenset
             "expression over "
             "columns of use, for example -use.last_touch, with np.where and np.maximum instead of if and max."
         ) from None
+    if np.isnan(scores).all():
+        raise PolicyError(
+            f"policy {name!r} gives {'None' if found is None else 'nan'} where a score is wanted. Let its "
+            "function return a number, for example -use.last_touch."
+        )
     steady = now.asked <= {"seed", "layers", "half_life"} and not use.asked & BY_EVENT
     distinct = found is columns["last_touch"] or found is columns["loaded"]  # clocks are
     guarded, drawn = score.__module__ != __name__, "seed" in now.asked
@@ -283,11 +288,10 @@ def fifo(use: Use, now: Moment) -> Column:
 
 
 # SplitMix64's numbers and the moment's, made once, as arrays of no dimension, which numpy takes quickest
-STEP, FIRST, SECOND, _11, _27, _30, _31 = (
+STEP, FIRST, SECOND, _11, _24, _27, _30, _31 = (
     np.array(number, np.uint64)
-    for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 11, 27, 30, 31)
+    for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 11, 24, 27, 30, 31)
 )
-_24 = np.uint64(24)
 
 
 @policy("random", says="drawn at random", stack=True)
@@ -296,15 +300,19 @@ def random(use: Use, now: Moment) -> Column:
 
     SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
     """
-    moment = np.uint64(now.seed % 2**16 << 48) ^ (np.uint64(now.touches) << _24)
-    # functions, not operators: numbers alone would warn of overflow; the key has no bit of the moment's
-    z = np.add(np.asarray(use.key).astype(np.uint64), np.add(moment, STEP))
+    # All is done in place: an array of no dimension does not warn of overflow, as a number does.
+    moment = np.asarray(now.touches).astype(np.uint64)
+    moment <<= _24
+    moment ^= now.seed % 2**16 << 48
+    moment += STEP
+    z = np.asarray(np.add(np.asarray(use.key).astype(np.uint64), moment))
     z ^= z >> _30
-    z = np.multiply(z, FIRST)
+    z *= FIRST
     z ^= z >> _27
-    z = np.multiply(z, SECOND)
+    z *= SECOND
     z ^= z >> _31
-    return (z >> _11).astype(np.float64)  # as many bits as a float holds; full ones take long to convert
+    z >>= _11
+    return z.astype(np.float64)  # as many bits as a float holds; full ones take long to convert
 
 
 @policy(

@@ -172,15 +172,14 @@ class Pools(Columns):
         """Serves experts that are needed together: none of them leaves for another, misses come in their
         order, then all are touched.
 
-        at: their places, strongest first, no more than the pool has slots. `clock`: ticks before the event.
+        at: their places, strongest first, no more than the pool has slots; of a policy by event they were
+        told to `need`. `clock`: ticks before the event.
         `held`: slots of residents that stay if any other can leave. Returns the slots that they had before
         (-1: a miss), and the loads as (index in `at`, slot, place of the victim or -1).
         """
         self._stands = False
         found: list[int] = self.slot_of.take(at).tolist()
         loads: list[tuple[int, int, int]] = []
-        if self.by_event:
-            self.need(at)
         if min(found) < 0:
             loads = self._fill(row, at.tolist(), found, clock, held)
         if self._leveled:
@@ -213,7 +212,10 @@ class Pools(Columns):
             touch.weight = np.array(weight)
         if "next_use" in kept:
             touch.next_use = np.array(next_use)
-        found = self.serve(row, np.array(places), touch, now.clock, held)
+        at = np.array(places)
+        if self.by_event:
+            self.need(at, size)
+        found = self.serve(row, at, touch, now.clock, held)
         now.clock += 2 * size
         now.touches += size
         return found
@@ -405,11 +407,10 @@ class Pools(Columns):
         has to be loaded; None where the policy does not ask when that was.
 
         at, row: [member], or [copies, member]: the members of one pool after the other, strongest first.
-        `clock` and the columns of `touch` are [member]. Returns the slots that they had before, shaped as
-        `at`, and of each load the index in `at`, flat, the slot and the victim's place (-1: a free slot).
+        `clock` and the columns of `touch` are [member]. Members were told to `need` as `serve`'s are. Returns
+        the slots that they had before, shaped as `at`, and of each load the index in `at`, flat, the slot and
+        the victim's place (-1: a free slot).
         """
-        if self.by_event:
-            self.need(at.ravel())
         before: Ints = self.slot_of.take(at)
         spots = row * self.most + before
         gone = (before < 0).ravel().nonzero()[0]
@@ -465,28 +466,28 @@ class Pools(Columns):
         self._full = bool((self.filled == self.most).all())
         return spots, slots, victims
 
-    def _leave(self, rows: Ints, spots: Ints) -> tuple[Ints, Ints, Ints]:
-        """Takes out who holds these spots. These, their slots, and who it was."""
+    def _leave(self, rows: Ints, slots: Ints) -> tuple[Ints, Ints, Ints]:
+        """Takes out who holds these slots. Their spots, the slots, and who it was."""
+        spots = rows * self.most + slots
         victims = self._flat.take(spots)
         if self._leveled:
             np.maximum.at(self.level, rows, self._score[spots])
         self.slot_of[victims] = -1
-        return spots, spots - rows * self.most, victims
+        return spots, slots, victims
 
     def _lowest_of_rows(self, short: Ints) -> Ints:
-        """Spots of the `short` lowest standings of each pool, lowest first, one pool's after the other."""
-        most = int(np.maximum.reduce(short))
+        """Slots of the `short` lowest standings of each pool, lowest first, one pool's after the other."""
+        most = int(short[short.argmax()])  # quicker than max()
         if self.holder.size <= FEW or most > SEVERAL:
-            order = self._by_row.argsort(1)[:, :most] + self._begins
-            return order[self._ranks[:most] < short[:, None]]
+            return self._by_row.argsort(1)[self._ranks < short[:, None]]
         by_need = (-short).astype(np.int8).argsort(kind="stable")  # small numbers are sorted quickest
         some = by_need[: np.count_nonzero(short)]  # who is short of more stands first
-        standing, begins = self._by_row.take(some, 0), self._begins.ravel()
-        to, start = (short.cumsum() - short).take(some), begins.take(some)
+        standing, to = self._by_row.take(some, 0), (short.cumsum() - short).take(some)
+        begins, flat = self._begins.ravel(), standing.ravel()
         found = np.empty(int(np.add.reduce(short)), np.intp)
         for rank in range(most):
             left = np.count_nonzero(short > rank)  # the first so many of them need one more
             slots = standing[:left].argmin(1)
-            found[to[:left] + rank] = start[:left] + slots
-            standing.ravel()[begins[:left] + slots] = np.inf
+            found[to[:left] + rank] = slots
+            flat[begins[:left] + slots] = np.inf
         return found

@@ -126,6 +126,8 @@ def _walk(steps: Steps, pools: Pools) -> Iterator[tuple[Index, Ints, Ints, Ints,
         own = of_pass
         if not steps.even:
             own = steps.row[index] if copies == 1 else steps.row[index] + row_shift
+        if pools.by_event:
+            pools.need(at, steps.even)
         loaded = None if clock is None else clock[here]
         yield index, *pools.serve_rows(at, own, touch, loaded)
 
@@ -175,6 +177,8 @@ def _one_pool(steps: Steps, pools: Pools) -> Served:
     events = steps.event.tolist() if steps.single else range(len(needs))
     layers, passes = needs.layer.tolist(), needs.forward_pass.tolist()
     tokens = steps.tokens
+    # Only the event's own layer is read, so that a whole pass can be told what it needs at once.
+    by_pass, told = not steps.single and steps.largest <= min(limits), -1
     for step, event in enumerate(events):
         begin, end = first[step], first[step + 1]
         now.layer, now.forward_pass = layers[event], passes[event]
@@ -191,6 +195,11 @@ def _one_pool(steps: Steps, pools: Pools) -> Served:
         for name, column in given:
             setattr(touch, name, column[begin:end])
         touch.forward_pass, touch.tokens = now.forward_pass, now.tokens
+        if pools.by_event and not by_pass:
+            pools.need(place[begin:end], end - begin)
+        elif pools.by_event and now.forward_pass != told:
+            told = now.forward_pass
+            pools.need(place[steps.pass_begins[told] : steps.pass_begins[told + 1]], steps.even)
         _, loads = pools.serve(0, place[begin:end], touch, 2 * begin)
         for rank, to, who in loads:
             load.append(begin + rank)
@@ -227,21 +236,19 @@ def _by_lists(steps: Steps, pools: Pools) -> Served:
     for row, begin, end in zip(rows, begins.tolist(), steps.ends(), strict=True):
         event = places[begin:end]
         limit, slot_of, missed, leaves, came, used = each[row]
-        for own in (event,) if len(event) <= limit else in_waves(event, slot_of, limit):
-            new: list[int] = []
-            for one in own:
-                if one in slot_of:
-                    continue
+        for own in (event,) if end - begin <= limit else in_waves(event, slot_of, limit):
+            new = [one for one in own if one not in slot_of]
+            stays = own if len(own) <= FEW else set(own)
+            for one in new:
                 missed(one)
                 victim, slot = -1, len(slot_of)
                 if slot == limit:
-                    victim = leaves(own if slot <= FEW else set(own))
-                    if not isinstance(victim, int) or victim in own or victim not in slot_of:
+                    victim = leaves(stays)
+                    if not isinstance(victim, int) or victim in stays or victim not in slot_of:
                         raise wrong_victim(pools.policy.name)
                     slot = slot_of.pop(victim)
                 slot_of[one] = slot
                 came(one)
-                new.append(one)
                 load.append(begin + event.index(one))
                 load_slot.append(slot)
                 victims.append(victim)

@@ -257,7 +257,7 @@ class Steps:
             moments = self._moments[step]
             if len(touches) > 1:
                 moments = np.tile(moments, (len(touches), 1))
-            now.layer, (now.touches, now.clock) = layers, moments
+            now.layer, now.touches, now.clock = layers, moments[0], moments[1]
             return
         if self.own:
             now.layer = layers

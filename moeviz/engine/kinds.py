@@ -1,7 +1,7 @@
 """Which checkpoints the engine can run, from the configuration alone, and in words why not another.
 
-Knows neither weights nor tokenizers. What it lets through may still turn out to have no experts that
-transformers serves.
+Also what they would generate in another way. Knows neither weights nor tokenizers. What it lets through may
+still turn out to have no experts that transformers serves.
 """
 
 from __future__ import annotations
@@ -90,6 +90,36 @@ def no_experts(name: object, config: Any, skeleton: nn.Module) -> str:
         f"{name} is not a mixture-of-experts model that transformers {transformers.__version__} serves "
         "through its experts "
         f"interface (its architecture is {architecture}). Choose a MoE, for example a Mixtral."
+    )
+
+
+_OTHER_WAYS = (
+    "num_beams",
+    "prompt_lookup_num_tokens",
+    "assistant_early_exit",
+    "use_mtp",
+    "penalty_alpha",
+    "guidance_scale",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+)
+
+
+def not_followed(generation: Any) -> str:
+    """What a checkpoint's generation configuration asks for and moeviz does not do, in words; empty where
+    that is nothing. Numbers that change nothing, such as one beam, are not named.
+    """
+    asked = {name: getattr(generation, name, None) for name in _OTHER_WAYS}
+    named = [f"{name} {value}" for name, value in asked.items() if value is True or value not in (None, 0, 1)]
+    if not named:
+        return ""
+    return (
+        f"{', '.join(named)} of generation_config.json is not followed: each token is the likeliest, or "
+        "drawn at the temperature that you choose, one after the other"
     )
 
 

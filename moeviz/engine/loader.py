@@ -28,6 +28,7 @@ from moeviz.engine.dense import Dense, same_inputs
 from moeviz.engine.experts import Recipe
 from moeviz.engine.filling import Filling, Progress, fill
 from moeviz.engine.hardware import Hardware
+from moeviz.engine.kinds import not_followed
 from moeviz.engine.memory import check_fit
 from moeviz.engine.outline import outline_of
 from moeviz.engine.packing import rounded
@@ -153,6 +154,8 @@ def load(
         text_of=cache(lambda token: str(known.tokenizer.decode([token]))),
         notes=(*known.notes, *known.hardware.notes, *notes_of(reached)),
     )
+    if other := not_followed(model.generation_config):
+        loaded = replace(loaded, notes=(*loaded.notes, other))
     if store.layout.packing is not None:
         packed = words.unpacking(loaded.tier.unpack_ms, store.layout.link_bytes, store.layout.expert_bytes)
         loaded = replace(loaded, notes=(*loaded.notes, packed))

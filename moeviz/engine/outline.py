@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from moeviz import words
 from moeviz.core.settings import Settings
+from moeviz.engine.bare import sooner
 from moeviz.engine.checkpoint import check_files, guarded, needs_code, no_code
 from moeviz.engine.dtypes import DTYPES, dtype_named
 from moeviz.engine.experts import stacked
@@ -66,7 +67,9 @@ def outline_of(
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is not known. Choose one of {', '.join(DTYPES)}.")
     with torch.device("meta"):
-        skeleton = guarded(name, lambda: model_class(config).from_config(config, trust_remote_code=False))
+        skeleton = guarded(
+            name, lambda: sooner(lambda: model_class(config).from_config(config, trust_remote_code=False))
+        )
     every = [module for module in skeleton.modules() if is_experts(module)]
     if not every:
         raise ModelError(no_experts(name, config, skeleton))
@@ -161,7 +164,10 @@ def _type(folder: Path) -> str:
 def _tokenizer(name: object, folder: Path) -> Any:
     """Read first of all: without one no prompt can be run, and nothing should have been packed by then."""
     try:
-        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        found = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        if not found("In the beginning")["input_ids"]:  # what transformers makes up where there are no files
+            raise ValueError("what transformers makes of this folder gives no token for any text")
+        return found
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".: ")
         raise ModelError(

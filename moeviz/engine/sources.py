@@ -29,6 +29,7 @@ from transformers.core_model_loading import (
 from transformers.modeling_utils import load_state_dict
 
 from moeviz.engine.aligned import pages
+from moeviz.engine.bare import sooner
 from moeviz.engine.experts import stacked, with_weights
 from moeviz.engine.layout import Row
 from moeviz.engine.probe import is_experts
@@ -271,14 +272,19 @@ def load_dense(
         sources = Sources(model, files, how.weight_mapping or [], how.hf_quantizer)
         found.append(sources)
         dtypes = {name: value.dtype for name, value in model.state_dict().items()}
+        for name in expert_parameters(model):
+            model.get_parameter(name)._is_hf_initialized = True  # no values are drawn for what has none
         report, index = cls._load_pretrained_model(model, sources.dense, None, how, expected)
         if how.hf_quantizer is not None:
             cast(model, dtypes)
         report.missing_keys -= expert_parameters(model)  # which of them are missing, `missing` says
         return report, index
 
+    def make(self: Any, *values: Any, **named: Any) -> None:
+        sooner(lambda: cls.__init__(self, *values, **named))
+
     # a class of its own, so that nothing else that loads such a model meanwhile is changed
-    members = {"__module__": cls.__module__, "_load_pretrained_model": staticmethod(load)}
+    members = {"__module__": cls.__module__, "__init__": make, "_load_pretrained_model": staticmethod(load)}
     model, report = type(cls.__name__, (cls,), members).from_pretrained(
         str(folder),
         config=config,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -146,16 +147,18 @@ def _of_hub(name: str) -> Headers:
     from huggingface_hub import get_safetensors_metadata, hf_hub_download
     from huggingface_hub.errors import NotASafetensorsRepoError
 
+    found = None
     try:
-        found = get_safetensors_metadata(name)  # asks once; a download would ask again and again first
+        with suppress(NotASafetensorsRepoError):  # which is said of a model that is not there as well
+            found = get_safetensors_metadata(name)  # asks once; a download would ask again and again first
         config = _json(Path(hf_hub_download(name, "config.json")))
-    except NotASafetensorsRepoError:
-        raise ModelError(f"{name} holds no safetensors files, so its sizes cannot be read.") from None
     except ModelError:
         raise
     except Exception as error:  # the hub's own errors, and those of whichever library carries its requests
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(no_hub_id(name, cause)) from None
+    if found is None:
+        raise ModelError(f"{name} holds no safetensors files, so its sizes cannot be read.")
     return Headers(
         config,
         {

@@ -288,7 +288,7 @@ def _header(content: bytes, name: str) -> dict[str, Any]:
         raise TraceError(f"{name} has {len(content)} bytes and is no trace; expected a .moetrace file.")
     (size,) = struct.unpack("<Q", content[:8])
     if content[8:9] != b"{":
-        raise TraceError(f"{name} is not a .moetrace file: no safetensors header stands at its begin.")
+        raise TraceError(f"{name} is not a .moetrace file: no safetensors header stands at its beginning.")
     if size > len(content) - 8:
         raise TraceError(
             f"{name} is only a part of a .moetrace file: its header says more bytes than there are."

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from heapq import heappop, heappush, heapreplace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from moeviz.core.use import BY_EVENT, BY_RESIDENCY, LOADED, TOUCHED, Touch, Use
 HOLE = np.iinfo(np.int64).min  # the place of who was taken out of a stack
 TOP = np.iinfo(np.int64).max  # who is needed now and stays at every slot count
 LAYERS = 6  # from which scores of a whole pass at once are quicker than those of an event
+INFINITY = np.array(np.inf)  # which numpy takes quicker than a number
 Entry = tuple[float, float, int]  # score, last touch, place
 
 
@@ -74,7 +76,7 @@ def _moving(steps: Steps, pools: Pools, found: Ints) -> None:
         depth = depth_of.take(place)
         found[index] = np.where(seen[place], depth, pools.width)
         if pools.by_event:
-            pools.need(place)
+            pools.need(place, even)
         scores = pools.scores(stack)
         if not everyone:
             known = seen.take(stack)
@@ -183,7 +185,7 @@ def _hit_by_passes(steps: Steps, pools: Pools, slots: int) -> NDArray[np.bool_]:
         width = held + len(own)
         column = column_of[own]
         found = column >= 0
-        ends_at = np.empty(held + 1, np.int32)  # the event at which a resident's column ends
+        ends_at = np.empty(width + 1, np.int32)  # the event at which a column ends
         ends_at.fill(count)
         ends_at[column] = event  # of a miss the column is -1, one too many
         leaves = ends_at[:held]
@@ -191,12 +193,12 @@ def _hit_by_passes(steps: Steps, pools: Pools, slots: int) -> NDArray[np.bool_]:
         # whose columns have begun stand first: events are touched one after the other
         ends = (held + event.searchsorted(moments)).tolist()
         if pools.by_event:
-            pools.need(own)
+            pools.need(own, steps.even)
         before = pools.read(residents)
         pools.touch(own, touch_of(slice(begin, end)))
         after = pools.read(touched)
         scores = pools.scored(list(map(_joined, before, after)), (count, width))
-        np.copyto(scores[:, :held], np.inf, where=moments[:, None] >= leaves)
+        np.putmask(scores, moments[:, None] >= ends_at[:-1], INFINITY)
         misses = np.bincount(event[~found], minlength=count).tolist()
         until: list[int] = leaves.tolist()
         gone: list[int] = []
@@ -209,7 +211,7 @@ def _hit_by_passes(steps: Steps, pools: Pools, slots: int) -> NDArray[np.bool_]:
             row, rest = scores[moment, : ends[moment]], scores[moment:]
             for _ in range(short):
                 lowest = int(row.argmin())
-                rest[:, lowest] = np.inf
+                rest[:, lowest] = INFINITY
                 gone.append(lowest)
                 if lowest < held and until[lowest] < count:  # it is needed later in this pass
                     misses[until[lowest]] += 1
@@ -264,16 +266,17 @@ def _hit_by_scores(steps: Steps, pools: Pools, slots: int) -> bytearray:
     policy, now = pools.policy, pools.now
     columns = {name: pools.columns[name].tolist() for name in policy.reads}
     use = Use(**{field.name: columns.get(field.name) for field in fields(Use)})
-    touched = [(columns[name], rule) for name, rule in TOUCHED.items() if name in columns]
+    touched = [(name, columns[name], rule) for name, rule in TOUCHED.items() if name in columns]
+    others = [(name, column) for name, column in columns.items() if name not in TOUCHED]
     loaded = [(columns[name], rule) for name, rule in LOADED.items() if name in columns]
-    one, touch = Use(0, 0), Touch(0.0)
+    one: Any = SimpleNamespace()  # whose fields are set quickest as the dict that they are
+    its, touch, score = one.__dict__, Touch(0.0), policy.score
     members, load_clock, clock = steps.place.tolist(), *(clocks.tolist() for clocks in steps.clocks)
-    score, reading = policy.score, list(columns.items())
     stays = (0.0, 0.0, -1)  # the entry of who is needed now
     entry_of: list[Entry | None] = [None] * pools.width  # by place; None: not resident
     heaped: list[Entry | None] = [None] * pools.width  # the heap's entry of a resident: its own, or one below
     heap: list[Entry] = []
-    hit = bytearray(len(members))
+    hit = bytearray(b"\1") * len(members)
     free, begin = slots, 0
     for end in steps.ends():
         own = members[begin:end]
@@ -281,8 +284,6 @@ def _hit_by_scores(steps: Steps, pools: Pools, slots: int) -> bytearray:
         for index, member in enumerate(own, begin):
             if entry_of[member] is None:
                 came.append(index)
-            else:
-                hit[index] = 1
             entry_of[member] = stays
         free -= len(came)
         while free < 0:
@@ -301,15 +302,17 @@ def _hit_by_scores(steps: Steps, pools: Pools, slots: int) -> bytearray:
                 heaped[member] = entry_of[member] = None
                 heappop(heap)
                 free += 1
-                touch.level = max(touch.level, entry[0])
+                if entry[0] > touch.level:
+                    touch.level = entry[0]
         for index in came:
+            hit[index] = 0
             for column, rule in loaded:
                 column[members[index]] = rule(load_clock[index])
         for member, touch.clock in zip(own, clock[begin:end], strict=True):
-            for column, touching in touched:
-                column[member] = touching(use, member, touch)
-            for name, column in reading:
-                setattr(one, name, column[member])
+            for name, column, touching in touched:
+                its[name] = column[member] = touching(use, member, touch)
+            for name, column in others:
+                its[name] = column[member]
             entry_of[member] = entry = (score(one, now), touch.clock, member)
             before = heaped[member]
             if before is None or entry < before:

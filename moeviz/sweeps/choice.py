@@ -35,7 +35,7 @@ class Means:
     name: str  # policy, and scope and predictor where the table has several
     by_prompt: dict[str, tuple[float, ...]]  # digest -> hit ratio at each slot count
     slots: tuple[int, ...]  # or budgets in bytes
-    memory: tuple[float, ...]  # bytes of these slots, the mean over prompts; 0 where unknown
+    memory: tuple[float, ...]  # bytes of these slots, the mean over prompts; 0 where one is unknown
 
     @property
     def hit_ratio(self) -> tuple[float, ...]:
@@ -84,7 +84,8 @@ def means(table: pd.DataFrame) -> list[Means]:
         if shared.empty:
             continue
         memory = shared["budget"].where(shared["budget"] > 0, _memory(shared))
-        at = shared.assign(memory=memory).groupby(room)["memory"].mean()
+        # The mean of what is known and of 0 for the rest would be the memory of no cache.
+        at = shared.assign(memory=memory if (memory > 0).all() else 0).groupby(room)["memory"].mean()
         ratios = shared.pivot_table(index="digest", columns=room, values="hit_ratio")
         found.append(
             Means(

@@ -33,6 +33,8 @@ from moeviz.words.names import prefetch_name as prefetch_name
 from moeviz.words.names import setting_name as setting_name
 from moeviz.words.names import setting_names as setting_names
 from moeviz.words.names import settings as settings
+from moeviz.words.passes import from_to as from_to
+from moeviz.words.passes import passes_of as passes_of
 from moeviz.words.plain import harmless as harmless
 from moeviz.words.plain import lines as lines
 from moeviz.words.results import about as about

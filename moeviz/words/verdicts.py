@@ -120,7 +120,8 @@ def comparison_verdict(measured: Sequence[tuple[Settings, Repeated]]) -> str:
     if not others:
         return f"{of_tokens}{best.label}: {counted(found.median.main)}."
     (first, a), (second, b) = (pair for pair in caches if pair[0] in (best, others[0][0]))
-    return of_tokens + verdict(first.label, a, second.label, b)
+    names = setting_names([first, second])
+    return of_tokens + verdict(names[0], a, names[1], b)
 
 
 def worth_in_time(with_ms: float, without_ms: float) -> str:

@@ -44,12 +44,16 @@ def read(source: Source, options: Options) -> Found:
         except ValueError:
             raise source.error(f"line {number} is {line.strip()[:40]!r}; expected numbers only.") from None
         rows.append(row)
-        if len(row) != len(rows[0]) or len(row) > MAX_EXPERTS or len(rows) > MAX_LAYERS:
+        expected = (
+            f"expected counts of up to {MAX_LAYERS} layers of {MAX_EXPERTS:,} experts, a line for each layer."
+            " Routes need a head, for example token,layer,rank,expert."
+        )
+        if len(row) != len(rows[0]) or len(row) > MAX_EXPERTS:
             raise source.error(
-                f"line {number} has {len(row)} numbers, the first has {len(rows[0])}; expected counts of up "
-                f"to {MAX_LAYERS} layers of {MAX_EXPERTS:,} experts, a line for each layer. Routes need a "
-                "head, for example token,layer,rank,expert."
+                f"line {number} has {len(row):,} numbers, the first has {len(rows[0]):,}; {expected}"
             )
+        if len(rows) > MAX_LAYERS:
+            raise source.error(f"holds more than {MAX_LAYERS} lines of numbers without a head; {expected}")
     lines = ["lines of numbers were taken for counts, a layer each"]
     headed = len(rows) > 1 and rows[0] == list(range(len(rows[0])))  # a data frame's columns
     if headed:

@@ -1,8 +1,9 @@
 """JSON that is nothing but nested lists, as `json.dump(routed_experts.tolist(), file)` writes it; no tool's
 own format.
 
-Three deep it is [token][layer][k], four deep a list of requests, two deep counts [layer][expert]; an object
-with such a list of counts for each layer ({"3": [4, 0, 1], ...}) is read too.
+Three deep it is [token][layer][k], four deep a list of requests, two deep counts [layer][expert]. The
+outermost list may be left out and its members stand a line each (JSON lines). An object with a list of counts
+for each layer ({"3": [4, 0, 1], ...}) is read too.
 """
 
 from __future__ import annotations
@@ -22,21 +23,24 @@ from moeviz.files.importers.routed import finish
 from moeviz.files.importers.source import Source
 
 NAME = "lists"
+_LINES = re.compile(rb"\[[\d\s,.eE+-]*\]\s*\n\s*\[")
 _LAYER = re.compile(r'\{\s*"(?:layer_?)?\d+"\s*:\s*\[\s*-?[\d.]')
 _NUMBER = re.compile(r"(?:layer_?)?(\d{1,6})")
 
 
 def sniff(source: Source) -> int:
-    """A list in a list, or an object of a layer's numbers."""
+    """A list in a list, a list of numbers on each line, or an object of a layer's numbers."""
     if source.head[:1] == b"[":
-        return 2 * (source.head[1:].lstrip()[:1] == b"[")
+        return 2 * (source.head[1:].lstrip()[:1] == b"[" or bool(_LINES.match(source.head)))
     return 2 * bool(_LAYER.match(source.head[:200].decode("ascii", "replace")))
 
 
-@importer(NAME, "JSON of nested lists: routes [token][layer][k], or counts [layer][expert]", sniff)
+@importer(
+    NAME, "JSON or JSON lines of nested lists: routes [token][layer][k], or counts [layer][expert]", sniff
+)
 def read(source: Source, options: Options) -> Found:
     """Raises TraceError."""
-    value = source.document()
+    value = source.lists()
     if isinstance(value, dict):
         return _counts_by_layer(source, options, value)
     deep = depth(value)

@@ -122,6 +122,11 @@ def _trace(source: Source, options: Options, routed: Routed, report: list[str]) 
     if not rows.all() or not layers.all() or width < ids.shape[2]:
         ids = ids[rows][:, layers, :width]
         weights = None if weights is None else weights[rows][:, layers, :width]
+    if fewer := int((ids < 0).any(2).sum()):
+        report.append(
+            f"{fewer:,} of {ids.shape[0] * ids.shape[1]:,} choices name fewer than {width} experts; nothing "
+            "is put in their place"
+        )
     experts = _experts(ids, options.experts or routed.experts, bool(options.experts), report)
     sequence = None if routed.sequence is None else _numbered(routed.sequence[rows])
     phase, forward_pass = _passes(options, routed, rows, sequence, len(ids), report)

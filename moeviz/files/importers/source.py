@@ -27,6 +27,7 @@ PLACE = 8  # bytes at the peak for each [token, layer, k] place of a trace witho
 WEIGHED = 20  # and with them
 
 _NOT_NEWLINE = re.compile(rb"[^\n]+")
+_LISTS_APART = re.compile(rb"\]\s*\n\s*\[")  # between two lists of one document stands a comma
 _COST = ((b"{", 200), (b"[", 72), (b",", 40), (b'"', 28))  # bytes of Python's objects for each mark of JSON
 
 
@@ -76,8 +77,7 @@ class Source:
 
     def json(self, text: str, place: str) -> Any:
         """A JSON value; keys that stand twice are refused. Raises TraceError."""
-        plain = text.encode("utf-8", "surrogatepass")
-        self.afford(sum(plain.count(mark) * cost for mark, cost in _COST), f"the JSON of {place}")
+        self._afford_json(text.encode("utf-8", "surrogatepass"), place)
         try:
             return json.loads(text, object_pairs_hook=_unique)
         except _TwiceError as error:
@@ -85,11 +85,25 @@ class Source:
         except RecursionError:
             raise self.error(f"{place} is nested too deeply.") from None
         except ValueError as error:
-            raise self.error(f"{place} is not JSON: {str(error)[:80]}.") from None
+            said = str(error).replace(": line 1 column", " in column")  # the place says which line it is
+            raise self.error(f"{place} is not JSON: {said[:80]}.") from None
 
     def document(self) -> Any:
         """The whole content as one JSON value. Raises TraceError."""
         return self.json(self.text(self.content, "the file"), "the file")
+
+    def lists(self) -> Any:
+        """The content as one JSON value; where it is a JSON list on each line, a list of those. Raises
+        TraceError.
+        """
+        if not _LISTS_APART.search(self.content):
+            return self.document()
+        self._afford_json(self.content, "the file")
+        return [self.json(line, f"line {number}") for number, line in self.lines()]
+
+    def _afford_json(self, text: bytes, place: str) -> None:
+        """Raises TraceError where Python's objects of this JSON would not fit the room."""
+        self.afford(sum(text.count(mark) * cost for mark, cost in _COST), f"the JSON of {place}")
 
     def peek(self, most: int = 3) -> list[Any]:
         """The values of the first lines where they are JSON, for a look at what this is; empty where not."""

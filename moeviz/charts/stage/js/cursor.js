@@ -103,8 +103,8 @@ class Cursor {
         : this.pass * layers * experts + (by > 0 ? -1 : layers * experts)
     let at = above(marks, here)
     if (by < 0) at = above(marks, here - 1) - 1
-    if (at < 0 || at >= marks.length) return
-    const mark = marks[at]
+    if (!marks.length) return
+    const mark = marks[(at + marks.length) % marks.length] // after the last comes the first, as Play begins anew at the end
     const event = Math.floor(mark / experts)
     this.pass = Math.floor(event / layers)
     this.jumped = { kind, mark, pass: this.pass }

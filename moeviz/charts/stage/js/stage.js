@@ -93,6 +93,7 @@ class Stage extends Player {
     else if (JSON.stringify([old.actions, old.menus]) !== JSON.stringify([payload.actions, payload.menus])) {
       this.transport.take()
       for (const board of this.boards) this.transport.menus(board)
+      this.transport.fit()
     }
     this.refresh()
   }
