@@ -342,6 +342,12 @@ def test_a_name_from_a_file_cannot_become_markup(make: Callable[..., Chart]) -> 
     assert "<a" not in chart.figure.to_json().replace("\\u003c", "<")
 
 
+def test_whiskers_are_as_well_seen_in_the_dark_as_the_text(recorded: tuple[Trace, Run]) -> None:
+    sent = times.speed([("a", [recorded[1]])]).figure.to_dict()
+    style.ink(sent, "#D5DDE5")
+    assert sent["data"][0]["error_x"]["color"] == sent["layout"]["font"]["color"] == "#D5DDE5"
+
+
 def test_presenters_text_is_larger() -> None:
     sent = usage.skew(random_trace(1)).figure.to_dict()
     before = sent["layout"]["xaxis"]["tickfont"]["size"]

@@ -386,6 +386,12 @@ def test_what_is_below_the_axis_of_the_curves_is_said_to_be(show: Open) -> None:
     assert not any("below" in text for text in value(page, texts))
 
 
+def test_a_text_that_is_not_known_is_told_by_the_numbers_of_its_tokens(show: Open) -> None:
+    trace = replace(random_trace(6, tokens=12, prompt=5), texts=("",) * 12)
+    page = show(stage_html(stage_payload(trace, [replay(trace, Settings("lru", 7))])))
+    assert value(page, "stage.strip.places.map((one) => one.text)") == [f"{token} " for token in range(12)]
+
+
 def test_a_measured_comparison_stands_beside_the_curves_and_is_dimmed_once_it_is_old(
     show: Open, lesson: str
 ) -> None:

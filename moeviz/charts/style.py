@@ -146,13 +146,16 @@ def mark_column(figure: go.Figure, at: float) -> None:
 
 
 def ink(sent: dict[str, Any], color: str) -> None:
-    """All text of a figure in one colour, dark enough to be read on its ground."""
+    """All text of a figure, and its whiskers, in one colour that is seen well on its ground."""
     layout = sent["layout"]
     for one in (layout, _part(layout, "legend"), *layout.get("annotations", ())):
         _part(one, "font")["color"] = color
     for one in (*_axes(sent), *_colorbars(sent)):
         _part(one, "tickfont")["color"] = color
         _part(one, "title", "font")["color"] = color
+    for one in sent["data"]:
+        if "error_x" in one:
+            one["error_x"]["color"] = color
 
 
 def enlarge(sent: dict[str, Any], factor: float) -> None:

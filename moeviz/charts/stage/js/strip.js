@@ -47,8 +47,11 @@ class Strip {
     const key = `${model.payload.id} ${this.sheet.width} ${this.size}`
     if (this.wrapped === key) return
     this.wrapped = key
-    const shown = model.texts.map(
-      (text) => text.replace(/[\n\t]/g, (char) => VISIBLE[char]).replace(/ {3,}/g, "  ") || "·",
+    const bare = !model.texts.some(Boolean) // then the tokens' numbers, as on the other pages
+    const shown = model.texts.map((text, token) =>
+      bare
+        ? `${token} `
+        : text.replace(/[\n\t]/g, (char) => VISIBLE[char]).replace(/ {3,}/g, "  ") || "·",
     )
     const c = this.sheet.context
     c.font = `400 ${this.size}px ${this.theme.font}`
