@@ -54,7 +54,7 @@ with show.screen():
     chosen = [Settings(one, at, scope, calibration=ITSELF if one == "static" else "") for one in policies]
     try:
         found = [kept.curved(trace, replace(one, slots=counts[0])) for one in chosen]
-        runs = [(one.label, kept.replayed(trace, one)) for one in [*chosen, *BASELINES]]
+        runs = kept.named(trace, [*chosen, *BASELINES])
     except MoevizError as error:
         st.error(show.plain(str(error)))
         st.stop()

@@ -104,4 +104,4 @@ def test_a_curve_draws_itself() -> None:
     found = mv.curve(trace, "lfu")
     chart = found.chart(mv.curve(trace, "belady"), at=4)
     assert chart.table["lfu"].tolist() == found.hit_ratio.tolist()
-    assert [line.name for line in chart.figure.data] == ["lfu", "belady: the bound"]
+    assert [line.name for line in chart.figure.data] == ["LFU (counts kept)", "Belady: the bound"]

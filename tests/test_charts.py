@@ -323,7 +323,7 @@ def test_the_curve_marks_the_bound_and_says_who_hits_most(recorded: tuple[Trace,
     chart = curves.over_slots(found, 4)
     assert chart.figure.data[2].line.color == style.BOUND
     assert chart.table.loc[chart.table["slots"] == 4, "lru"].item() == curves.at_slots(found[0], 4)
-    assert chart.alt.startswith("At 4 slots lru hits most")
+    assert chart.alt.startswith("At 4 slots LRU hits most")
     assert curves.over_slots(found[:2], trace.k).alt.startswith("At 2 slots all hit alike, ")
 
 

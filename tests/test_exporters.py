@@ -292,7 +292,7 @@ def test_the_report_says_what_the_replay_says_and_asks_nobody() -> None:
     figures = [json.loads(one) for one in re.findall(r'<script type="application/json">(.*?)</script>', body)]
     assert len(figures) == 5
     curves = {line["name"]: line for line in figures[-1]["data"]}
-    assert set(curves) == {"lfu", "lru", "belady: the bound"}
+    assert set(curves) == {"LFU (counts kept)", "LRU", "Belady: the bound"}
     assert "more tokens" not in body
     assert html.escape(words.GLOSSARY["collision"]) in body
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import streamlit as st
 
+from moeviz import words
 from moeviz.charts import Chart, style
 from moeviz.charts.board import Frame, frames
 from moeviz.charts.stage.payload import run_part
@@ -47,6 +48,12 @@ BY_RUN = {Run: run_key} | BY_VALUE
 def replayed(trace: Trace, settings: Settings) -> Run:
     """Raises SettingsError where the settings do not fit the trace."""
     return replay(trace, settings)
+
+
+def named(trace: Trace, several: Sequence[Settings]) -> list[tuple[str, Run]]:
+    """What each of them does, with what it is called beside the others. Raises SettingsError."""
+    names = words.setting_names(several)
+    return [(name, replayed(trace, one)) for name, one in zip(names, several, strict=True)]
 
 
 @st.cache_resource(show_spinner="Replaying the trace", max_entries=24, hash_funcs=BY_TRACE)

@@ -13,7 +13,8 @@ from moeviz.charts import style
 from moeviz.charts.chart import Chart
 from moeviz.numbers.curves import Curve, knee
 from moeviz.numbers.published import Published
-from moeviz.words import SAME, many, percent
+from moeviz.words import SAME, many, percent, policy_name
+from moeviz.words.names import POLICY_NAMES
 
 HOLLOW = ("circle-open", "square-open", "diamond-open", "cross-open", "x-open", "triangle-up-open")
 
@@ -40,7 +41,7 @@ def over_slots(
         figure.add_scatter(
             x=one.slots,
             y=one.hit_ratio,
-            name="belady: the bound" if bound else style.html_safe(name_of(one)),
+            name=f"{name_of(one)}: the bound" if bound else style.html_safe(name_of(one)),
             mode="lines+markers",
             line={"color": style.BOUND, "width": 4} if bound else style.line(number),
             marker={"symbol": number % 12, "size": 7},
@@ -60,17 +61,18 @@ def over_slots(
             line={"color": style.BOUND, "width": 2, "dash": "dash"},
         )
     colors = {
-        name_of(one): style.BOUND if one.settings.policy == "belady" else style.line(number)["color"]
+        one.settings.policy: style.BOUND if one.settings.policy == "belady" else style.line(number)["color"]
         for number, one in enumerate(curves)
     }
     every = int(curves[0].slots[-1])
     own_slots = curves[0].slots.astype(float) if published else curves[0].slots
-    table = pd.DataFrame({"slots": own_slots, **{name_of(one): one.hit_ratio for one in curves}})
+    columns = {one.settings.policy.rpartition("/")[2]: one.hit_ratio for one in curves}
+    table = pd.DataFrame({"slots": own_slots, **columns})
     shown = [float(ratio) for one in curves for ratio in (one.hit_ratio.min(), one.hit_ratio.max())]
     for number, theirs in enumerate(published):
         x = [share * every for share in theirs.shares]
         for policy in [name for name in theirs.hit_ratio if name in colors]:
-            name = f"{policy}, {theirs.name}"
+            name = f"{policy_name(policy)}, {theirs.name}"
             figure.add_scatter(
                 x=x,
                 y=theirs.hit_ratio[policy],
@@ -89,7 +91,9 @@ def over_slots(
 
 
 def name_of(one: Curve) -> str:
-    return one.settings.policy.rpartition("/")[2]
+    """The policy's, as everywhere; of a file, without its folder."""
+    policy = one.settings.policy
+    return POLICY_NAMES.get(policy, policy.rpartition("/")[2])
 
 
 def at_slots(one: Curve, slots: int) -> float:
@@ -99,10 +103,11 @@ def at_slots(one: Curve, slots: int) -> float:
 
 def _told(curves: Sequence[Curve], at: int) -> str:
     found = {name_of(one): at_slots(one, at) for one in curves}
-    real = {name: ratio for name, ratio in found.items() if name != "belady"}
+    bound = POLICY_NAMES["belady"]
+    real = {name: ratio for name, ratio in found.items() if name != bound}
     slots = many(at, "slot")
     if not real:
-        return f"At {slots} no policy can hit more than {percent(found['belady'])}."
+        return f"At {slots} no policy can hit more than {percent(found[bound])}."
     best, worst = max(real, key=lambda name: real[name]), min(real, key=lambda name: real[name])
     if len(real) == 1:
         text = f"At {slots} {best} hits {percent(real[best])}"
@@ -110,4 +115,4 @@ def _told(curves: Sequence[Curve], at: int) -> str:
         text = f"At {slots} all hit alike, {percent(real[best])}"
     else:
         text = f"At {slots} {best} hits most, {percent(real[best])}, {worst} least, {percent(real[worst])}"
-    return text + (f"; no policy can hit more than {percent(found['belady'])}." if "belady" in found else ".")
+    return text + (f"; no policy can hit more than {percent(found[bound])}." if bound in found else ".")

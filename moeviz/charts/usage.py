@@ -137,7 +137,8 @@ def _uneven(use: Floats) -> Chart:
     quarter = max(1, round(0.25 * experts))
     even = np.full(layers, quarter / experts)
     alt = (
-        f"The busiest {quarter} of {experts} experts {'gets' if quarter == 1 else 'get'} {percent(float(share.mean()))} of a "
+        f"The busiest {quarter} of {experts} experts {'gets' if quarter == 1 else 'get'} "
+        f"{percent(float(share.mean()))} of a "
         f"layer's choices; evenly it would be {percent(float(even[0]))}."
     )
     return _by_layer(
