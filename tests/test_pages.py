@@ -718,9 +718,9 @@ def test_what_if_shows_every_policy(scope: str) -> None:
     assert "no policy can hit more than" in texts(app.caption)
     (beyond,) = [one for one in app.caption if one.value.startswith("Whole\\-token hits")]
     whole, gaps = texts([beyond]).split("Gap captured: ")
-    assert "belady" in whole
-    assert "belady" not in gaps  # it gets all by what the words mean
-    assert "lfu" in gaps
+    assert "Belady" in whole
+    assert "Belady" not in gaps  # it gets all by what the words mean
+    assert "LFU (counts kept)" in gaps
     assert "**gap captured**" in beyond.proto.help
 
 
