@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import streamlit as st
 
-from moeviz import words
 from moeviz.app import bar, components, forms, kept, show, traces, views
 from moeviz.charts import usage
 from moeviz.core.settings import Settings
-from moeviz.core.trace import DECODE, PREFILL
 
-PHASES = {"prompt and decode": None, "prompt": PREFILL, "decode": DECODE}
 NONE = "no other trace"
 
 bar.within_app()
@@ -41,18 +36,11 @@ with show.screen():
         if view == views.TWO:
             others = [one for one in traces.like(whole) if one != name]
             against = st.selectbox("Beside", [NONE, *others], key="against", bind="query-params", width=330)
-        with forms.drawer(count="tokens", phase="prompt and decode"):
-            counts = ["tokens", "router weight"] if whole.weights is not None else ["tokens"]
-            linked: dict[str, Any] = {"required": True, "bind": "query-params"}
-            meaning = words.tooltip(*counts)
-            count = st.segmented_control(
-                "Count", counts, default="tokens", key="count", help=meaning, **linked
-            )
-            meaning = words.tooltip("phase", *PHASES)
-            phase = st.segmented_control(
-                "Phase", list(PHASES), default="prompt and decode", key="phase", help=meaning, **linked
-            )
-    trace = whole if PHASES[phase] is None else whole.only(PHASES[phase])
+        with forms.drawer(count="tokens", phase=views.ALL):
+            count, phase = views.counting(whole)
+    trace = whole if phase == views.ALL else whole.only(views.PHASES[phase])
+    if trace is whole and (clicked := components.clicked()) is not None:
+        traces.open_stage(*clicked, traces.begin(whole, own))
     if trace is None:
         show.not_recorded(f"tokens of {phase}", "Choose another phase under More.")
         st.stop()
@@ -78,3 +66,5 @@ with show.screen():
     else:
         at = (step, weighted, layer, expert)
         show.charts(lambda: views.charts(view, trace, *at), view, trace, *at)
+        if view == "Now" and trace is whole:
+            st.caption("A click on an expert opens the stage there.")

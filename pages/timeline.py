@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from moeviz import words
-from moeviz.app import bar, components, forms, kept, show, traces
+from moeviz.app import bar, beyond, components, forms, kept, show, traces
 from moeviz.charts import residency, story
 
 JUMPS = {
@@ -60,6 +60,7 @@ with show.screen():
     at = (trace, run, step)
     show.chart(lambda: residency.raster(run, texts, pictures, step), "raster", *at)
     st.caption(f"A click opens the stage there. {residency.legend(run)}")
+    beyond.hits(trace, [settings])
 told = story.event(explainer, step, layer)
 st.markdown(f"**{told}**", help=words.tooltip(told))
 evictions = explainer.evictions(step, layer)

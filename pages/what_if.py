@@ -7,7 +7,7 @@ from dataclasses import replace
 import streamlit as st
 
 from moeviz import words
-from moeviz.app import bar, forms, kept, machines, others, own, planning, show, traces
+from moeviz.app import bar, beyond, forms, kept, machines, others, own, planning, show, traces
 from moeviz.charts import curves, times
 from moeviz.core.policies import POLICIES
 from moeviz.core.settings import ITSELF, Settings
@@ -22,8 +22,7 @@ with show.screen():
     st.title("How many slots, which policy, which machine?", anchor=False)
     if traces.counted() is not None:
         planning.section(None, None)
-    here = traces.here()
-    _, trace, run = here
+    here = _, trace, run = traces.here()
     begin = traces.begin(trace, run)
     scope = forms.scope("scope", begin.scope)
     counts = slot_counts(trace, scope)
@@ -65,6 +64,7 @@ with show.screen():
     with left:
         named = [one.name for one in laid]
         show.chart(lambda: curves.over_slots(found, at, even, laid), "curves", trace, chosen, at, even, named)
+        beyond.hits(trace, chosen)
         others.sources(laid)
     with right:
         if place is None or not size:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from moeviz.bench import cli
+from moeviz.bench import cli, frames, noting
 from moeviz.bench.engine import (
     bundled,
     cache,
@@ -28,6 +28,7 @@ from moeviz.bench.engine import (
 from moeviz.bench.engine.rows import DTYPES, ROWS, Work, engine
 from moeviz.bench.loading import checking, loading
 from moeviz.bench.rounds import interleaved, spread
+from moeviz.engine.client import Job
 from moeviz.engine.made import Made
 from moeviz.errors import ModelError
 
@@ -235,3 +236,20 @@ def test_a_figure_is_printed_with_its_spread_and_goal(capsys: pytest.CaptureFixt
         "4",
         "words",
     ]
+
+
+def test_a_pass_is_shown_by_the_first_picture_that_holds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert frames.first_shown([(1, 10.0), (0, 20.0), (3, 30.0)], 4) == [
+        (0, 10.0),
+        (1, 10.0),
+        (2, 30.0),
+        (3, 30.0),
+    ]
+    monkeypatch.setattr(Job, "receive", lambda self, message: None)
+    noting.note(tmp_path / noting.NOTES)
+    job = Job("watch", "", [])
+    for event in ("loaded", "pass", "pass"):
+        job.receive({"event": event})
+    assert len((tmp_path / noting.NOTES).read_text(encoding="ascii").split()) == 2

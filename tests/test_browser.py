@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from looks import faults, lasting
@@ -267,6 +268,22 @@ def test_a_setting_changed_on_a_board_goes_into_the_link_and_comes_from_it(page:
         staged(page)
 
 
+def test_the_expert_that_is_asked_about_and_the_speed_go_into_the_link_and_come_from_it(
+    page: Page, app: str
+) -> None:
+    stage = goto(page, app, "step=60")
+    stage.get_by_role("combobox", name="speed").select_option("16")
+    page.keyboard.press("ArrowUp")  # the expert above
+    story = stage.locator(".story .kicker")
+    expect(page).to_have_url(re.compile(r"asked=b\.\d\.\d.*speed=16|speed=16.*asked=b\.\d\.\d"))
+    _, layer, expert = str(re.search(r"asked=(b\.\d\.\d)", page.url)[1]).split(".")  # type: ignore[index]
+    page.reload()
+    stage = staged(page)
+    expect(stage.get_by_role("combobox", name="speed")).to_have_value("16")
+    expect(story).to_contain_text(f"token 60 · layer {layer}")
+    expect(stage.locator(".story h3").first).to_contain_text(f"Expert {expert} ")
+
+
 PAGES = {
     "Stage": "canvas",
     "Experts": ".js-plotly-plot",
@@ -274,11 +291,32 @@ PAGES = {
     "Prefetch": ".js-plotly-plot",
     "What if": ".js-plotly-plot",
 }
-CONTROLS = (
-    "[data-testid=stMain] :is(select, textarea, [role=combobox], [role=radiogroup], [role=slider], "
-    "input[type=number], .stButton button, .stMenuButton button)"
-)
+SCREENS = PAGES | {"Lessons": ".st-key-lesson-picture svg", "Library": "[data-testid=stDataFrame]"}
+CONTROLS = """() => {
+  const kinds = "select, textarea, [role=combobox], [role=radiogroup], [role=slider], [role=switch], " +
+    "input[type=number], .stButton button, .stMenuButton button, .stPopover button, " +
+    ".stDownloadButton button, .stFileUploader button, .stCheckbox input"
+  // a lesson's options, the steps of its picture, and the moves of its game are one choice each
+  const groups = ".st-key-lesson-text, .st-key-lesson-picture, .st-key-game-moves"
+  const all = [...document.querySelectorAll("[data-testid=stMain] :is(" + kinds + ")")].filter((one) =>
+    // neither the bar's own nor the tables behind charts, which are part of the picture
+    !one.closest(".st-key-bar, [class*=-table]") && one.checkVisibility({ visibilityProperty: true }))
+  return [...new Set(all.map((one) => one.closest(groups) ?? one))].map((one) =>
+    one.getAttribute("aria-label") || one.innerText.slice(0, 40) || one.className)
+}"""
 
+PLAYED = """(stage, enough) => new Promise((done) => {
+  const images = new Set(), passes = new Set(), canvas = stage.querySelector(".board.a canvas")
+  let moving = 0
+  const look = () => {
+    passes.add(stage.dataset.pass)
+    images.add(canvas.toDataURL())
+    moving = Math.max(moving, stage.getAnimations({ subtree: true }).length)
+    if (passes.size < enough) requestAnimationFrame(look)
+    else done([images.size, passes.size, moving])
+  }
+  requestAnimationFrame(look)
+})"""  # how many pictures a board showed while it played so many tokens
 LEGENDS_CLEAR = """() => [...document.querySelectorAll(".js-plotly-plot")].every((figure) => {
   const legend = figure.querySelector(".legend")?.getBoundingClientRect()
   const top = figure.getBoundingClientRect().top + figure._fullLayout._size.t // of what is drawn
@@ -288,10 +326,8 @@ LEGENDS_CLEAR = """() => [...document.querySelectorAll(".js-plotly-plot")].every
 
 def test_the_first_screens_hold_the_question_the_picture_and_five_controls(page: Page, app: str) -> None:
     """On a laptop and on a projector, in presenter mode too: every chart of it is whole, without a scroll."""
-    # neither the stage's own nor the tables behind charts, which are part of the picture
-    ours = "element => element.getRootNode() === document && !element.closest('.st-key-bar, [class*=-table]')"
     opened(page, app, "Stage")
-    for name, picture in PAGES.items():
+    for name, picture in SCREENS.items():
         turn(page, name)
         for presenter in (False, True):
             if presenter:
@@ -303,7 +339,7 @@ def test_the_first_screens_hold_the_question_the_picture_and_five_controls(page:
                 page.set_viewport_size({"width": size[0], "height": size[1]})
                 page.wait_for_function("height => innerHeight === height", arg=size[1])
                 expect(page.locator("h1:not(:empty), .st-key-first-visit p").first).to_be_in_viewport()
-                within = page.locator(f".st-key-screen {picture}" if picture != "canvas" else picture)
+                within = page.locator(f".st-key-screen {picture}" if "plotly" in picture else picture)
                 expect(within.first).to_be_visible()
                 settle(page)
                 for one in within.all():
@@ -311,10 +347,8 @@ def test_the_first_screens_hold_the_question_the_picture_and_five_controls(page:
                 page.wait_for_function(LEGENDS_CLEAR)
                 high = partial(misplaced, within.first, lambda box, size=size: box["y"] < 0.55 * size[1])
                 assert lasting(page, high) == [], where
-                shown = [
-                    one for one in page.locator(CONTROLS).all() if one.is_visible() and one.evaluate(ours)
-                ]
-                assert len(shown) <= 5, where
+                shown = page.evaluate(CONTROLS)
+                assert len(shown) <= 5, (where, shown)
         page.keyboard.press("p")
         expect(page.get_by_test_id("stHeader")).to_be_visible()
 
@@ -327,7 +361,7 @@ def misplaced(what: Locator, right: Callable[[dict[str, float]], bool]) -> list[
 
 def test_every_page_fits_a_phone(page: Page, app: str) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
-    for name in [*PAGES, "Lessons", "Library"]:
+    for name in SCREENS:
         page.goto(f"{app}/{path(name)}")
         expect(page.locator("h1:visible, .moeviz-stage[data-pass]").first).to_be_visible()  # a led visit asks
         settle(page)
@@ -386,6 +420,8 @@ def test_every_lesson_is_one_screen(page: Page, app: str) -> None:
                 page.locator(f".st-key-again-{number} button").click()  # no other lesson's
                 expect(stage).to_have_count(0)
                 whole((number, 1280, True), ".drawing svg")
+            shown = page.evaluate(CONTROLS)
+            assert len(shown) <= 5, (number, presenter, shown)
             page.locator(".st-key-choice-1 button").click()
             if number == 3:
                 page.get_by_role("radio", name="Stage").click()
@@ -427,7 +463,7 @@ def test_the_game_of_a_lesson_is_played_by_mouse(page: Page, app: str) -> None:
     page.get_by_role("radio", name="3", exact=True).click()
     see(page, "Who leaves?")
     page.get_by_role("button", name="Hint").click()
-    see(page, "Last used")
+    see(page, "last used")
     page.get_by_role("button", name=re.compile(r"Expert \d")).first.click()
     see(page, re.compile(r"Expert \d left: last used"))
     page.get_by_role("button", name="Next round").click()
@@ -436,10 +472,25 @@ def test_the_game_of_a_lesson_is_played_by_mouse(page: Page, app: str) -> None:
 
 def test_a_sheet_is_saved_from_the_page(page: Page, app: str) -> None:
     opened(page, app, "Lessons")
-    page.get_by_role("button", name="Sheets").click()
+    page.get_by_role("button", name="For the lecturer").click()
     button = page.get_by_role("button", name="Questions", exact=True)
     expect(button).to_be_visible()
     assert "A model whose experts do not fit" in saved(page, button).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("motion", ["reduce", "no-preference"])
+def test_who_wants_no_motion_sees_one_picture_for_each_token(
+    page: Page, app: str, motion: Literal["reduce", "no-preference"]
+) -> None:
+    page.emulate_media(reduced_motion=motion)
+    stage = goto(page, app, "step=60")
+    page.keyboard.press("Space")
+    pictures, passes, moving = stage.evaluate(PLAYED, 5)
+    if motion == "reduce":
+        assert pictures <= passes
+        assert moving == 0
+    else:  # experts are seen on their way
+        assert pictures > passes
 
 
 def test_a_bad_link_opens_the_page_all_the_same(page: Page, app: str) -> None:
@@ -514,6 +565,22 @@ def test_a_click_on_a_copy_of_the_lanes_opens_the_stage_there(page: Page, app: s
     expect(stage).to_have_attribute("data-pass", str(step))
     expect(stage.locator(".story .kicker")).to_contain_text(f"token {step} · layer {layer}")
     expect(stage.locator(".story h3").first).to_contain_text(f"Expert {expert} ")
+
+
+def test_a_click_on_an_expert_opens_its_story_on_the_stage(page: Page, app: str) -> None:
+    opened(page, app, "Experts")
+    drawn = page.locator(".js-plotly-plot").first
+    spot = drawn.evaluate(
+        """plot => {
+          const { xaxis, yaxis } = plot._fullLayout, marks = plot.calcdata[1]
+          const other = [...Array(8).keys()].find(e => !marks.some(({ x, y }) => x === 2 && y === e))
+          return { x: xaxis._offset + xaxis.c2p(2), y: yaxis._offset + yaxis.c2p(other), expert: other }
+        }"""
+    )  # one that layer 2 does not need now
+    drawn.click(position={"x": spot["x"], "y": spot["y"]})
+    stage = page.locator(".moeviz-stage")
+    expect(stage.locator(".story .kicker")).to_contain_text("layer 2")
+    expect(stage.locator(".story h3").first).to_contain_text(f"Expert {spot['expert']} ")
 
 
 def test_presenter_mode_and_help_by_key(page: Page, app: str) -> None:

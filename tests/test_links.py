@@ -5,9 +5,9 @@ said, as text.
 from __future__ import annotations
 
 import pytest
-from test_pages import _one_worker, opened, texts  # noqa: F401
+from test_pages import _one_worker, opened, seek, texts  # noqa: F401
 
-SHARED = ("trace", "window", "step", "a", "b", "begin", "presenter", "lesson", "progress")
+SHARED = ("trace", "window", "step", "a", "b", "asked", "speed", "begin", "presenter", "lesson", "progress")
 FIELDS = ("scope", "lookahead", "width", "threshold", "warm", "half_life", "rule", "budget")
 LINKED = {  # page -> what its widgets take from a link
     "stage": (*(f"{name}_both" for name in FIELDS), "tokens", "repeats", "seed", "tier", "baselines"),
@@ -51,3 +51,14 @@ def test_a_rule_that_is_none_is_said_once_and_leaves_the_link() -> None:
 
 def test_an_empty_list_stays_empty() -> None:
     assert "Choose a policy." in texts(opened("what_if", policies="").info)
+
+
+def test_a_link_restores_what_is_asked_about_and_the_speed() -> None:
+    app = opened("stage", step="60", asked="b.2.5", speed="16")
+    assert seek(app) == {"board": 1, "layer": 2, "expert": 5, "speed": "16", "step": 60}
+    assert not app.toast
+    app = opened("stage", asked="b.2.8", speed="5")  # eight experts, 0 to 7
+    assert seek(app) is None
+    assert "The link says asked=b.2.8, which is no board" in texts(app.toast)
+    assert "The link says speed=5, which is no speed" in texts(app.toast)
+    assert not {"asked", "speed"} & set(app.query_params)

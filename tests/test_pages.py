@@ -110,10 +110,20 @@ def drawer(app: AppTest) -> str:
     return str(label)
 
 
+def given(app: AppTest) -> dict[str, Any]:
+    (stage,) = [one for one in app.get("bidi_component") if one.proto.component_name == "moeviz_stage"]
+    return dict(json.loads(stage.proto.json))
+
+
 def payload(app: AppTest) -> dict[str, Any]:
     """What the stage was given."""
-    (stage,) = [one for one in app.get("bidi_component") if one.proto.component_name == "moeviz_stage"]
-    return dict(json.loads(stage.proto.json)["payload"])
+    return dict(given(app)["payload"])
+
+
+def seek(app: AppTest) -> dict[str, Any] | None:
+    """Where the stage was told to go."""
+    found: dict[str, Any] | None = given(app)["seek"]
+    return found
 
 
 # the stage
@@ -366,6 +376,27 @@ def test_a_comparison_measures_checks_itself_and_says_when_it_is_stale() -> None
     app.session_state["desk"].submit("measure", next_one)
     assert payload(app.run())["results"]["rows"] == results["rows"]  # until the next one is there
     finished(app, "measure")
+
+
+def test_a_paced_comparison_names_its_rate_and_is_one_click_from_the_real_disk() -> None:
+    app = opened("stage", step="60", tokens="3")
+    preset = PRESETS["Changes subject"]
+    model = ModelSpec(tier="host", link="SATA SSD")
+    job = Job(
+        "compare", preset.prompt, [Settings("lru"), Settings("lfu")], model, 3, then=preset.then, repeats=1
+    )
+    job.stop_at_end = False
+    app.session_state["desk"].submit("measure", job)
+    app = finished(app.run(), "measure")
+    assert "paced, link 0.55 GB/s" in texts(app.markdown)
+    button(app, "On the real disk").click().run()
+    assert not app.exception
+    begun = app.session_state["desk"].jobs["measure"]
+    assert (begun.model.tier, begun.model.link, begun.max_new_tokens) == ("disk", "", 3)
+    assert app.session_state["tier"] == "this disk"
+    jobs.client().stop(begun)
+    app = finished(app, "measure")
+    assert not [one for one in app.button if one.label == "On the real disk"]
 
 
 def test_a_comparison_of_ones_own_words_brings_its_text_and_is_of_before_beside_another() -> None:
@@ -685,6 +716,12 @@ def test_what_if_shows_every_policy(scope: str) -> None:
     assert not app.exception
     assert not app.error, texts(app.error)
     assert "no policy can hit more than" in texts(app.caption)
+    (beyond,) = [one for one in app.caption if one.value.startswith("Whole\\-token hits")]
+    whole, gaps = texts([beyond]).split("Gap captured: ")
+    assert "belady" in whole
+    assert "belady" not in gaps  # it gets all by what the words mean
+    assert "lfu" in gaps
+    assert "**gap captured**" in beyond.proto.help
 
 
 def test_what_if_models_other_machines_and_checks_itself_here(monkeypatch: pytest.MonkeyPatch) -> None:

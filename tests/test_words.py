@@ -32,6 +32,19 @@ def test_numbers_in_words(text: str, shown: str) -> None:
     assert text == shown
 
 
+def test_what_a_hit_ratio_does_not_say() -> None:
+    """Of lru and belady the gap captured is 0 and all by what it means, so nobody is told of it."""
+    told = words.beyond_hits([("lru", 0.25, None), ("lfu", 0.5, 0.375), ("mru", 0.0, -0.1)])
+    assert told == (
+        "Whole-token hits: lru 25.0%, lfu 50.0%, mru 0.0% of decoded tokens. "
+        "Gap captured: lfu 38%, mru -10% of what is possible."
+    )
+    assert words.beyond_hits([("lru", None, None)]) == ""
+    assert {"whole-token hit", "gap captured"} <= set(words.terms_in(told))
+    assert words.gap(0.375) == "38% of the hits that belady has more than lru"
+    assert words.gap(-0.1) == "none: fewer hits than lru, by 10% of what belady has more"
+
+
 def test_a_verdict_says_points_and_claims_speed_only_outside_the_spread() -> None:
     run = replay(random_trace(1, tokens=60), Settings("lru", 3))
     other = replay(random_trace(1, tokens=60), Settings("belady", 3))

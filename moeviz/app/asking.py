@@ -37,9 +37,10 @@ PRESETS = {
     ),
 }
 PACED = {f"{name}, paced": ("host", name) for name in LINKS}
+REAL = "this disk"
 TIERS = {
     **PACED,
-    "this disk": ("disk", ""),
+    REAL: ("disk", ""),
     "this RAM": ("host", ""),
 }  # name -> slow tier and what its link is paced to
 TOKENS = 2, 100_000  # least and most that are asked for

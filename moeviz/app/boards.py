@@ -13,7 +13,20 @@ from typing import Any
 import streamlit as st
 
 from moeviz import words
-from moeviz.app import bar, commands, first_visit, jobs, kept, links, live, measure, show, traces, window
+from moeviz.app import (
+    asked,
+    bar,
+    commands,
+    first_visit,
+    jobs,
+    kept,
+    links,
+    live,
+    measure,
+    show,
+    traces,
+    window,
+)
 from moeviz.app.measure import Wanted
 from moeviz.app.stage import StageEvent, stage, told
 from moeviz.charts.stage import run_part, stage_payload
@@ -89,6 +102,8 @@ def draw(
                 st.session_state.seek = {"step": last, "follows": True}
                 traces.move(last)  # where its user has left it, the stage says so
             st.rerun()
+    if st.session_state.pop("measure_now", False) and begin(two, wanted):
+        st.rerun()
     going = live.running()
     queued = live.queued(going)
     every = None if going is None else live.EVERY_QUEUED if queued else live.EVERY
@@ -121,6 +136,7 @@ def draw(
         last = len(shown.trace.passes()) - 1
         if event.step is not None and job is None:
             traces.move(last if event.at_end else event.step)
+            asked.tell(event)
         first_visit.heard(event, shown, last)
         _act(event, shown_two, wanted)
         if changed:
@@ -178,7 +194,8 @@ def _stage(
     return stage(
         payload,
         "stage",
-        seek=first_visit.seek(here, len(trace.passes()) - 1) or _seek(trace, growing),
+        seek=first_visit.seek(here, len(trace.passes()) - 1)
+        or _seek(trace, growing, all(one["times"] or one["soon"] for one in parts)),
         future=not led,
         presenter=st.session_state.presenter,
         below=BELOW + round(PROGRESS * window.larger()) if busy else BELOW,
@@ -211,15 +228,20 @@ def _job(name: str) -> Any:
     return job if job is not None and not job.finished else None
 
 
-def _seek(trace: Trace, follows: bool) -> dict[str, int | bool] | None:
+def _seek(trace: Trace, follows: bool, timed: bool) -> dict[str, Any] | None:
     """Where the cursor goes: to the end of a run that goes on, while it stands there; else where another page
-    left it.
+    or the link left it. `timed`: whether the boards have times.
     """
     state, last = st.session_state, len(trace.passes()) - 1
     if not follows:
+        asked.forget(trace)
         if "seek" not in state:
-            step = traces.cursor(last) if links.get("step") else None
-            state.seek = {"step": step, **state.pop("asked", {})} if step is not None else None
+            wish = asked.restored(trace, timed)
+            if "asked" in state:  # another page asks about something else than the link
+                wish = {name: wish[name] for name in ("speed",) if name in wish} | state.pop("asked")
+            if links.get("step"):
+                wish["step"] = traces.cursor(last)
+            state.seek = wish or None
         return state.seek
     return {"step": last, "follows": True}
 

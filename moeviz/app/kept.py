@@ -24,7 +24,7 @@ from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.numbers import cost
 from moeviz.numbers.cost import Costs
-from moeviz.numbers.curves import Curve, curve
+from moeviz.numbers.curves import Curve, bounds, curve, tells_gap
 from moeviz.numbers.explain import Explainer
 from moeviz.numbers.routing import GuessQuality, guess_quality
 from moeviz.numbers.subject import Change, subject_changes
@@ -121,6 +121,17 @@ def curved(trace: Trace, settings: Settings) -> Curve:
     return curve(trace, settings)
 
 
+@st.cache_resource(show_spinner=False, max_entries=256, hash_funcs=BY_TRACE)
+def gap(trace: Trace, settings: Settings) -> float | None:
+    """How much of what is possible a policy gets; None where that says nothing of these settings. Raises
+    SettingsError where they do not fit the trace.
+    """
+    if not tells_gap(settings):
+        return None
+    known = bounds(trace, settings, None, gap=True, replayed=replayed(trace, settings))
+    return known.gap_captured
+
+
 @st.cache_resource(show_spinner="Asking the predictors", max_entries=64, hash_funcs=BY_TRACE)
 def guessed(trace: Trace, predictor: str, width: int, threshold: float) -> GuessQuality:
     return guess_quality(trace, predictor, width, threshold)
@@ -162,6 +173,7 @@ def forget() -> None:
     """Drops everything."""
     for one in (replayed, explained, pictures, part, bare, changes, curved, guessed, agrees, texts, fitted):
         one.clear()
+    gap.clear()
     predicted.clear()
     predicted_each.clear()
     drawn.clear()

@@ -1,5 +1,6 @@
 """What a link restores besides the widgets that Streamlit binds to it: trace, its window, cursor, the boards
-of the stage, what other pages begin with, presenter mode, the lesson and the progress in the lessons.
+of the stage, the expert that is asked about there and its speed, what other pages begin with, presenter mode,
+the lesson and the progress in the lessons.
 
 Streamlit drops a page's parameters when another page is opened, so they are kept here and put back.
 """
@@ -18,7 +19,10 @@ from moeviz.core.predictors import PREDICTORS
 from moeviz.core.settings import SETTINGS, Settings
 from moeviz.errors import SettingsError
 
-NAMES = ("trace", "window", "step", "a", "b", "begin", "presenter", "lesson", "progress")
+NAMES = (
+    *("trace", "window", "step", "a", "b", "asked", "speed", "begin"),
+    *("presenter", "lesson", "progress"),
+)
 LISTS = ("policies", "published", "baselines")  # of them a link may say that nothing is chosen
 BOARD = ("policy", "slots", "prefetch")  # settings that are chosen on a board
 # those that any link may name: no calibration, which is a file

@@ -68,7 +68,7 @@ def ended(name: str) -> None:
         return
     trace, run = captured
     with st.container(horizontal=True, vertical_alignment="center"):
-        show.badge("watched")
+        show.badge("watched", words.link_rate(run.tier))
         if job.state == "stopped":
             st.badge(f"stopped after {words.many(len(run.output_ids), 'token')}", color="gray")
         show.verdict(

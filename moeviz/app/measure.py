@@ -212,7 +212,7 @@ def _results(job: Job, old: bool) -> None:
     runs = [run for _, repeats in measured for run in repeats]
     kind = kind_of(runs[0])
     with st.container(horizontal=True, vertical_alignment="center"):
-        show.badge(kind)
+        show.badge(kind, words.link_rate(runs[0].tier))
         show.verdict(
             job.lossless is not False and all(run.output_ids == tokens for run in runs),
             "same tokens in every run",
@@ -227,12 +227,25 @@ def _results(job: Job, old: bool) -> None:
         )
         if job.state == "stopped":
             st.badge(f"stopped after {words.many(len(job.runs), 'run')}", color="gray")
+        if kind == "paced" and not old and job.finished:
+            _offer_the_disk()
     names = words.setting_names([settings for settings, _ in measured])
     named = [(name, repeats) for name, (_, repeats) in zip(names, measured, strict=True)]
     found = [(settings, medians.repeated(repeats)) for settings, repeats in measured]
     st.markdown(f"**{words.comparison_verdict(found)}** {words.best_value(found)}")
     show.charts(lambda: comparison.charts(named, kind), "measured", named, kind)
     _table(job, named)
+
+
+def _offer_the_disk() -> None:
+    """One click from a paced link to this machine's own disk, which the boards are then measured on."""
+
+    def choose() -> None:
+        st.session_state.tier, st.session_state.measure_now = asking.REAL, True
+
+    help = "Measures both boards again, with experts read from this machine's disk as fast as it goes."
+    if st.button("On the real disk", icon=":material/hard_drive:", key="on-disk", on_click=choose, help=help):
+        st.rerun()
 
 
 def by_settings(job: Job) -> list[tuple[Settings, list[Run]]]:

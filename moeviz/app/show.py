@@ -47,10 +47,10 @@ def plain(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]()#+\-.!|~<>$:&])", r"\\\1", broken)
 
 
-def badge(kind: str) -> None:
-    """Where the numbers beside it come from."""
+def badge(kind: str, link: str = "") -> None:
+    """Where the numbers beside it come from; `link`: how fast the link was that they were timed over."""
     color, icon = LOOKS[kind]
-    st.badge(kind, color=color, icon=icon, help=KINDS[kind])  # type: ignore[arg-type]
+    st.badge(f"{kind}, link {link}" if link else kind, color=color, icon=icon, help=KINDS[kind])  # type: ignore[arg-type]
 
 
 def verdict(good: bool, yes: str, no: str, help: str) -> None:

@@ -78,13 +78,15 @@ class StageEvent:
     layer: int | None = None
     expert: int | None = None
     selected_board: int | None = None
+    kept: bool = False  # whether the user chose what is selected
+    speed: str = ""  # that of the menu; "" where the cursor's place has not been told yet
 
 
 def stage(
     payload: Mapping[str, Any],
     key: str,
     *,
-    seek: Mapping[str, int | bool] | None = None,
+    seek: Mapping[str, Any] | None = None,
     future: bool = True,
     presenter: bool = False,
     below: int = 12,
@@ -92,9 +94,9 @@ def stage(
     """Draws the stage, as high as the window has room below its top, less `below` px, and returns what its
     user did.
 
-    `seek` takes the cursor to "step", and the selection to "board", "layer" and "expert" where it has them,
-    when it differs from the seek of the run before; with "follows" only where the cursor stood at the end of
-    what there was. `future`: False hides the curves after the cursor.
+    `seek` takes the cursor to "step", the selection to "board", "layer" and "expert", and the menu of speeds
+    to "speed", where it has them, when it differs from the seek of the run before; with "follows" only where
+    the cursor stood at the end of what there was. `future`: False hides the curves after the cursor.
     """
     data = {
         "payload": dict(payload),
@@ -127,6 +129,8 @@ def told(key: str, trace: str = "") -> StageEvent:
         layer=_number(selected.get("layer")),
         expert=_number(selected.get("expert")),
         selected_board=_number(selected.get("board")),
+        kept=cursor.get("kept") is True,
+        speed=_text(cursor.get("speed")),
     )
 
 

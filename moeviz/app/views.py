@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import streamlit as st
+
+from moeviz import words
 from moeviz.charts import Chart, domains, usage
-from moeviz.core.trace import Trace
+from moeviz.core.trace import DECODE, PREFILL, Trace
 
 TWO = "Two traces"
+ALL = "prompt and decode"
+PHASES = {ALL: None, "prompt": PREFILL, "decode": DECODE}
 
 
 def names(trace: Trace) -> list[str]:
     """The views that a trace can have."""
     own = ["Domains"] if domains.known(trace) else []
     return ["Now", "Skew", "Reuse", "Together", "One expert", *own, TWO]
+
+
+def counting(trace: Trace) -> tuple[str, str]:
+    """Draws what is counted, tokens or their weight, and in which phase."""
+    counts = ["tokens", "router weight"] if trace.weights is not None else ["tokens"]
+    linked: dict[str, Any] = {"required": True, "bind": "query-params"}
+    meaning = words.tooltip(*counts)
+    count = st.segmented_control("Count", counts, default="tokens", key="count", help=meaning, **linked)
+    meaning = words.tooltip("phase", *PHASES)
+    phase = st.segmented_control("Phase", list(PHASES), default=ALL, key="phase", help=meaning, **linked)
+    return str(count), str(phase)
 
 
 def charts(view: str, trace: Trace, step: int, weighted: bool, layer: int, expert: int) -> list[Chart]:

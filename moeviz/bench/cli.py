@@ -234,15 +234,18 @@ def bench_soak(sessions: int, pause: float, runs: int) -> Iterator[Figures]:
 )
 def bench_stage(repeats: int, seconds: float) -> Iterator[Figures]:
     """Pictures per second of the stage while it plays, key to picture, file to first picture; then how soon
-    the app answers: first picture, changed boards, another page; then the lecturer's clock (needs Chromium
-    and the bundled model). Each of the three is printed as it comes; all take five minutes.
+    the app answers: first picture, changed boards, another page; how late pictures of a live run are; then
+    the lecturer's clock (needs Chromium and the bundled model). Each of the four is printed as it comes; all
+    take six minutes.
     """
     from moeviz.bench.answering import answering
+    from moeviz.bench.frames import frames
     from moeviz.bench.lecturing import lecturing
     from moeviz.bench.stage import stage
 
     yield stage(seconds, repeats)
     yield answering(repeats)
+    yield frames(repeats)
     yield lecturing(repeats)
 
 

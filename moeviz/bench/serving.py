@@ -24,14 +24,14 @@ PATIENCE = 180  # seconds until a server answers, on a busy machine too
 
 
 @contextmanager
-def serving(data: Path) -> Iterator[tuple[psutil.Process, str]]:
+def serving(data: Path, module: str = "streamlit") -> Iterator[tuple[psutil.Process, str]]:
     """A server whose library is in the folder `data`, once it answers, and its address. Raises MoevizError
-    where it does not start, or does not answer within `PATIENCE` seconds.
+    where it does not start, or does not answer within `PATIENCE` seconds. `module`: what Python runs.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
+    command = [sys.executable, "-m", module, "run", "app.py", "--server.port", str(port)]
     command += ["--server.headless", "true"]  # opens no browser of its own
     server = subprocess.Popen(
         command,

@@ -34,13 +34,13 @@ def replay(file: Path, as_json: bool, **others: Any) -> None:
     from moeviz.core.trace import DECODE
     from moeviz.files import moetrace
     from moeviz.numbers import metrics, output, routing
-    from moeviz.numbers.curves import bounds
+    from moeviz.numbers.curves import bounds, tells_gap
 
     with refusing():
         settings = settings_of(others)
         trace, recorded = moetrace.load(file)
         result = replay_trace(trace, settings)
-        bound = bounds(trace, settings, recorded, gap=as_json, replayed=result)
+        bound = bounds(trace, settings, recorded, gap=as_json or tells_gap(settings), replayed=result)
     found = metrics.summary(result)
     if as_json:
         ids: list[int] = []
@@ -54,4 +54,5 @@ def replay(file: Path, as_json: bool, **others: Any) -> None:
         return
     from moeviz import words
 
-    click.echo(words.report(settings, found, bound=bound.belady_hit_ratio))
+    captured = bound.gap_captured if tells_gap(settings) else None
+    click.echo(words.report(settings, found, bound=bound.belady_hit_ratio, captured=captured))

@@ -18,7 +18,7 @@ from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.numbers import metrics
-from moeviz.numbers.curves import bounds, curve
+from moeviz.numbers.curves import bounds, curve, tells_gap
 
 MOST_EVENTS = 60_000  # of a trace whose curves over all slot counts are drawn
 MOST_TEXT = 2_000  # tokens shown
@@ -38,6 +38,7 @@ TERMS = (  # that the page uses and explains at its end
     *(
         "miss",
         "hit ratio",
+        "whole-token hit",
         "cold",
         "capacity",
         "collision",
@@ -46,6 +47,7 @@ TERMS = (  # that the page uses and explains at its end
         "policy",
         "bound",
         "belady",
+        "gap captured",
     ),
     *("pre-fetch", "useful", "wasted", "stall", "measured", "replayed", "recorded"),
 )
@@ -123,8 +125,10 @@ def _sections(trace: Trace, run: Run) -> Iterator[str]:
 
 def numbers(trace: Trace, run: Run) -> list[tuple[str, str]]:
     """The numbers that people ask for first."""
-    bound = bounds(trace, run.settings, None).belady_hit_ratio
-    return words.numbers(metrics.summary(run), bound, run.settings.rule)
+    settings, tells = run.settings, tells_gap(run.settings)
+    known = bounds(trace, settings, None, gap=tells and not settings.needs_calibration)  # it may be elsewhere
+    captured = known.gap_captured if tells else None
+    return words.numbers(metrics.summary(run), known.belady_hit_ratio, settings.rule, captured)
 
 
 def _curves(trace: Trace, settings: Settings) -> str:

@@ -205,6 +205,13 @@ def bounds(
     return Bounds(hits["belady"][phase] / max(accesses[phase], 1), least, captured)
 
 
+def tells_gap(settings: Settings) -> bool:
+    """Whether the gap captured says anything of these settings: of lru it is 0, of belady all, by what it
+    means.
+    """
+    return settings.policy not in ("lru", "belady")
+
+
 def knee(found: Curve) -> int | None:
     """Slot count where the curve bends most: furthest above the straight line between its ends (Satopaa et
     al. 2011); None where none is."""

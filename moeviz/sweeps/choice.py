@@ -199,10 +199,9 @@ def verdict(table: pd.DataFrame) -> list[str]:
     if not found:
         return ["No slot count is shared by all traces, so that there is nothing to compare."]
     best = found[0]
-    lines = []
     rival = _rival([best, *_like(best, found)])
-    if rival is not None:
-        lines.append(_against(table, best, rival))
+    alone = f"{best.name}: {words.percent(best.mean)} of accesses hit, the mean over prompts."
+    lines = [_against(table, best, rival) if rival is not None else alone]
     bend = knee(_as_curve(best))
     if bend is not None:
         at = best.slots.index(bend)
@@ -213,7 +212,13 @@ def verdict(table: pd.DataFrame) -> list[str]:
             "each further slot brings less than the average one."
         )
         lines += _divided(dict(_ways(table))[best.name], bend)
-    return lines or [f"{best.name}: {words.percent(best.mean)} of accesses hit, the mean over prompts."]
+    elif len(best.slots) < 3:
+        lines.append(
+            "Best value for memory: not told; it takes three memories to see where more is worth less."
+        )
+    else:
+        lines.append("Best value for memory: none stands out; each memory is worth what it adds.")
+    return lines
 
 
 def pair(table: pd.DataFrame) -> tuple[str, str] | None:

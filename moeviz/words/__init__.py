@@ -38,8 +38,10 @@ from moeviz.words.passes import passes_of as passes_of
 from moeviz.words.plain import harmless as harmless
 from moeviz.words.plain import lines as lines
 from moeviz.words.results import about as about
+from moeviz.words.results import beyond_hits as beyond_hits
 from moeviz.words.results import counted as counted
 from moeviz.words.results import difference as difference
+from moeviz.words.results import gap as gap
 from moeviz.words.results import misses as misses
 from moeviz.words.results import moved as moved
 from moeviz.words.results import numbers as numbers
@@ -51,6 +53,7 @@ from moeviz.words.terms import terms_in as terms_in
 from moeviz.words.terms import tooltip as tooltip
 from moeviz.words.tiers import KEPT as KEPT
 from moeviz.words.tiers import NO_OVERLAP as NO_OVERLAP
+from moeviz.words.tiers import link_rate as link_rate
 from moeviz.words.tiers import lossless as lossless
 from moeviz.words.tiers import lossy as lossy
 from moeviz.words.tiers import pace as pace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from moeviz.amounts import memory, milliseconds, percent, points, size, speed
@@ -41,10 +42,33 @@ def moved(found: Moved) -> str:
     return f"on demand {size(found.demand)}" + (parts if guessed else "")
 
 
-def numbers(found: Summary, bound: float | None = None, rule: str = "pinned") -> list[tuple[str, str]]:
+def gap(captured: float) -> str:
+    """How much of what is possible a policy gets, by `metrics.gap_captured`."""
+    if captured < 0:
+        return f"none: fewer hits than lru, by {percent(-captured, 0)} of what belady has more"
+    return f"{percent(captured, 0)} of the hits that belady has more than lru"
+
+
+def beyond_hits(several: Sequence[tuple[str, float | None, float | None]]) -> str:
+    """What a hit ratio does not say, of several caches: the name of each, its part of whole tokens, and how
+    much of what is possible it gets; None where there is no such number. Empty where there is none at all.
+    """
+    whole = [f"{name} {percent(part)}" for name, part, _ in several if part is not None]
+    gaps = [f"{name} {percent(captured, 0)}" for name, _, captured in several if captured is not None]
+    said = [
+        ("Whole-token hits", "of decoded tokens", whole),
+        ("Gap captured", "of what is possible", gaps),
+    ]
+    return " ".join(f"{what}: {', '.join(parts)} {of}." for what, of, parts in said if parts)
+
+
+def numbers(
+    found: Summary, bound: float | None = None, rule: str = "pinned", captured: float | None = None
+) -> list[tuple[str, str]]:
     """The numbers that people ask for first, (name, text) each.
 
-    `bound`: belady's hit ratio under the run's `rule`, None where it is not known or no bound.
+    `bound`: belady's hit ratio under the run's `rule`, None where it is not known or no bound. `captured`:
+    how much of what is possible the policy gets, None where that is not known or says nothing.
     """
     rows = [(f"Hit ratio of {found.phase}", counted(found.main))]
     if found.phase == "decode" and found.prefill.accesses:
@@ -57,13 +81,11 @@ def numbers(found: Summary, bound: float | None = None, rule: str = "pinned") ->
                 + ("" if rule == "pinned" else f", under the rule {rule}"),
             )
         )
+    if captured is not None:
+        rows.append(("Gap captured (replayed)", f"{gap(captured)}, without pre-fetching"))
     if found.served.pass_ratio is not None:
-        rows.append(
-            (
-                "Tokens that waited for none",
-                f"{percent(found.served.pass_ratio)} found every expert of every layer",
-            )
-        )
+        whole = f"{percent(found.served.pass_ratio)} of the tokens found every expert of every layer"
+        rows.append(("Whole-token hits", whole))
     rows += [(MISSES, misses(found.miss_kinds)), ("Evictions", f"{found.evictions:,}")]
     if found.ledger.issued:
         issued = (
@@ -89,10 +111,18 @@ def numbers(found: Summary, bound: float | None = None, rule: str = "pinned") ->
     return rows
 
 
-def report(settings: Settings, found: Summary, same: bool | None = None, bound: float | None = None) -> str:
-    """A run for a terminal, a line a number; under the misses what each kind that occurred means."""
+def report(
+    settings: Settings,
+    found: Summary,
+    same: bool | None = None,
+    bound: float | None = None,
+    captured: float | None = None,
+) -> str:
+    """A run for a terminal, a line a number; under the misses what each kind that occurred means. `bound` and
+    `captured` as in `numbers`.
+    """
     rows = [("Settings", settings.label)]
-    for name, text in numbers(found, bound, settings.rule):
+    for name, text in numbers(found, bound, settings.rule, captured):
         rows.append((name, text))
         if name == MISSES:
             kinds = [kind for kind, count in asdict(found.miss_kinds).items() if count]

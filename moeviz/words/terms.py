@@ -57,6 +57,7 @@ GLOSSARY = {
     "late hit": "An access whose expert was still on its way when it was needed.",
     "miss": "An access whose expert was not in the fast tier: it has to be copied while compute waits.",
     "hit ratio": "Hits as a part of all accesses.",
+    "whole-token hit": "A token that found every expert of every layer: it waits for its slowest one.",
     "eviction": "An expert loses its slot to another.",
     "victim": "The expert that an eviction drops.",
     "cold": "Kind of miss: the expert had never been loaded before.",
@@ -70,6 +71,7 @@ GLOSSARY = {
     "calibration": "Counts of each expert's use in an earlier trace, for policies that have to know them.",
     "bound": "What no policy can beat at these slots: belady's hits, which takes knowledge of the future.",
     "belady": "The policy that knows the future and drops the expert that is needed again last.",
+    "gap captured": "How much of what is possible a policy gets: of the hits that belady has more than lru.",
     # pre-fetching
     "pre-fetch": "Copying an expert before it is needed, because it was guessed.",
     "guess": "An expert that a predictor expects a later layer to need.",

@@ -12,6 +12,11 @@ NO_OVERLAP = (
 )
 
 
+def link_rate(found: Tier | None) -> str:
+    """How fast a link was that was slowed down; empty where it was as fast as it goes."""
+    return rate(found.pace.gigabytes_per_second) if found is not None and found.pace is not None else ""
+
+
 def pace(found: Tier) -> str:
     """What the link was slowed down to; empty where it was as fast as it goes."""
     if found.pace is None:

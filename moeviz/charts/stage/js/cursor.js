@@ -28,6 +28,7 @@ class Cursor {
       const worth = () => this.worthTelling(this.pass * layers + layer)
       this.selected.expert = placed(wish.expert, experts - 1, null) ?? worth()
     }
+    if (wish.speed) this.transport.setSpeed(wish.speed)
     this.settle()
     if (wish.play > 0) {
       this.toggle()

@@ -34,7 +34,7 @@ class Player extends Cursor {
 
   setSpeed(value) {
     this.speed = value
-    if (!this.playing) return
+    if (!this.playing) return this.tell()
     this.stop()
     this.settle()
     this.toggle()

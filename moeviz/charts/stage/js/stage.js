@@ -270,6 +270,8 @@ class Stage extends Player {
       this.emit({
         kind: "cursor",
         layer: this.layer,
+        speed: this.speed,
+        kept: Boolean(this.selected?.kept),
         selected: this.selected && {
           board: this.selected.board,
           layer: this.selected.layer,

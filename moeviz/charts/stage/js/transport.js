@@ -147,6 +147,14 @@ class Transport {
     }
   }
 
+  // One of the menu's, where it can be had.
+  setSpeed(value) {
+    const option = [...this.speed.options].find((one) => one.value === value)
+    if (!option || option.disabled) return
+    this.stage.speed = this.speed.value = value
+    this.narrow(this.speed)
+  }
+
   fit() {
     for (const select of this.stage.root.querySelectorAll("select")) this.narrow(select)
   }
