@@ -41,7 +41,8 @@ class Commands(click.Group):
             from moeviz.files.exporters.registry import EXPORTERS
 
             if args[0] in EXPORTERS:
-                error.message += f" Write: export FILE --format {args[0]} --out FILE."
+                way = f"Write: export FILE --format {args[0]} --out FILE."
+                raise click.UsageError(f"{error.message} {way}", ctx) from None
             raise
 
     def main(self, *arguments: Any, **named: Any) -> Any:
