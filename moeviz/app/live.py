@@ -17,7 +17,7 @@ from moeviz.files import library, moetrace
 from moeviz.numbers import cost
 from moeviz.numbers.cost import Costs
 
-EVERY = 0.2  # seconds between two looks at a run
+EVERY = 0.3  # seconds between two looks at a run
 EVERY_QUEUED = 2.0
 PATIENCE = 0.4  # seconds in which a picture waits for a run's first token
 GROWN = 1.25  # times the passes that a fit had, from which on its run is fitted anew
