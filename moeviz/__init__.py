@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from moeviz.files.exporters.registry import exporter as exporter
     from moeviz.files.importers.registry import importer as importer
 
+__version__ = "0.1.0"  # as pyproject.toml has it
 WHERE = {  # name -> the module that has it
     "MoevizError": "moeviz.errors",
     "Run": "moeviz.core.run",

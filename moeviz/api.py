@@ -15,6 +15,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moeviz.core import given
 from moeviz.core import replay as core
 from moeviz.core.run import Run
 from moeviz.core.settings import SETTINGS, Settings, read
@@ -42,12 +43,13 @@ def imported(
 ) -> Imported:
     """The trace of a file that any importer reads, with what was left out or had to be assumed.
 
-    Raises TraceError, OSError.
+    Raises ArgumentError, TraceError, OSError.
 
     What the file does not say: `experts`, E (0: the largest id + 1); `axes` of an array, such as
     "layer,token,k"; `prompt_tokens` of each request; `top_k` where all experts' numbers are there. `format`:
     empty, found by the content; a user's file as path.py:name.
     """
+    given.a_path(path, "load")
     from moeviz.files import importers
     from moeviz.files.guarded import open_file
 
@@ -82,15 +84,17 @@ def settings_of(settings: str | Settings, **others: Any) -> Settings:
 def replay(trace: Trace, settings: str | Settings = "lru", **others: Any) -> Run:
     """What a cache would have done on a trace: `replay(trace, "lfu", slots=4, prefetch="next-gate")`.
 
-    Raises SettingsError.
+    Raises ArgumentError, SettingsError.
     """
+    given.a_trace(trace, "replay")
     return core.replay(trace, settings_of(settings, **others))
 
 
 def summary(run: Run) -> metrics.Summary:
     """All numbers of a run, typed: `summary(run).decode.hit_ratio`, `.miss_kinds.cold`,
-    `.times.tokens_per_second`.
+    `.times.tokens_per_second`. Raises ArgumentError.
     """
+    given.a_run(run, "summary")
     return metrics.summary(run)
 
 
@@ -100,11 +104,14 @@ def compare(
     slots: int | Sequence[int] = (),
     **others: Any,
 ) -> pd.DataFrame:
-    """Replays every settings at every number of slots (default: its own), a row each. Raises SettingsError.
+    """Replays every settings at every number of slots (default: its own), a row each. Raises ArgumentError,
+    SettingsError.
 
-    Columns: policy, slots, settings (the label), hit_ratio (of decode, or of prefill where nothing was
-    decoded), accesses, hits, misses, evictions, bytes_moved and fast_tier_bytes.
+    Columns: policy, slots, settings (the label), of decode (or of prefill where nothing was decoded)
+    hit_ratio, accesses, hits and misses, and of the whole run, its prompt and pre-fetches included, evictions
+    and bytes_moved, so that there may be more evictions than misses; and fast_tier_bytes.
     """
+    given.a_trace(trace, "compare")
     import pandas as pd
 
     rows = []
@@ -134,15 +141,17 @@ def curve(
     trace: Trace, settings: str | Settings = "lru", slots: Sequence[int] | None = None, **others: Any
 ) -> Curve:
     """Hit ratio over slot counts, without pre-fetching; default: every count from one token's need to all
-    experts.
+    experts. Raises ArgumentError, SettingsError.
     """
+    given.a_trace(trace, "curve")
     return curve_of(trace, settings_of(settings, **({"slots": trace.k} | others)), slots)
 
 
 def explain(trace: Trace, settings: str | Settings = "lru", **others: Any) -> Explainer:
     """A replay that can say of every eviction why: `explain(trace, "lfu", slots=4).evictions(step=9,
-    layer=3)[0].sentence`.
+    layer=3)[0].sentence`. Raises ArgumentError, SettingsError.
     """
+    given.a_trace(trace, "explain")
     return Explainer(trace, settings_of(settings, **others))
 
 
@@ -157,12 +166,13 @@ def sweep(
 
     `plan`: fields of `moeviz.sweeps.Plan`, such as policies=("lru", "lfu"). Worker processes are started anew
     and run the calling script's file, so a script calls this under `if __name__ == "__main__":`. Raises
-    SweepError, OSError.
+    ArgumentError, SweepError, OSError.
     """
+    each = given.paths(files, "sweep")
     from moeviz import sweeps
 
     with sweeps.executor(jobs, dask) as executor:
-        return sweeps.sweep([Path(file) for file in files], sweeps.Plan(**plan), Path(out), executor)
+        return sweeps.sweep(each, sweeps.Plan(**plan), Path(out), executor)
 
 
 def run(
@@ -182,9 +192,10 @@ def run(
     `model`: a folder that save_pretrained wrote or a hub id, empty for the bundled model. `prompt`: a text,
     or up to 16 texts, which run as one batch and are requests of the trace. `others`: fields of
     Settings (slots, prefetch, ...) and of `moeviz.engine.session.Options` (max_new_tokens, temperature, ...);
-    a seed is both's. `experts`: lossless, or int8 or int4, which is lossy. Raises ModelError, StoreError,
-    SettingsError.
+    a seed is both's. `experts`: lossless, or int8 or int4, which is lossy. Raises ArgumentError, ModelError,
+    StoreError, SettingsError.
     """
+    given.a_name(model, "run")
     from moeviz.engine import measure
     from moeviz.engine.loader import BUNDLED, load, use_threads
     from moeviz.engine.session import Options

@@ -12,6 +12,10 @@ class MoevizError(ValueError):
     """Something that whoever gave the input can mend; `str(error)` is one sentence or two for people."""
 
 
+class ArgumentError(MoevizError):
+    """An argument of another kind than a verb of the library takes; the message says what would do."""
+
+
 class TraceError(MoevizError):
     """A trace that is not valid; the message names the field, what was found and what was expected."""
 

@@ -24,7 +24,7 @@ with right:
         case "Picture" if given is None:
             teaching.pictures(one)
         case "Picture":
-            teaching.picture_of_answer(one)
+            teaching.picture_of_answer(one, given)
         case _ if one.extra == "sliders":
             teaching.reveal(making.sliders())
         case _:

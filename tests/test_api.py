@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from test_metrics import timed
 import moeviz as mv
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
-from moeviz.errors import SettingsError
+from moeviz.errors import ArgumentError, SettingsError
 from moeviz.numbers import metrics
 
 
@@ -37,6 +38,36 @@ def test_load_reads_what_the_importers_read(tmp_path: Path) -> None:
     other, none = mv.load(tmp_path / "routed.npy", experts=9)
     assert other.num_experts == 9
     assert none is None
+
+
+@pytest.mark.parametrize("verb", ["replay", "compare", "curve", "explain", "stage"])
+def test_what_is_no_trace_is_refused_with_the_way_to_one(verb: str) -> None:
+    trace = random_trace(2)
+    for given, says in (
+        ("a.moetrace", "'a.moetrace' is a path: trace, run = moeviz.load"),
+        ((trace, None), "moeviz.load gives two: trace, run = "),
+        (replay(trace, Settings(slots=3)), "a Run does not hold the Trace"),
+        (None, "a NoneType is none"),
+    ):
+        with pytest.raises(ArgumentError, match=f"^{verb} takes a Trace first, and .*{re.escape(says)}"):
+            getattr(mv, verb)(given, "lru" if verb != "stage" else ["lru"])
+
+
+def test_what_is_no_run_no_paths_and_no_model_is_refused(tmp_path: Path) -> None:
+    trace = random_trace(2)
+    for verb, arguments, says in (
+        ("summary", (trace,), "a Trace is none: moeviz.replay"),
+        ("load", (trace,), "a Trace is none"),
+        ("sweep", ("a.moetrace", tmp_path / "t.parquet"), r"'a.moetrace' is one: write \[path\]"),
+        ("sweep", (trace, tmp_path / "t.parquet"), "a Trace is none: trace.save"),
+        ("sweep", ([trace], tmp_path / "t.parquet"), "a Trace is none: trace.save"),
+        ("run", (trace, "In the beginning"), r"a Trace is none: moeviz.replay\(trace"),
+        ("run", (3, "In the beginning"), "a int is none: moeviz.capture"),
+    ):
+        with pytest.raises(ArgumentError, match=f"^{verb} takes .*{says}"):
+            getattr(mv, verb)(*arguments)
+    with pytest.raises(ArgumentError, match="'x' is none: AutoModelForCausalLM"), mv.capture("x"):
+        pass
 
 
 def test_settings_are_a_name_a_text_or_settings() -> None:

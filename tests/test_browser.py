@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from looks import faults, lasting
@@ -290,11 +291,32 @@ PAGES = {
     "Prefetch": ".js-plotly-plot",
     "What if": ".js-plotly-plot",
 }
-CONTROLS = (
-    "[data-testid=stMain] :is(select, textarea, [role=combobox], [role=radiogroup], [role=slider], "
-    "input[type=number], .stButton button, .stMenuButton button)"
-)
+SCREENS = PAGES | {"Lessons": ".st-key-lesson-picture svg", "Library": "[data-testid=stDataFrame]"}
+CONTROLS = """() => {
+  const kinds = "select, textarea, [role=combobox], [role=radiogroup], [role=slider], [role=switch], " +
+    "input[type=number], .stButton button, .stMenuButton button, .stPopover button, " +
+    ".stDownloadButton button, .stFileUploader button, .stCheckbox input"
+  // a lesson's options, the steps of its picture, and the moves of its game are one choice each
+  const groups = ".st-key-lesson-text, .st-key-lesson-picture, .st-key-game-moves"
+  const all = [...document.querySelectorAll("[data-testid=stMain] :is(" + kinds + ")")].filter((one) =>
+    // neither the bar's own nor the tables behind charts, which are part of the picture
+    !one.closest(".st-key-bar, [class*=-table]") && one.checkVisibility({ visibilityProperty: true }))
+  return [...new Set(all.map((one) => one.closest(groups) ?? one))].map((one) =>
+    one.getAttribute("aria-label") || one.innerText.slice(0, 40) || one.className)
+}"""
 
+PLAYED = """(stage, enough) => new Promise((done) => {
+  const images = new Set(), passes = new Set(), canvas = stage.querySelector(".board.a canvas")
+  let moving = 0
+  const look = () => {
+    passes.add(stage.dataset.pass)
+    images.add(canvas.toDataURL())
+    moving = Math.max(moving, stage.getAnimations({ subtree: true }).length)
+    if (passes.size < enough) requestAnimationFrame(look)
+    else done([images.size, passes.size, moving])
+  }
+  requestAnimationFrame(look)
+})"""  # how many pictures a board showed while it played so many tokens
 LEGENDS_CLEAR = """() => [...document.querySelectorAll(".js-plotly-plot")].every((figure) => {
   const legend = figure.querySelector(".legend")?.getBoundingClientRect()
   const top = figure.getBoundingClientRect().top + figure._fullLayout._size.t // of what is drawn
@@ -304,10 +326,8 @@ LEGENDS_CLEAR = """() => [...document.querySelectorAll(".js-plotly-plot")].every
 
 def test_the_first_screens_hold_the_question_the_picture_and_five_controls(page: Page, app: str) -> None:
     """On a laptop and on a projector, in presenter mode too: every chart of it is whole, without a scroll."""
-    # neither the stage's own nor the tables behind charts, which are part of the picture
-    ours = "element => element.getRootNode() === document && !element.closest('.st-key-bar, [class*=-table]')"
     opened(page, app, "Stage")
-    for name, picture in PAGES.items():
+    for name, picture in SCREENS.items():
         turn(page, name)
         for presenter in (False, True):
             if presenter:
@@ -319,7 +339,7 @@ def test_the_first_screens_hold_the_question_the_picture_and_five_controls(page:
                 page.set_viewport_size({"width": size[0], "height": size[1]})
                 page.wait_for_function("height => innerHeight === height", arg=size[1])
                 expect(page.locator("h1:not(:empty), .st-key-first-visit p").first).to_be_in_viewport()
-                within = page.locator(f".st-key-screen {picture}" if picture != "canvas" else picture)
+                within = page.locator(f".st-key-screen {picture}" if "plotly" in picture else picture)
                 expect(within.first).to_be_visible()
                 settle(page)
                 for one in within.all():
@@ -327,10 +347,8 @@ def test_the_first_screens_hold_the_question_the_picture_and_five_controls(page:
                 page.wait_for_function(LEGENDS_CLEAR)
                 high = partial(misplaced, within.first, lambda box, size=size: box["y"] < 0.55 * size[1])
                 assert lasting(page, high) == [], where
-                shown = [
-                    one for one in page.locator(CONTROLS).all() if one.is_visible() and one.evaluate(ours)
-                ]
-                assert len(shown) <= 5, where
+                shown = page.evaluate(CONTROLS)
+                assert len(shown) <= 5, (where, shown)
         page.keyboard.press("p")
         expect(page.get_by_test_id("stHeader")).to_be_visible()
 
@@ -343,7 +361,7 @@ def misplaced(what: Locator, right: Callable[[dict[str, float]], bool]) -> list[
 
 def test_every_page_fits_a_phone(page: Page, app: str) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
-    for name in [*PAGES, "Lessons", "Library"]:
+    for name in SCREENS:
         page.goto(f"{app}/{path(name)}")
         expect(page.locator("h1:visible, .moeviz-stage[data-pass]").first).to_be_visible()  # a led visit asks
         settle(page)
@@ -402,6 +420,8 @@ def test_every_lesson_is_one_screen(page: Page, app: str) -> None:
                 page.locator(f".st-key-again-{number} button").click()  # no other lesson's
                 expect(stage).to_have_count(0)
                 whole((number, 1280, True), ".drawing svg")
+            shown = page.evaluate(CONTROLS)
+            assert len(shown) <= 5, (number, presenter, shown)
             page.locator(".st-key-choice-1 button").click()
             if number == 3:
                 page.get_by_role("radio", name="Stage").click()
@@ -443,7 +463,7 @@ def test_the_game_of_a_lesson_is_played_by_mouse(page: Page, app: str) -> None:
     page.get_by_role("radio", name="3", exact=True).click()
     see(page, "Who leaves?")
     page.get_by_role("button", name="Hint").click()
-    see(page, "Last used")
+    see(page, "last used")
     page.get_by_role("button", name=re.compile(r"Expert \d")).first.click()
     see(page, re.compile(r"Expert \d left: last used"))
     page.get_by_role("button", name="Next round").click()
@@ -452,10 +472,25 @@ def test_the_game_of_a_lesson_is_played_by_mouse(page: Page, app: str) -> None:
 
 def test_a_sheet_is_saved_from_the_page(page: Page, app: str) -> None:
     opened(page, app, "Lessons")
-    page.get_by_role("button", name="Sheets").click()
+    page.get_by_role("button", name="For the lecturer").click()
     button = page.get_by_role("button", name="Questions", exact=True)
     expect(button).to_be_visible()
     assert "A model whose experts do not fit" in saved(page, button).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("motion", ["reduce", "no-preference"])
+def test_who_wants_no_motion_sees_one_picture_for_each_token(
+    page: Page, app: str, motion: Literal["reduce", "no-preference"]
+) -> None:
+    page.emulate_media(reduced_motion=motion)
+    stage = goto(page, app, "step=60")
+    page.keyboard.press("Space")
+    pictures, passes, moving = stage.evaluate(PLAYED, 5)
+    if motion == "reduce":
+        assert pictures <= passes
+        assert moving == 0
+    else:  # experts are seen on their way
+        assert pictures > passes
 
 
 def test_a_bad_link_opens_the_page_all_the_same(page: Page, app: str) -> None:

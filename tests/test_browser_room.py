@@ -12,25 +12,37 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from http.cookiejar import CookieJar
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 import zxingcpp
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
-from servers import serving
+from servers import ROOT, listening
 from test_axe import broken
 from test_browser import PATIENCE, browser, pytestmark, see, settle, turn  # noqa: F401
 from test_gate import ROUTES
 
+HOMES: list[Path] = []  # of the server that these tests share
 PHONE = {"width": 390, "height": 844}
 
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    own = tmp_path_factory.mktemp("server")
+    HOMES.append(own)
     options = ("--server.address", "0.0.0.0", "--", "--room")
-    with serving(tmp_path_factory.mktemp("data"), *options) as address:
-        yield address
+    environment = {"MOEVIZ_DATA": str(own / "data"), "HOME": str(own), "TMPDIR": str(own)}
+    with listening(ROOT, environment, "app.py", *options) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+def files(home: Path) -> dict[str, tuple[int, int]]:
+    """Whatever a server has written: what it keeps, its home and its scratch are all in one folder."""
+    return {
+        str(one): (one.stat().st_size, one.stat().st_mtime_ns) for one in home.rglob("*") if one.is_file()
+    }
 
 
 class Class:
@@ -72,6 +84,11 @@ def class_(browser: Browser, app: str) -> Iterator[Class]:  # noqa: F811
     assert made.wrong == []
 
 
+def open_room(lecturer: Page) -> None:
+    lecturer.get_by_role("button", name="For the lecturer").click()
+    lecturer.get_by_role("button", name="Open the room").click()
+
+
 def bars(lecturer: Page) -> list[str]:
     return [row.inner_text().split("\n")[-1] for row in lecturer.locator(".room-bars .row").all()]
 
@@ -86,7 +103,7 @@ def test_a_class_predicts_is_counted_live_told_together_and_sent_home(class_: Cl
     early = class_.student(1)
     expect(early.get_by_role("heading", name="The room opens soon")).to_be_visible()
     lecturer = class_.lecturer()
-    lecturer.get_by_role("button", name="Open the room").click()
+    open_room(lecturer)
     card = lecturer.get_by_role("dialog")
     code = card.get_by_role("img", name="QR code: http://")
     expect(code).to_be_visible()
@@ -141,9 +158,13 @@ def test_a_class_predicts_is_counted_live_told_together_and_sent_home(class_: Cl
 
 
 def test_a_class_of_seventy_is_counted_by_the_real_server(class_: Class) -> None:
-    """Each phone opens the page, asks what is asked and answers, all at the same time."""
+    """Each phone opens the page, asks what is asked and answers, all at the same time; and when the class is
+    over, the server has written nothing.
+    """
     lecturer = class_.lecturer()
-    lecturer.get_by_role("button", name="Open the room").click()
+    settle(lecturer)
+    before = files(HOMES[0])
+    open_room(lecturer)
     see(lecturer, "0 predicted, of 0 phones")  # the question is asked
 
     def phone(number: int) -> None:
@@ -166,12 +187,13 @@ def test_a_class_of_seventy_is_counted_by_the_real_server(class_: Class) -> None
     see(lecturer, "70 predicted, of 70 phones")
     assert bars(lecturer) == ["18", "18", "17", "17"]
     lecturer.get_by_role("button", name="Close the room").click()
-    expect(lecturer.get_by_role("button", name="Open the room")).to_be_visible()
+    expect(lecturer.get_by_role("dialog")).to_have_count(0)
+    assert files(HOMES[0]) == before
 
 
 def test_a_students_page_has_nothing_but_the_answers(class_: Class) -> None:
     lecturer = class_.lecturer()
-    lecturer.get_by_role("button", name="Open the room").click()
+    open_room(lecturer)
     student = class_.student(1)
     expect(student.get_by_role("button")).to_have_count(4)
     assert student.locator("a, input, textarea, select, iframe, form").count() == 0

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -174,7 +175,7 @@ def test_replay_reports_in_words(trace: Path) -> None:
     [
         (["replay", "TRACE", "--policy", "nonsense"], "policy 'nonsense' is not known. Choose one of lru"),
         (["replay", "TRACE", "--policy", "nowhere.py:x"], "there is no file nowhere.py"),
-        (["replay", "TRACE", "--slots", "1"], "1 slots are too few: a token needs 2"),
+        (["replay", "TRACE", "--slots", "1"], "1 slot is too few: a token needs 2"),
         (["replay", "TRACE", "--scope", "planet"], "scope 'planet' is not known"),
         (["replay", "TRACE", "--policy", "static"], "needs a calibration trace"),
         (
@@ -276,6 +277,7 @@ def test_where_not_every_expert_fits_the_run_is_kept_and_says_what_it_could_not_
     assert all(row["lossless"] is None and row["equals_replay"] for row in rows)
     assert "'resident' is left out: it needs" in many.stderr
     assert "not verified" in many.stderr
+    assert many.stderr.startswith("5 runs of up to "), "said before anything is loaded"
     refused = run("run", *words, "--slots", "8")
     assert refused.exit_code == 2
     assert "Choose fewer slots" in refused.stderr
@@ -478,3 +480,15 @@ def test_what_is_used_or_was_not_given_is_not_called_unused(trace: Path) -> None
         ("--policy", "lfu-aged", "--half-life", "9"),
     ):
         assert CliRunner().invoke(main, ["replay", str(trace), *more]).stderr == ""
+
+
+def test_the_version_is_the_project_s() -> None:
+    project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert run("--version").stdout == f"moeviz {project['version']}\n"
+
+
+def test_a_format_in_the_place_of_a_command_is_told_where_it_is() -> None:
+    refused = run("report", "a.moetrace")
+    assert refused.exit_code == 2
+    assert "No such command 'report'" in refused.stderr
+    assert "export FILE --format report --out FILE" in " ".join(refused.stderr.split())

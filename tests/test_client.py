@@ -103,7 +103,7 @@ def test_a_comparison_brings_its_trace_and_every_run(client: Client) -> None:
     [
         (watch(" "), "prompt is empty"),
         (watch(tokens=99_999), "prompt is too long"),
-        (watch(settings=Settings(slots=1)), "1 slots are too few"),
+        (watch(settings=Settings(slots=1)), "1 slot is too few"),
         (watch(settings=Settings("static")), "needs a calibration trace"),
         (watch(model=ModelSpec("no/such/model")), "There is no folder no/such/model"),
         (watch(model=ModelSpec(device="abacus")), "device 'abacus' is not available"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from xml.etree import ElementTree
 
 import numpy as np
@@ -56,6 +57,17 @@ def test_a_hidden_curve_gives_its_ends_alone() -> None:
     assert "polyline" in shown
     assert "polyline" not in hidden
     assert hidden.count("<circle") == 2
+
+
+def test_a_guess_is_a_line_and_a_ring_on_the_curve_it_was_made_about() -> None:
+    lines = [("line", [0.5, 0.75, 1.0]), ("bound", [0.6, 0.8, 1.0])]
+    svg = drawing.curves([2, 3, 4], lines, "x", "what", guess=(3, "your guess: 3"))
+    assert "your guess: 3 at 3" in words(svg)
+    points = re.search(r'points="[^ ]+ ([\d.]+),([\d.]+) ', svg)
+    ring = re.search(r'<circle cx="([\d.]+)" cy="([\d.]+)"', svg)
+    assert points is not None
+    assert ring is not None
+    assert ring.groups() == points.groups()
 
 
 def test_a_raster_counts_its_rows_for_those_who_cannot_see_it() -> None:

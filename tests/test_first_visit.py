@@ -38,6 +38,8 @@ def test_only_who_opens_the_stage_without_a_link_is_led() -> None:
     app = opened("stage")
     assert "see in half a minute" in said(app)
     assert payload(app)["verdict"] == ""
+    (link,) = [one.proto for one in app.get("page_link") if one.proto.label == "How it works"]
+    assert link.query_string == "lesson=0"
     app.button(key="visit-2").click().run()
     assert "see in half a minute" not in said(app)
     assert "LRU hits" in payload(app)["verdict"]

@@ -102,7 +102,7 @@ SETTINGS = {  # options of one Settings -> what is said
 }
 ONE_EACH = {words.split()[-2]: (words, said) for words, said in SETTINGS.items() if words != "--speed 3"}
 MISFITS = {  # settings that are right, and wrong for this trace
-    "--slots 1": "1 slots are too few: a token needs 2",
+    "--slots 1": "1 slot is too few: a token needs 2",
     "--slots 9": "9 slots are more than the 8 experts of each MoE layer",
     "--scope model --slots 25": "more than the 24 experts of the model",
     "--prefetch next-gate --lookahead 3": "there are 3 MoE layers",

@@ -40,6 +40,18 @@ def test_while_a_room_is_open_the_class_predicts_and_the_lecturer_reveals() -> N
     assert "told" not in room.state("a")
 
 
+def test_the_classs_own_guess_is_drawn_on_the_curve_once_it_is_revealed() -> None:
+    room = HALL.open()
+    app = opened("lessons", lesson="6")
+    round_ = room.state("a")["question"]["round"]
+    for student, value in (("a", 3), ("b", 4), ("c", 8)):
+        room.answer(student, round_, value)
+    assert "the class's guess" not in said(app)
+    app.button(key="choice-1").click().run()
+    assert "The ring: the class's guess, 4 slots." in said(app)
+    assert "guess: 4 at 4" in " ".join(str(one.proto) for one in app.get("bidi_component"))
+
+
 def test_bars_hold_text_as_text_and_mark_the_right_one() -> None:
     drawn = lectern.bars([Bar("<b>one", 3, False), Bar("two", 1, True)])
     assert "&lt;b&gt;one" in drawn

@@ -54,8 +54,10 @@ def test_lessons_are_numbered_without_a_gap() -> None:
 @pytest.mark.parametrize("number", NUMBERS)
 def test_text_in_pictures_is_large_enough_on_a_phone_and_not_cut(number: int) -> None:
     pictures = [*lessons()[number].pictures(LAB), answered(number).picture]
-    games = [game.start(LAB.trace(), policy) for policy in game.POLICIES] if number == 3 else []
+    games = [game.start(LAB.trace(), policy) for policy in game.LESSON] if number == 3 else []
     games += [game.guess(one, one.round.candidates[0].expert) for one in games]
+    if draw := answered(number).with_guess:
+        pictures += [draw(guess, "the class's guess") for guess in range(2, 9)]
     drawn = [one.svg for one in pictures if one is not None] + [game.board(one) for one in games]
     for text in (
         one for svg in drawn for one in ElementTree.fromstring(svg).iter() if one.tag.endswith("text")
@@ -65,6 +67,14 @@ def test_text_in_pictures_is_large_enough_on_a_phone_and_not_cut(number: int) ->
         wide = 0.47 * size * len(text.text or "")  # a letter's usual width
         starts = x - wide * {"start": 0, "middle": 0.5, "end": 1}[text.get("text-anchor", "start")]
         assert 0 <= starts <= drawing.WIDTH - wide, text.text
+
+
+def test_how_it_works_is_read_in_a_minute_and_says_whose_scores_it_shows() -> None:
+    first = lessons()[0]
+    steps = [one.text for one in first.pictures(LAB)]
+    assert first.title.startswith("How it works")
+    assert len(" ".join((*first.read, *steps)).split()) <= 240  # a minute of silent reading
+    assert any("The others' are not recorded." in one for one in steps)
 
 
 @pytest.mark.parametrize("number", NUMBERS)

@@ -39,5 +39,14 @@ def test_elsewhere_a_tenth_is_a_line_but_for_a_measurement(capsys: pytest.Captur
     assert lines[0] == "4 of 40 settings replayed, about 0 s left"
     assert lines[-1] == "40 of 40 settings replayed"
     with Meter("runs", quiet=True) as meter:
-        meter(1, 1)
-    assert capsys.readouterr().err == ""
+        for done in range(41):
+            meter(done, 40)
+    assert capsys.readouterr().err == "1 of 40 runs, about 0 s left\n"
+
+
+def test_where_there_is_nothing_to_do_there_is_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    with Meter("settings replayed"):
+        pass
+    assert terminal.getvalue() == ""

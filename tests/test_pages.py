@@ -322,7 +322,7 @@ def test_a_live_run_becomes_the_current_trace_and_checks_itself() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"settings": [Settings(slots=1)]}, "1 slots are too few: a token needs 2"),
+        ({"settings": [Settings(slots=1)]}, "1 slot is too few: a token needs 2"),
         ({"max_new_tokens": 99_999}, "The prompt is too long"),
         ({"prompt": "  "}, "The prompt is empty"),
         ({"model": ModelSpec("no/such/model")}, "There is no folder no/such/model"),

@@ -674,6 +674,12 @@ def test_a_policy_of_ones_own(tmp_path: Path) -> None:
     [
         (None, "f", "there is no file"),
         ("1 / 0", "f", "does not run: ZeroDivisionError"),
+        (
+            "from moeviz import policy\n@policy('first', needs={'luck'})\ndef a(use, now): return 1\n"
+            "@policy('f')\ndef f(use, now): return 1",
+            "f",
+            "mine.py does not run: policy 'first' needs luck",
+        ),
         ("raise SystemExit(3)", "f", "does not run: SystemExit: 3"),
         ("x = 1", "f", "registers no policy 'f'"),
         ("def f(use, now): return max(use.touches, 1)", "f", "does not work on arrays.*np.maximum"),

@@ -397,16 +397,34 @@ def test_the_verdict_names_the_best_cache_and_where_memory_stops_to_pay(
     one = verdict(table)
     assert one[0].startswith("lfu hits ")
     assert " points more than lru (" in one[0]
-    assert one[0].endswith(" over stretches of this trace).")
+    assert one[0].endswith(" over stretches of this trace), the mean over 7 slot counts.")
     assert "Best value for memory: " in one[1]
     assert " MiB; each further slot brings less" in one[1]
     best = means(table)
     assert [found.name for found in best] == ["belady", "lfu", "lru"]
     both = verdict(sweep(samples, Plan(("lru", "lfu")), out, threads))
-    assert both[0] == "No difference between lfu and lru that holds over 3 traces."
+    assert both[0] == (
+        "No difference between lfu and lru that holds over 3 traces, the mean over 7 slot counts."
+    )
     assert both[2].startswith("The same slots divided over the layers by what they are worth there")
     bounds = verdict(table[table["policy"] == "belady"])
     assert bounds == ["Every row knows the future: these are bounds, and there is nothing to choose."]
+
+
+def test_a_median_of_differences_is_no_difference_of_means(threads: Executor, tmp_path: Path) -> None:
+    """One prompt on which lfu hits far more makes its mean the best; in the median prompt lru hits more."""
+    table = sweep(
+        [SAMPLES / "bible.moetrace"], Plan(("lru", "lfu"), slots=(4,)), tmp_path / "t.parquet", threads
+    )
+    lead = {"lfu": (0.9, 0.48, 0.48, 0.48, 0.48, 0.48, 0.48), "lru": (0.5,) * 7}
+    rows = [
+        row._replace(digest=str(prompt), file=str(prompt), hit_ratio=lead[row.policy][prompt])
+        for row in table.itertuples(index=False)
+        for prompt in range(7)
+    ]
+    assert verdict(pd.DataFrame(rows))[0] == (
+        "lru hits 2.0 points more than lfu in the median prompt (2.0 to 2.0 over 7 traces)."
+    )
 
 
 def test_bounds_among_the_rows_are_no_candidates(threads: Executor, tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def test_a_number_is_dragged_and_revealed() -> None:
     app.slider(key="guess-6").set_value(5).run()
     press(app, "choice-1")
     assert "Right" in app.success[0].value
+    assert "The ring: your guess, 5 slots." in said(app)
 
 
 def test_a_link_with_progress_opens_the_answer_and_a_bad_one_begins_anew() -> None:

@@ -133,6 +133,7 @@ def present() -> None:
 
 @st.dialog("Keys and words")
 def _help() -> None:
+    st.page_link("pages/lessons.py", label="How it works, in one minute", query_params={"lesson": "0"})
     st.markdown(HELP)
     st.markdown("**Words**")
     st.markdown("\n".join(f"- **{term}**: {sentence}" for term, sentence in words.GLOSSARY.items()))

@@ -45,6 +45,7 @@ STYLE = """<style>
 ON = "Go on by yourself"
 LOOKS: dict[str, Literal["primary", "secondary", "tertiary"]] = {"Skip": "tertiary", ON: "secondary"}
 KEYS = {str(number): f"visit-{number}" for number in range(1, 4)}  # key -> button, from anywhere on the page
+LESSONS = {"start": ("How it works", "0"), "told": ("Why?", "1")}  # moment -> a link, and its lesson
 Act = Callable[[], object]
 
 
@@ -100,8 +101,10 @@ def _draw(here: traces.Here, two: Sequence[Settings], label: str, measure: Act) 
         for number, (name, act) in enumerate(_ways(label, measure), start=1):
             look = LOOKS.get(name, "primary")
             st.button(f"{number}  {name}", key=KEYS[str(number)], on_click=act, type=look, width="content")
-        if st.session_state.visit == "told":
-            st.page_link("pages/lessons.py", label="Why?", query_params={"lesson": "1"}, width="content")
+        where = LESSONS.get(st.session_state.visit)
+        if where is not None:
+            name, number = where
+            st.page_link("pages/lessons.py", label=name, query_params={"lesson": number}, width="content")
 
 
 def heard(event: StageEvent, here: traces.Here, last: int) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import html
 import socket
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import segno
@@ -20,6 +22,7 @@ from moeviz.app.room import HALL, Bar, Room
 from moeviz.app.show import plain
 from moeviz.lessons import Guess, Lesson
 
+DRAWER = "for_the_lecturer"
 EVERY = 2.0  # seconds between two looks at the counts
 STYLE = """<style>
 .room-bars .bar { margin: 0 0 0.6rem; }
@@ -40,19 +43,29 @@ WAY_IN = """<style>
 </style>"""
 
 
+def drawer() -> AbstractContextManager[Any]:
+    """What is the lecturer's alone: opened by a button, closed when the room's card opens over it."""
+    return st.popover(
+        "For the lecturer",
+        icon=":material/school:",
+        help="Sheets to print, and the room",
+        key=DRAWER,
+        on_change="rerun",  # so that it can be closed
+    )
+
+
 def control() -> None:
     """The button that opens the room, and the room's card once it is open; the command where the server was
     not started for it.
     """
     if not HALL.admits or st.get_option("server.address") not in gate.EVERYWHERE:
-        with st.popover("The room", icon=":material/groups:", help="The class predicts on its phones"):
-            st.markdown(
-                "Your class predicts on its own phones, and you see the counts and reveal. For that the "
-                "server has to answer to the network that you and the class are in. Stop it (Ctrl+C) and "
-                "start it with"
-            )
-            st.code(gate.COMMAND, language=None)
-            st.markdown("Students then get the question of the lesson that you show, and nothing else.")
+        st.markdown(
+            "**The room**: your class predicts on its phones, and you see the counts and reveal. For that "
+            "the server has to answer to the network that you and the class are in. Stop it (Ctrl+C) and "
+            "start it with"
+        )
+        st.code(gate.COMMAND, language=None)
+        st.markdown("Students then get the question of the lesson that you show, and nothing else.")
         return
     label = "Open the room" if HALL.room is None else "The room"
     if st.button(label, key="room", icon=":material/groups:", on_click=_open):
@@ -60,6 +73,7 @@ def control() -> None:
 
 
 def _open() -> None:
+    st.session_state[DRAWER] = False
     HALL.open()
     sit_down()  # at once: without a tab it would never close
 

@@ -9,32 +9,37 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from moeviz.app import components, show
+from moeviz.app import components, own, show
 from moeviz.app.teaching import LAB
+from moeviz.core.policies import POLICIES
+from moeviz.errors import MoevizError
 from moeviz.lessons import game
-from moeviz.words import policy_name
 
 
 def play() -> None:
     """The game: who leaves?"""
     state = st.session_state
-    policy = st.segmented_control(
+    policy = st.selectbox(
         "Play against",
-        game.POLICIES,
-        format_func=policy_name,
-        default="lru",
-        required=True,
+        game.choices(LAB.trace()),
+        format_func=own.short,
         key="against_policy",
         bind="query-params",
+        width=260,
     )
     if state.get("game") is None or state.game.policy != policy:
-        state.game = _game(str(policy), 0)
+        try:
+            state.game = _game(policy, 0)
+        except MoevizError as error:  # a policy of the user's own may say anything
+            state.game = None
+            st.error(show.plain(str(error)))
+            return
     now: game.Game = state.game
     streak = f"streak {now.streak} · best {now.best}"
     score = f"Round {now.at + 1} of {len(now.rounds)} · {now.right} right · {streak}"
-    st.markdown(show.plain(game.rule(now)))
+    st.markdown(show.plain(game.rule(now)), help=show.plain(POLICIES[now.policy].text) or None)
     components.drawing(game.board(now), "game-board")
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with st.container(key="game-moves", horizontal=True, vertical_alignment="center"):
         for one in now.round.candidates:
             _move(
                 f"Expert {one.expert}", lambda now, e=one.expert: game.guess(now, e), now.guessed is not None

@@ -13,6 +13,7 @@ closes, shortly after the lecturer's last tab. Every thread of the server may us
 from __future__ import annotations
 
 import itertools
+import statistics
 import threading
 from collections import Counter
 from dataclasses import dataclass
@@ -134,6 +135,12 @@ class Room:
         with self._lock:
             said = list(self._answers.get(lesson.number, {}).values())
         return sum(lesson.predict.right(value, right) for value in said)
+
+    def middle(self, lesson: Lesson) -> float | None:
+        """The prediction in the middle of all that were made, of a number; None where none was made."""
+        with self._lock:
+            said = list(self._answers.get(lesson.number, {}).values())
+        return float(statistics.median_low(said)) if said and isinstance(lesson.predict, Guess) else None
 
     def state(self, student: str, address: str = "") -> dict[str, Any]:
         """What a student's page shows, as JSON takes it; nothing else leaves the room.

@@ -107,9 +107,10 @@ def choose() -> Lesson:
         title = st.container(width="content", key="lesson-title")  # after the choice, which keeps its place
         if found.answered and not state.presenter:  # a class has its own count
             st.markdown(f"{found.right} of {found.answered} right", width="content")
-        if not state.presenter:
-            downloads()
-        lectern.control()
+        with lectern.drawer():
+            if not state.presenter:
+                downloads()
+            lectern.control()
     one = several[int(number or 0)]
     links.put_default("lesson", str(one.number))
     st.html(STYLE)
@@ -118,20 +119,15 @@ def choose() -> Lesson:
 
 
 def downloads() -> None:
-    """Sheets for paper."""
-    with st.popover("Sheets", icon=":material/print:", help="Questions for the class, answers for you"):
-        show.download(
-            "Questions",
-            lambda: sheet.students(lessons(), LAB),
-            "moeviz-lessons.html",
-            help="To print, A4 or Letter",
-        )
-        show.download(
-            "Answers and a plan of 45 minutes",
-            lambda: sheet.lecturer(lessons(), LAB),
-            "moeviz-lessons-answers.html",
-            key="answers",
-        )
+    """Sheets for paper: questions for the class, answers for who teaches it."""
+    st.markdown("**Sheets**, to print on A4 or Letter")
+    show.download("Questions", lambda: sheet.students(lessons(), LAB), "moeviz-lessons.html")
+    show.download(
+        "Answers and a plan of 45 minutes",
+        lambda: sheet.lecturer(lessons(), LAB),
+        "moeviz-lessons-answers.html",
+        key="answers",
+    )
 
 
 def predict(one: Lesson) -> float | str | None:
@@ -204,12 +200,19 @@ def explain(one: Lesson, given: float | str) -> None:
         if said.holds:
             st.markdown(show.plain(said.text))
     if not st.session_state.presenter:  # beside the stage, where it is large enough for the last row
-        picture_of_answer(one)
+        picture_of_answer(one, given)
 
 
-def picture_of_answer(one: Lesson) -> None:
-    """What the sentences speak of as a drawing, where there is one."""
-    found = answered(one.number).picture
+def picture_of_answer(one: Lesson, given: float | str) -> None:
+    """What the sentences speak of as a drawing, where there is one; with what was predicted, by this visitor
+    or by a room's class in the middle, where the drawing has a place for it.
+    """
+    answer, guess, whose = answered(one.number), given, "your guess"
+    if HALL.room is not None:
+        guess, whose = HALL.room.middle(one), "the class's guess"
+    found = answer.picture
+    if answer.with_guess is not None and isinstance(guess, float):
+        found = answer.with_guess(guess, whose)
     if found is not None:
         picture(found, f"why-{one.number}")
 

@@ -125,7 +125,9 @@ def bench_link(tokens: int) -> Figures:
     """How well a paced link keeps its time: a copy's time over the time asked for, median [5th to 95th
     percentile].
     """
-    from moeviz.bench.pacing import pacing
+    from moeviz.bench.pacing import OF, pacing
+
+    click.echo(OF, err=True)
 
     return pacing(tokens)
 

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 LINKS = (*MACHINES, Machine(TYPED, 0.0, 0.5), Machine(TYPED, 1.0, 0.05))
 
+OF = (
+    "Of each link: the time that a copy takes / the time that the link was asked for, which is shown in ms; "
+    "median [5th to 95th percentile]. 1 is a link that keeps its time."
+)
+
 
 def pacing(tokens: int = 100) -> dict[str, Any]:
     """Milliseconds of a copy that this machine's memory takes, not paced; then, for each link, the time of a

@@ -33,6 +33,18 @@ class Commands(click.Group):
             importlib.import_module(f"moeviz.cli.{name}")
         return COMMANDS.get(name) or _found().get(name)
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """As click's; one who looks for what `export` writes as if it were a command is told so."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from moeviz.files.exporters.registry import EXPORTERS
+
+            if args[0] in EXPORTERS:
+                way = f"Write: export FILE --format {args[0]} --out FILE."
+                raise click.UsageError(f"{error.message} {way}", ctx) from None
+            raise
+
     def main(self, *arguments: Any, **named: Any) -> Any:
         """As click's, but for how a program ends that was interrupted, or whose output cannot be written."""
         named["standalone_mode"] = False
@@ -77,6 +89,7 @@ def _output_failed(error: OSError) -> int:
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(moeviz.__version__, message="moeviz %(version)s")
 def main() -> None:
     """Runs a mixture-of-experts model whose experts do not fit in fast memory, and shows what a cache makes
     of it.

@@ -254,6 +254,7 @@ def compare(
         chosen += [Settings(baseline=name.strip()) for name in baselines.split(",") if name.strip()]
         if not chosen:
             raise Refused("There is nothing to measure. Give a --setting, or name --baselines.")
+        click.echo(_plan_of(len(chosen), repeats, others["max_new_tokens"]), err=True)
         loaded, options = prepare(model, others, chosen)
         from moeviz.core.replay import replay
         from moeviz.engine import exactness, measure
@@ -294,6 +295,16 @@ def compare(
     _tell(loaded, list(zip(chosen, repeated, strict=True)), checks, lossy, repeats, others["threads"])
 
 
+def _plan_of(settings: int, repeats: int, tokens: int) -> str:
+    """What a comparison is going to do; how long that takes is not known before one run is done."""
+    runs = many(1 + repeats * settings, "run")
+    return (
+        f"{runs} of up to {many(tokens, 'token')}: one to record the text, and "
+        f"{many(repeats, 'measurement')} of each of {many(settings, 'setting')}. "
+        "About how long they take is said after the first."
+    )
+
+
 def _tell(
     loaded: Loaded,
     measured: Sequence[tuple[Settings, Repeated]],
@@ -329,6 +340,7 @@ def _measured(
     logits: dict[int, list[list[int]]] = {number: [] for number in runs}
     trace, of = None, 1 + repeats * len(chosen)
     with exactness.logits_seen(loaded) as seen, Meter("runs", quiet=True) as meter:
+        meter(0, of)
         found = measure.compare(loaded, prompts, chosen, repeats, options)
         for done, (_, number, recorded, result) in enumerate(found, start=1):
             trace = recorded or trace

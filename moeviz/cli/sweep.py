@@ -164,7 +164,7 @@ def _print(table: pd.DataFrame) -> None:
     if not best:
         return
     printed(
-        ("at", "memory", "best", "hit ratio", "against", "points more", "95 of 100"),
+        ("at", "memory", "best", "hit ratio, mean", "against", "points more, median prompt", "95 of 100"),
         [
             (
                 sweeps.room_in_words(one.room, table),

@@ -40,7 +40,7 @@ def functions_of(kind: str, text: str, registry: dict[str, Any]) -> Any:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     except PolicyError as error:
-        raise PolicyError(f"{kind} {text!r}: {error}") from None
+        raise PolicyError(f"{kind} {text!r}: {file} does not run: {error}") from None
     except (Exception, SystemExit) as error:
         raise PolicyError(f"{kind} {text!r}: {file} does not run: {type(error).__name__}: {error}") from None
     finally:

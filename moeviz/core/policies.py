@@ -59,6 +59,7 @@ class Policy:
     steady: bool  # an expert's score changes only when the expert is touched or loaded
     distinct: bool  # no two residents have the same score
     guarded: bool  # its scores may hold what is no number
+    drawn: bool = False  # by lot, from the run's seed, so that nobody can know them
     shown: Shown = as_it_is
     lists: type[Lists] | None = None  # that decide instead of the score
 
@@ -66,6 +67,13 @@ class Policy:
     def text(self) -> str:
         """What the policy does, for people: the docstring of its score, or of its lists."""
         return first_paragraph((self.lists or self.score).__doc__)
+
+    @property
+    def measure(self) -> str:
+        """`says` of one expert by itself, without the comparison that follows its last comma: "used {times}
+        so far". Empty where it is about the victim alone."""
+        alone = self.says.rpartition(",")[0]
+        return alone if "{" in alone else ""
 
 
 POLICIES: dict[str, Policy] = {}
@@ -169,9 +177,8 @@ def _examined(name: str, score: Score | type[Lists], says: str, needs: frozenset
         )
     steady = now.asked <= {"seed", "layers", "half_life"} and not use.asked & BY_EVENT
     distinct = found is columns["last_touch"] or found is columns["loaded"]  # clocks are
-    return Policy(
-        name, score, says, needs, stack, frozenset(use.asked), steady, distinct, score.__module__ != __name__
-    )
+    guarded, drawn = score.__module__ != __name__, "seed" in now.asked
+    return Policy(name, score, says, needs, stack, frozenset(use.asked), steady, distinct, guarded, drawn)
 
 
 def _tried(name: str, lists: type[Lists]) -> Policy:

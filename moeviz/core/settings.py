@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from moeviz.amounts import budget, byte_count
+from moeviz.amounts import budget, byte_count, many
 from moeviz.core.predictors import PREDICTORS, load_predictor
 from moeviz.errors import MoevizError, SettingsError
 
@@ -218,7 +218,8 @@ class Settings:
             where = "each MoE layer" if self.scope == "layer" else "the model"
             if self.slots < least:
                 raise SettingsError(
-                    f"{self.slots} slots are too few: a token needs {k} experts of a layer at once. "
+                    f"{many(self.slots, 'slot')} {'is' if self.slots == 1 else 'are'} too few: "
+                    f"a token needs {k} experts of a layer at once. "
                     f"Choose {least} to {most} slots."
                 )
             if self.slots > most:

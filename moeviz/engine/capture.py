@@ -21,8 +21,9 @@ import torch
 import transformers
 from torch import nn
 
+from moeviz.core.given import shown
 from moeviz.engine.captured import Captured, Generation
-from moeviz.errors import ModelError
+from moeviz.errors import ArgumentError, ModelError
 
 # what asks generate for drafts, which the model checks several at a time
 _DRAFTS = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
@@ -33,9 +34,15 @@ def capture(model: nn.Module, tokenizer: Any = None, *, verify: bool = False) ->
     """Within the block every forward pass of `model` is recorded; `tokenizer` gives the tokens their text.
 
     `verify` compares the experts that run with the highest of each router's output; `captured.report` names
-    where they differ. Raises ModelError where the model is no MoE that transformers' experts interface
-    serves, or where sequences cannot be told apart or hold more than the text.
+    where they differ. Raises ArgumentError where `model` is none, ModelError where it is no MoE that
+    transformers' experts interface serves, or where sequences cannot be told apart or hold more than the
+    text.
     """
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(
+            f"capture takes a loaded transformers model, and {shown(model)} is none: "
+            "AutoModelForCausalLM.from_pretrained(name) gives one."
+        )
     captured = Captured(model, tokenizer, verify)
     if not captured.modules:
         raise ModelError(

@@ -132,10 +132,11 @@ def curves(
     what: str,
     *,
     mark: tuple[int, str] | None = None,
+    guess: tuple[int, str] | None = None,
     hidden: bool = False,
 ) -> str:
     """Shares (0 to 1) over x. `hidden`: only the first and the last point of each line. `mark`: a named
-    place on x.
+    place on x. `guess`: the place on x that somebody predicted, and who, with its point on the first line.
     """
     left, right, top, bottom = 46.0, WIDTH - 12.0, 34.0, 218.0
     low = int(min(min(values) for _, values in lines) * 10) / 10
@@ -172,11 +173,22 @@ def curves(
     if mark is not None:
         place = at(mark[0], low)[0]
         parts += [rule(place, top, place, bottom, "4 4"), text(place + 6, bottom - 8, mark[1])]
+    if guess is not None:
+        place, height = at(guess[0], lines[0][1][list(x).index(guess[0])])
+        side, away = ("end", -6) if place > WIDTH / 2 else ("start", 6)
+        parts += [
+            rule(place, top - 16, place, bottom),
+            text(place + away, top - 6, guess[1], side, bold=True),
+        ]
+        parts.append(
+            f'<circle cx="{place:.1f}" cy="{height:.1f}" r="7" fill="none" stroke="currentColor" '
+            'stroke-width="3"/>'
+        )
     ends_said = "; ".join(
         f"{name} from {percent(values[0], 0)} to {percent(values[-1], 0)}" for name, values in lines
     )
-    said = f"{what}, over {label}: {ends_said}" + (f"; {mark[1]} at {mark[0]}" if mark else "")
-    return page(row + 14, said, *parts)
+    told = "".join(f"; {one[1]} at {one[0]}" for one in (mark, guess) if one is not None)
+    return page(row + 14, f"{what}, over {label}: {ends_said}{told}", *parts)
 
 
 def raster(cells: NDArray[np.bool_], what: str, across: str, mark: tuple[int, str] | None = None) -> str:

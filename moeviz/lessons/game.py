@@ -6,24 +6,20 @@ game.streak, game.round.sentence
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from moeviz.charts.style import SERIES
-from moeviz.core.settings import Settings
+from moeviz.core.policies import POLICIES
+from moeviz.core.replay import check_trace
+from moeviz.core.settings import ITSELF, Settings
 from moeviz.core.trace import Trace
 from moeviz.errors import SettingsError
 from moeviz.lessons import drawing
 from moeviz.numbers.explain import Eviction, Explainer
 from moeviz.words import policy_name
 
-RULES = {  # policy -> whom it drops
-    "lru": "the expert that was used longest ago",
-    "lfu": "the expert that was used least often since the run began",
-    "lfu-resident": "the expert that was used least often since it was last loaded",
-    "belady": "the expert that is needed again last, or never",
-}
-POLICIES = tuple(RULES)
+LESSON = ("lru", "lfu", "lfu-resident", "belady")  # what the lesson is about; offered first
 SLOTS = 5
 ROUNDS = 8
 PAST, FUTURE = 18, 12  # tokens that a player sees of each expert
@@ -35,10 +31,7 @@ class Candidate:
     """An expert that could leave, and what the policy could know about it."""
 
     expert: int
-    last_use: int | None  # forward passes ago; None: not yet used
-    next_use: int | None  # in forward passes; None: never again
-    uses: int  # since the run began
-    uses_since_load: int
+    measure: str  # what the policy goes by, of this expert, in its own words; empty: it has none
     history: tuple[bool, ...]  # used in each of the last PAST passes, the latest last
     future: tuple[bool, ...]  # used in each of the next FUTURE passes
 
@@ -52,7 +45,10 @@ class Round:
     newcomer: int
     candidates: tuple[Candidate, ...]  # by expert id
     victim: int
-    sentence: str  # why it left
+    other: int  # somebody else who could leave
+    why: str  # the victim left, as the policy puts it
+    tied: bool  # another had the same score
+    sentence: str  # why it left, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,32 +74,41 @@ class Game:
         return self.guessed is not None and self.at == len(self.rounds) - 1
 
 
+def choices(trace: Trace) -> tuple[str, ...]:
+    """Every registered policy that the trace can serve, those of the lesson first."""
+    return tuple(name for name in dict.fromkeys((*LESSON, *POLICIES)) if _fits(trace, name))
+
+
+def _fits(trace: Trace, policy: str) -> bool:
+    try:
+        check_trace(trace, _settings(policy, SLOTS))
+    except SettingsError:
+        return False
+    return True
+
+
 def start(trace: Trace, policy: str, slots: int = SLOTS, rounds: int = ROUNDS, first: int = 0) -> Game:
     """A game on the evictions of a replay in which at least two experts could leave, spread over the text;
     at most one a pass.
 
-    `first` shifts which of them are asked. Raises SettingsError for a policy that is not played, and where
-    the trace holds no such
-    eviction.
+    `first` shifts which of them are asked. A policy that needs a calibration gets the trace itself. Raises
+    SettingsError for a policy that does not fit the trace, and where there is no such eviction.
     """
-    if policy not in POLICIES:
-        raise SettingsError(
-            f"the game is not played against {policy!r}. Choose one of {', '.join(POLICIES)}."
-        )
-    explainer = Explainer(trace, Settings(policy, slots))
+    explainer = Explainer(trace, _settings(policy, slots))
     passes = len(explainer.run.passes.phase)
     found = []
     for step in range(min(WARM, passes // 2), passes):
         layer = (step + first) % trace.layers
         for one in explainer.evictions(step, layer)[:1]:
             if sum(resident.status in ("leaves", "could leave") for resident in one.residents) > 1:
-                found.append(_round(trace, explainer, one, step))
+                found.append((one, step))
     if not found:
         raise SettingsError(
             f"{slots} slots leave nothing to guess on this trace. Choose fewer slots or a longer trace."
         )
     every = max(1, len(found) // rounds)
-    return Game(policy, tuple(found[first % every :: every][:rounds]))
+    asked = found[first % every :: every][:rounds]
+    return Game(policy, tuple(_round(trace, explainer, one, step) for one, step in asked))
 
 
 def guess(game: Game, expert: int) -> Game:
@@ -121,9 +126,7 @@ def guess(game: Game, expert: int) -> Game:
 
 
 def hint(game: Game) -> Game:
-    """The player asks for the numbers that the policy goes by; a round with a hint does not lengthen the
-    streak.
-    """
+    """The player asks for what the policy goes by; a round with a hint does not lengthen the streak."""
     return replace(game, hinted=True) if game.guessed is None else game
 
 
@@ -135,24 +138,25 @@ def onward(game: Game) -> Game:
 
 
 def rule(game: Game) -> str:
-    """What the board shows, and whom the policy drops."""
-    return (
-        f"A box is a token, filled where it used the expert. {policy_name(game.policy)} drops "
-        f"{RULES[game.policy]}."
-    )
+    """What the board shows, and whom the policy drops: the first sentence of its own text."""
+    text = POLICIES[game.policy].text.partition(". ")[0].rstrip(".") or "whose score is lowest leaves"
+    return f"A box is a token, filled where it used the expert. {policy_name(game.policy)}: {text}."
 
 
 def hint_text(game: Game) -> str:
-    """What the policy goes by, a number for each candidate."""
-    by: dict[str, tuple[str, Callable[[Candidate], str]]] = {
-        "lru": ("Last used", lambda one: _passes(one.last_use, "ago", "not yet")),
-        "lfu": ("Uses since the run began", lambda one: str(one.uses)),
-        "lfu-resident": ("Uses since it was last loaded", lambda one: str(one.uses_since_load)),
-        "belady": ("Next needed", lambda one: _passes(one.next_use, "later", "never again")),
-    }
-    name, of = by[game.policy]
-    told = "; ".join(f"expert {one.expert}: {of(one)}" for one in game.round.candidates)
-    return f"{name}. {told}."
+    """What the policy goes by, in its own words: of each candidate, or of the victim where the policy has
+    none for the others; then with one more name, so that something is left to guess. Nothing helps where lots
+    are drawn.
+    """
+    now, policy = game.round, POLICIES[game.policy]
+    if any(one.measure for one in now.candidates):
+        told = "; ".join(f"expert {one.expert}: {one.measure}" for one in now.candidates)
+        tie = " Of those that tie the least recently used leaves." if now.tied and not policy.distinct else ""
+        return f"{told[0].upper()}{told[1:]}.{tie}"
+    if policy.drawn:
+        return f"Who leaves: {now.why}. Nobody can know, and no guess is better than another."
+    first, second = sorted((now.victim, now.other))
+    return f"Who leaves: {now.why}. It is expert {first} or expert {second}."
 
 
 def said(game: Game) -> str:
@@ -167,7 +171,7 @@ def board(game: Game) -> str:
     """The candidates' past as a drawing, and the text to come where the policy may see it or the round is
     over.
     """
-    now, seen = game.round, game.policy == "belady" or game.guessed is not None
+    now, seen = game.round, "future" in POLICIES[game.policy].needs or game.guessed is not None
     columns = PAST + (FUTURE if seen else 0)
     left, top, high = 84.0, 44.0, 30.0
     wide = (drawing.WIDTH - left - 8) / (PAST + FUTURE)
@@ -196,40 +200,41 @@ def board(game: Game) -> str:
     )
 
 
-def _passes(count: int | None, when: str, never: str) -> str:
-    if count is None:
-        return never
-    return f"{count} token{'' if count == 1 else 's'} {when}" if count else "in this pass"
+def _settings(policy: str, slots: int) -> Settings:
+    calibrated = policy in POLICIES and "calibration" in POLICIES[policy].needs
+    return Settings(policy, slots, calibration=ITSELF if calibrated else "")
 
 
 def _round(trace: Trace, explainer: Explainer, one: Eviction, step: int) -> Round:
-    passes = trace.passes()
-    used = [trace.experts[tokens, one.layer] for tokens in passes]  # [pass][token, rank]
-    loads = explainer.run.loads
-    came_in = explainer.run.events.forward_pass[loads.event]
-    could = sorted(
-        (other for other in one.residents if other.status in ("leaves", "could leave")),
-        key=lambda other: other.expert,
-    )
+    used = [trace.experts[tokens, one.layer] for tokens in trace.passes()]  # [pass][token, rank]
+    could = [other for other in one.residents if other.status in ("leaves", "could leave")]
+    sees = "future" in POLICIES[explainer.settings.policy].needs
     candidates = []
-    for other in could:
+    for other in sorted(could, key=lambda other: other.expert):
         was = [bool((row == other.expert).any()) for row in used]
-        own = (loads.layer == one.layer) & (loads.expert == other.expert) & (came_in < step)
-        since = int(came_in[own].max()) if own.any() else 0
-        past = was[max(step - PAST, 0) : step]
-        coming = was[step : step + FUTURE]
-        candidates.append(
-            Candidate(
-                other.expert,
-                other.last_use,
-                other.next_use,
-                sum(was[:step]),
-                sum(was[since:step]),
-                _filled(past, PAST, before=True),
-                _filled(coming, FUTURE),
-            )
-        )
-    return Round(step, one.layer, one.for_expert, tuple(candidates), one.expert, one.sentence)
+        measure = explainer.measure(other.score, other.last_use) or (_needed(other.next_use) if sees else "")
+        past = _filled(was[max(step - PAST, 0) : step], PAST, before=True)
+        candidates.append(Candidate(other.expert, measure, past, _filled(was[step : step + FUTURE], FUTURE)))
+    return Round(
+        step,
+        one.layer,
+        one.for_expert,
+        tuple(candidates),
+        one.expert,
+        could[1].expert,
+        one.why,
+        one.tied,
+        one.sentence,
+    )
+
+
+def _needed(passes: int | None) -> str:
+    """When an expert is needed next, so many forward passes from now."""
+    if passes is None:
+        return "never needed again"
+    return (
+        f"needed again {passes} token{'' if passes == 1 else 's'} later" if passes else "needed in this pass"
+    )
 
 
 def _filled(row: Sequence[bool], length: int, before: bool = False) -> tuple[bool, ...]:

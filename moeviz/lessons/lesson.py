@@ -100,6 +100,7 @@ class Answer:
     why: tuple[Said, ...]
     stage: Shown
     picture: Picture | None = None  # beside the sentences, where the stage alone does not say it
+    with_guess: Callable[[float, str], Picture] | None = None  # the picture with a prediction and whose it is
 
     @property
     def parted(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Lesson 0: one token of the bundled model, step by step. It is what "How it works" shows."""
+"""Lesson 0, "How it works": one token of the bundled model, step by step, read in a minute."""
 
 from __future__ import annotations
 
@@ -90,13 +90,19 @@ def residents(found: Moment) -> list[int]:
     return sorted(held)
 
 
+def _weights(found: Moment) -> list[float]:
+    """What the router gave those that it chose; a trace holds no other's. Raises ValueError without them."""
+    if found.trace.weights is None:
+        raise ValueError("the sample holds no weights of its routers; the lesson needs them.")
+    given: list[float] = found.trace.weights[found.token, found.layer].tolist()
+    return given
+
+
 def _drawn(found: Moment, upto: int, said: str, lanes: Sequence[Segment]) -> str:
     """Router, slots, link and compute, as far as the story has come."""
     trace, held = found.trace, residents(found)
     chosen = trace.experts[found.token, found.layer].tolist()
-    weights = (
-        [1 / trace.k] * trace.k if trace.weights is None else trace.weights[found.token, found.layer].tolist()
-    )
+    weights = _weights(found)
     parts = [
         drawing.text(0, 16, "router", bold=True),
         drawing.text(0, 34, f"layer {found.layer}"),
@@ -111,7 +117,7 @@ def _drawn(found: Moment, upto: int, said: str, lanes: Sequence[Segment]) -> str
         wanted = upto >= 1 and expert in chosen
         parts.append(drawing.text(x + side / 2, 18, str(expert), "middle"))
         if wanted:
-            share = float(weights[chosen.index(expert)])
+            share = weights[chosen.index(expert)]
             parts.append(drawing.box(x, 26, side * share, 22, SERIES[1], stroke="none"))
             parts.append(drawing.text(x + side / 2, 64, percent(share, 0), "middle", bold=True))
         parts.append(drawing.box(x, 26, side, 22))
@@ -174,22 +180,21 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     stall, compute = (float(one[events].sum()) / 1e6 for one in (times.event_stall, times.event_compute))
     wall = float(times.pass_wall[found.step]) / 1e6
     token = trace.texts[found.token].strip()
-    others = ", ".join(map(str, (one for one in range(trace.num_experts) if one not in chosen)))
+    shares = " and ".join(percent(one, 0) for one in _weights(found))
     said = (
-        f"The token “{token}” reaches MoE layer {found.layer}. The layer has {trace.num_experts} "
-        "experts, which are small networks. Computing all of them for every token would be slow, so a "
-        "router chooses.",
-        f"The router chooses {trace.k} of them: {chosen[0]} and {chosen[1]}, and says how much each "
-        f"counts. Experts {others} are not needed for this token.",
+        f"The token “{token}” reaches MoE layer {found.layer}. Its {trace.num_experts} experts are small "
+        "networks. Computing all for every token would be slow, so a router chooses.",
+        f"The router scores every expert and takes the {trace.k} highest: {chosen[0]} and {chosen[1]}. Shown "
+        f"are the scores of these two, by which they will count: {shares}. The others' are not recorded.",
         "All experts live in the slow tier. The fast tier, where computing happens, has room for "
         f"{len(held)} of this layer's: its slots hold {', '.join(map(str, held))}.",
         f"Expert {found.there} is there: a hit. Expert {found.missing} is not: a miss.",
         f"Every slot is taken, so somebody leaves. {left.sentence.split('. Belady')[0].rstrip('.')}. "
         f"Expert {found.missing} crosses the link: {size(run.mean_copied)}.",
-        f"The copy took {milliseconds(copied)}. Compute does what it can meanwhile, then it waits: "
-        f"{milliseconds(waited)}, until expert {found.missing} has come. This wait is called a stall. The "
-        "results of both experts are mixed by the router's weights.",
-        f"The next layer follows. Over all {trace.layers} MoE layers this token took {milliseconds(wall)}: "
+        f"The copy took {milliseconds(copied)}. Compute does what it can meanwhile, then waits "
+        f"{milliseconds(waited)} for expert {found.missing}: a stall. Then both results are mixed by their "
+        "scores.",
+        f"Over all {trace.layers} MoE layers this token took {milliseconds(wall)}: "
         f"{milliseconds(compute)} computing experts, {milliseconds(stall)} waiting for copies, "
         f"{milliseconds(wall - compute - stall)} for the rest of the model.",
     )
@@ -205,13 +210,12 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
 
 @lesson(
     0,
-    "How does a model run whose experts do not fit?",
-    minutes=4,
+    "How it works: a model whose experts do not fit",
+    minutes=4,  # for a class; to read it takes one
     read=(
         "A mixture-of-experts model keeps most of its weights in experts, and uses few of them for each "
-        "token. So they can live where there is much room but little speed, and be copied when they are "
-        "needed.",
-        "Follow one token of the model that comes with moeviz. Every number here was measured.",
+        "token. So they can live where there is much room but little speed, and be copied when needed.",
+        "Follow one token of the model that comes with moeviz, in one minute. Every number was measured.",
     ),
     ask="Over the whole text: what percentage of a token's time is spent waiting for experts to be copied?",
     predict=Guess(0, 100, "%", close=8),

@@ -119,7 +119,7 @@ def _answers(one: Lesson, answer: Answer, lab: Lab) -> str:
     right = html.escape(one.predict.text(answer.right))
     drawn = "" if answer.picture is None else _figure(answer.picture)
     return (
-        f"<section><h2>{one.number}. {html.escape(one.title)} ({one.minutes} minutes)</h2>"
+        f"<section><h2>{one.number}. {html.escape(one.title)} ({one.minutes} minutes in class)</h2>"
         f'<p class="ask">{html.escape(one.ask)}</p><p><b>Answer: {right}.</b></p>{why}{drawn}'
         f"<p><b>What goes wrong.</b> {html.escape(one.goes_wrong)}</p>"
         f"{_game(lab, True) if one.extra == 'game' else ''}</section>"

@@ -87,11 +87,16 @@ def answer(lab: Lab) -> Answer:
         ),
     )
     lines = [(policy_name(name), one.hit_ratio.tolist()) for name, one in found.items()]
-    picture = Picture(
-        drawing.curves(slots, lines, "slots per layer", "Hit ratio", mark=(bend, "knee of LRU")),
-        "Hit ratio over slots, and the bound.",
-    )
+
+    def picture(guess: float | None = None, whose: str = "") -> Picture:
+        said = None if guess is None else (round(guess), f"{whose}: {guess:.0f}")
+        knee_of = (bend, f"knee of {LRU}")
+        svg = drawing.curves(slots, lines, "slots per layer", "Hit ratio", mark=knee_of, guess=said)
+        told = "" if guess is None else f" The ring: {whose}, {guess:.0f} slots."
+        return Picture(svg, f"Hit ratio over slots, and the bound.{told}")
+
     fewer, more = Settings("lru", max(bend - 2, trace.k)), Settings("lru", bend)
     title = f"{LRU} with {fewer.slots} slots a layer, beside {more.slots}"
     middle = len(trace.passes()) // 2
-    return Answer(bend, why, Shown(trace, (fewer, more), title, middle, measured=lab.recorded()), picture)
+    shown = Shown(trace, (fewer, more), title, middle, measured=lab.recorded())
+    return Answer(bend, why, shown, picture(), picture)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moeviz.core.settings import Settings
 from moeviz.lessons import drawing
-from moeviz.lessons.game import POLICIES
+from moeviz.lessons.game import LESSON
 from moeviz.lessons.lab import CHANGING, Lab
 from moeviz.lessons.lesson import Answer, Guess, Picture, Said, Shown, Try, lesson
 from moeviz.numbers.explain import Explainer
@@ -32,7 +32,7 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     """How many evictions each policy makes."""
     counted = [
         (policy_name(name), float((lab.run(CHANGING, Settings(name, SLOTS)).loads.victim_expert >= 0).sum()))
-        for name in POLICIES
+        for name in LESSON
     ]
     svg = drawing.bars(counted, "Evictions on this text", most=max(value for _, value in counted), unit="")
     return (Picture(svg, f"With {SLOTS} slots per layer. Each eviction is a choice: who leaves?"),)

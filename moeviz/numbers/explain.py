@@ -55,6 +55,8 @@ class Eviction:
     residents: tuple[Resident, ...]  # of the pool, the first to leave first
     belady: tuple[int, int]  # (layer, expert) that belady would have dropped
     regret: int | None  # forward passes by which belady's comes back later, 0: none; None: it never does
+    why: str  # as its policy puts it
+    tied: bool  # another that could leave had the same score
     sentence: str
 
     @property
@@ -180,6 +182,12 @@ class Explainer:
             self._reasons[key] = self._reason(*key)
         return self._reasons[key]
 
+    def measure(self, score: float, last_use: int | None) -> str:
+        """The policy's words for one resident by itself, used last so many forward passes ago: "used 52 times
+        so far"; empty where it has none."""
+        words = POLICIES[self.settings.policy].measure
+        return self._in_words(words, score, NEVER if last_use is None else last_use)
+
     def _events(self, kind: str) -> Ints:
         """Rows of the events of a kind, ascending."""
         run = self.run
@@ -231,6 +239,8 @@ class Explainer:
             residents,
             belady,
             _known(int(chosen.regret[number])),
+            self.reason(number),
+            bool(chosen.tied[number]),
             self._sentence(number, victim, belady),
         )
 
@@ -243,13 +253,17 @@ class Explainer:
     def _reason(self, score: float, last_use: int, alone: bool, tied: bool) -> str:
         if alone:
             return "nothing else could leave"
-        words = {NEVER: "never", 0: "in this pass"}.get(last_use) or f"{self._tokens(last_use)} ago"
-        times = {1: "once", 2: "twice"}.get(int(score), f"{score:.0f} times") if math.isfinite(score) else ""
         policy = POLICIES[self.settings.policy]
-        says = policy.says.format(score=score, ago=words, times=times)
+        says = self._in_words(policy.says, score, last_use)
         if tied and not policy.distinct:
             says += ", and of those that tie the least recently used"
         return says
+
+    def _in_words(self, says: str, score: float, last_use: int) -> str:
+        """A policy's words for a resident, filled in."""
+        ago = {NEVER: "never", 0: "in this pass"}.get(last_use) or f"{self._tokens(last_use)} ago"
+        many = f"{score:.0f} times" if math.isfinite(score) else "never"
+        return says.format(score=score, ago=ago, times={1.0: "once", 2.0: "twice"}.get(score, many))
 
     def _sentence(self, number: int, victim: Resident, belady: tuple[int, int]) -> str:
         shared = self.settings.scope == "model"

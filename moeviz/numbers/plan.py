@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from moeviz.amounts import many
 from moeviz.core.machines import Machine
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
@@ -134,7 +135,8 @@ def unlike(size: ModelSize, trace: Trace) -> str:
         return ""
     theirs, ours = f"{trace.k} of {trace.num_experts}", f"{size.k} of {size.num_experts}"
     return (
-        f"The trace chooses {theirs} experts and this model {ours}: its hit ratios do not carry over. "
+        f"The trace is of another model{f', {trace.model}' if trace.model else ''}: it chooses {theirs} "
+        f"experts and this model {ours}. Its hit ratios do not carry over. "
         "Take a trace of a model with the same numbers, or record one of this: "
         "python -m moeviz run MODEL --prompt TEXT --out FILE."
     )
@@ -275,8 +277,9 @@ def _notes(
         )
     elif trace is not None and trace.layers != len(size.layers):
         notes.append(
-            f"The trace has {trace.layers} MoE layers and this model {len(size.layers)}: "
-            "the mean over the trace's is taken."
+            f"The trace is of another model, {trace.model or 'which it does not name'}: it has "
+            f"{many(trace.layers, 'MoE layer')} of {trace.num_experts} experts, and this one "
+            f"{len(size.layers)}. Its hit ratios, the mean over its layers, are not this model's."
         )
     if size.kept and unpacking is None:
         notes.append("What unpacking an expert takes there is not known and not counted.")

@@ -246,14 +246,24 @@ def _against(table: pd.DataFrame, best: Means, rival: Means) -> str:
             float(np.mean(best.by_prompt[one]) - np.mean(rival.by_prompt[one])) for one in best.by_prompt
         ]
         interval, over = bootstrap(apart), words.many(len(apart), "trace")
-    if interval.low is None:
-        return f"{best.name} hits {words.points(interval.middle)} more than {rival.name} on this trace."
-    if interval.low <= 0:
-        return f"No difference between {best.name} and {rival.name} that holds over {over}."
+    at = _of_rooms(table, best)
+    if interval.low is None or interval.high is None:
+        return f"{best.name} hits {words.points(interval.middle)} more than {rival.name} on this trace{at}."
+    if interval.low <= 0 <= interval.high:
+        return f"No difference between {best.name} and {rival.name} that holds over {over}{at}."
+    where = "" if len(best.by_prompt) == 1 else " in the median prompt"
+    first, second = (best, rival) if interval.low > 0 else (rival, best)  # best is so in the mean alone
     return (
-        f"{best.name} hits {words.points(interval.middle)} more than {rival.name} "
-        f"({spread(interval)} over {over})."
+        f"{first.name} hits {words.points(interval.middle)} more than {second.name}{where} "
+        f"({spread(interval)} over {over}){at}."
     )
+
+
+def _of_rooms(table: pd.DataFrame, way: Means) -> str:
+    """That a difference is not of one amount of memory, where there are several."""
+    if len(way.slots) == 1:
+        return ""
+    return f", the mean over {len(way.slots)} {'budgets' if _room(table) == 'budget' else 'slot counts'}"
 
 
 def _divided(part: pd.DataFrame, slots: int) -> list[str]:
@@ -272,10 +282,11 @@ def _divided(part: pd.DataFrame, slots: int) -> list[str]:
 
 
 def spread(interval: Interval) -> str:
-    """The ends of an interval in points: 0.4 to 1.2."""
+    """The ends of an interval in points, without their sign: 0.4 to 1.2."""
     if interval.low is None or interval.high is None:
         return "no spread"
-    return f"{interval.low * 100:.1f} to {interval.high * 100:.1f}"
+    least, most = sorted((abs(interval.low), abs(interval.high)))
+    return f"{least * 100:.1f} to {most * 100:.1f}"
 
 
 def room_in_words(room: int, table: pd.DataFrame) -> str:

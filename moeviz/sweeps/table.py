@@ -156,6 +156,8 @@ def _worked_through(
         for path, settings, rooms in tasks
     }
     lost = losses()
+    if tasks:
+        progress(0, len(tasks))
     for number, future in enumerate(as_completed(running), start=1):
         path, settings = running[future]
         try:

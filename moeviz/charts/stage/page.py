@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from moeviz.charts.stage.payload import stage_payload
+from moeviz.core.given import a_trace
 from moeviz.core.policies import load_policy
 from moeviz.core.replay import replay
 from moeviz.core.run import Run
@@ -122,9 +123,10 @@ def stage(
     """Replays a trace under each policy, or under whole Settings, and shows the first two side by side.
 
     `slots`: of policies that are given by name; left out, a third of a layer's experts, at least k + 1.
-    `recorded`: a measured run of the trace, for times. Raises SettingsError where settings do not fit the
-    trace.
+    `recorded`: a measured run of the trace, for times. Raises ArgumentError, and SettingsError where settings
+    do not fit the trace.
     """
+    a_trace(trace, "stage")
     if not policies:
         raise StageError("no policy was named. Name one or two, for example lru and lfu.")
     usual = slots or min(max(round(trace.num_experts / 3), trace.k + 1), trace.num_experts)

@@ -6,7 +6,6 @@ The words, scores and regrets are those of `moeviz.numbers.explain`; nothing is 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from moeviz.charts.stage.packing import packed
 from moeviz.core.policies import POLICIES
 from moeviz.core.run import Run
-from moeviz.numbers.explain import NEVER, Chosen, Explainer
+from moeviz.numbers.explain import Chosen, Explainer
 
 MAX_RESIDENTS = 150_000  # of all evictions together; beyond that the page would grow past what a mail carries
 SHOWN = 8  # residents told of one eviction: who leaves, the bound's choice, and those who would leave next
@@ -33,7 +32,7 @@ def stories_of(explainer: Explainer) -> dict[str, Any] | None:
     if run.settings.baseline or not tellable(run):
         return None
     chosen = explainer.chosen
-    words = _Words(POLICIES[run.settings.policy].says.rpartition(",")[0])
+    words = _Words(POLICIES[run.settings.policy].measure, explainer)
     rows, counts = _shown(chosen)
     score = chosen.score[rows]
     return {
@@ -87,10 +86,11 @@ def _shown(chosen: Chosen) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 class _Words:
     """Texts that repeat, each kept once. Number 0 is the empty text."""
 
-    def __init__(self, measure: str) -> None:
+    def __init__(self, measure: str, explainer: Explainer) -> None:
         self.table = [""]
         self._numbers = {"": 0}
-        self._measure = measure  # the policy's words for one expert's score
+        self._measure = measure  # the policy's words for one expert's score, not filled in
+        self._explainer = explainer
 
     def number(self, text: str) -> int:
         if text not in self._numbers:
@@ -101,18 +101,10 @@ class _Words:
     def of_scores(self, scores: NDArray[np.float64], last_use: NDArray[np.int64]) -> NDArray[np.int64]:
         """Of residents' scores by themselves: "used 52 times so far"."""
         told = self._measure
-        if "{" not in told:  # it is about the victim alone
+        if not told:
             return np.zeros(len(scores), np.int64)
         by_score = "{score" in told or "{times}" in told
         read = np.where([[by_score], ["{ago}" in told]], [scores, last_use], 0.0)
         each, places = np.unique(read, axis=1, return_inverse=True)
-        numbers = [self.number(self._in_words(*one)) for one in each.T.tolist()]
+        numbers = [self.number(self._explainer.measure(score, int(ago))) for score, ago in each.T.tolist()]
         return np.array(numbers, np.int64)[places.reshape(-1)]
-
-    def _in_words(self, score: float, last_use: float) -> str:
-        ago = {NEVER: "never", 0: "in this pass", 1: "1 token ago"}.get(
-            int(last_use), f"{last_use:.0f} tokens ago"
-        )
-        many = f"{score:.0f} times" if math.isfinite(score) else "never"
-        times = {1.0: "once", 2.0: "twice"}.get(score, many)
-        return self._measure.format(score=score, ago=ago, times=times)

@@ -1,0 +1,82 @@
+"""What a caller of the library gave in the place of a trace, a run, paths or a model, checked where it comes
+in: a verb says in words what it takes, and how one has that.
+
+    a_trace("mine.moetrace", "replay")      # ArgumentError: ... is a path: trace, run = load(path) gives ...
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from moeviz.core.run import Run
+from moeviz.core.trace import Trace
+from moeviz.errors import ArgumentError
+
+SHOWN = 60  # characters of a text that was given
+GIVES = "trace, run = moeviz.load(path) gives the Trace."
+
+
+def a_trace(given: Any, verb: str) -> None:
+    """Raises ArgumentError where `given`, the first argument of `verb`, is no Trace."""
+    if isinstance(given, Trace):
+        return
+    if isinstance(given, str | os.PathLike):
+        why = f"{shown(given)} is a path: {GIVES}"
+    elif isinstance(given, tuple) and given and isinstance(given[0], Trace):
+        why = "moeviz.load gives two: trace, run = moeviz.load(path)."
+    elif isinstance(given, Run):
+        why = f"a Run does not hold the Trace it is of: {GIVES}"
+    else:
+        why = f"{shown(given)} is none: {GIVES}"
+    raise ArgumentError(f"{verb} takes a Trace first, and {why}")
+
+
+def a_run(given: Any, verb: str) -> None:
+    """Raises ArgumentError where `given`, the first argument of `verb`, is no Run."""
+    if not isinstance(given, Run):
+        raise ArgumentError(
+            f"{verb} takes a Run, and {shown(given)} is none: moeviz.replay(trace, ...) gives one, and so "
+            "does moeviz.load(path) of a file that holds one."
+        )
+
+
+def a_path(given: Any, verb: str) -> None:
+    """Raises ArgumentError where `given`, the first argument of `verb`, is no path."""
+    if not isinstance(given, str | os.PathLike):
+        raise ArgumentError(f"{verb} takes the path of a file, and {shown(given)} is none.")
+
+
+def a_name(given: Any, verb: str) -> None:
+    """Raises ArgumentError where `given`, the first argument of `verb`, does not name a model."""
+    if isinstance(given, str | os.PathLike):
+        return
+    way = "moeviz.capture(model) records one of your own while your code runs it."
+    if isinstance(given, Trace):
+        way = "moeviz.replay(trace, ...) is for what was recorded."
+    raise ArgumentError(
+        f"{verb} takes the folder or hub id of a model first, and {shown(given)} is none: {way}"
+    )
+
+
+def paths(given: Any, verb: str) -> list[Path]:
+    """`given`, the first argument of `verb`, as paths. Raises ArgumentError where it is not several paths."""
+    if isinstance(given, str | os.PathLike):
+        raise ArgumentError(f"{verb} takes several paths, and {shown(given)} is one: write [path].")
+    found = list(given) if isinstance(given, Iterable) else [given]
+    for one in found:
+        if not isinstance(one, str | os.PathLike):
+            raise ArgumentError(
+                f"{verb} takes a list of paths, and {shown(one)} is none: trace.save(path) makes a file of "
+                "a Trace."
+            )
+    return [Path(one) for one in found]
+
+
+def shown(given: Any) -> str:
+    """What was given, in short: a text as it is, of other things their kind."""
+    if isinstance(given, str | os.PathLike):
+        return repr(os.fspath(given)[:SHOWN])
+    return f"a {type(given).__name__}"
