@@ -228,12 +228,12 @@ def modelled_lanes(run: Run, costs: Costs, step: int) -> list[Segment]:
 class Lanes:
     """S segments of several forward passes, pass by pass."""
 
-    forward_pass: NDArray[np.int64]
+    forward_pass: NDArray[np.integer]
     kind: NDArray[np.int64]  # its place in KINDS
     start: NDArray[np.float64]  # ms since the pass began
     end: NDArray[np.float64]
-    layer: NDArray[np.int64]
-    expert: NDArray[np.int64]  # -1 where there is none
+    layer: NDArray[np.integer]
+    expert: NDArray[np.integer]  # -1 where there is none
 
     @classmethod
     def from_segments(cls, passes: Sequence[Sequence[Segment]]) -> Lanes:
