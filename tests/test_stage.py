@@ -17,7 +17,6 @@ from conftest import make_trace, random_trace
 import moeviz
 from moeviz.charts.stage import payload, stage, stage_html, stage_payload
 from moeviz.charts.stage.packing import packed, pairs_of_bits
-from moeviz.charts.stage.times import KINDS, LANES
 from moeviz.cli.main import main
 from moeviz.core.replay import replay
 from moeviz.core.run import HIT, MISS
@@ -176,7 +175,7 @@ def test_the_choice_of_the_bound_is_told_among_many_residents() -> None:
 def waited(times: dict[str, Any]) -> Any:
     """ms that compute waits in each pass, as the browser reads them off the lanes."""
     lanes = {name: unpacked(times["lanes"][name]) for name in ("counts", "lane", "kind", "start", "end")}
-    stall = (lanes["lane"] == LANES.index("compute")) & (lanes["kind"] == KINDS.index("stall"))
+    stall = (lanes["lane"] == 0) & (lanes["kind"] == cost.KINDS.index("stall"))
     share = np.where(stall, (lanes["end"].astype(float) - lanes["start"]) / 65_535, 0)
     of = np.repeat(np.arange(len(lanes["counts"])), lanes["counts"])
     return np.bincount(of, share, len(lanes["counts"])) * unpacked(times["wall"])

@@ -156,7 +156,7 @@ def _stage(
     measured = _measured(here)
     if growing and here.run is not None:
         runs, bound = [here.run, kept.replayed(trace, two[1])], None
-        parts = [_as_watched(run_part(one, measured)) for one in runs]
+        parts = [_as_watched(run_part(one, measured, fitted=live.fitted(job))) for one in runs]
     else:
         quick = trace.experts.size <= QUICK
         told = [_explained(trace, one, at_once=quick and not soon) for one in two]

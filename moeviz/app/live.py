@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import streamlit as st
@@ -13,10 +14,13 @@ from moeviz.core.trace import Trace
 from moeviz.engine.client import Job
 from moeviz.errors import TraceError
 from moeviz.files import library, moetrace
+from moeviz.numbers import cost
+from moeviz.numbers.cost import Costs
 
 EVERY = 0.3  # seconds between two looks at a run
 EVERY_QUEUED = 2.0
 PATIENCE = 0.4  # seconds in which a picture waits for a run's first token
+GROWN = 1.25  # times the passes that a fit had, from which on its run is fitted anew
 
 
 def running() -> Job | None:
@@ -35,6 +39,22 @@ def begun(job: Job | None) -> bool:
     if job is not None and not job.passes and not queued(job):
         job.begun.wait(PATIENCE)
     return job is not None and bool(job.passes)
+
+
+def fitted(job: Job) -> Callable[[Run], Costs]:
+    """Gives the costs of the machine of a run that goes on, from a fit that is made anew whenever the run has
+    grown by a quarter: one at every look would take more of the processor, which the run needs, and tell
+    hardly more.
+    """
+
+    def costs(run: Run) -> Costs:
+        began, passes, found = st.session_state.get("live_costs", (None, 0, None))
+        if began != job.began or len(run.passes.phase) >= GROWN * passes:
+            found = cost.fit(run)
+            st.session_state.live_costs = job.began, len(run.passes.phase), found
+        return found
+
+    return costs
 
 
 def just_ended() -> str:

@@ -6,7 +6,6 @@ over_passes(measured_run, first=60, count=3).alt
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from moeviz.amounts import many, milliseconds
 from moeviz.charts import style
@@ -97,7 +96,7 @@ def _chained(run: Run, steps: Sequence[int], costs: cost.Costs | None) -> Iterat
             assert costs is not None
             lanes = cost.modelled_lanes(run, costs, step)
         for one in lanes:
-            yield step, replace(one, start=begin + one.start, end=begin + one.end)
+            yield step, one._replace(start=begin + one.start, end=begin + one.end)
         begin += max((one.end for one in lanes if one.lane == "compute"), default=0.0)
 
 

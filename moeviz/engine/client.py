@@ -78,7 +78,7 @@ class Job:
         default_factory=list
     )  # compare: (number of the Settings, measured run)
     began: float = 0.0  # time.monotonic() when its turn came
-    _recording: tuple[Trace, Run] | None = None  # once it is finished
+    _recording: tuple[Trace, Run] | None = None  # when it was last asked for
     _recorder: Recorder | None = None
     _added: int = 0  # passes that the recorder holds
     _growing: threading.Lock = field(default_factory=threading.Lock)
@@ -107,15 +107,13 @@ class Job:
             assert self.recorded is not None  # which comes with it
             first = [run for number, run in list(self.runs) if number == 0]
             return self.trace, median_run(first) if first else self.recorded
-        finished, passes = self.finished, list(self.passes)
-        if self._recording is not None:
-            return self._recording
+        known, passes = self._recording, list(self.passes)
+        if known is not None and len(known[1].passes.phase) == len(passes):
+            return known
         if not passes or self.facts is None:
             return None
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        found = recording(passes, self.facts, self.settings[0], self.prompt, self.seed, now)
-        if finished:
-            self._recording = found
+        self._recording = found = recording(passes, self.facts, self.settings[0], self.prompt, self.seed, now)
         return found
 
     def so_far(self) -> tuple[Run, list[str]]:

@@ -11,16 +11,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moeviz.charts.stage.packing import packed
 from moeviz.core.run import Run
-from moeviz.numbers.cost import Costs, Segment, fit, measured_lanes, modelled_passes
+from moeviz.numbers.cost import KINDS, OF_LINK, Costs, Lanes, fit, measured_passes, modelled_passes
 from moeviz.words import setting_name
 
 MAX_EVENTS = 24_000  # with more, walking through every pass takes longer than a visitor should wait
 _STEPS = 65_535  # a segment's ends are kept as shares of its pass
-LANES = ("compute", "link")
-KINDS = ("expert", "stall", "other", "demand", "guess used", "guess wasted")
 
 
 def times_of(
@@ -43,9 +42,7 @@ def times_of(
     own = next((one for one in (run, *measured) if one.measured and _same(one, run)), None)
     if own is not None and own.times is not None:
         wall = own.times.pass_wall / 1e6
-        lanes = (
-            [_whole(measured_lanes(own, n), float(wall[n])) for n in range(len(wall))] if _fits(own) else []
-        )
+        lanes = _whole(measured_passes(own, 0, len(wall)), wall) if _fits(own) else None
         return {"source": "measured", "of": setting_name(own.settings), **_packed(wall, lanes)}
     known = next((one for one in measured if _decoded(one)), None)
     if known is None or run.settings.baseline or not _fits(run):
@@ -53,18 +50,26 @@ def times_of(
     return {"source": "modelled", "of": setting_name(known.settings), **_modelled(run, fitted(known))}
 
 
-def _whole(lanes: list[Segment], wall: float) -> list[Segment]:
+def _whole(lanes: Lanes, wall: NDArray[np.float64]) -> Lanes:
     """With what the rest of the model takes after the last MoE layer, so that the lanes last as long as the
     pass, `wall` ms, and a share of them is that share of the pass.
     """
-    end = max((one.end for one in lanes if one.lane == "compute"), default=0.0)
-    layer = lanes[-1].layer if lanes else 0
-    return [*lanes, Segment("compute", "other", end, wall, layer, -1)] if wall > end else lanes
+    compute = lanes.kind < OF_LINK
+    layer = np.zeros(len(wall), np.int64)
+    layer[lanes.forward_pass] = lanes.layer  # the last that anything is of
+    end = np.zeros(len(wall))
+    np.maximum.at(end, lanes.forward_pass[compute], lanes.end[compute])
+    rest = np.flatnonzero(wall > end)
+    other, nobody = np.full(len(rest), KINDS.index("other")), np.full(len(rest), -1)
+    added = Lanes(rest, other, end[rest], wall[rest], layer[rest], nobody)
+    return lanes.then(added)
 
 
 def _modelled(run: Run, costs: Costs) -> dict[str, Any]:
     modelled = list(modelled_passes(run, costs))
-    return _packed(np.array([spent for spent, _ in modelled]), [lanes for _, lanes in modelled])
+    return _packed(
+        np.array([spent for spent, _ in modelled]), Lanes.from_segments([one for _, one in modelled])
+    )
 
 
 def _same(measured: Run, run: Run) -> bool:
@@ -82,24 +87,25 @@ def _fits(run: Run) -> bool:
     return len(run.events.forward_pass) <= MAX_EVENTS
 
 
-def _packed(wall: np.ndarray[Any, Any], lanes: Sequence[Sequence[Segment]]) -> dict[str, Any]:
+def _packed(wall: NDArray[np.float64], lanes: Lanes | None) -> dict[str, Any]:
     """Segments of all passes one after the other, their ends as shares of the pass."""
     found: dict[str, Any] = {"wall": packed(np.asarray(wall, np.float32)), "lanes": None}
-    if lanes:
-        flat = [segment for segments in lanes for segment in segments]
-        counts = np.array([len(segments) for segments in lanes])
-        span = np.repeat([max((s.end for s in segments), default=1.0) or 1.0 for segments in lanes], counts)
+    if lanes is not None:
+        span = np.zeros(len(wall))
+        np.maximum.at(span, lanes.forward_pass, lanes.end)
+        span[span == 0] = 1.0
 
-        def share(ends: list[float]) -> dict[str, str]:
-            return packed(np.rint(np.clip(np.array(ends) / span, 0, 1) * _STEPS).astype(np.int64))
+        def share(ends: NDArray[np.float64]) -> dict[str, str]:
+            whole = span[lanes.forward_pass]
+            return packed(np.rint(np.clip(ends / whole, 0, 1) * _STEPS).astype(np.int64))
 
         found["lanes"] = {
-            "counts": packed(counts),
-            "lane": packed(np.array([LANES.index(s.lane) for s in flat], np.int64)),
-            "kind": packed(np.array([KINDS.index(s.kind) for s in flat], np.int64)),
-            "start": share([s.start for s in flat]),
-            "end": share([s.end for s in flat]),
-            "layer": packed(np.array([s.layer for s in flat], np.int64)),
-            "expert": packed(np.array([s.expert for s in flat], np.int64)),
+            "counts": packed(np.bincount(lanes.forward_pass, minlength=len(wall))),
+            "lane": packed(lanes.kind >= OF_LINK),
+            "kind": packed(lanes.kind),
+            "start": share(lanes.start),
+            "end": share(lanes.end),
+            "layer": packed(lanes.layer),
+            "expert": packed(lanes.expert),
         }
     return found
