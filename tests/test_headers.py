@@ -209,7 +209,11 @@ def test_of_a_hub_id_only_the_headers_come_over_the_network(hub: Hub, tmp_path: 
         "    except ModelError as error:\n"
         "        print(error)\n"
     )
-    there = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(tmp_path / "hub")}
+    there = {
+        "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
+        "HF_HOME": str(tmp_path / "hub"),
+        "NO_PROXY": "127.0.0.1",
+    }
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, **there, "HF_HUB_OFFLINE": "0"},
@@ -217,6 +221,7 @@ def test_of_a_hub_id_only_the_headers_come_over_the_network(hub: Hub, tmp_path: 
         capture_output=True,
         text=True,
     )
+    assert done.returncode == 0, done.stderr
     made, pickled, gated, absent = done.stdout.splitlines()
     assert made == str({"a.weight": Tensor("BF16", (1_000, 1_000))})
     assert hub.sent < 200_000, "of two megabytes"

@@ -144,7 +144,7 @@ def test_a_trace_of_another_shape_is_not_scaled_but_refused_in_words() -> None:
     assert "of another model" in found.notes[0]
     assert "chooses 2 of 16 experts and this model 2 of 8" in found.notes[0]
     deeper = plan("m", SIZE, RAM, context=10, slots=[4], trace=random_trace(1, layers=5))
-    assert "of another model, " in deeper.notes[0]
+    assert "of another model, or of a part of one (" in deeper.notes[0]
     assert "it has 5 MoE layers of 8 experts, and this one 3" in deeper.notes[0]
     assert deeper.rows[0].expected[0].policy == "lru"
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 300_000  # ms
 TOKENS = 240
-GOAL = "at most 300"
+GOAL = "<= 300"
 _STAGE = ".moeviz-stage[data-runs]"
 _LOOK = """(root) => {
   const seen = (window.seen = []), verdict = root.querySelector(".verdict")

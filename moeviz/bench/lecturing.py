@@ -27,7 +27,7 @@ _COMPARED = {  # sample -> its row: the default comparison of its text, as long 
     "change-of-subject": "s to a measured verdict, 1 click, 240 tokens",
     "bible": "s to a measured verdict, 1 click, 120 tokens",
 }
-_GOALS = {_COMPARED["bible"]: "at most 30 on two quiet cores"}
+_GOALS = {_COMPARED["bible"]: "<= 30, on two quiet cores"}
 
 
 def lecturing(repeats: int) -> dict[str, Any]:

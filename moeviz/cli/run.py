@@ -140,9 +140,7 @@ class Told:
     lossless: bool | None  # against transformers' own model; None where that was not compared
     why: str  # it was not
     difference: str  # of --compute grouped
-    lossy: (
-        Lossy | None
-    )  # what the rounding of experts changed; None where there is none or it was not measured
+    lossy: Lossy | None  # what the rounding of experts changed; None: nothing is rounded, or not measured
     unknown: str  # why it was not
 
     @property

@@ -85,7 +85,7 @@ class Pools(Columns):
         self.slot_of: Ints = np.full(size, -1, np.intp)  # by place; -1: not resident
         self.holder: Ints = np.zeros((self.rows, self.most), np.intp)  # place of who is in a slot
         self._flat = self.holder.ravel()  # the same, pool after pool: a spot is a place in it
-        self._begins = np.arange(self.rows)[:, None] * self.most  # first spot of each pool
+        self._begins = np.arange(self.rows) * self.most  # first spot of each pool
         self._ranks = np.arange(self.most)
         self.filled: Ints = np.zeros(self.rows, np.intp)  # slots taken, the first ones
         self.level: Floats = np.zeros(self.rows)  # highest score of anyone evicted; kept where it is read
@@ -483,7 +483,7 @@ class Pools(Columns):
         by_need = (-short).astype(np.int8).argsort(kind="stable")  # small numbers are sorted quickest
         some = by_need[: np.count_nonzero(short)]  # who is short of more stands first
         standing, to = self._by_row.take(some, 0), (short.cumsum() - short).take(some)
-        begins, flat = self._begins.ravel(), standing.ravel()
+        begins, flat = self._begins, standing.ravel()
         found = np.empty(int(np.add.reduce(short)), np.intp)
         for rank in range(most):
             left = np.count_nonzero(short > rank)  # the first so many of them need one more

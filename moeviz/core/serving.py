@@ -127,7 +127,7 @@ def _walk(steps: Steps, pools: Pools) -> Iterator[tuple[Index, Ints, Ints, Ints,
         if not steps.even:
             own = steps.row[index] if copies == 1 else steps.row[index] + row_shift
         if pools.by_event:
-            pools.need(at, steps.even)
+            pools.need(at.ravel(), steps.even)
         loaded = None if clock is None else clock[here]
         yield index, *pools.serve_rows(at, own, touch, loaded)
 

@@ -111,7 +111,7 @@ _OTHER_WAYS = (
 
 def not_followed(generation: Any) -> str:
     """What a checkpoint's generation configuration asks for and moeviz does not do, in words; empty where
-    that is nothing. Numbers that change nothing, such as one beam, are not named.
+    that is nothing. 0 and 1, which for most of them change nothing, are not named.
     """
     asked = {name: getattr(generation, name, None) for name in _OTHER_WAYS}
     named = [f"{name} {value}" for name, value in asked.items() if value is True or value not in (None, 0, 1)]

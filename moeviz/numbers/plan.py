@@ -277,7 +277,7 @@ def _notes(
         )
     elif trace is not None and trace.layers != len(size.layers):
         notes.append(
-            f"The trace is of another model, {trace.model or 'which it does not name'}: it has "
+            f"The trace is of another model, or of a part of one ({trace.model or 'it names none'}): it has "
             f"{many(trace.layers, 'MoE layer')} of {trace.num_experts} experts, and this one "
             f"{len(size.layers)}. Its hit ratios, the mean over its layers, are not this model's."
         )

@@ -12,7 +12,6 @@ escapes them.
 from __future__ import annotations
 
 from moeviz.amounts import UNKNOWN as UNKNOWN
-from moeviz.amounts import budget as budget
 from moeviz.amounts import digits as digits
 from moeviz.amounts import many as many
 from moeviz.amounts import memory as memory
@@ -42,8 +41,6 @@ from moeviz.words.results import beyond_hits as beyond_hits
 from moeviz.words.results import counted as counted
 from moeviz.words.results import difference as difference
 from moeviz.words.results import gap as gap
-from moeviz.words.results import misses as misses
-from moeviz.words.results import moved as moved
 from moeviz.words.results import numbers as numbers
 from moeviz.words.results import per_second as per_second
 from moeviz.words.results import report as report
@@ -54,7 +51,6 @@ from moeviz.words.terms import tooltip as tooltip
 from moeviz.words.tiers import KEPT as KEPT
 from moeviz.words.tiers import NO_OVERLAP as NO_OVERLAP
 from moeviz.words.tiers import link_rate as link_rate
-from moeviz.words.tiers import lossless as lossless
 from moeviz.words.tiers import lossy as lossy
 from moeviz.words.tiers import pace as pace
 from moeviz.words.tiers import rounded as rounded
@@ -66,12 +62,9 @@ from moeviz.words.traces import only_counts as only_counts
 from moeviz.words.traces import routing as routing
 from moeviz.words.traces import trace as trace
 from moeviz.words.verdicts import SAME as SAME
-from moeviz.words.verdicts import SAME_TIME as SAME_TIME
-from moeviz.words.verdicts import SUBJECTS as SUBJECTS
 from moeviz.words.verdicts import best_value as best_value
 from moeviz.words.verdicts import comparison_verdict as comparison_verdict
 from moeviz.words.verdicts import hit_verdict as hit_verdict
-from moeviz.words.verdicts import hits_verdict as hits_verdict
 from moeviz.words.verdicts import speed_verdict as speed_verdict
 from moeviz.words.verdicts import verdict as verdict
 from moeviz.words.verdicts import worth_in_time as worth_in_time

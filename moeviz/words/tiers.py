@@ -47,7 +47,7 @@ def lossless(same: bool | None) -> str:
 
 
 def tier_row(found: Tier | None) -> str:
-    """The same for a row that names the slow tier already."""
+    """What `tier` says, for a row that names the slow tier already."""
     return tier(found).removeprefix("Slow tier ").removesuffix(".")
 
 

@@ -1,8 +1,8 @@
 """Tables: a row for each place of each token, with what the cache made of it, as CSV and as parquet.
 
-`moeviz import` reads them back to the same trace, but for guesses and what only a header holds (prompt, seed,
-notes). Texts are CSV's danger: those that a spreadsheet would take for a formula get an apostrophe in front,
-which the importer takes off again.
+`moeviz import` reads them back to the same trace, but for guesses and what only a header holds (model's name,
+prompt, seed, notes). Texts are CSV's danger: those that a spreadsheet would take for a formula get an
+apostrophe in front, which the importer takes off again.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from moeviz.files.importers.routed import finish
 from moeviz.files.importers.source import Source
 
 NAME = "lists"
-_LINES = re.compile(rb"\[[\d\s,.eE+-]*\]\s*\n\s*\[")
+_LINES = re.compile(rb"\[[\d\s,.eE+-]*\][^\S\n]*\n\s*\[")
 _LAYER = re.compile(r'\{\s*"(?:layer_?)?\d+"\s*:\s*\[\s*-?[\d.]')
 _NUMBER = re.compile(r"(?:layer_?)?(\d{1,6})")
 

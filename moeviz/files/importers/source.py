@@ -27,7 +27,7 @@ PLACE = 8  # bytes at the peak for each [token, layer, k] place of a trace witho
 WEIGHED = 20  # and with them
 
 _NOT_NEWLINE = re.compile(rb"[^\n]+")
-_LISTS_APART = re.compile(rb"\]\s*\n\s*\[")  # between two lists of one document stands a comma
+_LISTS_APART = re.compile(rb"\][^\S\n]*\n\s*\[")  # between two lists of one document stands a comma
 _COST = ((b"{", 200), (b"[", 72), (b",", 40), (b'"', 28))  # bytes of Python's objects for each mark of JSON
 
 
@@ -85,7 +85,9 @@ class Source:
         except RecursionError:
             raise self.error(f"{place} is nested too deeply.") from None
         except ValueError as error:
-            said = str(error).replace(": line 1 column", " in column")  # the place says which line it is
+            said = str(error)
+            if "\n" not in text:  # the place says which line it is
+                said = said.replace(": line 1 column", " in column")
             raise self.error(f"{place} is not JSON: {said[:80]}.") from None
 
     def document(self) -> Any:
