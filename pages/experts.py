@@ -39,7 +39,8 @@ with show.screen():
         with forms.drawer(count="tokens", phase=views.ALL):
             count, phase = views.counting(whole)
     trace = whole if phase == views.ALL else whole.only(views.PHASES[phase])
-    if trace is whole and (clicked := components.clicked()) is not None:
+    clicked = components.clicked()  # heard in any phase: else an old click would open the stage later
+    if trace is whole and clicked is not None:
         traces.open_stage(*clicked, traces.begin(whole, own))
     if trace is None:
         show.not_recorded(f"tokens of {phase}", "Choose another phase under More.")

@@ -250,7 +250,7 @@ def test_lru_is_measured_against_lfu(page: Page, app: str) -> None:
     expect(page.locator(".js-plotly-plot")).to_have_count(4)
     see(page, "The same comparison without the browser")  # the page has been drawn to its end
     lines = saved(page, page.get_by_role("button", name="Table as CSV")).read_text().splitlines()
-    assert [line.split(",")[0].strip('"') for line in lines] == ["settings", "lru", "lfu"]
+    assert [line.split(",")[0].strip('"') for line in lines] == ["settings", "LRU", "LFU (counts kept)"]
 
 
 def test_a_setting_changed_on_a_board_goes_into_the_link_and_comes_from_it(page: Page, app: str) -> None:
@@ -483,7 +483,7 @@ def test_who_wants_no_motion_sees_one_picture_for_each_token(
     page: Page, app: str, motion: Literal["reduce", "no-preference"]
 ) -> None:
     page.emulate_media(reduced_motion=motion)
-    stage = goto(page, app, "step=60")
+    stage = goto(page, app, "step=60&speed=1")  # so slow that also a busy machine draws several a token
     page.keyboard.press("Space")
     pictures, passes, moving = stage.evaluate(PLAYED, 5)
     if motion == "reduce":
@@ -601,9 +601,7 @@ def test_presenter_mode_and_help_by_key(page: Page, app: str) -> None:
         expect(label).to_be_in_viewport(ratio=0.98)
     page.keyboard.press("p")
     expect(header).to_be_visible()
-    page.go_back()  # to an address that says it is on
     expect(page).not_to_have_url(re.compile("presenter=true"))
-    expect(header).to_be_visible()
     page.keyboard.press("?")
     see(page, "move the cursor by one token")
 

@@ -55,11 +55,14 @@ def test_an_empty_list_stays_empty() -> None:
 
 def test_a_policy_has_its_board_s_name_in_every_menu_and_its_id_does_in_a_link() -> None:
     for said in ("lfu", "LFU (counts kept)"):
-        chosen = opened("timeline", policy=said).selectbox(key="policy")
+        app = opened("timeline", policy=said)
+        chosen = app.selectbox(key="policy")
+        assert not app.toast
         assert (chosen.value, "LFU (counts kept)" in chosen.options) == ("lfu", True)
     app = opened("what_if", policies=["lfu-resident", "belady"])
     assert app.multiselect(key="policies").value == ["lfu-resident", "belady"]
     assert app.query_params["policies"] == ["LFU (counts lost)", "Belady"]
+    assert not app.toast
 
 
 def test_a_link_restores_what_is_asked_about_and_the_speed() -> None:

@@ -30,7 +30,10 @@ def test_a_terminal_sees_what_is_done_of_how_much_and_the_time_left(
     assert "one was left out" in terminal.getvalue()
 
 
-def test_elsewhere_a_tenth_is_a_line_but_for_a_measurement(capsys: pytest.CaptureFixture[str]) -> None:
+def test_elsewhere_a_tenth_is_a_line_but_for_a_measurement(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moeviz.cli.meter.time.monotonic", lambda: 0.0)
     with Meter("settings replayed") as meter:
         for done in range(1, 41):
             meter(done, 40)

@@ -31,7 +31,7 @@ def test_any_policy_can_be_chosen_and_one_that_fails_is_told() -> None:
     press(app, "move-Hint")
     assert "Who leaves: " in said(app)
     against = app.selectbox(key="against_policy")
-    assert against.options[:4] == ["lru", "lfu", "lfu-resident", "belady"]
+    assert against.options[:4] == ["LRU", "LFU (counts kept)", "LFU (counts lost)", "Belady"]
     assert len(against.options) == len(POLICIES)
     against.set_value("random").run()
     press(app, "move-Hint")

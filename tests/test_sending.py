@@ -81,8 +81,9 @@ def test_connections_of_streamlits_socket_hold_nothing_back(monkeypatch: pytest.
         server.lifespan = config.lifespan_class(config)
         await server.startup(sockets=[listening])
         _, writer = await asyncio.open_connection(*listening.getsockname())
-        while not server.server_state.connections:
-            await asyncio.sleep(0)
+        async with asyncio.timeout(300):
+            while not server.server_state.connections:
+                await asyncio.sleep(0.01)
         (made,) = server.server_state.connections
         found = made.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         writer.close()

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import runpy
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
 from moeviz import words
-from moeviz.app import components, first_visit, jobs, lectern, links, traces, window
+from moeviz.app import components, first_visit, jobs, lectern, links, own, traces, window
 from moeviz.app.show import plain
 
 STYLE = """<style>
@@ -99,7 +100,7 @@ def draw(page: str) -> None:
     first_visit.notice(page, STAGE)
     links.refuse_senseless()
     links.name_policies()
-    state.setdefault("linked", dict(st.query_params))
+    state.setdefault("linked", {name: ",".join(st.query_params.get_all(name)) for name in st.query_params})
     links.restore()
     if (linked := links.get("presenter")) not in ("", "true"):
         st.toast(
@@ -135,7 +136,8 @@ def present() -> None:
 
 @st.dialog("Keys and words")
 def _help() -> None:
-    st.page_link("pages/lessons.py", label="How it works, in one minute", query_params={"lesson": "0"})
+    if st.session_state.page != "Lessons":  # which keeps its own lesson
+        st.page_link("pages/lessons.py", label="How it works, in one minute", query_params={"lesson": "0"})
     st.markdown(HELP)
     st.markdown("**Words**")
     st.markdown("\n".join(f"- **{term}**: {sentence}" for term, sentence in words.GLOSSARY.items()))
@@ -147,13 +149,17 @@ def say_what_did_not_fit() -> None:
     for name, value in list(linked.items()):
         state = st.session_state.get(name)  # or what a page keeps for itself, which no link names
         told = isinstance(state, str | int | float | list) and name not in links.NAMES
-        if told and _text(state) != value:
+        shown = _text(_called(state) if name in links.MENUS else state)
+        if told and shown != value:
             st.toast(
-                plain(
-                    f"The link says {name}={value[:40]}, which does not fit here; it is {_text(state)[:40]}."
-                )
+                plain(f"The link says {name}={value[:40]}, which does not fit here; it is {shown[:40]}.")
             )
     linked.clear()
+
+
+def _called(value: Any) -> Any:
+    """Policies as their menus, and so the link, say them."""
+    return [own.short(one) for one in value] if isinstance(value, list) else own.short(str(value))
 
 
 def _text(value: object) -> str:

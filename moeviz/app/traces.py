@@ -295,6 +295,7 @@ def open_stage(step: int, layer: int, expert: int, settings: Settings) -> None:
     """
     move(step)
     state = st.session_state
+    links.put("asked", f"a.{layer}.{expert}" if expert >= 0 else "")
     links.put("a", ",".join(f"{name}={getattr(settings, name)}" for name in links.BOARD))
     for name in SETTINGS.keys() - {*links.BOARD, "seed", "baseline"}:
         if name != "calibration" or settings.calibration:  # without one the form's own is not read

@@ -64,7 +64,7 @@ def regret(explainer: Explainer, one: Eviction) -> str:
         case None:
             return "Regret: another that could leave is never needed again."
         case passes:
-            sooner = many(passes, "pass" if explainer.settings.batch else "token")
+            sooner = many(passes, "token" if explainer.run.token_by_token else "pass")
             return f"Regret: it is needed again {sooner} before Belady's choice."
 
 
@@ -74,7 +74,7 @@ def residents(explainer: Explainer, one: Eviction) -> pd.DataFrame:
     """
     import pandas as pd
 
-    found, units = one.residents, "passes" if explainer.settings.batch else "tokens"
+    found, units = one.residents, "tokens" if explainer.run.token_by_token else "passes"
     shared = len({other.layer for other in found}) > 1
     return pd.DataFrame(
         {

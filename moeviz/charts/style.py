@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from moeviz.core.trace import DECODE, PREFILL
+from moeviz.core.trace import PREFILL
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -104,8 +104,7 @@ TOKENS = "token of the text, prompt included"  # an axis over those, not over pa
 
 def passes_unit(run: Run) -> str:
     """What a forward pass of a run is: a token, where each after the prompt takes in one."""
-    decoded = run.passes.tokens[run.passes.phase == DECODE]
-    return "token" if decoded.size and (decoded == 1).all() else "forward pass"
+    return "token" if run.token_by_token else "forward pass"
 
 
 def passes_axis(run: Run) -> str:

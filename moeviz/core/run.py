@@ -262,6 +262,12 @@ class Run(Sizes):
         return self.times is not None
 
     @property
+    def token_by_token(self) -> bool:
+        """Whether each pass after the prompt takes in one token."""
+        decoded = self.passes.tokens[self.passes.phase == 1]
+        return bool(decoded.size and (decoded == 1).all())
+
+    @property
     def hit_ratio(self) -> float:
         """Hits / accesses of decode, or of the whole run where nothing was decoded; late hits are not
         counted."""

@@ -245,10 +245,10 @@ class Explainer:
         )
 
     def _tokens(self, count: int) -> str:
-        """Forward passes in words: of one token each, but for the rule `batch`."""
-        if self.settings.batch:
-            return f"{count} pass{'es' if count > 1 else ''}"
-        return f"{count} token{'s' if count > 1 else ''}"
+        """Forward passes in words."""
+        if self.run.token_by_token:
+            return f"{count} token{'s' if count > 1 else ''}"
+        return f"{count} pass{'es' if count > 1 else ''}"
 
     def _reason(self, score: float, last_use: int, alone: bool, tied: bool) -> str:
         if alone:

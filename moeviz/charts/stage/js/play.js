@@ -54,7 +54,8 @@ class Player extends Cursor {
     const last = this.model.passes - 1
     this.dirty = true
     if (this.apart) return this.race(passed)
-    this.phase += passed * (this.pace ?? Number(this.speed))
+    // "times" stays chosen where a text has none, and plays at the usual pace
+    this.phase += passed * (this.pace ?? (Number(this.speed) || 4))
     while (this.phase >= 1 && this.pass < last) {
       this.phase -= 1
       this.pass++
