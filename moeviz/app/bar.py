@@ -60,12 +60,12 @@ button:is([kind=secondary], [kind=tertiary]):enabled:is(:hover, :active, [aria-e
   color: inherit !important;
 }
 [data-testid=stCaptionContainer] { color: inherit !important; opacity: 0.82; }
-@media (max-width: 900px) { .st-key-bar { position: static; width: 100%; } }
+@media (max-width: 900px) { .st-key-bar { position: static; width: 100%; z-index: auto; } }
 @media (max-width: 640px) {
   .st-key-help, .st-key-present { display: none; }
   .stMainBlockContainer { padding: 4.25rem 1rem 12px; }
   .modebar-container { display: none; }
-  .stVerticalBlock > :has(> .st-key-measuring) { order: -1; }
+  .stMainBlockContainer > .stVerticalBlock > :has(.st-key-measuring) { order: -1; }
   [data-testid=stButtonGroup] [role=radiogroup] { flex-wrap: wrap; } /* else its end is out of sight */
   .st-key-paper-figure .xtick:not(:nth-child(4n + 1)) { display: none; }
   .st-key-paper-figure .heatmap-label text { font-size: 8px !important; } /* signs, in cells of 6 px */

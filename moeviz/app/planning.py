@@ -195,6 +195,7 @@ def _link(place: Machine | None) -> str:
 
 def said(text: str) -> str:
     """A plan's text with the page's own fields in place of options of the command line."""
+    text = text.replace(", for example --link measure", "").replace("--device cuda", "cuda as --device")
     for option, field in FIELDS.items():
         text = re.sub(rf"{option}(?![\w-])", field, text)
     return text

@@ -36,7 +36,7 @@ from moeviz.words import hit_verdict
 STYLE = """<style>
 @media (min-width: 900px) {
   .stVerticalBlock:has(> * > .st-key-lesson-text) {
-    max-height: calc(100vh - 7.25rem - 12px - var(--above, 4.25rem)); /* less two rows for the title */
+    max-height: calc(100vh - var(--title, 7.25rem) - 12px - var(--above, 4.25rem)); /* less two rows for it */
   }
   :has(> .st-key-lesson-text) { flex: 0 1 auto; min-height: 0; }
   .st-key-lesson-text { overflow-y: auto; padding-bottom: 1.5rem; }

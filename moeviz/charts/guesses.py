@@ -121,7 +121,7 @@ def by_layer(name: str, quality: GuessQuality) -> Chart:
             marker={"symbol": SYMBOLS[number], "size": 9},
         )
     figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
-    figure.update_xaxes(dtick=1 if layers <= 32 else None)
+    figure.update_xaxes(dtick=1 if layers <= 16 else None, range=[-0.5, layers - 0.5])
     table = pd.DataFrame({"MoE layer": range(layers), **lines})
     means = [f"{label} {percent(float(np.nanmean(values)))}" for label, values in lines.items()]
     alt = (

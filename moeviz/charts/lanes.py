@@ -15,6 +15,7 @@ from moeviz.numbers import cost
 from moeviz.words import from_to, passes_of
 
 TALL = 330  # px: on a phone the legend takes six lines of it
+MOST_OUTLINED = 150  # segments: of more, outlines would cover the colours
 LOOKS = {  # kind of a segment -> (name, colour, pattern)
     "expert": ("an expert computes", style.COMPUTE, ""),
     "other": ("other compute", style.OTHER, "."),
@@ -53,7 +54,7 @@ def over_passes(run: Run, first: int, count: int = 1, costs: cost.Costs | None =
                 marker={
                     "color": color,
                     "pattern": style.hatch(pattern),
-                    "line": {"width": 0.5, "color": "#000"},
+                    "line": {"width": 0.5 if len(chained) <= MOST_OUTLINED else 0, "color": "#000"},
                 },
                 customdata=[[step, one.layer, one.expert] for step, one in own],
                 hovertext=[_where(one) for _, one in own],

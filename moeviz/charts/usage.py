@@ -50,7 +50,7 @@ def grid(
         hovertemplate=f"{x} %{{x}}, {y} %{{y}}: %{{z:.3g}}<extra></extra>",
     )
     figure.update_xaxes(
-        dtick=1 if columns <= 32 else None, range=[-0.5, columns - 0.5], showgrid=False, zeroline=False
+        dtick=1 if columns <= 16 else None, range=[-0.5, columns - 0.5], showgrid=False, zeroline=False
     )
     figure.update_yaxes(
         dtick=1 if rows <= 16 else None, range=[rows - 0.5, -0.5], showgrid=False, zeroline=False
@@ -197,7 +197,7 @@ def _by_layer(title: str, lines: dict[str, Floats], y: str, alt: str) -> Chart:
     layers = len(next(iter(lines.values())))
     most = float(np.nanmax([np.nanmax(values, initial=0.0) for values in lines.values()]))
     figure.update_yaxes(range=[0, min(1.02, 1.15 * most or 1.0)], tickformat=".0%")
-    figure.update_xaxes(dtick=1 if layers <= 32 else None)
+    figure.update_xaxes(dtick=1 if layers <= 16 else None)
     table = pd.DataFrame({"MoE layer": range(layers), **lines})
     return Chart(title, figure, table, "recorded", alt)
 

@@ -78,9 +78,11 @@ def bars(
     most: float = 1.0,
     unit: str = "%",
     marks: Sequence[tuple[str, float]] = (),
+    series: Sequence[int] = (0, 1, 2),
 ) -> str:
     """Bars from left to right, a row each; of a row without a value a question mark stands. `marks`: named
-    lines across the rows. A number stands beside its bar, or in it where such a line would cross it.
+    lines across the rows. `series`: whose colour the rows have, in turn: 0 and 1 are the boards. A number
+    stands beside its bar, or in it where such a line would cross it.
 
     With unit "%" or "points" values are shares, and with none they are counts.
     """
@@ -97,9 +99,10 @@ def bars(
             parts += [box(left, y + 4, right - left, high - 10), text(left + 12, y + 20, "?", bold=True)]
             continue
         end, said = left + value * scale, number_of(value, unit)
-        parts.append(box(left, y + 4, value * scale, high - 10, SERIES[number % 3]))
+        colour = series[number % len(series)]
+        parts.append(box(left, y + 4, value * scale, high - 10, SERIES[colour]))
         if any(-4 < left + at * scale - end < 10 + LETTER * len(said) for _, at in marks):
-            ink = LIGHT_INK if number % 3 == 0 else DARK_INK
+            ink = LIGHT_INK if colour == 0 else DARK_INK
             parts.append(text(end - 8, y + 20, said, "end", ink=ink))
         else:
             parts.append(text(end + 6, y + 20, said))

@@ -137,6 +137,7 @@ def answer(lab: Lab) -> Answer:
         "Who leads in hit ratio, by the tokens between changes",
         most=max(value for _, value in rows),
         unit="points",
+        series=[int(value > 0) for value in leads.values()],
     )
     one_text = f"One text with a change every {shown.change} tokens: {LRU} hits {percent(runs[0])}, {LFU}"
     picture = Picture(svg, f"{one_text} {percent(runs[1])}.")
