@@ -58,12 +58,12 @@ def test_a_published_curve_lies_where_the_same_share_of_experts_has_a_slot() -> 
     theirs = chart.figure.data[2:]
     assert "the same share of experts" in chart.figure.layout.xaxis.title.text
     assert [line.name for line in theirs] == [
-        "lru, Qwen3-30B-A3B (moe-trace)",
-        "belady, Qwen3-30B-A3B (moe-trace)",
+        "LRU, Qwen3-30B-A3B (moe-trace)",
+        "Belady, Qwen3-30B-A3B (moe-trace)",
     ]  # its lfu and random are not among one's own
     assert list(theirs[0].x) == [0.5, 1.0, 2.0, 4.0]  # 8, 16, 32 and 64 of 128
     assert theirs[1].line.color == style.BOUND
     assert {line.line.dash for line in theirs} == {"dot"}
     row = chart.table[chart.table["slots"] == 4].iloc[0]
-    assert row["lru, Qwen3-30B-A3B (moe-trace)"] == 0.918
+    assert row["LRU, Qwen3-30B-A3B (moe-trace)"] == 0.918
     assert row["lru"] == pytest.approx(own[0].hit_ratio[2])
