@@ -50,7 +50,8 @@ def plain(text: str) -> str:
 def badge(kind: str, link: str = "") -> None:
     """Where the numbers beside it come from; `link`: how fast the link was that they were timed over."""
     color, icon = LOOKS[kind]
-    st.badge(f"{kind}, link {link}" if link else kind, color=color, icon=icon, help=KINDS[kind])  # type: ignore[arg-type]
+    label = f"{kind}, link {link}" if link else kind
+    st.badge(label, color=color, icon=icon, help=KINDS[kind])  # type: ignore[arg-type]
 
 
 def verdict(good: bool, yes: str, no: str, help: str) -> None:
