@@ -82,7 +82,7 @@ def test_it_predicts_settings_that_it_has_not_seen() -> None:
         *(Settings(baseline=name) for name in BASELINES),
     ]
     checks = cost.check([fitted], [[as_if_measured(replay(trace, one), COSTS)] for one in others])
-    assert [one.label for one in checks] == [one.label for one in others]
+    assert [one.settings for one in checks] == others
     assert cost.median_error(checks) < 0.05
     assert math.isnan(cost.median_error([]))
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from moeviz.app import components, own, show
+from moeviz import words
+from moeviz.app import components, show
 from moeviz.app.teaching import LAB
 from moeviz.core.policies import POLICIES
 from moeviz.errors import MoevizError
@@ -22,7 +23,7 @@ def play() -> None:
     policy = st.selectbox(
         "Play against",
         game.choices(LAB.trace()),
-        format_func=own.short,
+        format_func=words.policy_name,
         key="against_policy",
         bind="query-params",
         width=260,

@@ -16,7 +16,7 @@ from moeviz.charts.chart import Chart
 from moeviz.core.trace import DECODE, Trace
 from moeviz.numbers import routing
 from moeviz.numbers.routing import Floats
-from moeviz.words import many, passes_of, percent
+from moeviz.words import many, part_of, passes_of, percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,9 +117,8 @@ def whole(trace: Trace) -> Chart:
     """How many tokens of the whole text chose each expert."""
     use = routing.usage(trace)
     most = np.unravel_index(int(use.argmax()), use.shape)
-    alt = (
-        f"Layer {most[0]}'s expert {most[1]} was chosen most, by {use.max():,.0f} of {trace.tokens:,} tokens."
-    )
+    by = part_of(round(use.max()), trace.tokens, "token")
+    alt = f"Layer {most[0]}'s expert {most[1]} was chosen most, by {by}."
     return Chart(
         "Which experts the tokens chose", grid(use, "tokens"), _by_expert({"tokens": use}), "recorded", alt
     )
@@ -137,13 +136,13 @@ def _uneven(use: Floats) -> Chart:
     quarter = max(1, round(0.25 * experts))
     even = np.full(layers, quarter / experts)
     alt = (
-        f"The busiest {quarter} of {experts} experts {'gets' if quarter == 1 else 'get'} "
+        f"The busiest {part_of(quarter, experts, 'expert')} {'gets' if quarter == 1 else 'get'} "
         f"{percent(float(share.mean()))} of a "
         f"layer's choices; evenly it would be {percent(float(even[0]))}."
     )
     return _by_layer(
         "How uneven: the busiest quarter's share",
-        {f"busiest {quarter} of {experts} experts": share, "if all were used alike": even},
+        {f"busiest {part_of(quarter, experts, 'expert')}": share, "if all were used alike": even},
         "share of choices",
         alt,
     )
@@ -155,8 +154,8 @@ def counted(use: Floats) -> list[Chart]:
     """
     most = np.unravel_index(int(use.argmax()), use.shape)
     alt = (
-        f"Layer {most[0]}'s expert {most[1]} was used most, {use.max():,.0f} times "
-        f"of {use.sum():,.0f} in all."
+        f"Layer {most[0]}'s expert {most[1]} was used most, {round(use.max()):,} of "
+        f"{many(round(use.sum()), 'time')} in all."
     )
     grid_of_all = Chart(
         "How often each expert was used", grid(use, "uses"), _by_expert({"uses": use}), "recorded", alt
@@ -237,7 +236,7 @@ def _served(use: Floats) -> Chart:
     )
     half = max(1, experts // 2)
     alt = (
-        f"The {'busiest' if half == 1 else f'{half} busiest'} of a layer's {experts} experts "
+        f"The {'busiest' if half == 1 else f'{half} busiest'} of a layer's {many(experts, 'expert')} "
         f"{'serves' if half == 1 else 'serve'} "
         f"{percent(float(shares[:, half - 1].mean()))} of its choices."
     )
@@ -306,7 +305,7 @@ def one_expert(trace: Trace, layer: int, expert: int) -> Chart:
     )
     share, even = len(took) / trace.tokens, trace.k / trace.num_experts
     alt = (
-        f"Chosen by {len(took):,} of {trace.tokens:,} tokens ({percent(share)}; evenly it would be "
+        f"Chosen by {part_of(len(took), trace.tokens, 'token')} ({percent(share)}; evenly it would be "
         f"{percent(even)})."
     )
     return Chart(f"Layer {layer}'s expert {expert} over the text", figure, table, "recorded", alt)

@@ -16,6 +16,13 @@ def first_paragraph(doc: str | None) -> str:
     return " ".join(inspect.cleandoc(doc or "").partition("\n\n")[0].split())
 
 
+def short(name: str) -> str:
+    """A policy or predictor as people read it: of a file of their own without its folder, `mru.py:mru`; the
+    file stays, since two files may have one of the same name."""
+    file, colon, own = name.rpartition(":")
+    return f"{Path(file).name}{colon}{own}"
+
+
 def functions_of(kind: str, text: str, registry: dict[str, Any]) -> Any:
     """What the file of `path.py:name` registers or defines by that name; None where `text` is no such name.
 

@@ -193,7 +193,7 @@ def _fits(yes: bool) -> str:
 def _speed(band: plans.Band | None) -> str:
     if band is None:
         return ""
-    copied = f", {band.misses:.1f} copies and {words.milliseconds(band.copies_ms)} of link a token"
+    copied = f", {words.mean(band.misses, 'copy')} and {words.milliseconds(band.copies_ms)} of link a token"
     if band.most is None:
         return f"{copied}: no limit by the link"
     least = "at most " if band.least is None else f"{words.digits(band.least)} to "

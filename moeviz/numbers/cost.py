@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from moeviz.core.machines import MACHINES as MACHINES
 from moeviz.core.machines import Machine as Machine
 from moeviz.core.run import MISS, Run
+from moeviz.core.settings import Settings
 from moeviz.core.trace import DECODE
 from moeviz.numbers import metrics
 
@@ -337,7 +338,7 @@ def measured_passes(run: Run, first: int, after: int) -> Lanes:
 class Check:
     """Modelled against measured, for settings that the fit has not seen."""
 
-    label: str
+    settings: Settings
     measured_ms: float
     modelled_ms: float
 
@@ -360,9 +361,7 @@ def check(fitted_on: Sequence[Run], others: Iterable[Sequence[Run]]) -> list[Che
             if (parts := metrics.stack(run)) is not None
         ]
         if measured:  # what the cache decides is the same in every repeat
-            checks.append(
-                Check(repeats[0].settings.label, float(np.median(measured)), predict(repeats[0], costs))
-            )
+            checks.append(Check(repeats[0].settings, float(np.median(measured)), predict(repeats[0], costs)))
     return checks
 
 
