@@ -154,8 +154,8 @@ def counted(use: Floats) -> list[Chart]:
     """
     most = np.unravel_index(int(use.argmax()), use.shape)
     alt = (
-        f"Layer {most[0]}'s expert {most[1]} was used most, {round(use.max()):,} of "
-        f"{many(round(use.sum()), 'time')} in all."
+        f"Layer {most[0]}'s expert {most[1]} was used most, {many(round(use.max()), 'time')} "
+        f"of {round(use.sum()):,} in all."
     )
     grid_of_all = Chart(
         "How often each expert was used", grid(use, "uses"), _by_expert({"uses": use}), "recorded", alt

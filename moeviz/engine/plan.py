@@ -20,6 +20,7 @@ from moeviz.core.oracle import BUNDLED_NAME
 from moeviz.core.run import Run
 from moeviz.core.trace import Trace
 from moeviz.engine import planned, tiers
+from moeviz.engine.architectures import needs_own_code, no_code
 from moeviz.engine.cachefolder import cache_folder
 from moeviz.engine.unpack_time import unpack_ms
 from moeviz.errors import SettingsError
@@ -62,6 +63,8 @@ def make(
     measured where it is RAM). Raises ModelError, SettingsError, StoreError.
     """
     read = headers.read(model or str(BUNDLED))
+    if needs_own_code(read.config):
+        raise no_code(model)
     name = BUNDLED_NAME if not model or Path(model).resolve() == BUNDLED.resolve() else model
     memory = this_machine(fast, device)
     size = _size(read, name, dtype, experts, memory.fast_is_host)
