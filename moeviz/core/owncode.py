@@ -23,6 +23,11 @@ def short(name: str) -> str:
     return f"{Path(file).name}{colon}{own}"
 
 
+def failed(kind: str, name: str, error: Exception) -> PolicyError:
+    """What is said of a policy of a user's own that raises while it is at work."""
+    return PolicyError(f"{kind} {short(name)!r} failed at its work: {type(error).__name__}: {error}.")
+
+
 def functions_of(kind: str, text: str, registry: dict[str, Any]) -> Any:
     """What the file of `path.py:name` registers or defines by that name; None where `text` is no such name.
 
