@@ -143,7 +143,7 @@ class Columns:
         """Scores of a policy of a user's own, which may raise and may give what is no number."""
         try:
             with np.errstate(all="ignore"):
-                found: Any = self.policy.score(self._taken, self.now)  # type: ignore[arg-type]
+                found: Any = self.policy.score(self._taken, self.now)
                 found = np.nan_to_num(found, nan=-np.inf, posinf=LARGEST, neginf=-np.inf)
                 return np.array(np.broadcast_to(found, shape), np.float64)
         except PolicyError:

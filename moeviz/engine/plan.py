@@ -26,8 +26,8 @@ from moeviz.engine.unpack_time import unpack_ms
 from moeviz.errors import SettingsError
 from moeviz.files import headers
 from moeviz.files.moecounts import Counts
-from moeviz.numbers import metrics
 from moeviz.numbers import plan as plans
+from moeviz.numbers import timing
 from moeviz.numbers.lossy import EXPERTS, LOSSLESS
 from moeviz.numbers.plan import Compute, Memory, Plan
 from moeviz.numbers.sizes import Headers, ModelSize, checkpoint_dtype, sizes
@@ -268,7 +268,7 @@ def _compute(
         before = planned.last_alike(name, memory.fast_is_host)
         if before is not None and before.compute_ms is not None and before.expert_bytes == size.mean_bytes:
             return Compute(before.compute_ms, "as the last run of this model measured it here")
-        if own is not None and (parts := metrics.stack(own)) is not None:
+        if own is not None and (parts := timing.stack(own)) is not None:
             return Compute(parts.compute + parts.other, f"as the trace's run measured it on {machine}")
         if not memory.fast_is_host:
             return None

@@ -13,11 +13,11 @@ from dataclasses import replace
 from typing import Any
 
 from moeviz import words
-from moeviz.charts import Chart, board, curves, hits, style, times, usage
+from moeviz.charts import Chart, board, curves, hits, shares, style, times, usage
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
-from moeviz.numbers import metrics
+from moeviz.numbers import metrics, timing
 from moeviz.numbers.curves import bounds, curve, tells_gap
 
 MOST_EVENTS = 60_000  # of a trace whose curves over all slot counts are drawn
@@ -110,11 +110,11 @@ def _sections(trace: Trace, run: Run) -> Iterator[str]:
     yield f"<h2>Numbers{_kind(kind)}</h2>" + _table(numbers(trace, run))
     named = [(words.label(run.settings), run)]
     yield _chart(hits.over_time(named))
-    if metrics.stack(run) is not None:
+    if timing.stack(run) is not None:
         yield _chart(times.where_time_goes([(words.label(run.settings), [run])]))
     yield _chart(usage.whole(trace))
-    yield _chart(usage.skew(trace))
-    yield _chart(usage.reuse(trace))
+    yield _chart(shares.skew(trace))
+    yield _chart(shares.reuse(trace))
     if trace.layers * len(trace.passes()) <= MOST_EVENTS:
         yield _curves(trace, run.settings)
     else:
