@@ -24,7 +24,7 @@ def short(name: str) -> str:
 
 
 def failed(kind: str, name: str, error: Exception) -> PolicyError:
-    """What is said of a policy of a user's own that raises while it is at work."""
+    """What is said of a policy or predictor of a user's own that raises while it is at work."""
     return PolicyError(f"{kind} {short(name)!r} failed at its work: {type(error).__name__}: {error}.")
 
 
