@@ -75,11 +75,23 @@ def speed(tokens_per_second: float | None) -> str:
 
 def many(count: int, what: str) -> str:
     """A number of things that are counted: 1 token, 2 tokens, 3 passes, 4 copies."""
-    if count == 1:
-        return f"1 {what}"
+    return f"1 {what}" if count == 1 else f"{count:,} {_several(what)}"
+
+
+def part_of(count: int, whole: int, what: str) -> str:
+    """Some of a number of things: 3 of 8 experts."""
+    return f"{count:,} of {many(whole, what)}"
+
+
+def mean(count: float, what: str) -> str:
+    """A number of things that need not be whole: 1.4 experts."""
+    return f"{count:,.1f} {_several(what)}"
+
+
+def _several(what: str) -> str:
     if what.endswith("y"):
-        return f"{count:,} {what[:-1]}ies"
-    return f"{count:,} {what}{'es' if what.endswith('s') else 's'}"
+        return f"{what[:-1]}ies"
+    return f"{what}{'es' if what.endswith('s') else 's'}"
 
 
 def seconds_left(seconds: float) -> str:

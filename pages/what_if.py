@@ -7,7 +7,7 @@ from dataclasses import replace
 import streamlit as st
 
 from moeviz import words
-from moeviz.app import bar, beyond, forms, kept, machines, others, own, planning, show, traces
+from moeviz.app import bar, beyond, forms, kept, machines, others, planning, show, traces
 from moeviz.charts import curves, times
 from moeviz.core.policies import POLICIES
 from moeviz.core.settings import ITSELF, Settings
@@ -31,7 +31,7 @@ with show.screen():
             "Policies",
             list(POLICIES),
             list(dict.fromkeys([begin.policy, "lru", "lfu", "belady"])),
-            format_func=own.short,
+            format_func=words.policy_name,
             key="policies",
             bind="query-params",
             width=forms.px(420),

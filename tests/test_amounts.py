@@ -35,6 +35,10 @@ from moeviz import amounts
         (amounts.many(1_000, "MoE layer"), "1,000 MoE layers"),
         (amounts.many(2, "forward pass"), "2 forward passes"),
         (amounts.many(0, "copy"), "0 copies"),
+        (amounts.part_of(1_200, 2_000, "token"), "1,200 of 2,000 tokens"),
+        (amounts.part_of(1, 1, "expert"), "1 of 1 expert"),
+        (amounts.mean(1.42, "expert"), "1.4 experts"),
+        (amounts.mean(1_234, "copy"), "1,234.0 copies"),
     ],
 )
 def test_amounts_in_words(text: str, shown: str) -> None:

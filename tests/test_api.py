@@ -27,6 +27,17 @@ def test_every_name_is_there() -> None:
         mv.nothing  # noqa: B018
 
 
+def test_a_trace_and_a_run_are_one_line_where_somebody_types_their_name() -> None:
+    trace = random_trace(1, tokens=2_000, prompt=1)
+    assert repr(trace) == "<Trace: 2,000 tokens, 3 MoE layers x 8 experts, top-2, of an unknown model>"
+    assert repr(replace(trace, model="mix\ntral")).endswith(r"top-2, 'mix\ntral'>")
+    run = replay(trace, Settings("lfu", 4))
+    shape, misses = "2,000 forward passes, 3 MoE layers x 8 experts, top-2", f"{run.misses:,}"
+    accesses = f"{len(run.accesses.event):,}"
+    assert repr(run) == f"<Run: replayed, 'lfu, 4 slots', {shape}, misses {misses} of {accesses}>"
+    assert repr(timed(run)).startswith("<Run: measured, ")
+
+
 def test_load_reads_what_the_importers_read(tmp_path: Path) -> None:
     trace = random_trace(1, prompt=1)
     trace.save(tmp_path / "a.moetrace", replay(trace, Settings(slots=3)))

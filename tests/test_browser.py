@@ -259,7 +259,7 @@ def test_a_setting_changed_on_a_board_goes_into_the_link_and_comes_from_it(page:
     for menu, choice in (("policy", "fifo"), ("slots", "3"), ("prefetch", "next-gate")):
         board.get_by_role("combobox", name=menu).select_option(choice)
         settle(page)
-    changed = ("fifo, 3 slots, next-gate", re.compile("b=policy%3Dfifo%2Cslots%3D3%2Cprefetch%3Dnext-gate"))
+    changed = ("FIFO, 3 slots, next-gate", re.compile("b=policy%3Dfifo%2Cslots%3D3%2Cprefetch%3Dnext-gate"))
     for _ in range(2):
         expect(board).to_have_attribute("aria-label", changed[0])
         expect(page).to_have_url(changed[1])
@@ -455,7 +455,7 @@ def test_a_rule_comes_from_a_link_and_bad_values_leave_it(page: Page, app: str) 
     goto(page, app, "rule_both=one-by-one&a=policy%3Dlru%2Cslots%3D4&step=abc&presenter=maybe")
     expect(page).not_to_have_url(re.compile("step=|presenter="))
     expect(page).to_have_url(re.compile("rule_both=one-by-one"))
-    expect(page.locator(".board.a")).to_have_attribute("aria-label", "lru, 4 slots, one-by-one")
+    expect(page.locator(".board.a")).to_have_attribute("aria-label", "LRU, 4 slots, one-by-one")
 
 
 def test_the_game_of_a_lesson_is_played_by_mouse(page: Page, app: str) -> None:

@@ -23,6 +23,7 @@ from moeviz.charts import (
     hits,
     lanes,
     residency,
+    shares,
     style,
     times,
     traffic,
@@ -67,9 +68,9 @@ def of_trace(trace: Trace) -> list[Chart]:
         traffic.per_token([("lru", run)]),
         usage.now_and_so_far(trace, last),
         usage.whole(trace),
-        usage.skew(trace),
-        usage.reuse(trace),
-        usage.coverage(trace),
+        shares.skew(trace),
+        shares.reuse(trace),
+        shares.coverage(trace),
         usage.together(trace, 0, 0),
         usage.one_expert(trace, 0, 1),
         *usage.two(trace, trace, ("one", "other")),
@@ -93,7 +94,7 @@ def test_every_chart_of_every_kind_of_trace_has_its_axes_its_table_and_its_sente
 
 
 def test_a_chart_of_an_unknown_kind_is_refused() -> None:
-    good = usage.skew(random_trace(1))
+    good = shares.skew(random_trace(1))
     with pytest.raises(ValueError, match="guessed"):
         replace(good, kind="guessed")
 
@@ -349,7 +350,7 @@ def test_whiskers_are_as_well_seen_in_the_dark_as_the_text(recorded: tuple[Trace
 
 
 def test_presenters_text_is_larger() -> None:
-    sent = usage.skew(random_trace(1)).figure.to_dict()
+    sent = shares.skew(random_trace(1)).figure.to_dict()
     before = sent["layout"]["xaxis"]["tickfont"]["size"]
     style.enlarge(sent, 1.6)
     assert sent["layout"]["xaxis"]["tickfont"]["size"] >= 1.5 * before
@@ -358,7 +359,8 @@ def test_presenters_text_is_larger() -> None:
 def test_charts_load_neither_plotly_nor_streamlit_before_they_draw() -> None:
     code = (
         "import sys\n"
-        "from moeviz.charts import curves, domains, guesses, hits, lanes, residency, times, traffic, usage\n"
+        "from moeviz.charts import curves, domains, guesses, hits, lanes, residency, shares, times, traffic\n"
+        "from moeviz.charts import usage\n"
         "assert not {'plotly', 'streamlit', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

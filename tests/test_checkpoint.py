@@ -15,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from moeviz.engine import plan
+from moeviz.engine.architectures import needs_own_code
 from moeviz.engine.loader import load
 from moeviz.errors import ModelError
 
@@ -140,6 +142,34 @@ def test_code_of_a_model_folder_never_runs_whatever_stands_on_standard_input(
     assert "Traceback" not in found.stderr
     assert "[y/N]" not in found.stdout + found.stderr
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_plan_refuses_what_a_run_refuses(model_with_code: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="needs Python code that comes with the model") as run:
+        load(model_with_code, device="cpu")
+    with pytest.raises(ModelError) as planned:
+        plan.make(str(model_with_code), fast=2**30, fast_speed=10)
+    assert str(planned.value) == str(run.value)
+    assert not (tmp_path / "ran").exists()
+    config = json.loads((model_with_code / "config.json").read_text()) | {"model_type": "mixtral"}
+    (model_with_code / "config.json").write_text(json.dumps(config))
+    assert plan.make(str(model_with_code), fast=2**30, fast_speed=10).size.num_experts > 1
+
+
+def test_the_types_that_transformers_has_are_read_without_it() -> None:
+    from transformers.models.auto import modeling_auto
+
+    own = {"AutoConfig": "odd.OddConfig"}
+    write = {
+        *modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        *modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+    }
+    assert len(write) > 100
+    unknown = {one for one in write if needs_own_code({"model_type": one, "auto_map": own})}
+    assert unknown <= {"gpt-sw3"}  # which is no MoE, and stands elsewhere
+    assert needs_own_code({"model_type": "odd", "auto_map": own})
+    assert not needs_own_code({"model_type": "odd", "auto_map": {"AutoModelForCausalLM": "odd.OddModel"}})
+    assert not needs_own_code({"model_type": "odd", "auto_map": "AutoConfig"})
 
 
 def test_a_folder_with_code_whose_architecture_transformers_has_runs_without_its_code(

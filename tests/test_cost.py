@@ -15,7 +15,8 @@ from moeviz.core.replay import replay
 from moeviz.core.run import HIT, Run, Tier
 from moeviz.core.settings import BASELINES, Settings
 from moeviz.files import moetrace
-from moeviz.numbers import cost, metrics
+from moeviz.numbers import cost, timing
+from moeviz.numbers.lanes import measured_lanes
 
 COSTS = cost.Costs(expert=0.2, other=3.0, per_copy=0.1, copy=1.0, wake=0.0)
 
@@ -82,7 +83,7 @@ def test_it_predicts_settings_that_it_has_not_seen() -> None:
         *(Settings(baseline=name) for name in BASELINES),
     ]
     checks = cost.check([fitted], [[as_if_measured(replay(trace, one), COSTS)] for one in others])
-    assert [one.label for one in checks] == [one.label for one in others]
+    assert [one.settings for one in checks] == others
     assert cost.median_error(checks) < 0.05
     assert math.isnan(cost.median_error([]))
 
@@ -141,10 +142,10 @@ def test_a_faster_link_is_never_slower() -> None:
 
 def test_measured_lanes_are_the_runs_times() -> None:
     run = timed(replay(random_trace(2), Settings(slots=4)))
-    lanes = cost.measured_lanes(run, 3)
+    lanes = measured_lanes(run, 3)
     assert sum(s.end - s.start for s in lanes if s.kind == "stall") == pytest.approx(0.5 * run.layers)
     with pytest.raises(ValueError, match="measured"):
-        cost.measured_lanes(replay(random_trace(2), Settings(slots=4)), 3)
+        measured_lanes(replay(random_trace(2), Settings(slots=4)), 3)
     with pytest.raises(ValueError, match="measured"):
         cost.fit(replay(random_trace(2), Settings(slots=4)))
 
@@ -153,7 +154,7 @@ def test_a_measured_wait_ends_as_the_copy_arrives_that_it_waited_for() -> None:
     run = moetrace.load(moetrace.SAMPLES / "change-of-subject.moetrace")[1]
     assert run is not None
     for step in (80, 131):
-        lanes = cost.measured_lanes(run, step)
+        lanes = measured_lanes(run, step)
         came = [s.end for s in lanes if s.lane == "link"]
         waited = [s.end for s in lanes if s.kind == "stall"]
         assert waited
@@ -175,8 +176,8 @@ def test_the_bandwidth_bound() -> None:
             != HIT
         ).sum()
     )
-    least = metrics.bandwidth_bound_ms(run, misses)
-    stack = metrics.stack(run)
+    least = timing.bandwidth_bound_ms(run, misses)
+    stack = timing.stack(run)
     assert least is not None
     assert stack is not None
     assert stack.compute + stack.other <= least <= stack.compute + stack.stall + stack.other

@@ -27,7 +27,7 @@ from moeviz.core.settings import Settings
 pytestmark = pytest.mark.usefixtures("plain_main")  # a sweep starts processes
 
 ROOT = Path(__file__).parent.parent
-T, OUT = "trace.moetrace", "out.file"
+T, OUT, TABLE = "trace.moetrace", "out.file", "out.csv"
 RUN = "run --prompt x"
 SEEDS = "9" * 23
 READS = (  # commands that read a trace, "FILE" for its place
@@ -155,8 +155,8 @@ REFUSED = {
     "split gone.moetrace --into parts": "gone.moetrace: No such file",
     f"split {T} --into parts": "holds one request: there is nothing to split",
     "plan --calibration gone.moecounts": "gone.moecounts: No such file",
-    f"sweep '' --jobs 1 --out {OUT}": "an empty text names no file",  # and not the current folder
-    f"sweep {T} --budgets 0 --out {OUT}": "A budget of 0 bytes holds no expert",
+    f"sweep '' --jobs 1 --out {TABLE}": "an empty text names no file",  # and not the current folder
+    f"sweep {T} --budgets 0 --out {TABLE}": "A budget of 0 bytes holds no expert",
     "compare --prompt x --experts int3": "'int3' is not one of",
     "compare --prompt x --device meta": "device 'meta' is not available here",
     "compare --prompt x --dtype float8": "'float8' is not one of",
@@ -165,7 +165,7 @@ REFUSED = {
     f"{RUN} ''": "'[MODEL]': an empty text names nothing",
     "plan --link ''": "'--link': an empty text names nothing",
     f"diff {T} {T} --fail-below ''": "'--fail-below': an empty text names nothing",
-    f"sweep {T} --dask '' --out {OUT}": "'--dask': an empty text names nothing",
+    f"sweep {T} --dask '' --out {TABLE}": "'--dask': an empty text names nothing",
     f"{RUN} --link tape": "link 'tape' is not known. Choose one of SD card",
     f"{RUN} --link nan": "link 'nan' is not known",
     f"{RUN} --link -1": "link '-1' is not known",
@@ -224,29 +224,30 @@ REFUSED = {
     f"diff {T} {T} --fail-below speed=-1": "there is no number 'speed' in both. There are accesses",
     f"diff {T} {T} --fail-below tokens_per_second=-5%": "there is no number 'tokens_per_second' in both",
     # sweeps
-    f"sweep --out {OUT}": "Missing argument 'FILES...'",
+    f"sweep --out {TABLE}": "Missing argument 'FILES...'",
     f"sweep {T}": "Missing option '--out'",
-    f"sweep {T} --policies best --out {OUT}": "'best' is no policy. Choose from lru",
-    f"sweep {T} --policies '' --out {OUT}": "'nothing' is no policy",
-    f"sweep {T} --policies gone.py:x --out {OUT}": "there is no file gone.py",
-    f"sweep {T} --prefetch crystal --out {OUT}": "'crystal' is no predictor",
-    f"sweep {T} --slots 8-2 --out {OUT}": "8-2 goes down",
-    f"sweep {T} --slots two --out {OUT}": "is no list of counts",
-    f"sweep {T} --slots 2-9999999 --out {OUT}": "no model has so many experts",
-    f"sweep {T} --slots ² --out {OUT}": "is no list of counts",
-    f"sweep {T} --slots 99 --jobs 1 --out {OUT}": "Nothing fits",
-    f"sweep {T} --scope planet --out {OUT}": "'planet' is not one of",
-    f"sweep {T} --jobs 0 --out {OUT}": "not in the range",
-    f"sweep {T} --jobs {SEEDS} --out {OUT}": "not in the range",
-    f"sweep {T} --lookahead 0 --out {OUT}": "lookahead is 0",
-    f"sweep {T} --width -1 --out {OUT}": "width is -1",
-    f"sweep {T} --rule chess --out {OUT}": "rule 'chess' is not known",
-    f"sweep {T} --budgets lots --out {OUT}": "budget is 'lots'",
-    f"sweep {T} --jobs 1 --dask nope --out {OUT}": "Give one of them",
-    f"sweep {T} --dask nope --out {OUT}": "No Dask scheduler answers at nope: it is no address",
-    f"sweep text.moetrace --jobs 1 --out {OUT}": "None of the files is a trace",
-    f"sweep gone --jobs 1 --out {OUT}": "None of the files is a trace",
-    f"sweep {T} --jobs 1 --out text.moetrace": "is there and is no table of a sweep",
+    f"sweep {T} --policies best --out {TABLE}": "'best' is no policy. Choose from lru",
+    f"sweep {T} --policies '' --out {TABLE}": "'nothing' is no policy",
+    f"sweep {T} --policies gone.py:x --out {TABLE}": "there is no file gone.py",
+    f"sweep {T} --prefetch crystal --out {TABLE}": "'crystal' is no predictor",
+    f"sweep {T} --slots 8-2 --out {TABLE}": "8-2 goes down",
+    f"sweep {T} --slots two --out {TABLE}": "is no list of counts",
+    f"sweep {T} --slots 2-9999999 --out {TABLE}": "no model has so many experts",
+    f"sweep {T} --slots ² --out {TABLE}": "is no list of counts",
+    f"sweep {T} --slots 99 --jobs 1 --out {TABLE}": "Nothing fits",
+    f"sweep {T} --scope planet --out {TABLE}": "'planet' is not one of",
+    f"sweep {T} --jobs 0 --out {TABLE}": "not in the range",
+    f"sweep {T} --jobs {SEEDS} --out {TABLE}": "not in the range",
+    f"sweep {T} --lookahead 0 --out {TABLE}": "lookahead is 0",
+    f"sweep {T} --width -1 --out {TABLE}": "width is -1",
+    f"sweep {T} --rule chess --out {TABLE}": "rule 'chess' is not known",
+    f"sweep {T} --budgets lots --out {TABLE}": "budget is 'lots'",
+    f"sweep {T} --jobs 1 --dask nope --out {TABLE}": "Give one of them",
+    f"sweep {T} --dask nope --out {TABLE}": "No Dask scheduler answers at nope: it is no address",
+    f"sweep text.moetrace --jobs 1 --out {TABLE}": "None of the files is a trace",
+    f"sweep gone --jobs 1 --out {TABLE}": "None of the files is a trace",
+    f"sweep {T} --jobs 1 --out text.csv": "is there and is no table of a sweep",
+    f"sweep {T} --jobs 1 --out {OUT}": "which kind of table it is to be. End its name in .parquet or .csv",
     # the folder of packed experts
     "cache limit nonsense": "The size 'nonsense' is not known. Write for example 50GB",
     f"cache limit {SEEDS}TB": "is not known",
@@ -296,7 +297,7 @@ DONE = (
     f"import {T} --out {OUT}",
     "import routed.npy --experts 8 --out taken.file --force",
     f"export {T} --format csv --out {OUT}",
-    f"sweep {T} --jobs 1 --slots 2,4-6 --policies lru,lfu --out {OUT}",
+    f"sweep {T} --jobs 1 --slots 2,4-6 --policies lru,lfu --out {TABLE}",
 )
 
 
@@ -327,6 +328,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "dangling").symlink_to(folder / "nowhere")
     (folder / "empty.moetrace").write_bytes(b"")
     (folder / "text.moetrace").write_text("this is no trace at all")
+    (folder / "text.csv").write_text("this is\nno table at all")
     (folder / "taken.file").write_text("somebody's work")
     (folder / "broken.py").write_text("nothing_of_that_name()")
     (folder / "policy.py").write_text(
@@ -386,6 +388,7 @@ def test_it_is_refused_in_one_message(
     assert len(shown) < 900, "a message is no page"
     assert "weights_only=False" not in shown
     assert not (here / OUT).exists()
+    assert not (here / TABLE).exists()
     assert (here / "taken.file").read_text() == "somebody's work"
     assert not list(here.glob("*.journal"))
 
@@ -396,7 +399,8 @@ def test_it_is_done(command: str, here: Path, monkeypatch: pytest.MonkeyPatch) -
     taken = (here / "taken.file").read_bytes()
     result = CliRunner().invoke(main, words_of(command))
     (here / "taken.file").write_bytes(taken)
-    (here / OUT).unlink(missing_ok=True)
+    for made in (OUT, TABLE):
+        (here / made).unlink(missing_ok=True)
     assert result.exit_code == 0, (result.output, result.exception)
     assert result.stdout.strip()
 

@@ -8,7 +8,7 @@ from test_metrics import timed
 
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
-from moeviz.numbers import medians, metrics
+from moeviz.numbers import medians, timing
 
 
 def test_repeats_give_medians_and_spread() -> None:
@@ -22,7 +22,7 @@ def test_repeats_give_medians_and_spread() -> None:
     assert found.most.tokens_per_second == pytest.approx(100)
     assert medians.median_stack(
         [timed(run, wall=wall) for wall in (20_000_000, 10_000_000, 40_000_000)]
-    ) == metrics.stack(timed(run, wall=20_000_000))
+    ) == timing.stack(timed(run, wall=20_000_000))
     assert medians.repeated([run]).median.times is None
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from moeviz.core.replay import replay
 from moeviz.core.run import LATE, MISS, Run, Times
 from moeviz.core.settings import Settings
-from moeviz.numbers import metrics
+from moeviz.numbers import metrics, timing
 
 
 def timed(
@@ -78,7 +78,7 @@ def test_a_prefetch_that_was_called_off_moved_nothing() -> None:
 
 def test_the_stack_adds_up_to_the_time_per_token() -> None:
     run = timed(replay(random_trace(2, layers=3), Settings(slots=3)))
-    stack = metrics.stack(run)
+    stack = timing.stack(run)
     assert stack is not None
     assert stack.compute == pytest.approx(3 * 0.2)
     assert stack.stall == pytest.approx(3 * 0.5)

@@ -131,7 +131,7 @@ def seek(app: AppTest) -> dict[str, Any] | None:
 
 def test_the_stage_opens_on_lru_against_lfu_with_a_verdict() -> None:
     shown = payload(opened("stage", step="60"))
-    assert [run["label"] for run in shown["runs"]] == ["lru, 4 slots", "lfu, 4 slots"]
+    assert [run["label"] for run in shown["runs"]] == ["LRU, 4 slots", "LFU (counts kept), 4 slots"]
     assert "LRU hits 3.6 points more" in shown["verdict"]
     assert [one["label"].partition(",")[0] for one in shown["actions"]] == ["Run it live", "Measure"]
 
@@ -164,8 +164,8 @@ def test_a_changed_setting_has_its_board_first_and_then_its_story(monkeypatch: p
     monkeypatch.setattr(boards, "told", lambda key: asked.pop() if asked else StageEvent())
     monkeypatch.setattr(boards, "stage_payload", noting)
     app.run()
-    assert drawn[0] == [("lru, 5 slots", True), ("lfu, 4 slots", False)]
-    assert drawn[-1] == [("lru, 5 slots", False), ("lfu, 4 slots", False)]
+    assert drawn[0] == [("LRU, 5 slots", True), ("LFU (counts kept), 4 slots", False)]
+    assert drawn[-1] == [("LRU, 5 slots", False), ("LFU (counts kept), 4 slots", False)]
     assert len(drawn) == 2  # what stands around the boards is drawn once
     assert app.query_params["a"] == "policy=lru,slots=5"
 
@@ -188,8 +188,8 @@ def test_the_prompt_agrees_with_the_trace() -> None:
 def test_a_link_sets_the_boards() -> None:
     shown = payload(opened("stage", a="policy=lfu-aged,slots=6", b="policy=fifo,slots=2,prefetch=next-gate"))
     assert [run["label"] for run in shown["runs"]] == [
-        "lfu-aged (64 tokens), 6 slots",
-        "fifo, 2 slots, next-gate",
+        "LFU (aged, 64 tokens), 6 slots",
+        "FIFO, 2 slots, next-gate",
     ]
 
 
@@ -244,7 +244,7 @@ def test_a_budget_that_holds_too_few_experts_falls_back_and_says_so() -> None:
     app.query_params["budget_both"] = "1000000"
     app.run()
     assert "too small" in texts(app.toast)
-    assert [run["label"] for run in payload(app)["runs"]] == ["lru, 4 slots", "lfu, 4 slots"]
+    assert [run["label"] for run in payload(app)["runs"]] == ["LRU, 4 slots", "LFU (counts kept), 4 slots"]
 
 
 def test_a_link_never_runs_a_file(tmp_path: Path) -> None:
@@ -270,8 +270,8 @@ def test_a_policy_that_the_app_was_started_with_stands_in_every_menu(own_files: 
     app = opened("stage", a=f"policy={own_files},slots=5,prefetch={same_again}")
     shown = payload(app)
     assert shown["runs"][0]["policy"] == own_files
-    assert [own_files, "mru"] in shown["menus"]["policy"]
-    assert [same_again, "pre-fetch: same-again"] in shown["menus"]["prefetch"]
+    assert [own_files, "mru.py:mru"] in shown["menus"]["policy"]
+    assert [same_again, "pre-fetch: mine.py:same-again"] in shown["menus"]["prefetch"]
     turned(app, "timeline")
     assert "mru.py:mru" in app.selectbox(key="policy").options
     app.selectbox(key="policy").set_value(own_files).run()
@@ -365,7 +365,7 @@ def test_a_comparison_measures_checks_itself_and_says_when_it_is_stale() -> None
     app.run()
     assert not results["stale"]
     app.text_area(key="prompt").set_value("And it came").run()
-    before = f"lru, 4 slots against lfu, 4 slots, on “{preset.prompt}”, this RAM, 4 tokens"
+    before = f"LRU, 4 slots against LFU (counts kept), 4 slots, on “{preset.prompt}”, this RAM, 4 tokens"
     assert payload(app)["results"]["title"] == f"Before: measured, 3 pairs: {before}"
     app.text_area(key="prompt").set_value(preset.prompt).run()
     app.session_state["links"]["b"] = "policy=fifo,slots=4"
@@ -517,7 +517,7 @@ def test_a_board_that_another_trace_cannot_serve_falls_back() -> None:
     assert (app.selectbox(key="policy").value, texts(app.error)) == ("lru", "")
     turned(app, "stage")
     assert payload(app)["runs"][0]["policy"] == "lru"
-    assert "Board A falls back to lru" in texts(app.toast)
+    assert "Board A falls back to LRU" in texts(app.toast)
 
 
 def test_the_commands_shown_are_the_command_lines_own() -> None:
@@ -669,7 +669,7 @@ def test_a_click_opens_the_stage_in_the_passes_and_under_the_settings_of_the_tim
     assert not app.exception
     shown = payload(app)
     assert (app.session_state["rule_both"], app.session_state["half_life_both"]) == ("batch:4", 50)
-    assert "lru, 5 slots" in shown["runs"][0]["label"]
+    assert "LRU, 5 slots" in shown["runs"][0]["label"]
     assert app.session_state["warm_both"] == "first"
     trace = served(moetrace.sample("bible"), Settings(rule="batch:4"))
     assert shown["shape"]["passes"] == len(trace.passes())
@@ -693,7 +693,7 @@ def test_every_predictor_is_shown(prefetch: str) -> None:
     app.selectbox(key="predictor").select(prefetch).run()
     assert not app.exception
     assert not app.error, texts(app.error)
-    assert re.search("copies that were guessed|was resident already", texts(app.caption))
+    assert re.search("guessed cop(y|ies) |was resident already", texts(app.caption))
 
 
 def test_router_guesses_that_were_not_recorded_are_a_designed_state() -> None:

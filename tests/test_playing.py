@@ -9,8 +9,11 @@ import pytest
 from test_pages import _one_worker, said  # noqa: F401
 from test_teaching import lesson, press
 
+from moeviz.app import playing
 from moeviz.core.lists import Arc
 from moeviz.core.policies import POLICIES
+from moeviz.errors import PolicyError
+from moeviz.lessons import game
 
 
 def test_the_game_is_played_on_the_page() -> None:
@@ -48,3 +51,26 @@ def test_a_users_policy_that_goes_wrong_is_told(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(POLICIES, "nobody", replace(POLICIES["arc"], name="nobody", lists=Nobody))
     app = lesson(3, against_policy="nobody")
     assert "lets nobody leave" in app.error[0].value
+
+
+def test_a_policy_that_fails_in_the_next_game_is_told_there_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def made(policy: str, first: int) -> game.Game:
+        asked.append(first)
+        if first and policy == "arc":
+            raise PolicyError("policy 'mine.py:arc' failed at its work")
+        return game.start(playing.LAB.trace(), policy, first=first)
+
+    monkeypatch.setattr(playing, "_game", made)
+    app = lesson(3, against_policy="arc")
+    now = app.session_state["game"]
+    last = replace(now, at=len(now.rounds) - 1)
+    app.session_state["game"] = replace(last, guessed=last.round.victim)
+    press(app.run(), "play-again")
+    assert not app.exception
+    assert "failed at its work" in app.error[0].value
+    assert asked == [0, now.rounds[0].step + 1]
+    app.selectbox(key="against_policy").set_value("lru").run()
+    assert not app.error
+    assert "Round 1 of" in said(app)

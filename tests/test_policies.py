@@ -700,6 +700,26 @@ def test_a_policy_file_that_does_not_serve_is_refused(
         load_policy(f"{path}:{function}")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "def f(use, now):\n    return use.touches if len(use.touches) == 2 else use.touches[:1][9]\n",
+        "from moeviz.core.lists import Arc\nclass f(Arc):\n"
+        "    def leaves(self, stays): return [][9] if self.slots > 1 else super().leaves(stays)\n",
+    ],
+    ids=["a score", "lists"],
+)
+@pytest.mark.parametrize("rule", ["pinned", "one-by-one"])
+def test_a_policy_that_fails_at_its_work_is_one_message(content: str, rule: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(content)
+    settings = Settings(load_policy(f"{tmp_path / 'mine.py'}:f"), 4, rule=rule)
+    for work in (replay, Explainer):
+        with pytest.raises(PolicyError, match=r"policy 'mine\.py:f' failed at its work: IndexError: "):
+            work(random_trace(3), settings)
+    with pytest.raises(PolicyError, match="failed at its work: IndexError: "):
+        curve(random_trace(3), settings)
+
+
 def test_a_file_cannot_replace_a_policy_of_moeviz(tmp_path: Path) -> None:
     before = dict(POLICIES)
     path = tmp_path / "mine.py"

@@ -13,6 +13,7 @@ from moeviz.core.replay import replay
 from moeviz.core.run import HIT
 from moeviz.core.settings import Settings
 from moeviz.errors import PolicyError, SettingsError
+from moeviz.numbers.routing import guess_quality
 
 
 def make(name: str, lookahead: int = 1, threshold: float = 0.0) -> Predictor:
@@ -119,6 +120,31 @@ def test_a_predictor_of_ones_own(tmp_path: Path) -> None:
         del PREDICTORS[name]
     with pytest.raises(PolicyError, match=r"registers no predictor 'other'\. It registers: same-again"):
         load_predictor(f"{path}:other")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("class f:\n    def __init__(self, context): pass", "AttributeError: 'f' object has no attribute"),
+        ("def f(context): return [][9]", "IndexError: "),
+        ("def observe(self, layer, chosen): pass\n    def guess(self, *given): return None", "TypeError: "),
+        (
+            "def observe(self, layer, chosen): pass\n    def guess(self, *given): return [8]",
+            "guesses expert 8",
+        ),
+        ("def observe(self, layer, chosen): 1 / 0", "ZeroDivisionError: "),
+    ],
+)
+def test_a_predictor_that_fails_at_its_work_is_one_message(content: str, words: str, tmp_path: Path) -> None:
+    if "observe" in content:
+        content = f"class f:\n    def __init__(self, context): pass\n    {content}"
+    (tmp_path / "mine.py").write_text(content)
+    name = load_predictor(f"{tmp_path / 'mine.py'}:f")
+    with pytest.raises(PolicyError, match=rf"^predictor 'mine\.py:f' (failed at its work: )?{words}"):
+        replay(random_trace(3), Settings(slots=4, prefetch=name))
+    with pytest.raises(PolicyError, match=words):
+        guess_quality(random_trace(3), name)
+    del PREDICTORS[name]
 
 
 def test_a_threshold_needs_probabilities() -> None:

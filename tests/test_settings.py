@@ -1,9 +1,12 @@
 """Settings: checked once, with messages that name the way out."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moeviz.core.policies import load_policy
 from moeviz.core.settings import BASELINES, Settings
 from moeviz.errors import SettingsError
 
@@ -71,3 +74,8 @@ def test_labels_tell_settings_apart() -> None:
     )
     assert Settings(slots=40, scope="model").label == "lru, 40 slots in all"
     assert Settings(baseline="on-demand").label == "on-demand"
+
+
+def test_a_policy_of_a_file_is_named_without_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "mru.py").write_text("def mru(use, now):\n    return -use.last_touch\n")
+    assert Settings(load_policy(f"{tmp_path / 'mru.py'}:mru"), 1).label == "mru.py:mru, 1 slot"

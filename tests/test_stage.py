@@ -25,6 +25,7 @@ from moeviz.errors import StageError
 from moeviz.files import moetrace
 from moeviz.numbers import cost
 from moeviz.numbers.explain import Explainer
+from moeviz.numbers.lanes import KINDS
 from moeviz.numbers.subject import subject_changes
 from moeviz.words import hit_verdict
 
@@ -175,7 +176,7 @@ def test_the_choice_of_the_bound_is_told_among_many_residents() -> None:
 def waited(times: dict[str, Any]) -> Any:
     """ms that compute waits in each pass, as the browser reads them off the lanes."""
     lanes = {name: unpacked(times["lanes"][name]) for name in ("counts", "lane", "kind", "start", "end")}
-    stall = (lanes["lane"] == 0) & (lanes["kind"] == cost.KINDS.index("stall"))
+    stall = (lanes["lane"] == 0) & (lanes["kind"] == KINDS.index("stall"))
     share = np.where(stall, (lanes["end"].astype(float) - lanes["start"]) / 65_535, 0)
     of = np.repeat(np.arange(len(lanes["counts"])), lanes["counts"])
     return np.bincount(of, share, len(lanes["counts"])) * unpacked(times["wall"])

@@ -30,6 +30,7 @@ from moeviz.numbers import metrics
 from moeviz.numbers.differences import Interval
 from moeviz.numbers.split import split
 from moeviz.sweeps import Plan, by_prompt, choices, executor, means, sweep, verdict
+from moeviz.sweeps.table import read
 
 pytestmark = pytest.mark.usefixtures("plain_main")
 
@@ -233,8 +234,26 @@ def test_a_bad_file_is_reported_and_skipped(files: list[Path], tmp_path: Path) -
     }
 
 
+def test_a_table_that_is_called_csv_is_one_and_is_gone_on_with(
+    files: list[Path], tmp_path: Path, threads: Executor
+) -> None:
+    """Its texts and numbers are those of parquet, whatever they look like."""
+    trace = replace(random_trace(4), model="NA", expert_bytes=1_000)
+    trace.save(tmp_path / "007.moetrace")
+    several, plan = [*files, tmp_path / "007.moetrace"], Plan(("lru", "belady"), slots=(2, 4))
+    whole = sweep(several, plan, tmp_path / "t.parquet", threads)
+    sweep(several, Plan(("lru",), slots=(2,)), tmp_path / "t.csv", threads)
+    assert (tmp_path / "t.csv").read_text().startswith("file,digest,model,tokens,")
+    new = []
+    again = sweep(several, plan, tmp_path / "t.csv", threads, progress=lambda done, of: new.append(of))
+    assert new[0] == len(several) * 2  # lru at 4 slots, and belady; what was there is kept
+    pd.testing.assert_frame_equal(again, whole, check_dtype=False, check_exact=True)
+    pd.testing.assert_frame_equal(read(tmp_path / "t.csv"), whole, check_dtype=False, check_exact=True)
+
+
 def test_what_cannot_be_swept_is_one_message(files: list[Path], tmp_path: Path) -> None:
-    (tmp_path / "text.parquet").write_text("no table")
+    for kind in ("parquet", "csv"):
+        (tmp_path / f"text.{kind}").write_text("no table")
     (tmp_path / "bad.moetrace").write_text("no trace")
     out = ["--out", tmp_path / "t.parquet", "--jobs", 1]
     for arguments, words in (
@@ -247,6 +266,9 @@ def test_what_cannot_be_swept_is_one_message(files: list[Path], tmp_path: Path) 
         ([files[0], "--budgets", "9B", *out], "Nothing fits"),
         ([files[0], "--rule", "best", *out], "rule 'best' is not known"),
         ([files[0], "--out", tmp_path / "text.parquet", "--jobs", 1], "is no table of a sweep"),
+        ([files[0], "--out", tmp_path / "text.csv", "--jobs", 1], "is no table of a sweep"),
+        ([files[0], "--out", tmp_path / "t.xlsx", "--jobs", 1], "End its name in .parquet or .csv"),
+        ([files[0], "--out", tmp_path / "t", "--jobs", 1], "End its name in .parquet or .csv"),
         ([tmp_path / "bad.moetrace", *out], "None of the files is a trace"),
         ([files[0], "--dask", "tcp://127.0.0.1:9", *out[:2]], "No Dask scheduler answers"),
         ([files[0], "--dask", "nope", *out[:2]], "No Dask scheduler answers at nope"),

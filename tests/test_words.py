@@ -100,9 +100,18 @@ def test_the_best_value_is_speed_gained_for_memory() -> None:
     demand = measured(Settings(baseline="on-demand"), 40_000_000)
     few = measured(Settings("lru", 3), 20_000_000)
     many = measured(Settings("lru", 8), 18_000_000)
-    assert "Best value for memory: lru, 3 slots, 291 tokens/s more" in words.best_value([demand, many, few])
+    assert "Best value for memory: LRU, 3 slots, 291 tokens/s more" in words.best_value([demand, many, few])
     assert words.best_value([few, many]) == ""  # nothing to gain over
     assert "none" in words.best_value([demand, measured(Settings("lru", 3), 50_000_000)])
+
+
+def test_a_policy_has_one_name_wherever_people_read() -> None:
+    assert words.policy_name("lfu") == "LFU (counts kept)"
+    assert words.policy_name("/home/me/mru.py:mru") == "mru.py:mru"
+    assert words.prefetch_name("/home/me/mine.py:same-again") == "pre-fetch: mine.py:same-again"
+    assert words.label(Settings("lfu", 1, prefetch="next-gate")) == "LFU (counts kept), 1 slot, next-gate"
+    assert words.label(Settings("lfu-aged", 6)) == "LFU (aged, 64 tokens), 6 slots"
+    assert words.label(Settings(baseline="on-demand")) == "on-demand"
 
 
 @pytest.mark.parametrize(

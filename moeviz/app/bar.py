@@ -11,7 +11,7 @@ from typing import Any
 import streamlit as st
 
 from moeviz import words
-from moeviz.app import components, first_visit, jobs, lectern, links, own, traces, window
+from moeviz.app import components, first_visit, jobs, lectern, links, traces, window
 from moeviz.app.show import plain
 
 STYLE = """<style>
@@ -159,7 +159,11 @@ def say_what_did_not_fit() -> None:
 
 def _called(value: Any) -> Any:
     """Policies as their menus, and so the link, say them."""
-    return [own.short(one) for one in value] if isinstance(value, list) else own.short(str(value))
+    return (
+        [words.policy_name(one) for one in value]
+        if isinstance(value, list)
+        else words.policy_name(str(value))
+    )
 
 
 def _text(value: object) -> str:

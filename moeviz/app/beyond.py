@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from moeviz import words
-from moeviz.app import kept, own, show
+from moeviz.app import kept, show
 from moeviz.core.settings import Settings
 from moeviz.core.trace import DECODE, Trace
 from moeviz.numbers import metrics
@@ -23,7 +23,7 @@ def hits(trace: Trace, several: Sequence[Settings]) -> None:
     """
     said = words.beyond_hits(
         [
-            (own.short(one.policy), metrics.whole(kept.replayed(trace, one), DECODE).pass_ratio, gap)
+            (words.policy_name(one.policy), metrics.whole(kept.replayed(trace, one), DECODE).pass_ratio, gap)
             for one in several
             for gap in [kept.gap(trace, one)]
         ]

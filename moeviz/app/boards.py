@@ -65,7 +65,9 @@ def pair(trace: Trace, own: Run | None, both: dict[str, Any]) -> list[Settings]:
         try:
             chosen = _checked(links.settings(links.get(link), first), trace)
         except MoevizError as error:
-            st.toast(show.plain(f"Board {link.upper()} falls back to {first.policy}: {error}"))
+            st.toast(
+                show.plain(f"Board {link.upper()} falls back to {words.policy_name(first.policy)}: {error}")
+            )
             chosen = replace(first, calibration="")
             links.put(link, "")
         found.append(chosen)

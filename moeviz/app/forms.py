@@ -18,7 +18,7 @@ from typing import Any
 import streamlit as st
 
 from moeviz import words
-from moeviz.app import links, own, traces, window
+from moeviz.app import links, traces, window
 from moeviz.app.show import plain
 from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
@@ -144,7 +144,7 @@ class SettingsForm:
                 label,
                 options,
                 options.index(first),
-                format_func=own.short,
+                format_func=words.policy_name,
                 width=px(WIDTHS.get(field, "stretch")),
                 **bound,
             )
@@ -198,7 +198,7 @@ def _help(field: str) -> str:
     known: Mapping[str, str] = {"scope": SCOPES, "warm": WARM}.get(field, {})
     if field in ("policy", "prefetch"):
         registry = POLICIES if field == "policy" else PREDICTORS
-        known = {own.short(name): one.text for name, one in registry.items()}
+        known = {words.policy_name(name): one.text for name, one in registry.items()}
     lines = [f"- **{name}**: {what}" for name, what in known.items()]
     text = "\n".join([f"{SETTINGS[field].help}.", *lines])
     return words.tooltip(LABELS.get(field, field), more=text) or text

@@ -17,6 +17,7 @@ import psutil
 import segno
 import streamlit as st
 
+from moeviz.amounts import many
 from moeviz.app import components, gate, seats
 from moeviz.app.room import HALL, Bar, Room
 from moeviz.app.show import plain
@@ -107,11 +108,7 @@ def _card() -> None:
 
 def _here(room: Room) -> None:
     sit_down()
-    st.markdown(f"**{_phones(room.joined)}** joined")
-
-
-def _phones(count: int) -> str:
-    return f"{count} phone" if count == 1 else f"{count} phones"
+    st.markdown(f"**{many(room.joined, 'phone')}** joined")
 
 
 def predicted(room: Room, one: Lesson, right: Callable[[], float]) -> bool:
@@ -139,7 +136,7 @@ def _counts(room: Room, one: Lesson) -> None:
         away = f", at most {close:g} away" if close else ""
         st.markdown(f"**{room.right(one)} of {room.answered(one.number)} predicted right{away}.**")
     else:
-        st.markdown(f"**{room.answered(one.number)}** predicted, of {_phones(room.joined)}")
+        st.markdown(f"**{room.answered(one.number)}** predicted, of {many(room.joined, 'phone')}")
     st.html(STYLE + bars(room.bars(one)))
 
 

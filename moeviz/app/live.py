@@ -66,10 +66,11 @@ def just_ended() -> str:
 def in_words(job: Job) -> str:
     """How far a run is."""
     if place := jobs.client().place(job):
-        return f"{place} other {'runs' if place > 1 else 'run'} before yours; it starts by itself."
+        return f"{words.many(place, 'other run')} before yours; it starts by itself."
     if job.facts is None or not job.passes:
         return f"Getting the model ready: {job.message or 'reading the prompt'}."
-    return f"Live: {words.setting_name(job.settings[0])}, {len(job.passes)} of {job.max_new_tokens} tokens."
+    far = words.part_of(len(job.passes), job.max_new_tokens, "token")
+    return f"Live: {words.setting_name(job.settings[0])}, {far}."
 
 
 def ended(name: str) -> None:

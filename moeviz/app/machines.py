@@ -158,7 +158,7 @@ def checked() -> None:
             with st.expander("Modelled against measured on this machine"):
                 table = pd.DataFrame(
                     {
-                        "settings": [one.label for one in found],
+                        "settings": [words.label(one.settings) for one in found],
                         "measured ms": [one.measured_ms for one in found],
                         "modelled ms": [one.modelled_ms for one in found],
                         "error": [one.error for one in found],

@@ -38,7 +38,7 @@ def sliders() -> Shown:
 
 
 def _pace(change: int) -> str:
-    return f"every {change} tokens" if change else "never"
+    return f"every {words.many(change, 'token')}" if change else "never"
 
 
 @st.cache_resource(show_spinner=False, max_entries=64)

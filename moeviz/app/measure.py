@@ -112,7 +112,7 @@ def _what(job: Job, named: bool = True) -> str:
     said = f"{link}, {words.many(job.max_new_tokens, 'token')}"
     if not named:
         return said
-    names = " against ".join(one.label for one in job.settings if not one.baseline)
+    names = " against ".join(words.label(one) for one in job.settings if not one.baseline)
     prompt = " ".join(job.prompt.split())
     return f"{names}, on “{prompt[:40]}{'…' if len(prompt) > 40 else ''}”, {said}"
 
@@ -139,8 +139,8 @@ class Wanted:
     @property
     def takes(self) -> str:
         """What it does, as a sentence."""
-        count, tokens = 2 + len(self.baselines), words.many(self.ask.tokens, "token")
-        said = f"Measure: {self.ask.repeats} repeats of {count} settings, {tokens} each"
+        repeats, tokens = words.many(self.ask.repeats, "repeat"), words.many(self.ask.tokens, "token")
+        said = f"Measure: {repeats} of {words.many(2 + len(self.baselines), 'setting')}, {tokens} each"
         if self.seconds is None:
             return f"{said}."
         about = words.seconds_left(self.seconds)
@@ -191,7 +191,7 @@ def progress(name: str, job: Job) -> None:
     total = job.repeats * len(job.settings)
     st.progress(
         min(job.share, 1.0),
-        f"Measured {len(job.runs)} of {total} runs, about {words.seconds_left(left)} left. "
+        f"Measured {words.part_of(len(job.runs), total, 'run')}, about {words.seconds_left(left)} left. "
         "The page keeps still meanwhile.",
     )
 
@@ -259,15 +259,16 @@ def _table(job: Job, named: list[tuple[str, list[Run]]]) -> None:
     show.table(table, {**dict.fromkeys(table.columns[1:], "%.1f"), "hit ratio": "%.3f"})
     show.download("Table as CSV", lambda: show.csv(table), "comparison.csv")
     if job.facts:
-        facts = job.facts
+        facts, threads = job.facts, words.many(int(job.facts.versions["threads"]), "thread")
         st.caption(
             f"{show.plain(facts.name)}, {facts.dtype} on {facts.device} "
-            f"({show.plain(facts.versions['machine'])}, {facts.versions['threads']} thread). "
+            f"({show.plain(facts.versions['machine'])}, {threads}). "
             f"{words.tier(facts.tier)} {words.many(job.max_new_tokens, 'token')}, "
-            f"temperature {job.temperature}, seed {job.seed}; {job.repeats} repeats, interleaved; medians "
-            "over repeats (of an even number the mean of the two times in the middle), whiskers from the "
-            "least to the most; speed, stack and hit ratio of decode alone, where the first token is not: it "
-            "comes from the prompt. tokens/s is of a run's mean token, TPOT of its median one."
+            f"temperature {job.temperature}, seed {job.seed}; {words.many(job.repeats, 'repeat')}, "
+            "interleaved; medians over repeats (of an even number the mean of the two times in the middle), "
+            "whiskers from the least to the most; speed, stack and hit ratio of decode alone, where the "
+            "first token is not: it comes from the prompt. tokens/s is of a run's mean token, TPOT of its "
+            "median one."
         )
     with st.expander("The same comparison without the browser"):
         st.code(commands.compare(job), language="bash")

@@ -15,7 +15,6 @@ from pathlib import Path
 from moeviz.core.policies import load_policy
 from moeviz.core.predictors import load_predictor
 from moeviz.errors import PolicyError
-from moeviz.words.names import POLICY_NAMES
 
 KINDS = {"--policy": load_policy, "--prefetch": load_predictor}
 USAGE = "Start the app as: streamlit run app.py -- --policy path.py:name --prefetch path.py:name"
@@ -48,11 +47,3 @@ def register(arguments: Sequence[str]) -> None:
                 "Rename the file or its folder."
             )
         KINDS[kind](f"{path}:{name}")
-
-
-def short(name: str) -> str:
-    """A policy or predictor in a menu: as everywhere else, and of a file, without its folder."""
-    if name in POLICY_NAMES:
-        return POLICY_NAMES[name]
-    file, colon, own = name.rpartition(":")
-    return f"{Path(file).name}{colon}{own}"

@@ -12,6 +12,7 @@ import time
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from moeviz.amounts import many
 from moeviz.core.synthetic import synthetic
 
 
@@ -19,7 +20,7 @@ def page_times(tokens: int) -> None:
     """Prints them; nothing of the trace is kept from one page to the next."""
     long = synthetic(tokens)
     for page in ("experts", "timeline", "prefetch", "what_if"):
-        for name, trace in (("a sample", None), (f"{tokens:,} tokens", long)):
+        for name, trace in (("a sample", None), (many(tokens, "token"), long)):
             app = AppTest.from_file("app.py", default_timeout=300).run()
             if trace is not None:
                 app.session_state["desk"].opened[name] = trace, None

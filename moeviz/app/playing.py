@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from moeviz.app import components, own, show
+from moeviz import words
+from moeviz.app import components, show
 from moeviz.app.teaching import LAB
 from moeviz.core.policies import POLICIES
 from moeviz.errors import MoevizError
@@ -22,14 +23,15 @@ def play() -> None:
     policy = st.selectbox(
         "Play against",
         game.choices(LAB.trace()),
-        format_func=own.short,
+        format_func=words.policy_name,
         key="against_policy",
         bind="query-params",
         width=260,
     )
     if state.get("game") is None or state.game.policy != policy:
+        again, first = state.get("game_again", (policy, 0))
         try:
-            state.game = _game(policy, 0)
+            state.game = _game(policy, first if again == policy else 0)
         except MoevizError as error:  # a policy of the user's own may say anything
             state.game = None
             st.error(show.plain(str(error)))
@@ -46,10 +48,7 @@ def play() -> None:
             )
         _move("Hint", game.hint, now.guessed is not None or now.hinted)
         if now.over:
-            again = now.rounds[0].step + 1
-            st.button(
-                "Play again", key="play-again", on_click=lambda: state.update(game=_game(now.policy, again))
-            )
+            st.button("Play again", key="play-again", on_click=_again, args=(now,))
         elif now.guessed is not None:
             _move("Next round", game.onward, False)
     st.markdown(show.plain(game.said(now) or (game.hint_text(now) if now.hinted else score)))
@@ -60,6 +59,11 @@ def play() -> None:
 @st.cache_resource(show_spinner="Looking for evictions", max_entries=16)
 def _game(policy: str, first: int) -> game.Game:
     return game.start(LAB.trace(), policy, first=first)
+
+
+def _again(now: game.Game) -> None:
+    """The next game, of other evictions. It is made where it is drawn, which tells of a failing policy."""
+    st.session_state.update(game=None, game_again=(now.policy, now.rounds[0].step + 1))
 
 
 def _move(label: str, move: Callable[[game.Game], game.Game], disabled: bool) -> None:

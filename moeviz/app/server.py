@@ -75,14 +75,14 @@ def warm() -> None:
     for package in (moeviz.app, moeviz.charts, moeviz.lessons):
         for one in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             importlib.import_module(one.name)
-    from moeviz.charts import curves, residency, usage
+    from moeviz.charts import curves, residency, shares, usage
 
     trace = moetrace.sample(sample_names()[0])
     explainer = Explainer(trace, Settings(slots=trace.k))
     for chart in (
         residency.raster(explainer.run, trace.texts),
         usage.now_and_so_far(trace, 0),
-        usage.skew(trace),
+        shares.skew(trace),
         curves.over_slots([curve(trace, explainer.run.settings)], trace.k),
     ):
         chart.figure.to_json()

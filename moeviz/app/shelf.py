@@ -33,8 +33,8 @@ SAYS = {  # what is said where a dropped file does not say it: field of Options 
 }
 NOT_SAID: dict[str, Any] = {f"file_{field}": getattr(Options(), field) for field in SAYS}  # key -> default
 LIMITS = (
-    f"Up to {words.memory(MAX_FILE_BYTES)}, {MAX_TOKENS:,} tokens, {MAX_LAYERS} layers, "
-    f"{MAX_EXPERTS:,} experts, {MAX_K} per token. Nothing in a file is run, and each is read in a "
+    f"Up to {words.memory(MAX_FILE_BYTES)}, {many(MAX_TOKENS, 'token')}, {many(MAX_LAYERS, 'layer')}, "
+    f"{many(MAX_EXPERTS, 'expert')}, {MAX_K} per token. Nothing in a file is run, and each is read in a "
     "process of its own, with limits on memory and time. What you open stays in this browser until it is "
     "kept."
 )
@@ -191,7 +191,7 @@ def _about(name: str, trace: Trace, run: Run | None) -> dict[str, Any]:
         "per token": trace.k,
         "prompt tokens": trace.tokens - decode,
         "decoded": decode,
-        "its own run": run.settings.label + (", measured" if run.measured else "") if run else "none",
+        "its own run": words.label(run.settings) + (", measured" if run.measured else "") if run else "none",
         "recorded": trace.recorded.get("time", "unknown")[:16].replace("T", " "),  # to the minute
         "on": trace.recorded.get("machine", "unknown"),
         "prompt": " ".join(trace.prompt.split())[:120],

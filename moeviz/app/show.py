@@ -1,6 +1,6 @@
 """How pages show things: charts with their table, badges, downloads, exports, and text that stays text.
 
-show.chart(lambda: usage.skew(trace), "skew", trace)
+show.chart(lambda: shares.skew(trace), "skew", trace)
 """
 
 from __future__ import annotations

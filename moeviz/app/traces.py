@@ -212,7 +212,8 @@ def here() -> Here:
         )
         links.put("window", str(first or ""))
         st.caption(
-            f"A long trace is explored {most:,} forward passes at a time; the cache begins the window cold."
+            f"A long trace is explored {words.many(most, 'forward pass')} at a time; "
+            "the cache begins the window cold."
         )
     last = min(first + most, count) - 1
     return Here(f"{name}, passes {first:,} to {last:,}", trace.window(first, most), None)

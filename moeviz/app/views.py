@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from moeviz import words
-from moeviz.charts import Chart, domains, usage
+from moeviz.charts import Chart, domains, shares, usage
 from moeviz.core.trace import DECODE, PREFILL, Trace
 
 TWO = "Two traces"
@@ -39,9 +39,9 @@ def charts(view: str, trace: Trace, step: int, weighted: bool, layer: int, exper
             nearest = [domains.nearest(trace, step)] if domains.known(trace) else []
             return [usage.now_and_so_far(trace, step, weighted), *nearest]
         case "Skew":
-            return [usage.skew(trace, weighted), usage.coverage(trace, weighted)]
+            return [shares.skew(trace, weighted), shares.coverage(trace, weighted)]
         case "Reuse":
-            return [usage.reuse(trace)]
+            return [shares.reuse(trace)]
         case "Together":
             later = [layer, layer + 1] if layer + 1 < trace.layers else [layer]
             return [usage.together(trace, layer, one) for one in later]

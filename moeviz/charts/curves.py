@@ -11,10 +11,10 @@ import numpy as np
 
 from moeviz.charts import style
 from moeviz.charts.chart import Chart
+from moeviz.core.owncode import short
 from moeviz.numbers.curves import Curve, knee
 from moeviz.numbers.published import Published
 from moeviz.words import SAME, many, percent, policy_name
-from moeviz.words.names import POLICY_NAMES
 
 HOLLOW = ("circle-open", "square-open", "diamond-open", "cross-open", "x-open", "triangle-up-open")
 
@@ -37,11 +37,11 @@ def over_slots(
         axis += "; dotted: where the same share of experts has a slot"
     figure = style.blank(axis, "hit ratio", 400)
     for number, one in enumerate(curves):
-        bound = one.settings.policy == "belady"
+        bound, name = one.settings.policy == "belady", policy_name(one.settings.policy)
         figure.add_scatter(
             x=one.slots,
             y=one.hit_ratio,
-            name=f"{name_of(one)}: the bound" if bound else style.html_safe(name_of(one)),
+            name=f"{name}: the bound" if bound else style.html_safe(name),
             mode="lines+markers",
             line={"color": style.BOUND, "width": 4} if bound else style.line(number),
             marker={"symbol": number % 12, "size": 7},
@@ -66,7 +66,7 @@ def over_slots(
     }
     every = int(curves[0].slots[-1])
     own_slots = curves[0].slots.astype(float) if published else curves[0].slots
-    columns = {one.settings.policy.rpartition("/")[2]: one.hit_ratio for one in curves}
+    columns = {short(one.settings.policy): one.hit_ratio for one in curves}
     table = pd.DataFrame({"slots": own_slots, **columns})
     shown = [float(ratio) for one in curves for ratio in (one.hit_ratio.min(), one.hit_ratio.max())]
     for number, theirs in enumerate(published):
@@ -90,20 +90,14 @@ def over_slots(
     return Chart("Hit ratio over slots", figure, table, "replayed", _told(curves, at))
 
 
-def name_of(one: Curve) -> str:
-    """The policy's, as everywhere; of a file, without its folder."""
-    policy = one.settings.policy
-    return POLICY_NAMES.get(policy, policy.rpartition("/")[2])
-
-
 def at_slots(one: Curve, slots: int) -> float:
     """Hit ratio at the nearest slot count that the curve knows."""
     return float(one.hit_ratio[int(np.abs(one.slots - slots).argmin())])
 
 
 def _told(curves: Sequence[Curve], at: int) -> str:
-    found = {name_of(one): at_slots(one, at) for one in curves}
-    bound = POLICY_NAMES["belady"]
+    found = {policy_name(one.settings.policy): at_slots(one, at) for one in curves}
+    bound = policy_name("belady")
     real = {name: ratio for name, ratio in found.items() if name != bound}
     slots = many(at, "slot")
     if not real:

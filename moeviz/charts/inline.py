@@ -40,7 +40,7 @@ def trace(found: Trace) -> str:
             "Trace", words.trace(found), "<p>The trace is too long for a curve in a cell: use mv.curve.</p>"
         )
     curves = [curve(found, Settings(policy, found.k)) for policy in ("lru", "lfu", "belady")]
-    lines = [(one.settings.policy, one.hit_ratio) for one in curves]
+    lines = [(words.policy_name(one.settings.policy), one.hit_ratio) for one in curves]
     picture = _svg(lines, curves[0].slots, "slots per MoE layer", "hit ratio")
     return _page("Trace", words.trace(found), picture)
 
@@ -52,7 +52,7 @@ def run(found: Run) -> str:
     smooth = np.convolve(ratio, np.full(window, 1 / window), "valid")
     passes = np.arange(window - 1, len(ratio))
     picture = _svg(
-        [(found.settings.label, smooth)], passes, "forward pass", f"hit ratio, mean of {window} passes"
+        [(words.label(found.settings), smooth)], passes, "forward pass", f"hit ratio, mean of {window} passes"
     )
     return _page(f"Run, {'measured' if found.measured else 'replayed'}", words.about(found), picture)
 

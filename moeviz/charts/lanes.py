@@ -12,6 +12,7 @@ from moeviz.charts import style
 from moeviz.charts.chart import Chart, kind_of
 from moeviz.core.run import Run
 from moeviz.numbers import cost
+from moeviz.numbers.lanes import Segment, measured_lanes
 from moeviz.words import from_to, passes_of
 
 TALL = 330  # px: on a phone the legend takes six lines of it
@@ -81,18 +82,18 @@ def over_passes(run: Run, first: int, count: int = 1, costs: cost.Costs | None =
     return Chart(f"Compute and link in {several}", figure, table, kind, _told(segments))
 
 
-def _where(segment: cost.Segment) -> str:
+def _where(segment: Segment) -> str:
     return f"layer {segment.layer}" + (f", expert {segment.expert}" if segment.expert >= 0 else "")
 
 
-def _chained(run: Run, steps: Sequence[int], costs: cost.Costs | None) -> Iterator[tuple[int, cost.Segment]]:
+def _chained(run: Run, steps: Sequence[int], costs: cost.Costs | None) -> Iterator[tuple[int, Segment]]:
     """Segments of several passes, each with the number of its pass, on one time axis that begins with the
     first.
     """
     begin = 0.0
     for step in steps:
         if run.times is not None:
-            lanes = cost.measured_lanes(run, step)
+            lanes = measured_lanes(run, step)
         else:
             assert costs is not None
             lanes = cost.modelled_lanes(run, costs, step)
@@ -101,7 +102,7 @@ def _chained(run: Run, steps: Sequence[int], costs: cost.Costs | None) -> Iterat
         begin += max((one.end for one in lanes if one.lane == "compute"), default=0.0)
 
 
-def _told(segments: Sequence[cost.Segment]) -> str:
+def _told(segments: Sequence[Segment]) -> str:
     if not segments:
         return "No expert was needed, so there is nothing to draw."
     waits = sum(one.end - one.start for one in segments if one.kind == "stall")

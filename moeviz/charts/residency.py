@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeviz.amounts import many
+from moeviz.amounts import many, part_of
 from moeviz.charts import style
 from moeviz.charts.board import MISS, PREFETCHED, RESIDENT, STATES, Frame, frames
 from moeviz.charts.chart import Chart, kind_of
@@ -100,7 +100,8 @@ def paper(
     )
     misses = int((states == MISS).sum())
     needed = misses + int(((states > RESIDENT) & (states < MISS)).sum())
-    alt = f"In {from_to(names[chosen])} layer {layer} misses {misses} of {needed} experts that it needs."
+    missed = part_of(misses, needed, "expert")
+    alt = f"In {from_to(names[chosen])} layer {layer} misses {missed} that it needs."
     return Chart(f"MoE layer {layer}, token by token", figure, table, kind_of(run), alt)
 
 

@@ -14,7 +14,7 @@ from moeviz.amounts import digits, milliseconds, percent
 from moeviz.charts import style
 from moeviz.charts.chart import Chart
 from moeviz.core.run import Run
-from moeviz.numbers import cost, medians, metrics
+from moeviz.numbers import cost, medians, timing
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -99,7 +99,7 @@ def modelled(named: Sequence[tuple[str, Run]], costs: cost.Costs, whose: str) ->
 
 
 def _parts(
-    title: str, found: Sequence[tuple[str, metrics.Stack]], kind: str, caches: Sequence[str] | None = None
+    title: str, found: Sequence[tuple[str, timing.Stack]], kind: str, caches: Sequence[str] | None = None
 ) -> Chart:
     """`caches`: the names among which the least is looked for; all where it is None."""
     import pandas as pd
@@ -132,7 +132,7 @@ def _parts(
     return Chart(title, figure, table, kind, alt)
 
 
-def stack_figure(labels: Sequence[str], parts: Sequence[metrics.Stack]) -> go.Figure:
+def stack_figure(labels: Sequence[str], parts: Sequence[timing.Stack]) -> go.Figure:
     """Stacked bars of compute, stall and the rest, ms."""
     return style.stacked(
         "ms per output token",

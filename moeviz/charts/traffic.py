@@ -12,7 +12,7 @@ from moeviz.charts import style
 from moeviz.charts.chart import Chart, kind_of
 from moeviz.core.run import Run
 from moeviz.numbers import metrics
-from moeviz.words import percent
+from moeviz.words import label, many, mean, percent, size
 
 USEFUL_IN_TIME = "#009E73"
 
@@ -26,7 +26,7 @@ def crossed(run: Run, without: Run | None = None) -> Chart:
     """What a run moved, and beside it what the same settings move `without` pre-fetching: in MB, or in
     experts of unknown size.
     """
-    named = [("with pre-fetching" if without else run.settings.label, run)]
+    named = [("with pre-fetching" if without else label(run.settings), run)]
     return _bars(
         "What went over the link", named + ([("without it", without)] if without else []), per_token=False
     )
@@ -53,11 +53,12 @@ def ledger(run: Run) -> Chart:
     alt = "Every expert that was guessed was resident already, so nothing was copied."
     if books.issued:
         alt = (
-            f"Of {books.issued:,} copies that were guessed {books.useful:,} were useful "
+            f"Of {many(books.issued, 'guessed copy')} {books.useful:,} "
+            f"{'was' if books.useful == 1 else 'were'} useful "
             f"({percent(books.useful / books.issued)})"
             + ("" if books.late is None else f", of which {late:,} came late,")
             + f" and {books.wasted:,} wasted"
-            + (f"; {books.dropped:,} more guesses found no slot" if books.dropped else "")
+            + (f"; {many(books.dropped, 'more guess')} found no slot" if books.dropped else "")
             + ". Guesses of experts that were there already copied nothing and are not counted."
         )
     return Chart("What became of the guesses", figure, table, kind_of(run), alt)
@@ -109,8 +110,9 @@ def _bars(title: str, named: Sequence[tuple[str, Run]], per_token: bool) -> Char
     sums = [sum(row) for row in moved]
     least = sums.index(min(sums))
     if len(labels) == 2 and not per_token:
-        first, second = (f"{total:,.{1 if known else 0}f} {unit}" for total in sums)
+        first, second = (size(total * 1e6) if known else many(round(total), "expert") for total in sums)
         alt = f"Pre-fetching moves {first}; without it {second} would have moved."
     else:
-        alt = f"{labels[least]} moves least: {sums[least]:,.1f} {unit}{' per token' if per_token else ''}."
+        amount = size(sums[least] * 1e6) if known else mean(sums[least], "expert")
+        alt = f"{labels[least]} moves least: {amount}{' per token' if per_token else ''}."
     return Chart(title, figure, table, kind_of(named[0][1]), alt)

@@ -1,22 +1,23 @@
-"""Who is used, and where: grids of experts, how unevenly, who with whom, one expert alone, two traces beside
-each other.
+"""Who is used, and where: grids of experts, who with whom, one expert alone, two traces beside each other.
+How unevenly is the business of `moeviz.charts.shares`.
 
 now_and_so_far(trace, step=60).alt
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moeviz.charts import style
 from moeviz.charts.chart import Chart
+from moeviz.charts.shares import by_layer, served, uneven
 from moeviz.core.trace import DECODE, Trace
 from moeviz.numbers import routing
 from moeviz.numbers.routing import Floats
-from moeviz.words import many, passes_of, percent
+from moeviz.words import many, part_of, passes_of, percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,35 +118,10 @@ def whole(trace: Trace) -> Chart:
     """How many tokens of the whole text chose each expert."""
     use = routing.usage(trace)
     most = np.unravel_index(int(use.argmax()), use.shape)
-    alt = (
-        f"Layer {most[0]}'s expert {most[1]} was chosen most, by {use.max():,.0f} of {trace.tokens:,} tokens."
-    )
+    by = part_of(round(use.max()), trace.tokens, "token")
+    alt = f"Layer {most[0]}'s expert {most[1]} was chosen most, by {by}."
     return Chart(
         "Which experts the tokens chose", grid(use, "tokens"), _by_expert({"tokens": use}), "recorded", alt
-    )
-
-
-def skew(trace: Trace, weighted: bool = False) -> Chart:
-    """How much of a layer's work its busiest quarter of experts does, beside an even share."""
-    return _uneven(routing.usage(trace, weighted))
-
-
-def _uneven(use: Floats) -> Chart:
-    """use: [L, E]"""
-    layers, experts = use.shape
-    share = routing.top_share(use)
-    quarter = max(1, round(0.25 * experts))
-    even = np.full(layers, quarter / experts)
-    alt = (
-        f"The busiest {quarter} of {experts} experts {'gets' if quarter == 1 else 'get'} "
-        f"{percent(float(share.mean()))} of a "
-        f"layer's choices; evenly it would be {percent(float(even[0]))}."
-    )
-    return _by_layer(
-        "How uneven: the busiest quarter's share",
-        {f"busiest {quarter} of {experts} experts": share, "if all were used alike": even},
-        "share of choices",
-        alt,
     )
 
 
@@ -155,93 +131,13 @@ def counted(use: Floats) -> list[Chart]:
     """
     most = np.unravel_index(int(use.argmax()), use.shape)
     alt = (
-        f"Layer {most[0]}'s expert {most[1]} was used most, {use.max():,.0f} times "
-        f"of {use.sum():,.0f} in all."
+        f"Layer {most[0]}'s expert {most[1]} was used most, {many(round(use.max()), 'time')} "
+        f"of {round(use.sum()):,} in all."
     )
     grid_of_all = Chart(
         "How often each expert was used", grid(use, "uses"), _by_expert({"uses": use}), "recorded", alt
     )
-    return [grid_of_all, _uneven(use), _served(use)]
-
-
-def reuse(trace: Trace) -> Chart:
-    """How much of what a token needs the token before it used too, beside chance."""
-    again = routing.reuse(trace)
-    chance = np.full(trace.layers, trace.k / trace.num_experts)
-    known = again[~np.isnan(again)]
-    alt = "Fewer than two tokens of a sequence were decoded, so nothing can repeat."
-    if known.size:
-        alt = (
-            f"{percent(float(known.mean()))} of a token's experts were used by the token before it, too; "
-            f"by chance it would be {percent(float(chance[0]))}."
-        )
-    lines = {"of the token before": again, f"by chance, {trace.k} of {trace.num_experts}": chance}
-    return _by_layer("How much repeats from token to token", lines, "share used again", alt)
-
-
-def _by_layer(title: str, lines: dict[str, Floats], y: str, alt: str) -> Chart:
-    import pandas as pd
-
-    figure = style.blank("MoE layer", y, 280)
-    for number, (name, values) in enumerate(lines.items()):
-        chance = number == len(lines) - 1 and number > 0
-        look = {"color": style.OTHER, "width": 2, "dash": "dash"} if chance else style.line(number)
-        figure.add_scatter(
-            x=np.arange(len(values)),
-            y=values,
-            name=name,
-            mode="lines" if chance else "lines+markers",
-            line=look,
-            marker={"symbol": number, "size": 8},
-        )
-    layers = len(next(iter(lines.values())))
-    most = float(np.nanmax([np.nanmax(values, initial=0.0) for values in lines.values()]))
-    figure.update_yaxes(range=[0, min(1.02, 1.15 * most or 1.0)], tickformat=".0%")
-    figure.update_xaxes(dtick=1 if layers <= 16 else None)
-    table = pd.DataFrame({"MoE layer": range(layers), **lines})
-    return Chart(title, figure, table, "recorded", alt)
-
-
-def coverage(trace: Trace, weighted: bool = False) -> Chart:
-    """Share of choices that a layer's busiest experts get, over their number: the mean layer, and the range
-    over layers.
-    """
-    return _served(routing.usage(trace, weighted))
-
-
-def _served(use: Floats) -> Chart:
-    """use: [L, E]"""
-    import pandas as pd
-
-    shares = routing.coverage(use)
-    experts = use.shape[1]
-    figure = style.blank("busiest experts of a layer that are resident", "share of its choices", 300)
-    x = np.arange(1, experts + 1)
-    band: dict[str, Any] = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
-    figure.add_scatter(x=x, y=shares.max(0), showlegend=False, **band)
-    figure.add_scatter(
-        x=x,
-        y=shares.min(0),
-        fill="tonexty",
-        fillcolor="rgba(0,114,178,.2)",
-        name="least to most uneven layer",
-        **band,
-    )
-    figure.add_scatter(x=x, y=shares.mean(0), name="mean layer", mode="lines", line=style.line(0))
-    even = {"color": style.OTHER, "dash": "dash", "width": 2}
-    figure.add_scatter(x=x, y=x / experts, name="if all were used alike", mode="lines", line=even)
-    figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
-    figure.update_xaxes(dtick=1 if experts <= 16 else None)  # no half experts
-    table = pd.DataFrame(
-        {"experts": x, "mean layer": shares.mean(0), "least": shares.min(0), "most": shares.max(0)}
-    )
-    half = max(1, experts // 2)
-    alt = (
-        f"The {'busiest' if half == 1 else f'{half} busiest'} of a layer's {experts} experts "
-        f"{'serves' if half == 1 else 'serve'} "
-        f"{percent(float(shares[:, half - 1].mean()))} of its choices."
-    )
-    return Chart("How many experts serve how much", figure, table, "recorded", alt)
+    return [grid_of_all, uneven(use), served(use)]
 
 
 def together(trace: Trace, layer: int, later: int) -> Chart:
@@ -306,7 +202,7 @@ def one_expert(trace: Trace, layer: int, expert: int) -> Chart:
     )
     share, even = len(took) / trace.tokens, trace.k / trace.num_experts
     alt = (
-        f"Chosen by {len(took):,} of {trace.tokens:,} tokens ({percent(share)}; evenly it would be "
+        f"Chosen by {part_of(len(took), trace.tokens, 'token')} ({percent(share)}; evenly it would be "
         f"{percent(even)})."
     )
     return Chart(f"Layer {layer}'s expert {expert} over the text", figure, table, "recorded", alt)
@@ -330,7 +226,7 @@ def two(first: Trace, second: Trace, names: tuple[str, str], weighted: bool = Fa
             "recorded",
             f"They differ most in layer {most[0]}'s expert {most[1]}, which {more} uses more.",
         ),
-        _by_layer(
+        by_layer(
             "How alike each layer is",
             {"cosine of the two shares": alike},
             "similarity",

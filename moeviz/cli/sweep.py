@@ -74,7 +74,7 @@ MOST_PROMPTS = 30  # in the table that is printed
     default="",
     help="Instead: the scheduler of a Dask cluster whose workers see the files under the same paths.",
 )
-@out_option("The table to write or to go on with (parquet).", required=True, resumed=True)
+@out_option("The table to write or to go on with, .parquet or .csv.", required=True, resumed=True)
 def sweep(
     files: tuple[Path, ...],
     policies: str,
@@ -113,6 +113,7 @@ def sweep(
     from moeviz.core.policies import POLICIES, load_policy
 
     with refusing():
+        sweeps.check_name(out)
         bytes_of = tuple(sorted({read("budget", one) for one in _names(budgets)}))
         plan = sweeps.Plan(
             tuple(POLICIES) if policies == "all" else tuple(map(load_policy, _names(policies))),

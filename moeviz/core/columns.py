@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moeviz.core.owncode import failed
 from moeviz.core.policies import Policy
 from moeviz.core.use import BY_EVENT, CONSTANT, LOADED, MAX_EXPERTS, TOUCHED, Moment, Touch, Use
 from moeviz.errors import PolicyError
@@ -133,12 +134,19 @@ class Columns:
             setattr(taken, name, column)
         if self._apart:  # those of other layers than the event's have no company now
             taken.company = np.where(taken.layer == self.now.layer, taken.company, 0.0)
-        if self.policy.guarded:
-            with np.errstate(all="ignore"):
-                found: Any = self.policy.score(taken, self.now)
-                found = np.nan_to_num(found, nan=-np.inf, posinf=LARGEST, neginf=-np.inf)
-        else:
-            found = self.policy.score(taken, self.now)
+        found: Any = self._guarded(shape) if self.policy.guarded else self.policy.score(taken, self.now)
         if type(found) is not np.ndarray or found.dtype != np.float64 or found.shape != shape:
             found = np.array(np.broadcast_to(found, shape), np.float64)
         return found  # type: ignore[no-any-return]
+
+    def _guarded(self, shape: tuple[int, ...]) -> Floats:
+        """Scores of a policy of a user's own, which may raise and may give what is no number."""
+        try:
+            with np.errstate(all="ignore"):
+                found: Any = self.policy.score(self._taken, self.now)
+                found = np.nan_to_num(found, nan=-np.inf, posinf=LARGEST, neginf=-np.inf)
+                return np.array(np.broadcast_to(found, shape), np.float64)
+        except PolicyError:
+            raise
+        except Exception as error:
+            raise failed("policy", self.policy.name, error) from error

@@ -16,6 +16,18 @@ def first_paragraph(doc: str | None) -> str:
     return " ".join(inspect.cleandoc(doc or "").partition("\n\n")[0].split())
 
 
+def short(name: str) -> str:
+    """A policy or predictor as people read it: of a file of their own without its folder, `mru.py:mru`; the
+    file stays, since two files may have one of the same name."""
+    file, colon, own = name.rpartition(":")
+    return f"{Path(file).name}{colon}{own}"
+
+
+def failed(kind: str, name: str, error: Exception) -> PolicyError:
+    """What is said of a policy or predictor of a user's own that raises while it is at work."""
+    return PolicyError(f"{kind} {short(name)!r} failed at its work: {type(error).__name__}: {error}.")
+
+
 def functions_of(kind: str, text: str, registry: dict[str, Any]) -> Any:
     """What the file of `path.py:name` registers or defines by that name; None where `text` is no such name.
 

@@ -21,12 +21,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
+from functools import wraps
 from typing import Any, TypeVar
 
 import numpy as np
 
 from moeviz.core.lists import Arc, Lists, S3Fifo
-from moeviz.core.owncode import first_paragraph, functions_of
+from moeviz.core.owncode import failed, first_paragraph, functions_of
 from moeviz.core.use import BY_EVENT, Column, Moment, Use
 from moeviz.errors import PolicyError
 
@@ -201,7 +202,28 @@ def _tried(name: str, lists: type[Lists]) -> Policy:
             f"policy {name!r} does not keep lists as moeviz.policies.Lists says: of the one resident 0, why "
             f"it leaves is {found[0]!r}, and who leaves is {found[1]!r} and then {found[2]!r}, not 0 and -1."
         )
-    return Policy(name, _lists_decide, "", frozenset(), False, frozenset(), False, True, False, lists=lists)
+    kept = lists if lists.__module__ == Lists.__module__ else _guarded(name, lists)
+    return Policy(name, _lists_decide, "", frozenset(), False, frozenset(), False, True, False, lists=kept)
+
+
+def _guarded(name: str, lists: type[Lists]) -> type[Lists]:
+    """Lists of a user's own, which tell what they raise as any other fault of an input is told."""
+
+    def telling(method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def call(*given: Any, **named: Any) -> Any:
+            try:
+                return method(*given, **named)
+            except PolicyError:
+                raise
+            except Exception as error:
+                raise failed("policy", name, error) from error
+
+        return call
+
+    methods = ("__init__", "missed", "leaves", "came", "used", "why")
+    own: dict[str, Any] = {method: telling(getattr(lists, method)) for method in methods}
+    return type(lists.__name__, (lists,), {"__doc__": lists.__doc__, **own})
 
 
 @policy("lru", says="last used {ago}, longer ago than any other that could leave", stack=True)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from moeviz.core.owncode import first_paragraph, functions_of
+from moeviz.core.owncode import failed, first_paragraph, functions_of, short
 from moeviz.errors import PolicyError
 
 Rows = Sequence[Sequence[int]]  # [token, rank] experts, strongest or likeliest first, -1 where there is none
@@ -74,12 +74,40 @@ class Kind:
     needs: frozenset[str]  # "routers": the guesses of the model's routers; "future": the truth
 
     def __call__(self, context: Context) -> Predictor:
-        return self.make(context)
+        return self.make(context) if self.make.__module__ == __name__ else _Guarded(self, context)
 
     @property
     def text(self) -> str:
         """What the predictor does, for people: its docstring."""
         return first_paragraph(self.make.__doc__)
+
+
+class _Guarded:
+    """A predictor of a user's own, which tells what it raises as any other fault of an input is told."""
+
+    def __init__(self, kind: Kind, context: Context) -> None:
+        self._name, self._experts = kind.name, context.experts
+        self._own: Predictor = self._told(kind.make, context)
+
+    def observe(self, layer: int, chosen: Rows) -> None:
+        self._told(lambda: self._own.observe(layer, chosen))
+
+    def guess(self, layer: int, routers: RouterGuess | None, width: int) -> list[int]:
+        found: list[int] = self._told(lambda: list(map(int, self._own.guess(layer, routers, width))))
+        if odd := [expert for expert in found if not 0 <= expert < self._experts]:
+            raise PolicyError(
+                f"predictor {short(self._name)!r} guesses expert {odd[0]}; a layer has 0 to "
+                f"{self._experts - 1}."
+            )
+        return found
+
+    def _told(self, work: Callable[..., Any], *given: Any) -> Any:
+        try:
+            return work(*given)
+        except PolicyError:
+            raise
+        except Exception as error:
+            raise failed("predictor", self._name, error) from error
 
 
 PREDICTORS: dict[str, Kind] = {}

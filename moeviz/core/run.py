@@ -27,6 +27,7 @@ from typing import Any, Protocol, get_args, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
+from moeviz.amounts import many
 from moeviz.core.machines import Machine
 from moeviz.core.settings import Room, Settings
 
@@ -288,6 +289,13 @@ class Run(Sizes):
         if self.times is None or not decode.any():
             return None
         return float(self.passes.tokens[decode].mean() * 1e9 / self.times.pass_wall[decode].mean())
+
+    def __repr__(self) -> str:
+        layers, of = many(self.layers, "MoE layer"), many(self.experts, "expert")
+        passes, accesses = many(len(self.passes.phase), "forward pass"), len(self.accesses.event)
+        what = f"{passes}, {layers} x {of}, top-{self.k}, misses {self.misses:,} of {accesses:,}"
+        kind = "measured" if self.measured else "replayed"
+        return f"<Run: {kind}, {self.settings.label[:80]!r}, {what}>"
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""

@@ -15,6 +15,7 @@ from dataclasses import Field, asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from moeviz.amounts import budget, byte_count, many
+from moeviz.core.owncode import short
 from moeviz.core.predictors import PREDICTORS, load_predictor
 from moeviz.errors import MoevizError, SettingsError
 
@@ -296,18 +297,20 @@ class Settings:
 
     @property
     def label(self) -> str:
-        """Short and unambiguous, for tables and legends."""
+        """Short and unambiguous, for tables, with names as they are typed."""
+        return self.labelled(short(self.policy))
+
+    def labelled(self, policy: str) -> str:
+        """The label with the policy called so."""
         if self.baseline:
             return self.baseline
-        name = self.policy.rpartition("/")[2]
+        name = policy
         if self.policy == "lfu-aged":
-            name += f" ({self.half_life} tokens)"
-        room = budget(self.budget) if self.budget else f"{self.slots} slots"
+            name = bracketed(name, many(self.half_life, "token"))
+        room = budget(self.budget) if self.budget else many(self.slots, "slot")
         parts = [name, room + (" in all" if self.scope == "model" else "")]
         if self.prefetch != "none":
-            parts.append(
-                self.prefetch.rpartition("/")[2] + (f" +{self.lookahead}" if self.lookahead > 1 else "")
-            )
+            parts.append(short(self.prefetch) + (f" +{self.lookahead}" if self.lookahead > 1 else ""))
             if self.threshold and self.prefetch == "next-gate":
                 parts.append(f"to {self.threshold:g}")
             elif self.width:
@@ -366,6 +369,11 @@ KINDS: dict[str, type] = {
     one.name: {"int": int, "float": float, "str": str}[str(one.type)] for one in fields(Settings)
 }
 DEFAULTS: dict[str, Any] = {one.name: one.default for one in fields(Settings)}
+
+
+def bracketed(name: str, more: str) -> str:
+    """A name and what tells it from another of its name: LRU (4 slots), LFU (counts kept, 4 slots)."""
+    return f"{name[:-1]}, {more})" if name.endswith(")") else f"{name} ({more})"
 
 
 def check(name: str, value: object) -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moeviz.amounts import many
 from moeviz.core.run import ExpertBytes, Run, Sizes
 from moeviz.core.use import MAX_EXPERTS as MAX_EXPERTS
 from moeviz.errors import TraceError
@@ -225,6 +226,11 @@ class Trace(Sizes):
         if not tokens.size or not (self.experts[tokens] >= 0).any():
             return None
         return replace(self, **self._parts(tokens), texts=tuple(self.texts[token] for token in tokens))
+
+    def __repr__(self) -> str:
+        layers, of = many(self.layers, "MoE layer"), many(self.num_experts, "expert")
+        model = repr(self.model[:80]) if self.model else "of an unknown model"
+        return f"<Trace: {many(self.tokens, 'token')}, {layers} x {of}, top-{self.k}, {model}>"
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import transformers
 from safetensors import SafetensorError, safe_open
 
+from moeviz.engine.architectures import no_code
 from moeviz.errors import ModelError, StoreError
 
 _SHOWN = 4  # tensors that a message names
@@ -96,15 +96,6 @@ def guarded(name: object, do: Callable[[], Any]) -> Any:
 def needs_code(error: BaseException) -> bool:
     """True where transformers refused because Python code of the model folder would have had to run."""
     return "trust_remote_code" in str(error)
-
-
-def no_code(name: object) -> ModelError:
-    """The message for a model that cannot be loaded without code of its own."""
-    return ModelError(
-        f"{name} needs Python code that comes with the model (auto_map in its configuration), and moeviz "
-        "runs no code of a model folder. Choose a checkpoint of an architecture that transformers "
-        f"{transformers.__version__} has itself."
-    )
 
 
 def named(tensors: Iterable[str]) -> str:

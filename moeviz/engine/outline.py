@@ -21,8 +21,9 @@ from transformers import AutoConfig, AutoTokenizer
 
 from moeviz import words
 from moeviz.core.settings import Settings
+from moeviz.engine.architectures import no_code
 from moeviz.engine.bare import sooner
-from moeviz.engine.checkpoint import check_files, guarded, needs_code, no_code
+from moeviz.engine.checkpoint import check_files, guarded, needs_code
 from moeviz.engine.dtypes import DTYPES, dtype_named
 from moeviz.engine.experts import stacked
 from moeviz.engine.hardware import Hardware, device_named, hardware_of

@@ -20,13 +20,14 @@ from moeviz.core.oracle import BUNDLED_NAME
 from moeviz.core.run import Run
 from moeviz.core.trace import Trace
 from moeviz.engine import planned, tiers
+from moeviz.engine.architectures import needs_own_code, no_code
 from moeviz.engine.cachefolder import cache_folder
 from moeviz.engine.unpack_time import unpack_ms
 from moeviz.errors import SettingsError
 from moeviz.files import headers
 from moeviz.files.moecounts import Counts
-from moeviz.numbers import metrics
 from moeviz.numbers import plan as plans
+from moeviz.numbers import timing
 from moeviz.numbers.lossy import EXPERTS, LOSSLESS
 from moeviz.numbers.plan import Compute, Memory, Plan
 from moeviz.numbers.sizes import Headers, ModelSize, checkpoint_dtype, sizes
@@ -62,6 +63,8 @@ def make(
     measured where it is RAM). Raises ModelError, SettingsError, StoreError.
     """
     read = headers.read(model or str(BUNDLED))
+    if needs_own_code(read.config):
+        raise no_code(model)
     name = BUNDLED_NAME if not model or Path(model).resolve() == BUNDLED.resolve() else model
     memory = this_machine(fast, device)
     size = _size(read, name, dtype, experts, memory.fast_is_host)
@@ -193,7 +196,7 @@ def _fits(yes: bool) -> str:
 def _speed(band: plans.Band | None) -> str:
     if band is None:
         return ""
-    copied = f", {band.misses:.1f} copies and {words.milliseconds(band.copies_ms)} of link a token"
+    copied = f", {words.mean(band.misses, 'copy')} and {words.milliseconds(band.copies_ms)} of link a token"
     if band.most is None:
         return f"{copied}: no limit by the link"
     least = "at most " if band.least is None else f"{words.digits(band.least)} to "
@@ -265,7 +268,7 @@ def _compute(
         before = planned.last_alike(name, memory.fast_is_host)
         if before is not None and before.compute_ms is not None and before.expert_bytes == size.mean_bytes:
             return Compute(before.compute_ms, "as the last run of this model measured it here")
-        if own is not None and (parts := metrics.stack(own)) is not None:
+        if own is not None and (parts := timing.stack(own)) is not None:
             return Compute(parts.compute + parts.other, f"as the trace's run measured it on {machine}")
         if not memory.fast_is_host:
             return None

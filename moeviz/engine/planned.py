@@ -18,7 +18,7 @@ from moeviz.core.run import Run
 from moeviz.core.trace import DECODE, Trace
 from moeviz.files import library
 from moeviz.files.moetrace import write_atomically
-from moeviz.numbers import metrics
+from moeviz.numbers import metrics, timing
 from moeviz.numbers import plan as plans
 from moeviz.numbers.plan import Plan
 
@@ -74,7 +74,7 @@ def settle(trace: Trace, run: Run, on_host: bool = True) -> None:
     Does nothing for a run that no plan speaks of: a baseline, a shared pool, pre-fetching, several texts at a
     time (a pass then brings several tokens, and takes longer than one text's).
     """
-    settings, parts = run.settings, metrics.stack(run)
+    settings, parts = run.settings, timing.stack(run)
     if parts is None or settings.baseline or settings.scope != "layer" or settings.prefetch != "none":
         return
     if (run.passes.tokens[run.passes.phase == DECODE] > 1).any():

@@ -81,7 +81,7 @@ class Worker:
     def _watch(self, loaded: Loaded, prompt: str, settings: Settings, options: Options) -> None:
         measure.fitting(loaded, [settings])
         if settings.needs_future:
-            self._progress(1.0, f"{settings.label} knows the future: recording it first")
+            self._progress(1.0, f"{words.label(settings)} knows the future: recording it first")
         future = measure.look_ahead(loaded, prompt, settings, options, self._stop.is_set)
         if self._stop.is_set():
             return

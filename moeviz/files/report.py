@@ -13,11 +13,11 @@ from dataclasses import replace
 from typing import Any
 
 from moeviz import words
-from moeviz.charts import Chart, board, curves, hits, style, times, usage
+from moeviz.charts import Chart, board, curves, hits, shares, style, times, usage
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
-from moeviz.numbers import metrics
+from moeviz.numbers import metrics, timing
 from moeviz.numbers.curves import bounds, curve, tells_gap
 
 MOST_EVENTS = 60_000  # of a trace whose curves over all slot counts are drawn
@@ -97,7 +97,7 @@ def report(trace: Trace, run: Run) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width">'
-        f"<title>moeviz: {_text(run.settings.label)}</title><style>{_STYLE}</style>"
+        f"<title>moeviz: {_text(words.label(run.settings))}</title><style>{_STYLE}</style>"
         f"<script>{plotly}</script></head><body>{parts}<script>{_DRAW}</script></body></html>"
     )
 
@@ -105,16 +105,16 @@ def report(trace: Trace, run: Run) -> str:
 def _sections(trace: Trace, run: Run) -> Iterator[str]:
     kind = "measured" if run.measured else "replayed"
     model = _text(trace.model or "an unknown model")
-    yield f"<h1>What did the cache do?</h1><p>{_text(run.settings.label)} on a trace of {model}.</p>"
+    yield f"<h1>What did the cache do?</h1><p>{_text(words.label(run.settings))} on a trace of {model}.</p>"
     yield _table(words.trace(trace))
     yield f"<h2>Numbers{_kind(kind)}</h2>" + _table(numbers(trace, run))
-    named = [(run.settings.label, run)]
+    named = [(words.label(run.settings), run)]
     yield _chart(hits.over_time(named))
-    if metrics.stack(run) is not None:
-        yield _chart(times.where_time_goes([(run.settings.label, [run])]))
+    if timing.stack(run) is not None:
+        yield _chart(times.where_time_goes([(words.label(run.settings), [run])]))
     yield _chart(usage.whole(trace))
-    yield _chart(usage.skew(trace))
-    yield _chart(usage.reuse(trace))
+    yield _chart(shares.skew(trace))
+    yield _chart(shares.reuse(trace))
     if trace.layers * len(trace.passes()) <= MOST_EVENTS:
         yield _curves(trace, run.settings)
     else:

@@ -17,7 +17,7 @@ from moeviz.core.trace import Trace
 from moeviz.errors import SettingsError
 from moeviz.lessons import drawing
 from moeviz.numbers.explain import Eviction, Explainer
-from moeviz.words import policy_name
+from moeviz.words import many, policy_name
 
 LESSON = ("lru", "lfu", "lfu-resident", "belady")  # what the lesson is about; offered first
 SLOTS = 5
@@ -232,9 +232,7 @@ def _needed(passes: int | None) -> str:
     """When an expert is needed next, so many forward passes from now."""
     if passes is None:
         return "never needed again"
-    return (
-        f"needed again {passes} token{'' if passes == 1 else 's'} later" if passes else "needed in this pass"
-    )
+    return f"needed again {many(passes, 'token')} later" if passes else "needed in this pass"
 
 
 def _filled(row: Sequence[bool], length: int, before: bool = False) -> tuple[bool, ...]:

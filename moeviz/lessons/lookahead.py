@@ -10,7 +10,7 @@ from moeviz.lessons.lab import CHANGING, Lab
 from moeviz.lessons.lesson import Answer, Guess, Picture, Said, Shown, Try, lesson
 from moeviz.numbers.routing import guess_quality
 from moeviz.numbers.worth import break_even_precision, pollution_of
-from moeviz.words import percent
+from moeviz.words import many, percent
 
 SLOTS = 4
 LOOKAHEADS = (1, 2, 3)
@@ -24,7 +24,7 @@ def _recalls(lab: Lab) -> list[float]:
 
 
 def _layers(ahead: int) -> str:
-    return f"{ahead} layer{'s' if ahead > 1 else ''} ahead"
+    return f"{many(ahead, 'layer')} ahead"
 
 
 def pictures(lab: Lab) -> tuple[Picture, ...]:

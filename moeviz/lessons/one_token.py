@@ -14,9 +14,9 @@ from moeviz.core.trace import DECODE, Trace
 from moeviz.lessons import drawing
 from moeviz.lessons.lab import Lab
 from moeviz.lessons.lesson import Answer, Guess, Picture, Said, Shown, Try, lesson
-from moeviz.numbers import metrics
-from moeviz.numbers.cost import Segment, measured_lanes
+from moeviz.numbers import metrics, timing
 from moeviz.numbers.explain import Explainer
+from moeviz.numbers.lanes import Segment, measured_lanes
 from moeviz.words import size
 
 WARM = 20  # forward passes until the cache is full
@@ -228,7 +228,7 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
 )
 def answer(lab: Lab) -> Answer:
     run = lab.recorded()
-    parts = metrics.stack(run)
+    parts = timing.stack(run)
     assert parts is not None, "the sample decodes"
     whole = parts.compute + parts.stall + parts.other
     found = moment(lab)

@@ -15,16 +15,16 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moeviz.core.machines import MACHINES as MACHINES
 from moeviz.core.machines import Machine as Machine
 from moeviz.core.run import MISS, Run
+from moeviz.core.settings import Settings
 from moeviz.core.trace import DECODE
-from moeviz.numbers import metrics
+from moeviz.numbers import timing
+from moeviz.numbers.lanes import Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def predict(run: Run, costs: Costs) -> float:
     return parts.compute + parts.stall + parts.other if parts else float("nan")
 
 
-def stack(run: Run, costs: Costs) -> metrics.Stack | None:
+def stack(run: Run, costs: Costs) -> timing.Stack | None:
     """Modelled parts of the time per output token, ms; None where nothing was decoded."""
     decode = run.passes.phase == DECODE
     count = int(decode.sum())
@@ -106,7 +106,7 @@ def stack(run: Run, costs: Costs) -> metrics.Stack | None:
     walk = list(_passes(run, costs, decode))
     copies = np.bincount(run.events.forward_pass[run.loads.event], minlength=len(decode))[decode].sum()
     compute = decode[run.events.forward_pass[run.accesses.event]].sum() * costs.expert / count
-    return metrics.Stack(
+    return timing.Stack(
         float(compute),
         sum(stall for stall, _ in walk) / count,
         float(costs.other + costs.per_copy * copies / count),
@@ -198,22 +198,6 @@ def _passes(
             yield stalled, now - start
 
 
-KINDS = ("expert", "stall", "other", "demand", "guess used", "guess wasted")  # of segments
-OF_LINK = KINDS.index("demand")  # from here on they are of the link, before it of compute
-_KIND = {name: number for number, name in enumerate(KINDS)}
-
-
-class Segment(NamedTuple):  # a run has thousands, and a frozen dataclass takes longer to make
-    """A stretch of one forward pass's time, ms since the pass began."""
-
-    lane: str  # compute or link
-    kind: str  # one of KINDS
-    start: float
-    end: float
-    layer: int
-    expert: int  # -1 where there is none
-
-
 def modelled_lanes(run: Run, costs: Costs, step: int) -> list[Segment]:
     """What compute and link do in one forward pass, by the model; the run's own times are not looked at."""
     lanes: list[Segment] = []
@@ -224,120 +208,21 @@ def modelled_lanes(run: Run, costs: Costs, step: int) -> list[Segment]:
     return lanes
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Lanes:
-    """S segments of several forward passes, pass by pass."""
-
-    forward_pass: NDArray[np.integer]
-    kind: NDArray[np.int64]  # its place in KINDS
-    start: NDArray[np.float64]  # ms since the pass began
-    end: NDArray[np.float64]
-    layer: NDArray[np.integer]
-    expert: NDArray[np.integer]  # -1 where there is none
-
-    @classmethod
-    def from_segments(cls, passes: Sequence[Sequence[Segment]]) -> Lanes:
-        """Those of each pass, from the first on."""
-        flat = [one for segments in passes for one in segments]
-        _, kind, start, end, layer, expert = tuple(zip(*flat, strict=True)) or ((),) * 6
-        return cls(
-            np.repeat(np.arange(len(passes)), [len(segments) for segments in passes]),
-            np.array([_KIND[one] for one in kind], np.int64),
-            np.array(start, np.float64),
-            np.array(end, np.float64),
-            np.array(layer, np.int64),
-            np.array(expert, np.int64),
-        )
-
-    def then(self, other: Lanes) -> Lanes:
-        """With the segments of others, which come after these in each pass."""
-        both = (np.concatenate([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self))
-        whole = list(both)
-        order = np.argsort(whole[0], kind="stable")
-        return Lanes(*(column[order] for column in whole))
-
-
-def measured_lanes(run: Run, step: int) -> list[Segment]:
-    """What compute and link did in one forward pass of a measured run. Raises ValueError where it was not."""
-    found = measured_passes(run, step, step + 1)
-    columns = (found.kind, found.start, found.end, found.layer, found.expert)
-    return [
-        Segment("compute" if kind < OF_LINK else "link", KINDS[kind], *rest)
-        for kind, *rest in zip(*(column.tolist() for column in columns), strict=True)
-    ]
-
-
-def measured_passes(run: Run, first: int, after: int) -> Lanes:
-    """What compute and link did in the forward passes from `first` to before `after` of a measured run.
-
-    Of an event only its start and its sums of waiting and computing were kept. Its wait is drawn in one piece
-    that ends as the last copy which it waited for arrives: what was computed before came before it, the rest
-    comes after. Raises ValueError where the run was not measured.
+def modelled_passes(run: Run, costs: Costs) -> Iterable[tuple[float, list[Segment]]]:
+    """(wall in ms, what compute and link do) of every forward pass, by the model; the run's own times are not
+    looked at.
     """
-    if run.times is None:
-        raise ValueError("only a measured run has times.")
-    times, loads = run.times, run.loads
-    begin, stop = np.searchsorted(run.events.forward_pass, (first, after)).tolist()
-    numbers, opens, own = np.unique(
-        run.events.forward_pass[begin:stop], return_index=True, return_inverse=True
-    )  # `own`: which of these passes an event is of
-    layer = run.events.layer[begin:stop].astype(np.int64)
-    began = times.event_start[begin:stop]
-    closed = began + times.event_stall[begin:stop] + times.event_compute[begin:stop]
-    zero, over = began[opens], np.maximum.reduceat(closed, opens) if len(opens) else closed
-
-    earliest = np.searchsorted(over, times.load_start, "right")  # pass in which a copy is under way
-    passes = np.searchsorted(zero, times.load_end, "left") - earliest
-    copy = np.repeat(np.arange(len(passes)), np.where(times.load_start >= 0, np.maximum(passes, 0), 0))
-    crossed = earliest[copy] + np.arange(len(copy)) - np.searchsorted(copy, copy)
-    order = np.argsort(crossed, kind="stable")
-    copy, crossed = copy[order], crossed[order]
-    sent = (times.load_start[copy] - zero[crossed]) / 1e6
-    ended = (times.load_end[copy] - zero[crossed]) / 1e6
-
-    arrived = np.zeros((len(numbers), run.layers, run.experts))
-    arrived[crossed, loads.layer[copy], loads.expert[copy]] = ended  # of several copies the last
-    needs = slice(*np.searchsorted(run.accesses.event, (begin, stop)).tolist())
-    event = run.accesses.event[needs] - begin
-    came = np.zeros(stop - begin)
-    np.maximum.at(came, event, arrived[own[event], layer[event], run.accesses.expert[needs]])
-
-    start = (began - zero[own]) / 1e6
-    stall, compute = times.event_stall[begin:stop] / 1e6, times.event_compute[begin:stop] / 1e6
-    at = start + stall + compute
-    before = np.roll(at, 1)
-    before[opens] = 0.0
-    held = np.where(stall > 0, start + np.clip(came - stall - start, 0.0, compute), at)
-    edges = np.stack([before, start, held, held + stall, at], 1)
-    row, piece = np.nonzero(edges[:, 1:] > edges[:, :-1])
-
-    guess = np.where(loads.used[copy], _KIND["guess used"], _KIND["guess wasted"])
-    kind = np.where(loads.speculative[copy], guess, _KIND["demand"])
-    kinds = np.array([_KIND[name] for name in ("other", "expert", "stall", "expert")])
-    compute_lane = Lanes(
-        numbers[own[row]],
-        kinds[piece],
-        edges[row, piece],
-        edges[row, piece + 1],
-        layer[row],
-        np.full(len(row), -1),
-    )
-    link_lane = Lanes(
-        numbers[crossed],
-        kind,
-        np.maximum(sent, 0.0),
-        np.minimum(ended, ((over - zero) / 1e6)[crossed]),
-        loads.layer[copy],
-        loads.expert[copy],
-    )
-    return compute_lane.then(link_lane)
+    lanes: list[Segment] = []
+    for _, wall in _passes(run, costs, np.ones(len(run.passes.phase), bool), lanes):
+        yield wall, lanes.copy()
+        lanes.clear()
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
     """Modelled against measured, for settings that the fit has not seen."""
 
-    label: str
+    settings: Settings
     measured_ms: float
     modelled_ms: float
 
@@ -357,12 +242,10 @@ def check(fitted_on: Sequence[Run], others: Iterable[Sequence[Run]]) -> list[Che
         measured = [
             parts.compute + parts.stall + parts.other
             for run in repeats
-            if (parts := metrics.stack(run)) is not None
+            if (parts := timing.stack(run)) is not None
         ]
         if measured:  # what the cache decides is the same in every repeat
-            checks.append(
-                Check(repeats[0].settings.label, float(np.median(measured)), predict(repeats[0], costs))
-            )
+            checks.append(Check(repeats[0].settings, float(np.median(measured)), predict(repeats[0], costs)))
     return checks
 
 
@@ -380,13 +263,3 @@ def break_even(slots: int, experts: int, layers: int, k: int) -> float:
     0 where not one layer fits. Against on-demand any hit pays, as long as nothing is pre-fetched in vain.
     """
     return max(0, (slots * layers - k) // experts) / layers if slots < experts else 1.0
-
-
-def modelled_passes(run: Run, costs: Costs) -> Iterable[tuple[float, list[Segment]]]:
-    """(wall in ms, what compute and link do) of every forward pass, by the model; the run's own times are not
-    looked at.
-    """
-    lanes: list[Segment] = []
-    for _, wall in _passes(run, costs, np.ones(len(run.passes.phase), bool), lanes):
-        yield wall, lanes.copy()
-        lanes.clear()

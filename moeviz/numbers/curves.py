@@ -26,7 +26,7 @@ from moeviz.core.settings import Room, Settings
 from moeviz.core.steps import Steps
 from moeviz.core.trace import DECODE, PREFILL, Trace
 from moeviz.core.use import BY_EVENT
-from moeviz.numbers import metrics, stack
+from moeviz.numbers import metrics, stack, timing
 
 if TYPE_CHECKING:
     from moeviz.charts.chart import Chart
@@ -198,7 +198,7 @@ def bounds(
     phase = DECODE if accesses[DECODE] else PREFILL
     least = captured = None
     if recorded:
-        least = metrics.bandwidth_bound_ms(recorded, accesses[DECODE] - hits["belady"][DECODE])
+        least = timing.bandwidth_bound_ms(recorded, accesses[DECODE] - hits["belady"][DECODE])
     if gap:
         own, lru, best = (hits[policy][phase] for policy in (settings.policy, "lru", "belady"))
         captured = metrics.gap_captured(own, lru, best)

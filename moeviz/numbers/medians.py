@@ -13,7 +13,8 @@ import numpy as np
 
 from moeviz.core.run import Run
 from moeviz.core.trace import DECODE
-from moeviz.numbers.metrics import Counts, Stack, Summary, Timed, stack, summary
+from moeviz.numbers.metrics import Counts, Summary, summary
+from moeviz.numbers.timing import Stack, Timed, stack
 
 
 @dataclass(frozen=True, slots=True)

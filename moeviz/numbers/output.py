@@ -20,7 +20,8 @@ from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.numbers.lossy import Lossy
 from moeviz.numbers.medians import Repeated
-from moeviz.numbers.metrics import Counts, Summary, Timed
+from moeviz.numbers.metrics import Counts, Summary
+from moeviz.numbers.timing import Timed
 
 if TYPE_CHECKING:
     from moeviz.numbers.curves import Bounds

@@ -16,6 +16,7 @@ from moeviz.sweeps.choice import possible as possible
 from moeviz.sweeps.choice import room_in_words as room_in_words
 from moeviz.sweeps.choice import verdict as verdict
 from moeviz.sweeps.plan import Plan as Plan
+from moeviz.sweeps.table import check_name as check_name
 from moeviz.sweeps.table import journal_of as journal_of
 from moeviz.sweeps.table import sweep as sweep
 from moeviz.sweeps.workers import executor as executor

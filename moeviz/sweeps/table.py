@@ -24,6 +24,9 @@ from moeviz.files.moetrace import load, write_atomically
 from moeviz.sweeps.plan import COLUMNS, KEY, STRETCHED, Plan, Row, key_of, work
 from moeviz.sweeps.workers import losses
 
+CSV = ".csv"
+SUFFIXES = (".parquet", CSV)  # of the name of a table, which say how it is written
+
 
 def sweep(
     files: Iterable[Path],
@@ -33,16 +36,26 @@ def sweep(
     report: Callable[[str], None] = print,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> pd.DataFrame:
-    """Writes the table to `out` (parquet) and gives it.
+    """Writes the table to `out`, CSV or parquet by the end of its name, and gives it.
 
     What is there already, or in the journal of a sweep that was cut off, is kept.
 
     A file that is no trace, settings that do not fit one, and lines of the journal that are damaged are
-    reported in a line and skipped. Raises SweepError where no file is a trace, no row comes out or another
-    sweep writes the same table, OSError where it cannot be written.
+    reported in a line and skipped. Raises SweepError where the name ends otherwise, no file is a trace, no
+    row comes out or another sweep writes the same table, OSError where it cannot be written.
     """
+    check_name(out)
     with _locked(journal_of(out)) as journal:
         return _sweep(files, plan, out, journal, executor, report, progress)
+
+
+def check_name(out: Path) -> None:
+    """Raises SweepError where the name of a table does not say how it is to be written."""
+    if out.suffix.lower() not in SUFFIXES:
+        raise SweepError(
+            f"{out.name} for --out does not say which kind of table it is to be. End its name in "
+            f"{' or '.join(SUFFIXES)}."
+        )
 
 
 def journal_of(out: Path) -> Path:
@@ -93,11 +106,24 @@ def _sweep(
             "Nothing fits: no trace could be replayed under any of the settings, so there is no table."
         )
     table = pd.DataFrame(rows)[list(COLUMNS)].sort_values(["file", *KEY], ignore_index=True)
-    write_atomically(out, table.to_parquet(index=False))
+    write_atomically(out, _to_bytes(table, out))
     with suppress(PermissionError):  # Windows: the file is open; an empty journal does no harm
         journal_of(out).unlink()
     journal.truncate(0)
     return table
+
+
+def read(out: Path) -> pd.DataFrame:
+    """A table as it was written, text for text and digit for digit."""
+    if out.suffix.lower() == CSV:
+        return pd.read_csv(out, dtype=COLUMNS, keep_default_na=False)
+    return pd.read_parquet(out)
+
+
+def _to_bytes(table: pd.DataFrame, out: Path) -> bytes:
+    if out.suffix.lower() == CSV:
+        return table.to_csv(index=False, lineterminator="\n").encode()
+    return table.to_parquet(index=False)
 
 
 @contextmanager
@@ -185,11 +211,11 @@ def _known(out: Path, journal: IO[bytes], report: Callable[[str], None]) -> list
     rows: list[Row] = []
     if out.exists():
         try:
-            table = pd.read_parquet(out)
-        except Exception:  # whatever pyarrow says of a file that is no parquet
+            table = read(out)
+        except Exception:  # whatever pandas and pyarrow say of a file that is none
             table = pd.DataFrame({"nothing": [0]})
         rows = [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
-        if not all(map(_is_row, rows)):
+        if set(table.columns) != COLUMNS.keys() or not all(map(_is_row, rows)):
             raise SweepError(
                 f"{out} is there and is no table of a sweep, or of an earlier version's, which counted less. "
                 "Choose another name for --out, or take it away."

@@ -14,8 +14,10 @@ from __future__ import annotations
 from moeviz.amounts import UNKNOWN as UNKNOWN
 from moeviz.amounts import digits as digits
 from moeviz.amounts import many as many
+from moeviz.amounts import mean as mean
 from moeviz.amounts import memory as memory
 from moeviz.amounts import milliseconds as milliseconds
+from moeviz.amounts import part_of as part_of
 from moeviz.amounts import percent as percent
 from moeviz.amounts import points as points
 from moeviz.amounts import rate as rate
@@ -26,6 +28,7 @@ from moeviz.words.names import MISS_KINDS as MISS_KINDS
 from moeviz.words.names import OUTCOMES as OUTCOMES
 from moeviz.words.names import POLICY_NAMES as POLICY_NAMES
 from moeviz.words.names import SIGNS as SIGNS
+from moeviz.words.names import label as label
 from moeviz.words.names import memory_held as memory_held
 from moeviz.words.names import policy_name as policy_name
 from moeviz.words.names import prefetch_name as prefetch_name

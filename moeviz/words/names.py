@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from moeviz.amounts import budget, many, memory
-from moeviz.core.settings import BASELINES, SCOPES, Settings
+from moeviz.core.owncode import short
+from moeviz.core.settings import BASELINES, SCOPES, Settings, bracketed
 
 SIGNS = {  # what the state of an expert is called beside its colour and its sign
     "resident": "there",
@@ -55,13 +56,19 @@ def settings(found: Settings) -> str:
 
 
 def policy_name(name: str) -> str:
-    """What a policy is called where people read; of a user's own file the part after the colon."""
-    return POLICY_NAMES.get(name, name.rpartition(":")[2])
+    """What a policy is called where people read; of a user's own file `mru.py:mru`. A predictor keeps its
+    name."""
+    return POLICY_NAMES.get(name, short(name))
 
 
 def prefetch_name(name: str) -> str:
-    """What a predictor is called in a menu."""
-    return "no pre-fetch" if name == "none" else f"pre-fetch: {name.rpartition(':')[2]}"
+    """What a predictor is called on a board."""
+    return "no pre-fetch" if name == "none" else f"pre-fetch: {short(name)}"
+
+
+def label(found: Settings) -> str:
+    """Settings in a few words, with the policy by its name: LRU, 4 slots, next-gate."""
+    return found.labelled(policy_name(found.policy))
 
 
 def setting_name(found: Settings) -> str:
@@ -82,8 +89,7 @@ def setting_names(several: Sequence[Settings]) -> list[str]:
         ]
         name = setting_name(one)
         if extra and not one.baseline:
-            begins = name.removesuffix(")") + (", " if name.endswith(")") else " (")
-            name = f"{begins}{', '.join(extra)})"
+            name = bracketed(name, ", ".join(extra))
         names.append(name)
     return names
 
@@ -94,7 +100,7 @@ def _apart(found: Settings) -> list[str]:
     return [
         budget(found.budget) if found.budget else many(found.slots, "slot"),
         "all layers share them" if found.scope == "model" else "each layer its own",
-        found.prefetch.rpartition(":")[2] if guesses else "no pre-fetch",
+        short(found.prefetch) if guesses else "no pre-fetch",
         f"{found.lookahead} ahead" if guesses else "",
         f"width {found.width or 'as k'}" if guesses else "",
         f"threshold {found.threshold:g}" if guesses else "",

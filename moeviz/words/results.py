@@ -10,7 +10,8 @@ from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.numbers import metrics
 from moeviz.numbers.differences import Pair
-from moeviz.numbers.metrics import Counts, MissKinds, Moved, Summary, Timed
+from moeviz.numbers.metrics import Counts, MissKinds, Moved, Summary
+from moeviz.numbers.timing import Timed
 from moeviz.words.names import settings as in_words
 from moeviz.words.plain import lines
 from moeviz.words.terms import GLOSSARY

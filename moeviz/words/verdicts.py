@@ -16,7 +16,7 @@ from moeviz.numbers.differences import Interval, speed_ratio
 from moeviz.numbers.medians import Repeated
 from moeviz.numbers.metrics import Counts
 from moeviz.numbers.subject import Change
-from moeviz.words.names import setting_names
+from moeviz.words.names import label, setting_names
 from moeviz.words.results import counted
 
 SUBJECTS = 3  # that one sentence can hold
@@ -118,7 +118,7 @@ def comparison_verdict(measured: Sequence[tuple[Settings, Repeated]]) -> str:
     of_tokens = f"Over the {many(decoded, 'decoded token')}: " if decoded else "Over the prompt: "
     others = [(one, other) for one, other in caches if one is not best]
     if not others:
-        return f"{of_tokens}{best.label}: {counted(found.median.main)}."
+        return f"{of_tokens}{label(best)}: {counted(found.median.main)}."
     (first, a), (second, b) = (pair for pair in caches if pair[0] in (best, others[0][0]))
     names = setting_names([first, second])
     return of_tokens + verdict(names[0], a, names[1], b)
@@ -161,6 +161,6 @@ def best_value(measured: Sequence[tuple[Settings, Repeated]]) -> str:
     if gain <= 0:
         return "Best value for memory: none; copying on demand is as fast."
     return (
-        f"Best value for memory: {best.label}, {speed(gain * 100 * 2**20)} more than on demand for "
+        f"Best value for memory: {label(best)}, {speed(gain * 100 * 2**20)} more than on demand for "
         f"each 100 MiB of its {memory(held)} of fast memory."
     )

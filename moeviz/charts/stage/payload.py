@@ -30,7 +30,7 @@ from moeviz.numbers import routing
 from moeviz.numbers.cost import Costs, fit
 from moeviz.numbers.explain import Explainer
 from moeviz.numbers.subject import Change, known_domains, subject_changes
-from moeviz.words import memory_held, prefetch_name, setting_name, setting_names
+from moeviz.words import label, many, memory_held, prefetch_name, setting_name, setting_names
 
 VERSION = 1
 AROUND = 32  # tokens whose experts tell the domain of the one in their middle
@@ -141,8 +141,9 @@ def _check(trace: Trace, runs: Sequence[Run], bound: Run | None) -> None:
         found = len(run.passes.phase), run.layers, run.experts
         if found != shape:
             raise StageError(
-                f"a run of {found[0]} passes, {found[1]} layers and {found[2]} experts is none of this "
-                f"trace, which has {shape[0]}, {shape[1]} and {shape[2]}. Replay this trace; boards share "
+                f"a run of {many(found[0], 'pass')}, {many(found[1], 'layer')} and "
+                f"{many(found[2], 'expert')} is none of this trace, which has {shape[0]}, {shape[1]} and "
+                f"{shape[2]}. Replay this trace; boards share "
                 "its passes, so a rule batch:N has to be the same on all of them."
             )
     if len(runs[0].accesses.event) > MAX_ACCESSES:
@@ -208,7 +209,7 @@ def run_part(
     return {
         "id": run.digest,
         "name": setting_name(settings),
-        "label": settings.label,
+        "label": label(settings),
         "policy": settings.policy,
         "means": {  # what its menus say of what is chosen
             "policy": BASELINES[settings.baseline]

@@ -10,8 +10,8 @@ from typing import Any
 
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
-from moeviz.numbers import medians, metrics
-from moeviz.numbers.metrics import Stack
+from moeviz.numbers import medians, timing
+from moeviz.numbers.timing import Stack
 from moeviz.words import per_second, setting_names, speed_verdict
 
 
@@ -49,7 +49,7 @@ def results_of(
                 "name": name,
                 "speed": per_second(found.median.times),
                 "ms": _parts(stack),
-                "repeats": [sum(_parts(one)) for one in map(metrics.stack, runs) if one is not None],
+                "repeats": [sum(_parts(one)) for one in map(timing.stack, runs) if one is not None],
                 "board": caches.index(n) if n in caches else None,
             }
             for n, (name, (_, runs, found, stack)) in enumerate(zip(names, timed, strict=True))

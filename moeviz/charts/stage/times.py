@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from moeviz.charts.stage.packing import packed
 from moeviz.core.run import Run
-from moeviz.numbers.cost import KINDS, OF_LINK, Costs, Lanes, fit, measured_passes, modelled_passes
+from moeviz.numbers.cost import Costs, fit, modelled_passes
+from moeviz.numbers.lanes import KINDS, OF_LINK, Lanes, measured_passes
 from moeviz.words import setting_name
 
 MAX_EVENTS = 24_000  # with more, walking through every pass takes longer than a visitor should wait

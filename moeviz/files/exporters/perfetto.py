@@ -12,7 +12,8 @@ from moeviz.core.trace import Trace
 from moeviz.errors import ExportError
 from moeviz.files.exporters.registry import Export, exporter
 from moeviz.numbers import cost
-from moeviz.numbers.cost import Costs, Segment
+from moeviz.numbers.cost import Costs
+from moeviz.numbers.lanes import Segment, measured_lanes
 
 
 @exporter("perfetto", ".json", "a timeline for ui.perfetto.dev or chrome://tracing")
@@ -48,7 +49,7 @@ def perfetto(trace: Trace, run: Run, costs: Costs | None = None) -> str:
     pass_at = run.pass_at.tolist()
     for step, tokens in enumerate(trace.passes()):
         lanes = (
-            cost.measured_lanes(run, step)
+            measured_lanes(run, step)
             if run.measured
             else cost.modelled_lanes(run, costs, step)
             if costs
