@@ -60,7 +60,7 @@ with show.screen():
     at = (trace, run, step)
     show.chart(lambda: residency.raster(run, texts, pictures, step), "raster", *at)
     st.caption(f"A click opens the stage there. {residency.legend(run)}")
-    beyond.hits(trace, [settings])
+    beyond.hits(trace, [(settings, run)])
 told = story.event(explainer, step, layer)
 st.markdown(f"**{told}**", help=words.tooltip(told))
 evictions = explainer.evictions(step, layer)

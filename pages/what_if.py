@@ -64,7 +64,7 @@ with show.screen():
     with left:
         named = [one.name for one in laid]
         show.chart(lambda: curves.over_slots(found, at, even, laid), "curves", trace, chosen, at, even, named)
-        beyond.hits(trace, chosen)
+        beyond.hits(trace, zip(chosen, (each for _, each in runs), strict=False))  # not of the baselines
         others.sources(laid)
     with right:
         if place is None or not size:

@@ -525,8 +525,8 @@ def test_a_click_on_the_timeline_opens_the_stage_there(page: Page, app: str, fig
     spot = drawn.evaluate(
         """plot => {
           const layout = plot._fullLayout
-          const last = plot.calcdata.length - 1, marks = plot.data[last]
-          const n = marks.customdata.findIndex(one => one[0] > 70)
+          const last = plot.calcdata.length - 1, marks = plot._fullData[last]
+          const n = [...marks.customdata].findIndex(one => one[0] > 70)
           return {
             x: layout.xaxis._offset + layout.xaxis.c2p(plot.calcdata[last][n].x),
             y: layout.yaxis._offset + layout.yaxis.c2p(plot.calcdata[last][n].y),
@@ -555,7 +555,7 @@ def test_a_click_on_a_copy_of_the_lanes_opens_the_stage_there(page: Page, app: s
           return {
             x: xaxis._offset + xaxis.c2p(widest.b + widest.s / 2),
             y: yaxis._offset + yaxis.c2p(widest.p),
-            at: [...plot.data[n].customdata[widest.i]],
+            at: [...plot._fullData[n].customdata[widest.i]],
           }
         }"""
     )

@@ -34,6 +34,7 @@ from moeviz.charts.residency import EVICTED
 from moeviz.core.replay import replay
 from moeviz.core.run import MISS, Run
 from moeviz.core.settings import Settings
+from moeviz.core.synthetic import synthetic
 from moeviz.core.trace import Trace
 from moeviz.files import moetrace
 from moeviz.numbers.cost import fit
@@ -176,11 +177,7 @@ def test_now_stands_on_so_far() -> None:
     chart = usage.now_and_so_far(trace, 3)
     marks = chart.figure.data[1]
     now = {(int(x), int(y)) for x, y in zip(marks.x, marks.y, strict=True)}
-    cells = chart.figure.data[0].customdata  # where a click opens the stage
-    assert all(list(cells[e][layer]) == [3, layer, e] for layer, e in now)
-    assert [list(place) for place in marks.customdata] == [
-        [3, x, y] for x, y in zip(marks.x, marks.y, strict=True)
-    ]
+    assert all(one.meta == {"pass": 3} for one in chart.figure.data)  # where a click opens the stage
     step = trace.passes()[3]
     assert now == {
         (layer, int(e)) for layer in range(trace.layers) for e in trace.experts[step, layer].ravel()
@@ -211,7 +208,9 @@ def test_the_raster_shows_misses_evictions_and_takes_clicks_on_misses(recorded: 
     run = replay(trace, Settings())
     chart = residency.raster(run, texts(trace))
     cells, places, marks = chart.figure.data
-    assert len(places.x) == len(trace.passes()) * trace.layers  # a click anywhere finds one
+    assert len(places.x) == len(trace.passes()) * trace.layers  # the pointer finds one, wherever it is
+    assert chart.figure.layout.hoverdistance == -1
+    assert cells.hoverinfo == "skip"
     assert (
         (np.asarray(cells.z) == residency.MISS).sum() == (run.accesses.outcome == MISS).sum() == len(marks.x)
     )
@@ -232,8 +231,6 @@ def test_the_least_time_is_said_to_be_of_what_can_be_had(recorded: tuple[Trace, 
 
 
 def test_a_model_of_many_experts_is_pooled_by_layer() -> None:
-    from moeviz.core.synthetic import synthetic
-
     trace = synthetic(64)
     assert trace.layers * trace.num_experts > residency.MOST_ROWS
     run = replay(trace, Settings(slots=8))
@@ -248,6 +245,17 @@ def test_the_papers_figure_is_around_the_cursor(recorded: tuple[Trace, Run]) -> 
     assert chart.table["pass"].min() == 80
     assert chart.table["pass"].max() == 120
     assert chart.kind == "measured"
+
+
+def test_where_experts_are_many_the_papers_cells_say_their_state_by_themselves() -> None:
+    trace = synthetic(60, 2, 128, 4)
+    run = replay(trace, Settings(slots=8))
+    (cells,) = residency.paper(
+        run, frames(run), [""] * 60, 0, 30
+    ).figure.data  # so many that no place is there
+    assert cells.hoverinfo is None
+    assert "expert %{y}: %{customdata}" in cells.hovertemplate
+    assert (np.asarray(cells.customdata) == "miss").sum() == (np.asarray(cells.z) == residency.MISS).sum() > 0
 
 
 def test_a_text_without_words_has_the_numbers_of_its_passes_on_the_axis() -> None:

@@ -297,8 +297,11 @@ def test_the_gap_captured_is_none_of_lru_all_of_belady() -> None:
 
 @pytest.mark.parametrize("policy", ["lru", "lfu", "belady"])
 @pytest.mark.parametrize("prefetch", ["none", "previous-token"])
-def test_bounds_are_the_same_where_the_replay_is_known(policy: str, prefetch: str) -> None:
+def test_bounds_are_the_same_where_replays_are_known(policy: str, prefetch: str) -> None:
     trace = random_trace(3, tokens=30, prompt=5)
     wanted = Settings(policy, 4, prefetch=prefetch)
-    told = bounds(trace, wanted, None, gap=True, replayed=replay(trace, wanted))
-    assert told == bounds(trace, wanted, None, gap=True)
+    known = [wanted, Settings("belady", 4), Settings("lru", 4)]
+    for count in (1, 3):
+        replayed = {one: replay(trace, one) for one in known[:count]}
+        told = bounds(trace, wanted, None, gap=True, replayed=replayed)
+        assert told == bounds(trace, wanted, None, gap=True)

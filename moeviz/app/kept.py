@@ -129,14 +129,17 @@ def curved(trace: Trace, settings: Settings) -> Curve:
 
 
 @st.cache_resource(show_spinner=False, max_entries=256, hash_funcs=BY_TRACE)
-def gap(trace: Trace, settings: Settings) -> float | None:
-    """How much of what is possible a policy gets; None where that says nothing of these settings. Raises
-    SettingsError where they do not fit the trace.
+def gap(trace: Trace, settings: Settings, _run: Run) -> float | None:
+    """How much of what is possible a policy gets; None where that says nothing of these settings. `_run`:
+    what they did. Raises SettingsError where they do not fit the trace.
+
+    The other two replays are of those that the stage and other pages show, so that they are kept already.
     """
     if not tells_gap(settings):
         return None
-    known = bounds(trace, settings, None, gap=True, replayed=replayed(trace, settings))
-    return known.gap_captured
+    others = [replace(settings, policy=policy, prefetch="none") for policy in ("lru", "belady")]
+    known = {settings: _run} | {one: replayed(trace, one) for one in others}
+    return bounds(trace, settings, None, gap=True, replayed=known).gap_captured
 
 
 @st.cache_resource(show_spinner="Asking the predictors", max_entries=64, hash_funcs=BY_TRACE)

@@ -80,7 +80,7 @@ def warm() -> None:
     trace = moetrace.sample(sample_names()[0])
     explainer = Explainer(trace, Settings(slots=trace.k))
     for chart in (
-        residency.raster(explainer.run, trace.texts),
+        residency.raster(explainer.run, [""] * len(trace.passes())),
         usage.now_and_so_far(trace, 0),
         shares.skew(trace),
         curves.over_slots([curve(trace, explainer.run.settings)], trace.k),

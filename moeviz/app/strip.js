@@ -11,6 +11,12 @@ function typing(event) {
   return target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName) || /^(combobox|slider|radio|tab|option)$/.test(role)
 }
 
+// Forward pass, MoE layer and expert of a point, where its chart says them: of each point, or the pass for all whose x and y are the rest.
+function place({ customdata, data, x, y }) {
+  if (typeof data.meta?.pass === "number") return [data.meta.pass, x, y]
+  return customdata?.length === 3 && typeof customdata !== "string" ? [...customdata] : null
+}
+
 class Strip {
   constructor(parent) {
     this.root = parent.querySelector(".strip")
@@ -26,8 +32,8 @@ class Strip {
     if (!plot?.on || this.heard.has(plot)) return
     this.heard.add(plot)
     plot.on("plotly_click", ({ points }) => {
-      const found = points.find((point) => Array.isArray(point.customdata))
-      if (found) this.tell("clicked", { at: found.customdata, now: Date.now() })
+      const at = points.map(place).find(Boolean)
+      if (at) this.tell("clicked", { at, now: Date.now() })
     })
   }
 

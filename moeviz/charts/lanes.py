@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from moeviz.amounts import many, milliseconds
 from moeviz.charts import style
 from moeviz.charts.chart import Chart, kind_of
@@ -57,7 +59,7 @@ def over_passes(run: Run, first: int, count: int = 1, costs: cost.Costs | None =
                     "pattern": style.hatch(pattern),
                     "line": {"width": 0.5 if len(chained) <= MOST_OUTLINED else 0, "color": "#000"},
                 },
-                customdata=[[step, one.layer, one.expert] for step, one in own],
+                customdata=np.array([[step, one.layer, one.expert] for step, one in own], np.int32),
                 hovertext=[_where(one) for _, one in own],
                 hovertemplate=name + ", %{hovertext}: %{base:.2f} + %{x:.2f} ms<extra></extra>",
             )

@@ -72,7 +72,9 @@ def paper(
     shown = texts[chosen]
     names = passes_of(run)
     across = style.passes_axis(run) + (", and what went in" if any(shown) else "")
-    figure = _raster(states.T, colors, STATES, first, across, "expert", style.passes_unit(run))
+    marks = states.size <= MOST_MARKS
+    told = "" if marks else style.passes_unit(run) + " %{x}, expert %{y}"
+    figure = _raster(states.T, colors, first, across, "expert", told)
     if any(shown):
         figure.update_xaxes(
             tickvals=[first + n for n in range(len(shown))],
@@ -84,12 +86,12 @@ def paper(
     figure.update_layout(height=max(240, min(900, 130 + 24 * run.experts)))
     style.mark_column(figure, at)
     number, expert = np.indices(states.shape).reshape(2, -1)
-    if states.size <= MOST_MARKS:
-        told = [
+    if marks:
+        said = [
             f"{names[first + n]}, expert {one}: {STATES[states[n, one]]}"
             for n, one in zip(number, expert, strict=True)
         ]
-        _found(figure, (first + number, np.full(len(number), layer), expert), expert, told)
+        _found(figure, (first + number, np.full(len(number), layer), expert), expert, said)
     table = pd.DataFrame(
         {
             "pass": first + number,
@@ -179,15 +181,12 @@ def _every_expert(run: Run, pictures: Sequence[Frame]) -> go.Figure:
     place = step, gone.layer, gone.expert
     idle = (states[place] == RESIDENT) | (states[place] == PREFETCHED)
     states[tuple(one[idle] for one in place)] = EVICTED
-    names = (*STATES, "resident, leaves in this pass")
     figure = _raster(
         states.reshape(len(states), -1).T,
         (*style.STATE_COLORS, EVICTED_COLOR),
-        names,
         0,
         style.passes_axis(run),
         "MoE layer, its experts",
-        style.passes_unit(run),
     )
     ticks = [layer * run.experts + (run.experts - 1) / 2 for layer in range(run.layers)]
     figure.update_yaxes(
@@ -201,6 +200,7 @@ def _every_expert(run: Run, pictures: Sequence[Frame]) -> go.Figure:
     figure.update_layout(
         height=max(280, min(560, 80 + round(4.4 * run.layers * run.experts))),
         shapes=[between | {"y0": edge, "y1": edge} for edge in edges],
+        hoverdistance=-1,  # the pointer finds the nearest place, however high a layer is
     )
     return figure
 
@@ -244,7 +244,7 @@ def _places(figure: go.Figure, run: Run, texts: Sequence[str], pooled: bool) -> 
     and one at each miss.
     """
     missed, step, layer, expert = _missed(run)
-    names = passes_of(run)
+    told = [f"{name}, “{style.short(text, 24)}”" for name, text in zip(passes_of(run), texts, strict=True)]
     passes, layers = len(run.passes.phase), run.layers
     every = -(-passes * layers // MOST_MARKS)
     where = np.arange(0, passes, every).repeat(layers), np.tile(np.arange(layers), -(-passes // every))
@@ -257,8 +257,8 @@ def _places(figure: go.Figure, run: Run, texts: Sequence[str], pooled: bool) -> 
         (*where, np.full(len(where[0]), -1)),
         where[1] * height + middle,
         [
-            f"{names[n]}, “{style.short(texts[n], 24)}”: layer {at}, {count[n, at]} missed"
-            for n, at in zip(where[0].tolist(), where[1].tolist(), strict=True)
+            f"{told[n]}: layer {at}, {out} missed"
+            for n, at, out in zip(where[0].tolist(), where[1].tolist(), count[where].tolist(), strict=True)
         ],
     )
     if 0 < missed <= MOST_MARKS:
@@ -267,7 +267,7 @@ def _places(figure: go.Figure, run: Run, texts: Sequence[str], pooled: bool) -> 
             (step, layer, expert),
             layer if pooled else layer * run.experts + expert,
             [
-                f"{names[n]}, “{style.short(texts[n], 24)}”: layer {at}, expert {one} missed"
+                f"{told[n]}: layer {at}, expert {one} missed"
                 for n, at, one in zip(step.tolist(), layer.tolist(), expert.tolist(), strict=True)
             ],
         )
@@ -275,15 +275,16 @@ def _places(figure: go.Figure, run: Run, texts: Sequence[str], pooled: bool) -> 
 
 def _found(figure: go.Figure, where: tuple[NDArray[Any], ...], y: NDArray[Any], told: Sequence[str]) -> None:
     """Points at passes and rows `y` that the pointer finds and that say what is there; `where`: the
-    customdata, the passes first. Nothing is drawn: a browser takes a second for some thousand marks.
+    customdata, the passes first. Nothing is drawn: a browser takes a second for some thousand marks. All are
+    arrays: Plotly looks at each item of a list.
     """
     figure.add_scatter(
         x=where[0],
         y=y,
         mode="none",
         showlegend=False,
-        customdata=np.stack(where, 1).tolist(),
-        text=told,
+        customdata=np.stack(where, 1).astype(np.int32),
+        text=np.array(told),
         hovertemplate="%{text}<extra></extra>",
     )
 
@@ -305,16 +306,10 @@ def _raster_table(run: Run, texts: Sequence[str]) -> pd.DataFrame:
 
 
 def _raster(
-    cells: NDArray[np.uint8],
-    colors: Sequence[str],
-    names: Sequence[str],
-    first: int,
-    x: str,
-    y: str,
-    unit: str,
+    cells: NDArray[np.uint8], colors: Sequence[str], first: int, x: str, y: str, told: str = ""
 ) -> go.Figure:
-    """A raster of states, with their signs where there is room for them. cells: [row, column]; `unit`: what
-    a column is
+    """A raster of states, with their signs where there is room for them. cells: [row, column]; `told`: what a
+    cell says to the pointer beside its state; left out where places say more.
     """
     shades = [color or "rgba(128,128,128,.10)" for color in colors]
     count = len(shades)
@@ -337,8 +332,9 @@ def _raster(
         text=glyphs,
         texttemplate="%{text}" if glyphs is not None else None,
         textfont={"color": "#000", "size": 13},
-        hovertemplate=unit + " %{x}, row %{y}: %{customdata}<extra></extra>",
-        customdata=np.array(names)[cells] if cells.size <= 60_000 else None,
+        hoverinfo=None if told else "skip",
+        hovertemplate=f"{told}: %{{customdata}}<extra></extra>" if told else None,
+        customdata=np.array(STATES)[cells] if told else None,
     )
     figure.update_xaxes(showgrid=False, zeroline=False, range=[first - 0.5, first + cells.shape[1] - 0.5])
     figure.update_yaxes(showgrid=False, zeroline=False)

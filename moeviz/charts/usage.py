@@ -60,8 +60,8 @@ def grid(
 
 
 def now_and_so_far(trace: Trace, step: int, weighted: bool = False) -> Chart:
-    """The experts that forward pass `step` needs, drawn on how often each was chosen up to then. The
-    customdata of a cell is (pass, MoE layer, expert).
+    """The experts that forward pass `step` needs, drawn on how often each was chosen up to then. A click
+    finds a MoE layer and an expert, x and y, and the pass in the meta.
 
     Raises ValueError where weights are asked of a trace that holds none.
     """
@@ -70,8 +70,6 @@ def now_and_so_far(trace: Trace, step: int, weighted: bool = False) -> Chart:
     far = routing.usage(trace, weighted, slice(0, passes[step].stop))
     label = "router weight" if weighted else "tokens"
     figure = grid(far, label)
-    layers, experts = far.shape
-    figure.data[0].customdata = [[[step, one, e] for one in range(layers)] for e in range(experts)]
     layer, expert = np.nonzero(now)
     if len(layer) <= MOST_MARKS:
         figure.add_scatter(
@@ -79,7 +77,6 @@ def now_and_so_far(trace: Trace, step: int, weighted: bool = False) -> Chart:
             y=expert,
             mode="markers",
             name="chosen now",
-            customdata=[[step, *place] for place in zip(layer.tolist(), expert.tolist(), strict=True)],
             marker={
                 "symbol": "square-open",
                 "size": 20 if trace.num_experts <= 16 else 9,
@@ -88,6 +85,7 @@ def now_and_so_far(trace: Trace, step: int, weighted: bool = False) -> Chart:
             },
             hovertemplate="layer %{x}, expert %{y}: chosen now<extra></extra>",
         )
+    figure.update_traces(meta={"pass": step})
     figure.update_layout(showlegend=True)
     table = _by_expert({"chosen now": now, f"so far, {label}": far})
     new = int(((now > 0) & (routing.usage(trace, False, slice(0, passes[step].start)) == 0)).sum())

@@ -40,7 +40,8 @@ def replay(file: Path, as_json: bool, **others: Any) -> None:
         settings = settings_of(others)
         trace, recorded = moetrace.load(file)
         result = replay_trace(trace, settings)
-        bound = bounds(trace, settings, recorded, gap=as_json or tells_gap(settings), replayed=result)
+        gap, known = as_json or tells_gap(settings), {settings: result}
+        bound = bounds(trace, settings, recorded, gap=gap, replayed=known)
     found = metrics.summary(result)
     if as_json:
         ids: list[int] = []

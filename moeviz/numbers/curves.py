@@ -9,7 +9,7 @@ pools. A stack algorithm from a cold start needs one ranking of experts for all 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -174,11 +174,11 @@ def bounds(
     recorded: Run | None,
     *,
     gap: bool = False,
-    replayed: Run | None = None,
+    replayed: Mapping[Settings, Run] | None = None,
 ) -> Bounds:
     """What no policy can beat at these slots, and what these settings make of it. `gap`: whether that is
-    asked for. `replayed`: what a replay of these settings gave, which is not done again. For a baseline all
-    are None.
+    asked for. `replayed`: what replays of these settings and others gave, which are not done again. For a
+    baseline all are None.
 
     The bound is belady's under the settings' own rule. It is none (None) where a pool's experts differ in
     size: the fewest misses are then no longer had by who is needed again last.
@@ -188,13 +188,14 @@ def bounds(
         return Bounds()
     hits: dict[str, list[int]] = {}  # by policy: of prefill and of decode
     accesses: list[int] = []
-    if replayed is not None and settings.prefetch == "none":
-        counts = [metrics.counts(replayed, phase) for phase in (PREFILL, DECODE)]
-        hits[settings.policy], accesses = [one.hits for one in counts], [one.accesses for one in counts]
-    for policy in ({"belady", "lru", settings.policy} if gap else {"belady"}) - hits.keys():
+    for policy in {"belady", "lru", settings.policy} if gap else {"belady"}:
         one = replace(settings, policy=policy, prefetch="none")
-        (by_phase,), all_of_phase = _hits(trace, one, [room], None)
-        hits[policy], accesses = by_phase.tolist(), all_of_phase.tolist()
+        if replayed and one in replayed:
+            counts = [metrics.counts(replayed[one], phase) for phase in (PREFILL, DECODE)]
+            hits[policy], accesses = [each.hits for each in counts], [each.accesses for each in counts]
+        else:
+            (by_phase,), all_of_phase = _hits(trace, one, [room], None)
+            hits[policy], accesses = by_phase.tolist(), all_of_phase.tolist()
     phase = DECODE if accesses[DECODE] else PREFILL
     least = captured = None
     if recorded:
