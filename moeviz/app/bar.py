@@ -81,8 +81,8 @@ HELP = """
 | --- | --- |
 | ← → | move the cursor by one token; Home and End to the ends |
 | Page up, Page down | by ten tokens |
-| 1 to 9 | in a lesson: the answer of that number |
-| P | presenter mode: large, without menus; P again ends it |
+| 1 to 9 | in a lesson: the answer of that number; 1 reveals where no answers are listed |
+| P | presenter mode: large, without the bar at the top; P again ends it |
 | ? | this list, and what the words mean |
 
 The Stage has more keys; press ? there.
