@@ -284,6 +284,19 @@ def test_the_expert_that_is_asked_about_and_the_speed_go_into_the_link_and_come_
     expect(stage.locator(".story h3").first).to_contain_text(f"Expert {expert} ")
 
 
+def test_slow_motion_goes_into_the_link_and_comes_from_it(page: Page, app: str) -> None:
+    goto(page, app, "step=60")
+    for _ in range(3):
+        page.keyboard.press(".")
+    expect(page).to_have_url(re.compile("slow=2"))
+    page.reload()
+    stage = staged(page)
+    expect(stage.locator(".transport .layer")).to_have_text("layer 2")
+    expect(stage.locator(".story .kicker")).to_contain_text("token 60 · layer 2")
+    page.keyboard.press("ArrowRight")  # which ends it
+    expect(page).not_to_have_url(re.compile("slow="))
+
+
 PAGES = {
     "Stage": "canvas",
     "Experts": ".js-plotly-plot",

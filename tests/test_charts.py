@@ -129,10 +129,10 @@ def test_speed_spans_least_to_most_and_says_whether_repeats_overlap(recorded: tu
     slow = replace(run, times=replace(run.times, pass_wall=run.times.pass_wall * 2))
     middle = replace(run, times=replace(run.times, pass_wall=run.times.pass_wall * 3 // 2))
     chart = times.speed([("a", [run, middle, slow]), ("b", [slow, slow, slow])])
-    (bars,) = chart.figure.data
+    *_, whiskers = chart.figure.data
     fast = run.tokens_per_second
     assert fast is not None
-    assert bars.x[0] + bars.error_x.array[0] == pytest.approx(fast)
+    assert whiskers.x[0] + whiskers.error_x.array[0] == pytest.approx(fast)
     assert chart.table["least"].tolist() == pytest.approx([fast / 2, fast / 2])
     assert chart.alt.endswith("their repeats overlap.")
     assert times.speed([("a", [run]), ("b", [slow])]).alt.endswith("their repeats do not overlap.")
@@ -156,7 +156,9 @@ def test_a_comparison_has_four_charts_and_one_row_for_each_settings(recorded: tu
     measured = [("a", [run, run]), ("b", [run, run])]
     assert [chart.kind for chart in comparison.charts(measured, "paced")][:2] == ["paced", "paced"]
     assert len(comparison.charts(measured)) == 4
-    assert comparison.table(measured)["settings"].tolist() == ["a", "b"]
+    table = comparison.table(measured)
+    assert table["settings"].tolist() == ["a", "b"]
+    assert {*comparison.HEADS, *comparison.GUESSED} <= set(table.columns)
     assert comparison.charts([("a", [replace(run, times=None)])]) == []
 
 
@@ -333,6 +335,12 @@ def test_the_curve_marks_the_bound_and_says_who_hits_most(recorded: tuple[Trace,
     assert chart.figure.data[2].line.color == style.BOUND
     assert chart.table.loc[chart.table["slots"] == 4, "lru"].item() == curves.at_slots(found[0], 4)
     assert chart.alt.startswith("At 4 slots LRU hits most")
+    slots, knee = chart.figure.layout.annotations  # at the top, each left of its line
+    assert (slots.text, slots.xanchor, slots.yshift, knee.yshift) == ("4 slots", "right", 0, 0)
+    slots, knee = curves.over_slots(found, int(knee.x)).figure.layout.annotations
+    assert knee.yshift < slots.yshift  # of one place: below each other
+    slots, _ = curves.over_slots(found, 2).figure.layout.annotations
+    assert slots.xanchor == "left"  # away from the axis
     assert curves.over_slots(found[:2], trace.k).alt.startswith("At 2 slots all hit alike, ")
 
 
@@ -351,10 +359,20 @@ def test_a_name_from_a_file_cannot_become_markup(make: Callable[..., Chart]) -> 
     assert "<a" not in chart.figure.to_json().replace("\\u003c", "<")
 
 
-def test_whiskers_are_as_well_seen_in_the_dark_as_the_text(recorded: tuple[Trace, Run]) -> None:
-    sent = times.speed([("a", [recorded[1]])]).figure.to_dict()
-    style.ink(sent, "#D5DDE5")
-    assert sent["data"][0]["error_x"]["color"] == sent["layout"]["font"]["color"] == "#D5DDE5"
+def test_whiskers_are_seen_on_their_bar_and_beside_it_in_both_themes(recorded: tuple[Trace, Run]) -> None:
+    bars, edge, core = times.speed([("a", [recorded[1]])]).figure.data
+    assert edge.error_x.thickness > core.error_x.thickness  # which is drawn on it
+    lines = [luminance(one.error_x.color) for one in (edge, core)]
+    for ground in (bars.marker.color, "#FFFFFF", "#11161C"):  # the bar's, and those of the themes
+        lit = luminance(ground)
+        assert max((max(lit, one) + 0.05) / (min(lit, one) + 0.05) for one in lines) > 4.5
+
+
+def luminance(color: str) -> float:
+    """Of WCAG 2.2, from 0 to 1."""
+    parts = [int(color[n : n + 2], 16) / 255 for n in (1, 3, 5)]
+    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def test_presenters_text_is_larger() -> None:

@@ -47,6 +47,18 @@ def test_only_who_opens_the_stage_without_a_link_is_led() -> None:
     assert "see in half a minute" not in said(turned(opened("library"), "stage"))
 
 
+def test_the_lead_goes_on_after_the_lesson_that_it_leads_to() -> None:
+    app = opened("stage")
+    app.button(key="visit-1").click().run()
+    back = turned(turned(app, "lessons"), "stage")
+    assert "Which will more often" in said(back)
+    turned(app, "lessons")
+    app.query_params["step"] = "200"
+    assert "Which will more often" not in said(turned(app, "stage"))  # a link that asks for something else
+    app = turned(turned(opened("stage"), "library"), "stage")
+    assert "see in half a minute" not in said(app)
+
+
 def test_the_lead_ends_with_a_way_to_the_measurement() -> None:
     app = opened("stage")
     for _ in range(3):  # show me, LRU, to the end

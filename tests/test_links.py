@@ -5,9 +5,16 @@ said, as text.
 from __future__ import annotations
 
 import pytest
-from test_pages import _one_worker, opened, seek, texts  # noqa: F401
+from test_pages import _one_worker, data_folder, opened, seek, texts  # noqa: F401
 
-SHARED = ("trace", "window", "step", "a", "b", "asked", "speed", "begin", "presenter", "lesson", "progress")
+from moeviz.app import boards
+from moeviz.core.synthetic import synthetic
+from moeviz.files import library, moetrace
+
+SHARED = (
+    *("trace", "window", "step", "slow", "a", "b", "asked", "speed", "begin"),
+    *("presenter", "lesson", "progress"),
+)
 FIELDS = ("scope", "lookahead", "width", "threshold", "warm", "half_life", "rule", "budget")
 LINKED = {  # page -> what its widgets take from a link
     "stage": (*(f"{name}_both" for name in FIELDS), "tokens", "repeats", "seed", "tier", "baselines"),
@@ -65,12 +72,25 @@ def test_a_policy_has_its_board_s_name_in_every_menu_and_its_id_does_in_a_link()
     assert not app.toast
 
 
-def test_a_link_restores_what_is_asked_about_and_the_speed() -> None:
-    app = opened("stage", step="60", asked="b.2.5", speed="16")
-    assert seek(app) == {"board": 1, "layer": 2, "expert": 5, "speed": "16", "step": 60}
+def test_a_link_restores_slow_motion_what_is_asked_about_and_the_speed() -> None:
+    app = opened("stage", step="60", slow="3", asked="b.2.5", speed="16")
+    assert seek(app) == {"board": 1, "layer": 2, "expert": 5, "speed": "16", "slow": 3, "step": 60}
     assert not app.toast
-    app = opened("stage", asked="b.2.8", speed="5")  # eight experts, 0 to 7
+    app = opened("stage", asked="b.2.8", slow="8", speed="5")  # eight experts and layers, 0 to 7
     assert seek(app) is None
     assert "The link says asked=b.2.8, which is no board" in texts(app.toast)
+    assert "The link says slow=8, which is no MoE layer" in texts(app.toast)
     assert "The link says speed=5, which is no speed" in texts(app.toast)
-    assert not {"asked", "speed"} & set(app.query_params)
+    assert not {"asked", "slow", "speed"} & set(app.query_params)
+
+
+@pytest.mark.usefixtures("data_folder")
+def test_the_measured_speed_of_a_long_text_that_was_not_timed_is_refused_and_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(boards, "QUICK", 0)  # its boards are drawn before their stories and times
+    assert (seek(opened("stage", speed="times")) or {})["speed"] == "times"
+    library.keep("made up", moetrace.to_bytes(synthetic(60), None))
+    app = opened("stage", trace="library: made up", speed="times")
+    assert seek(app) is None
+    assert "speed" not in app.query_params

@@ -37,7 +37,7 @@ def test_what_a_hit_ratio_does_not_say() -> None:
     told = words.beyond_hits([("lru", 0.25, None), ("lfu", 0.5, 0.375), ("mru", 0.0, -0.1)])
     assert told == (
         "Whole-token hits: lru 25.0%, lfu 50.0%, mru 0.0% of decoded tokens. "
-        "Gap captured: lfu 38%, mru -10% of what is possible."
+        "Gap captured: lfu 38%, mru -10% of what Belady hits more than LRU."
     )
     assert words.beyond_hits([("lru", None, None)]) == ""
     assert {"whole-token hit", "gap captured"} <= set(words.terms_in(told))

@@ -1,4 +1,5 @@
-"""What the link keeps of the stage besides boards and cursor: the expert that was asked about, and the speed.
+"""What the link keeps of the stage besides boards and cursor: the layer at which slow motion stands, the
+expert that was asked about, and the speed.
 
 seek = asked.restored(trace, timed)      # for `stage`
 asked.tell(event)
@@ -21,12 +22,13 @@ USUAL = "4"
 
 
 def tell(event: StageEvent) -> None:
-    """Tells the link what is asked about, where the user chose it, and the speed, where it is not the usual
-    one. Nothing where the stage has said nothing yet.
+    """Tells the link where slow motion stands, what is asked about, where the user chose it, and the speed,
+    where it is not the usual one. Nothing where the stage has said nothing yet.
     """
     if not event.speed:
         return
     links.put("speed", event.speed if event.speed != USUAL else "")
+    links.put("slow", "" if event.slow is None else str(event.slow))
     chosen = event.kept and None not in (event.layer, event.expert, event.selected_board)
     links.put("asked", f"{BOARDS[event.selected_board or 0]}.{event.layer}.{event.expert}" if chosen else "")
 
@@ -37,10 +39,17 @@ def restored(trace: Trace, timed: bool) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     if speed := links.get("speed"):
-        if speed in SPEEDS and (timed or speed != "times"):
-            found["speed"] = speed
+        if speed not in SPEEDS:
+            _refuse("speed", "no speed. It plays 4 tokens a second")
+        elif speed == "times" and not timed:
+            _refuse("speed", "no speed of this text, since it was not timed. It plays 4 tokens a second")
         else:
-            _refuse("speed", "no speed of this text. It plays 4 tokens a second")
+            found["speed"] = speed
+    if slow := links.get("slow"):
+        if _below(slow, trace.layers):
+            found["slow"] = int(slow)
+        else:
+            _refuse("slow", "no MoE layer of this trace. The whole token is shown")
     if asked := links.get("asked"):
         match asked.split("."):
             case [("a" | "b") as board, layer, expert] if _below(layer, trace.layers) and _below(
@@ -57,6 +66,7 @@ def forget(trace: Trace) -> None:
     state = st.session_state
     if state.get("asked_of", trace.digest) != trace.digest:
         links.put("asked", "")
+        links.put("slow", "")
     state.asked_of = trace.digest
 
 

@@ -74,15 +74,15 @@ button:is([kind=secondary], [kind=tertiary]):enabled:is(:hover, :active, [aria-e
   }
 }
 </style>"""
-STAGE = "Stage"
+STAGE, LESSONS = "Stage", "Lessons"
 KEYS = {"p": "present", "?": "help"} | {str(n): f"choice-{n}" for n in range(1, 10)}
 HELP = """
 | key | what it does |
 | --- | --- |
 | ← → | move the cursor by one token; Home and End to the ends |
 | Page up, Page down | by ten tokens |
-| 1 to 9 | in a lesson: the answer of that number |
-| P | presenter mode: large, without menus; P again ends it |
+| 1 to 9 | in a lesson: the answer of that number; 1 reveals where no answers are listed |
+| P | presenter mode: large, without the bar at the top; P again ends it |
 | ? | this list, and what the words mean |
 
 The Stage has more keys; press ? there.
@@ -92,12 +92,13 @@ The Stage has more keys; press ? there.
 def draw(page: str) -> None:
     """The bar, with room for the page's drawer. Comes before the page; `page` is its title."""
     state = st.session_state
-    if state.get("page") != page:
+    came = state.get("page") != page
+    if came:
         state.page = page
         state.pop("seek", None)  # the stage takes up the cursor where the page before left it
         if "trace" in state and (named := st.query_params.get("trace", state.trace)) != state.trace:
             traces.show(named)  # a link from another page names it; the picker alone would keep its own
-    first_visit.notice(page, STAGE)
+    first_visit.notice(page, came, STAGE, LESSONS)
     links.refuse_senseless()
     links.name_policies()
     state.setdefault("linked", {name: ",".join(st.query_params.get_all(name)) for name in st.query_params})
@@ -136,7 +137,7 @@ def present() -> None:
 
 @st.dialog("Keys and words")
 def _help() -> None:
-    if st.session_state.page != "Lessons":  # which keeps its own lesson
+    if st.session_state.page != LESSONS:  # which keeps its own lesson
         st.page_link("pages/lessons.py", label="How it works, in one minute", query_params={"lesson": "0"})
     st.markdown(HELP)
     st.markdown("**Words**")

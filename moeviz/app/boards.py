@@ -197,7 +197,7 @@ def _stage(
         payload,
         "stage",
         seek=first_visit.seek(here, len(trace.passes()) - 1)
-        or _seek(trace, growing, all(one["times"] or one["soon"] for one in parts)),
+        or _seek(trace, growing, all(one["times"] or (one["soon"] and measured) for one in parts)),
         future=not led,
         presenter=st.session_state.presenter,
         below=BELOW + round(PROGRESS * window.larger()) if busy else BELOW,
@@ -232,7 +232,7 @@ def _job(name: str) -> Any:
 
 def _seek(trace: Trace, follows: bool, timed: bool) -> dict[str, Any] | None:
     """Where the cursor goes: to the end of a run that goes on, while it stands there; else where another page
-    or the link left it. `timed`: whether the boards have times.
+    or the link left it. `timed`: whether the boards have times, or are about to have them.
     """
     state, last = st.session_state, len(trace.passes()) - 1
     if not follows:

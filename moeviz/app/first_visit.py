@@ -2,7 +2,8 @@
 text, and what came out of it. Within a minute, by mouse or by the keys 1 to 3.
 
 It is for who comes without a link, once in a session, and ends with the first thing that its visitor does
-without it, such as other settings: what it tells is true of those that it began with.
+without it, such as other settings: what it tells is true of those that it began with. It leads to a lesson,
+and goes on when its visitor comes back from there.
 
     first_visit.draw(here, two, "Measure", measure)        # above the stage
 """
@@ -17,7 +18,7 @@ import numpy as np
 import streamlit as st
 
 from moeviz import words
-from moeviz.app import kept, traces
+from moeviz.app import kept, links, traces
 from moeviz.app.show import plain
 from moeviz.app.stage import StageEvent
 from moeviz.core.run import HIT, Run
@@ -49,13 +50,18 @@ LESSONS = {"start": ("How it works", "0"), "told": ("Why?", "1")}  # moment -> a
 Act = Callable[[], object]
 
 
-def notice(page: str, stage: str) -> None:
-    """Told of every page before it is drawn: decides at a session's first one whether it is to be led."""
-    state = st.session_state
-    if page != stage:
+def notice(page: str, came: bool, stage: str, lessons: str) -> None:
+    """Told of every page before it is drawn, and whether its visitor `came` from another: decides at a
+    session's first page whether it is to be led, and later whether it still is. `stage` and `lessons`: titles
+    of the page that leads and of the one that it leads to.
+    """
+    state, linked = st.session_state, st.query_params
+    if "visit" not in state:
+        state.visit = "start" if page == stage and not linked else ""
+    elif page not in (stage, lessons):
         state.visit = ""
-    elif "visit" not in state:
-        state.visit = "" if st.query_params else "start"
+    elif page == stage and came and any(links.get(name) != linked[name] for name in linked):
+        state.visit = ""  # the link asks for something else than what was left there
 
 
 def leads(here: traces.Here) -> bool:

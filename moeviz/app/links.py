@@ -1,6 +1,6 @@
 """What a link restores besides the widgets that Streamlit binds to it: trace, its window, cursor, the boards
-of the stage, the expert that is asked about there and its speed, what other pages begin with, presenter mode,
-the lesson and the progress in the lessons.
+of the stage, there the layer at which slow motion stands, the expert that is asked about and the speed; what
+other pages begin with, presenter mode, the lesson and the progress in the lessons.
 
 Streamlit drops a page's parameters when another page is opened, so they are kept here and put back.
 """
@@ -21,7 +21,7 @@ from moeviz.errors import SettingsError
 from moeviz.words.names import POLICY_NAMES
 
 NAMES = (
-    *("trace", "window", "step", "a", "b", "asked", "speed", "begin"),
+    *("trace", "window", "step", "slow", "a", "b", "asked", "speed", "begin"),
     *("presenter", "lesson", "progress"),
 )
 LISTS = ("policies", "published", "baselines")  # of them a link may say that nothing is chosen

@@ -256,7 +256,10 @@ def by_settings(job: Job) -> list[tuple[Settings, list[Run]]]:
 
 def _table(job: Job, named: list[tuple[str, list[Run]]]) -> None:
     table = comparison.table(named)
-    show.table(table, {**dict.fromkeys(table.columns[1:], "%.1f"), "hit ratio": "%.3f"})
+    nobody = not table[comparison.GUESSED].to_numpy().any()  # then these columns say nothing
+    shown = table.drop(columns=comparison.GUESSED) if nobody else table
+    formats = {**dict.fromkeys(shown.columns[1:], "%.1f"), "hit ratio": "%.3f"}
+    show.table(shown, formats, heads=comparison.HEADS)
     show.download("Table as CSV", lambda: show.csv(table), "comparison.csv")
     if job.facts:
         facts, threads = job.facts, words.many(int(job.facts.versions["threads"]), "thread")

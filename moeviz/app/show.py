@@ -135,14 +135,19 @@ def table(
     frame: pd.DataFrame,
     formats: Mapping[str, str] | None = None,
     widths: Mapping[str, int] | None = None,
+    heads: Mapping[str, str] | None = None,
     **more: Any,
 ) -> Any:
     """A table whose headings say what their words mean; `formats`: of columns of numbers; `widths`: px, of
-    columns of text.
+    columns of text; `heads`: short headings of columns of numbers, whose names are told with their words.
     """
-    formats, widths = formats or {}, widths or {}
+    formats, widths, heads = formats or {}, widths or {}, heads or {}
     columns: dict[str, Any] = {
-        name: st.column_config.NumberColumn(format=formats[name], help=words.tooltip(name))
+        name: st.column_config.NumberColumn(
+            heads.get(name),
+            format=formats[name],
+            help=words.tooltip(name, more=f"{name}." if name in heads else ""),
+        )
         if name in formats
         else st.column_config.Column(help=words.tooltip(name), width=widths.get(name))
         for name in map(str, frame.columns)

@@ -79,6 +79,7 @@ class StageEvent:
     expert: int | None = None
     selected_board: int | None = None
     kept: bool = False  # whether the user chose what is selected
+    slow: int | None = None  # the layer at which slow motion stands
     speed: str = ""  # that of the menu; "" where the cursor's place has not been told yet
 
 
@@ -94,9 +95,10 @@ def stage(
     """Draws the stage, as high as the window has room below its top, less `below` px, and returns what its
     user did.
 
-    `seek` takes the cursor to "step", the selection to "board", "layer" and "expert", and the menu of speeds
-    to "speed", where it has them, when it differs from the seek of the run before; with "follows" only where
-    the cursor stood at the end of what there was. `future`: False hides the curves after the cursor.
+    `seek` takes the cursor to "step", slow motion to the layer "slow", the selection to "board", "layer" and
+    "expert", and the menu of speeds to "speed", where it has them, when it differs from the seek of the run
+    before; with "follows" only where the cursor stood at the end of what there was. `future`: False hides the
+    curves after the cursor.
     """
     data = {
         "payload": dict(payload),
@@ -130,6 +132,7 @@ def told(key: str, trace: str = "") -> StageEvent:
         expert=_number(selected.get("expert")),
         selected_board=_number(selected.get("board")),
         kept=cursor.get("kept") is True,
+        slow=_number(cursor.get("layer")),
         speed=_text(cursor.get("speed")),
     )
 

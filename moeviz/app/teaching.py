@@ -134,8 +134,8 @@ def predict(one: Lesson) -> float | str | None:
     """Draws the question. Gives what was predicted, or SEEN where only the link knows or a room predicted, or
     None while it is open.
     """
-    if HALL.room is not None:
-        return SEEN if lectern.predicted(HALL.room, one, lambda: answered(one.number).right) else None
+    if (room := HALL.room) is not None:  # which another tab may close at any moment: asked for once
+        return SEEN if lectern.predicted(room, one, lambda: answered(one.number).right) else None
     state = st.session_state
     said: dict[int, float] = state.setdefault("predicted", {})
     answered_before = progress().of(one.number) is not None and one.number not in state.setdefault(
@@ -208,8 +208,8 @@ def picture_of_answer(one: Lesson, given: float | str) -> None:
     or by a room's class in the middle, where the drawing has a place for it.
     """
     answer, guess, whose = answered(one.number), given, "your guess"
-    if HALL.room is not None:
-        guess, whose = HALL.room.middle(one), "the class's guess"
+    if (room := HALL.room) is not None:
+        guess, whose = room.middle(one), "the class's guess"
     found = answer.picture
     if answer.with_guess is not None and isinstance(guess, float):
         found = answer.with_guess(guess, whose)
@@ -253,8 +253,8 @@ def _next(number: int) -> None:
 
 def _again(number: int) -> None:
     """The first prediction stays the one that counts; a room's count begins anew."""
-    if HALL.room is not None:
-        HALL.room.ask_again(lessons()[number])
+    if (room := HALL.room) is not None:
+        room.ask_again(lessons()[number])
         return
     st.session_state.predicted.pop(number, None)
     st.session_state.setdefault("anew", set()).add(number)

@@ -308,5 +308,7 @@ def open_stage(step: int, layer: int, expert: int, settings: Settings) -> None:
 
 
 def move(step: int) -> None:
-    """Moves the cursor, and tells the link."""
+    """Moves the cursor, and tells the link. Slow motion, which stands at a layer of one pass, ends."""
+    if links.get("step") != str(step):
+        links.put("slow", "")
     links.put("step", str(step))

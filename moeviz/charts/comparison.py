@@ -31,6 +31,20 @@ def charts(measured: times.Measured, kind: str = "measured") -> list[Chart]:
     ]
 
 
+HEADS = {  # of the table's columns, where it has to fit beside a page's margins
+    "tokens/s, mean": "tokens/s",
+    "tokens/s, least": "least",
+    "tokens/s, most": "most",
+    "stall ms/token": "stall ms",
+    "TPOT ms, median": "TPOT ms",
+    "TPOT ms, p95": "TPOT p95",
+    "MB guessed, useful": "MB useful",
+    "MB guessed, wasted": "MB wasted",
+    "fast tier MiB": "MiB held",
+}
+GUESSED = ["MB guessed, useful", "MB guessed, wasted"]
+
+
 def table(measured: times.Measured) -> pd.DataFrame:
     """One row for each named Settings: medians over its repeats.
 

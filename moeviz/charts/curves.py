@@ -6,6 +6,7 @@ over_slots([curve(trace, Settings(policy)) for policy in ("lru", "lfu", "belady"
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +17,10 @@ from moeviz.numbers.curves import Curve, knee
 from moeviz.numbers.published import Published
 from moeviz.words import SAME, many, percent, policy_name
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+CROWDED = 0.22  # of an axis: so near to each other the names of two lines do not fit side by side
 HOLLOW = ("circle-open", "square-open", "diamond-open", "cross-open", "x-open", "triangle-up-open")
 
 
@@ -46,12 +51,7 @@ def over_slots(
             line={"color": style.BOUND, "width": 4} if bound else style.line(number),
             marker={"symbol": number % 12, "size": 7},
         )
-    cursor = {"color": style.CURSOR, "width": 2}
-    figure.add_vline(at, line=cursor, annotation_text=many(at, "slot"), annotation_position="bottom right")
-    bend = knee(curves[0])
-    if bend is not None:
-        note = {"annotation_text": "knee", "annotation_position": "top left"}
-        figure.add_vline(bend, line={"color": style.BOUND, "width": 1, "dash": "dot"}, **note)
+    _mark(figure, curves, at)
     if break_even:
         figure.add_scatter(
             x=[int(curves[0].slots[0]), int(curves[0].slots[-1])],
@@ -88,6 +88,19 @@ def over_slots(
         shown.append(break_even)  # its line is not outside
     style.share_axis(figure, shown)
     return Chart("Hit ratio over slots", figure, table, "replayed", _told(curves, at))
+
+
+def _mark(figure: go.Figure, curves: Sequence[Curve], at: int) -> None:
+    """The chosen slot count and the knee: at the top, left of their lines, where no curve is so high yet."""
+    first, last = int(curves[0].slots[0]), int(curves[0].slots[-1])
+    near = CROWDED * (last - first)
+    bend = knee(curves[0])
+    left = at - first > near  # else it would lie on the axis
+    style.mark_line(figure, at, many(at, "slot"), {"color": style.CURSOR, "width": 2}, left=left)
+    if bend is not None:
+        row = int(bend == at or 0 < at - bend < near if left else 0 < bend - at < 2 * near)
+        line = {"color": style.BOUND, "width": 1, "dash": "dot"}
+        style.mark_line(figure, bend, "knee", line, row=row)
 
 
 def at_slots(one: Curve, slots: int) -> float:

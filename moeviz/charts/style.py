@@ -82,6 +82,31 @@ def rows(figure: go.Figure, count: int) -> go.Figure:
     return figure
 
 
+def whiskers(
+    figure: go.Figure,
+    labels: Sequence[str],
+    middle: Sequence[float],
+    least: Sequence[float],
+    most: Sequence[float],
+) -> None:
+    """Whiskers on horizontal bars, dark with a light edge: seen on a bar and beside it, in every theme."""
+    reach = {
+        "symmetric": False,
+        "array": [high - value for high, value in zip(most, middle, strict=True)],
+        "arrayminus": [value - low for low, value in zip(least, middle, strict=True)],
+    }
+    for color, thickness, width in (("#FFFFFF", 7, 9), ("#15202B", 3, 7)):
+        figure.add_scatter(
+            y=[html_safe(label) for label in labels],
+            x=list(middle),
+            mode="markers",
+            marker={"opacity": 0},
+            error_x={**reach, "color": color, "thickness": thickness, "width": width},
+            hoverinfo="skip",
+            showlegend=False,
+        )
+
+
 def stacked(
     axis: str, labels: Sequence[str], parts: Mapping[str, tuple[str, str, Sequence[float]]]
 ) -> go.Figure:
@@ -140,21 +165,27 @@ def mark_column(figure: go.Figure, at: float) -> None:
     )
 
 
+def mark_line(
+    figure: go.Figure, at: float, text: str, line: Mapping[str, Any], left: bool = True, row: int = 0
+) -> None:
+    """A line over the whole height with its name beside it, at the top, in that row from there."""
+    note = {"text": text, "xshift": -4 if left else 4, "yshift": -20 * row}
+    where = "top left" if left else "top right"
+    figure.add_vline(at, line=dict(line), annotation=note, annotation_position=where)
+
+
 # What follows changes a figure as it is sent, a dict that `Figure.to_dict` gave: a Figure checks each change,
 # which takes longer than to make most charts.
 
 
 def ink(sent: dict[str, Any], color: str) -> None:
-    """All text of a figure, and its whiskers, in one colour that is seen well on its ground."""
+    """All text of a figure in one colour that is seen well on its ground."""
     layout = sent["layout"]
     for one in (layout, _part(layout, "legend"), *layout.get("annotations", ())):
         _part(one, "font")["color"] = color
     for one in (*_axes(sent), *_colorbars(sent)):
         _part(one, "tickfont")["color"] = color
         _part(one, "title", "font")["color"] = color
-    for one in sent["data"]:
-        if "error_x" in one:
-            one["error_x"]["color"] = color
 
 
 def enlarge(sent: dict[str, Any], factor: float) -> None:
@@ -169,6 +200,7 @@ def enlarge(sent: dict[str, Any], factor: float) -> None:
         _part(one, "title", "font")["size"] = round(title * factor)
     for one in layout.get("annotations", ()):
         _part(one, "font")["size"] = round(15 * factor)
+        one["yshift"] = round(one.get("yshift", 0) * factor)
     for one in sent["data"]:
         if size := one.get("textfont", {}).get("size"):
             one["textfont"]["size"] = round(size * factor)

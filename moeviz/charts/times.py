@@ -35,19 +35,13 @@ def speed(measured: Measured, kind: str = "measured") -> Chart:
         y=[style.html_safe(label) for label in labels],
         x=middle,
         orientation="h",
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": np.subtract(most, middle).tolist(),
-            "arrayminus": np.subtract(middle, least).tolist(),
-            "thickness": 2,
-        },
         marker_color=style.SERIES[0],
         text=[digits(value) for value in middle],
         textposition="inside",
         insidetextanchor="start",
         showlegend=False,
     )
+    style.whiskers(figure, labels, middle, least, most)
     style.rows(figure, len(labels))
     table = pd.DataFrame(
         {

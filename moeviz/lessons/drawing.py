@@ -141,7 +141,7 @@ def curves(
     """Shares (0 to 1) over x. `hidden`: only the first and the last point of each line. `mark`: a named
     place on x. `guess`: the place on x that somebody predicted, and who, with its point on the first line.
     """
-    left, right, top, bottom = 46.0, WIDTH - 12.0, 34.0, 218.0
+    left, right, top, bottom = 50.0, WIDTH - 12.0, 34.0, 218.0
     low = int(min(min(values) for _, values in lines) * 10) / 10
 
     def at(where: float, share: float) -> tuple[float, float]:
@@ -151,7 +151,7 @@ def curves(
     parts = [text(0, 16, what, bold=True)]
     for share in np.linspace(low, 1, 3):
         y = at(x[0], float(share))[1]
-        parts += [rule(left, y, right, y, "1 5"), text(left - 6, y + 5, percent(share, 0), "end")]
+        parts += [rule(left, y, right, y, "1 5"), text(left - 10, y + 5, percent(share, 0), "end")]
     every = max(1, len(x) // 8)
     parts += [text(at(one, low)[0], bottom + 18, str(one), "middle") for one in x[::every]]
     parts.append(text(right, bottom + 36, label, "end"))

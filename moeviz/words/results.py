@@ -12,6 +12,7 @@ from moeviz.numbers import metrics
 from moeviz.numbers.differences import Pair
 from moeviz.numbers.metrics import Counts, MissKinds, Moved, Summary
 from moeviz.numbers.timing import Timed
+from moeviz.words.names import policy_name
 from moeviz.words.names import settings as in_words
 from moeviz.words.plain import lines
 from moeviz.words.terms import GLOSSARY
@@ -58,7 +59,7 @@ def beyond_hits(several: Sequence[tuple[str, float | None, float | None]]) -> st
     gaps = [f"{name} {percent(captured, 0)}" for name, _, captured in several if captured is not None]
     said = [
         ("Whole-token hits", "of decoded tokens", whole),
-        ("Gap captured", "of what is possible", gaps),
+        ("Gap captured", f"of what {policy_name('belady')} hits more than {policy_name('lru')}", gaps),
     ]
     return " ".join(f"{what}: {', '.join(parts)} {of}." for what, of, parts in said if parts)
 

@@ -71,7 +71,8 @@ GLOSSARY = {
     "calibration": "Counts of each expert's use in an earlier trace, for policies that have to know them.",
     "bound": "What no policy can beat at these slots: belady's hits, which takes knowledge of the future.",
     "belady": "The policy that knows the future and drops the expert that is needed again last.",
-    "gap captured": "How much of what is possible a policy gets: of the hits that belady has more than lru.",
+    "gap captured": "How much of what is possible a policy gets: of the hits that belady has more than lru; "
+    "below 0 it has fewer than lru.",
     # pre-fetching
     "pre-fetch": "Copying an expert before it is needed, because it was guessed.",
     "guess": "An expert that a predictor expects a later layer to need.",

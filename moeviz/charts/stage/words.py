@@ -111,6 +111,7 @@ PHRASES = {
     "domain why": "The colour of a token is the domain that the experts of the {n} tokens around it are used "
     "like: a change shows within some tokens of its dashed line.",
     "density": "the whole text: stronger where more was missing",
+    "density short": "stronger: more misses",
     "part": "tokens {a} to {b} of {n}",
     "hit ratio": "hit ratio",
     "last": "last {n} tokens",
@@ -121,7 +122,7 @@ PHRASES = {
     "all so far with the prompt, as the large numbers say.",
     "under": " ↓ below the axis",
     "bound": "Belady, the bound",
-    "bound without": "Belady without pre-fetch",
+    "bound without": "Belady, without pre-fetch",
     "no bound": "Belady, here no bound",
     "prompt": "prompt",
     # sizes

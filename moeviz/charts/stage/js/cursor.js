@@ -20,14 +20,14 @@ class Cursor {
     this.stop()
     const { layers, experts, passes } = this.model
     this.pass = placed(wish.step, passes - 1, this.pass)
-    this.layer = null
+    this.layer = placed(wish.slow, layers - 1, null)
     const layer = placed(wish.layer, layers - 1, null)
     if (layer !== null) {
       this.selected = { board: placed(wish.board, this.boards.length - 1, 0), layer, kept: true }
       // of its layer, where no expert was named, the one that is worth telling
       const worth = () => this.worthTelling(this.pass * layers + layer)
       this.selected.expert = placed(wish.expert, experts - 1, null) ?? worth()
-    }
+    } else if (this.layer !== null) this.lookAtLayer()
     if (wish.speed) this.transport.setSpeed(wish.speed)
     this.settle()
     if (wish.play > 0) {
@@ -50,14 +50,19 @@ class Cursor {
     if (event < 0 || event >= passes * layers) return
     this.pass = Math.floor(event / layers)
     this.layer = event % layers
+    this.lookAtLayer()
+    this.settle()
+    this.tell()
+  }
+
+  // In slow motion: selects of the layer that is looked at the expert that is worth telling.
+  lookAtLayer() {
     this.selected = {
       board: this.selected?.board ?? this.boards.length - 1,
       layer: this.layer,
-      expert: this.worthTelling(event),
+      expert: this.worthTelling(this.pass * this.model.layers + this.layer),
       kept: false,
     }
-    this.settle()
-    this.tell()
   }
 
   // Of an event's experts the first that missed on the board that is looked at, else the first.

@@ -50,7 +50,7 @@ class Strip {
     const bare = !model.texts.some(Boolean) // then the tokens' numbers, as on the other pages
     const shown = model.texts.map((text, token) =>
       bare
-        ? `${token} `
+        ? `\u2009${token}\u2009` // room on both sides: what frames one leaves its neighbours free
         : text.replace(/[\n\t]/g, (char) => VISIBLE[char]).replace(/ {3,}/g, "  ") || "·",
     )
     const c = this.sheet.context
@@ -175,15 +175,18 @@ class Strip {
     const size = theme.size,
       base = high + size + 4
     const { phrases } = model.payload
-    let said = phrases.density
-    this.band.title = ""
+    let wordings = [phrases.density, phrases["density short"]]
+    this.band.title = phrases.density
     if (model.domains) {
       const name = model.domains.names[model.domains.nearest[model.tokenAt[stage.pass + 1] - 1]]
       const n = model.domains.around
-      const wordings = [phrases.domain, phrases["domain short"]].map((phrase) => say(phrase, { name, n }))
-      said = wordings.find((text) => sheet.wide(text, size) < width) ?? wordings[1]
+      wordings = [phrases.domain, phrases["domain short"]].map((phrase) => say(phrase, { name, n }))
       this.band.title = say(phrases["domain why"], { n })
     }
+    // the short one where the long one would take the place of the first change's name
+    const room = model.changes.length ? x(model.changes[0].pass) - 20 : width
+    const within = (most) => wordings.find((text) => sheet.wide(text, size) < most)
+    const said = within(room) ?? within(width) ?? wordings[1]
     sheet.text(said, 0, base, { colour: "muted", room: width })
     let taken = sheet.wide(said, size) + 16
     if (model.promptEnd && model.promptEnd < model.passes) this.mark(x(model.promptEnd), "muted", 1.5)
