@@ -530,6 +530,17 @@ def test_the_cursor_steps_from_anywhere_and_jumps(page: Page, app: str) -> None:
     see(page, "Token 30, MoE layer")
 
 
+def test_another_page_goes_on_where_the_stage_was_left_while_it_played(page: Page, app: str) -> None:
+    stage = goto(page, app, "step=20")
+    page.keyboard.press("Space")
+    expect(stage).to_have_attribute("data-pass", re.compile(r"^(2[7-9]|[3-9]\d|1\d\d)$"))
+    left = int(stage.get_attribute("data-pass") or 0)
+    turn(page, "Timeline")
+    strip = page.locator(".strip")
+    expect(strip).not_to_have_attribute("data-step", "20")
+    assert int(strip.get_attribute("data-step") or 0) >= left
+
+
 @pytest.mark.parametrize("figure", [0, 1])
 def test_a_click_on_the_timeline_opens_the_stage_there(page: Page, app: str, figure: int) -> None:
     opened(page, app, "Timeline")

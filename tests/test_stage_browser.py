@@ -702,6 +702,29 @@ def test_the_host_hears_what_its_user_asks_for(show: Open) -> None:
     assert heard[4]["pass"] == value(page, "stage.pass")
 
 
+def test_a_stage_that_is_left_tells_its_place_once(show: Open) -> None:
+    trace = random_trace(5)
+    page = show(stage_html(stage_payload(trace, [replay(trace, Settings("lru", 3))])))
+    page.evaluate("() => { window.heard = []; moevizStage.host.emit = (event) => heard.push(event) }")
+    assert value(page, "stage.untold()") is None
+    assert value(page, "(stage.go(7), stage.untold())") == 7  # before it would have been told
+    assert value(page, "stage.untold()") is None
+    assert value(page, "(stage.toggle(), stage.untold() === stage.pass)")  # while it plays
+    value(page, "stage.stop()")
+    page.keyboard.press("Home")
+    until(page, "window.heard.length")
+    assert [event["pass"] for event in page.evaluate("window.heard")] == [0]
+
+
+def test_a_click_on_a_board_focuses_the_stage_alone(show: Open) -> None:
+    trace = random_trace(5)
+    page = show(stage_html(stage_payload(trace, [replay(trace, Settings("lru", 3))])))
+    page.locator(".board canvas").first.click()
+    assert value(page, "stage.root.getRootNode().activeElement === stage.root")
+    page.keyboard.press("ArrowRight")  # from a key on, what has the focus may be framed
+    assert value(page, "getComputedStyle(stage.root).outlineStyle") == "none"
+
+
 def test_a_run_that_grows_under_the_mouse_loses_no_click(show: Open) -> None:
     actions = [{"id": "stop", "label": "Stop", "key": "r"}]
     short, long = (

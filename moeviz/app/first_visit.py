@@ -104,7 +104,7 @@ def _draw(here: traces.Here, two: Sequence[Settings], label: str, measure: Act) 
     with st.container(key="first-visit", horizontal=True, vertical_alignment="center", gap="small"):
         told = _text(here.trace, two)
         st.markdown(told, help=words.tooltip(told))
-        for number, (name, act) in enumerate(_ways(label, measure), start=1):
+        for number, (name, act) in enumerate(_ways(here, label, measure), start=1):
             look = LOOKS.get(name, "primary")
             st.button(f"{number}  {name}", key=KEYS[str(number)], on_click=act, type=look, width="content")
         where = LESSONS.get(st.session_state.visit)
@@ -127,8 +127,11 @@ def heard(event: StageEvent, here: traces.Here, last: int) -> None:
     st.rerun()
 
 
-def _go(to: str) -> None:
+def _go(to: str, step: int | None = None) -> None:
+    """`step`: where the stage stands then, for the other pages."""
     st.session_state.visit = to
+    if step is not None:
+        traces.move(step)
 
 
 def _say(name: str) -> None:
@@ -141,15 +144,17 @@ def _measured(measure: Act) -> None:
     measure()
 
 
-def _ways(label: str, measure: Act) -> list[tuple[str, Act]]:
+def _ways(here: traces.Here, label: str, measure: Act) -> list[tuple[str, Act]]:
     """The buttons of this moment, and what they do."""
+    leave = partial(_go, "", 0)
     match st.session_state.visit:
         case "start":
-            return [("Show me", partial(_go, "ask")), ("Skip", partial(_go, ""))]
+            return [("Show me", partial(_go, "ask")), ("Skip", leave)]
         case "ask":
-            return [*((name, partial(_say, name)) for name in NAMES), ("Skip", partial(_go, ""))]
+            return [*((name, partial(_say, name)) for name in NAMES), ("Skip", leave)]
         case "play":
-            return [("To the end", partial(_go, "told")), ("Skip", partial(_go, ""))]
+            last = len(here.trace.passes()) - 1
+            return [("To the end", partial(_go, "told", last)), ("Skip", partial(_go, ""))]
     return [(ON, partial(_go, "")), (label, partial(_measured, measure))]
 
 

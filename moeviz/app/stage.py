@@ -23,6 +23,8 @@ const { MoevizStage } = await import(new URL("STAGE_FILE", document.baseURI))
 const stages = new WeakMap()
 const lately = new WeakMap() // what each stage's user did last; numbers grow, over reloads too
 const memories = new Map() // by key: where a stage stood when Streamlit took it off the page
+const ends = new WeakMap() // of each stage: what else ends with it
+const WAYS = ["pointerdown", "keydown"] // a link is followed by
 
 export default function (component) {
   const { data, key, parentElement, setStateValue } = component
@@ -40,12 +42,27 @@ export default function (component) {
     stage = MoevizStage.mount(parentElement.querySelector(".stage-here"), data.payload, host)
     stages.set(parentElement, stage)
     stage.recall(memories.get(key))
+    // What a page tells once it has asked for another one leaves Streamlit with an empty page. So where the
+    // stage was left is told by the next strip of tokens, or by the stage when it is back.
+    const leaving = (event) => {
+      if (!event.composedPath().some((one) => one.href) || (event.key ?? "Enter") !== "Enter") return
+      const to = stage.untold()
+      window.moevizLeft = to === null ? null : { key, of: stage.model.payload.trace, to }
+    }
+    for (const way of WAYS) window.addEventListener(way, leaving, true)
+    ends.set(parentElement, () => WAYS.forEach((way) => window.removeEventListener(way, leaving, true)))
   } else {
     stage.update(data.payload, host)
   }
   stage.seekTo(data.seek)
+  const left = window.moevizLeft
+  if (left?.key === key) {
+    window.moevizLeft = null
+    if (left.of === data.payload.trace && !data.seek?.play) stage.go(left.to)
+  }
   return mounting(parentElement, () => {
     memories.set(key, stage.memory())
+    ends.get(parentElement)()
     stage.close()
     stages.delete(parentElement)
   })

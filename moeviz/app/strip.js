@@ -64,6 +64,9 @@ class Strip {
     if (this.told !== data.at && !this.timer) this.at = data.at
     this.told = data.at
     this.mark()
+    const left = window.moevizLeft // by the stage, while it played
+    window.moevizLeft = null
+    if (left?.of === data.of) this.go(left.to)
   }
 
   go(index) {

@@ -14,6 +14,7 @@ class Stage extends Player {
   constructor(root, payload, host = {}) {
     super()
     this.root = element("div", "moeviz-stage")
+    this.root.tabIndex = -1 // a click focuses the stage, not all that is around it, which would be framed
     root.append(this.root)
     this.outer = root
     this.host = host
@@ -21,6 +22,7 @@ class Stage extends Player {
     this.layer = null // in slow motion: the layer that is looked at
     this.selected = null // { board, layer, expert, kept }
     this.playing = false
+    this.later = null // timer of what is to be told
     this.apart = false // each board at its own time
     this.speed = "4"
     this.pace = null // tokens a second that the host asked for, while they play
@@ -266,6 +268,7 @@ class Stage extends Player {
     this.dirty = true
     clearTimeout(this.later)
     this.later = setTimeout(() => {
+      this.later = null
       if (this.playing) return
       this.emit({
         kind: "cursor",
@@ -281,6 +284,14 @@ class Stage extends Player {
       this.describe()
       this.live.textContent = this.story.body.innerText.split("\n").slice(0, 3).join(" ")
     }, 250)
+  }
+
+  // Where the cursor stands, if nobody was told yet, nor will be now: the stage plays, or it was moved just now. Else null.
+  untold() {
+    const waits = this.playing || this.later !== null
+    clearTimeout(this.later)
+    this.later = null
+    return waits ? this.pass : null
   }
 
   present() {
