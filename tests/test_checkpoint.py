@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from moeviz.engine import plan
-from moeviz.engine.architectures import needs_own_code
+from moeviz.engine.architectures import check_type
 from moeviz.engine.loader import load
 from moeviz.errors import ModelError
 
@@ -156,6 +157,43 @@ def test_a_plan_refuses_what_a_run_refuses(model_with_code: Path, tmp_path: Path
     assert plan.make(str(model_with_code), fast=2**30, fast_speed=10).size.num_experts > 1
 
 
+@pytest.mark.parametrize(
+    ("own", "kind", "said"),
+    [
+        ({"AutoModelForCausalLM": "odd.OddModel"}, "odd", "is of a type that .* does not have: odd"),
+        ({"AutoModelForCausalLM": "odd.OddModel"}, None, "has no model_type"),
+        ({"AutoConfig": "odd.OddConfig"}, None, "needs Python code"),
+        (["AutoConfig"], "odd", "auto_map of its configuration is no table"),
+        (["AutoConfig"], "mixtral", "auto_map of its configuration is no table"),
+        (None, "mixtral", "auto_map of its configuration is no table"),
+        ({"AutoConfig": None}, "mixtral", "auto_map of its configuration is no table"),
+        ({"AutoModelForCausalLM": None}, "mixtral", "auto_map of its configuration is no table"),
+        ({"AutoTokenizer": ["odd.OddTokenizer", None]}, "mixtral", ""),
+        ({}, "mixtral", ""),
+    ],
+)
+def test_a_plan_and_a_run_have_one_rule(
+    own: object, kind: str | None, said: str, model_with_code: Path, tmp_path: Path
+) -> None:
+    config = json.loads((model_with_code / "config.json").read_text()) | {"auto_map": own, "model_type": kind}
+    if kind is None:
+        del config["model_type"]
+    (model_with_code / "config.json").write_text(json.dumps(config))
+    found = []
+    for work in (
+        lambda: load(model_with_code, device="cpu"),
+        lambda: plan.make(str(model_with_code), fast=2**30, fast_speed=10),
+    ):
+        try:
+            work()
+            found.append("")
+        except ModelError as error:
+            found.append(str(error))
+    assert found[0] == found[1]
+    assert re.search(said, found[0]) if said else not found[0]
+    assert not (tmp_path / "ran").exists()
+
+
 def test_the_types_that_transformers_has_are_read_without_it() -> None:
     from transformers.models.auto import modeling_auto
 
@@ -165,11 +203,9 @@ def test_the_types_that_transformers_has_are_read_without_it() -> None:
         *modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
     }
     assert len(write) > 100
-    unknown = {one for one in write if needs_own_code({"model_type": one, "auto_map": own})}
-    assert unknown <= {"gpt-sw3"}  # which is no MoE, and stands elsewhere
-    assert needs_own_code({"model_type": "odd", "auto_map": own})
-    assert not needs_own_code({"model_type": "odd", "auto_map": {"AutoModelForCausalLM": "odd.OddModel"}})
-    assert not needs_own_code({"model_type": "odd", "auto_map": "AutoConfig"})
+    write -= {"gpt-sw3"}  # which is no MoE, and stands elsewhere
+    for one in write:
+        check_type("m", {"model_type": one, "auto_map": own})
 
 
 def test_a_folder_with_code_whose_architecture_transformers_has_runs_without_its_code(

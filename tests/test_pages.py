@@ -21,11 +21,11 @@ from click.testing import CliRunner
 from conftest import odd_traces, random_trace
 from streamlit.testing.v1 import AppTest
 
-from moeviz.app import boards, commands, components, jobs, machines, planning, shelf
+from moeviz.app import boards, commands, components, jobs, kept, machines, planning, shelf
 from moeviz.app.asking import PRESETS
 from moeviz.app.stage import StageEvent
 from moeviz.cli.main import main
-from moeviz.core.policies import POLICIES
+from moeviz.core.policies import POLICIES, load_policy
 from moeviz.core.replay import replay, served
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
@@ -34,6 +34,7 @@ from moeviz.core.trace import Trace
 from moeviz.engine import plan as engine_plan
 from moeviz.engine import tiers
 from moeviz.engine.client import Job, ModelSpec
+from moeviz.errors import SettingsError
 from moeviz.files import exporters, library, moetrace
 from moeviz.files.importers import Options
 from moeviz.files.moecounts import Counts, to_bytes
@@ -280,6 +281,75 @@ def test_a_policy_that_the_app_was_started_with_stands_in_every_menu(own_files: 
     turned(app, "what_if")
     app.multiselect(key="policies").set_value(["lru", own_files]).run()
     assert not app.exception
+
+
+FAILS = {
+    "a score": "def f(use, now):\n    return use.touches if len(use.touches) == 2 else use.touches[:1][9]\n",
+    "lists": "from moeviz.core.lists import Arc\nclass f(Arc):\n"
+    "    def why(self, one): return 'x' if self.slots == 1 else [][9]\n",
+}
+
+
+@pytest.mark.parametrize("kind", FAILS)
+@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize("fails", ["a", "b", "ab"])
+def test_boards_whose_own_policy_fails_at_its_work_fall_back(
+    kind: str, quick: bool, fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bad.py").write_text(FAILS[kind])
+    name = load_policy(f"{tmp_path / 'bad.py'}:f")
+    monkeypatch.setattr(boards, "QUICK", 20_000 if quick else 0)  # so that stories come after the boards
+    try:
+        two = {"a": "policy=lfu,slots=5", "b": "policy=lru,slots=6"}
+        app = opened("stage", step="60", **two | dict.fromkeys(fails, f"policy={name},slots=4"))
+        policies = [run["policy"] for run in payload(app)["runs"]]
+        assert policies == ["lru" if "a" in fails else "lfu", "lfu" if "b" in fails else "lru"]
+        assert [name, "bad.py:f"] in payload(app)["menus"]["policy"]
+        for board, first in (("a", "LRU"), ("b", "LFU")):
+            told = f"Board {board.upper()} falls back to {first}"
+            assert (told in texts(app.error)) == (board in fails)
+            assert (board in app.query_params) == (board not in fails)
+        assert len(app.error) == len(fails)
+        assert "failed at its work: IndexError" in texts(app.error)
+        app.run()
+        assert len(app.error) == len(fails)  # until they are set again
+        app.query_params.update(dict.fromkeys(fails, "policy=fifo,slots=4"))
+        assert not app.run().error
+        assert "fifo" in [run["policy"] for run in payload(app)["runs"]]
+    finally:
+        del POLICIES[name]
+
+
+def test_a_board_that_is_set_to_an_own_policy_that_fails_falls_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bad.py").write_text(FAILS["a score"])
+    name = load_policy(f"{tmp_path / 'bad.py'}:f")
+    try:
+        app = opened("stage", step="60")
+        asked = [StageEvent("settings", 1, {"policy": name})]
+        monkeypatch.setattr(boards, "told", lambda key: asked.pop() if asked else StageEvent())
+        app.run()
+        assert [run["policy"] for run in payload(app)["runs"]] == ["lru", "lfu"]
+        assert "Board B falls back to LFU" in texts(app.error)
+        assert not app.exception
+        asked.append(StageEvent("settings", 1, {"policy": "fifo"}))
+        assert not app.run().error
+        assert payload(app)["runs"][1]["policy"] == "fifo"
+    finally:
+        del POLICIES[name]
+
+
+def test_what_fails_on_the_stage_besides_policies_of_ones_own_is_told_and_no_board_falls_back(
+    own_files: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*given: Any) -> None:
+        raise SettingsError("the bound is not to be had")
+
+    monkeypatch.setattr(kept, "bound", fails)
+    app = opened("stage", a=f"policy={own_files},slots=5", step="60")
+    assert [one.value for one in app.error] == ["the bound is not to be had"]
+    assert own_files in str(app.query_params["a"])
 
 
 @pytest.mark.parametrize(

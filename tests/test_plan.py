@@ -198,7 +198,7 @@ def test_what_is_packed_is_said_with_what_unpacking_takes_and_from_which_link_on
     tensors |= {f"{one}_scale_inv": ("F32", (2, 1)) for one in tensors}
     quantised = {"quantization_config": {"quant_method": "fp8"}}
     config = {"num_hidden_layers": 1, "num_experts_per_tok": 1, "dtype": "bfloat16", "hidden_size": 128}
-    folder = write(tmp_path / "m", config | quantised, tensors)
+    folder = write(tmp_path / "m", config | quantised | {"model_type": "mixtral"}, tensors)
     weights, found = 256 * 128, {}
     for experts, moved, said in (
         (
@@ -332,7 +332,7 @@ def test_a_checkpoint_of_an_accelerator_is_planned_in_its_own_dtype(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiers, "accelerator_free", lambda *of: 2**30)
-    config = {"num_hidden_layers": 1, "num_experts_per_tok": 1, "dtype": "bfloat16"}
+    config = {"model_type": "mixtral", "num_hidden_layers": 1, "num_experts_per_tok": 1, "dtype": "bfloat16"}
     name = "model.layers.0.mlp.experts.0.up_proj.weight"
     folder = write(tmp_path / "m", config, {name: ("BF16", (8, 4))})
     found = as_json(folder)

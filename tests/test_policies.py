@@ -3,6 +3,7 @@
 from collections.abc import Container, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cachetools
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import moeviz.core.policies
-from moeviz.core.lists import Lists
+from moeviz.core.lists import Arc, Lists, S3Fifo
 from moeviz.core.policies import POLICIES, load_policy, policy
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.replay import replay
@@ -718,6 +719,88 @@ def test_a_policy_that_fails_at_its_work_is_one_message(content: str, rule: str,
             work(random_trace(3), settings)
     with pytest.raises(PolicyError, match="failed at its work: IndexError: "):
         curve(random_trace(3), settings)
+
+
+OTHER_LISTS = {
+    "a static why": "class f(Arc):\n    @staticmethod\n    def why(one): return 'so'\n",
+    "a class method": "class f(Arc):\n    told = []\n    @classmethod\n"
+    "    def why(cls, one): return str(cls.told)\n",
+    "methods of the object": "class f:\n    def __init__(self, slots):\n        own = self.own = Arc(slots)\n"
+    "        self.missed, self.came, self.used = own.missed, own.came, own.used\n"
+    "        self.leaves, self.why = own.leaves, own.why\n",
+    "methods handed on": "class f:\n    def __init__(self, slots): self.own = Arc(slots)\n"
+    "    def __getattr__(self, name):\n        if name.startswith('_') or name == 'own':\n"
+    "            raise AttributeError(name)\n        return getattr(self.own, name)\n",
+    "subclasses take a tag": "class Base(Arc):\n    def __init_subclass__(cls, tag): cls.tag = tag\n"
+    "class f(Base, tag='x'): pass\n",
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_LISTS)
+def test_lists_however_they_come_by_their_methods_serve(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(f"from moeviz.core.lists import Arc\n{OTHER_LISTS[kind]}")
+    settings = Settings(load_policy(f"{tmp_path / 'mine.py'}:f"), 4)
+    trace = random_trace(3)
+    arc = replace(settings, policy="arc")
+    assert replay(trace, settings).loads.victim_expert.tolist() == (
+        replay(trace, arc).loads.victim_expert.tolist()
+    )
+    own, known = Explainer(trace, settings), Explainer(trace, arc)
+    event = own.next_event("eviction", 8, 0)
+    assert event is not None
+    assert [one.residents for one in own.evictions(*event)] == [
+        one.residents for one in known.evictions(*event)
+    ]
+
+
+def test_only_lists_of_ones_own_are_watched() -> None:
+    assert type(POLICIES["arc"].keep(2)) is Arc
+    assert type(POLICIES["s3-fifo"].keep(2)) is S3Fifo
+
+
+def test_lists_that_cannot_be_copied_are_told(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from moeviz.core.lists import Arc\nclass f(Arc):\n    def __init__(self, slots):\n"
+        "        super().__init__(slots)\n        self.numbers = (one for one in range(9))\n"
+    )
+    settings = Settings(load_policy(f"{tmp_path / 'mine.py'}:f"), 4)
+    assert replay(random_trace(3), settings).loads.victim_expert.max() >= 0
+    with pytest.raises(PolicyError, match=r"failed at its work: TypeError: cannot pickle 'generator' object"):
+        Explainer(random_trace(3), settings)
+
+
+@pytest.mark.parametrize(
+    ("raises", "said"),
+    [
+        ("1 / 0", r"ZeroDivisionError: division by zero \(mine\.py, line 5\)\."),
+        ("helped()", r"ValueError: two lines \(mine\.py, line 2\)\."),
+        ("super().used(-9, again)", r"KeyError: -9 \(mine\.py, line 5\)\."),
+        ("raise MemoryError", r"MemoryError \(mine\.py, line 5\)\."),
+        ("raise OSError('Full.')", r"OSError: Full \(mine\.py, line 5\)\."),
+        ("raise OSError('long ' * 999)", r"OSError: (long ){60}… \(mine\.py, line 5\)\."),
+    ],
+)
+def test_what_a_policy_raises_is_told_on_one_line_with_its_place(
+    raises: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from moeviz.core.lists import Arc\ndef helped(): raise ValueError('two\\n\\n  lines')\n"
+        "class f(Arc):\n    def used(self, one, again):\n"
+        f"        if self.slots > 1: {raises}\n        super().used(one, again)\n"
+    )
+    name = load_policy(f"{tmp_path / 'mine.py'}:f")
+    with pytest.raises(PolicyError, match=rf"^policy 'mine\.py:f' failed at its work: {said}$"):
+        replay(random_trace(3), Settings(name, 4))
+
+
+def test_a_policy_that_is_no_file_tells_its_place_too() -> None:
+    def fails(use: Use, now: Moment) -> Any:
+        return use.touches if len(use.touches) == 2 else [][9]
+
+    policy("own")(fails)
+    line = fails.__code__.co_firstlineno + 1
+    with pytest.raises(PolicyError, match=rf"IndexError: .* \(test_policies\.py, line {line}\)\.$"):
+        replay(random_trace(3), Settings("own", 4))
 
 
 def test_a_file_cannot_replace_a_policy_of_moeviz(tmp_path: Path) -> None:

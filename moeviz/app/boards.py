@@ -36,7 +36,7 @@ from moeviz.core.replay import check_trace, served
 from moeviz.core.run import Run
 from moeviz.core.settings import BASELINES, Settings
 from moeviz.core.trace import Trace
-from moeviz.errors import MoevizError
+from moeviz.errors import MoevizError, PolicyError
 from moeviz.numbers import medians
 
 TITLE = "Which cache suits this text?"
@@ -117,6 +117,7 @@ def draw(
             st.rerun()
         if queued and not live.queued(job):
             st.rerun()  # to look more often
+        _tell_failed(here.name)
         event, shown_two = told("stage"), two
         changed = event.kind == "settings"
         if event.kind:
@@ -131,6 +132,7 @@ def draw(
         try:
             event = _stage(shown, shown_two, job, captured is not None, wanted, changed)
         except MoevizError as error:
+            _fall_back(here.name, shown, shown_two)
             st.error(show.plain(str(error)))
             if changed:
                 st.rerun()
@@ -219,10 +221,43 @@ def _explain(here: traces.Here, two: list[Settings], job: Any) -> None:
     trace = served(here.trace, two[0])
     new = [] if job is not None else [one for one in two if not _explained(trace, one)]
     for one in new:
-        kept.part(trace, one, _measured(here))
+        try:
+            kept.part(trace, one, _measured(here))
+        except MoevizError:
+            _fall_back(here.name, here, two)
+            raise
         st.session_state.explained.add((trace.digest, one))
     if new:
         st.rerun()
+
+
+def _fall_back(chosen: str, here: traces.Here, two: list[Settings]) -> None:
+    """Sets those boards back whose policy or predictor of a user's own fails at its work, and draws the page
+    again, with what failed above them. Where no such board is at fault nothing happens. `chosen`: the trace
+    that is chosen, which waits while a live run is shown.
+    """
+    trace, found = served(here.trace, two[0]), {}
+    for link, one in zip(LINKS, two, strict=True):
+        if links.get(link) and ":" in one.policy + one.prefetch:
+            try:
+                kept.part(trace, one, _measured(here))
+            except PolicyError as error:
+                found[link] = (chosen, str(error))
+                links.put(link, "")
+    if found:
+        st.session_state.failed = st.session_state.get("failed", {}) | found
+        st.rerun()
+
+
+def _tell_failed(chosen: str) -> None:
+    """Which boards fell back, and why: until they are set again, or another trace is chosen."""
+    failed: dict[str, tuple[str, str]] = st.session_state.get("failed", {})
+    for link, first in zip(LINKS, FIRST, strict=True):
+        trace, why = failed.get(link, ("", ""))
+        if why and trace == chosen and not links.get(link):
+            st.error(show.plain(f"Board {link.upper()} falls back to {words.policy_name(first)}: {why}"))
+        else:
+            failed.pop(link, None)
 
 
 def _job(name: str) -> Any:

@@ -6,9 +6,13 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 from moeviz.errors import PolicyError
+
+MOEVIZ = Path(__file__).parents[1]  # its own code
+MOST_SAID = 300  # characters of what an error says
 
 
 def first_paragraph(doc: str | None) -> str:
@@ -25,7 +29,25 @@ def short(name: str) -> str:
 
 def failed(kind: str, name: str, error: Exception) -> PolicyError:
     """What is said of a policy or predictor of a user's own that raises while it is at work."""
-    return PolicyError(f"{kind} {short(name)!r} failed at its work: {type(error).__name__}: {error}.")
+    return PolicyError(f"{kind} {short(name)!r} failed at its work: {told(name, error)}.")
+
+
+def told(name: str, error: BaseException) -> str:
+    """What a policy or predictor of a user's own raised, and where in its file, on one line:
+    "IndexError: list index out of range (mine.py, line 12)"."""
+    said = " ".join(str(error).split()).rstrip(".")
+    said = said if len(said) <= MOST_SAID else f"{said[:MOST_SAID]}…"
+    at = _place(name.rpartition(":")[0], error)
+    return type(error).__name__ + (f": {said}" if said else "") + (f" ({at})" if at else "")
+
+
+def _place(file: str, error: BaseException) -> str:
+    """The last line of a user's own file that an error came through, in words; empty where there is none.
+    `file`: where the name says it, else it is the first that is not moeviz's."""
+    lines = [(Path(frame.f_code.co_filename), line) for frame, line in walk_tb(error.__traceback__)]
+    own = Path(file).resolve() if file else next((one for one, _ in lines if MOEVIZ not in one.parents), None)
+    at = [f"{one.name}, line {line}" for one, line in lines if own in (one, one.resolve())]
+    return at[-1] if at else ""
 
 
 def functions_of(kind: str, text: str, registry: dict[str, Any]) -> Any:
@@ -54,7 +76,7 @@ def functions_of(kind: str, text: str, registry: dict[str, Any]) -> Any:
     except PolicyError as error:
         raise PolicyError(f"{kind} {text!r}: {file} does not run: {error}") from None
     except (Exception, SystemExit) as error:
-        raise PolicyError(f"{kind} {text!r}: {file} does not run: {type(error).__name__}: {error}") from None
+        raise PolicyError(f"{kind} {text!r}: {file} does not run: {told(text, error)}") from None
     finally:
         own = {key: value for key, value in registry.items() if known.get(key) is not value}
         registry.clear()

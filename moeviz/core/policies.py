@@ -19,15 +19,15 @@ own, named as `path.py:name` wherever a policy is asked for:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
+from copy import deepcopy
 from dataclasses import dataclass, fields, replace
-from functools import wraps
 from typing import Any, TypeVar
 
 import numpy as np
 
 from moeviz.core.lists import Arc, Lists, S3Fifo
-from moeviz.core.owncode import failed, first_paragraph, functions_of
+from moeviz.core.owncode import failed, first_paragraph, functions_of, told
 from moeviz.core.use import BY_EVENT, Column, Moment, Use
 from moeviz.errors import PolicyError
 
@@ -63,6 +63,12 @@ class Policy:
     drawn: bool = False  # by lot, from the run's seed, so that nobody can know them
     shown: Shown = as_it_is
     lists: type[Lists] | None = None  # that decide instead of the score
+
+    def keep(self, slots: int) -> Lists:
+        """The lists of one pool. Raises PolicyError where they cannot be made."""
+        assert self.lists is not None
+        own = self.lists.__module__ != Lists.__module__
+        return _Guarded(self.name, self.lists, slots) if own else self.lists(slots)
 
     @property
     def text(self) -> str:
@@ -167,9 +173,9 @@ def _examined(name: str, score: Score | type[Lists], says: str, needs: frozenset
         ) from None
     except Exception as error:
         raise PolicyError(
-            f"policy {name!r} does not work on arrays of experts: {type(error).__name__}: {error}. Write an "
-            "expression over "
-            "columns of use, for example -use.last_touch, with np.where and np.maximum instead of if and max."
+            f"policy {name!r} does not work on arrays of experts: {told(name, error)}. Write an expression "
+            "over columns of use, for example -use.last_touch, with np.where and np.maximum instead of if "
+            "and max."
         ) from None
     if np.isnan(scores).all():
         raise PolicyError(
@@ -194,36 +200,51 @@ def _tried(name: str, lists: type[Lists]) -> Policy:
         found = pool.why(0), pool.leaves(()), pool.leaves(())
     except Exception as error:
         raise PolicyError(
-            f"policy {name!r} does not keep lists as moeviz.policies.Lists says: "
-            f"{type(error).__name__}: {error}."
+            f"policy {name!r} does not keep lists as moeviz.policies.Lists says: {told(name, error)}."
         ) from None
     if not isinstance(found[0], str) or found[1:] != (0, -1):
         raise PolicyError(
             f"policy {name!r} does not keep lists as moeviz.policies.Lists says: of the one resident 0, why "
             f"it leaves is {found[0]!r}, and who leaves is {found[1]!r} and then {found[2]!r}, not 0 and -1."
         )
-    kept = lists if lists.__module__ == Lists.__module__ else _guarded(name, lists)
-    return Policy(name, _lists_decide, "", frozenset(), False, frozenset(), False, True, False, lists=kept)
+    return Policy(name, _lists_decide, "", frozenset(), False, frozenset(), False, True, False, lists=lists)
 
 
-def _guarded(name: str, lists: type[Lists]) -> type[Lists]:
+class _Guarded(Lists):
     """Lists of a user's own, which tell what they raise as any other fault of an input is told."""
 
-    def telling(method: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(method)
-        def call(*given: Any, **named: Any) -> Any:
-            try:
-                return method(*given, **named)
-            except PolicyError:
-                raise
-            except Exception as error:
-                raise failed("policy", name, error) from error
+    def __init__(self, name: str, lists: Callable[[int], Lists], slots: int) -> None:
+        super().__init__(slots)
+        self._name = name
+        self._own: Lists = self._told(lambda: lists(slots))
 
-        return call
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Guarded:
+        return _Guarded(self._name, lambda slots: deepcopy(self._own, memo), self.slots)
 
-    methods = ("__init__", "missed", "leaves", "came", "used", "why")
-    own: dict[str, Any] = {method: telling(getattr(lists, method)) for method in methods}
-    return type(lists.__name__, (lists,), {"__doc__": lists.__doc__, **own})
+    def missed(self, one: int) -> None:
+        self._told(lambda: self._own.missed(one))
+
+    def leaves(self, stays: Container[int]) -> int:
+        found: int = self._told(lambda: self._own.leaves(stays))
+        return found
+
+    def came(self, one: int) -> None:
+        self._told(lambda: self._own.came(one))
+
+    def used(self, one: int, again: bool) -> None:
+        self._told(lambda: self._own.used(one, again))
+
+    def why(self, one: int) -> str:
+        found: str = self._told(lambda: self._own.why(one))
+        return found
+
+    def _told(self, work: Callable[[], Any]) -> Any:
+        try:
+            return work()
+        except PolicyError:
+            raise
+        except Exception as error:
+            raise failed("policy", self._name, error) from error
 
 
 @policy("lru", says="last used {ago}, longer ago than any other that could leave", stack=True)

@@ -98,7 +98,7 @@ class Pools(Columns):
         self._vacant: list[int] = []  # slots below `filled` that nobody holds; only where sizes differ
         self._holders = [self.holder[row, :limit] for row, limit in enumerate(limits)]
         self._leveled = "level" in policy.reads
-        self.lists = [policy.lists(limit) for limit in limits] if policy.lists is not None else None
+        self.lists = [policy.keep(limit) for limit in limits] if policy.lists is not None else None
         self._asked: tuple[Lists, set[int]] | None = None  # while `watch` is told: the lists that were asked
         # who leaves, as they were, and who had to stay
         # By spot, where many pools are served at once, what residents leave in the order of: the score, which
@@ -361,8 +361,8 @@ class Pools(Columns):
         self.slot_of[self.holder[row, : self.filled[row]]] = -1
         self.filled[row] = 0
         self._full = self._stands = False
-        if self.policy.lists is not None and self.lists is not None:
-            self.lists[row] = self.policy.lists(int(self.limits[row]))
+        if self.lists is not None:
+            self.lists[row] = self.policy.keep(int(self.limits[row]))
 
     def _place(self, row: int, place: int, slot: int) -> None:
         self.holder[row, slot] = place

@@ -1,7 +1,7 @@
-"""Which checkpoints would need Python code of their own: those of an architecture that transformers has not.
-Knows that without torch, which loading transformers would load.
+"""Which checkpoints transformers can read with code of its own. Knows that without torch, which loading
+transformers would load.
 
-    needs_own_code({"model_type": "mixtral", "auto_map": {"AutoConfig": "odd.OddConfig"}})     # False
+    check_type("m", {"model_type": "mixtral", "auto_map": {"AutoConfig": "odd.OddConfig"}})     # it can
 """
 
 from __future__ import annotations
@@ -14,13 +14,37 @@ from pathlib import Path
 from typing import Any
 
 from moeviz.errors import ModelError
+from moeviz.files.headers import CHOOSE
 
 
-def needs_own_code(config: Mapping[str, Any]) -> bool:
-    """Whether transformers would have to run Python code of the model to read this configuration: the rule by
-    which it refuses to load one."""
-    own = config.get("auto_map")
-    return isinstance(own, dict) and "AutoConfig" in own and str(config.get("model_type")) not in _known()
+def check_type(name: object, config: Mapping[str, Any]) -> None:
+    """Raises ModelError where transformers could read this configuration with Python code of the model only,
+    or not at all: where loading it would."""
+    check_own_code(name, config)
+    if (kind := str(config.get("model_type", ""))) in _known():
+        return
+    raise no_code(name) if "AutoConfig" in config.get("auto_map", ()) else no_type(name, kind)
+
+
+def check_own_code(name: object, config: Mapping[str, Any]) -> None:
+    """Raises ModelError where a configuration does not say in a table which code a model has of its own: then
+    transformers may stumble over it, whatever the type."""
+    own = config.get("auto_map", {})
+    if not isinstance(own, dict) or not all(isinstance(one, str | list) for one in own.values()):
+        raise ModelError(
+            f"{name} cannot be read as a model: auto_map of its configuration is no table of names. Take it "
+            "out where transformers has the architecture itself."
+        )
+
+
+def no_type(name: object, kind: str) -> ModelError:
+    """The message for a model of a type that transformers has not; empty where it names none."""
+    if not kind:
+        return ModelError(f"{name} cannot be read as a model: its configuration has no model_type. {CHOOSE}")
+    return ModelError(
+        f"{name} is of a type that transformers {version('transformers')} does not have: {kind[:60]}. Choose "
+        "a checkpoint of one that it has."
+    )
 
 
 def no_code(name: object) -> ModelError:

@@ -6,7 +6,6 @@ outline_of("moeviz/demo_model", "auto", "auto", [])      # raises ModelError for
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from moeviz import words
 from moeviz.core.settings import Settings
-from moeviz.engine.architectures import no_code
+from moeviz.engine.architectures import check_own_code, no_code, no_type
 from moeviz.engine.bare import sooner
 from moeviz.engine.checkpoint import check_files, guarded, needs_code
 from moeviz.engine.dtypes import DTYPES, dtype_named
@@ -114,20 +112,20 @@ def unlike_tokenizer(config: Any, ids: Sequence[int]) -> str:
 def _config(name: str) -> Any:
     if why := no_folder(name):
         raise ModelError(why)
-    folder = Path(name)
     try:
+        values, _ = PreTrainedConfig.get_config_dict(name)
+        check_own_code(name, values)
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except ModelError:
+        raise
     except (OSError, ValueError) as error:
         if needs_code(error):
             raise no_code(name) from None
         first = str(error).strip().splitlines()[0]
-        if not folder.is_dir():
+        if "does not recognize this architecture" in first or "Unrecognized model" in first:
+            raise no_type(name, str(values.get("model_type", ""))) from None
+        if not Path(name).is_dir():
             raise ModelError(no_hub_id(name, first)) from None
-        if "does not recognize this architecture" in first:
-            raise ModelError(
-                f"{name} is of a type that transformers {transformers.__version__} does not have: "
-                f"{_type(folder)}. Choose a checkpoint of one that it has."
-            ) from None
         raise ModelError(f"{name} cannot be read as a model: {first} {CHOOSE}") from None
     except Exception as error:  # a field of another type, which each architecture's own checks tell of
         told = " ".join(str(error).split()) or type(error).__name__
@@ -155,11 +153,6 @@ def _downloaded(name: str) -> Path:
         return Path(snapshot_download(name, **CHECKPOINT))
     except OSError as error:
         raise ModelError(no_hub_id(name, str(error).strip().splitlines()[0])) from None
-
-
-def _type(folder: Path) -> str:
-    """What a folder's configuration calls its model, where transformers does not know it."""
-    return str(json.loads((folder / "config.json").read_bytes()).get("model_type"))[:60]
 
 
 def _tokenizer(name: object, folder: Path) -> Any:

@@ -20,7 +20,7 @@ from moeviz.core.oracle import BUNDLED_NAME
 from moeviz.core.run import Run
 from moeviz.core.trace import Trace
 from moeviz.engine import planned, tiers
-from moeviz.engine.architectures import needs_own_code, no_code
+from moeviz.engine.architectures import check_type
 from moeviz.engine.cachefolder import cache_folder
 from moeviz.engine.unpack_time import unpack_ms
 from moeviz.errors import SettingsError
@@ -63,8 +63,7 @@ def make(
     measured where it is RAM). Raises ModelError, SettingsError, StoreError.
     """
     read = headers.read(model or str(BUNDLED))
-    if needs_own_code(read.config):
-        raise no_code(model)
+    check_type(model, read.config)
     name = BUNDLED_NAME if not model or Path(model).resolve() == BUNDLED.resolve() else model
     memory = this_machine(fast, device)
     size = _size(read, name, dtype, experts, memory.fast_is_host)
