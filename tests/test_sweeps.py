@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +19,8 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 from conftest import random_trace
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from moeviz.cli.main import main
 from moeviz.core.policies import POLICIES
@@ -25,11 +28,13 @@ from moeviz.core.replay import replay
 from moeviz.core.settings import ITSELF, Settings
 from moeviz.core.trace import DECODE, Trace
 from moeviz.errors import SweepError
+from moeviz.files.formulas import to_csv
 from moeviz.files.moetrace import SAMPLES
 from moeviz.numbers import metrics
 from moeviz.numbers.differences import Interval
 from moeviz.numbers.split import split
 from moeviz.sweeps import Plan, by_prompt, choices, executor, means, sweep, verdict
+from moeviz.sweeps.plan import COLUMNS
 from moeviz.sweeps.table import read
 
 pytestmark = pytest.mark.usefixtures("plain_main")
@@ -238,17 +243,34 @@ def test_a_table_that_is_called_csv_is_one_and_is_gone_on_with(
     files: list[Path], tmp_path: Path, threads: Executor
 ) -> None:
     """Its texts and numbers are those of parquet, whatever they look like."""
-    trace = replace(random_trace(4), model="NA", expert_bytes=1_000)
+    trace = replace(random_trace(4), model='=1+1\r\n"NA"', expert_bytes=1_000)
     trace.save(tmp_path / "007.moetrace")
     several, plan = [*files, tmp_path / "007.moetrace"], Plan(("lru", "belady"), slots=(2, 4))
     whole = sweep(several, plan, tmp_path / "t.parquet", threads)
     sweep(several, Plan(("lru",), slots=(2,)), tmp_path / "t.csv", threads)
-    assert (tmp_path / "t.csv").read_text().startswith("file,digest,model,tokens,")
+    assert (tmp_path / "t.csv").read_text().startswith('"file","digest","model","tokens",')
+    assert b'"\'=1+1\r\n""NA""",' in (tmp_path / "t.csv").read_bytes(), "no formula for a spreadsheet"
     new = []
     again = sweep(several, plan, tmp_path / "t.csv", threads, progress=lambda done, of: new.append(of))
     assert new[0] == len(several) * 2  # lru at 4 slots, and belady; what was there is kept
     pd.testing.assert_frame_equal(again, whole, check_dtype=False, check_exact=True)
     pd.testing.assert_frame_equal(read(tmp_path / "t.csv"), whole, check_dtype=False, check_exact=True)
+
+
+@given(
+    texts=st.tuples(*[st.text(st.sampled_from("=+-@'\"\r\n\t,;\\\0 aNA1é＝\ufeff\u2028")) | st.text()] * 2),
+    ratio=st.floats(0, 1),
+)
+@example(("NA", ""), 0.1)
+@example(("\r", "'=1"), 1 / 3)
+def test_a_csv_gives_back_every_text_and_digit(texts: tuple[str, str], ratio: float) -> None:
+    rows = {name: [kind(), kind()] for name, kind in COLUMNS.items()}
+    table = pd.DataFrame(rows | {"model": texts, "file": texts[::-1], "hit_ratio": [ratio, 1 - ratio]})
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "t.csv"
+        path.write_bytes(to_csv(table))
+        back = read(path)
+    pd.testing.assert_frame_equal(back, table, check_dtype=False, check_exact=True)
 
 
 def test_what_cannot_be_swept_is_one_message(files: list[Path], tmp_path: Path) -> None:

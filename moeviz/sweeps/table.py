@@ -20,6 +20,7 @@ import pandas as pd
 
 from moeviz.core.settings import Settings
 from moeviz.errors import MoevizError, SweepError, TraceError
+from moeviz.files.formulas import as_it_was, to_csv
 from moeviz.files.moetrace import load, write_atomically
 from moeviz.sweeps.plan import COLUMNS, KEY, STRETCHED, Plan, Row, key_of, work
 from moeviz.sweeps.workers import losses
@@ -116,13 +117,15 @@ def _sweep(
 def read(out: Path) -> pd.DataFrame:
     """A table as it was written, text for text and digit for digit."""
     if out.suffix.lower() == CSV:
-        return pd.read_csv(out, dtype=COLUMNS, keep_default_na=False)
+        table = pd.read_csv(out, dtype=COLUMNS, keep_default_na=False)
+        texts = [name for name in table.columns if COLUMNS.get(name) is str]
+        return table.assign(**{name: table[name].map(as_it_was) for name in texts})
     return pd.read_parquet(out)
 
 
 def _to_bytes(table: pd.DataFrame, out: Path) -> bytes:
     if out.suffix.lower() == CSV:
-        return table.to_csv(index=False, lineterminator="\n").encode()
+        return to_csv(table)
     return table.to_parquet(index=False)
 
 
