@@ -273,6 +273,58 @@ def test_a_csv_gives_back_every_text_and_digit(texts: tuple[str, str], ratio: fl
     pd.testing.assert_frame_equal(back, table, check_dtype=False, check_exact=True)
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.pq", "t"])
+def test_parquet_under_another_name_is_to_be_renamed(
+    name: str, files: list[Path], tmp_path: Path, threads: Executor
+) -> None:
+    """As earlier versions wrote it, whatever the name."""
+    table = sweep(files, Plan(("lru",), slots=(3,)), tmp_path / "t.parquet", threads)
+    (tmp_path / "t.parquet").rename(tmp_path / name)
+    result = command(*files, "--policies", "lru", "--jobs", 1, "--out", tmp_path / name)
+    assert result.exit_code == 2
+    assert f"{name} is there and is parquet" in result.stderr
+    assert "for example t.parquet" in result.stderr
+    assert not list(tmp_path.glob("*.journal"))
+    (tmp_path / name).rename(tmp_path / "t.parquet")
+    with Counting() as pool:
+        assert sweep(files, Plan(("lru",), slots=(3,)), tmp_path / "t.parquet", pool).equals(table)
+        assert pool.asked == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every name is text")
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_name_that_is_no_text_is_shown_by_its_bytes(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = (Path(os.fsdecode(os.fsencode(tmp_path) + name)) for name in (b"/b\xff.moetrace", b"/\xfe"))
+    random_trace(1).save(good)
+    bad.write_bytes(b"no trace")
+    out = tmp_path / f"t.{kind}"
+    plan = Plan(("lru",), slots=(3,))
+    with Counting() as pool:
+        table = sweep([good, bad], plan, out, pool)
+        assert table["file"].tolist() == ["b\\xff.moetrace"]
+        assert f"skipped {tmp_path}/\\xfe: " in capsys.readouterr().out
+        sweep([good], plan, out, pool)
+        assert pool.asked == 1
+    assert read(out)["file"].tolist() == ["b\\xff.moetrace"]
+    assert not list(tmp_path.glob("*.journal"))
+
+
+def test_rows_with_a_name_that_is_no_text_are_made_again(files: list[Path], tmp_path: Path) -> None:
+    """Earlier versions wrote them into a journal, and no table came of it."""
+    plan = Plan(("lru",), slots=(3,))
+    with Counting() as pool:
+        table = sweep(files[:1], plan, tmp_path / "t.parquet", pool)
+    (row,) = table.to_dict("records")
+    (tmp_path / "u.csv.journal").write_text(json.dumps([row | {"file": "\udcff"}]) + "\n")
+    reported: list[str] = []
+    with Counting() as pool:
+        assert sweep(files[:1], plan, tmp_path / "u.csv", pool, reported.append).equals(table)
+        assert pool.asked == 1
+    assert "skipped line 1 of u.csv.journal" in reported[0]
+
+
 def test_what_cannot_be_swept_is_one_message(files: list[Path], tmp_path: Path) -> None:
     for kind in ("parquet", "csv"):
         (tmp_path / f"text.{kind}").write_text("no table")

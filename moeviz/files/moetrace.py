@@ -207,6 +207,13 @@ def _not_here(header: Any) -> str:
     return ""
 
 
+def shown(text: str) -> str:
+    """A file's name, or what is said of it, as text that can be written, whatever the name's bytes are:
+    `b\\xff.moetrace`.
+    """
+    return os.fsencode(text).decode(errors="backslashreplace")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Raises OSError, which names `path`; then nothing of the file is left behind and an older one is
     untouched.
