@@ -228,7 +228,7 @@ def test_a_bad_file_is_reported_and_skipped(files: list[Path], tmp_path: Path) -
     for words in (
         "bad.moetrace: ",
         "gone.moetrace: ",
-        "few.moetrace: the trace holds next-gate guesses for 1 lookaheads",
+        "few.moetrace: the trace holds next-gate guesses for 1 lookahead, not for 2",
     ):
         assert words in result.stderr
     assert "settings replayed" in result.stderr

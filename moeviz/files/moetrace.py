@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -211,7 +212,8 @@ def shown(text: str) -> str:
     """A file's name, or what is said of it, as text that can be written, whatever the name's bytes are:
     `b\\xff.moetrace`.
     """
-    return os.fsencode(text).decode(errors="backslashreplace")
+    bytes_shown = re.sub("[\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
+    return bytes_shown.encode(errors="backslashreplace").decode()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
