@@ -111,6 +111,10 @@ def test_a_policy_has_one_name_wherever_people_read() -> None:
     assert words.prefetch_name("/home/me/mine.py:same-again") == "pre-fetch: mine.py:same-again"
     assert words.label(Settings("lfu", 1, prefetch="next-gate")) == "LFU (counts kept), 1 slot, next-gate"
     assert words.label(Settings("lfu-aged", 6)) == "LFU (aged, 64 tokens), 6 slots"
+    assert words.label(Settings(slots=1_200, scope="model", warm="first")).startswith(
+        "LRU, 1,200 slots in all, "
+    )
+    assert words.label(Settings(budget=3 * 2**30)) == "LRU, 3 GiB"
     assert words.label(Settings(baseline="on-demand")) == "on-demand"
 
 

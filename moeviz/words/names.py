@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from moeviz.amounts import budget, many, memory
 from moeviz.core.owncode import short
-from moeviz.core.settings import BASELINES, SCOPES, Settings, bracketed
+from moeviz.core.settings import BASELINES, SCOPES, Settings
 
 SIGNS = {  # what the state of an expert is called beside its colour and its sign
     "resident": "there",
@@ -68,7 +68,18 @@ def prefetch_name(name: str) -> str:
 
 def label(found: Settings) -> str:
     """Settings in a few words, with the policy by its name: LRU, 4 slots, next-gate."""
-    return found.labelled(policy_name(found.policy))
+    if found.baseline:
+        return found.baseline
+    name = policy_name(found.policy)
+    if found.policy == "lfu-aged":
+        name = bracketed(name, many(found.half_life, "token"))
+    room = budget(found.budget) if found.budget else many(found.slots, "slot")
+    return ", ".join([name, room + (" in all" if found.scope == "model" else ""), *found.further])
+
+
+def bracketed(name: str, more: str) -> str:
+    """A name and what tells it from another of its name: LRU (4 slots), LFU (counts kept, 4 slots)."""
+    return f"{name[:-1]}, {more})" if name.endswith(")") else f"{name} ({more})"
 
 
 def setting_name(found: Settings) -> str:
