@@ -439,7 +439,8 @@ def test_a_comparison_ends_with_a_verdict_and_the_best_value() -> None:
     assert result.exit_code == 0, result.output
     said = " ".join(result.stdout.split())
     assert "speed: " in said
-    assert "Best value for memory: " in said
+    assert "Best value for memory: l" in said
+    assert "LRU" not in said, "policies are called in the sentences as in the table"
 
 
 @pytest.mark.parametrize(

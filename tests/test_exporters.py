@@ -34,6 +34,7 @@ from moeviz.files import exporters
 from moeviz.files.exporters import tables
 from moeviz.files.exporters.oracle_general import oracle_general
 from moeviz.files.exporters.perfetto import perfetto
+from moeviz.files.formulas import formula_safe
 from moeviz.files.importers import read
 from moeviz.files.moetrace import SAMPLES, to_bytes
 from moeviz.files.moetrace import load as load_file
@@ -151,7 +152,7 @@ def test_a_table_with_rows_moved_is_refused() -> None:
 def test_formulas_are_disarmed() -> None:
     formulas = ["=1+1", "-x", "@a", "+1", "\tx", "\n=cmd|'/C calc'!A0", "＝1", "'=1"]
     table = pd.DataFrame({"text": [*formulas, "plain", "a=b"], "number": [-1.5] * 10})
-    safe = tables.formula_safe(table)
+    safe = formula_safe(table)
     assert safe["text"].tolist() == [*(f"'{one}" for one in formulas), "plain", "a=b"]
     assert safe["number"].tolist() == [-1.5] * 10
 

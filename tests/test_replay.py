@@ -75,7 +75,7 @@ def test_a_cache_between_the_baselines(prefetch: str) -> None:
 
 def test_guesses_that_the_trace_lacks_are_refused() -> None:
     trace = random_trace(0, lookaheads=1)
-    with pytest.raises(SettingsError, match="1 lookaheads, not for 2"):
+    with pytest.raises(SettingsError, match="1 lookahead, not for 2"):
         replay(trace, Settings(prefetch="next-gate", lookahead=2))
     with pytest.raises(SettingsError, match="4 next-gate guesses per layer, not 5"):
         replay(trace, Settings(prefetch="next-gate", width=5))

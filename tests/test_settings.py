@@ -73,9 +73,12 @@ def test_labels_tell_settings_apart() -> None:
         == "lfu, 6 slots, next-gate +2, width 3"
     )
     assert Settings(slots=40, scope="model").label == "lru, 40 slots in all"
+    assert Settings("lfu-aged", 1).label == "lfu-aged (64 tokens), 1 slots"
+    assert Settings("lfu-aged", 1_200, "model", half_life=1).label == "lfu-aged (1 tokens), 1200 slots in all"
+    assert Settings("lfu-aged", half_life=4_096).label == "lfu-aged (4096 tokens), 4 slots"
     assert Settings(baseline="on-demand").label == "on-demand"
 
 
 def test_a_policy_of_a_file_is_named_without_the_folder(tmp_path: Path) -> None:
     (tmp_path / "mru.py").write_text("def mru(use, now):\n    return -use.last_touch\n")
-    assert Settings(load_policy(f"{tmp_path / 'mru.py'}:mru"), 1).label == "mru.py:mru, 1 slot"
+    assert Settings(load_policy(f"{tmp_path / 'mru.py'}:mru"), 1).label == "mru.py:mru, 1 slots"

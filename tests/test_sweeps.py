@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +19,8 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 from conftest import random_trace
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from moeviz.cli.main import main
 from moeviz.core.policies import POLICIES
@@ -25,11 +28,13 @@ from moeviz.core.replay import replay
 from moeviz.core.settings import ITSELF, Settings
 from moeviz.core.trace import DECODE, Trace
 from moeviz.errors import SweepError
+from moeviz.files.formulas import to_csv
 from moeviz.files.moetrace import SAMPLES
 from moeviz.numbers import metrics
 from moeviz.numbers.differences import Interval
 from moeviz.numbers.split import split
 from moeviz.sweeps import Plan, by_prompt, choices, executor, means, sweep, verdict
+from moeviz.sweeps.plan import COLUMNS
 from moeviz.sweeps.table import read
 
 pytestmark = pytest.mark.usefixtures("plain_main")
@@ -223,7 +228,7 @@ def test_a_bad_file_is_reported_and_skipped(files: list[Path], tmp_path: Path) -
     for words in (
         "bad.moetrace: ",
         "gone.moetrace: ",
-        "few.moetrace: the trace holds next-gate guesses for 1 lookaheads",
+        "few.moetrace: the trace holds next-gate guesses for 1 lookahead, not for 2",
     ):
         assert words in result.stderr
     assert "settings replayed" in result.stderr
@@ -238,17 +243,86 @@ def test_a_table_that_is_called_csv_is_one_and_is_gone_on_with(
     files: list[Path], tmp_path: Path, threads: Executor
 ) -> None:
     """Its texts and numbers are those of parquet, whatever they look like."""
-    trace = replace(random_trace(4), model="NA", expert_bytes=1_000)
+    trace = replace(random_trace(4), model='=1+1\r\n"NA"', expert_bytes=1_000)
     trace.save(tmp_path / "007.moetrace")
     several, plan = [*files, tmp_path / "007.moetrace"], Plan(("lru", "belady"), slots=(2, 4))
     whole = sweep(several, plan, tmp_path / "t.parquet", threads)
     sweep(several, Plan(("lru",), slots=(2,)), tmp_path / "t.csv", threads)
-    assert (tmp_path / "t.csv").read_text().startswith("file,digest,model,tokens,")
+    assert (tmp_path / "t.csv").read_text().startswith('"file","digest","model","tokens",')
+    assert b'"\'=1+1\r\n""NA""",' in (tmp_path / "t.csv").read_bytes(), "no formula for a spreadsheet"
     new = []
     again = sweep(several, plan, tmp_path / "t.csv", threads, progress=lambda done, of: new.append(of))
     assert new[0] == len(several) * 2  # lru at 4 slots, and belady; what was there is kept
     pd.testing.assert_frame_equal(again, whole, check_dtype=False, check_exact=True)
     pd.testing.assert_frame_equal(read(tmp_path / "t.csv"), whole, check_dtype=False, check_exact=True)
+
+
+@given(
+    texts=st.tuples(*[st.text(st.sampled_from("=+-@'\"\r\n\t,;\\\0 aNA1é＝\ufeff\u2028")) | st.text()] * 2),
+    ratio=st.floats(0, 1),
+)
+@example(("NA", ""), 0.1)
+@example(("\r", "'=1"), 1 / 3)
+def test_a_csv_gives_back_every_text_and_digit(texts: tuple[str, str], ratio: float) -> None:
+    rows = {name: [kind(), kind()] for name, kind in COLUMNS.items()}
+    table = pd.DataFrame(rows | {"model": texts, "file": texts[::-1], "hit_ratio": [ratio, 1 - ratio]})
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "t.csv"
+        path.write_bytes(to_csv(table))
+        back = read(path)
+    pd.testing.assert_frame_equal(back, table, check_dtype=False, check_exact=True)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.pq", "t"])
+def test_parquet_under_another_name_is_to_be_renamed(
+    name: str, files: list[Path], tmp_path: Path, threads: Executor
+) -> None:
+    """As earlier versions wrote it, whatever the name."""
+    table = sweep(files, Plan(("lru",), slots=(3,)), tmp_path / "t.parquet", threads)
+    (tmp_path / "t.parquet").rename(tmp_path / name)
+    result = command(*files, "--policies", "lru", "--jobs", 1, "--out", tmp_path / name)
+    assert result.exit_code == 2
+    assert f"{name} is there and is parquet" in result.stderr
+    assert "for example t.parquet" in result.stderr
+    assert not list(tmp_path.glob("*.journal"))
+    (tmp_path / name).rename(tmp_path / "t.parquet")
+    with Counting() as pool:
+        assert sweep(files, Plan(("lru",), slots=(3,)), tmp_path / "t.parquet", pool).equals(table)
+        assert pool.asked == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every name is text")
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_name_that_is_no_text_is_shown_by_its_bytes(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = (Path(os.fsdecode(os.fsencode(tmp_path) + name)) for name in (b"/b\xff.moetrace", b"/\xfe"))
+    random_trace(1).save(good)
+    bad.write_bytes(b"no trace")
+    out = tmp_path / f"t.{kind}"
+    plan = Plan(("lru",), slots=(3,))
+    with Counting() as pool:
+        table = sweep([good, bad], plan, out, pool)
+        assert table["file"].tolist() == ["b\\xff.moetrace"]
+        assert f"skipped {tmp_path}/\\xfe: " in capsys.readouterr().out
+        sweep([good], plan, out, pool)
+        assert pool.asked == 1
+    assert read(out)["file"].tolist() == ["b\\xff.moetrace"]
+    assert not list(tmp_path.glob("*.journal"))
+
+
+def test_rows_with_a_name_that_is_no_text_are_made_again(files: list[Path], tmp_path: Path) -> None:
+    """Earlier versions wrote them into a journal, and no table came of it."""
+    plan = Plan(("lru",), slots=(3,))
+    with Counting() as pool:
+        table = sweep(files[:1], plan, tmp_path / "t.parquet", pool)
+    (row,) = table.to_dict("records")
+    (tmp_path / "u.csv.journal").write_text(json.dumps([row | {"file": "\udcff"}]) + "\n")
+    reported: list[str] = []
+    with Counting() as pool:
+        assert sweep(files[:1], plan, tmp_path / "u.csv", pool, reported.append).equals(table)
+        assert pool.asked == 1
+    assert "skipped line 1 of u.csv.journal" in reported[0]
 
 
 def test_what_cannot_be_swept_is_one_message(files: list[Path], tmp_path: Path) -> None:

@@ -41,8 +41,9 @@ def test_what_a_hit_ratio_does_not_say() -> None:
     )
     assert words.beyond_hits([("lru", None, None)]) == ""
     assert {"whole-token hit", "gap captured"} <= set(words.terms_in(told))
-    assert words.gap(0.375) == "38% of the hits that belady has more than lru"
-    assert words.gap(-0.1) == "none: fewer hits than lru, by 10% of what belady has more"
+    assert words.gap(0.375) == "38% of the hits that Belady has more than LRU"
+    assert words.gap(0.375, typed=True) == "38% of the hits that belady has more than lru"
+    assert words.gap(-0.1, typed=True) == "none: fewer hits than lru, by 10% of what belady has more"
 
 
 def test_a_verdict_says_points_and_claims_speed_only_outside_the_spread() -> None:
@@ -101,6 +102,7 @@ def test_the_best_value_is_speed_gained_for_memory() -> None:
     few = measured(Settings("lru", 3), 20_000_000)
     many = measured(Settings("lru", 8), 18_000_000)
     assert "Best value for memory: LRU, 3 slots, 291 tokens/s more" in words.best_value([demand, many, few])
+    assert "memory: lru, 3 slots, 291" in words.best_value([demand, many, few], typed=True)
     assert words.best_value([few, many]) == ""  # nothing to gain over
     assert "none" in words.best_value([demand, measured(Settings("lru", 3), 50_000_000)])
 
@@ -111,13 +113,35 @@ def test_a_policy_has_one_name_wherever_people_read() -> None:
     assert words.prefetch_name("/home/me/mine.py:same-again") == "pre-fetch: mine.py:same-again"
     assert words.label(Settings("lfu", 1, prefetch="next-gate")) == "LFU (counts kept), 1 slot, next-gate"
     assert words.label(Settings("lfu-aged", 6)) == "LFU (aged, 64 tokens), 6 slots"
+    assert words.label(Settings(slots=1_200, scope="model", warm="first")).startswith(
+        "LRU, 1,200 slots in all, "
+    )
+    assert words.label(Settings(budget=3 * 2**30)) == "LRU, 3 GiB"
     assert words.label(Settings(baseline="on-demand")) == "on-demand"
+
+
+def test_one_output_calls_a_policy_by_one_name() -> None:
+    """In a terminal as it is typed and as its tables do, elsewhere by its name."""
+    settings = [Settings("lfu-aged", 4), Settings("lru", 4)]
+    runs = [replay(random_trace(1, tokens=60), one) for one in settings]
+    found = [(run.settings, medians.repeated([run])) for run in runs]
+    said = words.comparison_verdict(found, typed=True)
+    assert "lfu-aged (64 tokens), 4 slots" in said
+    assert "lru, 4 slots" in said
+    assert "LFU (aged) " in words.comparison_verdict(found)
+    for typed, names in ((True, ("lfu-aged", "belady", "lru")), (False, ("LFU (aged", "Belady", "LRU"))):
+        summary = metrics.summary(runs[0])
+        told = str(words.about(runs[0], typed) + words.numbers(summary, 0.5, captured=0.4, typed=typed))
+        others = ("belady", "lfu-aged", "lru") if not typed else ("LFU", "Belady", "LRU")
+        assert all(name in told for name in names)
+        assert not any(name in told for name in others)
+    assert "by belady" in words.report(settings[0], summary, bound=0.5)
 
 
 @pytest.mark.parametrize(
     ("settings", "words_"),
     [
-        (Settings("lfu", 3), "lfu with 3 slots in each MoE layer"),
+        (Settings("lfu", 3), "LFU (counts kept) with 3 slots in each MoE layer"),
         (Settings(slots=24, scope="model"), "one pool for all layers"),
         (Settings(baseline="resident"), "every expert in the fast tier from the start"),
         (

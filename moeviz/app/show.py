@@ -18,7 +18,7 @@ from moeviz.charts import KINDS, Chart
 from moeviz.core.run import Run
 from moeviz.core.trace import Trace
 from moeviz.files import exporters, library, moetrace
-from moeviz.files.exporters.tables import formula_safe
+from moeviz.files.formulas import formula_safe
 
 LOOKS = {
     "measured": ("blue", ":material/timer:"),

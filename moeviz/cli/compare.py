@@ -147,8 +147,8 @@ def _tell(
         f"\nMedians of {words.many(repeats, 'run')} [least to most], decode only; {kind} on {loaded.device}, "
         f"{words.many(threads, 'thread')}. {words.tier(loaded.tier)}\n"
     )
-    click.echo(words.comparison_verdict(measured))
-    for said in filter(None, [words.best_value(measured), lossy and words.lossy(lossy)]):
+    click.echo(words.comparison_verdict(measured, typed=True))
+    for said in filter(None, [words.best_value(measured, typed=True), lossy and words.lossy(lossy)]):
         click.echo(said)
 
 

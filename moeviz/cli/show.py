@@ -62,7 +62,7 @@ def show(file: Path, as_json: bool) -> None:
     click.echo(words.lines(rows))
     if run is not None:
         click.echo(f"\nThe recorded run, {'measured' if run.measured else 'replayed'}:")
-        click.echo(words.lines(words.about(run)))
+        click.echo(words.lines(words.about(run, typed=True)))
 
 
 def _notes(report: Iterable[str], told: Iterable[str]) -> list[tuple[str, str]]:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moeviz.amounts import many
 from moeviz.core.cache import Choice, ExpertCache
 from moeviz.core.oracle import Knowledge, knowledge
 from moeviz.core.policies import POLICIES
@@ -137,7 +138,8 @@ def check_trace(trace: Trace, settings: Settings) -> None:
     lookaheads, width = trace.guess.shape[2:]
     if settings.lookahead > lookaheads:
         raise SettingsError(
-            f"the trace holds next-gate guesses for {lookaheads} lookaheads, not for {settings.lookahead}."
+            f"the trace holds next-gate guesses for {many(lookaheads, 'lookahead')}, not for "
+            f"{settings.lookahead}."
         )
     if settings.threshold and trace.guess_probability is None:
         raise SettingsError(

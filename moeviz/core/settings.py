@@ -297,18 +297,19 @@ class Settings:
 
     @property
     def label(self) -> str:
-        """Short and unambiguous, for tables, with names as they are typed."""
-        return self.labelled(short(self.policy))
-
-    def labelled(self, policy: str) -> str:
-        """The label with the policy called so."""
+        """Short and unambiguous, with names as they are typed. Programs read it (JSON, tables, Perfetto), so
+        its form does not change; `words.label` is for people.
+        """
         if self.baseline:
             return self.baseline
-        name = policy
-        if self.policy == "lfu-aged":
-            name = bracketed(name, many(self.half_life, "token"))
-        room = budget(self.budget) if self.budget else many(self.slots, "slot")
-        parts = [name, room + (" in all" if self.scope == "model" else "")]
+        name = short(self.policy) + (f" ({self.half_life} tokens)" if self.policy == "lfu-aged" else "")
+        room = budget(self.budget) if self.budget else f"{self.slots} slots"
+        return ", ".join([name, room + (" in all" if self.scope == "model" else ""), *self.further])
+
+    @property
+    def further(self) -> list[str]:
+        """What a label says after the slots: all that is not as usual."""
+        parts = []
         if self.prefetch != "none":
             parts.append(short(self.prefetch) + (f" +{self.lookahead}" if self.lookahead > 1 else ""))
             if self.threshold and self.prefetch == "next-gate":
@@ -321,7 +322,7 @@ class Settings:
             parts.append(f"warm: {self.warm}")
         if self.needs_calibration:
             parts.append(f"calibrated on {self.calibration.rpartition('/')[2].removesuffix('.moetrace')}")
-        return ", ".join(parts)
+        return parts
 
     @classmethod
     def parse(cls, text: str, **defaults: Any) -> Settings:
@@ -369,11 +370,6 @@ KINDS: dict[str, type] = {
     one.name: {"int": int, "float": float, "str": str}[str(one.type)] for one in fields(Settings)
 }
 DEFAULTS: dict[str, Any] = {one.name: one.default for one in fields(Settings)}
-
-
-def bracketed(name: str, more: str) -> str:
-    """A name and what tells it from another of its name: LRU (4 slots), LFU (counts kept, 4 slots)."""
-    return f"{name[:-1]}, {more})" if name.endswith(")") else f"{name} ({more})"
 
 
 def check(name: str, value: object) -> None:

@@ -58,7 +58,7 @@ def _there() -> dict[str, Path]:
     here can be, in bytes that are no text even.
     """
     files = folder().glob("*" + SUFFIX)
-    return {os.fsencode(file.stem).decode(errors="backslashreplace"): file for file in files}
+    return {moetrace.shown(file.stem): file for file in files}
 
 
 def keep(name: str, content: bytes) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -205,6 +206,14 @@ def _not_here(header: Any) -> str:
     if isinstance(calibration, str) and calibration not in ("", ITSELF, *sample_names()):
         return f"it was calibrated on {_short(calibration)}, which is no bundled sample and is not opened"
     return ""
+
+
+def shown(text: str) -> str:
+    """A file's name, or what is said of it, as text that can be written, whatever the name's bytes are:
+    `b\\xff.moetrace`.
+    """
+    bytes_shown = re.sub("[\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
+    return bytes_shown.encode(errors="backslashreplace").decode()
 
 
 def write_atomically(path: Path, content: bytes) -> None:

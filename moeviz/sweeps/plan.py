@@ -18,7 +18,7 @@ from moeviz.core.run import MISS
 from moeviz.core.settings import ITSELF, SCOPES, Settings
 from moeviz.core.trace import DECODE, PREFILL, Trace
 from moeviz.errors import SettingsError, SweepError
-from moeviz.files.moetrace import load
+from moeviz.files.moetrace import load, shown
 from moeviz.numbers import metrics
 from moeviz.numbers.curves import hits_by, slot_counts
 from moeviz.numbers.split import greedy, of_layers
@@ -165,7 +165,7 @@ def work(path: str, settings: Settings, counts: Sequence[int], divide: bool = Tr
     file = Path(path)
     trace = _loaded(path, file.stat().st_mtime_ns)
     about = {
-        "file": file.name,
+        "file": shown(file.name),
         "digest": trace.digest,
         "model": trace.model,
         "tokens": trace.tokens,

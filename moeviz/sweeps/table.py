@@ -20,12 +20,15 @@ import pandas as pd
 
 from moeviz.core.settings import Settings
 from moeviz.errors import MoevizError, SweepError, TraceError
-from moeviz.files.moetrace import load, write_atomically
+from moeviz.files.formulas import as_it_was, to_csv
+from moeviz.files.moetrace import load, shown, write_atomically
 from moeviz.sweeps.plan import COLUMNS, KEY, STRETCHED, Plan, Row, key_of, work
 from moeviz.sweeps.workers import losses
 
 CSV = ".csv"
-SUFFIXES = (".parquet", CSV)  # of the name of a table, which say how it is written
+PARQUET = ".parquet"
+SUFFIXES = (PARQUET, CSV)  # of the name of a table, which say how it is written
+HALVES = "[\ud800-\udfff]"  # of characters, which no table can hold; names of files may
 
 
 def sweep(
@@ -46,16 +49,30 @@ def sweep(
     """
     check_name(out)
     with _locked(journal_of(out)) as journal:
-        return _sweep(files, plan, out, journal, executor, report, progress)
+        return _sweep(files, plan, out, journal, executor, lambda line: report(shown(line)), progress)
 
 
 def check_name(out: Path) -> None:
-    """Raises SweepError where the name of a table does not say how it is to be written."""
+    """Raises SweepError where the name of a table does not say how it is written, or says it wrong."""
+    if out.suffix.lower() != PARQUET and _is_parquet(out):
+        raise SweepError(
+            f"{out.name} is there and is parquet, which its name does not say. Rename it so that it "
+            f"ends in {PARQUET}, for example {out.with_suffix(PARQUET).name}, and give that for --out: "
+            "the sweep goes on with it."
+        )
     if out.suffix.lower() not in SUFFIXES:
         raise SweepError(
             f"{out.name} for --out does not say which kind of table it is to be. End its name in "
             f"{' or '.join(SUFFIXES)}."
         )
+
+
+def _is_parquet(out: Path) -> bool:
+    """Raises OSError where it is there and cannot be read."""
+    if not out.is_file():
+        return False
+    with out.open("rb") as file:
+        return file.read(4) == b"PAR1"
 
 
 def journal_of(out: Path) -> Path:
@@ -116,13 +133,15 @@ def _sweep(
 def read(out: Path) -> pd.DataFrame:
     """A table as it was written, text for text and digit for digit."""
     if out.suffix.lower() == CSV:
-        return pd.read_csv(out, dtype=COLUMNS, keep_default_na=False)
+        table = pd.read_csv(out, dtype=COLUMNS, keep_default_na=False)
+        texts = [name for name in table.columns if COLUMNS.get(name) is str]
+        return table.assign(**{name: table[name].map(as_it_was) for name in texts})
     return pd.read_parquet(out)
 
 
 def _to_bytes(table: pd.DataFrame, out: Path) -> bytes:
     if out.suffix.lower() == CSV:
-        return table.to_csv(index=False, lineterminator="\n").encode()
+        return to_csv(table)
     return table.to_parquet(index=False)
 
 
@@ -245,6 +264,7 @@ def _is_row(row: object) -> bool:
         and all(
             (type(row[name]) is kind or (kind is float and type(row[name]) is int))
             and (not name.startswith("stretch_") or re.fullmatch(STRETCHED, row[name]))
+            and (kind is not str or not re.search(HALVES, row[name]))
             for name, kind in COLUMNS.items()
         )
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from moeviz.amounts import budget, many, memory
 from moeviz.core.owncode import short
-from moeviz.core.settings import BASELINES, SCOPES, Settings, bracketed
+from moeviz.core.settings import BASELINES, SCOPES, Settings
 
 SIGNS = {  # what the state of an expert is called beside its colour and its sign
     "resident": "there",
@@ -39,12 +39,14 @@ POLICY_NAMES = {
 }
 
 
-def settings(found: Settings) -> str:
-    """What a cache was told, as a sentence for someone who has not met the names."""
+def settings(found: Settings, typed: bool = False) -> str:
+    """What a cache was told, as a sentence for someone who has not met the names. `typed` as in `label`."""
     if found.baseline:
         return f"{found.baseline}: {BASELINES[found.baseline]}."
     whose = "in each MoE layer" if found.scope == "layer" else "for all layers together"
-    parts = [f"{found.policy} with {many(found.slots, 'slot')} {whose} ({SCOPES[found.scope]})"]
+    parts = [
+        f"{policy_name(found.policy, typed)} with {many(found.slots, 'slot')} {whose} ({SCOPES[found.scope]})"
+    ]
     if found.prefetch != "none":
         who = many(found.width, "expert") if found.width else "as many experts as the router chooses"
         if found.threshold and found.prefetch == "next-gate":
@@ -55,10 +57,10 @@ def settings(found: Settings) -> str:
     return "; ".join(parts) + "."
 
 
-def policy_name(name: str) -> str:
+def policy_name(name: str, typed: bool = False) -> str:
     """What a policy is called where people read; of a user's own file `mru.py:mru`. A predictor keeps its
-    name."""
-    return POLICY_NAMES.get(name, short(name))
+    name. `typed`: for a terminal, where policies are called as they are typed."""
+    return short(name) if typed else POLICY_NAMES.get(name, short(name))
 
 
 def prefetch_name(name: str) -> str:
@@ -66,9 +68,23 @@ def prefetch_name(name: str) -> str:
     return "no pre-fetch" if name == "none" else f"pre-fetch: {short(name)}"
 
 
-def label(found: Settings) -> str:
-    """Settings in a few words, with the policy by its name: LRU, 4 slots, next-gate."""
-    return found.labelled(policy_name(found.policy))
+def label(found: Settings, typed: bool = False) -> str:
+    """Settings in a few words, with the policy by its name: LRU, 4 slots, next-gate. `typed`: for a terminal,
+    as its tables call them."""
+    if typed:
+        return found.label
+    if found.baseline:
+        return found.baseline
+    name = policy_name(found.policy)
+    if found.policy == "lfu-aged":
+        name = bracketed(name, many(found.half_life, "token"))
+    room = budget(found.budget) if found.budget else many(found.slots, "slot")
+    return ", ".join([name, room + (" in all" if found.scope == "model" else ""), *found.further])
+
+
+def bracketed(name: str, more: str) -> str:
+    """A name and what tells it from another of its name: LRU (4 slots), LFU (counts kept, 4 slots)."""
+    return f"{name[:-1]}, {more})" if name.endswith(")") else f"{name} ({more})"
 
 
 def setting_name(found: Settings) -> str:

@@ -12,7 +12,7 @@ from moeviz.numbers import metrics
 from moeviz.numbers.differences import Pair
 from moeviz.numbers.metrics import Counts, MissKinds, Moved, Summary
 from moeviz.numbers.timing import Timed
-from moeviz.words.names import policy_name
+from moeviz.words.names import label, policy_name
 from moeviz.words.names import settings as in_words
 from moeviz.words.plain import lines
 from moeviz.words.terms import GLOSSARY
@@ -44,11 +44,12 @@ def moved(found: Moved) -> str:
     return f"on demand {size(found.demand)}" + (parts if guessed else "")
 
 
-def gap(captured: float) -> str:
-    """How much of what is possible a policy gets, by `metrics.gap_captured`."""
+def gap(captured: float, typed: bool = False) -> str:
+    """How much of what is possible a policy gets, by `metrics.gap_captured`. `typed` as in `numbers`."""
+    lru, belady = policy_name("lru", typed), policy_name("belady", typed)
     if captured < 0:
-        return f"none: fewer hits than lru, by {percent(-captured, 0)} of what belady has more"
-    return f"{percent(captured, 0)} of the hits that belady has more than lru"
+        return f"none: fewer hits than {lru}, by {percent(-captured, 0)} of what {belady} has more"
+    return f"{percent(captured, 0)} of the hits that {belady} has more than {lru}"
 
 
 def beyond_hits(several: Sequence[tuple[str, float | None, float | None]]) -> str:
@@ -65,12 +66,17 @@ def beyond_hits(several: Sequence[tuple[str, float | None, float | None]]) -> st
 
 
 def numbers(
-    found: Summary, bound: float | None = None, rule: str = "pinned", captured: float | None = None
+    found: Summary,
+    bound: float | None = None,
+    rule: str = "pinned",
+    captured: float | None = None,
+    typed: bool = False,
 ) -> list[tuple[str, str]]:
     """The numbers that people ask for first, (name, text) each.
 
     `bound`: belady's hit ratio under the run's `rule`, None where it is not known or no bound. `captured`:
-    how much of what is possible the policy gets, None where that is not known or says nothing.
+    how much of what is possible the policy gets, None where that is not known or says nothing. `typed`: for a
+    terminal, where policies are called as they are typed.
     """
     rows = [(f"Hit ratio of {found.phase}", counted(found.main))]
     if found.phase == "decode" and found.prefill.accesses:
@@ -79,12 +85,12 @@ def numbers(
         rows.append(
             (
                 "Bound (replayed)",
-                f"{percent(bound)} by belady, which knows the future, without pre-fetching"
-                + ("" if rule == "pinned" else f", under the rule {rule}"),
+                f"{percent(bound)} by {policy_name('belady', typed)}, which knows the future, "
+                "without pre-fetching" + ("" if rule == "pinned" else f", under the rule {rule}"),
             )
         )
     if captured is not None:
-        rows.append(("Gap captured (replayed)", f"{gap(captured)}, without pre-fetching"))
+        rows.append(("Gap captured (replayed)", f"{gap(captured, typed)}, without pre-fetching"))
     if found.served.pass_ratio is not None:
         whole = f"{percent(found.served.pass_ratio)} of the tokens found every expert of every layer"
         rows.append(("Whole-token hits", whole))
@@ -124,7 +130,7 @@ def report(
     `captured` as in `numbers`.
     """
     rows = [("Settings", settings.label)]
-    for name, text in numbers(found, bound, settings.rule, captured):
+    for name, text in numbers(found, bound, settings.rule, captured, typed=True):
         rows.append((name, text))
         if name == MISSES:
             kinds = [kind for kind, count in asdict(found.miss_kinds).items() if count]
@@ -151,7 +157,7 @@ def difference(name: str, pair: Pair) -> tuple[str, str, str]:
     return first, second, f"{'+' if change > 0 else '-'}{between}{share}"
 
 
-def about(run: Run) -> list[tuple[str, str]]:
-    """A run in its most asked numbers, for a notebook's cell or a file's listing."""
-    rows = [("Settings", run.settings.label), ("In words", in_words(run.settings))]
-    return [*rows, *numbers(metrics.summary(run))]
+def about(run: Run, typed: bool = False) -> list[tuple[str, str]]:
+    """A run in its most asked numbers, for a notebook's cell or a file's listing. `typed` as in `numbers`."""
+    rows = [("Settings", label(run.settings, typed)), ("In words", in_words(run.settings, typed))]
+    return [*rows, *numbers(metrics.summary(run), typed=typed)]

@@ -106,9 +106,10 @@ def _from_to(found: Interval) -> str:
     return f"{found.low:.2f} to {found.high:.2f}"
 
 
-def comparison_verdict(measured: Sequence[tuple[Settings, Repeated]]) -> str:
+def comparison_verdict(measured: Sequence[tuple[Settings, Repeated]], typed: bool = False) -> str:
     """The sentence under a comparison: the cache that hits most and the first other one, in the order in
-    which they were measured, so that it says of the speed of the second what the stage says.
+    which they were measured, so that it says of the speed of the second what the stage says. `typed`: for a
+    terminal, with settings called as in the rows of its table.
     """
     caches = [(one, found) for one, found in measured if not one.baseline]
     if not caches:
@@ -118,9 +119,9 @@ def comparison_verdict(measured: Sequence[tuple[Settings, Repeated]]) -> str:
     of_tokens = f"Over the {many(decoded, 'decoded token')}: " if decoded else "Over the prompt: "
     others = [(one, other) for one, other in caches if one is not best]
     if not others:
-        return f"{of_tokens}{label(best)}: {counted(found.median.main)}."
+        return f"{of_tokens}{label(best, typed)}: {counted(found.median.main)}."
     (first, a), (second, b) = (pair for pair in caches if pair[0] in (best, others[0][0]))
-    names = setting_names([first, second])
+    names = [label(first, typed), label(second, typed)] if typed else setting_names([first, second])
     return of_tokens + verdict(names[0], a, names[1], b)
 
 
@@ -140,9 +141,9 @@ def worth_in_time(with_ms: float, without_ms: float) -> str:
     )
 
 
-def best_value(measured: Sequence[tuple[Settings, Repeated]]) -> str:
+def best_value(measured: Sequence[tuple[Settings, Repeated]], typed: bool = False) -> str:
     """The cache that gains most speed over copying on demand, for each byte of fast memory; empty where that
-    is not known.
+    is not known. `typed` as in `comparison_verdict`.
     """
     timed = [
         (one, found.median.times.tokens_per_second, found.median.fast_tier_bytes)
@@ -161,6 +162,6 @@ def best_value(measured: Sequence[tuple[Settings, Repeated]]) -> str:
     if gain <= 0:
         return "Best value for memory: none; copying on demand is as fast."
     return (
-        f"Best value for memory: {label(best)}, {speed(gain * 100 * 2**20)} more than on demand for "
+        f"Best value for memory: {label(best, typed)}, {speed(gain * 100 * 2**20)} more than on demand for "
         f"each 100 MiB of its {memory(held)} of fast memory."
     )

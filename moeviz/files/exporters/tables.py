@@ -7,7 +7,6 @@ apostrophe in front, which the importer takes off again.
 
 from __future__ import annotations
 
-import csv
 import io
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import numpy as np
 from moeviz.core.run import Run
 from moeviz.core.trace import Trace
 from moeviz.files.exporters.registry import Export, exporter
+from moeviz.files.formulas import to_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,8 +28,7 @@ _PHASES = np.array(["prefill", "decode"])
 @exporter("csv", ".csv", "a row per choice")
 def write_csv(export: Export) -> bytes:
     """Text stands in quotes, so that no character of a token ends a cell."""
-    safe = formula_safe(table(export.trace, export.run))
-    return safe.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n").encode()
+    return to_csv(table(export.trace, export.run))
 
 
 @exporter("parquet", ".parquet", "the same, typed and small")
@@ -89,11 +88,3 @@ def _what_happened(trace: Trace, run: Run, token: Any, layer: Any, expert: Any) 
         evicted.setdefault(event_of[load], []).append(f"{from_layer}/{victim}")
     own = np.where(expert >= 0, outcome[event * trace.num_experts + np.maximum(expert, 0)], _NONE)
     return _OUTCOMES[own], [" ".join(evicted.get(at, ())) for at in event.tolist()]
-
-
-def formula_safe(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with an apostrophe before texts that a spreadsheet would take for a formula (CWE-1236), or
-    that begin with one.
-    """
-    begins = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
-    return table.map(lambda cell: "'" + cell if isinstance(cell, str) and cell.startswith(begins) else cell)

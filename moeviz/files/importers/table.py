@@ -15,6 +15,7 @@ import numpy as np
 
 from moeviz.core.trace import Trace
 from moeviz.errors import TraceError
+from moeviz.files.formulas import as_it_was
 from moeviz.files.importers.counting import counted_rows
 from moeviz.files.importers.long_tables import from_columns
 from moeviz.files.importers.names import About, meanings, plain, unused
@@ -204,7 +205,7 @@ def _own(source: Source, table: Table) -> Found:
             sizes[name] = own[0] if len(set(own)) == 1 else own
     texts = c["text"][first]
     if table.file is None:
-        texts = [text[1:] if text.startswith("'") else text for text in texts]  # see formula_safe
+        texts = [as_it_was(text) for text in texts]
     try:
         if int(c["expert"].max()) >= 2**15:
             raise TraceError(f"expert {int(c['expert'].max())} is beyond what a layer can have.")
