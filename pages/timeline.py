@@ -58,7 +58,7 @@ with show.screen():
         layer = int(forms.number("MoE layer", "layer", trace.layers - 1))
     step = components.strip(trace, run)
     at = (trace, run, step)
-    show.chart(lambda: residency.raster(run, texts, pictures, step), "raster", *at)
+    show.chart(lambda: residency.raster(run, texts, pictures, step, layer), "raster", *at, layer)
     st.caption(f"A click opens the stage there. {residency.legend(run)}")
     beyond.hits(trace, [(settings, run)])
 told = story.event(explainer, step, layer)

@@ -474,7 +474,7 @@ def test_a_rule_comes_from_a_link_and_bad_values_leave_it(page: Page, app: str) 
 def test_the_game_of_a_lesson_is_played_by_mouse(page: Page, app: str) -> None:
     opened(page, app, "Lessons")
     page.get_by_role("radio", name="3", exact=True).click()
-    see(page, "Who leaves?")
+    see(page, "Which expert does LRU drop?")
     page.get_by_role("button", name="Hint").click()
     see(page, "last used")
     page.get_by_role("button", name=re.compile(r"Expert \d")).first.click()
@@ -539,6 +539,15 @@ def test_another_page_goes_on_where_the_stage_was_left_while_it_played(page: Pag
     strip = page.locator(".strip")
     expect(strip).not_to_have_attribute("data-step", "20")
     assert int(strip.get_attribute("data-step") or 0) >= left
+
+
+def test_the_menu_of_a_phone_closes_once_a_page_was_chosen(page: Page, app: str) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    goto(page, app, "step=60")
+    page.get_by_test_id("stExpandSidebarButton").click()
+    page.get_by_test_id("stSidebarNavLink").filter(has_text="Prefetch").click()
+    see(page, "Are guesses right")
+    expect(page.get_by_test_id("stSidebarNavLink").first).not_to_be_in_viewport()
 
 
 @pytest.mark.parametrize("figure", [0, 1])

@@ -222,6 +222,35 @@ def test_the_raster_shows_misses_evictions_and_takes_clicks_on_misses(recorded: 
     assert len(chart.table) == len(marks.x)
 
 
+def test_the_raster_marks_the_layer_that_is_told_of(recorded: tuple[Trace, Run]) -> None:
+    trace, _ = recorded
+    run = replay(trace, Settings())
+    drawn = residency.raster(run, texts(trace), at=60, chosen=2).figure.layout.shapes
+    beside = [(one.xanchor, one.y0, one.y1) for one in drawn if one.xsizemode == "pixel"]
+    assert beside == 2 * [(60, 2 * run.experts - 0.5, 3 * run.experts - 0.5)]
+    pooled = synthetic(64)
+    many = residency.raster(
+        replay(pooled, Settings(slots=8)), texts(pooled), at=5, chosen=2
+    ).figure.layout.shapes
+    assert [(one.y0, one.y1) for one in many if one.xsizemode == "pixel"] == 2 * [(1.5, 2.5)]
+
+
+def test_the_figure_of_a_layer_marks_who_leaves(recorded: tuple[Trace, Run]) -> None:
+    trace, _ = recorded
+    run = replay(trace, Settings("lfu", 4))
+    gone = run.departures
+    step = run.events.forward_pass[run.loads.event[gone.load]]
+    chart = residency.paper(run, frames(run), texts(trace), 3, 100)
+    cells = chart.figure.data[0]
+    marked = {(int(x) + cells.x0, int(y)) for y, x in np.argwhere(np.asarray(cells.z) == EVICTED)}
+    left = {(int(n), int(e)) for n, layer, e in zip(step, gone.layer, gone.expert, strict=True) if layer == 3}
+    assert marked
+    assert marked <= left
+    assert (chart.table["state"] == "leaves in this pass").sum() == len(marked)
+    assert residency.LEAVES in residency.legend_of_layer(run)
+    assert residency.LEAVES not in residency.legend_of_layer(run, paper_colors=True)
+
+
 def test_the_least_time_is_said_to_be_of_what_can_be_had(recorded: tuple[Trace, Run]) -> None:
     """The bound and all experts in memory need less than any cache, and the bars beside it show it."""
     trace, run = recorded

@@ -173,6 +173,8 @@ def test_replay_reports_in_words(trace: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["run", "--model", "x"], "There is no option --model. MODEL is given without a flag: "),
+        (["plan", "--model=x"], "There is no option --model. MODEL is given without a flag: "),
         (["replay", "TRACE", "--policy", "nonsense"], "policy 'nonsense' is not known. Choose one of lru"),
         (["replay", "TRACE", "--policy", "nowhere.py:x"], "there is no file nowhere.py"),
         (["replay", "TRACE", "--slots", "1"], "1 slot is too few: a token needs 2"),

@@ -9,6 +9,7 @@ from conftest import make_trace, random_trace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moeviz.charts import story
 from moeviz.core.policies import POLICIES, policy
 from moeviz.core.settings import Settings
 from moeviz.numbers.explain import Explainer
@@ -31,6 +32,18 @@ def test_an_eviction_in_words() -> None:
         (0, 1, "leaves"),
         (1, 2, "could leave"),
     ]
+
+
+def test_the_table_of_residents_has_what_the_policy_goes_by() -> None:
+    def columns(policy: str) -> dict[str, list[str]]:
+        explainer = only([0, 1, 1, 2, 0, 0, 1], policy, 2)
+        (eviction,) = explainer.evictions(3, 0)
+        found: dict[str, list[str]] = story.residents(explainer, eviction).to_dict("list")
+        return found
+
+    assert columns("lfu")["what LFU (counts kept) goes by"] == ["used once so far", "used twice so far"]
+    for name in ("lru", "fifo"):  # when it was used last stands there already; there are no words for it
+        assert not [one for one in columns(name) if one.startswith("what ")]
 
 
 def test_whoever_came_for_the_same_event_is_among_those_who_stay() -> None:

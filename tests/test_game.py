@@ -205,6 +205,10 @@ def test_the_last_round_ends_the_game(lru: Game) -> None:
     assert onward(over) == over
 
 
+def test_the_question_says_whose_choice_is_guessed(lru: Game) -> None:
+    assert "Which expert does LRU drop?" in game.board(lru)
+
+
 def test_the_text_to_come_is_shown_to_belady_alone_until_the_guess(fresh: Game) -> None:
     assert ("what is to come" in game.board(fresh)) == (fresh.policy == "belady")
     assert "what is to come" in game.board(guess(fresh, fresh.round.victim))

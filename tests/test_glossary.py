@@ -105,8 +105,9 @@ def test_every_word_of_labels_headings_and_charts_is_plain_or_in_the_glossary(sh
     numbers = [name for name, _ in words.numbers(metrics.summary(run), 0.5)]
     told = Explainer(trace, Settings("lru", 3))
     one = next(one for step in range(40) for one in told.evictions(step, 0))
+    counting = Explainer(trace, Settings("lfu", 3))
     columns = [
-        *map(str, story.residents(told, one).columns),
+        *(str(name) for found in (told, counting) for name in story.residents(found, one).columns),
         *map(str, comparison.table([("lru", [run])]).columns),
         *comparison.HEADS.values(),
     ]

@@ -802,8 +802,13 @@ def test_what_if_models_other_machines_and_checks_itself_here(monkeypatch: pytes
     monkeypatch.setattr(machines, "CHECK_REPEATS", 2)
     app = opened("what_if")
     assert "its own run" in texts(app.subheader)
+    assert "copying one (1.2 MB) 0.58 ms: as the run's copies did on average." in texts(app.caption)
+    assert "Once a copy has arrived, 0.095 ms pass until the compute that waited goes on." in texts(
+        app.caption
+    )
+    assert "GB/s" not in texts(app.caption)  # of a figure that the copy was not computed from
     app.selectbox(key="machine").select("PCIe 5 x16, host memory").run()
-    assert "nominal" in texts(app.caption)
+    assert "nominal 0.01 ms, then 63" in texts(app.caption)
     assert "not checked on this machine yet" in texts(app.caption)
     button(app, "Check the model on this machine").click().run()
     app = finished(app, "check")

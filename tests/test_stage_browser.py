@@ -202,6 +202,18 @@ def test_next_regretted_eviction_is_the_one_of_the_explanations(show: Open, less
     expect(page.locator(".regret")).to_contain_text("a regretted choice")
 
 
+def test_where_there_is_nothing_to_jump_to_the_button_is_disabled(show: Open) -> None:
+    trace = moetrace.sample("change-of-subject")
+    page = show(stage(trace, ["lru", "belady"], 4).html)
+    regretted = page.get_by_role("button", name="regretted")
+    expect(regretted).to_be_disabled()  # of the board that is looked at first
+    expect(page.get_by_role("button", name="miss", exact=True)).to_be_enabled()
+    page.keyboard.press("b")
+    expect(regretted).to_be_enabled()
+    alike = show(stage(trace, ["lru", "lru"], 4).html)
+    expect(alike.get_by_role("button", name="difference")).to_be_disabled()
+
+
 def test_a_miss_that_is_clicked_tells_who_left_and_why(show: Open, lesson: str) -> None:
     trace = moetrace.sample("change-of-subject")
     explainer = Explainer(trace, Settings("lfu", 4))
@@ -568,6 +580,12 @@ def test_a_story_tells_as_many_residents_as_there_is_room_for(show: Open, lesson
     assert page.locator(".story").evaluate("story => story.scrollHeight <= story.clientHeight")
     assert 1 < residents.count() < 4
     expect(heading).to_have_text(f"who was there, {residents.count()} of 4")
+    expect(page.locator(".story.goes-on")).to_have_count(0)
+    page.set_viewport_size({"width": 1280, "height": 520})  # where there is room for none, no heading is left
+    until(page, "!stage.resized && !stage.dirty")
+    expect(residents).to_have_count(0)
+    expect(heading).to_have_count(0)
+    page.set_viewport_size({"width": 1280, "height": 720})
     page.keyboard.press("p")
     expect(residents).to_have_count(4)
     expect(heading).to_have_text("who was there")

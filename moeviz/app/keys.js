@@ -73,7 +73,14 @@ window.moevizKeys ??= (() => {
     })
   }
 
-  for (const [name, does] of Object.entries({ keydown: press, dragover: over, drop })) window.addEventListener(name, does, true)
+  // On a phone the pages' menu lies over the page: it is closed once a page was chosen there.
+  function choose(event) {
+    if (!event.composedPath().some((one) => one.dataset?.testid === "stSidebarNavLink")) return
+    const side = document.querySelector("[data-testid=stSidebar]")
+    if (side.clientWidth > window.innerWidth / 2) side.querySelector("[data-testid=stSidebarCollapseButton] button")?.click()
+  }
+
+  for (const [name, does] of Object.entries({ keydown: press, dragover: over, drop, click: choose })) window.addEventListener(name, does, true)
 
   // The first chart would wait for 5 MB of script to be fetched and read: it is done when nothing else is to be done, before anyone asks for
   // a page with a chart. A script that does not come is asked for again by who needs it. Reading one holds up what is drawn meanwhile, so the

@@ -22,6 +22,7 @@ from moeviz.numbers import cost, plan
 
 OWN = "as measured with this trace"
 LATENCY = "What a copy takes before its first byte arrives."
+LEAST_TOLD = 0.01  # ms
 CHECK_TOKENS, CHECK_REPEATS = 100, 6
 CHECKED = [
     Settings("lru", 4),
@@ -106,14 +107,21 @@ def costs(trace: Trace, own: Run | None, place: Machine, size: int) -> tuple[cos
 
 
 def in_words(costs: cost.Costs, place: Machine, size: int) -> str:
-    """What the times are made of."""
-    figures = "nominal " if place.nominal else ""
+    """What the times are made of. Latency and rate are told where the time of a copy was computed from them:
+    as measured it is the mean of the run's own copies.
+    """
+    nominal = "nominal " if place.nominal else ""
+    latency, rate = words.milliseconds(place.latency_ms), words.rate(place.gigabytes_per_second)
+    comes_of = (
+        "as the run's copies did on average" if place.name == OWN else f"{nominal}{latency}, then {rate}"
+    )
+    wake = words.milliseconds(costs.wake)
+    late = f" Once a copy has arrived, {wake} pass until the compute that waited goes on."
     return (
         f"Computing an expert takes {words.milliseconds(costs.expert)}, the rest of a token "
         f"{words.milliseconds(costs.other)}, "
-        f"copying one ({words.size(size)}) {words.milliseconds(costs.copy)}: "
-        f"{figures}{words.milliseconds(place.latency_ms)}, then {words.rate(place.gigabytes_per_second)}. "
-        f"{error_in_words()}"
+        f"copying one ({words.size(size)}) {words.milliseconds(costs.copy)}: {comes_of}."
+        f"{late if costs.wake >= LEAST_TOLD else ''} {error_in_words()}"
     )
 
 

@@ -46,6 +46,7 @@ PAPER_LEGEND = {
     "prefetched": "▸ pink: {prefetched}.",
 }
 EVICTED = 6  # resident, and leaves in this forward pass
+NAMED = (*STATES, "leaves in this pass")  # with what EVICTED means
 EVICTED_COLOR = "#7E57C2"  # told from the ground in light and dark
 AROUND = 41  # tokens of the paper's figure, around the cursor
 MOST_GLYPHS = 1_500  # cells that carry one
@@ -68,7 +69,11 @@ def paper(
     first = max(0, min(at - AROUND // 2, len(pictures) - AROUND))
     chosen = slice(first, first + AROUND)
     states = np.stack([frame.state[layer] for frame in pictures[chosen]])  # [pass, E]
-    colors = PAPER_COLORS if paper_colors else style.STATE_COLORS
+    colors = PAPER_COLORS if paper_colors else (*style.STATE_COLORS, EVICTED_COLOR)
+    if not paper_colors:
+        step, of, expert = _leaving(run)
+        here = (of == layer) & (first <= step) & (step < first + len(states))
+        _mark_leaving(states, (step[here] - first, expert[here]))
     shown = texts[chosen]
     names = passes_of(run)
     across = style.passes_axis(run) + (", and what went in" if any(shown) else "")
@@ -88,7 +93,7 @@ def paper(
     number, expert = np.indices(states.shape).reshape(2, -1)
     if marks:
         said = [
-            f"{names[first + n]}, expert {one}: {STATES[states[n, one]]}"
+            f"{names[first + n]}, expert {one}: {NAMED[states[n, one]]}"
             for n, one in zip(number, expert, strict=True)
         ]
         _found(figure, (first + number, np.full(len(number), layer), expert), expert, said)
@@ -97,7 +102,7 @@ def paper(
             "pass": first + number,
             "token": [shown[n] for n in number],
             "expert": expert,
-            "state": np.array(STATES)[states.ravel()],
+            "state": np.array(NAMED)[states.ravel()],
         }
     )
     misses = int((states == MISS).sum())
@@ -107,12 +112,19 @@ def paper(
     return Chart(f"MoE layer {layer}, token by token", figure, table, kind_of(run), alt)
 
 
-def raster(run: Run, texts: Sequence[str], pictures: Sequence[Frame] = (), at: int | None = None) -> Chart:
+def raster(
+    run: Run,
+    texts: Sequence[str],
+    pictures: Sequence[Frame] = (),
+    at: int | None = None,
+    chosen: int | None = None,
+) -> Chart:
     """Every expert over the whole text: resident, needed and there, missed, evicted. Layers are pooled where
     experts are too many.
 
-    `texts` is what entered each pass. A click finds a point whose customdata is (pass, MoE layer, expert),
-    expert -1 where it is no miss's.
+    `texts` is what entered each pass, `at` the pass under the cursor, and there `chosen` the MoE layer that
+    is told of. A click finds a point whose customdata is (pass, MoE layer, expert), expert -1 where it is no
+    miss's.
     """
     pooled = _pools(run)
     figure = _misses_by_layer(run) if pooled else _every_expert(run, pictures or frames(run))
@@ -120,6 +132,9 @@ def raster(run: Run, texts: Sequence[str], pictures: Sequence[Frame] = (), at: i
     _places(figure, run, texts, pooled)
     if at is not None:
         style.mark_column(figure, at)
+        if chosen is not None:
+            rows = 1 if pooled else run.experts
+            style.mark_rows(figure, at, chosen * rows - 0.5, (chosen + 1) * rows - 0.5)
     table = _raster_table(run, texts)
     counted = np.bincount(layer, minlength=run.layers)
     worst = int(counted.argmax())
@@ -142,7 +157,7 @@ def legend(run: Run) -> str:
 def legend_of_layer(run: Run, paper_colors: bool = False) -> str:
     """The same of the paper's figure."""
     cells = run.experts * min(AROUND, len(run.passes.phase))
-    return _legend(run, PAPER_LEGEND if paper_colors else LEGEND, cells)
+    return _legend(run, PAPER_LEGEND, cells) if paper_colors else f"{_legend(run, LEGEND, cells)} {LEAVES}"
 
 
 def _legend(run: Run, looks: Mapping[str, str], cells: int) -> str:
@@ -174,13 +189,21 @@ def _missed(run: Run) -> tuple[int, NDArray[np.int64], NDArray[np.int64], NDArra
     )
 
 
-def _every_expert(run: Run, pictures: Sequence[Frame]) -> go.Figure:
-    states = np.stack([frame.state for frame in pictures])  # [F, L, E]
+def _leaving(run: Run) -> tuple[NDArray[Any], ...]:
+    """The pass, layer and expert of everyone who leaves."""
     gone = run.departures
-    step = run.events.forward_pass[run.loads.event[gone.load]]
-    place = step, gone.layer, gone.expert
+    return run.events.forward_pass[run.loads.event[gone.load]], gone.layer, gone.expert
+
+
+def _mark_leaving(states: NDArray[np.uint8], place: tuple[NDArray[Any], ...]) -> None:
+    """Whoever is at `place`, and not needed in that pass, is marked."""
     idle = (states[place] == RESIDENT) | (states[place] == PREFETCHED)
     states[tuple(one[idle] for one in place)] = EVICTED
+
+
+def _every_expert(run: Run, pictures: Sequence[Frame]) -> go.Figure:
+    states = np.stack([frame.state for frame in pictures])  # [F, L, E]
+    _mark_leaving(states, _leaving(run))
     figure = _raster(
         states.reshape(len(states), -1).T,
         (*style.STATE_COLORS, EVICTED_COLOR),
@@ -334,7 +357,7 @@ def _raster(
         textfont={"color": "#000", "size": 13},
         hoverinfo=None if told else "skip",
         hovertemplate=f"{told}: %{{customdata}}<extra></extra>" if told else None,
-        customdata=np.array(STATES)[cells] if told else None,
+        customdata=np.array(NAMED)[cells] if told else None,
     )
     figure.update_xaxes(showgrid=False, zeroline=False, range=[first - 0.5, first + cells.shape[1] - 0.5])
     figure.update_yaxes(showgrid=False, zeroline=False)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from moeviz.core.policies import POLICIES
 from moeviz.core.run import MISS
 from moeviz.numbers import metrics
 from moeviz.numbers.explain import Eviction, Explainer
-from moeviz.words import MISS_KINDS, OUTCOMES, many, passes_of
+from moeviz.words import MISS_KINDS, OUTCOMES, many, passes_of, policy_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,11 +71,14 @@ def regret(explainer: Explainer, one: Eviction) -> str:
 
 def residents(explainer: Explainer, one: Eviction) -> pd.DataFrame:
     """Everyone resident when a victim was chosen, the first to leave first; the MoE layer where they are of
-    several.
+    several, and what the policy went by where it has words for it.
     """
     import pandas as pd
 
     found, units = one.residents, "tokens" if explainer.run.token_by_token else "passes"
+    reads = [explainer.measure(other.score, other.last_use) for other in found]
+    policy = POLICIES[explainer.settings.policy]
+    scored = any(reads) and "{ago}" not in policy.measure  # when it was used last has a column of its own
     shared = len({other.layer for other in found}) > 1
     return pd.DataFrame(
         {
@@ -85,6 +89,7 @@ def residents(explainer: Explainer, one: Eviction) -> pd.DataFrame:
                 + (", Belady's choice" if (other.layer, other.expert) == one.belady else "")
                 for other in found
             ],
+            **({f"what {policy_name(policy.name)} goes by": reads} if scored else {}),
             f"last used, {units} ago": [_number(other.last_use, "not yet") for other in found],
             f"next needed, in {units}": [_number(other.next_use, "never again") for other in found],
         }

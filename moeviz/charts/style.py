@@ -165,6 +165,22 @@ def mark_column(figure: go.Figure, at: float) -> None:
     )
 
 
+def mark_rows(figure: go.Figure, at: float, first: float, last: float) -> None:
+    """A bold bracket on both sides of the column under the cursor, along the rows that are told of."""
+    width = 7
+    side = {
+        "type": "rect",
+        "xref": "x",
+        "yref": "y",
+        "xsizemode": "pixel",
+        "xanchor": at,
+        "y0": first,
+        "y1": last,
+    }
+    for x in (-width - 4, 4):
+        figure.add_shape(side, x0=x, x1=x + width, line_width=0, fillcolor=CURSOR)
+
+
 def mark_line(
     figure: go.Figure, at: float, text: str, line: Mapping[str, Any], left: bool = True, row: int = 0
 ) -> None:

@@ -54,6 +54,8 @@ class Commands(click.Group):
         except click.Abort:
             code = INTERRUPTED
         except click.ClickException as error:
+            if isinstance(error, click.NoSuchOption):
+                error = _without_a_flag(error)
             error.show()
             code = error.exit_code
         except OSError as error:
@@ -75,6 +77,17 @@ def _found() -> dict[str, click.Command]:
         importlib.import_module(f"moeviz.cli.{name}")
     importlib.import_module("moeviz.bench.cli")
     return COMMANDS
+
+
+def _without_a_flag(error: click.NoSuchOption) -> click.UsageError:
+    """For who gives an argument as if it were an option: that it is none."""
+    command = error.ctx.command if error.ctx else None
+    for one in command.params if command else ():
+        if isinstance(one, click.Argument) and f"--{one.name}" == error.option_name:
+            name = one.human_readable_name
+            way = f"{name} is given without a flag: {error.ctx.command_path} {name}." if error.ctx else ""
+            return click.UsageError(f"There is no option {error.option_name}. {way}", error.ctx)
+    return error
 
 
 def _files() -> list[str]:

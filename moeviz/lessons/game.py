@@ -175,8 +175,9 @@ def board(game: Game) -> str:
     columns = PAST + (FUTURE if seen else 0)
     left, top, high = 84.0, 44.0, 30.0
     wide = (drawing.WIDTH - left - 8) / (PAST + FUTURE)
+    asks = f"Which expert does {policy_name(game.policy)} drop?"
     parts = [
-        drawing.text(0, 16, f"Layer {now.layer}: expert {now.newcomer} needs a slot. Who leaves?", bold=True),
+        drawing.text(0, 16, f"Layer {now.layer}: expert {now.newcomer} needs a slot. {asks}", bold=True),
         drawing.text(left + PAST * wide - 6, 36, "past, to now", "end"),
     ]
     if seen:

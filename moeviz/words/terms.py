@@ -86,7 +86,7 @@ GLOSSARY = {
     "useful": "A pre-fetch whose expert was needed before it was evicted.",
     "wasted": "A pre-fetch whose expert was evicted, or left over, without being needed.",
     # time
-    "stall": "Time that compute waits for a copy.",
+    "stall": "Time that compute waits for a copy: until compute goes on, a moment after the copy is there.",
     "overlap": "The part of the copying that compute did not wait for: 1 - stall / transfer time.",
     "TTFT": "Time to first token: from the prompt to the first token that is written.",
     "TPOT": "Time per output token, once the first has been written.",

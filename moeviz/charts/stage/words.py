@@ -155,6 +155,7 @@ TERMS = (  # of the glossary: those that the stage's own words use
     "belady",
     "bound",
     "compute",
+    "stall",
     "link",
     "slow tier",
     "domain",

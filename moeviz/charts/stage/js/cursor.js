@@ -58,7 +58,7 @@ class Cursor {
   // In slow motion: selects of the layer that is looked at the expert that is worth telling.
   lookAtLayer() {
     this.selected = {
-      board: this.selected?.board ?? this.boards.length - 1,
+      board: this.asked,
       layer: this.layer,
       expert: this.worthTelling(this.pass * this.model.layers + this.layer),
       kept: false,
@@ -67,7 +67,7 @@ class Cursor {
 
   // Of an event's experts the first that missed on the board that is looked at, else the first.
   worthTelling(event) {
-    const run = this.boards[this.selected?.board ?? this.boards.length - 1].run
+    const run = this.boards[this.asked].run
     const { needAt, need } = this.model
     for (let i = needAt[event]; i < needAt[event + 1]; i++) if (run.outcome[i] === MISS) return need[i]
     return need[needAt[event]] ?? 0
@@ -98,9 +98,14 @@ class Cursor {
     this.go(this.pass)
   }
 
+  // The board that is looked at.
+  get asked() {
+    return this.selected?.board ?? this.boards.length - 1
+  }
+
   jump(kind, by) {
     this.stop()
-    const board = this.selected?.board ?? this.boards.length - 1
+    const board = this.asked
     const marks = kind === "difference" ? this.differing : this.boards[board].run.marks(kind)
     const { layers, experts } = this.model
     const here =
@@ -161,7 +166,7 @@ class Cursor {
   // miss.
   firstWorth() {
     const { needAt, need, layers } = this.model
-    const board = this.selected?.board ?? this.boards.length - 1
+    const board = this.asked
     const mine = this.boards[board].run.outcome,
       theirs = this.boards[1 - board]?.run.outcome ?? mine
     let found = null

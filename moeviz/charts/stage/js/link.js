@@ -79,7 +79,7 @@ class Link {
     const { canvas, run, stage } = this.board
     const { source } = run.clock
     const told = source.startsWith("measured") ? ["measured"] : source.startsWith("modelled") ? ["modelled"] : []
-    tip(canvas, stage.model.payload, ["compute", "link", ...told])
+    tip(canvas, stage.model.payload, ["compute", "stall", "link", ...told])
   }
 
   // What compute waits for in a pass, the longest wording first.

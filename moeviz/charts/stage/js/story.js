@@ -19,14 +19,18 @@ class Story {
     this.fit()
   }
 
-  // Of who was there as many as there is room for; whoever left, and Belady's choice, stay.
+  // Of who was there as many as there is room for, whole. Whoever left, and Belady's choice, go last: the sentences above name them.
   fit() {
-    const { root } = this
-    const others = [...this.body.querySelectorAll(".there > li:not(.stays)")]
-    const all = this.body.querySelectorAll(".there > li").length
-    while (others.length && root.scrollHeight > root.clientHeight) others.pop().remove()
-    const n = this.body.querySelectorAll(".there > li").length
-    if (n < all) this.body.querySelector(".who-was-there").textContent = this.say("some of them", { n, all })
+    const { body, root } = this
+    const high = () => root.scrollHeight > root.clientHeight
+    root.classList.remove("goes-on")
+    const there = [...body.querySelectorAll(".there > li")]
+    const left = [...there.filter((one) => one.matches(".stays")), ...there.filter((one) => !one.matches(".stays"))]
+    while (left.length && high()) left.pop().remove()
+    if (!left.length) body.querySelectorAll(".there, .who-was-there").forEach((one) => one.remove())
+    else if (left.length < there.length)
+      body.querySelector(".who-was-there").textContent = this.say("some of them", { n: left.length, all: there.length })
+    root.classList.toggle("goes-on", high())
   }
 
   get phrases() {

@@ -174,6 +174,15 @@ class Transport {
     this.narrow(this.speed)
   }
 
+  // A board on which there is nothing of a kind has nowhere to jump to.
+  offerJumps(run) {
+    if (this.jumpsOf === run && this.differing === this.stage.differing) return
+    this.jumpsOf = run
+    this.differing = this.stage.differing
+    for (const [kind] of JUMPS)
+      this.jumps[kind].disabled = kind === "difference" ? !this.differing.length : !run.has(kind)
+  }
+
   draw() {
     const { stage } = this
     const { model } = stage
@@ -183,6 +192,7 @@ class Transport {
     this.play.setAttribute("aria-pressed", String(stage.playing))
     const name = model.nameOf(stage.pass)
     this.where.textContent = stage.pass < model.promptEnd ? name : `${name} of ${model.passes - 1}`
+    this.offerJumps(stage.boards[stage.asked].run)
     this.layer.textContent = stage.layer === null ? "layer" : `layer ${stage.layer}`
   }
 }

@@ -187,6 +187,13 @@ class Run {
     }
     return (this.found[kind] = Float64Array.from(out).sort())
   }
+
+  // Whether there is anything of a kind to jump to.
+  has(kind) {
+    if (kind === "miss") return this.outcome.includes(MISS)
+    if (kind === "eviction") return this.left.some((cell) => cell >= 0)
+    return Boolean(this.story?.regretted().size)
+  }
 }
 
 // Where one run finds an expert that the other does not: event x experts + expert, ascending.
