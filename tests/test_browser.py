@@ -202,11 +202,11 @@ def test_what_draws_charts_is_there_before_a_page_with_charts(page: Page, app: s
 def test_a_stage_that_is_mounted_anew_after_pass_64_shows_the_whole_run(page: Page, app: str) -> None:
     stage = goto(page, app, "tokens=1500&tier=SD+card%2C+paced")  # longer than anyone looks
     page.keyboard.press("r")
-    verdict(stage, re.compile(r"Live: LRU, (6[5-9]|[7-9]\d|\d{3,}) of 1500 tokens"))
+    verdict(stage, re.compile(r"Live: LRU, (6[5-9]|[7-9]\d|\d{3,}) of 1,500 tokens"))
     turn(page, "Library")
     expect(stage).to_have_count(0)
     turn(page, "Stage")
-    verdict(staged(page), re.compile(r"Live: LRU, \d+ of 1500 tokens"))
+    verdict(staged(page), re.compile(r"Live: LRU, \d+ of 1,500 tokens"))
     expect(stage).to_have_attribute(
         "data-pass", re.compile(r"^(6[5-9]|[7-9]\d|\d{3,})$")
     )  # at the end of what came
@@ -223,7 +223,7 @@ def test_a_stage_that_is_mounted_anew_after_pass_64_shows_the_whole_run(page: Pa
 def test_a_run_is_stopped_and_keeps_what_it_captured(page: Page, app: str) -> None:
     stage = goto(page, app, "tokens=1500&a=policy%3Darc%2Cslots%3D2")
     stage.get_by_role("button", name="Run it live").click()
-    verdict(stage, re.compile(r"[1-9]\d* of 1500 tokens"))
+    verdict(stage, re.compile(r"[1-9]\d* of 1,500 tokens"))
     stage.get_by_role("button", name="Stop").click()
     see(page, "stopped after")
     see(page, "live = replay, event for event")
@@ -454,10 +454,10 @@ def test_two_tabs_follow_and_stop_one_run(page: Page, app: str) -> None:
     page.keyboard.press("r")
     verdict(page.locator(".moeviz-stage"), re.compile(r"Live: LRU, [1-9]"))
     early.keyboard.press("ArrowRight")  # what its user does tells it that a run goes on
-    verdict(early.locator(".moeviz-stage"), re.compile(r"Live: LRU, \d+ of 1500 tokens"))
+    verdict(early.locator(".moeviz-stage"), re.compile(r"Live: LRU, \d+ of 1,500 tokens"))
     other = page.context.new_page()
     other.goto(f"{app}/?tokens=1500")
-    verdict(staged(other), re.compile(r"Live: LRU, \d+ of 1500 tokens"))
+    verdict(staged(other), re.compile(r"Live: LRU, \d+ of 1,500 tokens"))
     other.get_by_role("button", name="Stop").click()
     for tab in (other, early, page):
         expect(tab.get_by_role("button", name="Run it live")).to_be_visible(timeout=PATIENCE)
