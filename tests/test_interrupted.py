@@ -131,7 +131,7 @@ PRINT = (  # commands that print
     f"export {T} --format csv --out out/file",
     f"export {T} --format stage --out out/file",
     "split requests.moetrace --into out",
-    f"sweep {T} --jobs 1 --slots 3 --policies lru --out out/file",
+    f"sweep {T} --jobs 1 --slots 3 --policies lru --out out/file.parquet",
     f"run {RUN} --no-verify --out out/file",
     f"compare {RUN} --repeats 1 --setting policy=lru --baselines ,",
     "bench fuzz --files 1",

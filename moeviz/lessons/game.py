@@ -173,15 +173,16 @@ def board(game: Game) -> str:
     """
     now, seen = game.round, "future" in POLICIES[game.policy].needs or game.guessed is not None
     columns = PAST + (FUTURE if seen else 0)
-    left, top, high = 84.0, 44.0, 30.0
+    left, top, high = 84.0, 64.0, 30.0
     wide = (drawing.WIDTH - left - 8) / (PAST + FUTURE)
     asks = f"Which expert does {policy_name(game.policy)} drop?"
     parts = [
-        drawing.text(0, 16, f"Layer {now.layer}: expert {now.newcomer} needs a slot. {asks}", bold=True),
-        drawing.text(left + PAST * wide - 6, 36, "past, to now", "end"),
+        drawing.text(0, 16, f"Layer {now.layer}: expert {now.newcomer} needs a slot.", bold=True),
+        drawing.text(0, 36, asks, bold=True),
+        drawing.text(left + PAST * wide - 6, 56, "past, to now", "end"),
     ]
     if seen:
-        parts.append(drawing.text(left + PAST * wide + 6, 36, "what is to come"))
+        parts.append(drawing.text(left + PAST * wide + 6, 56, "what is to come"))
     for row, one in enumerate(now.candidates):
         y = top + row * high
         mark = " ←" if game.guessed is not None and one.expert == now.victim else ""
