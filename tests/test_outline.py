@@ -28,6 +28,7 @@ def on_the_hub(patch: pytest.MonkeyPatch, config: Any, size: int | None) -> list
         assert dry_run, "it is downloaded"
         return [SimpleNamespace(file_size=size, will_download=True)]
 
+    patch.setattr(outline.PreTrainedConfig, "get_config_dict", lambda name: (config.to_dict(), {}))
     patch.setattr(outline.AutoConfig, "from_pretrained", lambda name, **options: config)
     patch.setattr("huggingface_hub.snapshot_download", download)
     return asked
