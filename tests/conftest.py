@@ -4,6 +4,7 @@ the network."""
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -30,6 +31,8 @@ hypothesis.settings.register_profile(  # a busy machine is no fault of what is t
     derandomize=bool(os.environ.get("CI")),  # there a failure is the change's own, and comes again
 )
 hypothesis.settings.load_profile("moeviz")
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in a shell's background; tests of ^C need it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
