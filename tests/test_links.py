@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from test_pages import _one_worker, data_folder, opened, seek, texts  # noqa: F401
 
-from moeviz.app import boards
+from moeviz.app import hosting
 from moeviz.core.synthetic import synthetic
 from moeviz.files import library, moetrace
 
@@ -88,7 +88,7 @@ def test_a_link_restores_slow_motion_what_is_asked_about_and_the_speed() -> None
 def test_the_measured_speed_of_a_long_text_that_was_not_timed_is_refused_and_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(boards, "QUICK", 0)  # its boards are drawn before their stories and times
+    monkeypatch.setattr(hosting, "QUICK", 0)  # its boards are drawn before their stories and times
     assert (seek(opened("stage", speed="times")) or {})["speed"] == "times"
     library.keep("made up", moetrace.to_bytes(synthetic(60), None))
     app = opened("stage", trace="library: made up", speed="times")

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from conftest import odd_traces, random_trace
 from streamlit.testing.v1 import AppTest
 
-from moeviz.app import boards, commands, components, jobs, kept, machines, planning, shelf
+from moeviz.app import commands, components, hosting, jobs, kept, machines, planning, shelf
 from moeviz.app.asking import PRESETS
 from moeviz.app.stage import StageEvent
 from moeviz.cli.main import main
@@ -139,14 +139,14 @@ def test_the_stage_opens_on_lru_against_lfu_with_a_verdict() -> None:
 
 def test_a_long_trace_has_its_boards_first_and_then_their_stories(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[list[bool]] = []
-    monkeypatch.setattr(boards, "QUICK", 0)
-    whole = boards.stage_payload
+    monkeypatch.setattr(hosting, "QUICK", 0)
+    whole = hosting.stage_payload
 
     def noting(*given: Any, **more: Any) -> dict[str, Any]:
         drawn.append([part["story"] is None for part in more["parts"]])
         return whole(*given, **more)
 
-    monkeypatch.setattr(boards, "stage_payload", noting)
+    monkeypatch.setattr(hosting, "stage_payload", noting)
     opened("stage")
     assert drawn[0] == [True, True]
     assert drawn[-1] == [False, False]
@@ -156,14 +156,14 @@ def test_a_changed_setting_has_its_board_first_and_then_its_story(monkeypatch: p
     app = opened("stage", a="policy=lru,slots=4")
     asked = [StageEvent("settings", 0, {"slots": 5})]
     drawn: list[list[tuple[str, bool]]] = []
-    whole = boards.stage_payload
+    whole = hosting.stage_payload
 
     def noting(*given: Any, **more: Any) -> dict[str, Any]:
         drawn.append([(part["label"], part["story"] is None) for part in more["parts"]])
         return whole(*given, **more)
 
-    monkeypatch.setattr(boards, "told", lambda key: asked.pop() if asked else StageEvent())
-    monkeypatch.setattr(boards, "stage_payload", noting)
+    monkeypatch.setattr(hosting, "told", lambda key: asked.pop() if asked else StageEvent())
+    monkeypatch.setattr(hosting, "stage_payload", noting)
     app.run()
     assert drawn[0] == [("LRU, 5 slots", True), ("LFU (counts kept), 4 slots", False)]
     assert drawn[-1] == [("LRU, 5 slots", False), ("LFU (counts kept), 4 slots", False)]
@@ -298,7 +298,7 @@ def test_boards_whose_own_policy_fails_at_its_work_fall_back(
 ) -> None:
     (tmp_path / "bad.py").write_text(FAILS[kind])
     name = load_policy(f"{tmp_path / 'bad.py'}:f")
-    monkeypatch.setattr(boards, "QUICK", 20_000 if quick else 0)  # so that stories come after the boards
+    monkeypatch.setattr(hosting, "QUICK", 20_000 if quick else 0)  # so that stories come after the boards
     try:
         two = {"a": "policy=lfu,slots=5", "b": "policy=lru,slots=6"}
         app = opened("stage", step="60", **two | dict.fromkeys(fails, f"policy={name},slots=4"))
@@ -328,7 +328,7 @@ def test_a_board_that_is_set_to_an_own_policy_that_fails_falls_back(
     try:
         app = opened("stage", step="60")
         asked = [StageEvent("settings", 1, {"policy": name})]
-        monkeypatch.setattr(boards, "told", lambda key: asked.pop() if asked else StageEvent())
+        monkeypatch.setattr(hosting, "told", lambda key: asked.pop() if asked else StageEvent())
         app.run()
         assert [run["policy"] for run in payload(app)["runs"]] == ["lru", "lfu"]
         assert "Board B falls back to LFU" in texts(app.error)
