@@ -82,6 +82,30 @@ def test_a_comparison_says_of_which_tokens_it_speaks() -> None:
     assert f" over all {trace.tokens} tokens" in words.hit_verdict(trace, runs, [])
 
 
+def test_a_comparison_says_why_more_hits_were_slower() -> None:
+    trace = random_trace(1, tokens=60)
+
+    def three(settings: Settings, wall: int, stall: int) -> tuple[Settings, medians.Repeated]:
+        run = replace(replay(trace, settings), expert_bytes=1_000_000)
+        return settings, medians.repeated([timed(run, wall + more, stall) for more in (0, 1_000, 2_000)])
+
+    quick, slow = (10_000_000, 500_000), (20_000_000, 900_000)
+    lru, best = Settings("lru", 3), Settings("belady", 3)
+    said = words.comparison_verdict([three(lru, *quick), three(best, *slow)])
+    assert (
+        "Belady hits more and is slower: a token waits 2.70 ms for copies and computes 0.60 ms, against "
+        "1.50 ms and 0.60 ms of LRU."
+    ) in said
+    guessing = Settings("lru", 3, prefetch="transition")
+    told = words.comparison_verdict([three(guessing, *slow), three(lru, *quick)], typed=True)
+    ledger = metrics.summary(replay(trace, guessing)).ledger
+    assert "hits more and is slower" in told
+    assert f"; {ledger.wasted} of {ledger.issued} guesses brought nobody who was needed." in told
+    assert "; it copied " in told
+    for a, b in ((slow, quick), (quick, quick)):
+        assert "is slower: " not in words.comparison_verdict([three(lru, *a), three(best, *b)])
+
+
 def test_whether_guesses_are_worth_it_in_time_is_said_both_ways() -> None:
     assert words.worth_in_time(9.0, 10.0).endswith(
         "9.00 ms a token with these guesses, 10.0 ms without: it saves 10%."

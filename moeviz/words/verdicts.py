@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from moeviz.amounts import many, memory, milliseconds, percent, points, speed
+from moeviz.amounts import many, memory, milliseconds, part_of, percent, points, size, speed
 from moeviz.core.run import HIT, Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
@@ -97,6 +97,33 @@ def speed_verdict(second: str, a: Repeated, b: Repeated) -> str:
     )
 
 
+def why_slower(first: str, a: Repeated, second: str, b: Repeated) -> str:
+    """Why the one that hits more is slower all the same: what its tokens wait for, and what it copied. Empty
+    where it is not slower, or repeats do not allow to say so.
+    """
+    more, less = (first, a.median), (second, b.median)
+    found, lead = speed_ratio(a, b), (less[1].main.hit_ratio or 0.0) - (more[1].main.hit_ratio or 0.0)
+    if found is None or found.low is None or found.high is None or abs(lead) < SAME:
+        return ""
+    slower = found.low > 1
+    if lead > 0:
+        more, less, slower = less, more, found.high < 1
+    (name, its), (other, others) = more, less
+    if not slower or its.times is None or others.times is None:
+        return ""
+    said = (
+        f"{name} hits more and is slower: a token waits {milliseconds(its.times.stall_ms_per_token)} for "
+        f"copies and computes {milliseconds(its.times.compute_ms_per_token)}, against "
+        f"{milliseconds(others.times.stall_ms_per_token)} and "
+        f"{milliseconds(others.times.compute_ms_per_token)} of {other}"
+    )
+    if its.moved.total > others.moved.total:
+        said += f"; it copied {size(its.moved.total)} against {size(others.moved.total)}"
+    if its.ledger.wasted:
+        said += f"; {part_of(its.ledger.wasted, its.ledger.issued, 'guess')} brought nobody who was needed"
+    return f"{said}."
+
+
 def _faster(ratio: float) -> str:
     change = abs(ratio - 1)
     return f"{change:{'.0%' if change >= 0.01 else '.1%'}} {'faster' if ratio > 1 else 'slower'}"
@@ -108,8 +135,8 @@ def _from_to(found: Interval) -> str:
 
 def comparison_verdict(measured: Sequence[tuple[Settings, Repeated]], typed: bool = False) -> str:
     """The sentence under a comparison: the cache that hits most and the first other one, in the order in
-    which they were measured, so that it says of the speed of the second what the stage says. `typed`: for a
-    terminal, with settings called as in the rows of its table.
+    which they were measured, so that it says of the speed of the second what the stage says. Where more hits
+    were slower it says why. `typed`: for a terminal, with settings called as in the rows of its table.
     """
     caches = [(one, found) for one, found in measured if not one.baseline]
     if not caches:
@@ -122,7 +149,8 @@ def comparison_verdict(measured: Sequence[tuple[Settings, Repeated]], typed: boo
         return f"{of_tokens}{label(best, typed)}: {counted(found.median.main)}."
     (first, a), (second, b) = (pair for pair in caches if pair[0] in (best, others[0][0]))
     names = [label(first, typed), label(second, typed)] if typed else setting_names([first, second])
-    return of_tokens + verdict(names[0], a, names[1], b)
+    said = of_tokens + verdict(names[0], a, names[1], b)
+    return f"{said} {why_slower(names[0], a, names[1], b)}".rstrip()
 
 
 def worth_in_time(with_ms: float, without_ms: float) -> str:
