@@ -373,6 +373,20 @@ def test_the_curve_marks_the_bound_and_says_who_hits_most(recorded: tuple[Trace,
     assert curves.over_slots(found[:2], trace.k).alt.startswith("At 2 slots all hit alike, ")
 
 
+def test_lru_and_lfu_keep_their_lines_whatever_is_drawn_beside_and_before_them(
+    recorded: tuple[Trace, Run],
+) -> None:
+    trace, _ = recorded
+    seen: dict[str, set[tuple[str, str]]] = {}
+    for policies in (["lru", "lfu", "fifo"], ["lfu", "fifo", "lru"], ["fifo", "lfu", "belady"]):
+        figure = curves.over_slots([curve(trace, Settings(one)) for one in policies], 4).figure
+        drawn = [(one.line.color, one.line.dash) for one in figure.data]
+        assert len(set(drawn)) == len(policies)
+        for policy, line in zip(policies, drawn, strict=True):
+            seen.setdefault(policy, set()).add(line)
+    assert all(len(lines) == 1 for lines in seen.values()), seen
+
+
 def test_where_nothing_hits_the_axis_stays_within_shares() -> None:
     short = random_trace(1, tokens=4, layers=1, k=1, prompt=1, lookaheads=0)
     once = replace(short, experts=np.arange(4, dtype=np.int16).reshape(4, 1, 1))

@@ -6,7 +6,7 @@ over_slots([curve(trace, Settings(policy)) for policy in ("lru", "lfu", "belady"
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from moeviz.words import SAME, many, percent, policy_name
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+COMPARED = ("lru", "lfu")
 CROWDED = 0.22  # of an axis: so near to each other the names of two lines do not fit side by side
 HOLLOW = ("circle-open", "square-open", "diamond-open", "cross-open", "x-open", "triangle-up-open")
 
@@ -41,6 +42,7 @@ def over_slots(
     if published:
         axis += "; dotted: where the same share of experts has a slot"
     figure = style.blank(axis, "hit ratio", 400)
+    lines = _lines([one.settings.policy for one in curves])
     for number, one in enumerate(curves):
         bound, name = one.settings.policy == "belady", policy_name(one.settings.policy)
         figure.add_scatter(
@@ -48,7 +50,7 @@ def over_slots(
             y=one.hit_ratio,
             name=f"{name}: the bound" if bound else style.html_safe(name),
             mode="lines+markers",
-            line={"color": style.BOUND, "width": 4} if bound else style.line(number),
+            line=lines[one.settings.policy],
             marker={"symbol": number % 12, "size": 7},
         )
     _mark(figure, curves, at)
@@ -60,10 +62,6 @@ def over_slots(
             mode="lines",
             line={"color": style.BOUND, "width": 2, "dash": "dash"},
         )
-    colors = {
-        one.settings.policy: style.BOUND if one.settings.policy == "belady" else style.line(number)["color"]
-        for number, one in enumerate(curves)
-    }
     every = int(curves[0].slots[-1])
     own_slots = curves[0].slots.astype(float) if published else curves[0].slots
     columns = {short(one.settings.policy): one.hit_ratio for one in curves}
@@ -71,14 +69,14 @@ def over_slots(
     shown = [float(ratio) for one in curves for ratio in (one.hit_ratio.min(), one.hit_ratio.max())]
     for number, theirs in enumerate(published):
         x = [share * every for share in theirs.shares]
-        for policy in [name for name in theirs.hit_ratio if name in colors]:
+        for policy in [name for name in theirs.hit_ratio if name in lines]:
             name = f"{policy_name(policy)}, {theirs.name}"
             figure.add_scatter(
                 x=x,
                 y=theirs.hit_ratio[policy],
                 name=style.html_safe(name),
                 mode="lines+markers",
-                line={"color": colors[policy], "width": 2, "dash": "dot"},
+                line={"color": lines[policy]["color"], "width": 2, "dash": "dot"},
                 marker={"symbol": HOLLOW[number % len(HOLLOW)], "size": 9, "line": {"width": 2}},
             )
             own = pd.DataFrame({"slots": x, name: theirs.hit_ratio[policy]})
@@ -88,6 +86,14 @@ def over_slots(
         shown.append(break_even)  # its line is not outside
     style.share_axis(figure, shown)
     return Chart("Hit ratio over slots", figure, table, "replayed", _told(curves, at))
+
+
+def _lines(policies: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour and dash of each policy's line: of lru and lfu, which most pictures compare, always the same."""
+    others = [one for one in policies if one not in (*COMPARED, "belady")]
+    numbers = {one: number for number, one in enumerate((*COMPARED, *others))}
+    bound = {"color": style.BOUND, "width": 4}
+    return {one: bound if one == "belady" else style.line(numbers[one]) for one in policies}
 
 
 def _mark(figure: go.Figure, curves: Sequence[Curve], at: int) -> None:
