@@ -379,23 +379,36 @@ def test_no_label_of_the_curves_crosses_the_cursor(show: Open, lesson: str) -> N
         assert crossing == [], step
 
 
+SAID = """(() => {
+  const { curves } = stage, said = [], whole = curves.sheet.text
+  curves.sheet.text = (text, ...more) => (said.push(text), whole.call(curves.sheet, text, ...more))
+  curves.draw()
+  delete curves.sheet.text
+  return said
+})()"""  # what stands in and around the curves
+
+
+def test_the_bound_says_its_slots_where_a_board_has_others(show: Open) -> None:
+    trace = random_trace(6, tokens=80, prompt=5)
+    runs = [replay(trace, Settings("lru", slots)) for slots in (3, 5, 5)]
+    page = show(stage_html(stage_payload(trace, runs, bound=replay(trace, Settings("belady", 5)))), 1440, 900)
+    page.keyboard.press("End")
+    assert any(text.startswith("Belady, the bound (5 slots) ") for text in value(page, SAID))
+    page.locator(".board.a").get_by_role("combobox", name="policy").select_option("2")
+    until(page, "!stage.dirty")
+    assert any(re.match(r"Belady, the bound \d", text) for text in value(page, SAID))
+
+
 def test_what_is_below_the_axis_of_the_curves_is_said_to_be(show: Open) -> None:
     """The axis begins at what the text comes down to once the cache is full; before that all may be less."""
     trace = random_trace(6, tokens=80, prompt=5)
     page = show(stage_html(stage_payload(trace, [replay(trace, Settings("lru", 7))])))
-    texts = """(() => {
-      const { curves } = stage, said = [], whole = curves.sheet.text
-      curves.sheet.text = (text, ...more) => (said.push(text), whole.call(curves.sheet, text, ...more))
-      curves.draw()
-      delete curves.sheet.text
-      return said
-    })()"""
     page.evaluate("window.moevizStage.go(1)")
     floor, now = value(page, "[stage.curves.floor, stage.curves.series[0].recent[1]]")
     assert now < floor
-    assert f"LRU {round(100 * now)}% ↓ below the axis" in value(page, texts)
+    assert f"LRU {round(100 * now)}% ↓ below the axis" in value(page, SAID)
     page.evaluate("window.moevizStage.go(40)")
-    assert not any("below" in text for text in value(page, texts))
+    assert not any("below" in text for text in value(page, SAID))
 
 
 def test_a_text_that_is_not_known_is_told_by_the_numbers_of_its_tokens(show: Open) -> None:

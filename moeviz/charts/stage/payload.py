@@ -129,6 +129,8 @@ def _bound(run: Run) -> dict[str, Any]:
         "name": setting_name(run.settings),
         "holds": not run.room.bytes,  # where sizes differ, belady is no bound
         "rule": "" if run.settings.rule == DEFAULTS["rule"] else run.settings.rule,
+        "slots": run.room.slots,
+        "slotsName": many(run.room.slots, "slot"),
     }
 
 

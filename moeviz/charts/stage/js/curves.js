@@ -198,10 +198,12 @@ class Curves {
     if (this.bound) {
       const value = this.bound.recent[furthest]
       const guessed = stage.boards.some(({ run }) => run.about.prefetch !== "none")
-      const { holds, rule } = stage.model.bound
+      const { holds, rule, slots, slotsName } = stage.model.bound
+      const others = stage.boards.some(({ run }) => !run.about.baseline && run.about.slots !== slots)
+      const how = [rule, others && slotsName].filter(Boolean).join(", ")
       const name = stage.model.payload.phrases[!holds ? "no bound" : guessed ? "bound without" : "bound"]
       labels.push({
-        text: `${name}${rule && ` (${rule})`} ${told(value)}`,
+        text: `${name}${how && ` (${how})`} ${told(value)}`,
         at: this.y(Math.max(value, this.floor)),
         colour: "muted",
         x,
