@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 
 PATIENCE = 300_000  # ms
 _TOKEN = "Live: "  # how the stage's verdict begins once a run has a token
+_CLICKED = "addEventListener('click', () => { window.clicked = performance.now() }, true)"
+_SINCE = """async ([there, begins]) => {
+  const found = (root) => [...root.querySelectorAll("*")].some((one) =>
+    (one.matches(there) && one.innerText.startsWith(begins)) || (one.shadowRoot && found(one.shadowRoot)))
+  while (!found(document) && performance.now() - clicked < 60000) await new Promise(requestAnimationFrame)
+  return performance.now() - clicked
+}"""  # ms from the last click until it is there; a locator looks twice a second only
 _STAGE = ".moeviz-stage[data-runs]"
 _COMPARED = {  # sample -> its row: the default comparison of its text, as long as its preset says
     "change-of-subject": "s to a measured verdict, 1 click, 240 tokens",
@@ -61,12 +68,12 @@ def _run(page: Page, address: str) -> list[tuple[str, float]]:
     """
     page.goto(f"{address}/?tokens=120")  # long enough to be seen while it runs
     page.locator(_STAGE).wait_for()
+    page.evaluate(_CLICKED)
     took = []
     for which in ("cold", "warm"):
-        begun = time.perf_counter()
         page.get_by_role("button", name="Run it live").click()
-        page.locator(".verdict", has_text=_TOKEN).wait_for()
-        took.append((f"s from Run to its first token, {which}", time.perf_counter() - begun))
+        ms = page.evaluate(_SINCE, [".verdict", _TOKEN])
+        took.append((f"s from Run to its first token, {which}", ms / 1e3))
         page.get_by_role("button", name="Stop").click()  # the rest of the run is no figure's
         page.get_by_role("button", name="Run it live").wait_for()
         page.evaluate(STILL)

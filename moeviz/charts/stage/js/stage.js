@@ -342,8 +342,7 @@ class Stage extends Player {
       this.toldOf = this.model
       this.story.draw()
     }
-    this.pictures++
-    this.firstPicture ??= performance.now() // ms since the page was opened
+    if (!this.pictures++) performance.mark("moeviz-stage") // its first picture, in ms since the page was opened
     this.root.dataset.runs = this.model.payload.id
     this.root.dataset.pass = this.pass
     this.root.dataset.pictures = this.pictures
