@@ -6,6 +6,7 @@ hosting.draw(here, two, both, wanted)      # two, both: of moeviz.app.boards
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import streamlit as st
@@ -38,6 +39,7 @@ from moeviz.numbers import medians
 TITLE = "Which cache suits this text?"
 BELOW = 12  # px left free under the stage
 PROGRESS = 54  # px more while a measurement tells there how far it is, in a text of a desk's size
+SENDING = 0.03  # s until what was drawn is sent; Streamlit throws away what waits when a run begins anew
 QUICK = 20_000  # choices of a trace whose boards, stories and times are drawn together
 
 
@@ -98,6 +100,7 @@ def draw(
         first_visit.heard(event, shown, last)
         _act(event, shown_two, wanted)
         if changed:
+            time.sleep(SENDING)
             st.rerun()
         _explain(shown, two, job)
 
