@@ -93,17 +93,16 @@ def test_a_comparison_says_why_more_hits_were_slower() -> None:
     lru, best = Settings("lru", 3), Settings("belady", 3)
     said = words.comparison_verdict([three(lru, *quick), three(best, *slow)])
     assert (
-        "Belady hits more and is slower: a token waits 2.70 ms for copies and computes 0.60 ms, against "
-        "1.50 ms and 0.60 ms of LRU."
+        "Belady hits more and is slower (in brackets LRU): a token waits 2.70 ms (1.50 ms) for copies, its "
+        "experts compute for 0.60 ms (0.60 ms), the link is busy for 0.59 ms (0.78 ms)."
     ) in said
     guessing = Settings("lru", 3, prefetch="transition")
     told = words.comparison_verdict([three(guessing, *slow), three(lru, *quick)], typed=True)
     ledger = metrics.summary(replay(trace, guessing)).ledger
     assert "hits more and is slower" in told
-    assert f"; {ledger.wasted} of {ledger.issued} guesses brought nobody who was needed." in told
-    assert "; it copied " in told
+    assert told.endswith(f" Of its guesses {ledger.wasted} of {ledger.issued} brought nobody who was needed.")
     for a, b in ((slow, quick), (quick, quick)):
-        assert "is slower: " not in words.comparison_verdict([three(lru, *a), three(best, *b)])
+        assert "and is slower" not in words.comparison_verdict([three(lru, *a), three(best, *b)])
 
 
 def test_whether_guesses_are_worth_it_in_time_is_said_both_ways() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from moeviz.amounts import many, memory, milliseconds, part_of, percent, points, size, speed
+from moeviz.amounts import many, memory, milliseconds, percent, points, speed
 from moeviz.core.run import HIT, Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
@@ -98,8 +98,8 @@ def speed_verdict(second: str, a: Repeated, b: Repeated) -> str:
 
 
 def why_slower(first: str, a: Repeated, second: str, b: Repeated) -> str:
-    """Why the one that hits more is slower all the same: what its tokens wait for, and what it copied. Empty
-    where it is not slower, or repeats do not allow to say so.
+    """Why the one that hits more is slower all the same: what a token of it takes, and what its guesses
+    brought. Empty where it is not slower, or repeats do not allow to say so.
     """
     more, less = (first, a.median), (second, b.median)
     found, lead = speed_ratio(a, b), (less[1].main.hit_ratio or 0.0) - (more[1].main.hit_ratio or 0.0)
@@ -111,17 +111,19 @@ def why_slower(first: str, a: Repeated, second: str, b: Repeated) -> str:
     (name, its), (other, others) = more, less
     if not slower or its.times is None or others.times is None:
         return ""
-    said = (
-        f"{name} hits more and is slower: a token waits {milliseconds(its.times.stall_ms_per_token)} for "
-        f"copies and computes {milliseconds(its.times.compute_ms_per_token)}, against "
-        f"{milliseconds(others.times.stall_ms_per_token)} and "
-        f"{milliseconds(others.times.compute_ms_per_token)} of {other}"
+    waits, computes, busy = (
+        f"{milliseconds(getattr(its.times, part))} ({milliseconds(getattr(others.times, part))})"
+        for part in ("stall_ms_per_token", "compute_ms_per_token", "transfer_ms_per_token")
     )
-    if its.moved.total > others.moved.total:
-        said += f"; it copied {size(its.moved.total)} against {size(others.moved.total)}"
+    said = (
+        f"{name} hits more and is slower (in brackets {other}): a token waits {waits} for copies, its "
+        f"experts compute for {computes}, the link is busy for {busy}."
+    )
     if its.ledger.wasted:
-        said += f"; {part_of(its.ledger.wasted, its.ledger.issued, 'guess')} brought nobody who was needed"
-    return f"{said}."
+        said += (
+            f" Of its guesses {its.ledger.wasted:,} of {its.ledger.issued:,} brought nobody who was needed."
+        )
+    return said
 
 
 def _faster(ratio: float) -> str:
