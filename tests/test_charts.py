@@ -377,14 +377,17 @@ def test_lru_and_lfu_keep_their_lines_whatever_is_drawn_beside_and_before_them(
     recorded: tuple[Trace, Run],
 ) -> None:
     trace, _ = recorded
-    seen: dict[str, set[tuple[str, str]]] = {}
+    seen: dict[str, set[tuple[str, str, int]]] = {}
     for policies in (["lru", "lfu", "fifo"], ["lfu", "fifo", "lru"], ["fifo", "lfu", "belady"]):
         figure = curves.over_slots([curve(trace, Settings(one)) for one in policies], 4).figure
-        drawn = [(one.line.color, one.line.dash) for one in figure.data]
+        drawn = [(one.line.color, one.line.dash, one.marker.symbol) for one in figure.data]
         assert len(set(drawn)) == len(policies)
         for policy, line in zip(policies, drawn, strict=True):
             seen.setdefault(policy, set()).add(line)
     assert all(len(lines) == 1 for lines in seen.values()), seen
+    twice = [curve(trace, Settings("lfu", warm=warm)) for warm in ("cold", "first")]
+    first, second = curves.over_slots(twice, 4).figure.data
+    assert (first.line.color, first.marker.symbol) != (second.line.color, second.marker.symbol)
 
 
 def test_where_nothing_hits_the_axis_stays_within_shares() -> None:

@@ -1,5 +1,6 @@
 """Settings: checked once, with messages that name the way out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moeviz.core.policies import load_policy
-from moeviz.core.settings import BASELINES, Settings
+from moeviz.core.settings import BASELINES, Settings, bounding
 from moeviz.errors import SettingsError
 
 
@@ -82,3 +83,14 @@ def test_labels_tell_settings_apart() -> None:
 def test_a_policy_of_a_file_is_named_without_the_folder(tmp_path: Path) -> None:
     (tmp_path / "mru.py").write_text("def mru(use, now):\n    return -use.last_touch\n")
     assert Settings(load_policy(f"{tmp_path / 'mru.py'}:mru"), 1).label == "mru.py:mru, 1 slots"
+
+
+def test_the_bound_has_the_slots_of_the_board_that_has_most() -> None:
+    shape = (4, 8, 2, 0)
+    lru, pooled = Settings("lru", 5, prefetch="frequency"), Settings("lfu", 6, "model")
+    best = replace(lru, policy="belady", prefetch="none")
+    assert bounding([Settings("lfu", 3), lru], shape) == best
+    assert bounding([pooled, lru], shape) == best  # 5 a layer are more than 6 in all
+    for baseline in ("resident", "whole-layer", "on-demand"):
+        assert bounding([Settings(baseline=baseline), lru], shape) == best
+    assert bounding([Settings(baseline="resident")], shape).policy == "belady"

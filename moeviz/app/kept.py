@@ -21,7 +21,7 @@ from moeviz.charts.stage.stories import stories_of
 from moeviz.core.machines import Machine
 from moeviz.core.replay import replay
 from moeviz.core.run import Run
-from moeviz.core.settings import Settings
+from moeviz.core.settings import Settings, bounding
 from moeviz.core.trace import Trace
 from moeviz.numbers import cost
 from moeviz.numbers.cost import Costs
@@ -112,8 +112,7 @@ def bound(trace: Trace, several: Sequence[Settings]) -> Run:
     """What no policy beats with the slots of these settings, the most where they differ, and without
     pre-fetching.
     """
-    most = max(several, key=lambda one: one.room(*trace.shape).slots)
-    return replayed(trace, replace(most, policy="belady", baseline="", prefetch="none"))
+    return replayed(trace, bounding(several, trace.shape))
 
 
 @st.cache_resource(show_spinner=False, max_entries=64, hash_funcs=BY_TRACE)

@@ -26,7 +26,10 @@ _CLICKED = "addEventListener('click', () => { window.clicked = performance.now()
 _SINCE = """async ([there, begins]) => {
   const found = (root) => [...root.querySelectorAll("*")].some((one) =>
     (one.matches(there) && one.innerText.startsWith(begins)) || (one.shadowRoot && found(one.shadowRoot)))
-  while (!found(document) && performance.now() - clicked < 60000) await new Promise(requestAnimationFrame)
+  while (!found(document)) {
+    if (performance.now() - clicked > 300000) throw new Error(`${begins}is not there after 300 s`)
+    await new Promise(requestAnimationFrame)
+  }
   return performance.now() - clicked
 }"""  # ms from the last click until it is there; a locator looks twice a second only
 _STAGE = ".moeviz-stage[data-runs]"

@@ -6,7 +6,7 @@ over_slots([curve(trace, Settings(policy)) for policy in ("lru", "lfu", "belady"
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -42,15 +42,15 @@ def over_slots(
     if published:
         axis += "; dotted: where the same share of experts has a slot"
     figure = style.blank(axis, "hit ratio", 400)
-    lines = _lines([one.settings.policy for one in curves])
-    for number, one in enumerate(curves):
+    numbers = _numbers([one.settings.policy for one in curves])
+    for number, one in zip(numbers, curves, strict=True):
         bound, name = one.settings.policy == "belady", policy_name(one.settings.policy)
         figure.add_scatter(
             x=one.slots,
             y=one.hit_ratio,
             name=f"{name}: the bound" if bound else style.html_safe(name),
             mode="lines+markers",
-            line=lines[one.settings.policy],
+            line={"color": style.BOUND, "width": 4} if bound else style.line(number),
             marker={"symbol": number % 12, "size": 7},
         )
     _mark(figure, curves, at)
@@ -62,6 +62,10 @@ def over_slots(
             mode="lines",
             line={"color": style.BOUND, "width": 2, "dash": "dash"},
         )
+    colors = {
+        one.settings.policy: style.BOUND if one.settings.policy == "belady" else style.line(number)["color"]
+        for number, one in zip(numbers, curves, strict=True)
+    }
     every = int(curves[0].slots[-1])
     own_slots = curves[0].slots.astype(float) if published else curves[0].slots
     columns = {short(one.settings.policy): one.hit_ratio for one in curves}
@@ -69,14 +73,14 @@ def over_slots(
     shown = [float(ratio) for one in curves for ratio in (one.hit_ratio.min(), one.hit_ratio.max())]
     for number, theirs in enumerate(published):
         x = [share * every for share in theirs.shares]
-        for policy in [name for name in theirs.hit_ratio if name in lines]:
+        for policy in [name for name in theirs.hit_ratio if name in colors]:
             name = f"{policy_name(policy)}, {theirs.name}"
             figure.add_scatter(
                 x=x,
                 y=theirs.hit_ratio[policy],
                 name=style.html_safe(name),
                 mode="lines+markers",
-                line={"color": lines[policy]["color"], "width": 2, "dash": "dot"},
+                line={"color": colors[policy], "width": 2, "dash": "dot"},
                 marker={"symbol": HOLLOW[number % len(HOLLOW)], "size": 9, "line": {"width": 2}},
             )
             own = pd.DataFrame({"slots": x, name: theirs.hit_ratio[policy]})
@@ -88,12 +92,13 @@ def over_slots(
     return Chart("Hit ratio over slots", figure, table, "replayed", _told(curves, at))
 
 
-def _lines(policies: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour and dash of each policy's line: of lru and lfu, which most pictures compare, always the same."""
-    others = [one for one in policies if one not in (*COMPARED, "belady")]
-    numbers = {one: number for number, one in enumerate((*COMPARED, *others))}
-    bound = {"color": style.BOUND, "width": 4}
-    return {one: bound if one == "belady" else style.line(numbers[one]) for one in policies}
+def _numbers(policies: Sequence[str]) -> list[int]:
+    """Of each policy's look: of lru and lfu, which most pictures compare, always the same."""
+    free = iter(range(len(COMPARED), len(COMPARED) + len(policies)))
+    return [
+        COMPARED.index(one) if one in COMPARED and one not in policies[:at] else next(free)
+        for at, one in enumerate(policies)
+    ]
 
 
 def _mark(figure: go.Figure, curves: Sequence[Curve], at: int) -> None:

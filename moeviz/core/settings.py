@@ -10,8 +10,8 @@ whether the slots are enough for a model is checked against its shape by `Settin
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import Field, asdict, dataclass, field, fields
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from moeviz.amounts import budget, byte_count, many
@@ -357,6 +357,14 @@ class Settings:
                     f"It knows {', '.join(f'{known} ({kind.__name__})' for known, kind in KINDS.items())}."
                 )
         return cls(**values)  # type: ignore[arg-type]
+
+
+def bounding(several: Sequence[Settings], shape: tuple[int, int, int, int | tuple[int, ...]]) -> Settings:
+    """Belady's Settings that none of these beats, without pre-fetching: the slots of the one that has most.
+    A baseline has none of its own and counts only where there is nothing else. `shape`: `Trace.shape`.
+    """
+    most = max(several, key=lambda one: (not one.baseline, sum(one.room(*shape).limits)))
+    return replace(most, policy="belady", baseline="", prefetch="none")
 
 
 def _described(one: Field[Any]) -> Setting:

@@ -16,6 +16,7 @@ from moeviz.numbers.differences import Interval, speed_ratio
 from moeviz.numbers.medians import Repeated
 from moeviz.numbers.metrics import Counts
 from moeviz.numbers.subject import Change
+from moeviz.numbers.timing import Timed
 from moeviz.words.names import label, setting_names
 from moeviz.words.results import counted
 
@@ -84,9 +85,7 @@ def speed_verdict(second: str, a: Repeated, b: Repeated) -> str:
         return "speed: measured once, so that there is no spread to judge by"
     if found.low <= 1 <= found.high:
         return f"speed: no difference outside the spread ({second} at {_from_to(found)} of the other's speed)"
-    faster = found.middle > 1
-    drawn, other = ((one.median.times and one.median.times.tokens_per_second) or 0.0 for one in (b, a))
-    if (drawn > other) is not faster:
+    if not _as_drawn(found, a, b):
         return (
             f"speed: no clear difference; {second} is {_faster(found.middle)} in the median pair, but not by "
             "the medians of each that are drawn here"
@@ -97,33 +96,44 @@ def speed_verdict(second: str, a: Repeated, b: Repeated) -> str:
     )
 
 
+def _as_drawn(found: Interval, a: Repeated, b: Repeated) -> bool:
+    """Whether the medians of each say of the faster what the rounds say."""
+    drawn, other = ((one.median.times and one.median.times.tokens_per_second) or 0.0 for one in (b, a))
+    return (drawn > other) is (found.middle > 1)
+
+
 def why_slower(first: str, a: Repeated, second: str, b: Repeated) -> str:
-    """Why the one that hits more is slower all the same: what a token of it takes, and what its guesses
-    brought. Empty where it is not slower, or repeats do not allow to say so.
+    """Why the one that hits more is slower all the same: what a forward pass of decode spends where. Empty
+    where it is not slower, or repeats do not allow to say so.
     """
     more, less = (first, a.median), (second, b.median)
     found, lead = speed_ratio(a, b), (less[1].main.hit_ratio or 0.0) - (more[1].main.hit_ratio or 0.0)
-    if found is None or found.low is None or found.high is None or abs(lead) < SAME:
+    if found is None or found.low is None or found.high is None or not _as_drawn(found, a, b):
         return ""
     slower = found.low > 1
     if lead > 0:
         more, less, slower = less, more, found.high < 1
     (name, its), (other, others) = more, less
-    if not slower or its.times is None or others.times is None:
+    if abs(lead) < SAME or not slower or its.times is None or others.times is None:
         return ""
-    waits, computes, busy = (
-        f"{milliseconds(getattr(its.times, part))} ({milliseconds(getattr(others.times, part))})"
-        for part in ("stall_ms_per_token", "compute_ms_per_token", "transfer_ms_per_token")
+    times, theirs = _spent(its.times), _spent(others.times)
+    waits, computes, rest = (
+        f"{milliseconds(one)} ({milliseconds(two)})" for one, two in zip(times, theirs, strict=True)
     )
     said = (
-        f"{name} hits more and is slower (in brackets {other}): a token waits {waits} for copies, its "
-        f"experts compute for {computes}, the link is busy for {busy}."
+        f"{name} hits more and is slower. A pass of it (in brackets {other}) waits {waits} for copies, "
+        f"computes experts for {computes} and takes {rest} for the rest."
     )
     if its.ledger.wasted:
-        said += (
-            f" Of its guesses {its.ledger.wasted:,} of {its.ledger.issued:,} brought nobody who was needed."
-        )
+        count = f"{its.ledger.wasted:,} of {its.ledger.issued:,}"
+        said += f" Of its guesses, prompt included, {count} brought nobody who was needed."
     return said
+
+
+def _spent(times: Timed) -> tuple[float, float, float]:
+    """Milliseconds of the median pass: waiting, experts' compute, and the rest of it."""
+    waits, computes = times.stall_ms_per_token or 0.0, times.compute_ms_per_token or 0.0
+    return waits, computes, max((times.tpot_ms_median or 0.0) - waits - computes, 0.0)
 
 
 def _faster(ratio: float) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import html
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from moeviz.core.given import a_trace
 from moeviz.core.policies import load_policy
 from moeviz.core.replay import replay
 from moeviz.core.run import Run
-from moeviz.core.settings import Settings
+from moeviz.core.settings import Settings, bounding
 from moeviz.core.trace import Trace
 from moeviz.errors import StageError
 from moeviz.numbers.explain import Explainer
@@ -133,8 +133,7 @@ def stage(
     settings = [one if isinstance(one, Settings) else Settings(load_policy(one), usual) for one in policies]
     explainers = [Explainer(trace, one) for one in settings]
     # of boards with other slots that of the larger: it holds for both
-    most = max(settings[:2], key=lambda one: one.room(*trace.shape).slots)
-    bound = replay(trace, replace(most, policy="belady", baseline="", prefetch="none"))
+    bound = replay(trace, bounding(settings[:2], trace.shape))
     runs = [one.run for one in explainers]
     served = explainers[0].trace  # under a rule batch:N, with that rule's passes
     changes = subject_changes(served)

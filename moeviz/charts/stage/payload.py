@@ -130,7 +130,7 @@ def _bound(run: Run) -> dict[str, Any]:
         "holds": not run.room.bytes,  # where sizes differ, belady is no bound
         "rule": "" if run.settings.rule == DEFAULTS["rule"] else run.settings.rule,
         "slots": run.room.slots,
-        "slotsName": many(run.room.slots, "slot"),
+        "slotsName": many(run.room.slots, "slot") + (" in all" if run.settings.scope == "model" else ""),
     }
 
 

@@ -342,7 +342,7 @@ class Stage extends Player {
       this.toldOf = this.model
       this.story.draw()
     }
-    if (!this.pictures++) performance.mark("moeviz-stage") // its first picture, in ms since the page was opened
+    if (!this.pictures++) performance.mark("moeviz-stage") // when its first picture stood
     this.root.dataset.runs = this.model.payload.id
     this.root.dataset.pass = this.pass
     this.root.dataset.pictures = this.pictures
