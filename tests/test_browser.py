@@ -530,6 +530,34 @@ def test_the_cursor_steps_from_anywhere_and_jumps(page: Page, app: str) -> None:
     see(page, "Token 30, MoE layer")
 
 
+# Whether, within five seconds, the text has another size than before, the cursor's token is in sight, and no
+# line of it is cut.
+SEEN = """async (strip, before) => {
+  for (let picture = 0; picture < 300; picture++) {
+    await new Promise(requestAnimationFrame)
+    const { fontSize, lineHeight, paddingTop } = getComputedStyle(strip)
+    const line = parseFloat(lineHeight), top = strip.scrollTop
+    const token = strip.querySelector(".current").offsetTop - top
+    const off = top ? (top - parseFloat(paddingTop)) % line : 0
+    const whole = Math.min(off, line - off) < 1
+    if (fontSize !== before && token >= 0 && token + line <= strip.clientHeight + 1 && whole) return fontSize
+  }
+}"""
+
+
+def test_larger_text_keeps_the_cursor_of_the_text_in_sight(page: Page, app: str) -> None:
+    page.goto(f"{app}/{path('Experts')}?step=200")
+    drawn(page, "Experts")
+    strip = page.locator(".strip")
+    expect(strip).to_have_attribute("data-step", "200")
+    small = strip.evaluate(SEEN, "")
+    page.keyboard.press("p")
+    large = strip.evaluate(SEEN, small)
+    page.keyboard.press("p")
+    assert large
+    assert strip.evaluate(SEEN, large) == small
+
+
 def test_another_page_goes_on_where_the_stage_was_left_while_it_played(page: Page, app: str) -> None:
     stage = goto(page, app, "step=20")
     page.keyboard.press("Space")

@@ -139,3 +139,19 @@ def test_help_loads_no_numpy() -> None:
         "assert not {'numpy', 'pandas', 'torch'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
+def test_no_line_is_longer_than_110_columns() -> None:
+    kinds = {".py", ".js", ".css", ".html", ".md", ".toml", ".txt"}
+    rooms = [ROOT / name for name in ("moeviz", "pages", "tests", ".streamlit")]
+    files = [path for room in rooms for path in room.rglob("*") if "cases" not in path.parts]
+    files += [path for path in ROOT.iterdir() if path.is_file()]
+    files = [path for path in files if path.suffix in kinds]
+    files += [ROOT / ".ci" / "run", ROOT / "moeviz" / "output.schema.json"]
+    long = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in files
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if len(line) > 110
+    ]
+    assert long == []

@@ -30,7 +30,7 @@ from moeviz.numbers.sizes import sizes
 PROMPT = "How many experts does this prompt need at once?"
 GREEDY = Options(max_new_tokens=5, temperature=0.0, stop_at_end=False)
 README = Path(loader.__file__).parent / "README.md"
-GUESSES: dict[str, str] = {}  # filled by the tests below, for the table
+GUESSES: dict[str, str] = {}  # filled by the tests below, for the list
 REFUSED: dict[str, str] = {}
 
 
@@ -136,16 +136,16 @@ def test_block_diffusion_is_refused(tmp_path: Path) -> None:
         load(tiny_models.save_bare("diffusion_gemma", tmp_path))
 
 
-def test_the_table_of_the_readme_is_what_was_found() -> None:
+def test_the_list_of_the_readme_is_what_was_found() -> None:
     ran = [kind for kind in tiny_models.types() if kind not in tiny_models.PACKAGES]
     if not GUESSES.keys() | REFUSED.keys() >= {*ran, *tiny_models.own_code()}:
         pytest.skip("the tests of the types did not all run and pass")
-    before, _, rest = README.read_text().partition("<!-- table -->\n")
-    shown, _, after = rest.partition("<!-- /table -->")
-    found = tiny_models.table(GUESSES, REFUSED) + "\n"
+    before, _, rest = README.read_text().partition("<!-- types -->\n")
+    shown, _, after = rest.partition("<!-- /types -->")
+    found = tiny_models.listed(GUESSES, REFUSED) + "\n"
     if shown != found:
-        README.write_text(f"{before}<!-- table -->\n{found}<!-- /table -->{after}")
-    assert shown == found, "the table was out of date; it has been written anew: commit it"
+        README.write_text(f"{before}<!-- types -->\n{found}<!-- /types -->{after}")
+    assert shown == found, "the list was out of date; it has been written anew: commit it"
 
 
 # what is refused before anything is packed

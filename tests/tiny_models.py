@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -332,8 +333,8 @@ def reference(kind: str, folder: Path, dtype: torch.dtype) -> Any:
     return model.eval()
 
 
-def table(guesses: dict[str, str], refused: dict[str, str]) -> str:
-    """The table of moeviz/engine/README.md. guesses: type -> all, some or none of its layers; refused: type
+def listed(guesses: dict[str, str], refused: dict[str, str]) -> str:
+    """The list of moeviz/engine/README.md. guesses: type -> all, some or none of its layers; refused: type
     -> why.
     """
     rows = {
@@ -347,6 +348,9 @@ def table(guesses: dict[str, str], refused: dict[str, str]) -> str:
         rows.setdefault(f"runs where the package {package} is installed", []).append(kind)
     for kind, why in refused.items():
         rows.setdefault(f"refused: {why}", []).append(kind)
-    lines = ["| | types |", "| --- | --- |"]
-    lines += [f"| {what} | {', '.join(sorted(kinds))} |" for what, kinds in rows.items()]
-    return "\n".join(lines)
+    return "\n".join(
+        textwrap.fill(
+            f"- **{what}**: {', '.join(sorted(kinds))}", 110, subsequent_indent="  ", break_on_hyphens=False
+        )
+        for what, kinds in rows.items()
+    )

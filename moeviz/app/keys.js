@@ -1,9 +1,10 @@
-// Keys that press a button of the page, wherever the focus is, unless something is being typed; and files that are dropped anywhere on a
-// page that takes files; and what draws charts is fetched while nothing else is to be done.
-// moevizKeys({ page: its title, buttons: { key: button }, soon: [addresses of scripts] }) says which, for every page that is drawn.
-// Listens from the first page's first element until the tab is closed, over pages and pictures, and before Streamlit does, whose own R
-// draws the page anew. What is pressed or dropped before the page has what it is for waits until it has. `data-keys-of` of the document
-// says whose keys are heard.
+// Keys that press a button of the page, wherever the focus is, unless something is being typed; and files
+// that are dropped anywhere on a page that takes files; and what draws charts is fetched while nothing else
+// is to be done. moevizKeys({ page: its title, buttons: { key: button }, soon: [addresses of scripts] }) says
+// which, for every page that is drawn. Listens from the first page's first element until the tab is closed,
+// over pages and pictures, and before Streamlit does, whose own R draws the page anew. What is pressed or
+// dropped before the page has what it is for waits until it has. `data-keys-of` of the document says whose
+// keys are heard.
 
 window.moevizKeys ??= (() => {
   let buttons = {} // of the page that was drawn last, or is being drawn
@@ -11,17 +12,23 @@ window.moevizKeys ??= (() => {
 
   function typing(event) {
     const target = event.composedPath()[0]
-    return target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName) || target.getAttribute?.("role") === "combobox"
+    const field = /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName)
+    return target.isContentEditable || field || target.getAttribute?.("role") === "combobox"
+  }
+
+  function isOver(event, element) {
+    return event.composedPath().some((one) => one.dataset?.testid === element)
   }
 
   // A skeleton stands for what waits for its own script to be fetched.
   function beingDrawn() {
     const app = document.querySelector("[data-testid=stApp]")
-    return app?.dataset.testScriptState !== "notRunning" || Boolean(document.querySelector("[data-testid=stSkeleton]"))
+    if (app?.dataset.testScriptState !== "notRunning") return true
+    return Boolean(document.querySelector("[data-testid=stSkeleton]"))
   }
 
-  // Gives act what find finds: now, or while the page is still being drawn, once it is there. What is asked for then takes the place of
-  // what waits.
+  // Gives act what find finds: now, or while the page is still being drawn, once it is there. What is asked
+  // for then takes the place of what waits.
   function once(find, act) {
     waiting?.disconnect()
     if (find()) return act(find())
@@ -31,7 +38,8 @@ window.moevizKeys ??= (() => {
       if (found || !beingDrawn()) observer.disconnect()
       if (found) act(found)
     })
-    observer.observe(document.body, { subtree: true, childList: true, attributeFilter: ["data-test-script-state"] })
+    const attributeFilter = ["data-test-script-state"]
+    observer.observe(document.body, { subtree: true, childList: true, attributeFilter })
     waiting = observer
   }
 
@@ -45,8 +53,9 @@ window.moevizKeys ??= (() => {
     once(find, (button) => button.click())
   }
 
-  // The link keeps what a page is set to, and Streamlit makes a step for Back of each change of it: after twenty moves of the cursor the
-  // twenty-first press of Back left the page, since a page goes on as it was set. So only another page is a step.
+  // The link keeps what a page is set to, and Streamlit makes a step for Back of each change of it: after
+  // twenty moves of the cursor the twenty-first press of Back left the page, since a page goes on as it was
+  // set. So only another page is a step.
   const push = history.pushState
   history.pushState = function (state, title, url) {
     const stays = new URL(url ?? "", location.href).pathname === location.pathname
@@ -64,7 +73,7 @@ window.moevizKeys ??= (() => {
 
   function drop(event) {
     const files = event.dataTransfer?.files
-    if (!files?.length || event.composedPath().some((one) => one.dataset?.testid === "stFileUploaderDropzone")) return
+    if (!files?.length || isOver(event, "stFileUploaderDropzone")) return
     if (!uploader() && !beingDrawn()) return
     event.preventDefault()
     once(uploader, (input) => {
@@ -75,16 +84,18 @@ window.moevizKeys ??= (() => {
 
   // On a phone the pages' menu lies over the page: it is closed once a page was chosen there.
   function choose(event) {
-    if (!event.composedPath().some((one) => one.dataset?.testid === "stSidebarNavLink")) return
+    if (!isOver(event, "stSidebarNavLink")) return
     const side = document.querySelector("[data-testid=stSidebar]")
-    if (side.clientWidth > window.innerWidth / 2) side.querySelector("[data-testid=stSidebarCollapseButton] button")?.click()
+    const close = side.querySelector("[data-testid=stSidebarCollapseButton] button")
+    if (side.clientWidth > window.innerWidth / 2) close?.click()
   }
 
-  for (const [name, does] of Object.entries({ keydown: press, dragover: over, drop, click: choose })) window.addEventListener(name, does, true)
+  for (const [name, does] of Object.entries({ keydown: press, dragover: over, drop, click: choose }))
+    window.addEventListener(name, does, true)
 
-  // The first chart would wait for 5 MB of script to be fetched and read: it is done when nothing else is to be done, before anyone asks for
-  // a page with a chart. A script that does not come is asked for again by who needs it. Reading one holds up what is drawn meanwhile, so the
-  // page's own picture comes first.
+  // The first chart would wait for 5 MB of script to be fetched and read: it is done when nothing else is to
+  // be done, before anyone asks for a page with a chart. A script that does not come is asked for again by
+  // who needs it. Reading one holds up what is drawn meanwhile, so the page's own picture comes first.
   const PICTURE_FIRST = 1000 // ms
 
   function fetchSoon(scripts) {

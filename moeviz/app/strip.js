@@ -1,6 +1,7 @@
-// Tokens with a cursor in them, each marked by its kind. data: { of, at, texts, kinds, titles }; kinds are class names of strip.css.
-// The cursor goes where the data say when they say something new, and tells Python where its user moved it;
-// and which place of a chart beside it was clicked, where the chart says what its places are.
+// Tokens with a cursor in them, each marked by its kind. data: { of, at, texts, kinds, titles }; kinds are
+// class names of strip.css. The cursor goes where the data say when they say something new, and tells Python
+// where its user moved it; and which place of a chart beside it was clicked, where the chart says what its
+// places are.
 
 const strips = new WeakMap()
 const MOVES = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10, Home: -1e9, End: 1e9 }
@@ -8,10 +9,12 @@ const MOVES = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10, Home: -
 function typing(event) {
   const target = event.composedPath()[0]
   const role = target.getAttribute?.("role") || ""
-  return target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName) || /^(combobox|slider|radio|tab|option)$/.test(role)
+  const field = /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName)
+  return target.isContentEditable || field || /^(combobox|slider|radio|tab|option)$/.test(role)
 }
 
-// Forward pass, MoE layer and expert of a point, where its chart says them: of each point, or the pass for all whose x and y are the rest.
+// Forward pass, MoE layer and expert of a point, where its chart says them: of each point, or the pass for
+// all whose x and y are the rest.
 function place({ customdata, data, x, y }) {
   if (typeof data.meta?.pass === "number") return [data.meta.pass, x, y]
   return customdata?.length === 3 && typeof customdata !== "string" ? [...customdata] : null
@@ -25,6 +28,8 @@ class Strip {
     document.addEventListener("keydown", this.listen)
     this.hear = (event) => this.chart(event.target.closest?.(".js-plotly-plot"))
     document.addEventListener("pointerdown", this.hear, true)
+    this.sizes = new ResizeObserver(() => this.scroll(true))
+    this.sizes.observe(this.root)
   }
 
   // A chart tells of clicks who asks before the first.
@@ -39,6 +44,7 @@ class Strip {
 
   close() {
     clearTimeout(this.timer)
+    this.sizes.disconnect()
     document.removeEventListener("keydown", this.listen)
     document.removeEventListener("pointerdown", this.hear, true)
     this.tell = () => {}
@@ -89,11 +95,19 @@ class Strip {
     element.classList.add("current")
     element.setAttribute("aria-selected", "true")
     this.root.dataset.step = this.at
+    this.scroll(false)
+  }
+
+  // Shows whole lines, the first of them the one before the cursor's. Where the cursor is in sight they stay,
+  // unless they have just changed: larger text breaks elsewhere.
+  scroll(changed) {
+    const element = this.root.children[this.at]
+    if (!element) return
     const above = element.offsetTop - this.root.scrollTop
-    if (above >= 0 && above <= this.root.clientHeight - 24) return
+    if (!changed && above >= 0 && above <= this.root.clientHeight - 24) return
     const { lineHeight, paddingTop } = getComputedStyle(this.root)
     const line = parseFloat(lineHeight), before = Math.round(element.offsetTop / line) - 1
-    this.root.scrollTop = before > 0 ? before * line + parseFloat(paddingTop) : 0 // whole lines, one before it
+    this.root.scrollTop = before > 0 ? before * line + parseFloat(paddingTop) : 0
   }
 
   key(event) {

@@ -57,7 +57,8 @@ class Board extends Cells {
       misses = needs.misses[pass + 1]
     const ratio = `${Math.round((100 * hits) / (hits + late + misses || 1))}%`
     const { phrases } = run.model.payload
-    const many = (count) => String(count).replace(/\B(?=(\d{3})+$)/g, ",") // a language's own rules take long to load
+    // A language's own rules take long to load.
+    const many = (count) => String(count).replace(/\B(?=(\d{3})+$)/g, ",")
     const came = late ? say(phrases["counts late"], { late: many(late) }) : ""
     const counts = say(phrases.counts, { hits: many(hits), late: came, misses: many(misses) })
     if (this.ratio.textContent !== ratio) this.ratio.textContent = ratio

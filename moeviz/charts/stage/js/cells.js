@@ -59,15 +59,16 @@ class Cells extends Grid {
     return one ? clamp((this.t - one.start) / Math.max(one.end - one.start, 1e-6), 0, 1) : 1
   }
 
-  // Most cells look from one picture to the next as they did: they are painted on the ground, a sheet of their own, when they change, and
-  // only experts that are on their way into theirs on every picture.
+  // Most cells look from one picture to the next as they did: they are painted on the ground, a sheet of
+  // their own, when they change, and only experts that are on their way into theirs on every picture.
   drawCells() {
     const coming = this.paint()
     this.sheet.cover(this.ground)
     for (const [x, y, part] of coming) this.drawCell(this.sheet, x, y, MISS, part, this.differs(x, y))
   }
 
-  // Brings the ground up to date; gives the cells that are left out, as they have not come yet: column, row, and how far they have.
+  // Brings the ground up to date; gives the cells that are left out, as they have not come yet: column, row,
+  // and how far they have.
   paint() {
     const { ground, painted, nx, ny } = this
     const coming = []
@@ -106,8 +107,9 @@ class Cells extends Grid {
     return Math.min(this.w, this.h) - 2 * this.gap > 14 ? 2 : 1
   }
 
-  // Takes a cell off the ground, in whole pixels, since half of one leaves a trace. Where a pixel of the screen is larger than one of the
-  // page this takes some of its neighbours too, and the whole ground is painted anew.
+  // Takes a cell off the ground, in whole pixels, since half of one leaves a trace. Where a pixel of the
+  // screen is larger than one of the page this takes some of its neighbours too, and the whole ground is
+  // painted anew.
   wipe(x, y) {
     const { context, ratio } = this.ground
     const beside = this.gap - this.outline / 2
@@ -145,7 +147,8 @@ class Cells extends Grid {
     c.strokeStyle = theme[OUTLINES[state]]
     c.stroke()
     if (least >= 4.5 && GLYPHS[state]) {
-      const size = Math.min(least * (least < 14 ? 0.9 : 0.62), theme.size * 1.6) // of a low cell it takes more
+      const share = least < 14 ? 0.9 : 0.62 // of a low cell it takes more
+      const size = Math.min(least * share, theme.size * 1.6)
       const colour = state === PREFETCHED ? "ahead" : part < 0.6 ? "miss" : "glyph"
       this.glyph(c, state, this.left + (x + 0.5) * this.w, this.top + (y + 0.5) * this.h, size, colour)
     }

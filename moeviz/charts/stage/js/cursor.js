@@ -10,8 +10,8 @@ class Cursor {
     this.tell()
   }
 
-  // Where the host wants the cursor; the same wish twice is one wish. One that follows a text which grows is none while the cursor does
-  // not stand at its end.
+  // Where the host wants the cursor; the same wish twice is one wish. One that follows a text which grows is
+  // none while the cursor does not stand at its end.
   seekTo(wish) {
     const said = JSON.stringify(wish ?? null)
     if (this.wished === said) return
@@ -115,7 +115,8 @@ class Cursor {
     let at = above(marks, here)
     if (by < 0) at = above(marks, here - 1) - 1
     if (!marks.length) return
-    const mark = marks[(at + marks.length) % marks.length] // after the last comes the first, as Play begins anew at the end
+    // After the last comes the first, as Play begins anew at the end.
+    const mark = marks[(at + marks.length) % marks.length]
     const event = Math.floor(mark / experts)
     this.pass = Math.floor(event / layers)
     this.jumped = { kind, mark, pass: this.pass }

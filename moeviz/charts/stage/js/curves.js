@@ -150,7 +150,8 @@ class Curves {
     c.setLineDash([])
   }
 
-  // Beside the line of each change of subject the old name and the new one, where no label of the cursor is, nor one of another change.
+  // Beside the line of each change of subject the old name and the new one, where no label of the cursor is,
+  // nor one of another change.
   drawChanges(size, labels) {
     const { sheet } = this
     const base = this.bottom - 5

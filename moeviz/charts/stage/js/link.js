@@ -78,7 +78,7 @@ class Link {
   hint() {
     const { canvas, run, stage } = this.board
     const { source } = run.clock
-    const told = source.startsWith("measured") ? ["measured"] : source.startsWith("modelled") ? ["modelled"] : []
+    const told = ["measured", "modelled"].filter((term) => source.startsWith(term))
     tip(canvas, stage.model.payload, ["compute", "stall", "link", ...told])
   }
 

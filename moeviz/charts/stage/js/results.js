@@ -1,5 +1,6 @@
 // Beside the curves: what was measured of the boards, a row a setting with its speed, the parts of a token's
-// time with the time of every repeat drawn on them, and the verdict. Dimmed once the boards show something else.
+// time with the time of every repeat drawn on them, and the verdict. Dimmed once the boards show something
+// else.
 
 const PARTS = ["compute", "waits", "other"]
 
@@ -21,14 +22,16 @@ class Results {
     if (!results) return
     this.root.classList.toggle("stale", results.stale)
     this.root.setAttribute("aria-label", results.title)
-    const all = Math.max(...results.rows.flatMap((row) => [row.ms[0] + row.ms[1] + row.ms[2], ...row.repeats]))
+    const times = results.rows.flatMap((row) => [row.ms[0] + row.ms[1] + row.ms[2], ...row.repeats])
+    const all = Math.max(...times)
     const list = element("ul")
     for (const row of results.rows) list.append(this.row(row, all, phrases))
     const parts = element("p", "parts")
     parts.append(element("span", "", phrases["time of a token"]))
-    for (const [name, said] of [...PARTS, "each repeat"].map((part) => [part.replace(" ", "-"), phrases[part]])) {
+    for (const part of [...PARTS, "each repeat"]) {
+      const name = part.replace(" ", "-")
       const sign = element("span", `of-${name}`)
-      sign.append(element("i", name), said)
+      sign.append(element("i", name), phrases[part])
       parts.append(sign)
     }
     const heading = element("h2", "", results.title)

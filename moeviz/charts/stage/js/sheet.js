@@ -40,7 +40,8 @@ function themeOf(element) {
   return theme
 }
 
-// Of texts that were measured, by font and text, until another font has been loaded: a picture measures most of them again.
+// Of texts that were measured, by font and text, until another font has been loaded: a picture measures most
+// of them again.
 const WIDTHS = new Map()
 document.fonts?.addEventListener("loadingdone", () => WIDTHS.clear())
 

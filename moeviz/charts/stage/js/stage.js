@@ -154,7 +154,8 @@ class Stage extends Player {
     const again = () => this.refresh()
     const observer = new ResizeObserver(again)
     // what stands above it comes and goes, and the stage with it, which changes the height of what holds both
-    for (let up = this.outer; up; up = up.parentNode ?? up.host) if (up instanceof Element) observer.observe(up)
+    for (let up = this.outer; up; up = up.parentNode ?? up.host)
+      if (up instanceof Element) observer.observe(up)
     this.sizes = new ResizeObserver(() => (this.resized = true)) // of canvases, whatever pushed them
     for (const canvas of this.root.querySelectorAll("canvas")) this.sizes.observe(canvas)
     window.addEventListener("resize", again)
@@ -286,7 +287,8 @@ class Stage extends Player {
     }, 250)
   }
 
-  // Where the cursor stands, if nobody was told yet, nor will be now: the stage plays, or it was moved just now. Else null.
+  // Where the cursor stands, if nobody was told yet, nor will be now: the stage plays, or it was moved just
+  // now. Else null.
   untold() {
     const waits = this.playing || this.later !== null
     clearTimeout(this.later)
@@ -357,8 +359,9 @@ class Stage extends Player {
 
   recall(memory) {
     if (memory?.trace !== this.model.payload.trace) return
-    const { pass, layer, selected, speed, view, wished, atEnd } = memory
-    Object.assign(this, { layer, selected, speed, view, wished, atEnd, pass: Math.min(pass, this.model.passes - 1) })
+    const { layer, selected, speed, view, wished, atEnd } = memory
+    const pass = Math.min(memory.pass, this.model.passes - 1)
+    Object.assign(this, { pass, layer, selected, speed, view, wished, atEnd })
     this.transport.take()
     this.settle()
     if (memory.playing) this.toggle()

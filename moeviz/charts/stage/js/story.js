@@ -19,17 +19,21 @@ class Story {
     this.fit()
   }
 
-  // Of who was there as many as there is room for, whole. Whoever left, and Belady's choice, go last: the sentences above name them.
+  // Of who was there as many as there is room for, whole. Whoever left, and Belady's choice, go last: the
+  // sentences above name them.
   fit() {
     const { body, root } = this
     const high = () => root.scrollHeight > root.clientHeight
     root.classList.remove("goes-on")
     const there = [...body.querySelectorAll(".there > li")]
-    const left = [...there.filter((one) => one.matches(".stays")), ...there.filter((one) => !one.matches(".stays"))]
+    const stays = (one) => one.matches(".stays")
+    const left = [...there.filter(stays), ...there.filter((one) => !stays(one))]
     while (left.length && high()) left.pop().remove()
     if (!left.length) body.querySelectorAll(".there, .who-was-there").forEach((one) => one.remove())
-    else if (left.length < there.length)
-      body.querySelector(".who-was-there").textContent = this.say("some of them", { n: left.length, all: there.length })
+    else if (left.length < there.length) {
+      const said = this.say("some of them", { n: left.length, all: there.length })
+      body.querySelector(".who-was-there").textContent = said
+    }
     root.classList.toggle("goes-on", high())
   }
 
@@ -201,11 +205,13 @@ class Story {
     const values = { victim, expert: this.expert(belady, facts.layer), count: this.tokens(regret) }
     const end = regret < 0 ? "regret never" : regret === 0 ? "regret same" : "regret"
     const agrees = belady === facts.victim
-    const told = agrees ? this.phrases["belady agrees"] : `${this.say("belady", values)} ${this.say(end, values)}`
-    parts.push(element("p", agrees ? "" : "regret", told))
+    const parted = `${this.say("belady", values)} ${this.say(end, values)}`
+    parts.push(element("p", agrees ? "" : "regret", agrees ? this.phrases["belady agrees"] : parted))
     tip(parts.at(-1), model.payload, ["belady", "regret"])
-    if (there.length > 1)
-      parts.push(element("p", "quiet who-was-there", this.phrases["who was there"]), this.residents(there, facts))
+    if (there.length > 1) {
+      const heading = element("p", "quiet who-was-there", this.phrases["who was there"])
+      parts.push(heading, this.residents(there, facts))
+    }
     return parts
   }
 

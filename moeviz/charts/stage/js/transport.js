@@ -103,8 +103,9 @@ class Transport {
     this.speed.value = stage.pace ? "paced" : stage.speed
   }
 
-  // The host's own buttons. They stay while they say the same: one that is put in another's place while the mouse is down on it, as a run
-  // that is watched grows, is never clicked, and one that has the focus loses it.
+  // The host's own buttons. They stay while they say the same: one that is put in another's place while the
+  // mouse is down on it, as a run that is watched grows, is never clicked, and one that has the focus loses
+  // it.
   offer(actions) {
     const said = JSON.stringify(actions)
     if (this.offered === said) return
