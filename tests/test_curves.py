@@ -12,13 +12,13 @@ from conftest import make_trace, ragged_trace, random_trace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moeviz.core import onepool
 from moeviz.core.policies import POLICIES, load_policy, policy
 from moeviz.core.replay import replay
 from moeviz.core.run import HIT
 from moeviz.core.settings import WARM, Settings
 from moeviz.core.trace import Trace
 from moeviz.files.importers import open_content
-from moeviz.numbers import stack
 from moeviz.numbers.curves import Bounds, bounds, curve, slot_counts
 
 
@@ -26,7 +26,7 @@ def check(trace: object, wanted: Settings, counts: list[int]) -> None:
     found = curve(trace, wanted, counts)  # type: ignore[arg-type]
     for number, slots in enumerate(counts):
         one = Settings(**{**wanted.to_dict(), "slots": slots})  # type: ignore[arg-type]
-        run = replay(trace, one)  # type: ignore[arg-type]
+        run = replay(trace, one, choices=[])  # type: ignore[arg-type]  # event by event, as a live run
         phase = run.passes.phase[run.events.forward_pass[run.accesses.event]]
         hit = run.accesses.outcome == HIT
         assert found.hits[number].tolist() == [int(hit[phase == p].sum()) for p in (0, 1)], (one.label, slots)
@@ -55,7 +55,7 @@ def test_a_curve_is_the_replays(policy: str, scope: str, seed: int, prompt: int,
 @pytest.fixture(scope="module", autouse=True)
 def _small_traces_take_every_way() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(stack, "LAYERS", 1)
+        patched.setattr(onepool, "LAYERS", 1)
         yield
 
 

@@ -12,6 +12,7 @@ from conftest import check_books, make_trace, ragged_trace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moeviz.core import onepool
 from moeviz.core.cache import Choice
 from moeviz.core.policies import POLICIES, policy
 from moeviz.core.pools import Pools
@@ -35,7 +36,9 @@ def _own_policies() -> Iterator[None]:
     policy("constant")(lambda use, now: 1)
     policy("by-hand")(lambda use, now: use.touches_resident * 2.0 + (use.layer == now.layer) - use.loaded / 9)
     policy("never a number")(lambda use, now: (use.touches - 2) / (use.touches_resident - 1))
-    yield
+    with pytest.MonkeyPatch.context() as patched:  # small traces take every way
+        patched.setattr(onepool, "LAYERS", 1)
+        yield
     POLICIES.clear()
     POLICIES.update(before)
 

@@ -1,11 +1,11 @@
-"""Pools of slots: who is resident, who is admitted and who leaves. The one place where the event rule is
-carried out.
+"""Pools of slots: who is resident, who is admitted and who leaves, by the event rule.
 
 A pool is a row of slots that serves one MoE layer (scope layer) or all of them (scope model). The live cache
 serves one event at a time (`serve`); a replay without pre-fetching serves an event of every pool at once
 (`serve_rows`), and a curve those of every slot count too, as so many more pools. Both choose the lowest
-scores by the same function of the same columns, and a test holds them to the same victims. Experts are named
-by their place: pool x (experts of a pool) + number in it.
+scores by the same function of the same columns, and a test holds them to the same victims; so it does the
+replay of one pool that takes a shorter way to them (`moeviz.core.onepool`). Experts are named by their place:
+pool x (experts of a pool) + number in it.
 
     pools = Pools(POLICIES["lru"], Moment(0, 1, 64), layers=1, experts=4, limits=[2], own=True)
     pools.serve(0, np.array([3, 1]), Touch(clock=np.array([4.0, 3.0])), clock=0)
@@ -112,6 +112,11 @@ class Pools(Columns):
         self._last: Floats | None = None if distinct else self._standing.imag
         self._stands = False  # they are as they should be; of steady scores they then stay so
         self._full = False  # every pool is as large as the largest, and no slot is free
+
+    @property
+    def sized(self) -> bool:
+        """Whether experts differ in size, and bytes limit."""
+        return self._sizes is not None
 
     def shown(self, row: int) -> Floats:
         """Of each of a pool's residents the score now, as people see it: the lowest leaves. Where lists

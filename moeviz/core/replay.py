@@ -3,7 +3,7 @@
 The pools of slots, the rule and the scores are the live engine's own (`moeviz.core.pools`), so a measured run
 replayed under its Settings makes the same decisions, event for event. With pre-fetching, a replay goes event
 by event through the same `ExpertCache` as a live run; without, whole passes are served at once, since layers
-that own their slots do not touch each other.
+that own their slots do not touch each other, and one pool by a heap where that finds the same victims.
 
     replay(Trace.load("sample_traces/bible.moetrace"), Settings(policy="lfu", slots=4))
 """

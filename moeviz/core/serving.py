@@ -1,8 +1,9 @@
 """Serves the events of a whole trace in pools, without pre-fetching: what became of every access.
 
 Where layers own their slots, an event of every layer is served at once, and of every slot count too
-(`Pools.serve_rows`); in one pool, and where lists decide, one event after the other. What is known of the
-events beforehand is the business of `moeviz.core.steps`.
+(`Pools.serve_rows`); in one pool a pass or a heap at a time where that can be (`moeviz.core.onepool`); else,
+and where lists decide, one event after the other. What is known of the events beforehand is the business of
+`moeviz.core.steps`.
 
     serve(Steps(trace, Knowledge(), settings), pools).hit      # of every access
 """
@@ -18,12 +19,12 @@ from numpy.typing import NDArray
 
 from moeviz.core.columns import Ints
 from moeviz.core.lists import wrong_victim
+from moeviz.core.onepool import FEW, decide, quick, slots_of
 from moeviz.core.pools import Pools, in_waves
 from moeviz.core.steps import Index, Steps
 from moeviz.core.use import LOADED, Touch
 
 BLOCK = 1 << 15  # accesses whose columns are made at a time, whole passes
-FEW = 8  # members of an event up to which a list of them is quicker to look through than to make a set of
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -43,6 +44,11 @@ def serve(steps: Steps, pools: Pools) -> Served:
     """Serves every event in pools of one slot count."""
     if pools.lists is not None:
         return _by_lists(steps, pools)
+    if quick(steps, pools):
+        hit, left = decide(steps, pools)
+        missed = np.flatnonzero(~hit)
+        taken = slots_of(steps.place.take(missed).tolist(), left, int(pools.limits[0]))
+        return _served(steps, missed.tolist(), *taken, [], [])
     if pools.rows == 1:
         return _one_pool(steps, pools)
     count = len(steps.event)
@@ -69,7 +75,8 @@ def hits(steps: Steps, pools: Pools) -> NDArray[np.int64]:
     copies = len(pools.slot_of) // (steps.layers * steps.experts)
     found = np.zeros((copies, steps.labels), np.int64)
     if pools.rows == 1 or pools.lists is not None:
-        found[0] = np.bincount(steps.label[serve(steps, pools).hit], minlength=steps.labels)
+        hit = decide(steps, pools)[0] if quick(steps, pools) else serve(steps, pools).hit
+        found[0] = np.bincount(steps.label[hit], minlength=steps.labels)
         return found
     first, of_pass = [], []
     for index, before, gone, *_ in _walk(steps, pools):

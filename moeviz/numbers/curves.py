@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from moeviz.core import serving
 from moeviz.core.cache import start
+from moeviz.core.onepool import quick
 from moeviz.core.oracle import knowledge
 from moeviz.core.policies import POLICIES
 from moeviz.core.replay import check_trace, served
@@ -143,19 +144,20 @@ def _hits(
     if len(fits) > 1 and policy.stack:
         depth = stack.depths(steps, start(trace, settings, known, rooms[:1]))
         found[fits] = stack.hits(depth, steps, np.array([rooms[at].slots for at in fits]))
-    elif policy.lists is None and rooms[0].pools == 1 and stack.heaped(policy, steps):
-        for at in fits:
-            pools = start(trace, settings, known, rooms[:1])
-            found[at] = stack.hits_of_one_pool(steps, pools, rooms[at].slots)
     else:
         fits = []
-    apart = [at for at in range(len(rooms)) if at not in fits]
     # these are served at one slot count at a time
-    if rooms[0].bytes or policy.lists is not None or policy.reads & BY_EVENT:
-        for at in apart:
-            found[at] = serving.hits(steps, start(trace, settings, known, [rooms[at]]))[0]
-    elif apart:
-        found[apart] = serving.hits(steps, start(trace, settings, known, [rooms[at] for at in apart]))
+    apart = bool(rooms[0].bytes or policy.lists is not None or policy.reads & BY_EVENT)
+    together: list[int] = []
+    for at in range(len(rooms)):
+        if at not in fits:
+            pools = start(trace, settings, known, [rooms[at]])
+            if apart or quick(steps, pools):
+                found[at] = serving.hits(steps, pools)[0]
+            else:
+                together.append(at)
+    if together:
+        found[together] = serving.hits(steps, start(trace, settings, known, [rooms[at] for at in together]))
     return found, np.bincount(steps.label, minlength=steps.labels)
 
 
