@@ -82,8 +82,9 @@ def _by_passes(steps: Steps, pools: Pools, slots: int) -> Decided:
     column_of = np.full(pools.width, -1, np.intp)  # by place; -1: not resident
     residents = np.empty(0, np.intp)  # their places, by column
     free = slots
-    for begin, end, event in steps.passes(pools):
-        own, count, held = place[begin:end], len(pools.now.touches), len(residents)
+    ascending = np.arange(pools.width, dtype=np.int32)
+    for begin, end, event, first in steps.passes(pools):
+        own, count, held = place[begin:end], len(first), len(residents)
         touched = place_by_touch[begin:end]
         everyone = _joined(residents, touched)
         width = len(everyone)
@@ -93,9 +94,8 @@ def _by_passes(steps: Steps, pools: Pools, slots: int) -> Decided:
         ends_at.fill(count)
         ends_at[column] = event  # of a miss the column is -1, one too many
         leaves = ends_at[:held]
-        moments = np.arange(count, dtype=np.int32)
         # whose columns have begun stand first: events are touched one after the other
-        ends = (held + event.searchsorted(moments)).tolist()
+        ends = (first + (held - begin)).tolist()
         if pools.by_event:
             pools.need(own, steps.even)
         before = pools.read(residents)
@@ -103,8 +103,8 @@ def _by_passes(steps: Steps, pools: Pools, slots: int) -> Decided:
         after = pools.read(touched)
         scores = pools.scored(list(map(_joined, before, after)), (count, width))
         by_column = scores.T
-        np.putmask(scores, moments[:, None] >= ends_at[:-1], INFINITY)
-        misses = np.bincount(event[~found], minlength=count).tolist()
+        np.putmask(scores, ascending[:count, None] >= ends_at[:-1], INFINITY)
+        misses = np.add.reduceat(~found, first - begin, dtype=np.intp).tolist()
         until: list[int] = leaves.tolist()
         gone: list[int] = []
         for moment, short in enumerate(misses):
@@ -120,15 +120,16 @@ def _by_passes(steps: Steps, pools: Pools, slots: int) -> Decided:
                 gone.append(lowest)
                 if lowest < held and until[lowest] < count:  # it is needed later in this pass
                     misses[until[lowest]] += 1
-        left += everyone.take(gone).tolist()
+        those = np.array(gone, np.intp)
+        left += everyone.take(those).tolist()
         stays = np.ones(width, np.bool_)
-        stays[gone] = False
+        stays[those] = False
         found &= stays.take(column)
         hit[begin:end] = found
         stays[:held] &= leaves == count
         column_of[residents] = -1
         residents = everyone[stays]
-        column_of[residents] = np.arange(len(residents))
+        column_of[residents] = ascending[: len(residents)]
     return hit, left
 
 

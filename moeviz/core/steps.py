@@ -200,9 +200,9 @@ class Steps:
                 self.tell(pools, step, index, layers, touches)
             yield index, self.place[index], self.row[index]
 
-    def passes(self, pools: Pools) -> Iterator[tuple[int, int, Ints]]:
-        """Accesses of each forward pass of one pool, from and to, and which of the pass's events each is of.
-        `pools`: is told the moments of those events, [event, 1]."""
+    def passes(self, pools: Pools) -> Iterator[tuple[int, int, Ints, Ints]]:
+        """Accesses of each forward pass of one pool, from and to, which of the pass's events each is of, and
+        the first access of each of these. `pools`: is told the moments of those events, [event, 1]."""
         first: Ints = np.array([0, *self.ends()[:-1]], np.intp)  # access of each event
         count = len(self.event)
         event = np.arange(count) if self.single else self.event
@@ -217,7 +217,7 @@ class Steps:
             own = slice(event_at[step], event_at[step + 1])
             now.forward_pass, now.tokens = step, self.tokens[step]
             now.layer, now.touches, now.clock = layer[own], touches[own], clock[own]
-            yield begin, end, event[begin:end] - own.start
+            yield begin, end, event[begin:end] - own.start, first[own]
 
     def touches(self, columns: Container[str]) -> Callable[[Index], Touch]:
         """What gives the touches of accesses of one pass, always in the same Touch. `columns`: that pools
