@@ -82,3 +82,19 @@ def test_the_lead_ends_where_the_settings_are_no_longer_those_that_it_tells_of()
     assert not app.exception
     assert "Each cache holds" not in said(app)
     assert payload(app)["verdict"]
+
+
+def test_why_explains_at_once_what_the_visit_has_told() -> None:
+    app = opened("stage")
+    for _ in range(3):  # show me, LRU, to the end
+        app.button(key="visit-1").click().run()
+    (link,) = [one.proto for one in app.get("page_link") if one.proto.label == "Why?"]
+    assert link.query_string == "lesson=1"
+    app.query_params["lesson"] = "1"
+    app = turned(app, "lessons")
+    assert "The answer: **LFU (counts kept) in the first half, LRU in the second**" in said(app)
+    assert "counts go on protecting the experts of a subject that is over" in said(app)
+    assert "progress" not in app.query_params  # nobody predicted
+    app.button(key="again-1").click().run()  # who wants to predict can
+    assert "The answer:" not in said(app)
+    assert app.button(key="choice-1").label.startswith("1")

@@ -74,6 +74,11 @@ def hides(here: traces.Here) -> bool:
     return leads(here) and st.session_state.visit != "told"
 
 
+def tells(number: int) -> bool:
+    """Whether the visit has already told what the lesson of this number asks."""
+    return st.session_state.get("visit") == "told" and LESSONS["told"][1] == str(number)
+
+
 def seek(here: traces.Here, last: int) -> dict[str, int] | None:
     """Where the visit wants the stage's cursor, `last` being the last forward pass; None where nowhere."""
     wishes = {

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from moeviz.app import components, kept, lectern, links, show, traces
+from moeviz.app import components, first_visit, kept, lectern, links, show, traces
 from moeviz.app.room import HALL
 from moeviz.app.stage import stage
 from moeviz.charts.stage import stage_payload
@@ -131,17 +131,16 @@ def downloads() -> None:
 
 
 def predict(one: Lesson) -> float | str | None:
-    """Draws the question. Gives what was predicted, or SEEN where only the link knows or a room predicted, or
-    None while it is open.
+    """Draws the question. Gives what was predicted, or SEEN where only the link knows, a room predicted, or
+    the first visit has told the answer, or None while it is open.
     """
     if (room := HALL.room) is not None:  # which another tab may close at any moment: asked for once
         return SEEN if lectern.predicted(room, one, lambda: answered(one.number).right) else None
     state = st.session_state
     said: dict[int, float] = state.setdefault("predicted", {})
-    answered_before = progress().of(one.number) is not None and one.number not in state.setdefault(
-        "anew", set()
-    )
-    given = said.get(one.number, SEEN if answered_before else None)
+    known = progress().of(one.number) is not None or first_visit.tells(one.number)
+    anew = one.number in state.setdefault("anew", set())
+    given = said.get(one.number, SEEN if known and not anew else None)
     for paragraph in one.read if given is None else ():
         st.markdown(show.plain(paragraph))
     st.markdown(f"**{show.plain(one.ask)}**")
