@@ -538,8 +538,7 @@ SEEN = """async (strip, before) => {
     const { fontSize, lineHeight, paddingTop } = getComputedStyle(strip)
     const line = parseFloat(lineHeight), top = strip.scrollTop
     const token = strip.querySelector(".current").offsetTop - top
-    const off = top ? (top - parseFloat(paddingTop)) % line : 0
-    const whole = Math.min(off, line - off) < 1
+    const whole = !top || (top - parseFloat(paddingTop)) % line <= 4 // px: past the mark of the line above
     if (fontSize !== before && token >= 0 && token + line <= strip.clientHeight + 1 && whole) return fontSize
   }
 }"""

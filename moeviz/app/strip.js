@@ -4,6 +4,7 @@
 // places are.
 
 const strips = new WeakMap()
+const MARK = 3 // px of the line under a token, as in strip.css
 const MOVES = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10, Home: -1e9, End: 1e9 }
 
 function typing(event) {
@@ -107,7 +108,7 @@ class Strip {
     if (!changed && above >= 0 && above <= this.root.clientHeight - 24) return
     const { lineHeight, paddingTop } = getComputedStyle(this.root)
     const line = parseFloat(lineHeight), before = Math.round(element.offsetTop / line) - 1
-    this.root.scrollTop = before > 0 ? before * line + parseFloat(paddingTop) : 0
+    this.root.scrollTop = before > 0 ? before * line + parseFloat(paddingTop) + MARK : 0
   }
 
   key(event) {
