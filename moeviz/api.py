@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from moeviz.core import given
 from moeviz.core import replay as core
 from moeviz.core.run import Run
-from moeviz.core.settings import SETTINGS, Settings, read
+from moeviz.core.settings import SETTINGS, Settings, named, read, suited
 from moeviz.core.trace import Trace
 from moeviz.errors import SettingsError
 from moeviz.numbers import metrics
@@ -66,9 +66,9 @@ def load(path: str | os.PathLike[str], **options: Any) -> tuple[Trace, Run | Non
     return found.trace, found.run
 
 
-def settings_of(settings: str | Settings, **others: Any) -> Settings:
+def settings_of(settings: str | Settings, trace: Trace | None = None, **others: Any) -> Settings:
     """A Settings as it is, a policy's name, or `policy=lru,slots=4` as the command line takes it; `others`
-    are fields by name.
+    are fields by name. Slots that nobody names are those that suit the trace.
 
     Raises SettingsError, or PolicyError of a policy's file.
     """
@@ -76,9 +76,14 @@ def settings_of(settings: str | Settings, **others: Any) -> Settings:
         raise SettingsError(f"{unknown[0]!r} is not a setting. Choose from {', '.join(SETTINGS)}.")
     if isinstance(settings, Settings):
         return replace(settings, **others)
-    if "=" in settings:
-        return Settings.parse(settings, **others)
-    return Settings(policy=read("policy", settings), **others)
+    several = "=" in settings
+    if several:
+        found = Settings.parse(settings, **others)
+    else:
+        found = Settings(policy=read("policy", settings), **others)
+    if trace is None or "slots" in others or (several and "slots" in named(settings)):
+        return found
+    return suited(found, trace.shape)
 
 
 def replay(trace: Trace, settings: str | Settings = "lru", **others: Any) -> Run:
@@ -87,7 +92,7 @@ def replay(trace: Trace, settings: str | Settings = "lru", **others: Any) -> Run
     Raises ArgumentError, SettingsError.
     """
     given.a_trace(trace, "replay")
-    return core.replay(trace, settings_of(settings, **others))
+    return core.replay(trace, settings_of(settings, trace, **others))
 
 
 def summary(run: Run) -> metrics.Summary:
@@ -104,8 +109,8 @@ def compare(
     slots: int | Sequence[int] = (),
     **others: Any,
 ) -> pd.DataFrame:
-    """Replays every settings at every number of slots (default: its own), a row each. Raises ArgumentError,
-    SettingsError.
+    """Replays every settings at every number of slots (default: its own, or as many as suit the trace), a row
+    each. Raises ArgumentError, SettingsError.
 
     Columns: policy, slots, settings (the label), of decode (or of prefill where nothing was decoded)
     hit_ratio, accesses, hits and misses, and of the whole run, its prompt and pre-fetches included, evictions
@@ -118,7 +123,7 @@ def compare(
     counts = (slots,) if isinstance(slots, int) else slots
     for one in (settings,) if isinstance(settings, str | Settings) else settings:
         for at in [{"slots": count} for count in counts] or [{}]:
-            chosen = settings_of(one, **others, **at)
+            chosen = settings_of(one, trace, **others, **at)
             found = metrics.summary(core.replay(trace, chosen))
             rows.append(
                 {
@@ -144,7 +149,7 @@ def curve(
     experts. Raises ArgumentError, SettingsError.
     """
     given.a_trace(trace, "curve")
-    return curve_of(trace, settings_of(settings, **({"slots": trace.k} | others)), slots)
+    return curve_of(trace, settings_of(settings, trace, **others), slots)
 
 
 def explain(trace: Trace, settings: str | Settings = "lru", **others: Any) -> Explainer:
@@ -152,7 +157,7 @@ def explain(trace: Trace, settings: str | Settings = "lru", **others: Any) -> Ex
     layer=3)[0].sentence`. Raises ArgumentError, SettingsError.
     """
     given.a_trace(trace, "explain")
-    return Explainer(trace, settings_of(settings, **others))
+    return Explainer(trace, settings_of(settings, trace, **others))
 
 
 def sweep(

@@ -51,6 +51,17 @@ def test_load_reads_what_the_importers_read(tmp_path: Path) -> None:
     assert none is None
 
 
+def test_slots_that_nobody_names_suit_the_trace() -> None:
+    trace = random_trace(3, layers=2, experts=24, k=5)
+    assert mv.replay(trace, "lfu").settings == Settings("lfu", 8)
+    assert mv.replay(trace, "policy=lfu,scope=model").settings == Settings("lfu", 16, "model")
+    assert mv.replay(trace, "policy=lfu,slots=6").settings == mv.replay(trace, "lfu", slots=6).settings
+    assert mv.replay(trace, Settings("lfu", 6)).settings == Settings("lfu", 6)
+    assert mv.compare(trace, "lru")["slots"].tolist() == [8]
+    assert mv.explain(trace, "lru").run.settings == Settings("lru", 8)
+    assert mv.curve(trace, "lru").slots[0] == trace.k
+
+
 @pytest.mark.parametrize("verb", ["replay", "compare", "curve", "explain", "stage"])
 def test_what_is_no_trace_is_refused_with_the_way_to_one(verb: str) -> None:
     trace = random_trace(2)

@@ -170,6 +170,17 @@ def test_replay_reports_in_words(trace: Path) -> None:
     assert told == ["cold", "capacity"]  # what a kind means is said of those that occur
 
 
+def test_slots_that_are_not_given_suit_the_trace(tmp_path: Path) -> None:
+    file, out = tmp_path / "wide.moetrace", tmp_path / "out.html"
+    random_trace(3, layers=2, experts=24, k=5).save(file)
+    assert "lru, 8 slots\n" in run("replay", file).output
+    assert "lru, 16 slots in all" in run("replay", file, "--scope", "model").output
+    assert "lru, 5 slots" in run("replay", file, "--slots", "5").output
+    assert ": lru, 8 slots, replayed" in run("export", file, "--format", "report", "--out", out).output
+    assert run("export", file, "--format", "stage", "--out", out, "--force").exit_code == 0
+    assert "replayed under lru, 8 slots" in run("diff", file, file).output
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moeviz.core.policies import load_policy
-from moeviz.core.settings import BASELINES, Settings, bounding
+from moeviz.core.settings import BASELINES, Settings, bounding, suited
 from moeviz.errors import SettingsError
 
 
@@ -94,3 +94,23 @@ def test_the_bound_has_the_slots_of_the_board_that_has_most() -> None:
     for baseline in ("resident", "whole-layer", "on-demand"):
         assert bounding([Settings(baseline=baseline), lru], shape) == best
     assert bounding([Settings(baseline="resident")], shape).policy == "belady"
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape", "slots"),
+    [
+        (Settings(), (8, 8, 2), 4),  # as Settings have
+        (Settings(), (24, 32, 4), 11),  # with as many as a token needs all policies do the same
+        (Settings(), (48, 128, 8), 43),
+        (Settings(), (2, 3, 2), 3),  # there are no more
+        (Settings(scope="model"), (24, 32, 4), 264),  # in all
+        (Settings(scope="model"), (8, 8, 2), 32),
+        (Settings(baseline="resident"), (24, 32, 4), 4),
+        (Settings(budget=2**30), (24, 32, 4), 4),  # says how many there are
+    ],
+)
+def test_slots_that_nobody_named_suit_the_trace(
+    settings: Settings, shape: tuple[int, int, int], slots: int
+) -> None:
+    found = suited(settings, (*shape, 0))
+    assert found == replace(settings, slots=slots)

@@ -20,7 +20,7 @@ from moeviz.app.jobs import desk
 from moeviz.app.show import plain
 from moeviz.core.replay import check_trace
 from moeviz.core.run import Run
-from moeviz.core.settings import SETTINGS, Settings
+from moeviz.core.settings import SETTINGS, Settings, usual_slots
 from moeviz.core.trace import Trace
 from moeviz.errors import MoevizError, TraceError
 from moeviz.files import library, moetrace
@@ -225,7 +225,7 @@ def slots_for(trace: Trace, run: Run | None, scope: str = "layer") -> int:
     """
     if run is not None and not run.settings.baseline and run.settings.scope == scope:
         return run.room.slots
-    slots = min(trace.num_experts, max(trace.k + 1, round(trace.num_experts / 3)))
+    slots = usual_slots(trace.num_experts, trace.k)
     return slots if scope == "layer" else slots * trace.layers
 
 

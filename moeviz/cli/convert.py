@@ -24,8 +24,9 @@ from moeviz.cli.options import (
     not_used,
     out_option,
     registered,
+    replay_options,
     settings_of,
-    settings_options,
+    suiting,
 )
 from moeviz.core.settings import SETTINGS
 from moeviz.errors import ExportError, TraceError
@@ -240,7 +241,7 @@ def _holds(path: Path, trace: Trace) -> bool:
 @registered
 @click.command()
 @click.argument("file", type=Place())
-@settings_options
+@replay_options
 @click.option("--format", "kind", cls=Listing, names=_exporters, required=True, help="One of {names}.")
 @click.option(
     "--recorded",
@@ -272,6 +273,7 @@ def export(file: Path, kind: str, recorded: bool, policies: str, out: Path, **ot
             )
         _say_unused(kind, exporters.EXPORTERS[kind].alone, recorded)
         trace, own = moetrace.load(file)
+        settings = suiting(settings, trace)
         if recorded and own is None:
             raise TraceError(f"{file.name} holds no recorded run. Leave out --recorded to export a replay.")
         if kind == "stage":

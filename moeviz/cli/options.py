@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -21,6 +21,9 @@ from moeviz.core.machines import DEVICES, LINKS
 from moeviz.core.settings import DEFAULTS, KINDS, SETTINGS, Settings
 from moeviz.errors import MoevizError, SettingsError
 from moeviz.numbers.lossy import EXPERTS, LOSSLESS
+
+if TYPE_CHECKING:
+    from moeviz.core.trace import Trace
 
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=click.Command)
@@ -143,19 +146,20 @@ def _not_nothing(field: str, value: Any) -> Any:
 def settings_from(text: str, **defaults: Any) -> Settings:
     """Settings as `--setting` names them. Raises SettingsError."""
     found = Settings.parse(text, **defaults)
-    named = [item.partition("=")[0].strip() for item in text.split(",") if item.strip()]
-    if not named:
+    names = known.named(text)
+    if not names:
         raise SettingsError(
             "an empty --setting names nothing. Write name=value, for example policy=lfu,slots=4, or leave it "
             "out."
         )
-    for name in named:
+    for name in names:
         _not_nothing(name, getattr(found, name))
     return found
 
 
-def setting_option(name: str, help: str = "") -> Callable[[F], F]:
-    """The option of one field of Settings; `help` where it says more here than there."""
+def setting_option(name: str, help: str = "", shown: str = "") -> Callable[[F], F]:
+    """The option of one field of Settings; `help` where it says more here than there, `shown` what stands for
+    its default there."""
     default, about = DEFAULTS[name], SETTINGS[name]
     known = about.known
     return click.option(
@@ -164,16 +168,28 @@ def setting_option(name: str, help: str = "") -> Callable[[F], F]:
         names=lambda: known or (),
         type=Value(name),
         default=default,
-        show_default=default != "",
+        show_default=shown or default != "",
         help=help or (f"{about.help}." if known is None else f"{about.help}: {{names}}."),
     )
 
 
-def settings_options(command: F) -> F:
-    """Options of every command that takes one Settings: all its fields."""
+def settings_options(command: F, **shown: str) -> F:
+    """Options of every command that takes one Settings: all its fields. `shown`: of a field, what stands for
+    its default."""
     for name in reversed(SETTINGS):
-        command = setting_option(name)(command)
+        command = setting_option(name, shown=shown.get(name, ""))(command)
     return command
+
+
+def replay_options(command: F) -> F:
+    """Options of every command that replays a trace: all fields of a Settings, which `suiting` makes suit
+    it."""
+    return settings_options(command, slots="4, or what suits the trace")
+
+
+def suiting(settings: Settings, trace: Trace) -> Settings:
+    """Settings of the flags for a trace: of slots that were not given as many as suit it."""
+    return settings if given("slots") else known.suited(settings, trace.shape)
 
 
 def settings_of(options: dict[str, Any]) -> Settings:

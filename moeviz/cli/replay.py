@@ -12,13 +12,13 @@ from typing import Any
 import click
 
 from moeviz.cli.ending import refusing
-from moeviz.cli.options import Place, json_option, registered, settings_of, settings_options
+from moeviz.cli.options import Place, json_option, registered, replay_options, settings_of, suiting
 
 
 @registered
 @click.command()
 @click.argument("file", type=Place())
-@settings_options
+@replay_options
 @json_option
 def replay(file: Path, as_json: bool, **others: Any) -> None:
     """What would a cache have done? Replays a .moetrace FILE under any settings, without the model.
@@ -39,6 +39,7 @@ def replay(file: Path, as_json: bool, **others: Any) -> None:
     with refusing():
         settings = settings_of(others)
         trace, recorded = moetrace.load(file)
+        settings = suiting(settings, trace)
         result = replay_trace(trace, settings)
         gap, known = as_json or tells_gap(settings), {settings: result}
         bound = bounds(trace, settings, recorded, gap=gap, replayed=known)

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moeviz.cli.ending import Refused, refusing
-from moeviz.cli.options import Place, Text, json_option, registered, settings_of, settings_options
+from moeviz.cli.options import (
+    Place,
+    Text,
+    json_option,
+    registered,
+    replay_options,
+    settings_of,
+    suiting,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -91,7 +99,7 @@ def _show_counts(found: Counted, as_json: bool) -> None:
 @click.command()
 @click.argument("first", type=Place())
 @click.argument("second", type=Place())
-@settings_options
+@replay_options
 @click.option(
     "--replay",
     "replayed",
@@ -126,6 +134,7 @@ def diff(first: Path, second: Path, replayed: bool, fail_below: str, as_json: bo
     with refusing():
         settings = settings_of(others)
         a, b = api.imported(first), api.imported(second)
+        settings = suiting(settings, a.trace)
         runs: tuple[Run, Run]
         bare = list(dict.fromkeys(path.name for path, one in ((first, a), (second, b)) if one.run is None))
         if replayed or a.run is None or b.run is None:

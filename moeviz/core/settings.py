@@ -359,6 +359,29 @@ class Settings:
         return cls(**values)  # type: ignore[arg-type]
 
 
+def named(text: str) -> list[str]:
+    """Fields that a text such as `policy=lru,slots=4` names."""
+    return [item.partition("=")[0].strip() for item in text.split(",") if item.strip()]
+
+
+def usual_slots(experts: int, k: int) -> int:
+    """Slots of a layer to begin with: a third of its experts, and more than a token needs, since with no
+    more than that all policies do the same."""
+    return min(experts, max(k + 1, round(experts / 3)))
+
+
+def suited(settings: Settings, shape: tuple[int, int, int, Any]) -> Settings:
+    """Settings whose slots nobody named, with as many as suit a trace of this shape: as many as they have, in
+    every layer; or the usual ones where a token needs those, so that all policies would do the same, or a
+    layer has fewer experts.
+    """
+    if settings.baseline or settings.budget:
+        return settings
+    layers, experts, k, _ = shape
+    slots = settings.slots if k < settings.slots <= experts else usual_slots(experts, k)
+    return replace(settings, slots=slots if settings.scope == "layer" else slots * layers)
+
+
 def bounding(several: Sequence[Settings], shape: tuple[int, int, int, int | tuple[int, ...]]) -> Settings:
     """Belady's Settings that none of these beats, without pre-fetching: the slots of the one that has most.
     A baseline has none of its own and counts only where there is nothing else. `shape`: `Trace.shape`.

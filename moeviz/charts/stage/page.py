@@ -20,7 +20,7 @@ from moeviz.core.given import a_trace
 from moeviz.core.policies import load_policy
 from moeviz.core.replay import replay
 from moeviz.core.run import Run
-from moeviz.core.settings import Settings, bounding
+from moeviz.core.settings import Settings, bounding, usual_slots
 from moeviz.core.trace import Trace
 from moeviz.errors import StageError
 from moeviz.numbers.explain import Explainer
@@ -129,7 +129,7 @@ def stage(
     a_trace(trace, "stage")
     if not policies:
         raise StageError("no policy was named. Name one or two, for example lru and lfu.")
-    usual = slots or min(max(round(trace.num_experts / 3), trace.k + 1), trace.num_experts)
+    usual = slots or usual_slots(trace.num_experts, trace.k)
     settings = [one if isinstance(one, Settings) else Settings(load_policy(one), usual) for one in policies]
     explainers = [Explainer(trace, one) for one in settings]
     # of boards with other slots that of the larger: it holds for both
