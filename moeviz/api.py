@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from moeviz.core import given
 from moeviz.core import replay as core
 from moeviz.core.run import Run
-from moeviz.core.settings import SETTINGS, Settings, named, read, suited
+from moeviz.core.settings import SETTINGS, Settings, Shape, named, read, suited
 from moeviz.core.trace import Trace
 from moeviz.errors import SettingsError
 from moeviz.numbers import metrics
@@ -66,9 +66,9 @@ def load(path: str | os.PathLike[str], **options: Any) -> tuple[Trace, Run | Non
     return found.trace, found.run
 
 
-def settings_of(settings: str | Settings, trace: Trace | None = None, **others: Any) -> Settings:
+def settings_of(settings: str | Settings, shape: Shape | None = None, **others: Any) -> Settings:
     """A Settings as it is, a policy's name, or `policy=lru,slots=4` as the command line takes it; `others`
-    are fields by name. Slots that nobody names are those that suit the trace.
+    are fields by name. Slots that nobody names are those that suit a model of this shape.
 
     Raises SettingsError, or PolicyError of a policy's file.
     """
@@ -81,9 +81,9 @@ def settings_of(settings: str | Settings, trace: Trace | None = None, **others: 
         found = Settings.parse(settings, **others)
     else:
         found = Settings(policy=read("policy", settings), **others)
-    if trace is None or "slots" in others or (several and "slots" in named(settings)):
+    if shape is None or "slots" in others or (several and "slots" in named(settings)):
         return found
-    return suited(found, trace.shape)
+    return suited(found, shape)
 
 
 def replay(trace: Trace, settings: str | Settings = "lru", **others: Any) -> Run:
@@ -92,7 +92,7 @@ def replay(trace: Trace, settings: str | Settings = "lru", **others: Any) -> Run
     Raises ArgumentError, SettingsError.
     """
     given.a_trace(trace, "replay")
-    return core.replay(trace, settings_of(settings, trace, **others))
+    return core.replay(trace, settings_of(settings, trace.shape, **others))
 
 
 def summary(run: Run) -> metrics.Summary:
@@ -123,7 +123,7 @@ def compare(
     counts = (slots,) if isinstance(slots, int) else slots
     for one in (settings,) if isinstance(settings, str | Settings) else settings:
         for at in [{"slots": count} for count in counts] or [{}]:
-            chosen = settings_of(one, trace, **others, **at)
+            chosen = settings_of(one, trace.shape, **others, **at)
             found = metrics.summary(core.replay(trace, chosen))
             rows.append(
                 {
@@ -149,7 +149,7 @@ def curve(
     experts. Raises ArgumentError, SettingsError.
     """
     given.a_trace(trace, "curve")
-    return curve_of(trace, settings_of(settings, trace, **others), slots)
+    return curve_of(trace, settings_of(settings, trace.shape, **others), slots)
 
 
 def explain(trace: Trace, settings: str | Settings = "lru", **others: Any) -> Explainer:
@@ -157,7 +157,7 @@ def explain(trace: Trace, settings: str | Settings = "lru", **others: Any) -> Ex
     layer=3)[0].sentence`. Raises ArgumentError, SettingsError.
     """
     given.a_trace(trace, "explain")
-    return Explainer(trace, settings_of(settings, trace, **others))
+    return Explainer(trace, settings_of(settings, trace.shape, **others))
 
 
 def sweep(
@@ -206,12 +206,19 @@ def run(
     from moeviz.engine.session import Options
 
     own = {one.name for one in fields(Options)}
-    chosen = settings_of(
-        policy, **{name: value for name, value in others.items() if name not in own - {"seed"}}
-    )
+    asked = {name: value for name, value in others.items() if name not in own - {"seed"}}
+    settings_of(policy, **asked)  # what is not known is said before anything is loaded
     options = Options(**{name: value for name, value in others.items() if name in own})
     use_threads(threads)
-    loaded = load(model or BUNDLED, tier=tier, device=device, dtype=dtype, experts=experts)
+    loaded = load(
+        model or BUNDLED,
+        tier=tier,
+        device=device,
+        dtype=dtype,
+        experts=experts,
+        wanted=lambda shape: [settings_of(policy, shape, **asked)],
+    )
+    chosen = settings_of(policy, loaded.shape, **asked)
     try:
         future = measure.look_ahead(loaded, prompt, chosen, options)
         return measure.record(loaded, prompt, chosen, options, future=future)

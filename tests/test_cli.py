@@ -19,6 +19,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+import tiny_models
 from click.testing import CliRunner, Result
 from conftest import random_trace
 
@@ -251,6 +252,18 @@ def test_the_seed_of_a_comparison_reaches_the_policy_random() -> None:
         "policy=random,slots=3,seed=7",
     )
     assert [row["settings"]["seed"] for row in many["results"]] == [5, 7]
+
+
+def test_slots_that_are_not_given_suit_the_model(tmp_path: Path) -> None:
+    folder = str(tiny_models.save("mixtral", tmp_path / "wide", num_experts_per_tok=4))
+    words = [folder, "--prompt", "ab", "--max-new-tokens", "2", "--past-end"]
+    assert as_json("run", *words)["settings"]["slots"] == 5
+    assert as_json("run", *words, "--slots", "4")["settings"]["slots"] == 4
+    others = ["--repeats", "1", "--baselines", ""]
+    both = as_json("compare", *words, *others, "--setting", "policy=lru", "--setting", "policy=lfu,slots=6")
+    assert [row["settings"]["slots"] for row in both["results"]] == [5, 6]
+    _, run_of = moeviz.run(folder, "ab", policy="lfu", max_new_tokens=2, stop_at_end=False)
+    assert run_of.settings.slots == 5
 
 
 def test_a_paced_link_is_named_wherever_the_run_goes(tmp_path: Path) -> None:

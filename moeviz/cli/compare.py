@@ -16,7 +16,7 @@ from moeviz.cli.ending import Refused, refusing
 from moeviz.cli.loading import prepare
 from moeviz.cli.meter import Meter
 from moeviz.cli.options import json_option, model_options, registered, setting_option, settings_from
-from moeviz.core.settings import BASELINES, Settings
+from moeviz.core.settings import BASELINES, Settings, named
 
 if TYPE_CHECKING:
     from moeviz.core.run import Run
@@ -74,12 +74,14 @@ def compare(
     """
     with refusing():
         seed = others["seed"]
-        chosen = [settings_from(text, seed=seed) for text in texts or ("policy=lru", "policy=lfu")]
+        texts = texts or ("policy=lru", "policy=lfu")
+        chosen = [settings_from(text, seed=seed) for text in texts]
+        unnamed = {number for number, text in enumerate(texts) if "slots" not in named(text)}
         chosen += [Settings(baseline=name.strip()) for name in baselines.split(",") if name.strip()]
         if not chosen:
             raise Refused("There is nothing to measure. Give a --setting, or name --baselines.")
         click.echo(_plan_of(len(chosen), repeats, others["max_new_tokens"]), err=True)
-        loaded, options = prepare(model, others, chosen)
+        loaded, options, chosen = prepare(model, others, chosen, unnamed)
         from moeviz.core.replay import replay
         from moeviz.engine import exactness, measure
 

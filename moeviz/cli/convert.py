@@ -24,8 +24,8 @@ from moeviz.cli.options import (
     not_used,
     out_option,
     registered,
-    replay_options,
     settings_of,
+    settings_options,
     suiting,
 )
 from moeviz.core.settings import SETTINGS
@@ -241,7 +241,7 @@ def _holds(path: Path, trace: Trace) -> bool:
 @registered
 @click.command()
 @click.argument("file", type=Place())
-@replay_options
+@settings_options
 @click.option("--format", "kind", cls=Listing, names=_exporters, required=True, help="One of {names}.")
 @click.option(
     "--recorded",

@@ -1,7 +1,7 @@
 """Loads the model that the options of `run` and `compare` name, and says meanwhile how far that is. Imports
 torch only then.
 
-    loaded, options = prepare("", others, [Settings("lfu", 4)])
+    loaded, options, settings = prepare("", others, [Settings("lfu", 4)])
 """
 
 from __future__ import annotations
@@ -10,17 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 from moeviz.cli.ending import progress_line
 from moeviz.core import machines
-from moeviz.core.settings import Settings
+from moeviz.core.settings import Settings, Shape, suited
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from moeviz.engine.loader import Loaded
     from moeviz.engine.session import Options
 
 
-def prepare(model: str, others: dict[str, Any], settings: list[Settings]) -> tuple[Loaded, Options]:
-    """Loaded model and generation options of the shared flags. Raises ModelError or StoreError.
+def prepare(
+    model: str, others: dict[str, Any], settings: list[Settings], unnamed: Container[int] = ()
+) -> tuple[Loaded, Options, list[Settings]]:
+    """Loaded model, generation options of the shared flags, and the settings: of those whose numbers are
+    `unnamed`, with as many slots as suit the model. Raises ModelError or StoreError.
 
-    `settings` are checked against the model and memory as soon as its size is known: SettingsError or
+    The settings are checked against the model and memory as soon as its size is known: SettingsError or
     ModelError before anything is packed.
     """
     machines.find(others["link"])  # what cannot be read is said before anything is loaded
@@ -45,6 +50,9 @@ def prepare(model: str, others: dict[str, Any], settings: list[Settings]) -> tup
         others["then"],
     )
 
+    def wanted(shape: Shape) -> list[Settings]:
+        return [suited(one, shape) if n in unnamed else one for n, one in enumerate(settings)]
+
     def progress(share: float, what: str) -> None:
         progress_line(f"{share:4.0%} {what}", share == 1)
 
@@ -55,6 +63,6 @@ def prepare(model: str, others: dict[str, Any], settings: list[Settings]) -> tup
         dtype=others["dtype"],
         experts=others["experts"],
         progress=progress,
-        settings=settings,
+        wanted=wanted,
     )
-    return paced(loaded, others["link"]), options
+    return paced(loaded, others["link"]), options, wanted(loaded.shape)

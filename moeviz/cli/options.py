@@ -173,18 +173,13 @@ def setting_option(name: str, help: str = "", shown: str = "") -> Callable[[F], 
     )
 
 
-def settings_options(command: F, **shown: str) -> F:
-    """Options of every command that takes one Settings: all its fields. `shown`: of a field, what stands for
-    its default."""
+def settings_options(command: F) -> F:
+    """Options of every command that takes one Settings: all its fields. Of slots that are not given there are
+    as many as suit the model."""
     for name in reversed(SETTINGS):
-        command = setting_option(name, shown=shown.get(name, ""))(command)
+        shown = "4, or what suits the model" if name == "slots" else ""
+        command = setting_option(name, shown=shown)(command)
     return command
-
-
-def replay_options(command: F) -> F:
-    """Options of every command that replays a trace: all fields of a Settings, which `suiting` makes suit
-    it."""
-    return settings_options(command, slots="4, or what suits the trace")
 
 
 def suiting(settings: Settings, trace: Trace) -> Settings:

@@ -12,13 +12,13 @@ from typing import Any
 import click
 
 from moeviz.cli.ending import refusing
-from moeviz.cli.options import Place, json_option, registered, replay_options, settings_of, suiting
+from moeviz.cli.options import Place, json_option, registered, settings_of, settings_options, suiting
 
 
 @registered
 @click.command()
 @click.argument("file", type=Place())
-@replay_options
+@settings_options
 @json_option
 def replay(file: Path, as_json: bool, **others: Any) -> None:
     """What would a cache have done? Replays a .moetrace FILE under any settings, without the model.

@@ -19,6 +19,7 @@ from moeviz.cli.ending import Refused, Stopping, keeps, refusing, writing
 from moeviz.cli.loading import prepare
 from moeviz.cli.options import (
     Place,
+    given,
     json_option,
     model_options,
     out_option,
@@ -83,7 +84,8 @@ def run(
     with refusing():
         settings = settings_of(others)
         known = _future(future)
-        loaded, options = prepare(model, others, [settings])
+        unnamed = () if given("slots") else (0,)
+        loaded, options, (settings,) = prepare(model, others, [settings], unnamed)
         options = replace(options, compute=compute)
         from moeviz.engine import exactness, measure
         from moeviz.engine.planned import settle

@@ -18,8 +18,8 @@ from moeviz.cli.options import (
     Text,
     json_option,
     registered,
-    replay_options,
     settings_of,
+    settings_options,
     suiting,
 )
 
@@ -99,7 +99,7 @@ def _show_counts(found: Counted, as_json: bool) -> None:
 @click.command()
 @click.argument("first", type=Place())
 @click.argument("second", type=Place())
-@replay_options
+@settings_options
 @click.option(
     "--replay",
     "replayed",

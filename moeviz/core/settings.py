@@ -359,6 +359,9 @@ class Settings:
         return cls(**values)  # type: ignore[arg-type]
 
 
+Shape = tuple[int, int, int, int | tuple[int, ...]]  # MoE layers, experts, k, bytes of an expert
+
+
 def named(text: str) -> list[str]:
     """Fields that a text such as `policy=lru,slots=4` names."""
     return [item.partition("=")[0].strip() for item in text.split(",") if item.strip()]
@@ -370,8 +373,8 @@ def usual_slots(experts: int, k: int) -> int:
     return min(experts, max(k + 1, round(experts / 3)))
 
 
-def suited(settings: Settings, shape: tuple[int, int, int, Any]) -> Settings:
-    """Settings whose slots nobody named, with as many as suit a trace of this shape: as many as they have, in
+def suited(settings: Settings, shape: Shape) -> Settings:
+    """Settings whose slots nobody named, with as many as suit a model of this shape: as many as they have, in
     every layer; or the usual ones where a token needs those, so that all policies would do the same, or a
     layer has fewer experts.
     """
@@ -382,7 +385,7 @@ def suited(settings: Settings, shape: tuple[int, int, int, Any]) -> Settings:
     return replace(settings, slots=slots if settings.scope == "layer" else slots * layers)
 
 
-def bounding(several: Sequence[Settings], shape: tuple[int, int, int, int | tuple[int, ...]]) -> Settings:
+def bounding(several: Sequence[Settings], shape: Shape) -> Settings:
     """Belady's Settings that none of these beats, without pre-fetching: the slots of the one that has most.
     A baseline has none of its own and counts only where there is nothing else. `shape`: `Trace.shape`.
     """

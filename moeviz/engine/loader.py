@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -22,14 +22,14 @@ from moeviz import words
 from moeviz.core.machines import Machine
 from moeviz.core.oracle import BUNDLED_NAME
 from moeviz.core.run import Tier
-from moeviz.core.settings import Settings
+from moeviz.core.settings import Shape
 from moeviz.engine.checkpoint import check_report, guarded
 from moeviz.engine.dense import Dense, same_inputs
 from moeviz.engine.experts import Recipe
 from moeviz.engine.filling import Filling, Progress, fill
 from moeviz.engine.hardware import Hardware
 from moeviz.engine.kinds import not_followed
-from moeviz.engine.memory import check_fit
+from moeviz.engine.memory import Wanted, check_fit
 from moeviz.engine.outline import outline_of
 from moeviz.engine.packing import rounded
 from moeviz.engine.probe import Product, side_by_side
@@ -74,6 +74,11 @@ class Loaded:
     rounding: str = ""  # to which the experts are rounded; empty: none, lossless
     exact_store: Callable[[], Store] | None = None  # fills a slow tier without the rounding
 
+    @property
+    def shape(self) -> Shape:
+        """What settings are checked against."""
+        return len(self.layers), self.experts, self.k, self.store.layout.expert_bytes
+
 
 def load(
     name: str | os.PathLike[str] = BUNDLED,
@@ -83,13 +88,14 @@ def load(
     dtype: str = "auto",
     experts: str = LOSSLESS,
     progress: Progress = lambda share, what: None,
-    settings: Sequence[Settings] = (),
+    wanted: Wanted = lambda shape: (),
 ) -> Loaded:
     """Model from a folder or hub id. tier: disk or host; device: auto, cpu, cuda, ...; dtype: auto or a name
     of DTYPES; experts: how the slow tier keeps them, a name of `lossy.EXPERTS`.
 
-    `settings`: of the runs to come. Those that do not fit the model, or whose slots do not fit in memory, are
-    refused as soon as its configuration is known where that tells, and always before anything is packed.
+    `wanted`: settings of the runs to come, asked for once the model's shape is known. Those that do not fit
+    it, or whose slots do not fit in memory, are refused as soon as the configuration is known where that
+    tells, and always before anything is packed.
 
     Raises SettingsError or ModelError for them, ModelError where it is no MoE that transformers' experts
     interface serves, StoreError where the slow tier has no room.
@@ -99,7 +105,7 @@ def load(
     if tier not in TIERS:
         raise ModelError(f"tier {tier!r} is not known. Choose one of {', '.join(TIERS)}.")
     shown = BUNDLED_NAME if Path(name).resolve() == BUNDLED.resolve() else str(name)
-    known = outline_of(name, device, dtype, settings)
+    known = outline_of(name, device, dtype, wanted)
     progress(0.1, "reading the dense part")
     model, sources, report = guarded(
         name,
@@ -114,7 +120,7 @@ def load(
         reached = reached_layers(name, model, known.tokenizer, known.device)
     paths = {id(module): path for path, module in model.named_modules()}
     layout = layout_of(name, [one.experts for one in reached], known.dtype)
-    check_fit(settings, layout, reached[0].k, known.device)
+    check_fit(wanted, layout, reached[0].k, known.device)
     recipe = recipe_of(name, reached[0], layout, known.device)
     filling = Filling(
         shown,

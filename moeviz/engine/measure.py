@@ -165,7 +165,7 @@ def compare(
     for `fitting` to say before.
     """
     for one in settings:  # before anything runs
-        one.check(len(loaded.layers), loaded.experts, loaded.k, loaded.store.layout.expert_bytes)
+        one.check(*loaded.shape)
     total = 1 + repeats * len(settings)
     recorded = _recorded(loaded, prompt, settings, options, stop)
     if recorded is None:

@@ -3,13 +3,13 @@ would take."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from moeviz import words
-from moeviz.core.settings import Settings
+from moeviz.core.settings import Settings, Shape
 from moeviz.engine.layout import Layout
 from moeviz.engine.tiers import host_free
 from moeviz.errors import ModelError
@@ -17,6 +17,7 @@ from moeviz.errors import ModelError
 if TYPE_CHECKING:
     from moeviz.engine.loader import Loaded
 
+Wanted = Callable[[Shape], Sequence[Settings]]  # of runs to come, of a model of this shape
 _SPARE = 1.1  # what else a process takes while it holds so many bytes
 
 
@@ -72,11 +73,11 @@ def lacking(device: torch.device, need: int) -> str:
     return f"needs {words.memory(need * _SPARE)} of memory on {device}, where {words.memory(there)} are left"
 
 
-def check_fit(
-    settings: Sequence[Settings], layout: Layout, k: int, device: torch.device, dense: int = 0
-) -> None:
+def check_fit(wanted: Wanted, layout: Layout, k: int, device: torch.device, dense: int = 0) -> None:
     """Raises SettingsError for settings that do not fit a model of this shape, ModelError where their slots
     do not fit in memory, beside a dense part that has still to be read."""
+    shape = layout.layers, layout.experts, k, layout.expert_bytes
+    settings = wanted(shape)
     for one in settings:
-        one.check(layout.layers, layout.experts, k, layout.expert_bytes)
+        one.check(*shape)
     fitting(settings, layout, k, device, dense)

@@ -18,7 +18,6 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from moeviz import words
-from moeviz.core.settings import Settings
 from moeviz.engine.architectures import check_own_code, no_code, no_type
 from moeviz.engine.bare import sooner
 from moeviz.engine.checkpoint import check_files, guarded, needs_code
@@ -27,7 +26,7 @@ from moeviz.engine.experts import stacked
 from moeviz.engine.hardware import Hardware, device_named, hardware_of
 from moeviz.engine.kinds import model_class, no_experts, no_plain_weights, no_text_model, text_part
 from moeviz.engine.layout import Layout
-from moeviz.engine.memory import check_fit, lacking
+from moeviz.engine.memory import Wanted, check_fit, lacking
 from moeviz.engine.probe import is_experts
 from moeviz.engine.tiers import disk_free
 from moeviz.errors import ModelError, StoreError
@@ -49,9 +48,7 @@ class Outline:
     notes: tuple[str, ...]
 
 
-def outline_of(
-    name: str | os.PathLike[str], device: str, dtype: str, settings: Sequence[Settings]
-) -> Outline:
+def outline_of(name: str | os.PathLike[str], device: str, dtype: str, wanted: Wanted) -> Outline:
     """Of a folder or hub id. Raises ModelError for what cannot be run, SettingsError for settings that do not
     fit it, StoreError where the disk has no room for a download. Its files are checked too: their headers are
     all that is read of the weights."""
@@ -75,7 +72,7 @@ def outline_of(
     kind, why = dtype_named(dtype, config, place, every[0])
     dense = _dense_bytes(skeleton, kind)
     if (early := _layout(every, config, kind)) is not None:
-        check_fit(settings, *early, place, dense)
+        check_fit(wanted, *early, place, dense)
     check_files(folder)
     if short := lacking(place, dense):
         raise ModelError(

@@ -134,7 +134,7 @@ class Worker:
                 dtype=spec["dtype"],
                 experts=spec["experts"],
                 progress=self._progress,
-                settings=settings,
+                wanted=lambda shape: settings,
             )
             self._spec = wanted
         if self._loaded.link != pace:
