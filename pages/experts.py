@@ -13,9 +13,10 @@ NONE = "no other trace"
 bar.within_app()
 with show.screen():
     st.title("Who is used, where, when?", anchor=False)
-    if (counts := traces.counted()) is not None:
-        show.charts(lambda: usage.counted(counts.counts), "counts", counts.counts)
-        st.caption(f"Model: {show.plain(counts.model or 'not named')}. Counts do not say when.")
+    if (found := traces.counted()) is not None:
+        counts = found.counts
+        show.charts(lambda: usage.counted(counts), "counts", counts)
+        st.caption(f"Model: {show.plain(found.model or 'not named')}. Counts do not say when.")
         st.stop()
     name, whole, own = traces.here()
     with st.container(horizontal=True, vertical_alignment="top"):  # what comes beside the views moves none
@@ -38,13 +39,15 @@ with show.screen():
             against = st.selectbox("Beside", [NONE, *others], key="against", bind="query-params", width=330)
         with forms.drawer(count="tokens", phase=views.ALL):
             count, phase = views.counting(whole)
-    trace = whole if phase == views.ALL else whole.only(views.PHASES[phase])
+    number = views.PHASES[phase]
+    part = whole if number is None else whole.only(number)
     clicked = components.clicked()  # heard in any phase: else an old click would open the stage later
-    if trace is whole and clicked is not None:
+    if part is whole and clicked is not None:
         traces.open_stage(*clicked, traces.begin(whole, own))
-    if trace is None:
+    if part is None:
         show.not_recorded(f"tokens of {phase}", "Choose another phase under More.")
         st.stop()
+    trace = part
     run = (
         own
         if own is not None and trace is whole

@@ -23,7 +23,7 @@ with right:
             playing.play()
         case "Picture" if given is None:
             teaching.pictures(one)
-        case "Picture":
+        case "Picture" if given is not None:
             teaching.picture_of_answer(one, given)
         case _ if one.extra == "sliders":
             teaching.reveal(making.sliders())

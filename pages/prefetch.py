@@ -35,17 +35,16 @@ with show.screen():
             passes = st.number_input(
                 "Passes drawn", 1, 20, 3, key="passes", bind="query-params", help=words.tooltip("pass")
             )
-    settings = form.settings()
-    if settings is None:
+    if (chosen := form.settings()) is None:
         st.stop()
+    settings = chosen
     if "routers" in PREDICTORS[settings.prefetch].needs and not trace.lookaheads:
         show.not_recorded(
             "guesses of its routers", "Record it with moeviz, or choose a predictor that needs none."
         )
         st.stop()
     trace = served(trace, settings)
-    same = own is not None and own.settings == settings
-    run = own if same else kept.replayed(trace, settings)
+    run = own if own is not None and own.settings == settings else kept.replayed(trace, settings)
     without = kept.replayed(trace, replace(settings, prefetch="none", lookahead=1, width=0, threshold=0.0))
     measured, whose = traces.basis(trace, own)
     costs = kept.fitted(measured)

@@ -114,7 +114,8 @@ def _policies(trace: Trace) -> list[str]:
 
 def set_as_asked(event: StageEvent, two: list[Settings]) -> None:
     """A board is to be set as its menus ask."""
-    links.put(LINKS[event.board], commands.setting(replace(two[event.board], **event.changes)))
+    changes: dict[str, Any] = dict(event.changes)
+    links.put(LINKS[event.board], commands.setting(replace(two[event.board], **changes)))
 
 
 def stay(two: list[Settings]) -> None:

@@ -47,7 +47,7 @@ ON = "Go on by yourself"
 LOOKS: dict[str, Literal["primary", "secondary", "tertiary"]] = {"Skip": "tertiary", ON: "secondary"}
 KEYS = {str(number): f"visit-{number}" for number in range(1, 4)}  # key -> button, from anywhere on the page
 LESSONS = {"start": ("How it works", "0"), "told": ("Why?", "1")}  # moment -> a link, and its lesson
-Act = Callable[[], object]
+Act = Callable[[], None]
 
 
 def notice(page: str, came: bool, stage: str, lessons: str) -> None:
@@ -90,7 +90,7 @@ def seek(here: traces.Here, last: int) -> dict[str, int] | None:
     return wishes[st.session_state.visit] if leads(here) else None
 
 
-def draw(here: traces.Here, two: Sequence[Settings], label: str, measure: Act) -> None:
+def draw(here: traces.Here, two: Sequence[Settings], label: str, measure: Callable[[], object]) -> None:
     """What the visitor is told and asked, in one row. Its place is kept when there is nothing: what stands
     below it would else be drawn a second time, in another place, until the first goes. `label` and `measure`:
     of the button that it ends with.
@@ -99,7 +99,7 @@ def draw(here: traces.Here, two: Sequence[Settings], label: str, measure: Act) -
         _draw(here, two, label, measure)
 
 
-def _draw(here: traces.Here, two: Sequence[Settings], label: str, measure: Act) -> None:
+def _draw(here: traces.Here, two: Sequence[Settings], label: str, measure: Callable[[], object]) -> None:
     if not leads(here):
         return
     if list(two) != st.session_state.setdefault("visit_two", list(two)):
@@ -114,8 +114,8 @@ def _draw(here: traces.Here, two: Sequence[Settings], label: str, measure: Act) 
             st.button(f"{number}  {name}", key=KEYS[str(number)], on_click=act, type=look, width="content")
         where = LESSONS.get(st.session_state.visit)
         if where is not None:
-            name, number = where
-            st.page_link("pages/lessons.py", label=name, query_params={"lesson": number}, width="content")
+            name, lesson = where
+            st.page_link("pages/lessons.py", label=name, query_params={"lesson": lesson}, width="content")
 
 
 def heard(event: StageEvent, here: traces.Here, last: int) -> None:
@@ -144,12 +144,12 @@ def _say(name: str) -> None:
     _go("play")
 
 
-def _measured(measure: Act) -> None:
+def _measured(measure: Callable[[], object]) -> None:
     _go("")
     measure()
 
 
-def _ways(here: traces.Here, label: str, measure: Act) -> list[tuple[str, Act]]:
+def _ways(here: traces.Here, label: str, measure: Callable[[], object]) -> list[tuple[str, Act]]:
     """The buttons of this moment, and what they do."""
     leave = partial(_go, "", 0)
     match st.session_state.visit:

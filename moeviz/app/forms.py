@@ -75,7 +75,7 @@ class SettingsForm:
         """
         self.trace, self.name, self.keys = trace, name, dict(keys or {})
         self.first: dict[str, Any] = begin.to_dict() if begin is not None else dict(DEFAULTS)
-        self.scope = scope(f"scope{name}", self.first["scope"])
+        self.scope = scope(f"scope{name}", str(self.first["scope"]))
         if begin is None or begin.scope != self.scope:
             self.first["slots"] = traces.slots_for(trace, run, self.scope)
         self.values: dict[str, Any] = {}
@@ -256,12 +256,14 @@ def number(label: str, key: str, most: int) -> int:
     )
 
 
-def several(label: str, key: str, options: Sequence[str], first: Sequence[str], help: str) -> list[str]:
+def several(
+    label: str, key: str, options: Sequence[str], first: Sequence[str], help: str | None
+) -> list[str]:
     """Several of a few names; those that a link or another trace left and that are no option are dropped."""
     state = st.session_state
     if key in state:
         state[key] = [name for name in state[key] if name in options]
-    given = {} if key in state else {"default": list(first)}
+    given: dict[str, Any] = {} if key in state else {"default": list(first)}
     return list(st.multiselect(label, options, key=key, bind="query-params", help=help, **given))
 
 

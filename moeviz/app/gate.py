@@ -165,7 +165,7 @@ def _is_own(host: str, scope: Scope) -> bool:
     """Whether the name under which this server is asked is the address that the connection came in by."""
     server = scope.get("server")
     asked = _address(host)
-    return asked is not None and bool(server) and asked == _address(server[0])
+    return asked is not None and server is not None and asked == _address(server[0])
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

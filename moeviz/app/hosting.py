@@ -150,7 +150,7 @@ def _stage(
     )
     if here.name == traces.LIVE:  # one text that grows; what is at hand stays when it has ended
         run = job if growing else jobs.desk().latest("live")
-        payload["trace"] = f"live-{run.began}"
+        payload["trace"] = f"live-{run.began if run else 0}"
     busy = _job("measure") is not None
     return stage(
         payload,
@@ -207,7 +207,8 @@ def _seek(trace: Trace, follows: bool, timed: bool) -> dict[str, Any] | None:
             if links.get("step"):
                 wish["step"] = traces.cursor(last)
             state.seek = wish or None
-        return state.seek
+        found: dict[str, Any] | None = state.seek
+        return found
     return {"step": last, "follows": True}
 
 

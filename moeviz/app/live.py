@@ -48,8 +48,9 @@ def fitted(job: Job) -> Callable[[Run], Costs]:
     """
 
     def costs(run: Run) -> Costs:
+        found: Costs | None
         began, passes, found = st.session_state.get("live_costs", (None, 0, None))
-        if began != job.began or len(run.passes.phase) >= GROWN * passes:
+        if found is None or began != job.began or len(run.passes.phase) >= GROWN * passes:
             found = cost.fit(run)
             st.session_state.live_costs = job.began, len(run.passes.phase), found
         return found

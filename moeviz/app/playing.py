@@ -6,6 +6,7 @@ playing.play()
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import streamlit as st
 
@@ -43,9 +44,8 @@ def play() -> None:
     components.drawing(game.board(now), "game-board")
     with st.container(key="game-moves", horizontal=True, vertical_alignment="center"):
         for one in now.round.candidates:
-            _move(
-                f"Expert {one.expert}", lambda now, e=one.expert: game.guess(now, e), now.guessed is not None
-            )
+            guess = partial(game.guess, expert=one.expert)
+            _move(f"Expert {one.expert}", guess, now.guessed is not None)
         _move("Hint", game.hint, now.guessed is not None or now.hinted)
         if now.over:
             st.button("Play again", key="play-again", on_click=_again, args=(now,))

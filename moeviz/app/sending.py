@@ -55,7 +55,7 @@ def at_once() -> None:
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         made(protocol, transport)
 
-    AutoHTTPProtocol.connection_made = connection_made
+    AutoHTTPProtocol.connection_made = connection_made  # type: ignore[method-assign, assignment]
 
 
 def whole_pages() -> None:

@@ -146,11 +146,10 @@ def predict(one: Lesson) -> float | str | None:
     st.markdown(f"**{show.plain(one.ask)}**")
     if given is not None:
         return given
-    given = _asked(one.predict, one.number)
-    if given is None:
+    if (asked := _asked(one.predict, one.number)) is None:
         return None
-    said[one.number] = given
-    after = record(progress(), one.number, one.predict.right(given, answered(one.number).right))
+    said[one.number] = asked
+    after = record(progress(), one.number, one.predict.right(asked, answered(one.number).right))
     links.put(LINK, after.text)
     st.rerun()
 
@@ -206,6 +205,7 @@ def picture_of_answer(one: Lesson, given: float | str) -> None:
     """What the sentences speak of as a drawing, where there is one; with what was predicted, by this visitor
     or by a room's class in the middle, where the drawing has a place for it.
     """
+    guess: float | str | None
     answer, guess, whose = answered(one.number), given, "your guess"
     if (room := HALL.room) is not None:
         guess, whose = room.middle(one), "the class's guess"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,7 @@ def measure(work: Work) -> dict[str, Any]:
             f"`run` ends with exit code {error.returncode} before its first token. What it says: "
             f"python -m moeviz run {work.model}"
         ) from None
-    found = interleaved(
-        {name: lambda c=one: seconds_to_output(c) for name, one in both.items()}, work.repeats
-    )
+    found = interleaved({name: partial(seconds_to_output, one) for name, one in both.items()}, work.repeats)
     goals = {"to the first token of run": "<= 3.5"}
     return {f"s, {name}": spread(values, goals.get(name, "")) for name, values in found.items()}
 

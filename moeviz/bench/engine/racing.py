@@ -70,7 +70,7 @@ def race(candidates: dict[str, Candidate], repeats: int) -> dict[str, Rounds]:
 
 def undisturbed(rounds: Rounds) -> float:
     """Nanoseconds of the median pass, each pass at its best of the rounds."""
-    return statistics.median(map(min, zip(*rounds, strict=True)))
+    return float(statistics.median(map(min, zip(*rounds, strict=True))))
 
 
 def fastest(found: dict[str, Rounds]) -> str:
@@ -91,7 +91,7 @@ def faster(prefix: str, found: dict[str, Rounds], ours: str, theirs: str, goal: 
 
 def slower(name: str, ours: Rounds, theirs: Rounds, goal: str) -> dict[str, Any]:
     """How many times another's time of a pass, by rounds and undisturbed, as figures."""
-    rounds = over(*(list(map(statistics.median, one)) for one in (ours, theirs)))
+    rounds = over(*([statistics.median(times) for times in one] for one in (ours, theirs)))
     best = undisturbed(ours) / undisturbed(theirs)
     return {name: spread(rounds, goal), f"{name}, each pass at its best": spread([best], goal)}
 

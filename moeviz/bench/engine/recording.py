@@ -9,7 +9,8 @@ python -m moeviz bench engine --only recording
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -40,10 +41,10 @@ def measure(work: Work) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for dtype in DTYPES:
         loaded = load(work.folder, tier="host", device=work.device, dtype=dtype)
-        ways = {
-            "trace and guesses": lambda one=loaded: _passes(_with_guesses(one, work.tokens, True)),
-            "trace": lambda one=loaded: _passes(_with_guesses(one, work.tokens, False)),
-            "nothing": lambda one=loaded: _passes(_silent(one, work.tokens)),
+        ways: dict[str, Callable[[], list[int]]] = {
+            "trace and guesses": partial(_passes, partial(_with_guesses, loaded, work.tokens, True)),
+            "trace": partial(_passes, partial(_with_guesses, loaded, work.tokens, False)),
+            "nothing": partial(_passes, partial(_silent, loaded, work.tokens)),
         }
         found = race(ways, work.repeats)
         loaded.store.close()
@@ -64,7 +65,7 @@ def _silent(loaded: Loaded, tokens: int) -> Iterator[object]:
     return passes(loaded, Batch([encode(loaded, PROMPT, options)], loaded), [], serving, options)
 
 
-def _passes(records: Iterator[object]) -> list[int]:
-    """Nanoseconds of each decode pass."""
-    ends = [time.thread_time_ns() for _ in records]
+def _passes(begin: Callable[[], Iterator[object]]) -> list[int]:
+    """Nanoseconds of each decode pass of a run."""
+    ends = [time.thread_time_ns() for _ in begin()]
     return [after - before for before, after in pairwise(ends)]
