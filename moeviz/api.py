@@ -15,12 +15,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from moeviz.core import given
 from moeviz.core import replay as core
 from moeviz.core.run import Run
 from moeviz.core.settings import SETTINGS, Settings, Shape, named, read, suited
 from moeviz.core.trace import Trace
-from moeviz.errors import SettingsError
+from moeviz.errors import ArgumentError, SettingsError
 from moeviz.numbers import metrics
 from moeviz.numbers.curves import Curve
 from moeviz.numbers.curves import curve as curve_of
@@ -57,12 +59,22 @@ def imported(
     return importers.as_trace(Path(path).name, open_file(path, options, format))
 
 
-def load(path: str | os.PathLike[str], **options: Any) -> tuple[Trace, Run | None]:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    experts: int = 0,
+    axes: str = "",
+    prompt_tokens: int = -1,
+    top_k: int = 0,
+    format: str = "",
+) -> tuple[Trace, Run | None]:
     """Trace and, where the file holds one, recorded run, of any format; options as of `imported`.
 
-    Raises TraceError, OSError.
+    Raises ArgumentError, TraceError, OSError.
     """
-    found = imported(path, **options)
+    found = imported(
+        path, experts=experts, axes=axes, prompt_tokens=prompt_tokens, top_k=top_k, format=format
+    )
     return found.trace, found.run
 
 
@@ -76,9 +88,14 @@ def settings_of(settings: str | Settings, shape: Shape | None = None, **others: 
         raise SettingsError(f"{unknown[0]!r} is not a setting. Choose from {', '.join(SETTINGS)}.")
     if isinstance(settings, Settings):
         return replace(settings, **others)
+    if not isinstance(settings, str):
+        raise ArgumentError(
+            f"settings are a policy's name, policy=lru,slots=4 or a moeviz.Settings; {given.shown(settings)} "
+            "is none."
+        )
     several = "=" in settings
     if several:
-        found = Settings.parse(settings, **others)
+        found = replace(Settings.parse(settings), **others)
     else:
         found = Settings(policy=read("policy", settings), **others)
     if shape is None or "slots" in others or (several and "slots" in named(settings)):
@@ -120,7 +137,7 @@ def compare(
     import pandas as pd
 
     rows = []
-    counts = (slots,) if isinstance(slots, int) else slots
+    counts = (int(slots),) if isinstance(slots, int | np.integer) else slots
     for one in (settings,) if isinstance(settings, str | Settings) else settings:
         for at in [{"slots": count} for count in counts] or [{}]:
             chosen = settings_of(one, trace.shape, **others, **at)
@@ -207,7 +224,7 @@ def run(
 
     own = {one.name for one in fields(Options)}
     asked = {name: value for name, value in others.items() if name not in own - {"seed"}}
-    settings_of(policy, **asked)  # what is not known is said before anything is loaded
+    settings_of(policy, **asked).check_live()  # what cannot be is said before anything is loaded
     options = Options(**{name: value for name, value in others.items() if name in own})
     use_threads(threads)
     loaded = load(

@@ -158,3 +158,21 @@ def test_a_curve_draws_itself() -> None:
     chart = found.chart(mv.curve(trace, "belady"), at=4)
     assert chart.table["lfu"].tolist() == found.hit_ratio.tolist()
     assert [line.name for line in chart.figure.data] == ["LFU (counts kept)", "Belady: the bound"]
+
+
+def test_what_a_verb_does_not_take_is_said_in_words() -> None:
+    trace = random_trace(3)
+    with pytest.raises(ArgumentError, match="a policy's name, policy=lru,slots=4 or a moeviz"):
+        mv.replay(trace, None)
+    for baseline in ("resident", "on-demand", "whole-layer"):
+        with pytest.raises(SettingsError, match=f"{baseline} is no cache with slots"):
+            mv.curve(trace, Settings(baseline=baseline))
+    with pytest.raises(SettingsError, match="none is named"):
+        mv.curve(trace, "lru", slots=[])
+
+
+def test_fields_by_name_are_those_that_count() -> None:
+    trace = random_trace(3)
+    assert mv.replay(trace, "policy=lru,slots=3", slots=5).settings == Settings("lru", 5)
+    assert mv.compare(trace, ["policy=lru,slots=3"], slots=[2, 4])["slots"].tolist() == [2, 4]
+    assert mv.compare(trace, "lru", slots=np.int64(3))["slots"].tolist() == [3]

@@ -1619,3 +1619,11 @@ def test_a_prompt_of_more_tokens_than_there_are_is_refused_and_one_that_is_all_i
     found = read("r.jsonl", phases, Options(prompt_tokens=2))
     assert any("as was asked instead of the file's own phases" in line for line in found.report)
     assert found.trace.phase.tolist() == [0] * 2 + [1] * 10
+
+
+def test_an_expert_that_is_named_twice_is_no_place_without_a_route() -> None:
+    table = b"token,layer,expert\n0,0,1\n0,0,1\n1,0,2\n1,0,3\n"
+    with pytest.raises(TraceError, match="names one expert twice for token 0 in layer 0"):
+        open_content("d.csv", table, Options())
+    zeros = open_content("d.csv", table.replace(b"0,0,1", b"0,0,0"), Options())
+    assert zeros.trace.experts[:, 0].tolist() == [[-1, -1], [2, 3]]

@@ -813,3 +813,40 @@ def test_a_file_cannot_replace_a_policy_of_moeviz(tmp_path: Path) -> None:
     assert list(POLICIES)[: len(before)] == list(before)
     assert POLICIES["lru"] is before["lru"]
     assert POLICIES[name] is not before["lru"]
+
+
+def test_lists_may_say_who_leaves_as_a_number_of_numpys() -> None:
+    class Own(Lists):
+        def __init__(self, slots: int) -> None:
+            super().__init__(slots)
+            self.order: list[int] = []
+
+        def came(self, one: int) -> None:
+            self.order.append(one)
+
+        def used(self, one: int, again: bool) -> None: ...
+
+        def leaves(self, stays: Container[int]) -> int:
+            one = next((one for one in self.order if one not in stays), -1)
+            self.order = [other for other in self.order if other != one]
+            return np.int64(one)
+
+        def why(self, one: int) -> str:
+            return "came first"
+
+    policy("own-lists")(Own)
+    trace = random_trace(3)
+    assert replay(trace, Settings("own-lists", 4)).same_decisions(replay(trace, Settings("fifo", 4)))
+
+
+def test_a_policy_that_leaves_the_program_or_gives_complex_numbers_is_told_in_words() -> None:
+    def leaves(use: Use, now: Moment) -> Any:
+        if np.max(use.touches) > 5:
+            raise SystemExit(3)
+        return use.touches
+
+    policy("leaver")(leaves)
+    with pytest.raises(PolicyError, match="failed at its work: SystemExit: 3"):
+        replay(random_trace(3), Settings("leaver", 3))
+    with pytest.raises(PolicyError, match="gives a complex number where a score is wanted"):
+        policy("complex")(lambda use, now: use.touches * 1j)

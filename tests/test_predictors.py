@@ -133,6 +133,11 @@ def test_a_predictor_of_ones_own(tmp_path: Path) -> None:
             "guesses expert 8",
         ),
         ("def observe(self, layer, chosen): 1 / 0", "ZeroDivisionError: "),
+        ("def observe(self, layer, chosen): raise SystemExit(3)", "SystemExit: 3"),
+        (
+            "def observe(self, layer, chosen): pass\n    def guess(self, *given): return [1.5]",
+            "TypeError: 'float' object cannot be interpreted as an integer",
+        ),
     ],
 )
 def test_a_predictor_that_fails_at_its_work_is_one_message(content: str, words: str, tmp_path: Path) -> None:

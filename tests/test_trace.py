@@ -224,3 +224,20 @@ def test_a_run_travels_without_its_trace() -> None:
     assert again.settings == run.settings
     assert again.same_decisions(run)
     assert len(run_to_bytes(run)) < len(to_bytes(GOOD, run))
+
+
+@pytest.mark.parametrize("name", ["bible", "change-of-subject", "python-long"])
+def test_files_of_the_first_version_are_read_with_their_runs(name: str) -> None:
+    """The samples as they were before the second version of the format."""
+    trace, run = load_file(Path(__file__).parent / "cases" / "version-1" / f"{name}.moetrace")
+    assert run is not None
+    assert run.measured
+    assert run.same_decisions(replay(trace, run.settings))
+    assert "".join(trace.texts)
+    again, same = from_bytes(to_bytes(trace, run))
+    assert again.digest == trace.digest
+    assert same is not None
+    assert same.same_decisions(run)
+    assert same.times is not None
+    assert run.times is not None
+    assert (same.times.pass_wall == run.times.pass_wall).all()

@@ -275,7 +275,8 @@ def export(file: Path, kind: str, recorded: bool, policies: str, out: Path, **ot
         trace, own = moetrace.load(file)
         settings = suiting(settings, trace)
         if recorded and own is None:
-            raise TraceError(f"{file.name} holds no recorded run. Leave out --recorded to export a replay.")
+            why = trace.notes[-1] if moetrace.left_out(trace) else f"{file.name} holds no recorded run."
+            raise TraceError(f"{why} Leave out --recorded to export a replay.")
         if kind == "stage":
             from moeviz.charts.stage import stage
 

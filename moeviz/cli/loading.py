@@ -30,6 +30,7 @@ def prepare(
     """
     machines.find(others["link"])  # what cannot be read is said before anything is loaded
     for one in settings:
+        one.check_live()
         if one.needs_calibration:
             from moeviz.files.library import named_trace
 

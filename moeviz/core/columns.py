@@ -148,5 +148,5 @@ class Columns:
                 return np.array(np.broadcast_to(found, shape), np.float64)
         except PolicyError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise failed("policy", self.policy.name, error) from error

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 
+from moeviz.core.owncode import short
 from moeviz.errors import PolicyError
 
 
@@ -66,7 +67,7 @@ def _drop_first(of: dict[int, None]) -> None:
 def wrong_victim(name: str) -> PolicyError:
     """Lists that name somebody who is not there, or nobody where somebody could leave."""
     return PolicyError(
-        f"policy {name!r} lets nobody leave, or somebody who is not resident or has to stay. Let its "
+        f"policy {short(name)!r} lets nobody leave, or somebody who is not resident or has to stay. Let its "
         "leaves() give a resident that is not among those who stay."
     )
 

@@ -27,7 +27,7 @@ def short(name: str) -> str:
     return f"{Path(file).name}{colon}{own}"
 
 
-def failed(kind: str, name: str, error: Exception) -> PolicyError:
+def failed(kind: str, name: str, error: BaseException) -> PolicyError:
     """What is said of a policy or predictor of a user's own that raises while it is at work."""
     return PolicyError(f"{kind} {short(name)!r} failed at its work: {told(name, error)}.")
 

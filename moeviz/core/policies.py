@@ -22,11 +22,12 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
+from operator import index
 from typing import Any, TypeVar
 
 import numpy as np
 
-from moeviz.core.lists import Arc, Lists, S3Fifo
+from moeviz.core.lists import Arc, Lists, S3Fifo, wrong_victim
 from moeviz.core.owncode import failed, first_paragraph, functions_of, told
 from moeviz.core.use import BY_EVENT, Column, Moment, Use
 from moeviz.errors import PolicyError
@@ -165,7 +166,8 @@ def _examined(name: str, score: Score | type[Lists], says: str, needs: frozenset
     try:
         with np.errstate(all="ignore"):
             found = score(use, now)  # type: ignore[arg-type]
-            scores = np.broadcast_to(np.asarray(found, np.float64), (2, 2))
+            odd = np.iscomplexobj(found)
+            scores = np.broadcast_to(np.asarray(0.0 if odd else found, np.float64), (2, 2))
         says.format(score=0.0, ago="", times="")
     except (KeyError, IndexError) as error:
         raise PolicyError(
@@ -177,9 +179,10 @@ def _examined(name: str, score: Score | type[Lists], says: str, needs: frozenset
             "over columns of use, for example -use.last_touch, with np.where and np.maximum instead of if "
             "and max."
         ) from None
-    if np.isnan(scores).all():
+    if odd or np.isnan(scores).all():
+        given = "a complex number" if odd else "None" if found is None else "nan"
         raise PolicyError(
-            f"policy {name!r} gives {'None' if found is None else 'nan'} where a score is wanted. Let its "
+            f"policy {name!r} gives {given} where a score is wanted. Let its "
             "function return a number, for example -use.last_touch."
         )
     steady = now.asked <= {"seed", "layers", "half_life"} and not use.asked & BY_EVENT
@@ -225,8 +228,11 @@ class _Guarded(Lists):
         self._told(lambda: self._own.missed(one))
 
     def leaves(self, stays: Container[int]) -> int:
-        found: int = self._told(lambda: self._own.leaves(stays))
-        return found
+        found = self._told(lambda: self._own.leaves(stays))
+        try:
+            return index(found)  # whole numbers of numpy too
+        except TypeError:
+            raise wrong_victim(self._name) from None
 
     def came(self, one: int) -> None:
         self._told(lambda: self._own.came(one))
@@ -243,7 +249,7 @@ class _Guarded(Lists):
             return work()
         except PolicyError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise failed("policy", self._name, error) from error
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from operator import index
 from typing import Any, Protocol
 
 from moeviz.core.owncode import failed, first_paragraph, functions_of, short
@@ -93,7 +94,7 @@ class _Guarded:
         self._told(lambda: self._own.observe(layer, chosen))
 
     def guess(self, layer: int, routers: RouterGuess | None, width: int) -> list[int]:
-        found: list[int] = self._told(lambda: list(map(int, self._own.guess(layer, routers, width))))
+        found: list[int] = self._told(lambda: list(map(index, self._own.guess(layer, routers, width))))
         if odd := [expert for expert in found if not 0 <= expert < self._experts]:
             raise PolicyError(
                 f"predictor {short(self._name)!r} guesses expert {odd[0]}; a layer has 0 to "
@@ -106,7 +107,7 @@ class _Guarded:
             return work(*given)
         except PolicyError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise failed("predictor", self._name, error) from error
 
 

@@ -207,6 +207,14 @@ class Settings:
         """Decode tokens that are served at a time; 0: as the trace has them."""
         return int(self.rule[6:]) if self.rule.startswith("batch:") else 0
 
+    def check_live(self) -> None:
+        """Raises SettingsError where these settings are for replays only."""
+        if self.rule != "pinned" and not self.baseline:
+            raise SettingsError(
+                f"rule {self.rule!r} is for replays: a layer needs its experts together, so a live run "
+                "is pinned. Record it, then replay it under the rule."
+            )
+
     def check(self, layers: int, experts: int, k: int, expert_bytes: int | tuple[int, ...] = 0) -> None:
         """Raises SettingsError where a model of this shape cannot run under these settings."""
         if self.baseline:

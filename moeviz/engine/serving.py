@@ -54,11 +54,7 @@ class Serving:
         self.cache = ExpertCache(settings, count, loaded.experts, loaded.k, known, size)
         self._loaded = loaded
         self._hardware = loaded.hardware
-        if settings.rule != "pinned" and not settings.baseline:
-            raise SettingsError(
-                f"rule {settings.rule!r} is for replays: a layer needs its experts together, so a live run "
-                "is pinned. Record it, then replay it under the rule."
-            )
+        settings.check_live()
         if settings.by_routers and all(layer.router is None for layer in loaded.layers):
             raise SettingsError(
                 "prefetch 'next-gate' asks the layers' routers ahead, which this model's cannot be: "

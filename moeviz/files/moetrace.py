@@ -40,6 +40,7 @@ VERSIONS = (1, 2)
 MAX_FILE_BYTES = 500 * 2**20
 SAMPLES = Path(__file__).parents[2] / "sample_traces"  # bundled, by name
 RUN_PREFIX = "run."  # of the columns of a recorded run in the same file
+_LEFT_OUT = "The recorded run was left out"
 _SELDOM = "leavers."  # columns that stand in a file only where they have rows
 
 _FIRST_NAMES = {  # a table's columns in version 1: "pass_phase" is now "passes.phase"
@@ -172,13 +173,18 @@ def from_bytes(content: bytes, name: str = "the file") -> tuple[Trace, Run | Non
         if header["version"] == 1:
             columns = {_now_named(column): values for column, values in columns.items()}
         if foreign := _not_here(header["run"]):
-            note = f"The recorded run was left out: {foreign}."
+            note = f"{_LEFT_OUT}: {foreign}."
             return replace(trace, notes=(*trace.notes, note)), None
         run = _run(columns, header["run"])
         check_run(trace, run, sample)
     except (TraceError, RunError) as error:
         raise TraceError(f"{name}: {error}") from None
     return trace, run
+
+
+def left_out(trace: Trace) -> bool:
+    """Whether the file of a trace holds a run that was not read; the trace's last note then says why."""
+    return bool(trace.notes) and trace.notes[-1].startswith(_LEFT_OUT)
 
 
 def sample(name: str) -> Trace:

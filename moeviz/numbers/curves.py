@@ -27,6 +27,7 @@ from moeviz.core.settings import Room, Settings
 from moeviz.core.steps import Steps
 from moeviz.core.trace import DECODE, PREFILL, Trace
 from moeviz.core.use import BY_EVENT
+from moeviz.errors import SettingsError
 from moeviz.numbers import metrics, stack, timing
 
 if TYPE_CHECKING:
@@ -81,6 +82,10 @@ def curve(
     size: who leaves, leaves until who comes has room.
     """
     counts = slots if slots is not None else slot_counts(trace, settings.scope)
+    if settings.baseline:
+        raise SettingsError(f"{settings.baseline} is no cache with slots, so it has no curve. Replay it.")
+    if not len(counts if budgets is None else budgets):
+        raise SettingsError("a curve is over slot counts, and none is named. Name one, or leave them out.")
     rooms = _rooms(trace, settings, counts, budgets)
     hits, accesses = _hits(trace, replace(settings, prefetch="none"), rooms, find)
     if budgets is not None:

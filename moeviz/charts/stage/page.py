@@ -20,7 +20,7 @@ from moeviz.core.given import a_trace
 from moeviz.core.policies import load_policy
 from moeviz.core.replay import replay
 from moeviz.core.run import Run
-from moeviz.core.settings import Settings, bounding, usual_slots
+from moeviz.core.settings import Settings, bounding, suited
 from moeviz.core.trace import Trace
 from moeviz.errors import StageError
 from moeviz.numbers.explain import Explainer
@@ -122,14 +122,14 @@ def stage(
 ) -> StagePage:
     """Replays a trace under each policy, or under whole Settings, and shows the first two side by side.
 
-    `slots`: of policies that are given by name; left out, a third of a layer's experts, at least k + 1.
+    `slots`: of policies that are given by name; left out, as many as suit the trace.
     `recorded`: a measured run of the trace, for times. Raises ArgumentError, and SettingsError where settings
     do not fit the trace.
     """
     a_trace(trace, "stage")
     if not policies:
         raise StageError("no policy was named. Name one or two, for example lru and lfu.")
-    usual = slots or usual_slots(trace.num_experts, trace.k)
+    usual = slots or suited(Settings(), trace.shape).slots
     settings = [one if isinstance(one, Settings) else Settings(load_policy(one), usual) for one in policies]
     explainers = [Explainer(trace, one) for one in settings]
     # of boards with other slots that of the larger: it holds for both

@@ -159,14 +159,14 @@ def _trace(source: Source, options: Options, routed: Routed, report: list[str]) 
 
 
 def _mark_unrouted(ids: NDArray[np.int16], report: list[str]) -> NDArray[np.int16]:
-    """-1 for events whose places all hold 0, and for tokens whose places hold one id in all layers: nothing
-    was routed there.
+    """-1 for events whose places all hold 0, and for tokens whose places hold one id in all of several
+    layers: nothing was routed there.
     """
     if ids.shape[2] == 1:
         return ids
     equal = (ids == ids[:, :, :1]).all(2) & (ids[:, :, 0] >= 0)
     zero = equal & (ids[:, :, 0] == 0)
-    same = equal.all(1) & (ids[:, :, 0] == ids[:, :1, 0]).all(1)
+    same = equal.all(1) & (ids[:, :, 0] == ids[:, :1, 0]).all(1) & (ids.shape[1] > 1)
     blank = zero | same[:, None]
     if not blank.any():
         return ids

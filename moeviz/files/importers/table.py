@@ -226,6 +226,5 @@ def _own(source: Source, table: Table) -> Found:
     except TraceError as error:
         raise source.error(str(error)) from None
     left = [name for name in table.names if name not in wanted and plain(name) not in ("outcome", "evicted")]
-    return Imported(
-        trace, None, NAME, ["a table of moeviz: guesses and the run are not in it", *unused(left, "columns")]
-    )
+    about = "a table of moeviz: who hit and who left are not read, and guesses, prompt and seed not in it"
+    return Imported(trace, None, NAME, [about, *unused(left, "columns")])
