@@ -22,7 +22,7 @@ with forms.drawer(form, **asking.defaults(here.trace), baselines=[]):
 two = boards.pair(here.trace, here.run, form.values)
 wanted = measure.wanted(here.trace, two, ask, baselines)
 expected.caption(wanted.takes)
-first_visit.draw(here, two, wanted.label, lambda: hosting.begin(two, wanted))
+first_visit.draw(here, two, wanted.label, lambda: hosting.begin(here.trace, two, wanted))
 hosting.draw(here, two, form.values, wanted)
 measure.watch(here, two, ask)
 live.ended(here.name)

@@ -279,7 +279,7 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_packed(
     monkeypatch.setenv("MOEVIZ_CACHE", str(tmp_path / "cache"))
     folder = tiny_models.save_bare("qwen3_moe", tmp_path / "model")  # which has no weights to be read
     with pytest.raises(SettingsError, match="slots"):
-        load(folder, settings=[Settings(slots=2)])
+        load(folder, wanted=lambda shape: [Settings(slots=2)])
     monkeypatch.setattr(memory, "host_free", lambda: 400_000)
     for wanted in (Settings(slots=8), Settings(baseline="resident")):
         with pytest.raises(ModelError, match=r"needs .* of memory on cpu, .* Choose (fewer )?slots"):

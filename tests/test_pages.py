@@ -171,6 +171,23 @@ def test_a_changed_setting_has_its_board_first_and_then_its_story(monkeypatch: p
     assert app.query_params["a"] == "policy=lru,slots=5"
 
 
+@pytest.mark.parametrize("kind", ["run", "measure"])
+def test_a_run_from_the_trace_of_another_model_is_of_the_bundled_one_and_says_so(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = turned(showing(random_trace(3, layers=5, experts=24, k=4)), "stage")
+    assert [run["label"] for run in payload(app)["runs"]] == ["LRU, 8 slots", "LFU (counts kept), 8 slots"]
+    asked, jobs_of = [StageEvent(kind)], list[Job]()
+    monkeypatch.setattr(hosting, "told", lambda key: asked.pop() if asked else StageEvent())
+    app.session_state["desk"].submit = lambda name, job: jobs_of.append(job)
+    app.run()
+    assert not app.exception
+    assert "The model of this trace is not here: the bundled one runs" in texts(app.toast)
+    assert [one.slots for job in jobs_of for one in job.settings] == ([4] if kind == "run" else [4, 4])
+    assert app.selectbox(key="trace").value == "sample: change-of-subject"
+    assert [run["label"] for run in payload(app)["runs"]] == ["LRU, 4 slots", "LFU (counts kept), 4 slots"]
+
+
 def test_the_prompt_agrees_with_the_trace() -> None:
     app = opened("stage")
     assert app.text_area(key="prompt").value == PRESETS["Changes subject"].prompt

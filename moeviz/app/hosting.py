@@ -7,6 +7,7 @@ hosting.draw(here, two, both, wanted)      # two, both: of moeviz.app.boards
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
@@ -29,9 +30,10 @@ from moeviz.app import (
 from moeviz.app.measure import Wanted
 from moeviz.app.stage import StageEvent, stage, told
 from moeviz.charts.stage import run_part, stage_payload
+from moeviz.core.oracle import BUNDLED_NAME
 from moeviz.core.replay import served
 from moeviz.core.run import Run
-from moeviz.core.settings import BASELINES, Settings
+from moeviz.core.settings import BASELINES, Settings, suited
 from moeviz.core.trace import Trace
 from moeviz.errors import MoevizError
 from moeviz.numbers import medians
@@ -52,6 +54,8 @@ def draw(
     """The stage of the current trace, or of the live run while there is one; does what its user asks.
     `two` and `both` as `boards.pair` gave and took them.
     """
+    if about := st.session_state.pop("runs_another", ""):
+        st.toast(show.plain(about))
     for trace in (live.just_ended(), measure.just_ended(here)):
         if trace:
             traces.show(trace)
@@ -60,7 +64,7 @@ def draw(
                 st.session_state.seek = {"step": last, "follows": True}
                 traces.move(last)  # where its user has left it, the stage says so
             st.rerun()
-    if st.session_state.pop("measure_now", False) and begin(two, wanted):
+    if st.session_state.pop("measure_now", False) and begin(here.trace, two, wanted):
         st.rerun()
     going = live.running()
     queued = live.queued(going)
@@ -82,7 +86,7 @@ def draw(
             boards.set_as_asked(event, two)
             shown_two = boards.pair(here.trace, here.run, both)
         else:
-            _act(event, two, wanted)  # before what it changes is drawn once more
+            _act(event, here.trace, two, wanted)  # before what it changes is drawn once more
         captured = job.recording() if job is not None and live.begun(job) else None
         shown = here if captured is None else traces.Here(traces.LIVE, *captured)
         try:
@@ -98,7 +102,7 @@ def draw(
             traces.move(last if event.at_end else event.step)
             asked.tell(event)
         first_visit.heard(event, shown, last)
-        _act(event, shown_two, wanted)
+        _act(event, here.trace, shown_two, wanted)
         if changed:
             time.sleep(SENDING)
             st.rerun()
@@ -235,21 +239,22 @@ def _actions(going: bool, wanted: Wanted) -> list[dict[str, str]]:
     if _job("measure") is not None:
         return [{"id": "stop", "label": "Stop measuring", "key": "m"}]
     return [
-        {"id": "run", "label": "Run it live", "key": "r"},
+        {"id": "run", "label": "Run it live", "key": "r", "about": wanted.runs},
         {"id": "measure", "label": wanted.label, "key": "m", "about": wanted.takes},
     ]
 
 
-def _act(event: StageEvent, two: list[Settings], wanted: Wanted) -> None:
+def _act(event: StageEvent, trace: Trace, two: list[Settings], wanted: Wanted) -> None:
     own = jobs.desk()
     match event.kind:
         case "settings":
             boards.set_as_asked(event, two)
         case "run":
+            two = _at_hand(trace, two, wanted)
             boards.stay(two)
             own.submit("live", wanted.ask.job("watch", wanted.settings(two)[:1]))
         case "measure":
-            if not begin(two, wanted):
+            if not begin(trace, two, wanted):
                 return
         case "stop":
             for job in own.running:
@@ -261,8 +266,26 @@ def _act(event: StageEvent, two: list[Settings], wanted: Wanted) -> None:
     st.rerun()
 
 
-def begin(two: list[Settings], wanted: Wanted) -> bool:
-    """Measures the boards, if they differ."""
+def _at_hand(trace: Trace, two: list[Settings], wanted: Wanted) -> list[Settings]:
+    """The boards for the model that is going to run. Where that is the bundled one and the trace is of
+    another, its own sample takes the trace's place, with slots that suit it, and that is said.
+    """
+    if wanted.ask.model.name or trace.model == BUNDLED_NAME:
+        return two
+    shape = traces.sample()[0].shape
+    if trace.shape[:3] != shape[:3]:
+        two = [suited(replace(one, slots=Settings().slots, budget=0), shape) for one in two]
+    traces.show(traces.FIRST)
+    st.session_state.runs_another = (  # said once the page is drawn anew
+        f"The model of this trace is not here: the bundled one runs, {words.label(two[0])}. The trace "
+        "stays in the menu above; a model of your own is named under More."
+    )
+    return two
+
+
+def begin(trace: Trace, two: list[Settings], wanted: Wanted) -> bool:
+    """Measures the boards, if they differ. `trace`: the current one."""
+    two = _at_hand(trace, two, wanted)
     boards.stay(two)
     if wanted.settings(two)[0] == wanted.settings(two)[1]:
         st.toast("Both boards are set alike. Change one: a comparison with itself shows nothing.")

@@ -132,6 +132,11 @@ class Wanted:
         return [*seeded, *(Settings(baseline=one) for one in self.baselines)]
 
     @property
+    def runs(self) -> str:
+        """Which model a live run is of."""
+        return f"{self.ask.model.name or 'The bundled model'} goes on from the prompt under More."
+
+    @property
     def label(self) -> str:
         """What its button says."""
         return "Measure" + ("" if self.seconds is None else f", about {words.seconds_left(self.seconds)}")
