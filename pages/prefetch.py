@@ -58,8 +58,8 @@ with show.screen():
     with right:
         show.chart(lambda: traffic.ledger(run), "ledger", run)
         show.chart(lambda: traffic.crossed(run, without), "crossed", run, without)
-    saved = words.worth_in_time(kept.predicted(run, costs), kept.predicted(without, costs))
-    st.caption(f"{saved} Break-even and modelled times: costs of {show.plain(whose)}.")
+    saved = words.worth_in_time(kept.predicted(run, costs), kept.predicted(without, costs), show.plain(whose))
+    st.caption(f"{saved} Break-even: costs of {show.plain(whose)}.")
 if (clicked := components.clicked()) is not None:
     traces.open_stage(*clicked, settings)
 step = components.strip(trace, run)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import pytest
 from test_pages import _one_worker, opened, payload, said, turned  # noqa: F401
 
+from moeviz.app import first_visit
 from moeviz.app.first_visit import outcome
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
@@ -98,3 +102,9 @@ def test_why_explains_at_once_what_the_visit_has_told() -> None:
     app.button(key="again-1").click().run()  # who wants to predict can
     assert "The answer:" not in said(app)
     assert app.button(key="choice-1").label.startswith("1")
+
+
+def test_a_tab_beside_a_run_of_another_is_not_led(monkeypatch: pytest.MonkeyPatch) -> None:
+    going = SimpleNamespace(desk=lambda: SimpleNamespace(running=[object()]))
+    monkeypatch.setattr(first_visit, "jobs", going)
+    assert "see in half a minute" not in said(opened("stage"))

@@ -619,7 +619,7 @@ def test_lists_with_the_layer_first_are_turned_where_that_is_said() -> None:
 
 def test_nested_lists_may_be_ragged_and_several_requests() -> None:
     found = read("r.json", b"[[[1, 2], [3]], [[4, 5], []]]", EIGHT)
-    assert "2 of 4 choices name fewer than 2 experts; nothing is put in their place" in found.report
+    assert "fewer than 2 experts in 2 of 4 choices; nothing is put in their place" in found.report
     ragged = found.trace
     assert ragged.experts.tolist() == [[[1, 2], [3, -1]], [[4, 5], [-1, -1]]]
     several = read("s.json", json.dumps([IDS.tolist(), IDS[:3].tolist()]).encode(), EIGHT).trace

@@ -138,7 +138,7 @@ PRINT = (  # commands that print
 )
 
 
-PROGRESS = re.compile(r"settings replayed|^\d+ runs of up to |^\d+ of \d+ runs")
+PROGRESS = re.compile(r"curves replayed|^\d+ runs of up to |^\d+ of \d+ runs")
 
 
 @pytest.mark.parametrize("command", PRINT)

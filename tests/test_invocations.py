@@ -459,7 +459,7 @@ def test_an_interrupted_sweep_says_what_it_keeps_and_leaves_no_child(tmp_path: P
     ) as process:
         assert process.stderr is not None
         first = process.stderr.readline()  # a tenth is done, the rest is under way
-        assert "settings replayed" in first
+        assert "curves replayed" in first
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
         _, said = process.communicate(timeout=300)  # until neither parent nor child holds the pipe
     assert process.returncode == 130

@@ -34,13 +34,13 @@ def test_elsewhere_a_tenth_is_a_line_but_for_a_measurement(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("moeviz.cli.meter.time.monotonic", lambda: 0.0)
-    with Meter("settings replayed") as meter:
+    with Meter("curves replayed") as meter:
         for done in range(1, 41):
             meter(done, 40)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10
-    assert lines[0] == "4 of 40 settings replayed, about 0 s left"
-    assert lines[-1] == "40 of 40 settings replayed"
+    assert lines[0] == "4 of 40 curves replayed, about 0 s left"
+    assert lines[-1] == "40 of 40 curves replayed"
     with Meter("runs", quiet=True) as meter:
         for done in range(41):
             meter(done, 40)
@@ -50,6 +50,6 @@ def test_elsewhere_a_tenth_is_a_line_but_for_a_measurement(
 def test_where_there_is_nothing_to_do_there_is_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("sys.stderr", terminal := Terminal())
-    with Meter("settings replayed"):
+    with Meter("curves replayed"):
         pass
     assert terminal.getvalue() == ""

@@ -614,6 +614,15 @@ def test_a_phone_stacks_the_boards_within_its_width(show: Open, lesson: str) -> 
     assert value(page, "stage.boards.flatMap((board) => board.sheet.cut)") == []
 
 
+def test_a_tap_on_a_phone_brings_its_story_into_sight(show: Open, lesson: str) -> None:
+    page = show(lesson, 390, 844)
+    story = page.locator(".story")
+    expect(story).not_to_be_in_viewport(ratio=0.5)
+    page.locator(".board.a canvas").click()
+    expect(story).to_be_in_viewport(ratio=0.9)
+    assert page.evaluate("scrollX") == 0
+
+
 def test_many_experts_are_pooled_and_zoomed_and_it_says_so(show: Open) -> None:
     trace = random_trace(3, tokens=20, layers=61, experts=256, k=8, lookaheads=0)
     page = show(stage(trace, ["lru", "lfu"], 64).html)

@@ -231,7 +231,7 @@ def test_a_bad_file_is_reported_and_skipped(files: list[Path], tmp_path: Path) -
         "few.moetrace: the trace holds next-gate guesses for 1 lookahead, not for 2",
     ):
         assert words in result.stderr
-    assert "settings replayed" in result.stderr
+    assert "curves replayed" in result.stderr
     assert set(pd.read_parquet(tmp_path / "t.parquet")["file"]) == {
         "a.moetrace",
         "b.moetrace",

@@ -18,7 +18,7 @@ import numpy as np
 import streamlit as st
 
 from moeviz import words
-from moeviz.app import kept, links, traces
+from moeviz.app import jobs, kept, links, traces
 from moeviz.app.show import plain
 from moeviz.app.stage import StageEvent
 from moeviz.core.run import HIT, Run
@@ -57,7 +57,9 @@ def notice(page: str, came: bool, stage: str, lessons: str) -> None:
     """
     state, linked = st.session_state, st.query_params
     if "visit" not in state:
-        state.visit = "start" if page == stage and not linked else ""
+        # where a run of another tab goes on, that is what is shown
+        led = page == stage and not linked and not jobs.desk().running
+        state.visit = "start" if led else ""
     elif page not in (stage, lessons):
         state.visit = ""
     elif page == stage and came and any(links.get(name) != linked[name] for name in linked):

@@ -1,6 +1,6 @@
 """How far a command is: a bar of rich in a terminal, which is loaded when the first one is drawn.
 
-with Meter("settings replayed") as meter:
+with Meter("curves replayed") as meter:
     meter(3, 40)
 """
 

@@ -129,7 +129,7 @@ def sweep(
             one for file in files for one in (sorted(file.glob("*.moetrace")) if file.is_dir() else [file])
         ]
         keeps(f"{sweeps.journal_of(out)} holds the rows so far; the same command goes on from there.")
-        with Meter("settings replayed") as meter, writing(out), sweeps.executor(jobs, address) as executor:
+        with Meter("curves replayed") as meter, writing(out), sweeps.executor(jobs, address) as executor:
             table = sweeps.sweep(found, plan, out, executor, meter.say, meter)
     _print(table)
     for line in sweeps.verdict(table):

@@ -33,7 +33,7 @@ class Candidate:
     expert: int
     measure: str  # what the policy goes by, of this expert, in its own words; empty: it has none
     history: tuple[bool, ...]  # used in each of the last PAST passes, the latest last
-    future: tuple[bool, ...]  # used in each of the next FUTURE passes
+    future: tuple[bool, ...]  # used in this pass and in those after it, FUTURE in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +179,10 @@ def board(game: Game) -> str:
     parts = [
         drawing.text(0, 16, f"Layer {now.layer}: expert {now.newcomer} needs a slot.", bold=True),
         drawing.text(0, 36, asks, bold=True),
-        drawing.text(left + PAST * wide - 6, 56, "past, to now", "end"),
+        drawing.text(left + PAST * wide - 6, 56, "past", "end"),
     ]
     if seen:
-        parts.append(drawing.text(left + PAST * wide + 6, 56, "what is to come"))
+        parts.append(drawing.text(left + PAST * wide + 6, 56, "now, and what is to come"))
     for row, one in enumerate(now.candidates):
         y = top + row * high
         mark = " ←" if game.guessed is not None and one.expert == now.victim else ""

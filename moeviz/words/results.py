@@ -57,7 +57,11 @@ def beyond_hits(several: Sequence[tuple[str, float | None, float | None]]) -> st
     much of what is possible it gets; None where there is no such number. Empty where there is none at all.
     """
     whole = [f"{name} {percent(part)}" for name, part, _ in several if part is not None]
-    gaps = [f"{name} {percent(captured, 0)}" for name, _, captured in several if captured is not None]
+    gaps = [
+        f"{name} {percent(captured, 0)}" if captured >= 0 else f"{name} none"
+        for name, _, captured in several
+        if captured is not None
+    ]
     said = [
         ("Whole-token hits", "of decoded tokens", whole),
         ("Gap captured", f"of what {policy_name('belady')} hits more than {policy_name('lru')}", gaps),

@@ -165,9 +165,9 @@ def comparison_verdict(measured: Sequence[tuple[Settings, Repeated]], typed: boo
     return f"{said} {why_slower(names[0], a, names[1], b)}".rstrip()
 
 
-def worth_in_time(with_ms: float, without_ms: float) -> str:
+def worth_in_time(with_ms: float, without_ms: float, whose: str) -> str:
     """Whether pre-fetching saved time, by the cost model's ms per output token; empty where nothing was
-    decoded.
+    decoded. `whose`: the costs.
     """
     if math.isnan(with_ms) or math.isnan(without_ms):
         return ""
@@ -176,8 +176,8 @@ def worth_in_time(with_ms: float, without_ms: float) -> str:
     if abs(change) < SAME_TIME:
         verdict = "no difference"
     return (
-        f"Worth it in time, as modelled: {milliseconds(with_ms)} a token with these guesses, "
-        f"{milliseconds(without_ms)} without: {verdict}."
+        f"Worth it in time, as modelled with the costs of {whose}: {milliseconds(with_ms)} a token with "
+        f"these guesses, {milliseconds(without_ms)} without: {verdict}."
     )
 
 

@@ -135,7 +135,8 @@ def _axes(
     order = tuple(named.index(axis) for axis in ("sequence", "token", "layer", "k") if axis in named)
     sizes = dict(zip(named, shape, strict=True))
     report.append(
-        f"the axes are taken as {','.join(named)}: {sizes['token']:,} tokens x {sizes['layer']:,} layers"
+        f"the axes are taken as {','.join(named)}: {many(sizes['token'], 'token')} x "
+        f"{many(sizes['layer'], 'layer')}"
     )
     if not (options.axes or known) and named[0] == "token" and sizes["layer"] > 8:
         doubt = ""

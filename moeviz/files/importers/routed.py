@@ -124,8 +124,8 @@ def _trace(source: Source, options: Options, routed: Routed, report: list[str]) 
         weights = None if weights is None else weights[rows][:, layers, :width]
     if fewer := int((ids < 0).any(2).sum()):
         report.append(
-            f"{fewer:,} of {ids.shape[0] * ids.shape[1]:,} choices name fewer than {width} experts; nothing "
-            "is put in their place"
+            f"fewer than {many(width, 'expert')} in {fewer:,} of {ids.shape[0] * ids.shape[1]:,} choices; "
+            "nothing is put in their place"
         )
     experts = _experts(ids, options.experts or routed.experts, bool(options.experts), report)
     sequence = None if routed.sequence is None else _numbered(routed.sequence[rows])

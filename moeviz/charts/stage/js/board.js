@@ -111,7 +111,9 @@ class Board extends Cells {
     canvas.addEventListener("pointerup", (event) => {
       const under = from && !from.moved && this.under(event)
       from = null
-      if (under) this.stage.select({ board: this.number, ...under, kept: true })
+      if (!under) return
+      this.stage.select({ board: this.number, ...under, kept: true })
+      this.stage.toStory()
     })
     canvas.addEventListener(
       "wheel",

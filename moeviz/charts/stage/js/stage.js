@@ -296,6 +296,13 @@ class Stage extends Player {
     return waits ? this.pass : null
   }
 
+  // Where everything is stacked the story of what was tapped stands below it all: it comes into sight.
+  toStory() {
+    if (!this.root.classList.contains("phone")) return
+    const behavior = this.motion.matches ? "instant" : "smooth"
+    requestAnimationFrame(() => this.side.scrollIntoView({ block: "nearest", behavior }))
+  }
+
   present() {
     this.presenter = !this.presenter
     this.refresh()
