@@ -210,8 +210,8 @@ def test_the_question_says_whose_choice_is_guessed(lru: Game) -> None:
 
 
 def test_the_text_to_come_is_shown_to_belady_alone_until_the_guess(fresh: Game) -> None:
-    assert ("what is to come" in game.board(fresh)) == (fresh.policy == "belady")
-    assert "what is to come" in game.board(guess(fresh, fresh.round.victim))
+    assert ("now and to come" in game.board(fresh)) == (fresh.policy == "belady")
+    assert "now and to come" in game.board(guess(fresh, fresh.round.victim))
 
 
 def test_an_expert_that_cannot_leave_is_refused(lru: Game) -> None:

@@ -182,7 +182,7 @@ def board(game: Game) -> str:
         drawing.text(left + PAST * wide - 6, 56, "past", "end"),
     ]
     if seen:
-        parts.append(drawing.text(left + PAST * wide + 6, 56, "now, and what is to come"))
+        parts.append(drawing.text(left + PAST * wide + 6, 56, "now and to come"))
     for row, one in enumerate(now.candidates):
         y = top + row * high
         mark = " ←" if game.guessed is not None and one.expert == now.victim else ""
