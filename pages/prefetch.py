@@ -15,7 +15,8 @@ from moeviz.numbers import worth
 
 bar.within_app()
 with show.screen():
-    st.title("Are guesses right, in time, worth it?", anchor=False)
+    asked, text = show.head()
+    asked.title("Are guesses right, in time, worth it?", anchor=False)
     _, trace, own = traces.here()
     if trace.layers < 2:
         show.not_recorded("second MoE layer", "A guess is made in one MoE layer for a later one.")
@@ -28,7 +29,7 @@ with show.screen():
     begin = traces.begin(trace, own)
     begin = begin if begin.prefetch in known else replace(begin, prefetch=known[-1])
     form = forms.SettingsForm(trace, own, keys={"prefetch": "predictor"}, begin=begin)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with asked.container(horizontal=True, vertical_alignment="bottom"):
         form.show("prefetch", "lookahead", "slots")
         with forms.drawer(form, passes=3):
             form.rest()
@@ -51,21 +52,21 @@ with show.screen():
     pollution = worth.pollution_of(run)
     even = [worth.break_even_precision(costs, trace.layers, trace.k, ahead, pollution) for ahead in (1, 2, 3)]
     found = {one: kept.guessed(trace, one, settings.width, settings.threshold) for one in known}
+    if (clicked := components.clicked()) is not None:
+        traces.open_stage(*clicked, settings)
+    with text:
+        step = components.strip(trace, run)
     left, right = st.columns(2)
     with left:
-        asked = (trace, known, settings.width, settings.threshold)
-        show.chart(lambda: guesses.precision(found, trace, settings.width, even), "precision", *asked, even)
+        of = (trace, known, settings.width, settings.threshold)
+        show.chart(lambda: guesses.precision(found, trace, settings.width, even), "precision", *of, even)
     with right:
+        many = int(passes)
         show.chart(lambda: traffic.ledger(run), "ledger", run)
-        show.chart(lambda: traffic.crossed(run, without), "crossed", run, without)
+        show.chart(lambda: lanes.over_passes(run, step, many, costs), "lanes", run, step, many, costs)
     saved = words.worth_in_time(kept.predicted(run, costs), kept.predicted(without, costs), show.plain(whose))
-    st.caption(f"{saved} Break-even: costs of {show.plain(whose)}.")
-if (clicked := components.clicked()) is not None:
-    traces.open_stage(*clicked, settings)
-step = components.strip(trace, run)
-passes = int(passes)
-show.chart(lambda: lanes.over_passes(run, step, passes, costs), "lanes", run, step, passes, costs)
-st.caption("A click opens the stage there.")
+    st.caption(f"{saved} Break-even: costs of {show.plain(whose)}. A click on a copy opens the stage there.")
+show.chart(lambda: traffic.crossed(run, without), "crossed", run, without)
 if settings.prefetch in found:
     one = settings.prefetch
-    show.chart(lambda: guesses.by_layer(one, found[one]), "by-layer", *asked, one)
+    show.chart(lambda: guesses.by_layer(one, found[one]), "by-layer", *of, one)

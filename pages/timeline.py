@@ -17,11 +17,11 @@ JUMPS = {
 
 bar.within_app()
 with show.screen():
-    st.title("Who was resident, who left, why?", anchor=False)
+    asked, text = show.head()
+    asked.title("Who was resident, who left, why?", anchor=False)
     name, trace, own = traces.here()
-    last = len(trace.passes()) - 1
     form = forms.SettingsForm(trace, own, begin=traces.begin(trace, own))
-    row = st.container(horizontal=True, vertical_alignment="bottom")
+    row = asked.container(horizontal=True, vertical_alignment="bottom")
     with row:
         form.show("policy", "slots")
         kind = st.menu_button(
@@ -34,13 +34,11 @@ with show.screen():
         )
         with forms.drawer(form, paper=False):
             form.rest()
-            paper = st.toggle(
-                "Paper colours", key="paper", bind="query-params", help="As in arXiv 2511.05814."
-            )
+            as_there = "As in arXiv 2511.05814."
+            paper = st.toggle("Paper colours", key="paper", bind="query-params", help=as_there)
             st.divider()
             export = st.container()
-    settings = form.settings()
-    if settings is None:
+    if (settings := form.settings()) is None:
         st.stop()
     explainer = kept.explained(trace, settings)
     trace, run = explainer.trace, explainer.run  # in the passes in which the rule serves it
@@ -48,7 +46,8 @@ with show.screen():
         traces.open_stage(*clicked, settings)
     texts, pictures = kept.texts(trace), kept.pictures(run)
     if kind is not None:
-        found = explainer.next_event(kind, traces.cursor(last), st.session_state.get("layer", 0))
+        at_cursor = traces.cursor(len(trace.passes()) - 1)
+        found = explainer.next_event(kind, at_cursor, st.session_state.get("layer", 0))
         if found is None:
             st.info(f"There is no {kind} after this one.")
         else:
@@ -56,23 +55,26 @@ with show.screen():
             st.session_state.layer = found[1]
     with row:
         layer = int(forms.number("MoE layer", "layer", trace.layers - 1))
-    step = components.strip(trace, run)
+    with text:
+        step = components.strip(trace, run)
     at = (trace, run, step)
-    show.chart(lambda: residency.raster(run, texts, pictures, step, layer), "raster", *at, layer)
-    st.caption(f"A click opens the stage there. {residency.legend(run)}")
+    over_all, of_layer = st.columns(2)
+    with over_all:
+        show.chart(lambda: residency.raster(run, texts, pictures, step, layer), "raster", *at, layer)
+        st.caption(f"A click opens the stage there. {residency.legend(run)}")
+    with of_layer:
+        of = (layer, step, paper)
+        show.chart(lambda: residency.paper(run, pictures, texts, *of), "paper-figure", *at, *of)
+        st.caption(residency.legend_of_layer(run, paper))
     beyond.hits(trace, [(settings, run)])
 told = story.event(explainer, step, layer)
 st.markdown(f"**{told}**", help=words.tooltip(told))
-evictions = explainer.evictions(step, layer)
-if not evictions:
+if not (evictions := explainer.evictions(step, layer)):
     st.caption("Nobody left at this event.")
 for one in evictions:
     told = story.eviction(explainer, one, layer)
     st.markdown(told, help=words.tooltip(told))
     st.caption("Everyone resident at that moment, the first to leave first:")
     st.table(story.residents(explainer, one), hide_index=True)
-one_layer = (layer, step, paper)
-show.chart(lambda: residency.paper(run, pictures, texts, *one_layer), "paper-figure", *at, *one_layer)
-st.caption(residency.legend_of_layer(run, paper))
 with export:
     show.exporter(name, trace, lambda: run, own, "timeline")

@@ -610,7 +610,7 @@ def test_a_click_on_a_copy_of_the_lanes_opens_the_stage_there(page: Page, app: s
     spot = drawn.evaluate(
         """plot => {
           const { xaxis, yaxis } = plot._fullLayout
-          const n = plot.data.findIndex(one => one.name === "copy on demand"), bars = plot.calcdata[n]
+          const n = plot.data.findIndex(one => one.name === "on demand"), bars = plot.calcdata[n]
           const widest = bars.reduce((a, b) => (b.s > a.s ? b : a))
           return {
             x: xaxis._offset + xaxis.c2p(widest.b + widest.s / 2),

@@ -37,9 +37,11 @@ STYLE = """<style>
     flex: 1 1 0; display: flex; flex-direction: column;
   }
   .st-key-screen .stHorizontalBlock:has(> .stColumn) { flex: 1 1 0; }
+  .st-key-screen > * > .st-key-head { flex: none; }
+  .st-key-screen .st-key-head .stColumn:first-child { flex-grow: 1.25; } /* four controls in a row */
   .st-key-screen .stColumn { min-width: 0; }
   .st-key-screen [class*=st-key-chart-] > .stElementContainer:has(> [data-testid=stFullScreenFrame]) {
-    min-height: 11rem; overflow: hidden;
+    min-height: 10rem; overflow: hidden;
   }
   .st-key-screen:has(> * > * > details[open]) [class*=st-key-chart-]
     > .stElementContainer:has(> [data-testid=stFullScreenFrame]) { min-height: 15rem; }

@@ -38,9 +38,7 @@ def _component(name: str) -> Any:
 
 
 # what the strip's lines under tokens mean
-BY_HITS = (
-    "A line under tokens that found most of their experts there, dashes where it was some, dots where few."
-)
+BY_HITS = "Under a token: a line where most of its experts were there, dashes: some, dots: few."
 BY_EXPERT = "A line under tokens that chose this expert; filled where it was their first choice."
 _strip, _drawing = _component("strip"), _component("drawing")
 _KEYS = (HERE / "keys.js").read_text(encoding="utf-8")

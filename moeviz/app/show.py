@@ -65,6 +65,12 @@ def screen() -> Any:
     return st.container(key="screen")
 
 
+def head() -> Sequence[Any]:
+    """Places for a page's title and controls, and for the text beside them; the text is below on a phone."""
+    with st.container(key="head"):
+        return st.columns(2)
+
+
 def chart(make: Callable[[], Chart], key: str, *of: Any) -> None:
     """A chart: its heading with the badge of its numbers, its finding, the figure, and the table one click
     away. `make` draws it, and is not asked again while `of`, all that the chart depends on, is the same.

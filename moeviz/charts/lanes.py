@@ -17,15 +17,15 @@ from moeviz.numbers import cost
 from moeviz.numbers.lanes import Segment, measured_lanes
 from moeviz.words import from_to, passes_of
 
-TALL = 330  # px: on a phone the legend takes six lines of it
+TALL = 330  # px: a phone's legend takes lines of it
 MOST_OUTLINED = 150  # segments: of more, outlines would cover the colours
 LOOKS = {  # kind of a segment -> (name, colour, pattern)
-    "expert": ("an expert computes", style.COMPUTE, ""),
+    "expert": ("expert computes", style.COMPUTE, ""),
     "other": ("other compute", style.OTHER, "."),
-    "stall": ("stall: compute waits", style.STALL, "/"),
-    "demand": ("copy on demand", style.DEMAND, ""),
-    "guess used": ("copy of a guess, used", style.USEFUL, "/"),
-    "guess wasted": ("copy of a guess, wasted", style.WASTED, "x"),
+    "stall": ("stall", style.STALL, "/"),
+    "demand": ("on demand", style.DEMAND, ""),
+    "guess used": ("guess, used", style.USEFUL, "/"),
+    "guess wasted": ("guess, wasted", style.WASTED, "x"),
 }
 
 
@@ -42,9 +42,7 @@ def over_passes(run: Run, first: int, count: int = 1, costs: cost.Costs | None =
     last = min(first + count, len(run.passes.phase))
     chained = list(_chained(run, range(first, last), costs))
     segments = [one for _, one in chained]
-    figure = style.blank(
-        "ms; drag to zoom, double-click to see all", "", 330
-    )  # a phone's legend takes six lines
+    figure = style.blank("ms; drag to zoom, double-click to see all", "", TALL)
     for kind, (name, color, pattern) in LOOKS.items():
         own = [(step, one) for step, one in chained if one.kind == kind]
         if own:
