@@ -13,12 +13,11 @@ left, right = st.columns(halves, gap="medium")
 with left:
     with st.container(key="lesson-text"):
         given = teaching.predict(one)
-        if given is not None:
-            teaching.explain(one, given)
+        beside = teaching.before(one) if given is None else teaching.explain(one, given)
     if given is not None:
         teaching.onward(one)
 with right:
-    match teaching.view(one, given is not None):
+    match beside:
         case "Game":
             playing.play()
         case "Picture" if given is None:

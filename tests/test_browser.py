@@ -27,6 +27,7 @@ from playwright.sync_api import (
 from servers import ROOT, serving
 
 from moeviz.files.moetrace import load as load_file
+from moeviz.lessons import lessons
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = [
@@ -380,6 +381,22 @@ def test_every_page_fits_a_phone(page: Page, app: str) -> None:
         settle(page)
         page.wait_for_function("document.querySelector('[data-testid=stMain]').scrollWidth <= 390")
         assert faults(page, least=12) == [], name
+
+
+def test_every_lesson_explains_itself_on_one_screen_of_a_projector(page: Page, app: str) -> None:
+    page.set_viewport_size({"width": 1280, "height": 720})
+    for one in lessons():
+        page.goto(f"{app}/lessons?lesson={one.number}")
+        see(page, "For the lecturer")
+        settle(page)
+        page.keyboard.press("1")  # the first answer, or the middle of a slider
+        see(page, "Predict again")
+        settle(page)
+        cut = "texts => texts.filter(it => it.scrollHeight > it.clientHeight).map(it => it.innerText)"
+        assert lasting(page, partial(page.locator(".st-key-lesson-text").evaluate_all, cut)) == [], one.title
+        if page.get_by_role("radio", name="Picture").count():
+            page.get_by_role("radio", name="Picture").click()
+            expect(page.locator("[class*=st-key-why-]").first).to_be_visible()
 
 
 def test_a_lesson_is_predicted_by_key_revealed_on_one_screen_kept_and_tried(page: Page, app: str) -> None:

@@ -39,14 +39,18 @@ STYLE = """<style>
     max-height: calc(100vh - var(--title, 7.25rem) - 12px - var(--above, 4.25rem)); /* less two rows for it */
   }
   :has(> .st-key-lesson-text) { flex: 0 1 auto; min-height: 0; }
-  .st-key-lesson-text { overflow-y: auto; padding-bottom: 1.5rem; }
-  .st-key-lesson-text { mask-image: linear-gradient(to top, transparent, #000 1.5rem); }
+  .st-key-lesson-text { overflow-y: auto; padding-bottom: 1rem; gap: 0.5rem; }
+  .st-key-lesson-text p { line-height: 1.45; }
+  .st-key-lesson-text { mask-image: linear-gradient(to top, transparent, #000 0.75rem); }
   .st-key-lesson-text > *, :has(> .st-key-lesson-onward) { flex-shrink: 0; }
 }
 .st-key-lesson-title [data-testid=stMarkdownContainer] { margin: 0; } /* in the middle of its row */
 .st-key-lesson-title h1 { padding: 0; }
-.st-key-lesson-text [data-testid=stAlertContainer] { padding: 0.6rem 0.9rem; }
+.st-key-lesson-text [data-testid=stAlertContainer] { padding: 0.45rem 0.9rem; }
 .st-key-lesson-text [class*=st-key-again] button { min-height: 1.6rem; padding: 0; }
+/* a projector of 720 lines holds every sentence, and the picture where it is asked for */
+@media (min-width: 900px) and (max-height: 950px) { .st-key-lesson-text p { font-size: 0.92rem; } }
+@media (min-width: 900px) and (max-height: 850px) { :has(> .st-key-lesson-answer) { display: none; } }
 @media (max-width: 1400px) { .stMainBlockContainer h1 { font-size: 1.3rem; } }
 @media (max-width: 640px) { .st-key-lesson button { min-width: 2.4rem; padding-inline: 0.2rem; } }
 </style>"""
@@ -177,8 +181,8 @@ def _asked(kind: Choice | Guess, number: int) -> float | None:
     )
 
 
-def explain(one: Lesson, given: float | str) -> None:
-    """Draws what came out, and why."""
+def explain(one: Lesson, given: float | str) -> str:
+    """Draws what came out, and why; gives what is chosen to stand beside it."""
     answer = answered(one.number)
     right = f"**{show.plain(one.predict.text(answer.right))}**"
     if isinstance(given, str):
@@ -191,14 +195,18 @@ def explain(one: Lesson, given: float | str) -> None:
     else:
         st.error(f"You said {show.plain(told)}. It is: {right}", icon=":material/close:")
     # in what moves, so that a keyboard reaches it, and at its top, where its edge cuts nothing
-    st.button(
-        "Predict again", key=f"again-{one.number}", type="tertiary", on_click=_again, args=(one.number,)
-    )
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.button(
+            "Predict again", key=f"again-{one.number}", type="tertiary", on_click=_again, args=(one.number,)
+        )
+        beside = _view(one)
     for said in answer.why:
         if said.holds:
             st.markdown(show.plain(said.text))
-    if not st.session_state.presenter:  # beside the stage, where it is large enough for the last row
-        picture_of_answer(one, given)
+    if not st.session_state.presenter and beside != "Picture":  # else it is large, on the right alone
+        with st.container(key="lesson-answer"):
+            picture_of_answer(one, given)
+    return beside
 
 
 def picture_of_answer(one: Lesson, given: float | str) -> None:
@@ -216,13 +224,15 @@ def picture_of_answer(one: Lesson, given: float | str) -> None:
         picture(found, f"why-{one.number}")
 
 
-def view(one: Lesson, revealed: bool) -> str:
-    """What stands beside the text: "Game", "Picture" or "Stage", chosen where there are several."""
+def before(one: Lesson) -> str:
+    """What stands beside the question: "Game" or "Picture"."""
+    return "Game" if one.extra == "game" else "Picture"
+
+
+def _view(one: Lesson) -> str:
+    """What stands beside the answer: "Game", "Stage" or "Picture", chosen where there are several."""
     game_too = ["Game"] if one.extra == "game" else []
-    if not revealed:
-        return [*game_too, "Picture"][0]
-    room = st.session_state.presenter and one.extra != "sliders"  # these take it
-    pictured_too = ["Picture"] if room and answered(one.number).picture else []
+    pictured_too = ["Picture"] if answered(one.number).picture else []
     several = [*game_too, "Stage", *pictured_too]
     if len(several) == 1:
         return "Stage"
@@ -231,7 +241,7 @@ def view(one: Lesson, revealed: bool) -> str:
         several,
         default="Stage",
         required=True,
-        key=f"view-{one.number}-{len(several)}",
+        key=f"view-{one.number}",
         label_visibility="collapsed",
     )
     return str(chosen)

@@ -73,12 +73,12 @@ def answer(lab: Lab) -> Answer:
     why = (
         Said(
             f"All hit {percent(alike[0])} from the second written token on. A token's {trace.k} experts "
-            "fill both slots, so there is nothing to choose: what hits is what two tokens in a row share.",
+            "fill both slots: nobody can choose, and what hits is what two tokens in a row share.",
             right == 3,
         ),
         Said(
-            f"Now one pool for all {trace.layers} layers. A token walks through them and needs {need} "
-            f"experts. With {edge} slots {LRU} never hits: before a layer comes round again, the others "
+            f"Now one pool for all {trace.layers} layers: a token needs {need} of its experts. "
+            f"With {edge} slots {LRU} never hits: before a layer's turn comes again, the others "
             f"have pushed its experts out. {BELADY} hits {percent(there)} with the same slots.",
             0 < edge < need and there > 0.25,
         ),

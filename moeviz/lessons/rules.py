@@ -73,24 +73,20 @@ def answer(lab: Lab) -> Answer:
     right = 3 if ours > 0 > theirs else 0
     why = (
         Said(
-            f"Both answers come out of one program here: {LFU} leads by {points(ours)} by tool A's "
-            f"rules, {LRU} by {points(-theirs)} by tool B's.",
+            f"Both answers come out of one program here: by tool A's rules {LFU} leads by {points(ours)}, by "
+            f"tool B's {LRU} by {points(-theirs)}.",
             ours > 0 > theirs,
         ),
         Said(
-            f"Tool A serves a token's {trace.k} experts of a layer together: neither may push the other out "
-            "(pinned). Tool B takes one after the other, as caches of web pages do. That alone moves "
-            f"{LRU} from {percent(pinned)} to {percent(alone)}.",
+            f"Tool A serves a token's {trace.k} experts of a layer together: neither pushes the other out "
+            f"(pinned). Tool B takes one after the other. That alone moves {LRU} from {percent(pinned)} to "
+            f"{percent(alone)}.",
             alone < pinned,
         ),
+        Said(f"And tool A's LFU is {LFU}, tool B's {LOST}: it forgets the count of whoever leaves."),
         Said(
-            f"And their LFUs are two policies: tool A's is {LFU}, tool B's {LOST}, which forgets a count "
-            "when its expert leaves.",
-        ),
-        Said(
-            f"Neither difference alone turns the answer: with both experts together {LOST} still leads {LRU} "
-            f"by {points(same_flavour)}; one after the other {LFU} leads by {points(same_rule)}. The two "
-            "together do.",
+            f"Neither difference alone turns the answer: together {LOST} still leads {LRU} by "
+            f"{points(same_flavour)}; one after the other {LFU} leads by {points(same_rule)}.",
             same_flavour > 0 and same_rule > 0,
         ),
         Said("So write rule and kind of LFU beside every hit ratio, and ask for them in every paper."),
