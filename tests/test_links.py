@@ -4,6 +4,8 @@ said, as text.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from test_pages import _one_worker, data_folder, opened, seek, texts  # noqa: F401
 
@@ -46,6 +48,32 @@ def test_an_empty_value_leaves_what_must_be_chosen_as_it_is() -> None:
     app = opened("experts", view="", phase="", count="")
     assert app.session_state["view"] == "Now"
     assert app.session_state["phase"] == "prompt and decode"
+
+
+@pytest.mark.parametrize(
+    ("page", "name", "value", "told"),
+    [
+        ("timeline", "step", "99999", "the last forward pass of this text is 239"),
+        ("stage", "step", "99999", "the last forward pass of this text is 239"),
+        ("stage", "b", "foo=bar", "'foo' is not a setting"),
+        ("timeline", "a", "foo=bar", "'foo' is not a setting"),
+        ("prefetch", "a", "policy=lru,slots=99", "99 slots are more than"),
+        ("timeline", "begin", "rule=none", "rule 'none' is not known"),
+    ],
+)
+def test_what_does_not_fit_this_text_is_said_once(page: str, name: str, value: str, told: str) -> None:
+    app = opened(page, **{name: value})
+    assert told in texts(app.toast)
+    assert app.query_params.get(name, [""]) != [value]
+    assert not app.run().toast
+
+
+def test_a_window_that_is_none_is_said(data_folder: Path) -> None:  # noqa: F811
+    library.keep("long", moetrace.to_bytes(synthetic(600), None))
+    app = opened("timeline", trace="library: long", window="abc")
+    assert "window=abc, which is no forward pass; it is 0" in texts(app.toast)
+    app = opened("timeline", trace="library: long", window="99999")
+    assert "window=99999, which is no forward pass; it is 599" in texts(app.toast)
 
 
 def test_a_rule_that_is_none_is_said_once_and_leaves_the_link() -> None:

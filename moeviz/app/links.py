@@ -44,6 +44,12 @@ def get(name: str) -> str:
     return _kept().get(name, "")
 
 
+def count(name: str) -> int | None:
+    """The whole number, 0 or more, that the link says; None where it says none."""
+    text = get(name)
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else None
+
+
 def put(name: str, value: str) -> None:
     """Tells the link; "" takes the parameter out. It is no step for the browser's Back: see keys.js."""
     kept = _kept()
@@ -125,6 +131,8 @@ def settings(text: str, first: Settings, names: Collection[str] = BOARD) -> Sett
     Raises SettingsError; no file that a link names is opened.
     """
     parts = dict(item.partition("=")[::2] for item in text.split(",") if item)
+    if unknown := [name for name in parts if name not in SETTINGS]:
+        raise SettingsError(f"{unknown[0][:40]!r} is not a setting. A board has {', '.join(BOARD)}.")
     for name, known in (("policy", POLICIES), ("prefetch", PREDICTORS)):
         if parts.get(name, "none" if name == "prefetch" else "lru") not in known:
             raise SettingsError(f"{name} {parts[name][:40]!r} is not known.")

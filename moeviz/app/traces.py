@@ -198,14 +198,17 @@ def here() -> Here:
     count, most = len(trace.passes()), max(1, WINDOW // trace.layers)
     if count * trace.layers <= WHOLE:
         return Here(name, trace, run)
-    linked = links.get("window")
-    known = linked.isascii() and linked.isdecimal() and len(linked) < 9
+    begins = links.count("window")
+    if (linked := links.get("window")) and (begins is None or begins >= count):
+        begins = 0 if begins is None else count - 1
+        st.toast(plain(f"The link says window={linked[:40]}, which is no forward pass; it is {begins:,}."))
+        links.put("window", str(begins))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         first = st.number_input(
             f"From pass (of {count:,})",
             0,
             count - 1,
-            min(int(linked), count - 1) if known else 0,
+            begins or 0,
             most,
             key=fits("window", count - 1),
             width=190,
@@ -243,19 +246,23 @@ def begin(trace: Trace, run: Run | None) -> Settings:
     if board is not None:
         shared = links.said(replace(board, **{name: getattr(own, name) for name in links.BOARD}), own)
         links.put("begin", links.said(board, own) if shared else "")
-    for wanted in (
-        lambda: board,
-        lambda: links.settings(links.get("begin"), own, links.LINKED) if links.get("begin") else None,
-        lambda: links.settings(links.get("a"), own),
+    for name, wanted in (
+        ("", lambda: board),
+        ("begin", lambda: links.settings(links.get("begin"), own, links.LINKED)),
+        ("a", lambda: links.settings(links.get("a"), own)),
     ):
+        if name and not links.get(name):
+            continue
         try:
             found = wanted()
             if found is not None:
                 found.check(*trace.shape)
                 check_trace(trace, found)
                 return found
-        except MoevizError:
-            continue
+        except MoevizError as error:
+            if name and st.session_state.linked.get(name) == links.get(name):  # not a change of the trace
+                st.toast(plain(f"The link's settings {name} do not fit here: {error}"))
+                links.put(name, "")
     return own
 
 
@@ -282,12 +289,14 @@ def cursor(last: int) -> int:
     """The forward pass at which the cursor stands, at most `last`: where it was moved to, or the link says,
     or a quarter through.
     """
-    linked = links.get("step")
-    if linked and not (linked.isascii() and linked.isdecimal() and len(linked) < 9):
+    linked, known = links.get("step"), links.count("step")
+    if linked and known is None:
         st.toast(plain(f"The link says step={linked[:40]}, which is no forward pass; it is {last // 4}."))
         links.put("step", "")
-        linked = ""
-    return min(int(linked), last) if linked else last // 4
+    elif known is not None and known > last and st.session_state.linked.get("step") == linked:
+        st.toast(plain(f"The link says step={linked}, and the last forward pass of this text is {last}."))
+        links.put("step", str(last))
+    return last // 4 if known is None else min(known, last)
 
 
 def open_stage(step: int, layer: int, expert: int, settings: Settings) -> None:
