@@ -52,6 +52,7 @@ def imported(
     empty, found by the content; a user's file as path.py:name.
     """
     given.a_path(path, "load")
+    given.whole("load", experts=experts, prompt_tokens=prompt_tokens, top_k=top_k)
     from moeviz.files import importers
     from moeviz.files.guarded import open_file
 
@@ -186,13 +187,14 @@ def sweep(
 ) -> pd.DataFrame:
     """Many trace files under many settings, a row each, written to `out` (.parquet or .csv) and given.
 
-    `plan`: fields of `moeviz.sweeps.Plan`, such as policies=("lru", "lfu"). Worker processes are started anew
+    `plan`: fields of `moeviz.sweeps.Plan`, such as policies=["lru", "lfu"]. Worker processes are started anew
     and run the calling script's file, so a script calls this under `if __name__ == "__main__":`. Raises
     ArgumentError, SweepError, OSError.
     """
     each = given.paths(files, "sweep")
     from moeviz import sweeps
 
+    given.fields("sweep", ["jobs", "dask", *(one.name for one in fields(sweeps.Plan))], plan)
     with sweeps.executor(jobs, dask) as executor:
         return sweeps.sweep(each, sweeps.Plan(**plan), Path(out), executor)
 

@@ -16,6 +16,7 @@ import moeviz as mv
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
 from moeviz.errors import ArgumentError, SettingsError
+from moeviz.files.moetrace import SAMPLES
 from moeviz.numbers import metrics
 
 
@@ -90,6 +91,21 @@ def test_what_is_no_run_no_paths_and_no_model_is_refused(tmp_path: Path) -> None
             getattr(mv, verb)(*arguments)
     with pytest.raises(ArgumentError, match="'x' is none: AutoModelForCausalLM"), mv.capture("x"):
         pass
+
+
+def test_what_a_verb_does_not_take_is_named(tmp_path: Path) -> None:
+    path = SAMPLES / "bible.moetrace"
+    for work, says in (
+        (lambda: mv.load(path, experts="x"), "experts of load is a whole number, and 'x' is none"),
+        (lambda: mv.load(path, top_k=True), "top_k of load is a whole number, and a bool is none"),
+        (lambda: mv.synthetic("a"), "tokens of synthetic is a whole number, and 'a' is none"),
+        (
+            lambda: mv.sweep([path], tmp_path / "t.csv", foo=3),
+            "sweep knows no 'foo'. It takes jobs, ",
+        ),
+    ):
+        with pytest.raises(ArgumentError, match=re.escape(says)):
+            work()
 
 
 def test_settings_are_a_name_a_text_or_settings() -> None:

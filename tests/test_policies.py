@@ -684,6 +684,7 @@ def test_a_policy_of_ones_own(tmp_path: Path) -> None:
         ("raise SystemExit(3)", "f", "does not run: SystemExit: 3"),
         ("x = 1", "f", "registers no policy 'f'"),
         ("def f(use, now): return max(use.touches, 1)", "f", "does not work on arrays.*np.maximum"),
+        ("def f(use): return -use.last_touch", "f", r"'mine\.py:f' is no function of two.*def f\(use, now\)"),
         ("def f(use, now): -use.last_touch", "f", "gives None where a score is wanted.*return a number"),
         ("def f(use, now): return float('nan')", "f", "gives nan where a score is wanted"),
         ("def f(use, now): return use.toches", "f", "there is no 'toches'; there are layer, expert"),

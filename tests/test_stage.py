@@ -289,6 +289,13 @@ def test_a_sample_is_one_small_page_without_addresses() -> None:
         assert "default-src 'none'" in page
 
 
+def test_a_page_that_is_passed_on_names_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("def mine(use, now): return use.loaded\n")
+    page = stage(random_trace(1), ["lru", f"{tmp_path}/own.py:mine"]).html
+    assert "own.py:mine" in page
+    assert str(tmp_path) not in page
+
+
 def test_text_of_a_trace_cannot_end_the_script() -> None:
     trace = make_trace([[[0, 1]], [[2, 3]]])
     made = stage_payload(

@@ -471,6 +471,18 @@ def test_a_policy_of_one_s_own_is_swept_by_other_processes(files: list[Path], tm
     assert result.exit_code == 0, result.output
     table = pd.read_parquet(out)
     assert set(table["policy"]) == {"fifo", f"{own}:mine"}
+    assert "own.py:mine" in result.output
+    assert f"{own}:mine" not in result.output, "no folder where the name tells it"
+
+
+def test_a_policy_that_fails_on_every_trace_is_no_success(files: list[Path], tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text("def bad(use, now): return use.touches if len(use.touches) == 2 else use.touches[:1][9]\n")
+    out = tmp_path / "t.parquet"
+    result = command(files[0], "--policies", f"fifo,{own}:bad", "--jobs", 1, "--out", out)
+    assert result.exit_code == 2
+    assert "own.py:bad: no row of it" in result.stderr
+    assert set(pd.read_parquet(out)["policy"]) == {"fifo"}
 
 
 def test_a_predictor_of_one_s_own_is_swept_by_other_processes(

@@ -32,6 +32,7 @@ from moeviz.core.settings import SETTINGS
 from moeviz.errors import ExportError, TraceError
 
 if TYPE_CHECKING:
+    from moeviz.core.settings import Settings
     from moeviz.core.trace import Trace
 
 
@@ -261,6 +262,7 @@ def export(file: Path, kind: str, recorded: bool, policies: str, out: Path, **ot
       python -m moeviz export sample_traces/bible.moetrace --policy lfu --format report --out bible.html
       python -m moeviz export sample_traces/change-of-subject.moetrace --format stage --out lesson.html
     """
+    from moeviz.core.owncode import short
     from moeviz.core.policies import load_policy
     from moeviz.core.replay import replay as replayed
     from moeviz.files import exporters, moetrace
@@ -271,7 +273,7 @@ def export(file: Path, kind: str, recorded: bool, policies: str, out: Path, **ot
             raise ExportError(
                 f"format {kind!r} is not known. Choose one of {', '.join(exporters.EXPORTERS)}."
             )
-        _say_unused(kind, exporters.EXPORTERS[kind].alone, recorded)
+        _say_unused(kind, exporters.EXPORTERS[kind].alone, recorded, settings)
         trace, own = moetrace.load(file)
         settings = suiting(settings, trace)
         if recorded and own is None:
@@ -284,7 +286,7 @@ def export(file: Path, kind: str, recorded: bool, policies: str, out: Path, **ot
             page = stage(trace, [replace(settings, policy=name) for name in chosen], recorded=own)
             with writing(out):
                 moetrace.write_atomically(out, page.html.encode())
-            click.echo(f"saved      {out}: {', '.join(chosen)}, replayed")
+            click.echo(f"saved      {out}: {', '.join(map(short, chosen))}, replayed")
             return
         result = own if recorded and own is not None else replayed(trace, settings)
         beside = Path(os.path.relpath(file, out.parent)) if kind == "notebook" else file
@@ -294,8 +296,9 @@ def export(file: Path, kind: str, recorded: bool, policies: str, out: Path, **ot
     click.echo(f"saved      {out}: {result.settings.label}, {'measured' if result.measured else 'replayed'}")
 
 
-def _say_unused(kind: str, alone: bool, recorded: bool) -> None:
-    """Names what was given and has no say in this export."""
+def _say_unused(kind: str, alone: bool, recorded: bool, settings: Settings) -> None:
+    """Names what was given and has no say in this export. A policy or predictor of a user's own has: a run
+    that was recorded under it cannot be read without it."""
     if kind == "stage":
         ignored = dict.fromkeys(given("policy"), "a stage has a board for each of --policies")
         ignored |= dict.fromkeys(given("recorded"), "a stage shows replays, with the recorded run's times")
@@ -305,6 +308,7 @@ def _say_unused(kind: str, alone: bool, recorded: bool) -> None:
             why = f"{kind} holds the trace without any run"
             ignored |= dict.fromkeys(given("recorded", *SETTINGS), why)
         elif recorded:
-            ignored |= dict.fromkeys(given(*SETTINGS), "the recorded run has its own settings")
+            known = [name for name in SETTINGS if ":" not in str(getattr(settings, name))]
+            ignored |= dict.fromkeys(given(*known), "the recorded run has its own settings")
     for name, why in ignored.items():
         not_used(name, why)

@@ -14,6 +14,7 @@ from moeviz.amounts import many
 from moeviz.cli.ending import Refused, keeps, refusing, writing
 from moeviz.cli.meter import Meter
 from moeviz.cli.options import Listing, Place, Text, given, not_used, out_option, registered, setting_option
+from moeviz.core.owncode import short
 from moeviz.core.predictors import PREDICTORS, load_predictor
 from moeviz.core.settings import SCOPES, SETTINGS, read
 
@@ -135,6 +136,8 @@ def sweep(
     for line in sweeps.verdict(table):
         click.echo(line)
     click.echo(f"saved      {out}: {many(len(table), 'row')} of {many(table['digest'].nunique(), 'trace')}")
+    if nothing := [short(one) for one in plan.policies if one not in set(table["policy"])]:
+        raise Refused(f"{', '.join(nothing)}: no row of it. What it was skipped for is said above.")
 
 
 def _print(table: pd.DataFrame) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from moeviz.core.run import Run
 from moeviz.core.trace import Trace
 from moeviz.errors import ArgumentError
@@ -59,6 +61,19 @@ def a_name(given: Any, verb: str) -> None:
     raise ArgumentError(
         f"{verb} takes the folder or hub id of a model first, and {shown(given)} is none: {way}"
     )
+
+
+def whole(verb: str, **given: Any) -> None:
+    """Raises ArgumentError where one of these is no whole number; a bool is none."""
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise ArgumentError(f"{name} of {verb} is a whole number, and {shown(value)} is none.")
+
+
+def fields(verb: str, known: Iterable[str], given: Iterable[str]) -> None:
+    """Raises ArgumentError where something is given by a name that is not known."""
+    if unknown := sorted(set(given) - set(known)):
+        raise ArgumentError(f"{verb} knows no {unknown[0]!r}. It takes {', '.join(known)}.")
 
 
 def paths(given: Any, verb: str) -> list[Path]:

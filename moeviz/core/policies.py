@@ -19,6 +19,7 @@ own, named as `path.py:name` wherever a policy is asked for:
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Container, Iterable
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
@@ -28,7 +29,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from moeviz.core.lists import Arc, Lists, S3Fifo, wrong_victim
-from moeviz.core.owncode import failed, first_paragraph, functions_of, told
+from moeviz.core.owncode import failed, first_paragraph, functions_of, short, told
 from moeviz.core.use import BY_EVENT, Column, Moment, Use
 from moeviz.errors import PolicyError
 
@@ -155,6 +156,15 @@ def _examined(name: str, score: Score | type[Lists], says: str, needs: frozenset
             f"policy {name!r} needs {', '.join(sorted(needs - NEEDS))}; a policy may need "
             f"{', '.join(sorted(NEEDS))}."
         )
+    try:
+        inspect.signature(score).bind(None, None)
+    except ValueError:  # some of other languages tell nobody what they take
+        pass
+    except TypeError:
+        raise PolicyError(
+            f"policy {short(name)!r} is no function of two: what is known of each expert, and of now. "
+            f"Write def {name.rpartition(':')[2]}(use, now): return -use.last_touch, for example."
+        ) from None
     columns = {field.name: np.array([1.0, 2.0]) for field in fields(Use)}
     use = _Seen(columns)
     now = _Seen(

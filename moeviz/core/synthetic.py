@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from moeviz.core import given
 from moeviz.core.trace import Trace
 from moeviz.errors import SettingsError
 
@@ -32,6 +33,8 @@ def synthetic(
     never. The same arguments give the same trace. Raises SettingsError or TraceError where they make no
     trace.
     """
+    counts = {"tokens": tokens, "layers": layers, "experts": experts, "k": k, "change": change, "seed": seed}
+    given.whole("synthetic", **counts)
     if not 0 <= reuse <= 1:
         raise SettingsError(f"reuse is {reuse!r}; it must be a number from 0 to 1.")
     if not 0 <= skew <= 100:

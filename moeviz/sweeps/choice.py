@@ -9,7 +9,8 @@ passage is seen as one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,12 +104,20 @@ def means(table: pd.DataFrame) -> list[Means]:
 
 def _ways(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Rows of each way to cache under its name, which says no more than what differs in the table."""
-    of = ("scope", "rule", "prefetch")
-    several = [name for name in of if table[name].nunique() > 1]
+    of = ("policy", "scope", "rule", "prefetch")
+    several = [name for name in of if name == "policy" or table[name].nunique() > 1]
+    called = {name: _called(table[name].unique()) for name in of}
     return [
-        (", ".join([str(policy), *(str(dict(zip(of, rest, strict=True))[key]) for key in several)]), part)
-        for (policy, *rest), part in table.groupby(["policy", *of])
+        (", ".join(called[n][str(v)] for n, v in zip(of, values, strict=True) if n in several), part)
+        for values, part in table.groupby(list(of))
     ]
+
+
+def _called(names: Iterable[str]) -> dict[str, str]:
+    """What names are called: those of a user's file without its folder, where that tells them apart."""
+    short = {name: words.policy_name(name, typed=True) for name in names}
+    alone = Counter(short.values())
+    return {name: one if alone[one] == 1 else name for name, one in short.items()}
 
 
 def _room(table: pd.DataFrame) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from moeviz.charts.stage.payload import stage_payload
 from moeviz.core.given import a_trace
+from moeviz.core.owncode import short
 from moeviz.core.policies import load_policy
 from moeviz.core.replay import replay
 from moeviz.core.run import Run
@@ -147,4 +148,6 @@ def stage(
         title=title,
         verdict=hit_verdict(served, runs, changes),
     )
+    for board in payload["runs"]:  # a file that is passed on says nothing of this machine's folders
+        board |= {name: short(board[name]) for name in ("policy", "prefetch")}
     return StagePage(stage_html(payload, presenter))
