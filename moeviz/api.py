@@ -20,7 +20,8 @@ import numpy as np
 from moeviz.core import given
 from moeviz.core import replay as core
 from moeviz.core.run import Run
-from moeviz.core.settings import SETTINGS, Settings, Shape, named, read, suited
+from moeviz.core.settings import SETTINGS, Settings, read
+from moeviz.core.suiting import Shape, named, suited
 from moeviz.core.trace import Trace
 from moeviz.errors import ArgumentError, SettingsError
 from moeviz.numbers import metrics

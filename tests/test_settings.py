@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moeviz.core.policies import load_policy
-from moeviz.core.settings import BASELINES, Settings, bounding, suited
+from moeviz.core.settings import BASELINES, Settings
+from moeviz.core.suiting import bounding, suited
 from moeviz.errors import SettingsError
 
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import random_trace
+from conftest import make_trace, random_trace
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
+from moeviz.core.oracle import strongest
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
@@ -24,6 +25,32 @@ from moeviz.errors import TraceError
 from moeviz.files import moetrace as module
 from moeviz.files.moetrace import from_bytes, run_from_bytes, run_to_bytes, to_bytes, write_atomically
 from moeviz.files.moetrace import load as load_file
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 4), st.booleans())
+def test_a_live_event_is_that_of_the_whole_trace(seed: int, tokens: int, k: int, weighed: bool) -> None:
+    """Engine and replay say what an event needs in two ways: a pass at a time, and all at once."""
+    rng = np.random.default_rng(seed)
+    chosen = np.array([[rng.permutation(5)[:k] for _ in range(2)] for _ in range(tokens)], np.int16)
+    for row in chosen.reshape(-1, k):  # some layers choose fewer, and then their last are -1
+        row[int(rng.integers(1, k + 1)) :] = -1
+    falling = -np.sort(-rng.integers(1, 4, chosen.shape), axis=2) / 4.0  # many are alike
+    falling[chosen < 0] = 0
+    trace = replace(
+        make_trace(chosen.tolist(), 5, weights=falling),
+        weights=falling.astype(np.float32) if weighed else None,
+        forward_pass=np.sort(rng.integers(0, 4, tokens)).astype(np.int32),
+    )
+    by_rank = np.broadcast_to(np.arange(k, 0, -1.0), chosen.shape)  # where the router's weights are unknown
+    weights = falling if weighed else by_rank
+    live = [
+        (step, layer, strongest(chosen[rows, layer].tolist(), weights[rows, layer].tolist()))
+        for step, rows in enumerate(trace.passes())
+        for layer in range(2)
+    ]
+    assert [(step, layer, list(need), list(need.values())) for step, layer, need in live] == list(
+        trace.events()
+    )
 
 
 def same(a: Trace, b: Trace) -> bool:

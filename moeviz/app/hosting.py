@@ -33,7 +33,8 @@ from moeviz.charts.stage import run_part, stage_payload
 from moeviz.core.oracle import BUNDLED_NAME
 from moeviz.core.replay import served
 from moeviz.core.run import Run
-from moeviz.core.settings import BASELINES, Settings, suited
+from moeviz.core.settings import BASELINES, Settings
+from moeviz.core.suiting import suited
 from moeviz.core.trace import Trace
 from moeviz.errors import MoevizError
 from moeviz.numbers import medians

@@ -21,7 +21,8 @@ from moeviz.charts.stage.stories import stories_of
 from moeviz.core.machines import Machine
 from moeviz.core.replay import replay
 from moeviz.core.run import Run
-from moeviz.core.settings import Settings, bounding
+from moeviz.core.settings import Settings
+from moeviz.core.suiting import bounding
 from moeviz.core.trace import Trace
 from moeviz.numbers import cost
 from moeviz.numbers.cost import Costs

@@ -20,7 +20,8 @@ from moeviz.app.jobs import desk
 from moeviz.app.show import plain
 from moeviz.core.replay import check_trace
 from moeviz.core.run import Run
-from moeviz.core.settings import SETTINGS, Settings, usual_slots
+from moeviz.core.settings import SETTINGS, Settings
+from moeviz.core.suiting import usual_slots
 from moeviz.core.trace import Trace
 from moeviz.errors import MoevizError, TraceError
 from moeviz.files import library, moetrace

@@ -16,7 +16,8 @@ from moeviz.cli.ending import Refused, refusing
 from moeviz.cli.loading import prepare
 from moeviz.cli.meter import Meter
 from moeviz.cli.options import json_option, model_options, registered, setting_option, settings_from
-from moeviz.core.settings import BASELINES, Settings, named
+from moeviz.core.settings import BASELINES, Settings
+from moeviz.core.suiting import named
 
 if TYPE_CHECKING:
     from moeviz.core.run import Run

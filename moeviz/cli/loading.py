@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from moeviz.cli.ending import progress_line
 from moeviz.core import machines
-from moeviz.core.settings import Settings, Shape, suited
+from moeviz.core.settings import Settings
+from moeviz.core.suiting import Shape, suited
 
 if TYPE_CHECKING:
     from collections.abc import Container

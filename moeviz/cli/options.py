@@ -19,6 +19,7 @@ from moeviz.cli.ending import Refused, writable
 from moeviz.core import settings as known
 from moeviz.core.machines import DEVICES, LINKS
 from moeviz.core.settings import DEFAULTS, KINDS, SETTINGS, Settings
+from moeviz.core.suiting import named, suited
 from moeviz.errors import MoevizError, SettingsError
 from moeviz.numbers.lossy import EXPERTS, LOSSLESS
 
@@ -146,7 +147,7 @@ def _not_nothing(field: str, value: Any) -> Any:
 def settings_from(text: str, **defaults: Any) -> Settings:
     """Settings as `--setting` names them. Raises SettingsError."""
     found = Settings.parse(text, **defaults)
-    names = known.named(text)
+    names = named(text)
     if not names:
         raise SettingsError(
             "an empty --setting names nothing. Write name=value, for example policy=lfu,slots=4, or leave it "
@@ -184,7 +185,7 @@ def settings_options(command: F) -> F:
 
 def suiting(settings: Settings, trace: Trace) -> Settings:
     """Settings of the flags for a trace: of slots that were not given as many as suit it."""
-    return settings if given("slots") else known.suited(settings, trace.shape)
+    return settings if given("slots") else suited(settings, trace.shape)
 
 
 def settings_of(options: dict[str, Any]) -> Settings:

@@ -22,7 +22,7 @@ from moeviz import words
 from moeviz.core.machines import Machine
 from moeviz.core.oracle import BUNDLED_NAME
 from moeviz.core.run import Tier
-from moeviz.core.settings import Shape
+from moeviz.core.suiting import Shape
 from moeviz.engine.checkpoint import check_report, guarded
 from moeviz.engine.dense import Dense, same_inputs
 from moeviz.engine.experts import Recipe

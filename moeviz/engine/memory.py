@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from moeviz import words
-from moeviz.core.settings import Settings, Shape
+from moeviz.core.settings import Settings
+from moeviz.core.suiting import Shape
 from moeviz.engine.layout import Layout
 from moeviz.engine.tiers import host_free
 from moeviz.errors import ModelError

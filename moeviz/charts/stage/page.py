@@ -21,7 +21,8 @@ from moeviz.core.owncode import short
 from moeviz.core.policies import load_policy
 from moeviz.core.replay import replay
 from moeviz.core.run import Run
-from moeviz.core.settings import Settings, bounding, suited
+from moeviz.core.settings import Settings
+from moeviz.core.suiting import bounding, suited
 from moeviz.core.trace import Trace
 from moeviz.errors import StageError
 from moeviz.numbers.explain import Explainer
