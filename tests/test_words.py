@@ -79,7 +79,7 @@ def test_a_comparison_says_of_which_tokens_it_speaks() -> None:
     decoded = int((trace.phase == DECODE).sum())
     found = [(run.settings, medians.repeated([run])) for run in runs]
     assert words.comparison_verdict(found).startswith(f"Over the {decoded} decoded tokens: ")
-    assert f" over all {trace.tokens} tokens" in words.hit_verdict(trace, runs, [])
+    assert f" over the prompt and {decoded} tokens" in words.hit_verdict(trace, runs, [])
 
 
 def test_a_comparison_says_why_more_hits_were_slower() -> None:

@@ -101,6 +101,8 @@ def _card() -> None:
         shown = html.escape(url.partition("//")[2]).replace("/", "<wbr>/")
         st.html(f'{WAY_IN}In this network, open<div class="room-link">{shown}</div>')
         st.fragment(lambda: _here(room), run_every=EVERY)()
+        if st.button("To the counts", key="to-counts", type="primary", icon=":material/bar_chart:"):
+            st.rerun()
         if st.button("Close the room", key="close-room"):
             room.close()
             st.rerun()
@@ -108,7 +110,8 @@ def _card() -> None:
 
 def _here(room: Room) -> None:
     sit_down()
-    st.markdown(f"**{many(room.joined, 'phone')}** joined")
+    so_far = room.answered(st.session_state.lesson)
+    st.markdown(f"**{many(room.joined, 'phone')}** joined, **{so_far}** predicted")
 
 
 def predicted(room: Room, one: Lesson, right: Callable[[], float]) -> bool:
@@ -124,6 +127,8 @@ def predicted(room: Room, one: Lesson, right: Callable[[], float]) -> bool:
         room.reveal(right())
         st.rerun()
     st.fragment(lambda: _counts(room, one), run_every=None if revealed else EVERY)()
+    if several := addresses():  # for whoever comes late
+        st.caption(plain(link(several[0]).partition("//")[2]))
     return revealed
 
 

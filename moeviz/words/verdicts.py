@@ -10,7 +10,7 @@ import numpy as np
 from moeviz.amounts import many, memory, milliseconds, percent, points, speed
 from moeviz.core.run import HIT, Run
 from moeviz.core.settings import Settings
-from moeviz.core.trace import Trace
+from moeviz.core.trace import DECODE, Trace
 from moeviz.numbers import metrics
 from moeviz.numbers.differences import Interval, speed_ratio
 from moeviz.numbers.medians import Repeated
@@ -50,7 +50,7 @@ def hit_verdict(found: Trace, runs: Sequence[Run], changes: Sequence[Change]) ->
     if names[0] == names[1]:
         return "Both are set alike."
     whole = hits_verdict(names[0], metrics.counts(runs[0]), names[1], metrics.counts(runs[1]))
-    whole += f" over all {many(found.tokens, 'token')}"
+    whole += f" over {_text(found)}"
     subjects = [changes[0].before, *(one.after for one in changes)] if changes else []
     if not 2 <= len(subjects) <= SUBJECTS:
         return f"{whole}."
@@ -65,6 +65,14 @@ def hit_verdict(found: Trace, runs: Sequence[Run], changes: Sequence[Change]) ->
         says = "neither leads" if abs(lead) < SAME else f"{leader} leads by {points(lead)}"
         parts.append(f"in {subject.capitalize()} {says}")
     return f"{whole}: {', '.join(parts)}."
+
+
+def _text(of: Trace) -> str:
+    """How long a text is, as the stage numbers its tokens: those after the prompt, which is token 0."""
+    decoded = int((of.phase == DECODE).sum())
+    if len(of.sequences()) > 1 or not 0 < decoded < of.tokens:
+        return f"all {many(of.tokens, 'token')}"
+    return f"the prompt and {many(decoded, 'token')}"
 
 
 def _hit_ratio(run: Run, first: int, last: int) -> float:

@@ -98,8 +98,7 @@ class Curves {
       })
     }
     c.restore()
-    const cursor = { left: this.x(furthest), right: this.x(furthest), base: this.bottom } // its line
-    this.drawChanges(size, [cursor, ...this.drawCursor(reached, furthest, size)])
+    this.drawChanges(size, this.x(furthest), this.drawCursor(reached, furthest, size))
   }
 
   get changes() {
@@ -150,25 +149,30 @@ class Curves {
     c.setLineDash([])
   }
 
-  // Beside the line of each change of subject the old name and the new one, where no label of the cursor is,
-  // nor one of another change.
-  drawChanges(size, labels) {
+  // Beside the line of each change of subject the old name and the new one, where neither the cursor's line
+  // at `cursor` nor a label of it is, nor one of another change; else the new one beside the cursor.
+  drawChanges(size, cursor, labels) {
     const { sheet } = this
-    const base = this.bottom - 5
-    const put = (text, left) => {
+    const bottom = this.bottom - 5,
+      top = this.top + size * 0.8
+    const put = (text, left, base) => {
       const right = left + sheet.wide(text, size)
       if (left < this.left + 13 || right > this.left + this.plot - 1) return false
-      const lies = (one) => one.right >= left - 4 && one.left <= right + 4 && one.base >= base - size
+      if (cursor >= left - 4 && cursor <= right + 4) return false
+      const lies = (one) =>
+        one.right >= left - 4 && one.left <= right + 4 && one.base >= base - size && one.base - size <= base
       if (labels.some(lies)) return false
       sheet.text(text, left, base, { colour: "muted", halo: true })
       labels.push({ left, right, base })
       return true
     }
     let named = false // whether what comes before a change has its name already
-    for (const one of this.changes) {
-      const x = this.x(one.pass)
-      if (!named) put(title(one.before), x - 7 - sheet.wide(title(one.before), size))
-      named = put(title(one.after), x + 7)
+    for (const { pass, before, after } of this.changes) {
+      const x = this.x(pass)
+      if (!named) put(title(before), x - 7 - sheet.wide(title(before), size), bottom)
+      const beyond = cursor > x ? cursor : x
+      const places = [x, beyond].flatMap((at) => [bottom, top].map((base) => [at + 7, base]))
+      named = places.some((place) => put(title(after), ...place))
     }
   }
 
