@@ -157,6 +157,10 @@ def table() -> None:
             }
         )
         readable.append(name)
+    if st.session_state.presenter:  # large, and for the eye alone
+        shown = pd.DataFrame(rows).drop(columns=["recorded", "on", "prompt"])
+        st.table(shown.map(lambda it: plain(it) if isinstance(it, str) else it), hide_index=True)
+        return
     found = show.table(
         pd.DataFrame(rows),
         key="shelf",

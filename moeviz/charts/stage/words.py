@@ -127,6 +127,7 @@ PHRASES = {
     "prompt": "prompt",
     # sizes
     "pooled": "{n} a cell, the worst of them; + zooms, drag moves.",
+    "small": "+ zooms, drag moves.",
     "zoomed": "Layers {a} to {b}, experts {c} to {d}. 0 shows all, drag moves.",
     "race": "{time} s of {all} s, shown {factor} times {way}",
     "slower": "slower",

@@ -70,6 +70,7 @@ class Grid {
       const [layers, experts] = this.across === "layer" ? [x, y] : [y, x]
       text = say(phrases.zoomed, { a: layers[0], b: layers[1], c: experts[0], d: experts[1] })
     }
+    this.stage.zoomable.hidden = !!text || !this.small
     this.note.textContent = text
     this.note.hidden = !text
   }

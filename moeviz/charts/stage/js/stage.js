@@ -49,6 +49,8 @@ class Stage extends Player {
     this.boards = []
     this.pair = element("div", "pair")
     this.legend = element("div", "legend")
+    this.zoomable = element("span") // said where cells are small
+    this.zoomable.hidden = true
     this.curves = new Curves(this)
     this.results = new Results(this)
     this.story = new Story(this)
@@ -147,7 +149,9 @@ class Stage extends Player {
         tip(item, this.model.payload, SIGN_TERMS[name] ?? [])
         return item
       }),
+      this.zoomable,
     )
+    this.zoomable.textContent = this.model.payload.phrases.small
   }
 
   watch() {
@@ -325,7 +329,7 @@ class Stage extends Player {
     close.type = "button"
     close.onclick = () => this.help()
     const signs = element("div", "legend")
-    signs.append(...[...this.legend.children].map((sign) => sign.cloneNode(true)))
+    signs.append(...[...this.legend.querySelectorAll(":has(i)")].map((sign) => sign.cloneNode(true)))
     this.helpBox.replaceChildren(
       element("h2", "", "Keys and signs"),
       signs,
