@@ -38,7 +38,8 @@ def play() -> None:
             st.error(show.plain(str(error)))
             return
     now: game.Game = state.game
-    streak = f"streak {now.streak} · best {now.best}"
+    after_hint = ", which a hint does not lengthen" if now.hinted else ""
+    streak = f"streak {now.streak}{after_hint} · best {now.best}"
     score = f"Round {now.at + 1} of {len(now.rounds)} · {now.right} right · {streak}"
     st.markdown(show.plain(game.rule(now)), help=show.plain(POLICIES[now.policy].text) or None)
     components.drawing(game.board(now), "game-board")

@@ -32,7 +32,7 @@ def describe(
             continue
         if meaning == "phase":
             known, inverse = np.unique(array, return_inverse=True)
-            phases = [phase_of(one, f"{source.name}: {name}", name) for one in known.tolist()]
+            phases = [phase_of(one, source.name, name) for one in known.tolist()]
             routed.phase = np.array(phases, np.uint8)[inverse]
             used.add(name)
             continue
