@@ -293,7 +293,7 @@ def _describe(
         report.append(f"{found['phase']} is not used: some rows have none")
     elif "phase" in values:
         name = found["phase"]
-        known = {one: phase_of(one, f"{source.name}: {name}", name) for one in set(values["phase"])}
+        known = {one: phase_of(one, source.name, name) for one in set(values["phase"])}
         phase = np.array([known[one] for one in values["phase"]], np.int64)
         routed.phase = _first(source, name, row, phase, tokens).astype(np.uint8)
     elif "prompt_tokens" in ints:
