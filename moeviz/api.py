@@ -188,7 +188,7 @@ def sweep(
 ) -> pd.DataFrame:
     """Many trace files under many settings, a row each, written to `out` (.parquet or .csv) and given.
 
-    `plan`: fields of `moeviz.sweeps.Plan`, such as policies=["lru", "lfu"]. Worker processes are started anew
+    `plan`: fields of `moeviz.sweeps.Plan`, such as policies=("lru", "lfu"). Worker processes are started anew
     and run the calling script's file, so a script calls this under `if __name__ == "__main__":`. Raises
     ArgumentError, SweepError, OSError.
     """

@@ -509,6 +509,15 @@ def test_what_is_used_or_was_not_given_is_not_called_unused(trace: Path) -> None
         assert CliRunner().invoke(main, ["replay", str(trace), *more]).stderr == ""
 
 
+def test_a_policy_that_a_recorded_run_cannot_be_read_without_is_not_called_unused(tmp_path: Path) -> None:
+    own, sample = tmp_path / "own.py", Path("sample_traces/bible.moetrace")
+    own.write_text("def mine(use, now): return use.loaded\n")
+    export = ("export", sample, "--recorded", "--format", "report", "--out")
+    assert run(*export, tmp_path / "a.html", "--policy", f"{own}:mine").stderr == ""
+    told = run(*export, tmp_path / "b.html", "--rule", "batch:4").stderr
+    assert "--rule is not used: the recorded run has its own settings" in told
+
+
 def test_the_version_is_the_project_s() -> None:
     project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert run("--version").stdout == f"moeviz {project['version']}\n"

@@ -250,8 +250,9 @@ def test_the_verdict_is_the_difference_of_hit_ratios() -> None:
 
     whole, before, after = points(0, 10_000), points(0, change), points(change, 10_000)
     assert before < 0 < after
+    decoded = int(trace.phase.sum())
     assert hit_verdict(trace, runs, changes) == (
-        f"LRU hits {whole:.1f} points more than LFU (counts kept) over the prompt and {int(trace.phase.sum())} tokens: "
+        f"LRU hits {whole:.1f} points more than LFU (counts kept) over the prompt and {decoded} tokens: "
         f"in German LFU leads by {-before:.1f} points, in Python LRU leads by {after:.1f} points."
     )
 

@@ -17,7 +17,7 @@ from moeviz.numbers import cost
 from moeviz.numbers.lanes import Segment, measured_lanes
 from moeviz.words import from_to, passes_of
 
-TALL = 330  # px: a phone's legend takes lines of it
+TALL = 330  # px: on a phone the legend takes some of it
 MOST_OUTLINED = 150  # segments: of more, outlines would cover the colours
 LOOKS = {  # kind of a segment -> (name, colour, pattern)
     "expert": ("expert computes", style.COMPUTE, ""),

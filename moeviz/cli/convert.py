@@ -308,7 +308,8 @@ def _say_unused(kind: str, alone: bool, recorded: bool, settings: Settings) -> N
             why = f"{kind} holds the trace without any run"
             ignored |= dict.fromkeys(given("recorded", *SETTINGS), why)
         elif recorded:
-            known = [name for name in SETTINGS if ":" not in str(getattr(settings, name))]
-            ignored |= dict.fromkeys(given(*known), "the recorded run has its own settings")
+            own = {name for name in ("policy", "prefetch") if ":" in getattr(settings, name)}
+            others = [name for name in SETTINGS if name not in own]
+            ignored |= dict.fromkeys(given(*others), "the recorded run has its own settings")
     for name, why in ignored.items():
         not_used(name, why)
