@@ -305,7 +305,8 @@ PAGES = {
     "Prefetch": ".js-plotly-plot",
     "What if": ".js-plotly-plot",
 }
-SCREENS = PAGES | {"Lessons": ".st-key-lesson-picture svg", "Library": "[data-testid=stDataFrame]"}
+SHELF = "[data-testid=stDataFrame], [data-testid=stTable]"  # the second in presenter mode
+SCREENS = PAGES | {"Lessons": ".st-key-lesson-picture svg", "Library": SHELF}
 CONTROLS = """() => {
   const kinds = "select, textarea, [role=combobox], [role=radiogroup], [role=slider], [role=switch], " +
     "input[type=number], .stButton button, .stMenuButton button, .stPopover button, " +
