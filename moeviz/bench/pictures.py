@@ -7,6 +7,7 @@ python -m moeviz.bench.pictures
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -80,8 +81,7 @@ def _moving(page: Page, address: str, path: Path) -> Path:
         shots.append((_small(page), TOKEN_MS))
         page.keyboard.press("ArrowRight")
     page.keyboard.press("End")
-    last = page.locator(".moeviz-stage").get_attribute("data-pass")
-    page.locator(f".moeviz-stage[data-pass='{last}']").wait_for()
+    page.locator(".moeviz-stage .where").filter(has_text=re.compile(r"token (\d+) of \1\b")).wait_for()
     _ready(page)
     shots.append((_small(page), READ_MS))
     images, times = zip(*shots, strict=True)
