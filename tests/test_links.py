@@ -53,8 +53,8 @@ def test_an_empty_value_leaves_what_must_be_chosen_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("page", "name", "value", "told"),
     [
-        ("timeline", "step", "99999", "the last forward pass of this text is 239"),
-        ("stage", "step", "99999", "the last forward pass of this text is 239"),
+        ("timeline", "step", "99999", "the last forward pass here is 239"),
+        ("stage", "step", "99999", "the last forward pass here is 239"),
         ("stage", "b", "foo=bar", "'foo' is not a setting"),
         ("timeline", "a", "foo=bar", "'foo' is not a setting"),
         ("prefetch", "a", "policy=lru,slots=99", "99 slots are more than"),
@@ -73,7 +73,7 @@ def test_a_window_that_is_none_is_said(data_folder: Path) -> None:  # noqa: F811
     app = opened("timeline", trace="library: long", window="abc")
     assert "window=abc, which is no forward pass; it is 0" in texts(app.toast)
     app = opened("timeline", trace="library: long", window="99999")
-    assert "window=99999, which is no forward pass; it is 599" in texts(app.toast)
+    assert "window=99999, which is no forward pass; it is 0" in texts(app.toast)
 
 
 def test_a_rule_that_is_none_is_said_once_and_leaves_the_link() -> None:

@@ -21,7 +21,8 @@ from click.testing import CliRunner
 from conftest import odd_traces, random_trace
 from streamlit.testing.v1 import AppTest
 
-from moeviz.app import commands, components, hosting, jobs, kept, machines, planning, shelf
+from moeviz import words
+from moeviz.app import commands, components, hosting, jobs, kept, machines, planning, shelf, show
 from moeviz.app.asking import PRESETS
 from moeviz.app.stage import StageEvent
 from moeviz.cli.main import main
@@ -978,6 +979,14 @@ def test_what_a_file_does_not_say_is_said_on_the_page_and_the_file_dropped_again
     app = upload(app, ("logits.npy", logits))
     assert "“Axes of an array” (under More) is 'layer'; name each axis once" in texts(app.error)
     assert {field.name for field in fields(Options)} == shelf.SAYS.keys()
+
+
+def test_presenter_mode_lists_traces_and_counts_in_whole_numbers(data_folder: Path) -> None:
+    counts = to_bytes(Counts(np.ones((8, 8)), model="m"))
+    app = upload(opened("library", presenter="true"), ("popular.moecounts", counts))
+    shown = app.table[0].value.set_index("trace")
+    assert shown.loc[show.plain("sample: change-of-subject"), "decoded"] == "239"
+    assert shown.loc[show.plain("counts: popular"), "decoded"] == show.plain(words.UNKNOWN)
 
 
 def test_counts_are_shown_by_experts_planned_with_and_refused_by_the_others(data_folder: Path) -> None:

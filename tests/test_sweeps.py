@@ -475,6 +475,15 @@ def test_a_policy_of_one_s_own_is_swept_by_other_processes(files: list[Path], tm
     assert f"{own}:mine" not in result.output, "no folder where the name tells it"
 
 
+def test_all_policies_are_those_that_a_trace_can_be_replayed_under(tmp_path: Path) -> None:
+    bare = replace(random_trace(1), weights=None)
+    bare.save(tmp_path / "bare.moetrace")
+    out = tmp_path / "t.parquet"
+    result = command(tmp_path / "bare.moetrace", "--policies", "all", "--jobs", 1, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "weighted-lfu" not in set(pd.read_parquet(out)["policy"])
+
+
 def test_a_policy_that_fails_on_every_trace_is_no_success(files: list[Path], tmp_path: Path) -> None:
     own = tmp_path / "own.py"
     own.write_text("def bad(use, now): return use.touches if len(use.touches) == 2 else use.touches[:1][9]\n")

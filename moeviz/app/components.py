@@ -55,15 +55,16 @@ def strip(trace: Trace, run: Run, marked: tuple[int, int] | None = None) -> int:
     texts = texts if any(texts) else [f"{number} " for number in range(len(texts))]
     last = len(texts) - 1
     kinds, titles = _by_hits(run) if marked is None else _by_expert(trace, *marked)
-    at = traces.cursor(last)
-    data = {"of": trace.digest, "at": at, "texts": texts, "kinds": kinds, "titles": titles}
-    result = _strip(data=data, key="strip", on_moved_change=_nothing, on_clicked_change=_nothing)
-    moved, state = result.moved, st.session_state
+    state = st.session_state
+    moved = (state.get("strip") or {}).get("moved")  # known before it is drawn, which then says the same
     if isinstance(moved, Mapping) and moved != state.get("strip-moved") and moved.get("of") == trace.digest:
         state["strip-moved"] = moved
         traces.move(min(max(int(moved["to"]), 0), last))
+    at = traces.cursor(last)
+    data = {"of": trace.digest, "at": at, "texts": texts, "kinds": kinds, "titles": titles}
+    _strip(data=data, key="strip", on_moved_change=_nothing, on_clicked_change=_nothing)
     st.caption(BY_HITS if marked is None else BY_EXPERT)
-    return traces.cursor(last)
+    return at
 
 
 def _nothing() -> None:

@@ -93,6 +93,7 @@ def _card() -> None:
         address = st.selectbox(
             "Address of this computer", several, help="The one in the network that the class is in"
         )
+    st.session_state.room_address = str(address)
     url = link(str(address))
     left, right = st.columns([3, 2], vertical_alignment="center", gap="medium")
     with left, st.container(key="way-in"):
@@ -127,8 +128,8 @@ def predicted(room: Room, one: Lesson, right: Callable[[], float]) -> bool:
         room.reveal(right())
         st.rerun()
     st.fragment(lambda: _counts(room, one), run_every=None if revealed else EVERY)()
-    if several := addresses():  # for whoever comes late
-        st.caption(plain(link(several[0]).partition("//")[2]))
+    if address := st.session_state.get("room_address"):  # for whoever comes late: where the card was shown
+        st.caption(plain(link(address).partition("//")[2]))
     return revealed
 
 

@@ -132,7 +132,7 @@ def settings(text: str, first: Settings, names: Collection[str] = BOARD) -> Sett
     """
     parts = dict(item.partition("=")[::2] for item in text.split(",") if item)
     if unknown := [name for name in parts if name not in SETTINGS]:
-        raise SettingsError(f"{unknown[0][:40]!r} is not a setting. A board has {', '.join(BOARD)}.")
+        raise SettingsError(f"{unknown[0][:40]!r} is not a setting. A link may say {', '.join(names)}.")
     for name, known in (("policy", POLICIES), ("prefetch", PREDICTORS)):
         if parts.get(name, "none" if name == "prefetch" else "lru") not in known:
             raise SettingsError(f"{name} {parts[name][:40]!r} is not known.")

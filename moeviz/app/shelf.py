@@ -32,6 +32,9 @@ SAYS = {  # what is said where a dropped file does not say it: field of Options 
     "axes": "Axes of an array",
 }
 NOT_SAID: dict[str, Any] = {f"file_{field}": getattr(Options(), field) for field in SAYS}  # key -> default
+SEEN = (  # columns of the table in presenter mode
+    *("trace", "model", "MoE layers", "experts", "per token", "prompt tokens", "decoded", "its own run"),
+)
 LIMITS = (
     f"Up to {words.memory(MAX_FILE_BYTES)}, {many(MAX_TOKENS, 'token')}, {many(MAX_LAYERS, 'layer')}, "
     f"{many(MAX_EXPERTS, 'expert')}, {MAX_K} per token. Nothing in a file is run, and each is read in a "
@@ -158,8 +161,8 @@ def table() -> None:
         )
         readable.append(name)
     if st.session_state.presenter:  # large, and for the eye alone
-        shown = pd.DataFrame(rows).drop(columns=["recorded", "on", "prompt"])
-        st.table(shown.map(lambda it: plain(it) if isinstance(it, str) else it), hide_index=True)
+        told = [{name: plain(str(row.get(name, words.UNKNOWN))) for name in SEEN} for row in rows]
+        st.table(pd.DataFrame(told), hide_index=True)
         return
     found = show.table(
         pd.DataFrame(rows),

@@ -4,6 +4,7 @@
 // places are.
 
 const strips = new WeakMap()
+const ANSWERED = 3_000 // ms after which no answer to a move comes any more
 const MARK = 3 // px of the line under a token, as in strip.css
 const MOVES = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10, Home: -1e9, End: 1e9 }
 
@@ -55,7 +56,8 @@ class Strip {
     this.tell = tell
     if (this.of !== data.of) {
       this.of = data.of
-      this.told = null
+      this.told = null // pass that the data said last
+      this.sent = null // pass that the user moved to, until that is answered
       this.root.replaceChildren(...data.texts.map((text, index) => {
         const element = document.createElement("span")
         element.textContent = text.replaceAll("\n", "⏎\n") || "␣"
@@ -68,7 +70,9 @@ class Strip {
       this.root.children[index].className = kind
       this.root.children[index].title = data.titles[index]
     })
-    if (this.told !== data.at && !this.timer) this.at = data.at
+    // while a move of the user's own is on its way, what comes answers an earlier one
+    if (data.at === this.sent || Date.now() - this.sentAt > ANSWERED) this.sent = null
+    if (this.told !== data.at && !this.timer && this.sent === null) this.at = data.at
     this.told = data.at
     this.mark()
     const left = window.moevizLeft // by the stage, while it played
@@ -82,7 +86,9 @@ class Strip {
     clearTimeout(this.timer)
     this.timer = setTimeout(() => { // one message for a key held down
       this.timer = null
-      this.tell("moved", { of: this.of, to: this.at, now: Date.now() })
+      this.sent = this.at
+      this.sentAt = Date.now()
+      this.tell("moved", { of: this.of, to: this.at, now: this.sentAt })
     }, 150)
   }
 

@@ -201,9 +201,10 @@ def here() -> Here:
         return Here(name, trace, run)
     begins = links.count("window")
     if (linked := links.get("window")) and (begins is None or begins >= count):
-        begins = 0 if begins is None else count - 1
-        st.toast(plain(f"The link says window={linked[:40]}, which is no forward pass; it is {begins:,}."))
-        links.put("window", str(begins))
+        begins = 0
+        if st.session_state.linked.get("window") == linked:  # else of another trace
+            st.toast(plain(f"The link says window={linked[:40]}, which is no forward pass; it is 0."))
+        links.put("window", "0")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         first = st.number_input(
             f"From pass (of {count:,})",
@@ -295,7 +296,7 @@ def cursor(last: int) -> int:
         st.toast(plain(f"The link says step={linked[:40]}, which is no forward pass; it is {last // 4}."))
         links.put("step", "")
     elif known is not None and known > last and st.session_state.linked.get("step") == linked:
-        st.toast(plain(f"The link says step={linked}, and the last forward pass of this text is {last}."))
+        st.toast(plain(f"The link says step={linked}, and the last forward pass here is {last}."))
         links.put("step", str(last))
     return last // 4 if known is None else min(known, last)
 
