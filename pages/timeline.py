@@ -66,9 +66,8 @@ with show.screen():
         of = (layer, step, paper)
         show.chart(lambda: residency.paper(run, pictures, texts, *of), "paper-figure", *at, *of)
         st.caption(residency.legend_of_layer(run, paper))
-    beyond.hits(trace, [(settings, run)])
-told = story.event(explainer, step, layer)
-st.markdown(f"**{told}**", help=words.tooltip(told))
+    told = story.event(explainer, step, layer)
+    st.markdown(f"**{told}**", help=words.tooltip(told))
 if not (evictions := explainer.evictions(step, layer)):
     st.caption("Nobody left at this event.")
 for one in evictions:
@@ -76,5 +75,6 @@ for one in evictions:
     st.markdown(told, help=words.tooltip(told))
     st.caption("Everyone resident at that moment, the first to leave first:")
     st.table(story.residents(explainer, one), hide_index=True)
+beyond.hits(trace, [(settings, run)])
 with export:
     show.exporter(name, trace, lambda: run, own, "timeline")

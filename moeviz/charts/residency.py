@@ -87,7 +87,7 @@ def paper(
             tickangle=-45,
             tickfont_size=12,
         )
-    figure.update_yaxes(dtick=1 if run.experts <= 32 else None, range=[run.experts - 0.5, -0.5])
+    figure.update_yaxes(dtick=1 if run.experts <= 12 else None, range=[run.experts - 0.5, -0.5])
     figure.update_layout(height=max(240, min(900, 130 + 24 * run.experts)))
     style.mark_column(figure, at)
     number, expert = np.indices(states.shape).reshape(2, -1)
@@ -144,7 +144,7 @@ def raster(
         f"layer {worst} misses most, {counted[worst]:,}."
     )
     what = "Misses by layer" if pooled else "Every expert"
-    return Chart(f"{what}, over the whole text", figure, table, kind_of(run), alt)
+    return Chart(f"{what}, over the text", figure, table, kind_of(run), alt)
 
 
 def legend(run: Run) -> str:
