@@ -7,8 +7,8 @@ from __future__ import annotations
 import errno
 import itertools
 import json
-import re
 import os
+import re
 import signal
 import sys
 import tomllib
