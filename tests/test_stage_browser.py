@@ -429,7 +429,7 @@ def test_a_measured_comparison_stands_beside_the_curves_and_is_dimmed_once_it_is
     long: dict[str, Any] = {"stale": True}
     long["verdict"] = "Speed: LFU (counts kept) is 42% slower (0.53 to 0.71 of the other's speed)."
     long["title"] = (
-        "Before: paced, 5 pairs: LRU, 4 slots against LFU (counts kept), 4 slots, on “Die Datei”, SATA SSD"
+        "Before: paced, 5 pairs: LRU, 4 slots against LFU (counts kept), 4 slots, on 'Die Datei', SATA SSD"
     )
     for size, height, more in ((1440, 900, {}), (1280, 720, {}), (1280, 720, long)):
         assert measured is not None

@@ -100,11 +100,12 @@ def _told(text: str) -> str:
     line.
     """
     fields = r"--(" + "|".join(field.replace("_", "-") for field in SAYS) + r")\b( (?=\w+,\w))?"
-    text = re.sub(
-        fields,
-        lambda found: f"“{SAYS[found[1].replace('-', '_')]}” (under More)" + (" set to " if found[2] else ""),
-        text,
-    )
+
+    def here(found: re.Match[str]) -> str:
+        label = SAYS[found[1].replace("-", "_")]
+        return f"“{label}” (under More)" + (" set to " if found[2] else "")
+
+    text = re.sub(fields, here, text)
     return f"{text}{'' if text.endswith('.') else '.'}"
 
 

@@ -267,7 +267,8 @@ def _places(figure: go.Figure, run: Run, texts: Sequence[str], pooled: bool) -> 
     and one at each miss.
     """
     missed, step, layer, expert = _missed(run)
-    told = [f"{name}, “{style.short(text, 24)}”" for name, text in zip(passes_of(run), texts, strict=True)]
+    named = zip(passes_of(run), texts, strict=True)
+    told = [f"{name}, “{style.short(text, 24)}”" for name, text in named]
     passes, layers = len(run.passes.phase), run.layers
     every = -(-passes * layers // MOST_MARKS)
     where = np.arange(0, passes, every).repeat(layers), np.tile(np.arange(layers), -(-passes // every))
