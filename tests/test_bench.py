@@ -27,6 +27,7 @@ from moeviz.bench.engine import (
 )
 from moeviz.bench.engine.rows import DTYPES, ROWS, Work, engine
 from moeviz.bench.loading import checking, loading
+from moeviz.bench.pages import pages
 from moeviz.bench.rounds import interleaved, spread
 from moeviz.engine.client import Job
 from moeviz.engine.made import Made
@@ -84,6 +85,16 @@ def test_a_pass_counts_by_its_best_round_and_a_round_by_its_median() -> None:
         "m: ours / transformers, x": {**spread([2, 6 / 9]), "goal": ">= 1"},
         "m: ours / transformers, x, each pass at its best": {**spread([2.0]), "goal": ">= 1"},
     }
+
+
+def test_every_explore_page_is_timed_on_a_sample_and_on_a_made_up_trace() -> None:
+    found = pages(8, 1)
+    assert list(found) == [
+        f"s, {page}, {name}"
+        for page in ("experts", "timeline", "prefetch", "what_if")
+        for name in ("a sample", "8 tokens")
+    ]
+    assert all(value["least"] > 0 for value in found.values())
 
 
 def test_models_are_made_measured_and_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from moeviz.core.cache import NOBODY, ExpertCache
+from moeviz.core.cache import NOBODY, Choice, ExpertCache
 from moeviz.core.predictors import RouterGuess
 from moeviz.core.settings import Settings
 from moeviz.errors import SettingsError
@@ -148,11 +148,14 @@ def test_resident_always_hits() -> None:
     assert use(c, 7, 3, layer=1) == ([7, 3], [])
 
 
-def test_scores_are_there_to_be_shown() -> None:
-    c = cache(slots=3, policy="lfu")
+def test_who_asks_is_told_how_a_victim_is_chosen() -> None:
+    c, told = cache(slots=3, policy="lfu"), list[Choice]()
+    c.tell_choices(told)
     use(c, 0, 1)
     use(c, 1, 2)
-    assert c.scores(0) == {(0, 0): 1, (0, 1): 2, (0, 2): 1}
+    use(c, 1, 3)
+    assert [(one.victim, one.load, list(one.pinned), list(one.held)) for one in told] == [(0, 3, [1, 3], [])]
+    assert dict(zip(told[0].residents.tolist(), told[0].scores.tolist(), strict=True)) == {0: 1, 1: 2, 2: 1}
 
 
 @pytest.mark.parametrize(("slots", "words"), [(1, "too few"), (9, "more than")])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 
 import streamlit as st
 from streamlit.testing.v1 import AppTest
@@ -15,13 +16,15 @@ from streamlit.testing.v1 import AppTest
 from moeviz.amounts import many
 from moeviz.core.synthetic import synthetic
 
+APP = Path(__file__).parents[2] / "app.py"
+
 
 def page_times(tokens: int) -> None:
     """Prints them; nothing of the trace is kept from one page to the next."""
     long = synthetic(tokens)
     for page in ("experts", "timeline", "prefetch", "what_if"):
         for name, trace in (("a sample", None), (many(tokens, "token"), long)):
-            app = AppTest.from_file("app.py", default_timeout=300).run()
+            app = AppTest.from_file(APP, default_timeout=300).run()
             if trace is not None:
                 app.session_state["desk"].opened[name] = trace, None
                 app.session_state["to_show"] = name

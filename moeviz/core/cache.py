@@ -33,7 +33,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from moeviz.core.oracle import Floats, Knowledge, strongest
+from moeviz.core.columns import Floats, Ints
+from moeviz.core.oracle import Knowledge, strongest
 from moeviz.core.policies import POLICIES
 from moeviz.core.pools import Pools, in_waves
 from moeviz.core.predictors import PREDICTORS, Context, RouterGuess
@@ -63,12 +64,14 @@ class Load:
 
 @dataclass(slots=True)
 class Choice:
-    """How a victim was chosen: every resident of the pool at that moment."""
+    """How a victim was chosen: every resident of the pool at that moment. A cell is layer x experts +
+    expert."""
 
-    victim: Key
-    scores: dict[Key, float]  # the victim's is the lowest of those that could leave
-    pinned: frozenset[Key]  # by this event
-    held: frozenset[Key]  # by guesses for events to come
+    victim: int  # cell
+    residents: Ints  # cells
+    scores: Floats  # of the residents; the victim's is the lowest of those that could leave
+    pinned: Sequence[int]  # cells that this event needs, resident or not
+    held: Sequence[int]  # cells held by guesses for events to come, resident or not
     why: str = ""  # in words, where the policy's lists say it
     load: int = -1  # number of the load that it made room for
 
@@ -195,13 +198,6 @@ class ExpertCache:
         """Residents of a layer that were pre-fetched and not demanded yet, ascending."""
         return sorted(place % self.experts for place in self._unused if place // self.experts == layer)
 
-    def scores(self, layer: int) -> dict[Key, float]:
-        """Score of every resident of the layer's pool now, as it is shown; the lowest leaves."""
-        places, scores = self.room.residents(self.pool(layer)), self.room.shown(self.pool(layer))
-        return {
-            self._key(place): score for place, score in zip(places.tolist(), scores.tolist(), strict=True)
-        }
-
     def tell_choices(self, choices: list[Choice]) -> None:
         """From now on the list is told how every victim is chosen."""
         self._choices = choices
@@ -209,18 +205,9 @@ class ExpertCache:
 
     def _note_choice(self, row: int, place: int, victim: int) -> None:
         assert self._choices is not None
-        layer = victim // self.experts
-        pinned = frozenset(self._pinned)
-        held = frozenset(place for places in self._held.values() for place in places) - pinned
-        self._choices.append(
-            Choice(
-                self._key(victim),
-                self.scores(layer),
-                frozenset(map(self._key, pinned)),
-                frozenset(map(self._key, held)),
-                self.room.why(victim),
-            )
-        )
+        held = [place for places in self._held.values() for place in places]
+        residents, scores = self.room.residents(row).copy(), self.room.shown(row)
+        self._choices.append(Choice(victim, residents, scores, self._pinned, held, self.room.why(victim)))
 
     # what happens
 

@@ -21,10 +21,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from operator import index
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from moeviz.core.owncode import failed, first_paragraph, functions_of, short
 from moeviz.errors import PolicyError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Rows = Sequence[Sequence[int]]  # [token, rank] experts, strongest or likeliest first, -1 where there is none
 
@@ -169,7 +173,7 @@ class PreviousToken:
         self._last: list[list[int]] = [[] for _ in range(context.layers)]
 
     def observe(self, layer: int, chosen: Rows) -> None:
-        self._last[layer] = [expert for expert in chosen[-1] if expert >= 0]
+        self._last[layer] = _chosen(chosen[-1])
 
     def guess(self, layer: int, routers: RouterGuess | None, width: int) -> list[int]:
         return self._last[layer][:width]
@@ -180,15 +184,16 @@ class Frequency:
     """The experts that this layer used most so far; ties by lower id."""
 
     def __init__(self, context: Context) -> None:
-        self._counts: list[Counter[int]] = [Counter() for _ in range(context.layers)]
+        self._counts = _zeros(context.layers, context.experts)
 
     def observe(self, layer: int, chosen: Rows) -> None:
+        counts = self._counts[layer]
         for row in chosen:
-            self._counts[layer].update(expert for expert in row if expert >= 0)
+            counts[_chosen(row)] += 1
 
     def guess(self, layer: int, routers: RouterGuess | None, width: int) -> list[int]:
         counts = self._counts[layer]
-        return sorted(counts, key=lambda e: (-counts[e], e))[:width]
+        return _most(counts, width)[: (counts > 0).sum()]
 
 
 @predictor("transition")
@@ -199,29 +204,29 @@ class Transition:
 
     def __init__(self, context: Context) -> None:
         self._ahead, self._experts = context.lookahead, context.experts
-        self._follow: list[dict[int, list[int]]] = [{} for _ in range(context.layers)]  # [later layer][i][j]
-        self._now: dict[int, Rows] = {}  # the latest choices of each layer
+        self._follow: dict[int, NDArray[np.float64]] = {}  # of each later layer that was seen [i, j]
+        self._sums = _zeros(context.layers, context.experts)  # of its rows [later layer, i]
+        self._now: dict[int, list[list[int]]] = {}  # the latest choices of each layer
 
     def observe(self, layer: int, chosen: Rows) -> None:
-        self._now[layer] = chosen
-        if layer < self._ahead:
+        rows = self._now[layer] = [_chosen(row) for row in chosen]
+        if (source := layer - self._ahead) < 0:
             return
-        for before, after in zip(self._now.get(layer - self._ahead, ()), chosen, strict=False):
-            for i in filter(_chosen, before):
-                row = self._follow[layer].setdefault(i, [0] * self._experts)
-                for j in filter(_chosen, after):
-                    row[j] += 1
+        if layer not in self._follow:
+            self._follow[layer] = _zeros(self._experts, self._experts)
+        follow, sums = self._follow[layer], self._sums[layer]
+        for before, after in zip(self._now.get(source, ()), rows, strict=False):
+            if before and after:
+                follow[[[one] for one in before], after] += 1  # a row names nobody twice
+                sums[before] += len(after)
 
     def guess(self, layer: int, routers: RouterGuess | None, width: int) -> list[int]:
-        likely = [0.0] * self._experts
-        for i, times in Counter(
-            e for row in self._now.get(layer - self._ahead, ()) for e in row if e >= 0
-        ).items():
-            row = self._follow[layer].get(i, [0] * self._experts)
-            scale = times / (sum(row) + self._experts)
-            for j, count in enumerate(row):
-                likely[j] += (count + 1) * scale
-        return sorted(range(self._experts), key=lambda e: (-likely[e], e))[:width]
+        times = Counter(expert for row in self._now.get(layer - self._ahead, ()) for expert in row)
+        if not times or layer not in self._follow:
+            return list(range(min(width, self._experts)))
+        current = list(times)
+        scale = [*times.values()] / (self._sums[layer][current] + self._experts)
+        return _most(((self._follow[layer][current] + 1) * scale[:, None]).sum(0), width)
 
 
 @predictor("next-gate", needs={"routers"})
@@ -252,7 +257,7 @@ class NextGate:
             ]
             most = max(map(len, rows), default=0)
         if len(rows) == 1:
-            return [expert for expert in rows[0] if expert >= 0]
+            return _chosen(rows[0])
         votes: Counter[int] = Counter()
         best: dict[int, int] = {}
         for row in rows:
@@ -278,8 +283,21 @@ class Oracle:
         return list(self._truth(layer)[:width])
 
 
-def _chosen(expert: int) -> bool:
-    return expert >= 0
+def _chosen(row: Sequence[int]) -> list[int]:
+    """Without the places that hold nobody."""
+    return [expert for expert in row if expert >= 0]
+
+
+def _zeros(*shape: int) -> NDArray[np.float64]:
+    import numpy as np  # not above: a command's help names the predictors, and would wait for it
+
+    return np.zeros(shape)
+
+
+def _most(counts: NDArray[np.float64], width: int) -> list[int]:
+    """The experts of the highest counts, highest first, equal ones by lower id."""
+    found: list[int] = (-counts).argsort(kind="stable")[:width].tolist()
+    return found
 
 
 def _until(threshold: float, experts: Sequence[int], probabilities: Sequence[float]) -> Sequence[int]:

@@ -103,18 +103,17 @@ class Explainer:
         """How every victim was chosen."""
         choices, run = self._choices, self.run
         experts = run.experts
-        counts = np.array([len(choice.scores) for choice in choices], np.int64)
+        counts = np.array([len(choice.residents) for choice in choices], np.int64)
         first = np.concatenate([[0], np.cumsum(counts)])
-        keys = np.fromiter(chain.from_iterable(chain.from_iterable(one.scores for one in choices)), np.int64)
-        cell = keys[0::2] * experts + keys[1::2]
-        score = np.fromiter(chain.from_iterable(one.scores.values() for one in choices), np.float64)
-        stays = [
-            2 if key in one.pinned else 3 if key in one.held else 1 for one in choices for key in one.scores
-        ]
-        status = np.array(stays, np.int64)
+        cell = np.concatenate([np.empty(0, np.int64), *(one.residents for one in choices)])
+        score = np.concatenate([np.empty(0), *(one.scores for one in choices)])
         of = np.repeat(np.arange(len(choices)), counts)
-        victims = np.array([one.victim for one in choices], np.int64).reshape(-1, 2) @ [experts, 1]
-        victim = cell == victims[of]
+        victim = cell == np.array([one.victim for one in choices], np.int64)[of]
+        own = of * (run.layers * experts) + cell  # a resident of one choice
+        status = np.ones(len(cell), np.int64)
+        for number, cells in ((3, [one.held for one in choices]), (2, [one.pinned for one in choices])):
+            those = np.repeat(np.arange(len(choices)), [*map(len, cells)]) * (run.layers * experts)
+            status[np.isin(own, those + np.fromiter(chain.from_iterable(cells), np.int64))] = number
         # demand evicts a guess when nothing else is left: then any of them could leave
         guess_left = np.bincount(of[victim], status[victim] == 3, len(choices)) > 0
         status[guess_left[of] & (status == 3)] = 1
