@@ -61,7 +61,7 @@ with show.screen():
     over_all, of_layer = st.columns(2)
     with over_all:
         show.chart(lambda: residency.raster(run, texts, pictures, step, layer), "raster", *at, layer)
-        st.caption(f"A click opens the stage there. {residency.legend(run)}")
+        st.caption(f"{residency.CLICKED} {residency.legend(run)}")
     with of_layer:
         of = (layer, step, paper)
         show.chart(lambda: residency.paper(run, pictures, texts, *of), "paper-figure", *at, *of)

@@ -56,6 +56,8 @@ def test_an_empty_value_leaves_what_must_be_chosen_as_it_is() -> None:
         ("timeline", "step", "99999", "the last forward pass here is 239"),
         ("stage", "step", "99999", "the last forward pass here is 239"),
         ("stage", "b", "foo=bar", "'foo' is not a setting"),
+        ("stage", "b", "policy=lfu,rule=one-by-one", "rule is not for a board alone"),
+        ("stage", "a", "policy=own.py:made,policy=lru", "policy is said twice"),
         ("timeline", "a", "foo=bar", "'foo' is not a setting"),
         ("prefetch", "a", "policy=lru,slots=99", "99 slots are more than"),
         ("timeline", "begin", "rule=none", "rule 'none' is not known"),
@@ -74,6 +76,16 @@ def test_a_window_that_is_none_is_said(data_folder: Path) -> None:  # noqa: F811
     assert "window=abc, which is no forward pass; it is 0" in texts(app.toast)
     app = opened("timeline", trace="library: long", window="99999")
     assert "window=99999, which is no forward pass; it is 0" in texts(app.toast)
+
+
+def test_a_window_is_of_one_trace(data_folder: Path) -> None:  # noqa: F811
+    for name, seed in (("long", 0), ("longer", 1)):
+        library.keep(name, moetrace.to_bytes(synthetic(600, seed=seed), None))
+    app = opened("timeline", trace="library: long", window="300")
+    assert app.number_input(key="window").value == 300
+    app.selectbox(key="trace").select("library: longer").run()
+    assert app.number_input(key="window").value == 0
+    assert app.session_state["links"].get("window") is None
 
 
 def test_a_rule_that_is_none_is_said_once_and_leaves_the_link() -> None:

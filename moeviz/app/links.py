@@ -130,14 +130,20 @@ def settings(text: str, first: Settings, names: Collection[str] = BOARD) -> Sett
 
     Raises SettingsError; no file that a link names is opened.
     """
-    parts = dict(item.partition("=")[::2] for item in text.split(",") if item)
-    if unknown := [name for name in parts if name not in SETTINGS]:
-        raise SettingsError(f"{unknown[0][:40]!r} is not a setting. A link may say {', '.join(names)}.")
+    items = [item.partition("=")[::2] for item in text.split(",") if item]
+    parts = dict(items)  # each once, before anything is read
+    may = f"Such a link may say {', '.join(names)}, each once."
+    for name, _ in items:
+        if name not in SETTINGS:
+            raise SettingsError(f"{name[:40]!r} is not a setting. {may}")
+        if name not in names:
+            raise SettingsError(f"{name} is not for a board alone, or not for a link. {may}")
+        if len(parts) < len(items) and [one for one, _ in items].count(name) > 1:
+            raise SettingsError(f"{name} is said twice. {may}")
     for name, known in (("policy", POLICIES), ("prefetch", PREDICTORS)):
         if parts.get(name, "none" if name == "prefetch" else "lru") not in known:
             raise SettingsError(f"{name} {parts[name][:40]!r} is not known.")
-    given = {name: value for name, value in parts.items() if name in names}
-    return Settings.parse(",".join(f"{n}={v}" for n, v in given.items()), **first.to_dict())
+    return Settings.parse(",".join(f"{n}={v}" for n, v in parts.items()), **first.to_dict())
 
 
 def said(found: Settings, first: Settings) -> str:

@@ -179,6 +179,10 @@ def picker() -> None:
         label_visibility="collapsed",
         help=words.tooltip("trace", more="The trace that every page is about. Open your own in the Library."),
     )
+    if state.setdefault("windowed", state.trace) != state.trace:  # a window is of one trace
+        state.windowed = state.trace
+        state.pop("window", None)
+        links.put("window", "")
     (links.put_default if state.trace == FIRST else links.put)("trace", state.trace)
 
 

@@ -36,6 +36,7 @@ LEGEND = {  # state -> what it looks like
     "": "Empty: not there.",
 }
 LEAVES = "Purple: leaves in this pass."
+CLICKED = "Framed: the cursor. A click in either figure opens the stage there."
 POOLED = "The stronger the colour, the more experts of a layer were missed in a pass."
 PAPER_LEGEND = {
     "resident": "As in the paper. Light blue: {resident}, not needed.",

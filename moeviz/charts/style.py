@@ -23,7 +23,7 @@ DEMAND, USEFUL, WASTED = "#0072B2", "#CC79A7", "#F0E442"
 SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#F0E442")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 BOUND = "#888888"  # of what no policy can beat
-CURSOR = "#D55E00"
+CURSOR = "#444444"  # where a figure has its page's ink, in that: no state has the colour
 PHASE_NAMES = ("prompt", "decode")
 
 
@@ -195,8 +195,13 @@ def mark_line(
 
 
 def ink(sent: dict[str, Any], color: str) -> None:
-    """All text of a figure in one colour that is seen well on its ground."""
+    """All text of a figure, and what marks the cursor, in one colour that is seen well on its ground."""
     layout = sent["layout"]
+    for one in (*layout.get("shapes", ()), *sent["data"]):
+        for look in (one, one.get("line"), one.get("marker")):
+            for name in ("color", "fillcolor"):
+                if look and look.get(name) == CURSOR:
+                    look[name] = color
     for one in (layout, _part(layout, "legend"), *layout.get("annotations", ())):
         _part(one, "font")["color"] = color
     for one in (*_axes(sent), *_colorbars(sent)):
