@@ -12,6 +12,7 @@ from moeviz import words
 from moeviz.core.replay import replay, served
 from moeviz.core.run import Tier
 from moeviz.core.settings import Settings
+from moeviz.core.synthetic import synthetic
 from moeviz.core.trace import DECODE
 from moeviz.numbers import medians, metrics
 from moeviz.numbers.metrics import Counts
@@ -80,6 +81,9 @@ def test_a_comparison_says_of_which_tokens_it_speaks() -> None:
     found = [(run.settings, medians.repeated([run])) for run in runs]
     assert words.comparison_verdict(found).startswith(f"Over the {decoded} decoded tokens: ")
     assert f" over the prompt and {decoded} tokens" in words.hit_verdict(trace, runs, [])
+    made = synthetic(20, 2, 8, 2)  # without a prompt
+    runs = [replay(made, Settings(policy, 3)) for policy in ("lru", "lfu")]
+    assert " over all 20 tokens" in words.hit_verdict(made, runs, [])
 
 
 def test_a_comparison_says_why_more_hits_were_slower() -> None:

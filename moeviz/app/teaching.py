@@ -49,7 +49,10 @@ STYLE = """<style>
 .st-key-lesson-text [data-testid=stAlertContainer] { padding: 0.45rem 0.9rem; }
 .st-key-lesson-text [class*=st-key-again] button { min-height: 1.6rem; padding: 0; }
 /* a projector of 720 lines holds every sentence, and the picture where it is asked for */
-@media (min-width: 900px) and (max-height: 950px) { .st-key-lesson-text p { font-size: 0.92rem; } }
+@media (min-width: 900px) and (max-height: 950px) {
+  .st-key-lesson-text { gap: 0.25rem; }
+  .st-key-lesson-text p { font-size: 0.92rem; }
+}
 @media (min-width: 900px) and (max-height: 850px) { :has(> .st-key-lesson-answer) { display: none; } }
 @media (max-width: 1400px) { .stMainBlockContainer h1 { font-size: 1.3rem; } }
 @media (max-width: 640px) { .st-key-lesson button { min-width: 2.4rem; padding-inline: 0.2rem; } }
