@@ -95,7 +95,8 @@ def _by_passes(steps: Steps, pools: Pools, slots: int) -> Decided:
         ends_at[column] = event  # of a miss the column is -1, one too many
         leaves = ends_at[:held]
         # whose columns have begun stand first: events are touched one after the other
-        ends = (first + (held - begin)).tolist()
+        starts = first - begin
+        ends = (starts + held).tolist()
         if pools.by_event:
             pools.need(own, steps.even)
         before = pools.read(residents)
@@ -103,11 +104,13 @@ def _by_passes(steps: Steps, pools: Pools, slots: int) -> Decided:
         after = pools.read(touched)
         scores = pools.scored(list(map(_joined, before, after)), (count, width))
         by_column = scores.T
-        np.putmask(scores, ascending[:count, None] >= ends_at[:-1], INFINITY)
-        misses = np.add.reduceat(~found, first - begin, dtype=np.intp).tolist()
-        until: list[int] = leaves.tolist()
+        np.copyto(scores, INFINITY, where=ascending[:count, None] >= ends_at[:-1])
+        misses = np.add.reduceat(~found, starts, dtype=np.intp).tolist()
+        until: list[int] = ends_at.tolist()
+        misses.append(0)  # of those that are not needed here any more
         gone: list[int] = []
-        for moment, short in enumerate(misses):
+        for moment in range(count):
+            short = misses[moment]
             if free:
                 took = min(free, short)
                 free, short = free - took, short - took
@@ -118,8 +121,7 @@ def _by_passes(steps: Steps, pools: Pools, slots: int) -> Decided:
                 lowest = int(lowest_of())
                 by_column[lowest] = INFINITY
                 gone.append(lowest)
-                if lowest < held and until[lowest] < count:  # it is needed later in this pass
-                    misses[until[lowest]] += 1
+                misses[until[lowest]] += 1  # it is needed later in this pass
         those = np.array(gone, np.intp)
         left += everyone.take(those).tolist()
         stays = np.ones(width, np.bool_)
@@ -183,6 +185,7 @@ def _by_scores(steps: Steps, pools: Pools, slots: int) -> Decided:
     one: Any = SimpleNamespace()  # whose fields are set quickest as the dict that they are
     its, touch, score = one.__dict__, Touch(0.0), policy.score
     members, load_clock, clock = steps.place.tolist(), *(clocks.tolist() for clocks in steps.clocks)
+    reading = list(columns.items())
     resident = [False] * pools.width  # by place
     last = [0.0] * pools.width  # clock of the last touch; where scores may be equal
     heap: list[Entry] = []  # one of each resident, but for who is needed now
@@ -200,17 +203,17 @@ def _by_scores(steps: Steps, pools: Pools, slots: int) -> Decided:
             if member in stays:
                 new.append(member)
                 heappop(heap)
-            elif last[member] != entry[1]:
-                for name, column in columns.items():
-                    its[name] = column[member]
-                heapreplace(heap, (score(one, now), last[member], member))
-            else:
+            elif last[member] == entry[1]:
                 heappop(heap)
                 resident[member] = False
                 left.append(member)
                 free += 1
                 if entry[0] > touch.level:
                     touch.level = entry[0]
+            else:
+                for name, column in reading:
+                    its[name] = column[member]
+                heapreplace(heap, (score(one, now), last[member], member))
         for index in came:
             hit[index] = 0
             member = members[index]
@@ -219,12 +222,13 @@ def _by_scores(steps: Steps, pools: Pools, slots: int) -> Decided:
             for column, loading in loaded:
                 column[member] = loading(load_clock[index])
         if not policy.distinct:
-            for member, touch.clock in zip(own, clock[begin:end], strict=True):
-                last[member] = touch.clock
-                for column, rule in touched:
+            for member, at in zip(own, clock[begin:end], strict=True):
+                last[member] = at
+            for column, rule in touched:  # of residency, none of which reads the clock
+                for member in own:
                     column[member] = rule(use, member, touch)
         for member in new:
-            for name, column in columns.items():
+            for name, column in reading:
                 its[name] = column[member]
             heappush(heap, (score(one, now), last[member], member))
         begin = end
