@@ -214,6 +214,24 @@ def test_where_there_is_nothing_to_jump_to_the_button_is_disabled(show: Open) ->
     expect(alike.get_by_role("button", name="difference")).to_be_disabled()
 
 
+def test_after_the_last_comes_the_first_and_it_is_said(show: Open) -> None:
+    page = show(stage(moetrace.sample("change-of-subject"), ["lru"], 4).html)
+    label = page.locator(".jumps .label")
+    page.evaluate("window.moevizStage.go(239)")
+    expect(label).to_have_text("next")
+    for _ in range(20):  # the misses that are left
+        page.keyboard.press("n")
+        if value(page, "stage.pass") < 239:
+            break
+    assert value(page, "stage.pass") == 0
+    expect(label).to_have_text("first")
+    page.keyboard.press("Shift+N")
+    assert value(page, "stage.pass") > 200
+    expect(label).to_have_text("last")
+    page.keyboard.press("ArrowLeft")
+    expect(label).to_have_text("next")
+
+
 def test_a_miss_that_is_clicked_tells_who_left_and_why(show: Open, lesson: str) -> None:
     trace = moetrace.sample("change-of-subject")
     explainer = Explainer(trace, Settings("lfu", 4))

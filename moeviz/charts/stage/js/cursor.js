@@ -115,11 +115,12 @@ class Cursor {
     let at = above(marks, here)
     if (by < 0) at = above(marks, here - 1) - 1
     if (!marks.length) return
-    // After the last comes the first, as Play begins anew at the end.
+    // After the last comes the first, as Play begins anew at the end; the transport says so.
+    const round = at < 0 ? "last" : at < marks.length ? "" : "first"
     const mark = marks[(at + marks.length) % marks.length]
     const event = Math.floor(mark / experts)
     this.pass = Math.floor(event / layers)
-    this.jumped = { kind, mark, pass: this.pass }
+    this.jumped = { kind, mark, pass: this.pass, round }
     if (this.layer !== null) this.layer = event % layers
     const brought =
       kind === "eviction" || kind === "regret" ? this.newcomer(board, event, mark % experts) : null

@@ -32,7 +32,8 @@ class Transport {
     layers.append(this.layer)
     this.button(layers, "", "›", "one layer on (.)", () => stage.stepLayer(1))
     const jumps = this.group("jumps")
-    jumps.append(element("span", "label", "next"))
+    this.jumped = element("span", "label", "next")
+    jumps.append(this.jumped)
     this.jumps = {}
     for (const [kind, name, label] of JUMPS)
       this.jumps[kind] = this.button(jumps, "", name, label, () => stage.jump(kind, 1))
@@ -194,6 +195,8 @@ class Transport {
     const name = model.nameOf(stage.pass)
     this.where.textContent = stage.pass < model.promptEnd ? name : `${name} of ${model.passes - 1}`
     this.offerJumps(stage.boards[stage.asked].run)
+    const jumped = stage.jumped?.pass === stage.pass ? stage.jumped : null
+    this.jumped.textContent = jumped?.round || "next"
     this.layer.textContent = stage.layer === null ? "layer" : `layer ${stage.layer}`
   }
 }
