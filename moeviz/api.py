@@ -10,7 +10,7 @@ the other fields by name.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +89,7 @@ def settings_of(settings: str | Settings, shape: Shape | None = None, **others: 
     if unknown := [name for name in others if name not in SETTINGS]:
         raise SettingsError(f"{unknown[0]!r} is not a setting. Choose from {', '.join(SETTINGS)}.")
     if isinstance(settings, Settings):
-        return replace(settings, **others)
+        return replace(settings, **_read(others))
     if not isinstance(settings, str):
         raise ArgumentError(
             f"settings are a policy's name, policy=lru,slots=4 or a moeviz.Settings; {given.shown(settings)} "
@@ -97,12 +97,21 @@ def settings_of(settings: str | Settings, shape: Shape | None = None, **others: 
         )
     several = "=" in settings
     if several:
-        found = replace(Settings.parse(settings), **others)
+        found = replace(Settings.parse(settings), **_read(others))
     else:
-        found = Settings(policy=read("policy", settings), **others)
+        found = Settings(**{"policy": read("policy", settings)} | _read(others))
     if shape is None or "slots" in others or (several and "slots" in named(settings)):
         return found
     return suited(found, shape)
+
+
+def _read(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields by name, policies and predictors of a user's file loaded."""
+    own = ("policy", "prefetch")
+    return {
+        name: read(name, value) if name in own and isinstance(value, str) else value
+        for name, value in named.items()
+    }
 
 
 def replay(trace: Trace, settings: str | Settings = "lru", **others: Any) -> Run:

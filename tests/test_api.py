@@ -13,9 +13,11 @@ from conftest import random_trace
 from test_metrics import timed
 
 import moeviz as mv
+from moeviz.core.predictors import PREDICTORS
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
 from moeviz.errors import ArgumentError, SettingsError
+from moeviz.files import moetrace
 from moeviz.files.moetrace import SAMPLES
 from moeviz.numbers import metrics
 
@@ -192,3 +194,57 @@ def test_fields_by_name_are_those_that_count() -> None:
     assert mv.replay(trace, "policy=lru,slots=3", slots=5).settings == Settings("lru", 5)
     assert mv.compare(trace, ["policy=lru,slots=3"], slots=[2, 4])["slots"].tolist() == [2, 4]
     assert mv.compare(trace, "lru", slots=np.int64(3))["slots"].tolist() == [3]
+
+
+OWN = """
+from moeviz.policies import policy, predictor
+
+@policy("mru")
+def mru(use, now):
+    return -use.last_touch
+
+@predictor("same-again")
+class SameAgain:
+    def __init__(self, context): self.last = []
+    def observe(self, layer, chosen): self.last = [expert for expert in chosen[-1] if expert >= 0]
+    def guess(self, layer, routers, width): return self.last[:width]
+"""
+
+
+def test_a_policy_and_a_predictor_of_a_file_are_taken_wherever_one_is_named(tmp_path: Path) -> None:
+    """By name, by field and in a text; and a run under them opens without its run where nobody names them."""
+    for number in range(4):  # each is new to this process
+        (tmp_path / f"own{number}.py").write_text(OWN)
+    policies, predictors = (
+        [f"{tmp_path}/own{number}.py:{name}" for number in range(4)] for name in ("mru", "same-again")
+    )
+    trace = mv.load(SAMPLES / "bible.moetrace")[0]
+    runs = [
+        mv.replay(trace, policies[0], slots=4, prefetch=predictors[0]),
+        mv.replay(trace, policy=policies[1], slots=4, prefetch=predictors[1]),
+        mv.replay(trace, Settings("lru", 4), policy=policies[2], prefetch=predictors[2]),
+    ]
+    assert all(one.same_decisions(runs[0]) for one in runs)
+    found = mv.sweep(
+        [SAMPLES / "bible.moetrace"],
+        tmp_path / "out.csv",
+        1,
+        policies=(policies[3],),
+        prefetch=(predictors[3],),
+        slots=(4,),
+    )
+    assert set(found["policy"]) >= {policies[3]}
+    path = tmp_path / "own.moetrace"
+    path.write_bytes(moetrace.to_bytes(trace, mv.replay(trace, "lru", slots=4, prefetch=predictors[0])))
+    del PREDICTORS[predictors[0]]
+    again, run = mv.load(path)
+    assert run is None
+    assert (again.experts == trace.experts).all()
+    assert "is in a file of its user, which is not opened" in again.notes[-1]
+
+
+def test_every_seed_draws_for_itself() -> None:
+    trace = mv.load(SAMPLES / "bible.moetrace")[0]
+    runs = [mv.replay(trace, "random", slots=4, seed=seed) for seed in (0, 1, 2**16, 2**16 + 1, 2**62)]
+    for number, one in enumerate(runs):
+        assert not any(one.same_decisions(other) for other in runs[:number])

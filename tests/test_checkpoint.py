@@ -63,6 +63,21 @@ def copy_of(folder: Path, to: Path, change: Callable[[Tensors], object]) -> Path
             lambda t: [t.pop(name) for name in list(t) if name.startswith(f"{QWEN}.7.")],
             f"{QWEN}.down_proj.*holds another number of experts",
         ),
+        (
+            "qwen3_moe",
+            lambda t: [t.pop(name) for name in list(t) if name.startswith(f"{QWEN}.7.")],
+            "It lacks expert 7",
+        ),
+        (
+            "mixtral",
+            lambda t: [t.pop(name) for name in list(t) if name.startswith(MIXTRAL) and ".w3." in name],
+            f"lacks {MIXTRAL}.0.w3.weight, {MIXTRAL}.1.w3.weight",
+        ),
+        (
+            "mixtral",
+            lambda t: t.update({f"{MIXTRAL}.3.odd.weight": torch.ones(3)}),
+            f"holds {MIXTRAL}.3.odd.weight, which most experts of the layer lack",
+        ),
         ("gpt_oss", lambda t: t.pop(f"{QWEN}.down_proj"), f"lacks {QWEN}.down_proj"),
         (
             "gpt_oss",

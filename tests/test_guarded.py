@@ -20,7 +20,7 @@ from moeviz.errors import TraceError
 from moeviz.files import guarded
 from moeviz.files.guarded import open_file, open_guarded
 from moeviz.files.importers import Counted, Imported, Options, registry
-from moeviz.files.moetrace import to_bytes
+from moeviz.files.moetrace import SAMPLES, to_bytes
 
 IMPORTER = """
 import os, signal, time
@@ -157,6 +157,20 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
             open_file(path)
     with pytest.raises(TraceError, match="is a folder"):
         open_file(tmp_path)
+
+
+@pytest.mark.parametrize("sample", ["bible", "change-of-subject", "python-long"])
+def test_a_sample_is_read_from_its_own_parquet_each_time(sample: str, tmp_path: Path) -> None:
+    """The reader's threads once took so much address space that some tries were refused."""
+    path = tmp_path / "a.parquet"
+    file = SAMPLES / f"{sample}.moetrace"
+    done = CliRunner().invoke(main, ["export", str(file), "--format", "parquet", "--out", str(path)])
+    assert done.exit_code == 0, done.output
+    trace = mv.load(file)[0]
+    for _ in range(4):
+        again = mv.load(path)[0]
+        assert (again.experts == trace.experts).all()
+        assert (again.phase == trace.phase).all()
 
 
 def test_a_large_array_fits_beside_its_file() -> None:

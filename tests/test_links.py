@@ -58,6 +58,7 @@ def test_an_empty_value_leaves_what_must_be_chosen_as_it_is() -> None:
         ("stage", "b", "foo=bar", "'foo' is not a setting"),
         ("stage", "b", "policy=lfu,rule=one-by-one", "rule is not for a board alone"),
         ("stage", "a", "policy=own.py:made,policy=lru", "policy is said twice"),
+        ("timeline", "begin", "policy=arc,slots=20,calibration=/no/file", "calibration is not for a board"),
         ("timeline", "a", "foo=bar", "'foo' is not a setting"),
         ("prefetch", "a", "policy=lru,slots=99", "99 slots are more than"),
         ("timeline", "begin", "rule=none", "rule 'none' is not known"),

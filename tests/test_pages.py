@@ -577,7 +577,7 @@ def test_pages_begin_with_the_stages_first_board_or_the_traces_own_run(data_fold
     app.session_state["scope_both"] = "model"
     turned(app.run(), "timeline")
     assert app.query_params["begin"] == "policy=arc,slots=5,scope=model"
-    app = opened("timeline", begin="policy=arc,slots=20,scope=model,calibration=/no/file")
+    app = opened("timeline", begin="policy=arc,slots=20,scope=model")
     assert (app.selectbox(key="policy").value, app.number_input(key="slots").value) == ("arc", 20)
     assert app.session_state["scope"] == "model"
     assert "begin" not in turned(app, "stage").query_params

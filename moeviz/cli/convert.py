@@ -278,7 +278,10 @@ def export(file: Path, kind: str, recorded: bool, policies: str, out: Path, **ot
         settings = suiting(settings, trace)
         if recorded and own is None:
             why = trace.notes[-1] if moetrace.left_out(trace) else f"{file.name} holds no recorded run."
-            raise TraceError(f"{why} Leave out --recorded to export a replay.")
+            way = "Leave out --recorded to export a replay"
+            if ".py:" in why:
+                way += ", or name what is in its user's file with --policy or --prefetch to have that read"
+            raise TraceError(f"{why} {way}.")
         if kind == "stage":
             from moeviz.charts.stage import stage
 

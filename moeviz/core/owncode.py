@@ -60,7 +60,7 @@ def functions_of(kind: str, text: str, registry: dict[str, Any]) -> Any:
     file, colon, name = text.rpartition(":")
     if not (colon and file.endswith(".py")):
         return None
-    path = Path(file)
+    path = Path(file).expanduser()
     if not path.is_file():
         raise PolicyError(
             f"{kind} {text!r}: there is no file {file}. Write path.py:name, or choose one of "

@@ -362,7 +362,7 @@ def random(use: Use, now: Moment) -> Column:
     # All is done in place: an array of no dimension does not warn of overflow, as a number does.
     moment = np.asarray(now.touches).astype(np.uint64)
     moment <<= _24
-    moment ^= now.seed % 2**16 << 48
+    moment ^= (now.seed % 2**16 << 48) ^ ((now.seed >> 16) * 0x9E3779B97F4A7C15 % 2**64)
     moment += STEP
     z = np.asarray(np.add(np.asarray(use.key).astype(np.uint64), moment))
     z ^= z >> _30

@@ -31,19 +31,19 @@ def check_files(folder: Path) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for path, promised in _shards(folder).items():
         if not path.exists():
-            raise ModelError(f"{folder} lacks {path.name}, which holds {named(promised)}. {_AGAIN}")
+            raise ModelError(f"{folder} lacks {path.name}, which holds {named(promised)}. {AGAIN}")
         try:
             with safe_open(path, "np") as file:
                 names = list(file.keys())
                 found = {name: tuple(file.get_slice(name).get_shape()) for name in names}
         except (SafetensorError, OSError) as error:
             cause = str(error).strip().splitlines()[0]
-            raise ModelError(f"{path} is cut short or damaged ({cause}). {_AGAIN}") from None
+            raise ModelError(f"{path} is cut short or damaged ({cause}). {AGAIN}") from None
         if absent := promised - found.keys():
-            raise ModelError(f"{path} lacks {named(absent)}, which the folder's index promises. {_AGAIN}")
+            raise ModelError(f"{path} lacks {named(absent)}, which the folder's index promises. {AGAIN}")
         shapes |= found
     if not shapes and not any(folder.glob("*.bin")):
-        raise ModelError(f"{folder} holds no weights, such as model.safetensors. {_AGAIN}")
+        raise ModelError(f"{folder} holds no weights, such as model.safetensors. {AGAIN}")
     _check_experts(folder, shapes)
     return shapes
 
@@ -54,17 +54,20 @@ def check_report(name: object, report: Mapping[str, Iterable[Any]]) -> None:
     transformers has already taken out tied weights and what the architecture itself declares ignorable.
     """
     if missing := set(report["missing_keys"]):
-        raise ModelError(f"{name} lacks {named(missing)}: it would run on random weights. {_AGAIN}")
+        raise ModelError(
+            f"{name} lacks {named(missing)}: it would run on random weights. (These are "
+            f"transformers' names; the file may have others.) {AGAIN}"
+        )
     if odd := {
         f"{key} is {list(found)}, not {list(asked)}" for key, found, asked in report["mismatched_keys"]
     }:
         raise ModelError(
-            f"{name} has tensors of another shape than its configuration says: {named(odd)}. {_AGAIN}"
+            f"{name} has tensors of another shape than its configuration says: {named(odd)}. {AGAIN}"
         )
     if unknown := set(report["unexpected_keys"]):
         raise ModelError(
             f"{name} holds {named(unknown)}, for which its architecture has no place: its weights and its "
-            f"configuration are of different models. {_AGAIN}"
+            f"configuration are of different models. {AGAIN}"
         )
 
 
@@ -105,7 +108,7 @@ def named(tensors: Iterable[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-_AGAIN = "Save or download the checkpoint again."
+AGAIN = "Save or download the checkpoint again."
 
 
 def _shards(folder: Path) -> dict[Path, set[str]]:
@@ -120,7 +123,7 @@ def _shards(folder: Path) -> dict[Path, set[str]]:
         for tensor, file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items():
             found.setdefault(folder / Path(file).name, set()).add(tensor)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise ModelError(f"{index} cannot be read as an index of shards. {_AGAIN}") from None
+        raise ModelError(f"{index} cannot be read as an index of shards. {AGAIN}") from None
     return found
 
 
@@ -133,8 +136,11 @@ def _check_experts(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
             before, number, after = match.groups()
             experts.setdefault(before, set()).add(int(number))
             tensors.setdefault((before, after), {})[int(number)] = shape
-    absent, odd = [], []
+    absent, odd, extra = [], [], []
     for (before, after), found in tensors.items():
+        if 2 * len(found) < len(experts[before]):
+            extra += [f"{before}{number}{after}" for number in found]
+            continue
         absent += [f"{before}{number}{after}" for number in experts[before] - found.keys()]
         shapes_of = list(found.values())
         usual = max(set(shapes_of), key=shapes_of.count)
@@ -144,7 +150,9 @@ def _check_experts(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
             if shape != usual
             and shapes_of.count(shape) == 1  # ERNIE 4.5 VL has experts of two sizes in one list
         ]
+    if extra:
+        raise ModelError(f"{folder} holds {named(extra)}, which most experts of the layer lack. {AGAIN}")
     if absent:
-        raise ModelError(f"{folder} lacks {named(absent)}, which other experts of the layer have. {_AGAIN}")
+        raise ModelError(f"{folder} lacks {named(absent)}, which other experts of the layer have. {AGAIN}")
     if odd:
-        raise ModelError(f"{folder} has experts of different shapes: {named(odd)}. {_AGAIN}")
+        raise ModelError(f"{folder} has experts of different shapes: {named(odd)}. {AGAIN}")

@@ -104,10 +104,13 @@ def _whole(layer: LayerSources, filling: Filling) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = guarded(filling.name, layer.whole)
     short = [n for n, shape in layout.shapes.items() if tensors[n].shape != (layout.experts, *shape)]
     if short:
+        found, first = tensors[short[0]].shape, short[0]
+        lacking = "".join(f" It lacks expert {one}." for one in layer.lacking[:1])
         raise ModelError(
             f"{named(f'{layer.path}.{name}' for name in short)}: the checkpoint holds another number of "
-            "experts, or experts of another size, than its configuration says. Save or download the "
-            "checkpoint again."
+            f"experts, or experts of another size, than its configuration says ({first} would be "
+            f"{list(found)}, and not {[layout.experts, *layout.shapes[first]]}).{lacking} Save or download "
+            f"{filling.name} again."
         )
     return tensors
 

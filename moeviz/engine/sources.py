@@ -11,9 +11,11 @@ loaded for it, and nothing is written. Knows neither slots nor tiers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +32,11 @@ from transformers.modeling_utils import load_state_dict
 
 from moeviz.engine.aligned import pages
 from moeviz.engine.bare import sooner
+from moeviz.engine.checkpoint import AGAIN, named
 from moeviz.engine.experts import stacked, with_weights
 from moeviz.engine.layout import Row
 from moeviz.engine.probe import is_experts
+from moeviz.errors import ModelError
 
 Raw = Mapping[str, torch.Tensor]
 """What a checkpoint holds of one expert, by a name that is the same in every layer."""
@@ -54,6 +58,21 @@ class _Group:
             return [self.parameter]
         first, *others = self.converter.target_patterns
         return [self.parameter, *(self.parameter.replace(first, other) for other in others)]
+
+    @property
+    def absent(self) -> list[str]:
+        """Tensors of which a checkpoint like this one has none at all, though the converter asks for them, by
+        the names of those that it has."""
+        patterns = [] if self.converter is None else self.converter.source_patterns
+        pattern, names = next(iter(self.sources.items()))
+        found = [re.search(re.escape(pattern).replace(r"\*", "([^.]+)"), name) for name in names]
+        return [
+            f"{one.string[: one.start()]}{_filled(other, one.groups())}{one.string[one.end() :]}"
+            for other in patterns
+            if other not in self.sources
+            for one in found
+            if one is not None
+        ]
 
 
 class Sources:
@@ -146,6 +165,13 @@ class LayerSources:
         self.experts = len(next(iter(stacked(model.get_submodule(path)).values())))
 
     @property
+    def lacking(self) -> list[int]:
+        """Experts of which the checkpoint holds nothing, where it numbers them."""
+        names = [name for _, names in self._all() for name in names]
+        there = {int(found[1]) for name in names if (found := re.search(r"\.experts\.(\d+)\.", name))}
+        return sorted(set(range(self.experts)) - there) if there else []
+
+    @property
     def form(self) -> dict[str, Any]:
         """Types and shapes of the checkpoint's tensors, from headers alone. Layers of one form are made
         alike.
@@ -217,12 +243,22 @@ class LayerSources:
             made: Mapping[str, Any] = {group.parameter: given.get("")}
             if group.converter is not None:
                 group.converter.collected_tensors.update(given)
-                made = group.converter.convert(group.parameter, model, self._model.config)
+                try:
+                    made = group.converter.convert(group.parameter, model, self._model.config)
+                except Exception:
+                    if absent := group.absent:
+                        raise ModelError(f"the checkpoint lacks {named(absent)}. {AGAIN}") from None
+                    raise
             for name, value in made.items():
                 path, _, key = name.rpartition(".")
                 if path == self.path:
                     found[key] = value[0] if isinstance(value, list) else value
         return found
+
+
+def _filled(pattern: str, names: Sequence[str]) -> str:
+    """A pattern with these names in the places of its stars."""
+    return "".join(map("".join, zip_longest(pattern.split("*"), names, fillvalue="")))
 
 
 class _WithExperts:

@@ -64,7 +64,9 @@ def open_guarded(name: str, content: bytes, options: Options = AS_SAID, format: 
     asked = {"name": name, "options": asdict(options), "format": format, "bytes": len(content)}
     environment = {
         **os.environ,
-        "ARROW_DEFAULT_MEMORY_POOL": "system",  # others reserve address space in large pieces
+        # What is reserved counts as used: other pools take it in large pieces, and glibc 64 MiB a thread.
+        "ARROW_DEFAULT_MEMORY_POOL": "system",
+        "MALLOC_ARENA_MAX": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),

@@ -26,6 +26,7 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from moeviz.core.policies import POLICIES
+from moeviz.core.predictors import PREDICTORS
 from moeviz.core.run import COLUMNS, ExpertBytes, Run, Tier
 from moeviz.core.settings import ITSELF, Settings
 from moeviz.core.trace import OPTIONAL, TENSORS, Trace
@@ -201,14 +202,16 @@ def sample_names() -> list[str]:
 def _not_here(header: Any) -> str:
     """Why a run cannot be replayed on this machine though nothing is wrong with it; empty where it can.
 
-    Nothing that a file names is opened or run: neither a policy's file nor a trace to calibrate on.
+    Nothing that a file names is opened or run: no policy's or predictor's file, no trace to calibrate on.
     """
     settings = header.get("settings") if isinstance(header, dict) else None
     if not isinstance(settings, dict):
         return ""
-    policy, calibration = settings.get("policy"), settings.get("calibration")
+    policy, predictor, calibration = (settings.get(name) for name in ("policy", "prefetch", "calibration"))
     if isinstance(policy, str) and ".py:" in policy and policy not in POLICIES:
         return f"its policy {_short(policy)} is in a file of its user, which is not opened"
+    if isinstance(predictor, str) and ".py:" in predictor and predictor not in PREDICTORS:
+        return f"its predictor {_short(predictor)} is in a file of its user, which is not opened"
     if isinstance(calibration, str) and calibration not in ("", ITSELF, *sample_names()):
         return f"it was calibrated on {_short(calibration)}, which is no bundled sample and is not opened"
     return ""

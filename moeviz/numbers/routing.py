@@ -50,8 +50,8 @@ def top_share(use: Floats, part: float = 0.25) -> Floats:
 
 
 def entropy(use: Floats) -> Floats:
-    """Shannon entropy of a layer's choices / log E: 1 where all experts are used alike, 0 where one does all.
-    use: [L, E]; gives [L]"""
+    """Shannon entropy of a layer's choices / log E: 1 where all experts are used alike, 0 where each
+    token goes to the same one. use: [L, E]; gives [L]"""
     share = use / np.maximum(use.sum(1, keepdims=True), 1e-12)
     bits = -(share * np.log(np.maximum(share, 1e-300))).sum(1)
     return np.asarray(bits / np.log(use.shape[1])) if use.shape[1] > 1 else np.zeros(len(use))

@@ -87,6 +87,10 @@ class Plan:
     rule: str = "pinned"
 
     def __post_init__(self) -> None:
+        for policy in self.policies:  # of a user's file too
+            load_policy(policy)
+        for predictor in self.prefetch:
+            load_predictor(predictor)
         for what, chosen, known in (
             ("policy", self.policies, tuple(POLICIES)),
             ("scope", self.scopes, tuple(SCOPES)),

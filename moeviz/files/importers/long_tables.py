@@ -177,6 +177,12 @@ def _long(
         )
     step = ints.get("step", np.zeros(count, np.int64))
     row, begin = _numbered(source, request, step, ints["token"])
+    skipped = np.diff(ints["token"][begin])[np.diff(request[begin]) == 0]
+    if (lacking := int((skipped[skipped > 1] - 1).sum())) > 0:
+        report.append(
+            f"the file numbers {many(lacking, 'token')} between others without a row for them; those on both "
+            "sides are taken to follow each other"
+        )
     layers, layer = np.unique(ints["layer"], return_inverse=True)
     weight = _weights(source, values, found, report)
     ids, weights = _laid_out(source, values, ints, (row, layer), (len(begin), len(layers)), weight, report)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from moeviz.core.trace import MAX_TOKENS
+from moeviz.errors import TraceError
 from moeviz.files.importers.names import layer_in
 from moeviz.files.importers.source import Source
 
@@ -50,7 +51,9 @@ def open_parquet(source: Source) -> Any:
         )
         meta, _ = file.metadata, names_of(file)
     except (pyarrow.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise source.error(f"is not a parquet file that can be read: {str(error)[:80]}.") from None
+        raise source.error(
+            f"is not a parquet file that can be read: {str(error)[:80] or type(error).__name__}."
+        ) from None
     if meta.num_columns > MOST_COLUMNS or meta.num_row_groups > MOST_GROUPS or meta.num_rows > MOST_ROWS:
         raise source.error(
             f"has {meta.num_rows:,} rows of {meta.num_columns:,} columns; up to {MOST_ROWS:,} of "
@@ -83,8 +86,15 @@ def read_columns(source: Source, file: Any, wanted: Mapping[str, str]) -> dict[s
     except (pyarrow.ArrowException, OSError, ValueError, KeyError, MemoryError, IndexError) as error:
         if isinstance(error, type(source.error(""))):
             raise
-        raise source.error(f"is not a parquet file that can be read: {str(error)[:80]}.") from None
+        raise source.error(
+            f"is not a parquet file that can be read: {str(error)[:80] or type(error).__name__}."
+        ) from None
     return found
+
+
+def _unreadable(source: Source, error: BaseException) -> TraceError:
+    why = str(error)[:80] or type(error).__name__
+    return source.error(f"is not a parquet file that can be read: {why}.")
 
 
 def _piece(source: Source, column: Any, name: str, kind: str, rows: int) -> Any:
