@@ -17,6 +17,8 @@ from moeviz.cli.main import main
 from moeviz.lessons import lessons, sheet
 
 PAPER = {"A4": 794, "Letter": 816}  # width in CSS px
+RIGHTMOST = """Math.max(...[...document.body.querySelectorAll('*')].map(
+  (one) => one.getBoundingClientRect().right))"""
 MARGIN = 106  # 14 mm on both sides, in CSS px
 
 
@@ -82,8 +84,7 @@ def test_sheets_print_on_a4_and_letter_with_nothing_cut(make, tmp_path: Path) ->
         page.emulate_media(media="print")
         for paper, width in PAPER.items():
             page.set_viewport_size({"width": width - MARGIN, "height": 900})
-            wide = page.evaluate("Math.max(...[...document.body.querySelectorAll('*')]"
-                ".map(one => one.getBoundingClientRect().right))")  # fmt: off
+            wide = page.evaluate(RIGHTMOST)
             assert wide <= width - MARGIN + 1
             file = tmp_path / f"{paper}.pdf"
             page.pdf(path=file, format=paper, print_background=False)

@@ -122,7 +122,7 @@ def _keep(trace: Trace, run: Run) -> None:
 
 
 def _name(prompt: str) -> str:
-    """What a run is kept as: its first words, where they are a name."""
+    """The file name of a kept run: the first six words of its prompt, where a file can be called so."""
     try:
         return library.safe_name(" ".join(prompt.split()[:6]))
     except TraceError:

@@ -249,7 +249,7 @@ async def _visits(address: str, pause: float, seed: int, found: Class) -> None:
 
 
 def _worked(server: psutil.Process) -> tuple[float, float]:
-    """Processor seconds so far, of the server and of the whole machine."""
+    """Seconds of processor time that the server and the whole machine have used so far."""
     own, machine = server.cpu_times(), psutil.cpu_times()
     return own.user + own.system, machine.user + machine.system + getattr(machine, "nice", 0.0)
 

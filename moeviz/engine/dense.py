@@ -1,5 +1,5 @@
-"""The dense part of a model with less around its products: while a run lasts, its modules give the same bits
-by fewer and shorter calls.
+"""Makes the dense part of a model (all but its experts) faster: while a run lasts, its modules give the same
+bits by fewer and shorter calls.
 
 One token's pass through a small model spends more time around the products than in them. So matrices that
 multiply the same row and stand side by side in memory are one product; a row is multiplied as a vector, which

@@ -66,7 +66,7 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """One policy at one slot count."""
+    """What to expect of one policy at one number of slots."""
 
     policy: str  # or EVEN
     hit_ratio: float  # of decode
@@ -75,7 +75,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One slot count."""
+    """What one number of slots takes and gives."""
 
     slots: int  # in each MoE layer
     fast: int  # bytes that the fast tier needs: dense part, slots, keys and values

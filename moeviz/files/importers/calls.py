@@ -62,7 +62,7 @@ class Calls:
         self._pass = {}
 
     def routed(self, **others: Any) -> Routed:
-        """All of it. Raises TraceError."""
+        """The choices of all calls that were added, as tokens in order. Raises TraceError."""
         if self._number == 0 and len(self._pass) == 1:  # one layer only: no call can be told from the next
             ((layer, rows),) = self._pass.items()
             for ids, weights in rows:
