@@ -297,6 +297,12 @@ def test_a_page_that_is_passed_on_names_no_folder(tmp_path: Path) -> None:
     assert str(tmp_path) not in page
 
 
+def test_boards_are_named_by_a_policy_by_settings_or_in_words() -> None:
+    trace = moetrace.sample("change-of-subject")
+    page = stage(trace, ["policy=lru,slots=4,prefetch=previous-token", Settings("lfu", 4)]).html
+    assert page == stage(trace, [Settings("lru", 4, prefetch="previous-token"), "lfu"], 4).html
+
+
 def test_text_of_a_trace_cannot_end_the_script() -> None:
     trace = make_trace([[[0, 1]], [[2, 3]]])
     made = stage_payload(

@@ -21,7 +21,7 @@ from moeviz.core.owncode import short
 from moeviz.core.policies import load_policy
 from moeviz.core.replay import replay
 from moeviz.core.run import Run
-from moeviz.core.settings import Settings
+from moeviz.core.settings import SETTINGS, Settings
 from moeviz.core.suiting import bounding, suited
 from moeviz.core.trace import Trace
 from moeviz.errors import StageError
@@ -113,6 +113,14 @@ class StagePage:
         )
 
 
+def _settings(one: str | Settings, slots: int) -> Settings:
+    if isinstance(one, Settings):
+        return one
+    if one.partition("=")[0] in SETTINGS:
+        return Settings.parse(one, slots=slots)
+    return Settings(load_policy(one), slots)
+
+
 def stage(
     trace: Trace,
     policies: Sequence[str | Settings] = ("lru", "lfu"),
@@ -122,9 +130,10 @@ def stage(
     title: str = "Which cache suits this text?",
     presenter: bool = False,
 ) -> StagePage:
-    """Replays a trace under each policy, or under whole Settings, and shows the first two side by side.
+    """Replays a trace under each policy, or under whole settings, as Settings or in words as
+    `policy=lru,prefetch=next-gate`, and shows the first two side by side.
 
-    `slots`: of policies that are given by name; left out, as many as suit the trace.
+    `slots`: of those that name none themselves; left out, as many as suit the trace.
     `recorded`: a measured run of the trace, for times. Raises ArgumentError, and SettingsError where settings
     do not fit the trace.
     """
@@ -132,7 +141,7 @@ def stage(
     if not policies:
         raise StageError("no policy was named. Name one or two, for example lru and lfu.")
     usual = slots or suited(Settings(), trace.shape).slots
-    settings = [one if isinstance(one, Settings) else Settings(load_policy(one), usual) for one in policies]
+    settings = [_settings(one, usual) for one in policies]
     explainers = [Explainer(trace, one) for one in settings]
     # of boards with other slots that of the larger: it holds for both
     bound = replay(trace, bounding(settings[:2], trace.shape))
