@@ -193,6 +193,10 @@ def test_times_are_measured_modelled_or_absent_and_say_which() -> None:
     assert (other["source"], other["of"]) == ("modelled", "LRU")
     assert unpacked(other["wall"]).min() > 0
     assert len(unpacked(other["lanes"]["kind"])) == unpacked(other["lanes"]["counts"]).sum()
+    kind, end, layer = (unpacked(own["lanes"][name]) for name in ("kind", "end", "layer"))
+    rest = (kind == KINDS.index("other")) & (end == end.max())  # of each pass, after its last layer
+    assert rest.sum() == len(trace.passes())
+    assert (layer[rest] == trace.layers - 1).all()
     stalls = np.bincount(recorded.events.forward_pass, recorded.times.event_stall / 1e6)
     assert np.allclose(waited(own), stalls, atol=0.02)
     modelled = cost.stack(lfu, cost.fit(recorded))

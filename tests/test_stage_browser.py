@@ -905,6 +905,22 @@ def test_new_words_around_the_same_runs_walk_nothing_anew(show: Open) -> None:
     assert value(page, "stage.model === window.model")
 
 
+def test_nothing_plays_while_the_host_measures(show: Open) -> None:
+    trace = random_trace(5)
+    runs = [replay(trace, Settings(name, 3)) for name in ("lru", "lfu")]
+    page = show(stage_html(stage_payload(trace, runs)))
+    page.keyboard.press(" ")
+    assert value(page, "stage.playing")
+    actions = [{"id": "stop", "label": "Stop measuring", "key": "m", "quiet": "measuring"}]
+    for given, may in ((actions, False), ([], True)):
+        said = stage_payload(trace, runs, actions=given)
+        page.evaluate("(payload) => window.moevizStage.update(payload)", said)
+        assert not value(page, "stage.playing")
+        assert page.locator("button.play").is_enabled() is may
+        page.evaluate("window.moevizStage.toggle()")
+        assert value(page, "stage.playing") is may
+
+
 def test_menus_that_come_with_new_words_are_as_wide_as_what_is_chosen(show: Open) -> None:
     trace = random_trace(5)
     runs = [replay(trace, Settings(name, 3)) for name in ("lru", "lfu")]

@@ -238,7 +238,7 @@ def _actions(going: bool, wanted: Wanted) -> list[dict[str, str]]:
     if going:
         return [{"id": "stop", "label": "Stop", "key": "r"}]
     if _job("measure") is not None:
-        return [{"id": "stop", "label": "Stop measuring", "key": "m"}]
+        return [{"id": "stop", "label": "Stop measuring", "key": "m", "quiet": "measuring"}]
     return [
         {"id": "run", "label": "Run it live", "key": "r", "about": wanted.runs},
         {"id": "measure", "label": wanted.label, "key": "m", "about": wanted.takes},

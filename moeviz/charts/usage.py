@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeviz.charts import style
+from moeviz.charts.board import MISS
 from moeviz.charts.chart import Chart
 from moeviz.charts.shares import by_layer, served, uneven
 from moeviz.core.trace import DECODE, Trace
@@ -80,7 +81,7 @@ def now_and_so_far(trace: Trace, step: int, weighted: bool = False) -> Chart:
             marker={
                 "symbol": "square-open",
                 "size": 20 if trace.num_experts <= 16 else 9,
-                "color": style.CURSOR,
+                "color": style.STATE_COLORS[MISS],
                 "line": {"width": 4},
             },
             hovertemplate="layer %{x}, expert %{y}: chosen now<extra></extra>",

@@ -57,7 +57,7 @@ def _whole(lanes: Lanes, wall: NDArray[np.float64]) -> Lanes:
     """
     compute = lanes.kind < OF_LINK
     layer = np.zeros(len(wall), np.int64)
-    layer[lanes.forward_pass] = lanes.layer  # the last that anything is of
+    np.maximum.at(layer, lanes.forward_pass[compute], lanes.layer[compute])  # the last one's
     end = np.zeros(len(wall))
     np.maximum.at(end, lanes.forward_pass[compute], lanes.end[compute])
     rest = np.flatnonzero(wall > end)

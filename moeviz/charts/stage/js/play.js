@@ -10,6 +10,7 @@ class Player extends Cursor {
       this.tell()
       return
     }
+    if (this.quiet) return
     const last = this.model.passes - 1
     if (this.pass >= last) this.pass = 0
     this.layer = null
@@ -19,6 +20,11 @@ class Player extends Cursor {
     this.time = this.apart ? this.boards.reduce((most, board) => Math.max(most, this.began(board)), 0) : 0
     this.ended = false
     this.dirty = true
+  }
+
+  // While the host measures nothing moves by itself: drawing would take the processor from what is measured.
+  get quiet() {
+    return this.model.payload.actions.some((one) => one.quiet)
   }
 
   began(board) {

@@ -93,6 +93,11 @@ class Stage extends Player {
     this.title.hidden = !payload.title
     this.verdict.textContent = payload.verdict
     this.results.take()
+    if (this.playing && this.quiet) {
+      this.stop()
+      this.settle()
+      this.tell()
+    }
     if (old?.id !== payload.id) this.show(this.model.runs.slice(0, 2))
     else if (JSON.stringify([old.actions, old.menus]) !== JSON.stringify([payload.actions, payload.menus])) {
       this.transport.take()

@@ -91,6 +91,7 @@ class Transport {
     const { stage } = this
     const { payload } = stage.model
     this.offer(payload.actions)
+    this.play.disabled = stage.quiet
     const timed = stage.boards.every((board) => board.run.clock.wall)
     const last = this.speed.lastElementChild
     last.disabled = !timed
