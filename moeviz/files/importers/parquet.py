@@ -51,9 +51,7 @@ def open_parquet(source: Source) -> Any:
         )
         meta, _ = file.metadata, names_of(file)
     except (pyarrow.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise source.error(
-            f"is not a parquet file that can be read: {str(error)[:80] or type(error).__name__}."
-        ) from None
+        raise _unreadable(source, error) from None
     if meta.num_columns > MOST_COLUMNS or meta.num_row_groups > MOST_GROUPS or meta.num_rows > MOST_ROWS:
         raise source.error(
             f"has {meta.num_rows:,} rows of {meta.num_columns:,} columns; up to {MOST_ROWS:,} of "
@@ -86,9 +84,7 @@ def read_columns(source: Source, file: Any, wanted: Mapping[str, str]) -> dict[s
     except (pyarrow.ArrowException, OSError, ValueError, KeyError, MemoryError, IndexError) as error:
         if isinstance(error, type(source.error(""))):
             raise
-        raise source.error(
-            f"is not a parquet file that can be read: {str(error)[:80] or type(error).__name__}."
-        ) from None
+        raise _unreadable(source, error) from None
     return found
 
 
