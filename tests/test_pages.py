@@ -487,6 +487,11 @@ def test_a_paced_comparison_names_its_rate_and_is_one_click_from_the_real_disk()
     assert not [one for one in app.button if one.label == "On the real disk"]
 
 
+def timed(app: AppTest) -> list[str]:
+    """Where the times of the boards come from."""
+    return [part["times"]["source"] for part in payload(app)["runs"]]
+
+
 def test_a_comparison_of_ones_own_words_brings_its_text_and_is_of_before_beside_another() -> None:
     app = opened("stage", step="60", tokens="3", tier="this RAM")
     app.text_area(key="prompt").set_value("And it").run()
@@ -501,7 +506,16 @@ def test_a_comparison_of_ones_own_words_brings_its_text_and_is_of_before_beside_
         assert app.text_area(key="prompt").value == "And it"
         assert payload(app)["results"]["title"].startswith("Measured, 3 pairs")
         assert not payload(app)["results"]["stale"]
+        assert timed(app) == ["measured", "measured"]
+    desk.opened["the same text"] = (desk.jobs["measure"].trace, None)
+    for board, policy in (("a", "lru"), ("b", "lfu")):
+        app.query_params[board] = f"policy={policy},slots=4"
+    app.run().selectbox(key="trace").select("the same text").run()
+    assert timed(app) == ["measured", "measured"]
+    app.query_params["b"] = "policy=fifo,slots=4"
+    assert timed(app.run()) == ["modelled", "modelled"]  # never one of each
     app.selectbox(key="trace").select("sample: bible").run()
+    assert timed(app) == ["modelled", "modelled"]
     app.text_area(key="prompt").set_value("And it").run()
     app.number_input(key="tokens").set_value(3).run()
     results = payload(app)["results"]

@@ -187,12 +187,19 @@ def test_times_are_measured_modelled_or_absent_and_say_which() -> None:
     assert recorded is not None
     assert recorded.times is not None
     lru, lfu = (replay(trace, Settings(name, 4)) for name in ("lru", "lfu"))
-    own, other = (part["times"] for part in stage_payload(trace, [lru, lfu], measured=[recorded])["runs"])
+    (own,) = (part["times"] for part in stage_payload(trace, [lru], measured=[recorded])["runs"])
     assert own["source"] == "measured"
     assert np.allclose(unpacked(own["wall"]), recorded.times.pass_wall / 1e6)
-    assert (other["source"], other["of"]) == ("modelled", "LRU")
+    pair = [part["times"] for part in stage_payload(trace, [lru, lfu], measured=[recorded])["runs"]]
+    assert [(one["source"], one["of"]) for one in pair] == [("modelled", "LRU")] * 2  # of one kind
+    other = pair[1]
     assert unpacked(other["wall"]).min() > 0
     assert len(unpacked(other["lanes"]["kind"])) == unpacked(other["lanes"]["counts"]).sum()
+    both = stage_payload(trace, [lru, lfu], measured=[recorded, replace(lfu, times=recorded.times)])["runs"]
+    assert [(one["times"]["source"], one["times"]["of"]) for one in both] == [
+        ("measured", "LRU"),
+        ("measured", "LFU (counts kept)"),
+    ]
     kind, end, layer = (unpacked(own["lanes"][name]) for name in ("kind", "end", "layer"))
     rest = (kind == KINDS.index("other")) & (end == end.max())  # of each pass, after its last layer
     assert rest.sum() == len(trace.passes())

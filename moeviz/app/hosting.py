@@ -29,7 +29,7 @@ from moeviz.app import (
 )
 from moeviz.app.measure import Wanted
 from moeviz.app.stage import StageEvent, stage, told
-from moeviz.charts.stage import run_part, stage_payload
+from moeviz.charts.stage import all_timed, run_part, stage_payload
 from moeviz.core.oracle import BUNDLED_NAME
 from moeviz.core.replay import served
 from moeviz.core.run import Run
@@ -37,7 +37,6 @@ from moeviz.core.settings import BASELINES, Settings
 from moeviz.core.suiting import suited
 from moeviz.core.trace import Trace
 from moeviz.errors import MoevizError
-from moeviz.numbers import medians
 
 TITLE = "Which cache suits this text?"
 BELOW = 12  # px left free under the stage
@@ -126,8 +125,11 @@ def _stage(
     else:
         quick = trace.experts.size <= QUICK
         told = [_explained(trace, one, at_once=quick and not soon) for one in two]
+        alike = _alike(here, two)
         parts = [
-            kept.part(trace, one, measured) if known else kept.bare(trace, one, measured if quick else [])
+            kept.part(trace, one, measured, alike=alike)
+            if known
+            else kept.bare(trace, one, measured if quick else [], alike)
             for one, known in zip(two, told, strict=True)
         ]
         parts = [_as_watched(one) for one in parts] if here.name == traces.LIVE else parts
@@ -184,7 +186,7 @@ def _explain(here: traces.Here, two: list[Settings], job: Any) -> None:
     new = [] if job is not None else [one for one in two if not _explained(trace, one)]
     for one in new:
         try:
-            kept.part(trace, one, _measured(here))
+            kept.part(trace, one, _measured(here), alike=_alike(here, two))
         except MoevizError:
             boards.fall_back(here.name, here, two, _measured(here))
             raise
@@ -218,11 +220,15 @@ def _seek(trace: Trace, follows: bool, timed: bool) -> dict[str, Any] | None:
 
 
 def _measured(here: traces.Here) -> list[Run]:
-    """Timed runs of the trace, for the boards' times."""
-    job = jobs.desk().latest("measure")
-    if here.name == traces.MEASURED and job is not None:
-        return [medians.median_run(runs) for _, runs in measure.by_settings(job)]
-    return [here.run] if here.run is not None and here.run.measured else []
+    """Timed runs of the trace, for the boards' times: of a comparison of its text before its own."""
+    own = [here.run] if here.run is not None and here.run.measured else []
+    return [*measure.timed(here), *own]
+
+
+def _alike(here: traces.Here, two: list[Settings]) -> bool:
+    """Whether both boards have measured times."""
+    trace = served(here.trace, two[0])
+    return all_timed([kept.replayed(trace, one) for one in two], _measured(here))
 
 
 def _as_watched(part: dict[str, Any]) -> dict[str, Any]:

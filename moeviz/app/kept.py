@@ -71,21 +71,25 @@ def pictures(run: Run) -> list[Frame]:
 
 @st.cache_resource(show_spinner="Replaying the trace", max_entries=24, hash_funcs=BY_TRACE | BY_RUN)
 def part(
-    trace: Trace, settings: Settings, measured: list[Run], over: tuple[str, Costs] | None = None
+    trace: Trace,
+    settings: Settings,
+    measured: list[Run],
+    over: tuple[str, Costs] | None = None,
+    alike: bool = True,
 ) -> dict[str, Any]:
-    """What the stage shows of one board, with times modelled `over` a link where one is given. Raises
-    SettingsError where the settings do not fit the trace.
+    """What the stage shows of one board, with times modelled `over` a link where one is given; `alike`: as
+    `all_timed` says of its boards. Raises SettingsError where the settings do not fit the trace.
     """
     found = explained(trace, settings)
     if over is None:  # what there is of it is kept
-        return bare(trace, settings, measured) | {"story": stories_of(found), "soon": False}
+        return bare(trace, settings, measured, alike) | {"story": stories_of(found), "soon": False}
     return run_part(found.run, measured, found, over, fitted)
 
 
 @st.cache_resource(show_spinner=False, max_entries=24, hash_funcs=BY_TRACE | BY_RUN)
-def bare(trace: Trace, settings: Settings, measured: list[Run]) -> dict[str, Any]:
+def bare(trace: Trace, settings: Settings, measured: list[Run], alike: bool) -> dict[str, Any]:
     """What the stage shows of one board until the rest is there. Raises SettingsError as `part` does."""
-    return run_part(replayed(trace, settings), measured, fitted=fitted, soon=True)
+    return run_part(replayed(trace, settings), measured, fitted=fitted, soon=True, alike=alike)
 
 
 @st.cache_resource(show_spinner=False, max_entries=64, hash_funcs=BY_RUN)

@@ -94,6 +94,14 @@ def latest() -> Job | None:
     return None
 
 
+def timed(here: Here) -> list[Run]:
+    """Of a comparison of the text that is shown the repeat in the middle of each setting."""
+    job = jobs.desk().latest("measure") if here.name == traces.MEASURED else latest()
+    if job is None or not _of_text(job, here):
+        return []
+    return [medians.median_run(runs) for _, runs in by_settings(job)]
+
+
 def on_stage(here: Here, now: list[Settings], ask: Ask) -> dict[str, Any] | None:
     """The latest comparison for the stage's first screen, titled with what it was."""
     job = latest()

@@ -14,7 +14,7 @@ import streamlit as st
 from moeviz.app import components, first_visit, kept, lectern, links, show, traces
 from moeviz.app.room import HALL
 from moeviz.app.stage import stage
-from moeviz.charts.stage import stage_payload
+from moeviz.charts.stage import all_timed, stage_payload
 from moeviz.core.run import Run
 from moeviz.core.trace import Trace
 from moeviz.lessons import (
@@ -308,13 +308,14 @@ def reveal(shown: Shown) -> None:
     measured = [shown.measured] if shown.measured is not None else []
     over = (shown.link, LAB.costs(shown.link)) if shown.link else None
     runs = [kept.explained(trace, one).run for one in two]
+    alike = all_timed(runs, measured)
     changes = kept.changes(trace) if shown.changes is None else list(shown.changes)
     payload = stage_payload(
         trace,
         runs,
         bound=kept.bound(trace, two),
         measured=measured,
-        parts=[kept.part(trace, one, measured, over) for one in two],
+        parts=[kept.part(trace, one, measured, over, alike) for one in two],
         changes=changes,
         title=shown.title,
         verdict=hit_verdict(trace, runs, changes),

@@ -3,5 +3,6 @@
 from moeviz.charts.stage.page import StagePage, stage, stage_html
 from moeviz.charts.stage.payload import run_part, stage_payload
 from moeviz.charts.stage.results import results_of
+from moeviz.charts.stage.times import all_timed
 
-__all__ = ["StagePage", "results_of", "run_part", "stage", "stage_html", "stage_payload"]
+__all__ = ["StagePage", "all_timed", "results_of", "run_part", "stage", "stage_html", "stage_payload"]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from moeviz.charts.stage.packing import packed, pairs_of_bits
 from moeviz.charts.stage.stories import stories_of
-from moeviz.charts.stage.times import times_of
+from moeviz.charts.stage.times import all_timed, times_of
 from moeviz.charts.stage.words import KEYS, LEGEND, PHRASES, TOLD
 from moeviz.core.policies import POLICIES, Policy
 from moeviz.core.predictors import PREDICTORS, Kind
@@ -56,8 +56,8 @@ def stage_payload(
     """Everything that the stage's JavaScript needs, as values that JSON can hold.
 
     `runs`: runs of this trace under the settings of the boards; the first two are shown. `bound`: the run
-    whose curve is drawn in grey. `measured`: measured runs of this trace; a run with their settings takes
-    their times, others are modelled from the first. `explainers`: for each run the one that tells why victims
+    whose curve is drawn in grey. `measured`: measured runs of this trace; where each run has one with its
+    settings, they take their times, else all are modelled from the first. `explainers`: for each run the one that tells why victims
     left; left out, the stories tell what is in the trace alone. `parts`: for each run what `run_part` gave
     for it, where that was kept: most of the work, since a changed setting changes one run. `changes`: where
     the subject changes; left out, they are found where the trace is the bundled model's. `menus`: for
@@ -78,8 +78,9 @@ def stage_payload(
     names = setting_names([run.settings for run in runs])
     told = [*explainers, *[None] * (len(runs) - len(explainers))]
     kept = [*parts, *[None] * (len(runs) - len(parts))]
+    alike = all_timed(runs, measured)
     given = [
-        {**(part if part is not None else run_part(run, measured, explainer)), "name": name}
+        {**(part if part is not None else run_part(run, measured, explainer, alike=alike)), "name": name}
         for name, run, explainer, part in zip(names, runs, told, kept, strict=True)
     ]
     return {
@@ -199,6 +200,7 @@ def run_part(
     over: tuple[str, Costs] | None = None,
     fitted: Callable[[Run], Costs] = fit,
     soon: bool = False,
+    alike: bool = True,
 ) -> dict[str, Any]:
     """What `stage_payload` says of one run. The explainer has to be of the run's own settings. `over`: a link
     and its costs, where times are to be modelled for it. `fitted`: gives the costs of a measured run, for
@@ -245,7 +247,7 @@ def run_part(
             else None,
         },
         "start": {"layer": packed(run.start.layer), "expert": packed(run.start.expert)},
-        "times": times_of(run, measured, over, fitted),
+        "times": times_of(run, measured, over, fitted, alike),
         "story": None if explainer is None else stories_of(explainer),
         "soon": soon,
     }

@@ -28,10 +28,12 @@ def times_of(
     measured: Sequence[Run],
     over: tuple[str, Costs] | None = None,
     fitted: Callable[[Run], Costs] = fit,
+    alike: bool = True,
 ) -> dict[str, Any] | None:
     """The times of a run: its own, those of a measured run that made the same decisions, or modelled ones;
     None where there are none. `over`: the name of a link and the costs with it, by which all are modelled.
-    `fitted`: gives the costs of a measured run, for whoever has kept them.
+    `fitted`: gives the costs of a measured run, for whoever has kept them. `alike`: what `all_timed` says of
+    the runs that this one is seen beside; where it is False, modelled times are taken before measured ones.
 
     `source` is "measured", "modelled" or "modelled over"; `of` the settings on which modelled times rest, or
     the link. `wall`: ms of each
@@ -40,15 +42,29 @@ def times_of(
     """
     if over is not None and _fits(run):
         return {"source": "modelled over", "of": over[0], **_modelled(run, over[1])}
-    own = next((one for one in (run, *measured) if one.measured and _same(one, run)), None)
-    if own is not None and own.times is not None:
+    own = _own(run, measured)
+    known = next((one for one in measured if _decoded(one)), None)
+    models = known is not None and not run.settings.baseline and _fits(run)
+    if own is not None and own.times is not None and (alike or not models):
         wall = own.times.pass_wall / 1e6
         lanes = _whole(measured_passes(own, 0, len(wall)), wall) if _fits(own) else None
         return {"source": "measured", "of": setting_name(own.settings), **_packed(wall, lanes)}
-    known = next((one for one in measured if _decoded(one)), None)
-    if known is None or run.settings.baseline or not _fits(run):
+    if known is None or not models:
         return None
     return {"source": "modelled", "of": setting_name(known.settings), **_modelled(run, fitted(known))}
+
+
+def all_timed(runs: Sequence[Run], measured: Sequence[Run]) -> bool:
+    """Whether each of the runs was measured, or made the decisions of one that was. Else runs that are seen
+    side by side are modelled all: of a measured time beside a modelled one nobody knows which of the two made
+    the difference.
+    """
+    return all(_own(run, measured) is not None for run in runs)
+
+
+def _own(run: Run, measured: Sequence[Run]) -> Run | None:
+    """The run that was measured for it."""
+    return next((one for one in (run, *measured) if one.measured and _same(one, run)), None)
 
 
 def _whole(lanes: Lanes, wall: NDArray[np.float64]) -> Lanes:
