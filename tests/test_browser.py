@@ -577,6 +577,24 @@ SEEN = """async (strip, before) => {
 }"""
 
 
+def test_a_menu_that_was_used_by_mouse_gives_the_keys_back(page: Page, app: str) -> None:
+    stage = goto(page, app, "step=60")
+    page.locator(".st-key-trace input").click()
+    page.get_by_role("option", name="sample: bible").click()
+    expect(page).to_have_url(re.compile("bible"))
+    expect(stage).to_have_attribute("data-pass", "1", timeout=60 * SECONDS)  # the first token after the prompt
+    settle(page)
+    page.keyboard.press("ArrowRight")
+    expect(stage).to_have_attribute("data-pass", "2", timeout=60 * SECONDS)
+    more = page.get_by_test_id("stPopoverButton").first
+    more.click()
+    expect(more).to_have_attribute("aria-expanded", "true", timeout=60 * SECONDS)
+    page.keyboard.press("Escape")
+    expect(more).to_have_attribute("aria-expanded", "false", timeout=60 * SECONDS)
+    page.keyboard.press("Space")
+    expect(stage.get_by_role("button", name="Pause")).to_be_visible(timeout=60 * SECONDS)
+
+
 def test_larger_text_keeps_the_cursor_of_the_text_in_sight(page: Page, app: str) -> None:
     page.goto(f"{app}/{path('Experts')}?step=200")
     drawn(page, "Experts")

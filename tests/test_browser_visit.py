@@ -64,6 +64,23 @@ def test_a_first_visit_by_keyboard_alone(clock: Page, app: str) -> None:
     expect(clock.locator(".st-key-first-visit")).to_have_count(0)
 
 
+def test_who_loads_the_page_again_before_the_end_is_asked_again(page: Page, app: str) -> None:  # noqa: F811
+    led(page, app)
+    page.get_by_role("button", name="Show me").click()
+    page.get_by_role("button", name="LFU").click()
+    expect(page.get_by_text("You said LFU (counts kept).")).to_be_visible()
+    page.reload()
+    expect(page.get_by_text("Which will more often")).to_be_visible()
+    verdict(staged(page), "")
+    page.get_by_role("button", name="LRU").click()
+    page.get_by_role("button", name="To the end").click()
+    expect(page.get_by_text("You said LRU, and so it is.")).to_be_visible()
+    assert "visit" not in page.url
+    page.reload()
+    verdict(staged(page), "hits")
+    expect(page.locator(".st-key-first-visit")).to_have_count(0)
+
+
 @pytest.mark.parametrize("how", ["mouse", "keyboard", "another page", "a setting", "measuring"])
 def test_it_stands_in_nobodys_way(page: Page, app: str, how: str) -> None:  # noqa: F811
     led(page, app)

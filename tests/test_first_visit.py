@@ -63,6 +63,17 @@ def test_the_lead_goes_on_after_the_lesson_that_it_leads_to() -> None:
     assert "see in half a minute" not in said(app)
 
 
+def test_a_link_goes_on_with_a_visit_that_it_was_kept_by_and_with_no_other() -> None:
+    assert "Which will more often" in said(opened("stage", visit="ask", step="40"))
+    for other in ({"a": "policy=fifo"}, {"trace": "sample: bible"}):
+        app = opened("stage", visit="ask", **other)
+        assert "Which will more often" not in said(app)
+        assert "visit" not in app.query_params
+    app = opened("stage", visit="4")
+    assert "The link says visit=4" in app.toast[0].value
+    assert "visit" not in app.query_params
+
+
 def test_the_lead_ends_with_a_way_to_the_measurement() -> None:
     app = opened("stage")
     for _ in range(3):  # show me, LRU, to the end

@@ -663,6 +663,24 @@ def test_one_trace_and_one_cursor_are_kept_from_page_to_page() -> None:
     turned(app, "timeline")
     assert app.selectbox(key="trace").value == "sample: bible"
     assert "Token 17, MoE layer 0" in texts(app.markdown)
+    app.selectbox(key="trace").select("sample: python-long").run()
+    assert not app.query_params.get("step")  # it was of the other text
+    app = opened("stage", step="131", slow="2", speed="times")
+    assert seek(app)["step"] == 131
+    app.selectbox(key="trace").select("sample: bible").run()
+    assert seek(app) == {"speed": "times"}
+    assert {"step", "slow"}.isdisjoint(app.query_params)
+
+
+def test_a_speed_that_another_text_lacks_goes_without_a_word_where_no_link_asked_for_it() -> None:
+    app = opened("stage", step="60", speed="times")
+    desk = app.session_state["desk"]
+    desk.opened["untimed"] = synthetic(12), None
+    app.run().selectbox(key="trace").select("untimed").run()
+    assert not app.toast
+    assert "speed" not in app.query_params
+    app = opened("stage", step="60", speed="fast")
+    assert "The link says speed=fast" in texts(app.toast)
 
 
 def test_a_trace_that_is_not_here_is_said() -> None:

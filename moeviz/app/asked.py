@@ -41,8 +41,10 @@ def restored(trace: Trace, timed: bool) -> dict[str, Any]:
     if speed := links.get("speed"):
         if speed not in SPEEDS:
             _refuse("speed", "no speed. It plays 4 tokens a second")
-        elif speed == "times" and not timed:
-            _refuse("speed", "no speed of this text, since it was not timed. It plays 4 tokens a second")
+        elif speed == "times" and not timed:  # chosen in the menu, of another text, it goes without a word
+            if st.session_state.linked.get("speed") == speed:
+                _refuse("speed", "no speed of this text, since it was not timed. It plays 4 tokens a second")
+            links.put("speed", "")
         else:
             found["speed"] = speed
     if slow := links.get("slow"):

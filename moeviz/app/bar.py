@@ -100,6 +100,9 @@ def draw(page: str) -> None:
         state.pop("seek", None)  # the stage takes up the cursor where the page before left it
         if "trace" in state and (named := st.query_params.get("trace", state.trace)) != state.trace:
             traces.show(named)  # a link from another page names it; the picker alone would keep its own
+            traces.placed_in(named)
+            for name in traces.PLACE:
+                links.put(name, st.query_params.get(name, ""))
     first_visit.notice(page, came, STAGE, LESSONS)
     links.refuse_senseless()
     links.name_policies()

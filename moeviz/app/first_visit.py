@@ -3,7 +3,8 @@ text, and what came out of it. Within a minute, by mouse or by the keys 1 to 3.
 
 It is for who comes without a link, once in a session, and ends with the first thing that its visitor does
 without it, such as other settings: what it tells is true of those that it began with. It leads to a lesson,
-and goes on when its visitor comes back from there.
+and goes on when its visitor comes back from there. Until it has told what came out, the link says so: after a
+reload it asks again.
 
     first_visit.draw(here, two, "Measure", measure)        # above the stage
 """
@@ -47,6 +48,8 @@ ON = "Go on by yourself"
 LOOKS: dict[str, Literal["primary", "secondary", "tertiary"]] = {"Skip": "tertiary", ON: "secondary"}
 KEYS = {str(number): f"visit-{number}" for number in range(1, 4)}  # key -> button, from anywhere on the page
 LESSONS = {"start": ("How it works", "0"), "told": ("Why?", "1")}  # moment -> a link, and its lesson
+VISIT, ASK = "visit", "ask"  # the link says that a visit is led, and goes on with its question
+_KEPT = {VISIT, "trace", "step", "speed", "presenter"}  # what a link says beside while it is led
 Act = Callable[[], None]
 
 
@@ -58,12 +61,23 @@ def notice(page: str, came: bool, stage: str, lessons: str) -> None:
     state, linked = st.session_state, st.query_params
     if "visit" not in state:
         # where a run of another tab goes on, that is what is shown
-        led = page == stage and not linked and not jobs.desk().running
-        state.visit = "start" if led else ""
+        led = page == stage and not jobs.desk().running and (not linked or _goes_on())
+        if linked.get(VISIT, ASK) != ASK:
+            st.toast(plain(f"The link says visit={linked[VISIT][:40]}, which is no visit. Nobody is led."))
+        _go("" if not led else ASK if linked else "start")
     elif page not in (stage, lessons):
-        state.visit = ""
+        _go("")
     elif page == stage and came and any(links.get(name) != linked[name] for name in linked):
-        state.visit = ""  # the link asks for something else than what was left there
+        _go("")  # the link asks for something else than what was left there
+
+
+def _goes_on() -> bool:
+    """Whether the link was kept by a visit that was led, and says nothing else. What it says of a place is
+    the visit's own.
+    """
+    linked = st.query_params
+    own = linked.get(VISIT) == ASK and linked.get("trace", traces.FIRST) == traces.FIRST
+    return own and linked.keys() <= _KEPT
 
 
 def leads(here: traces.Here) -> bool:
@@ -137,6 +151,7 @@ def heard(event: StageEvent, here: traces.Here, last: int) -> None:
 def _go(to: str, step: int | None = None) -> None:
     """`step`: where the stage stands then, for the other pages."""
     st.session_state.visit = to
+    links.put(VISIT, ASK if to in (ASK, "play") else "")
     if step is not None:
         traces.move(step)
 

@@ -61,6 +61,7 @@ def draw(
             traces.show(trace)
             if trace == traces.LIVE:
                 last = len(traces.load(trace)[0].passes()) - 1
+                traces.placed_in(trace)
                 st.session_state.seek = {"step": last, "follows": True}
                 traces.move(last)  # where its user has left it, the stage says so
             st.rerun()

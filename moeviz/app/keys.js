@@ -90,8 +90,27 @@ window.moevizKeys ??= (() => {
     if (side.clientWidth > window.innerWidth / 2) close?.click()
   }
 
+  // A menu that was opened by mouse leaves the keys to the page when it is closed, or something was chosen in
+  // it. Who came to it by keyboard goes on from there.
+  let byMouse = false
+
+  // Once the menu has done with what was pressed.
+  function leave(chosen) {
+    const here = document.activeElement
+    const menu = here?.closest?.("[data-testid=stSelectbox], [data-testid=stPopover]")
+    if (byMouse && menu && (chosen || !menu.querySelector("[aria-expanded=true]"))) here.blur()
+  }
+
+  function point(event) {
+    const chosen = event.type === "click" && event.composedPath().some((one) => one.role === "option")
+    if (event.type === "pointerdown") byMouse = true
+    else if (event.key === "Tab") byMouse = false
+    else if (event.type === "click" || event.key === "Escape") setTimeout(() => leave(chosen))
+  }
+
   for (const [name, does] of Object.entries({ keydown: press, dragover: over, drop, click: choose }))
     window.addEventListener(name, does, true)
+  for (const name of ["pointerdown", "click", "keydown"]) window.addEventListener(name, point, true)
 
   // The first chart would wait for 5 MB of script to be fetched and read: it is done when nothing else is to
   // be done, before anyone asks for a page with a chart. A script that does not come is asked for again by

@@ -1,6 +1,6 @@
 """What a link restores besides the widgets that Streamlit binds to it: trace, its window, cursor, the boards
 of the stage, there the layer at which slow motion stands, the expert that is asked about and the speed; what
-other pages begin with, presenter mode, the lesson and the progress in the lessons.
+other pages begin with, presenter mode, a first visit that was begun, the lesson and the progress in the lessons.
 
 Streamlit drops a page's parameters when another page is opened, so they are kept here and put back.
 """
@@ -22,7 +22,7 @@ from moeviz.words.names import POLICY_NAMES
 
 NAMES = (
     *("trace", "window", "step", "slow", "a", "b", "asked", "speed", "begin"),
-    *("presenter", "lesson", "progress"),
+    *("presenter", "visit", "lesson", "progress"),
 )
 LISTS = ("policies", "published", "baselines")  # of them a link may say that nothing is chosen
 MENUS = ("policy", "policies", "policy_export", "against_policy")  # widgets that a policy is chosen with

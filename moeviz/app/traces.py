@@ -29,6 +29,7 @@ from moeviz.files.moecounts import Counts
 from moeviz.files.moetrace import SAMPLES, sample_names
 
 WHOLE, WINDOW = 13_000, 6_144  # events that are explored at once; of a longer trace so many at a time
+PLACE = ("window", "step")  # what the link says of where its reader is in a trace
 LIVE, MEASURED = "my latest run", "my latest comparison"
 LATEST = {LIVE: "live", MEASURED: "measure"}  # the traces that this browser's last jobs left
 FIRST = "sample: change-of-subject"
@@ -117,6 +118,11 @@ def show(name: str) -> None:
     st.session_state.to_show = name
 
 
+def placed_in(name: str) -> None:
+    """What the link says of cursor and window is of the trace of this name, and stays when that is shown."""
+    st.session_state.placed_in = name
+
+
 def open_(name: str, trace: Trace, run: Run | None) -> str:
     """Takes in an uploaded trace and makes it current; gives the name that it got. Raises TraceError where
     there is no room.
@@ -179,10 +185,12 @@ def picker() -> None:
         label_visibility="collapsed",
         help=words.tooltip("trace", more="The trace that every page is about. Open your own in the Library."),
     )
-    if state.setdefault("windowed", state.trace) != state.trace:  # a window is of one trace
-        state.windowed = state.trace
-        state.pop("window", None)
-        links.put("window", "")
+    if state.setdefault("placed_in", state.trace) != state.trace:  # a place is of one trace
+        placed_in(state.trace)
+        for name in PLACE:
+            state.pop(name, None)
+            links.put(name, "")
+        state.pop("seek", None)  # where the stage was told to go
     (links.put_default if state.trace == FIRST else links.put)("trace", state.trace)
 
 
