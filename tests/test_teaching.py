@@ -46,10 +46,26 @@ def test_a_wrong_one_is_told_what_is_right_and_a_second_try_changes_no_score() -
 
 def test_a_number_is_dragged_and_revealed() -> None:
     app = lesson(6)
+    app.slider(key="guess-6").set_value(4).run()  # and back to where it began
     app.slider(key="guess-6").set_value(5).run()
     press(app, "choice-1")
     assert "Right" in app.success[0].value
     assert "The ring: your guess, 5 slots." in said(app)
+
+
+def test_a_slider_that_nobody_moved_is_no_prediction() -> None:
+    app = lesson(6)
+    assert app.button(key="choice-1").disabled
+    assert "Move the slider to your prediction." in said(app)
+    app.slider(key="guess-6").set_value(4).run()
+    assert not app.button(key="choice-1").disabled
+    app = press(press(app, "choice-1"), "again-6")
+    assert app.button(key="choice-1").disabled
+
+
+def test_after_a_reload_the_answer_still_says_who_was_right() -> None:
+    assert lesson(1, progress=".1").success[0].value.startswith("You predicted right: **LFU")
+    assert lesson(1, progress=".0").error[0].value.startswith("You predicted something else. It is: **LFU")
 
 
 def test_a_link_with_progress_opens_the_answer_and_a_bad_one_begins_anew() -> None:
@@ -61,6 +77,7 @@ def test_a_link_with_progress_opens_the_answer_and_a_bad_one_begins_anew() -> No
 
 def test_next_leads_through_all_lessons() -> None:
     app = lesson(0)
+    app.slider(key="guess-0").set_value(40).run()
     press(app, "choice-1")
     press(app, "next")
     assert lessons()[1].title in app.title[0].value.replace("\\", "")

@@ -1,6 +1,7 @@
 """What a link restores besides the widgets that Streamlit binds to it: trace, its window, cursor, the boards
 of the stage, there the layer at which slow motion stands, the expert that is asked about and the speed; what
-other pages begin with, presenter mode, a first visit that was begun, the lesson and the progress in the lessons.
+other pages begin with, presenter mode, a first visit that goes on, the lesson and the progress in the
+lessons.
 
 Streamlit drops a page's parameters when another page is opened, so they are kept here and put back.
 """

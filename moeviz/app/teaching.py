@@ -167,6 +167,11 @@ def _asked(kind: Choice | Guess, number: int) -> float | None:
             if st.button(show.plain(f"{n}  {option}"), key=f"choice-{n}", width="stretch"):
                 return float(n - 1)
         return None
+    moved = f"moved-{number}"
+
+    def move() -> None:
+        st.session_state[moved] = True
+
     middle = (kind.least + kind.most) // 2
     given = st.slider(
         "Your prediction",
@@ -176,19 +181,29 @@ def _asked(kind: Choice | Guess, number: int) -> float | None:
         format=f"%d{kind.unit.replace('%', '%%')}",
         key=f"guess-{number}",
         label_visibility="collapsed",
+        on_change=move,
     )
-    return (
-        float(given)
-        if st.button("Reveal", key="choice-1", type="primary", icon=":material/visibility:")
-        else None
-    )
+    open_ = moved not in st.session_state  # where the slider stands by itself nobody predicted anything
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if st.button("Reveal", key="choice-1", type="primary", icon=":material/visibility:", disabled=open_):
+            del st.session_state[moved]
+            return float(given)
+        if open_:
+            st.markdown("Move the slider to your prediction.")
+    return None
 
 
 def explain(one: Lesson, given: float | str) -> str:
     """Draws what came out, and why; gives what is chosen to stand beside it."""
     answer = answered(one.number)
     right = f"**{show.plain(one.predict.text(answer.right))}**"
-    if isinstance(given, str):
+    before = progress().of(one.number) if HALL.room is None else None
+    if isinstance(given, str) and before is not None:  # of what was said the link keeps that alone
+        if before:
+            st.success(f"You predicted right: {right}", icon=":material/check:")
+        else:
+            st.error(f"You predicted something else. It is: {right}", icon=":material/close:")
+    elif isinstance(given, str):
         if HALL.room is None or isinstance(one.predict, Guess):  # a class's bars mark the right choice
             st.markdown(f"The answer: {right}")
     elif (told := one.predict.text(given)) == one.predict.text(answer.right):
@@ -200,7 +215,12 @@ def explain(one: Lesson, given: float | str) -> str:
     # in what moves, so that a keyboard reaches it, and at its top, where its edge cuts nothing
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button(
-            "Predict again", key=f"again-{one.number}", type="tertiary", on_click=_again, args=(one.number,)
+            "Predict again",
+            key=f"again-{one.number}",
+            type="tertiary",
+            icon=":material/replay:",
+            on_click=_again,
+            args=(one.number,),
         )
         beside = _view(one)
     for said in answer.why:

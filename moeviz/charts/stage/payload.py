@@ -57,11 +57,11 @@ def stage_payload(
 
     `runs`: runs of this trace under the settings of the boards; the first two are shown. `bound`: the run
     whose curve is drawn in grey. `measured`: measured runs of this trace; where each run has one with its
-    settings, they take their times, else all are modelled from the first. `explainers`: for each run the one that tells why victims
-    left; left out, the stories tell what is in the trace alone. `parts`: for each run what `run_part` gave
-    for it, where that was kept: most of the work, since a changed setting changes one run. `changes`: where
-    the subject changes; left out, they are found where the trace is the bundled model's. `menus`: for
-    "policy", "slots" and "prefetch" the values that a board may be set to, with their labels; left out, only
+    settings, they take their times, else all are modelled from the first. `explainers`: for each run the one
+    that tells why victims left; left out, the stories tell what is in the trace alone. `parts`: for each run
+    what `run_part` gave for it, where that was kept: most of the work, since a changed setting changes one
+    run. `changes`: where the subject changes; left out, they are found where the trace is the bundled
+    model's. `menus`: for "policy", "slots" and "prefetch" the values that a board may be set to, with their labels; left out, only
     the given runs can be chosen. `actions`: buttons of the host, each with "id", "label" and "key",
     "quiet" where nothing may play meanwhile, and "about" where more is to be said of it. `results`: what
     `results_of` gave of a measured comparison.

@@ -107,7 +107,7 @@ PHRASES = {
     "board told": "{name}: {hits} there, {late} late, {misses} missing.",
     # the band and the curves
     "domain": "told from the experts of the {n} tokens around it, the text is {name}",
-    "domain short": "by {n} tokens' experts: {name}",
+    "domain short": "the experts say: {name}",
     "domain why": "The colour of a token is the domain that the experts of the {n} tokens around it are used "
     "like: a change shows within some tokens of its dashed line.",
     "density": "the whole text: stronger where more was missing",
