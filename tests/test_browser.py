@@ -386,6 +386,7 @@ def test_every_page_fits_a_phone(page: Page, app: str) -> None:
 
 def move_the_slider(page: Page) -> None:
     """Where the question is answered with one."""
+    expect(page.locator(".st-key-choice-1 button")).to_be_visible()
     slider = page.locator("[class*=st-key-guess-]").get_by_role("slider")
     if slider.count():
         slider.press("ArrowRight")

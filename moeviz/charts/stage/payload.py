@@ -61,10 +61,10 @@ def stage_payload(
     that tells why victims left; left out, the stories tell what is in the trace alone. `parts`: for each run
     what `run_part` gave for it, where that was kept: most of the work, since a changed setting changes one
     run. `changes`: where the subject changes; left out, they are found where the trace is the bundled
-    model's. `menus`: for "policy", "slots" and "prefetch" the values that a board may be set to, with their labels; left out, only
-    the given runs can be chosen. `actions`: buttons of the host, each with "id", "label" and "key",
-    "quiet" where nothing may play meanwhile, and "about" where more is to be said of it. `results`: what
-    `results_of` gave of a measured comparison.
+    model's. `menus`: for "policy", "slots" and "prefetch" the values that a board may be set to, with their
+    labels; left out, only the given runs can be chosen. `actions`: buttons of the host, each with "id",
+    "label" and "key", "quiet" where nothing may play meanwhile, and "about" where more is to be said of it.
+    `results`: what `results_of` gave of a measured comparison.
     `live`: the trace still grows, so that nothing is known of what comes.
 
     Raises StageError where a run is not one of this trace, where there is none, or where the trace is too
