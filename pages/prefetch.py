@@ -50,7 +50,12 @@ with show.screen():
     measured, whose = traces.basis(trace, own)
     costs = kept.fitted(measured)
     pollution = worth.pollution_of(run)
-    even = [worth.break_even_precision(costs, trace.layers, trace.k, ahead, pollution) for ahead in (1, 2, 3)]
+    timed = traces.timed(trace, own)
+    even = [
+        worth.break_even_precision(costs, trace.layers, trace.k, ahead, pollution)
+        for ahead in (1, 2, 3)
+        if timed
+    ]
     found = {one: kept.guessed(trace, one, settings.width, settings.threshold) for one in known}
     if (clicked := components.clicked()) is not None:
         traces.open_stage(*clicked, settings)
@@ -63,9 +68,11 @@ with show.screen():
     with right:
         many = int(passes)
         show.chart(lambda: traffic.ledger(run), "ledger", run)
-        show.chart(lambda: lanes.over_passes(run, step, many, costs), "lanes", run, step, many, costs)
-    saved = words.worth_in_time(kept.predicted(run, costs), kept.predicted(without, costs), show.plain(whose))
-    st.caption(f"{saved} Break-even: costs of {show.plain(whose)}. A click on a copy opens the stage there.")
+        other = "" if timed else whose
+        drawn = run, step, many, costs, other
+        show.chart(lambda: lanes.over_passes(*drawn), "lanes", *drawn)
+    saved = words.worth_in_time(kept.predicted(run, costs), kept.predicted(without, costs), whose, timed)
+    st.caption(f"{show.plain(saved)} A click on a copy opens the stage there.")
 show.chart(lambda: traffic.crossed(run, without), "crossed", run, without)
 if settings.prefetch in found:
     one = settings.prefetch

@@ -824,6 +824,18 @@ def test_router_guesses_that_were_not_recorded_are_a_designed_state() -> None:
     assert not app.exception
 
 
+def test_prefetch_tells_no_time_of_a_model_that_was_not_timed() -> None:
+    app = turned(showing(odd_traces()["no guesses"]), "prefetch")
+    assert "This model was not timed" in texts(app.caption)
+    assert "Worth it in time" not in texts(app.caption)
+    assert "break-even" not in texts(app.caption)  # nor in what the pictures say
+    assert ", by costs of the bundled model's run" in texts(app.subheader)
+    assert "recorded]" not in texts(app.markdown)  # the badge: no router guessed
+    app = opened("prefetch")
+    assert "Worth it in time" in texts(app.caption)
+    assert "by costs of" not in texts(app.subheader)
+
+
 # what if
 
 

@@ -18,6 +18,7 @@ from moeviz import words
 from moeviz.app import links
 from moeviz.app.jobs import desk
 from moeviz.app.show import plain
+from moeviz.core.oracle import BUNDLED_NAME
 from moeviz.core.replay import check_trace
 from moeviz.core.run import Run
 from moeviz.core.settings import SETTINGS, Settings
@@ -287,6 +288,11 @@ def basis(trace: Trace, run: Run | None) -> tuple[Run, str]:
     if run is not None and run.measured and (run.passes.phase == 1).any():
         return run, "its own run"
     return sample()[1], "the bundled model's run"
+
+
+def timed(trace: Trace, run: Run | None) -> bool:
+    """Whether the costs that `basis` gives are of this trace's own model."""
+    return trace.model == BUNDLED_NAME or basis(trace, run)[0] is run
 
 
 def fits(key: str, most: int) -> str:

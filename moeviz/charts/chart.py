@@ -19,7 +19,7 @@ KINDS = {  # where a number comes from -> what that means
     "measured": "Timed while the model ran, with nobody watching.",
     "paced": "Timed while the model ran, with the link slowed down to the rate that is named.",
     "watched": "Timed while the browser drew the run: slower than a measurement, and no measurement.",
-    "replayed": "Exact decisions of a cache on a recorded trace; not timed.",
+    "replayed": "Exact decisions of a cache, or guesses of a predictor, on a recorded trace; not timed.",
     "modelled": "By a cost model fitted on a measured run; not timed.",
     "recorded": "What the routers chose; the same for every cache.",
 }

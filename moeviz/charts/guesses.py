@@ -11,6 +11,7 @@ import numpy as np
 
 from moeviz.charts import style
 from moeviz.charts.chart import Chart
+from moeviz.core.predictors import PREDICTORS
 from moeviz.core.trace import Trace
 from moeviz.numbers.routing import GuessQuality
 from moeviz.words import percent
@@ -47,7 +48,14 @@ def precision(
         if own:
             look = {"symbol": SYMBOLS[ahead], "size": 15, "color": style.SERIES[ahead]}
             rows_at = [names.index(one[0]) + APART * (ahead - 1) for one in own]
-            figure.add_scatter(x=[one[2] for one in own], y=rows_at, mode="markers", name=label, marker=look)
+            figure.add_scatter(
+                x=[one[2] for one in own],
+                y=rows_at,
+                mode="markers",
+                name=label,
+                marker=look,
+                cliponaxis=False,  # a mark at an end of the axis is whole
+            )
             if not equal:
                 hollow = {**look, "symbol": SYMBOLS[ahead] + "-open", "line": {"width": 3}}
                 figure.add_scatter(
@@ -56,6 +64,7 @@ def precision(
                     mode="markers",
                     name=f"recall, {label}",
                     marker=hollow,
+                    cliponaxis=False,
                 )
     chance = guessed / trace.num_experts
     lines = [("by chance", chance, {"color": style.OTHER, "width": 2, "dash": "dash"})]
@@ -80,7 +89,7 @@ def precision(
         ],
         columns=["predictor", "layers ahead", "precision", "recall", "break-even"],
     )
-    return Chart("Are the guesses right?", figure, table, "recorded", _told(rows, chance, break_even))
+    return Chart("Are the guesses right?", figure, table, _kind(names), _told(rows, chance, break_even))
 
 
 def _told(rows: Sequence[tuple[str, int, float, float]], chance: float, break_even: Sequence[float]) -> str:
@@ -129,4 +138,10 @@ def by_layer(name: str, quality: GuessQuality) -> Chart:
         if means
         else f"{name} could not guess here."
     )
-    return Chart(f"Layer by layer: {name}", figure, table, "recorded", alt)
+    return Chart(f"Layer by layer: {name}", figure, table, _kind([name]), alt)
+
+
+def _kind(predictors: Sequence[str]) -> str:
+    """Where guesses come from: routers made theirs while the model ran, other predictors make them now."""
+    own = all("routers" in PREDICTORS[name].needs for name in predictors)
+    return "recorded" if own else "replayed"

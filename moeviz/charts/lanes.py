@@ -29,9 +29,12 @@ LOOKS = {  # kind of a segment -> (name, colour, pattern)
 }
 
 
-def over_passes(run: Run, first: int, count: int = 1, costs: cost.Costs | None = None) -> Chart:
+def over_passes(
+    run: Run, first: int, count: int = 1, costs: cost.Costs | None = None, whose: str = ""
+) -> Chart:
     """Lanes of `count` forward passes from number `first`: as measured where the run was, else as `costs`
-    model them. The customdata of a stretch is (pass, MoE layer, expert), expert -1 where it is of none.
+    model them; `whose`: of another model's run, which the title says. The customdata of a stretch is
+    (pass, MoE layer, expert), expert -1 where it is of none.
 
     Raises ValueError where the run was not measured and there are no costs.
     """
@@ -79,7 +82,8 @@ def over_passes(run: Run, first: int, count: int = 1, costs: cost.Costs | None =
     )
     several = from_to(passes_of(run)[first:last])
     kind = kind_of(run) if run.measured else "modelled"
-    return Chart(f"Compute and link in {several}", figure, table, kind, _told(segments))
+    borrowed = f", by costs of {whose}" if whose and not run.measured else ""
+    return Chart(f"Compute and link in {several}{borrowed}", figure, table, kind, _told(segments))
 
 
 def _where(segment: Segment) -> str:

@@ -173,10 +173,15 @@ def comparison_verdict(measured: Sequence[tuple[Settings, Repeated]], typed: boo
     return f"{said} {why_slower(names[0], a, names[1], b)}".rstrip()
 
 
-def worth_in_time(with_ms: float, without_ms: float, whose: str) -> str:
+def worth_in_time(with_ms: float, without_ms: float, whose: str, timed: bool = True) -> str:
     """Whether pre-fetching saved time, by the cost model's ms per output token; empty where nothing was
-    decoded. `whose`: the costs.
+    decoded. `whose`: the costs; `timed`: whether they are of this model.
     """
+    if not timed:
+        return (
+            "This model was not timed, so that nothing is said of what its guesses save; What if tells times "
+            "by the size of an expert and a machine."
+        )
     if math.isnan(with_ms) or math.isnan(without_ms):
         return ""
     change = with_ms / without_ms - 1
@@ -184,8 +189,8 @@ def worth_in_time(with_ms: float, without_ms: float, whose: str) -> str:
     if abs(change) < SAME_TIME:
         verdict = "no difference"
     return (
-        f"Worth it in time, as modelled with the costs of {whose}: {milliseconds(with_ms)} a token with "
-        f"these guesses, {milliseconds(without_ms)} without: {verdict}."
+        f"Worth it in time, as modelled like the break-even with the costs of {whose}: "
+        f"{milliseconds(with_ms)} a token with these guesses, {milliseconds(without_ms)} without: {verdict}."
     )
 
 
