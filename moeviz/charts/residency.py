@@ -36,7 +36,7 @@ LEGEND = {  # state -> what it looks like
     "": "Empty: not there.",
 }
 LEAVES = "Purple: leaves in this pass."
-CLICKED = "Framed: the cursor. A click in either figure opens the stage there."
+CLICKED = "Framed: the cursor and the layer. A click in either figure opens the stage there."
 POOLED = "The stronger the colour, the more experts of a layer were missed in a pass."
 PAPER_LEGEND = {
     "resident": "As in the paper. Light blue: {resident}, not needed.",
@@ -135,7 +135,7 @@ def raster(
         style.mark_column(figure, at)
         if chosen is not None:
             rows = 1 if pooled else run.experts
-            style.mark_rows(figure, at, chosen * rows - 0.5, (chosen + 1) * rows - 0.5)
+            style.mark_rows(figure, chosen * rows - 0.5, (chosen + 1) * rows - 0.5)
     table = _raster_table(run, texts)
     counted = np.bincount(layer, minlength=run.layers)
     worst = int(counted.argmax())

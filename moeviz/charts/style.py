@@ -165,20 +165,19 @@ def mark_column(figure: go.Figure, at: float) -> None:
     )
 
 
-def mark_rows(figure: go.Figure, at: float, first: float, last: float) -> None:
-    """A bold bracket on both sides of the column under the cursor, along the rows that are told of."""
-    width = 7
-    side = {
-        "type": "rect",
-        "xref": "x",
-        "yref": "y",
-        "xsizemode": "pixel",
-        "xanchor": at,
-        "y0": first,
-        "y1": last,
-    }
-    for x in (-width - 4, 4):
-        figure.add_shape(side, x0=x, x1=x + width, line_width=0, fillcolor=CURSOR)
+def mark_rows(figure: go.Figure, first: float, last: float) -> None:
+    """A frame around the rows that are told of."""
+    figure.add_shape(
+        type="rect",
+        xref="x domain",
+        x0=0,
+        x1=1,
+        yref="y",
+        y0=first,
+        y1=last,
+        line={"color": CURSOR, "width": 2},
+        fillcolor="rgba(0,0,0,0)",
+    )
 
 
 def mark_line(
