@@ -226,13 +226,13 @@ def test_the_raster_marks_the_layer_that_is_told_of(recorded: tuple[Trace, Run])
     trace, _ = recorded
     run = replay(trace, Settings())
     drawn = residency.raster(run, texts(trace), at=60, chosen=2).figure.layout.shapes
-    beside = [(one.xanchor, one.y0, one.y1) for one in drawn if one.xsizemode == "pixel"]
-    assert beside == 2 * [(60, 2 * run.experts - 0.5, 3 * run.experts - 0.5)]
+    framed = [(one.y0, one.y1) for one in drawn if one.type == "rect" and one.yref == "y"]
+    assert framed == [(2 * run.experts - 0.5, 3 * run.experts - 0.5)]
     pooled = synthetic(64)
     many = residency.raster(
         replay(pooled, Settings(slots=8)), texts(pooled), at=5, chosen=2
     ).figure.layout.shapes
-    assert [(one.y0, one.y1) for one in many if one.xsizemode == "pixel"] == 2 * [(1.5, 2.5)]
+    assert [(one.y0, one.y1) for one in many if one.type == "rect" and one.yref == "y"] == [(1.5, 2.5)]
 
 
 def test_the_figure_of_a_layer_marks_who_leaves(recorded: tuple[Trace, Run]) -> None:

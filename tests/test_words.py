@@ -37,8 +37,8 @@ def test_what_a_hit_ratio_does_not_say() -> None:
     """Of lru and belady the gap captured is 0 and all by what it means, so nobody is told of it."""
     told = words.beyond_hits([("lru", 0.25, None), ("lfu", 0.5, 0.375), ("mru", 0.0, -0.1)])
     assert told == (
-        "Whole-token hits: lru 25.0%, lfu 50.0%, mru 0.0% of decoded tokens. "
-        "Gap captured: lfu 38%, mru none of what Belady hits more than LRU."
+        "Whole-token hits, of decoded tokens: lru 25.0%, lfu 50.0%, mru 0.0%. "
+        "Gap captured, of what Belady hits more than LRU: lfu 38%, mru none, it hits less than LRU."
     )
     assert words.beyond_hits([("lru", None, None)]) == ""
     assert {"whole-token hit", "gap captured"} <= set(words.terms_in(told))

@@ -191,7 +191,7 @@ def _text(trace: Trace, two: Sequence[Settings]) -> str:
             return (
                 f"Each cache holds {words.part_of(two[0].slots, trace.num_experts, 'expert')} in every "
                 f"layer. **{NAMES[0]}** drops the one that was unused longest, **{NAMES[1]}** the one that "
-                "was used least so far. Which will more often have the expert that is needed?"
+                "was used least since the text began. Which will more often have the expert that is needed?"
             )
         case "play":
             halfway = "".join(

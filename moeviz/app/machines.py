@@ -182,7 +182,7 @@ def error_in_words() -> str:
     found = _found()
     if not found:
         way = "" if st.session_state.get("presenter") else " (More does)"  # which presenter mode hides
-        return f"The model was not checked on this machine yet{way}."
+        return f"How far off these times are was not checked on this machine yet{way}."
     error, settings = cost.median_error(found), words.many(len(found), "measured setting")
     return f"Median error {words.percent(error, 0)} on {settings} that the fit had not seen."
 

@@ -13,6 +13,7 @@ import numpy as np
 from moeviz.charts import style
 from moeviz.charts.chart import Chart
 from moeviz.core.owncode import short
+from moeviz.core.trace import DECODE, PREFILL
 from moeviz.numbers.curves import Curve, knee
 from moeviz.numbers.published import Published
 from moeviz.words import SAME, many, percent, policy_name
@@ -20,6 +21,7 @@ from moeviz.words import SAME, many, percent, policy_name
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+OF_PHASE = {PREFILL: "prefill", DECODE: "decode"}
 COMPARED = ("lru", "lfu")
 CROWDED = 0.22  # of an axis: so near to each other the names of two lines do not fit side by side
 HOLLOW = ("circle-open", "square-open", "diamond-open", "cross-open", "x-open", "triangle-up-open")
@@ -41,7 +43,7 @@ def over_slots(
     axis = "slots per MoE layer" if per_layer else "slots in all"
     if published:
         axis += "; dotted: where the same share of experts has a slot"
-    figure = style.blank(axis, "hit ratio", 400)
+    figure = style.blank(axis, f"hit ratio of {OF_PHASE[curves[0].phase]}", 400)
     numbers = _numbers([one.settings.policy for one in curves])
     for number, one in zip(numbers, curves, strict=True):
         bound, name = one.settings.policy == "belady", policy_name(one.settings.policy)

@@ -265,21 +265,21 @@ class _Guarded(Lists):
 
 @policy("lru", says="last used {ago}, longer ago than any other that could leave", stack=True)
 def lru(use: Use, now: Moment) -> Column:
-    """Least recently used leaves: the clock of the last touch. Source: mixtral-offloading, arXiv
+    """Least recently used leaves: whose last use is longest ago. Source: mixtral-offloading, arXiv
     2312.17238."""
     return use.last_touch
 
 
 @policy("lfu", says="used {times} so far, no other that could leave was used less", stack=True)
 def lfu(use: Use, now: Moment) -> Column:
-    """Least frequently used leaves, counts kept: touches since the run began. arXiv 2511.05814 proposes LFU;
-    the flavour is ours."""
+    """Least frequently used leaves, counts kept: all uses since the run began, those before it last left
+    too. arXiv 2511.05814 proposes LFU; the flavour is ours."""
     return use.touches
 
 
 @policy("lfu-resident", says="used {times} since it was last loaded, no other that could leave was used less")
 def lfu_resident(use: Use, now: Moment) -> Column:
-    """Least frequently used leaves, counts lost on eviction: touches since the last load. As MoE-Infinity,
+    """Least frequently used leaves, counts lost on eviction: uses since it was last loaded. As MoE-Infinity,
     libCacheSim, cachetools."""
     return use.touches_resident
 
@@ -291,7 +291,7 @@ def lfu_resident(use: Use, now: Moment) -> Column:
     shown=lambda score, now: np.exp2(score - now.tokens / now.half_life),
 )
 def lfu_aged(use: Use, now: Moment) -> Column:
-    """Least frequently used leaves, old touches count less: each is halved every half-life of tokens. Decayed
+    """Least frequently used leaves, old uses count less: each is halved every half-life of tokens. Decayed
     LFU."""
     return use.aged  # their sum halves for all alike, so that at any moment the order is that of the logs
 

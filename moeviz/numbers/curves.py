@@ -45,10 +45,14 @@ class Curve:
     budgets: NDArray[np.int64] | None = None  # [n] bytes, where the curve is over budgets
 
     @property
+    def phase(self) -> int:
+        """Decode, or prefill where nothing was decoded."""
+        return DECODE if self.accesses[DECODE] else PREFILL
+
+    @property
     def hit_ratio(self) -> NDArray[np.float64]:
-        """Of decode, or of prefill where nothing was decoded. [n]"""
-        phase = DECODE if self.accesses[DECODE] else PREFILL
-        return self.hits[:, phase] / max(int(self.accesses[phase]), 1)
+        """Of `phase` alone. [n]"""
+        return self.hits[:, self.phase] / max(int(self.accesses[self.phase]), 1)
 
     def chart(self, *others: Curve, at: int = 0) -> Chart:
         """The curve as a chart, others of the same trace beside it: `.figure` shows it, `.table` holds its

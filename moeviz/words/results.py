@@ -56,17 +56,18 @@ def beyond_hits(several: Sequence[tuple[str, float | None, float | None]]) -> st
     """What a hit ratio does not say, of several caches: the name of each, its part of whole tokens, and how
     much of what is possible it gets; None where there is no such number. Empty where there is none at all.
     """
+    lru, belady = policy_name("lru"), policy_name("belady")
     whole = [f"{name} {percent(part)}" for name, part, _ in several if part is not None]
     gaps = [
-        f"{name} {percent(captured, 0)}" if captured >= 0 else f"{name} none"
+        f"{name} {percent(captured, 0)}" if captured >= 0 else f"{name} none, it hits less than {lru}"
         for name, _, captured in several
         if captured is not None
     ]
     said = [
-        ("Whole-token hits", "of decoded tokens", whole),
-        ("Gap captured", f"of what {policy_name('belady')} hits more than {policy_name('lru')}", gaps),
+        (f"Whole-token hits, of decoded tokens: {', '.join(whole)}.", whole),
+        (f"Gap captured, of what {belady} hits more than {lru}: {', '.join(gaps)}.", gaps),
     ]
-    return " ".join(f"{what}: {', '.join(parts)} {of}." for what, of, parts in said if parts)
+    return " ".join(sentence for sentence, parts in said if parts)
 
 
 def numbers(

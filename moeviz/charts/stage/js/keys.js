@@ -51,7 +51,7 @@ function press(stage, event) {
   if (editing && target.type !== "button") return
   if (/^(BUTTON|A|SUMMARY)$/.test(target.tagName ?? "") && (event.key === " " || event.key === "Enter"))
     return
-  if (event.key === "Escape" && target.getAttribute?.("aria-expanded") === "true") return // it closes its menu
+  if (event.key === "Escape" && target.getAttribute?.("aria-expanded") === "true") return // of a menu
   if (target.closest?.("[role=listbox], [role=menu], [role=dialog], [role=tablist], [role=grid]")) return
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key
   const action = stage.model.payload.actions.find((one) => one.key && one.key.toLowerCase() === key)
