@@ -116,7 +116,7 @@ PHRASES = {
     "hit ratio": "hit ratio",
     "last": "last {n} tokens",
     "so far": "so far",
-    "so far, in all": "Of all tokens so far, the prompt too; every other hit ratio is of decode alone.",
+    "so far, in all": "Of all tokens so far, the prompt too; what is measured counts decode alone.",
     "curves": "Thick: hits of the last {n} tokens. Thin: of all so far, as the large numbers say.",
     "curves after the prompt": "Thick: hits of the last {n} tokens, counted anew after the prompt. Thin: of "
     "all so far with the prompt, as the large numbers say.",
