@@ -62,6 +62,9 @@ button:is([kind=secondary], [kind=tertiary]):enabled:is(:hover, :active, [aria-e
   color: inherit !important;
 }
 [data-testid=stCaptionContainer] { color: inherit !important; opacity: 0.82; }
+@media (min-width: 1420px) { /* where they fit into half of it, the text begins where the right figure does */
+  .st-key-screen .st-key-head .stColumn:first-child { flex-grow: 1 !important; }
+}
 @media (max-width: 900px) { .st-key-bar { position: static; width: 100%; z-index: auto; } }
 @media (max-width: 640px) {
   .st-key-help, .st-key-present { display: none; }

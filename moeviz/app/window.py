@@ -20,6 +20,7 @@ html { font-size: max(16px, min(2.3333vh, 1.3125vw)) !important; }
 [data-testid=stHeader], .st-key-bar, .st-key-drawer { display: none; }
 [data-testid=stExpander], [data-testid=stDownloadButton] { display: none; }
 .stMainBlockContainer { padding-top: 1rem !important; --above: 1rem; --title: 4.25rem; } /* one row */
+.st-key-screen .st-key-head .stColumn:first-child { flex-grow: 1.25 !important; }
 </style>"""
 USUAL = 25  # px of a text on a projector of 1080 lines
 DESK = 16  # px of a text outside presenter mode
