@@ -15,13 +15,15 @@ from moeviz.core.synthetic import synthetic
 
 SHAPES = ((8, 8, 2, 11), (24, 32, 4, 16), (48, 128, 8, 43))  # layers, experts, k, slots
 TOKENS = 128
+LEAD = 2.0  # seconds
 FIRST_PICTURE = "performance.getEntriesByName('moeviz-stage')[0].startTime"  # ms since the page was opened
-_PLAY = """async (seconds) => {
+_PLAY = """async ([lead, seconds]) => {
   const stage = window.moevizStage
   stage.go(0)
   stage.setSpeed("16")
   stage.toggle()
-  await new Promise(requestAnimationFrame)
+  const opened = performance.now()
+  while (performance.now() - opened < lead * 1000) await new Promise(requestAnimationFrame)
   const before = stage.pictures, start = performance.now()
   while (performance.now() - start < seconds * 1000) {
     await new Promise(requestAnimationFrame)
@@ -30,6 +32,15 @@ _PLAY = """async (seconds) => {
   const found = (stage.pictures - before) / ((performance.now() - start) / 1000)
   stage.stop()
   return found
+}"""
+_EMPTY = """async (seconds) => {
+  const start = performance.now()
+  let count = 0
+  while (performance.now() - start < seconds * 1000) {
+    await new Promise(requestAnimationFrame)
+    count++
+  }
+  return count / ((performance.now() - start) / 1000)
 }"""
 _PRESS = """async () => {
   const stage = window.moevizStage
@@ -49,8 +60,9 @@ _PRESS = """async () => {
 def stage(seconds: float, repeats: int) -> dict[str, Any]:
     """Two boards, lru and lfu, of made-up traces at 1440 x 900, from a file. Needs playwright and Chromium.
 
-    Pictures per second while it plays 16 tokens a second; ms from a key to its picture, the median of 20;
-    ms from opening the file to the first picture.
+    Pictures per second while it plays 16 tokens a second, once it has played for LEAD seconds, in which the
+    browser still compiles, and of an empty page, which has as many as this browser gives; ms from a key to
+    its picture, the median of 20; ms from opening the file to the first picture.
     """
     from playwright.sync_api import sync_playwright
 
@@ -68,13 +80,16 @@ def stage(seconds: float, repeats: int) -> dict[str, Any]:
             files[f"{layers} x {experts}"] = path
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         for _ in range(repeats):
+            page = browser.new_page(viewport={"width": 1440, "height": 900})
+            found.setdefault("pictures per second, an empty page", []).append(page.evaluate(_EMPTY, seconds))
+            page.close()
             for name, path in files.items():
                 page = browser.new_page(viewport={"width": 1440, "height": 900})
                 page.goto(path.as_uri())
                 page.locator(".moeviz-stage[data-pictures]").wait_for()
                 measured = {
                     f"ms to the first picture, {name}": page.evaluate(FIRST_PICTURE),
-                    f"pictures per second, {name}": page.evaluate(_PLAY, seconds),
+                    f"pictures per second, {name}": page.evaluate(_PLAY, [LEAD, seconds]),
                     f"ms from key to picture, {name}": page.evaluate(_PRESS),
                 }
                 for what, value in measured.items():
