@@ -264,11 +264,15 @@ def test_the_notebook_loads_a_predictor_of_one_s_own(
     same_again: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trace, own = load_file(SAMPLES / "bible.moetrace")
-    monkeypatch.chdir(SAMPLES)
+    trace.save(tmp_path / "bible.moetrace", own)  # beside the predictor's file
     run = replay(trace, Settings(prefetch=load_predictor(same_again)))
     content = exporters.content("notebook", trace, run, own, "bible.moetrace").decode()
-    del PREDICTORS[same_again]  # as in a new process
-    assert run_cells(content)["run"].same_decisions(run)
+    assert str(tmp_path) not in content  # a notebook is passed on
+    monkeypatch.chdir(tmp_path)
+    try:
+        assert run_cells(content)["run"].same_decisions(run)
+    finally:
+        PREDICTORS.pop("mine.py:same-again", None)
 
 
 def test_the_notebook_of_a_recorded_run_is_the_recorded_run(monkeypatch: pytest.MonkeyPatch) -> None:

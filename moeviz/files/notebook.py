@@ -9,11 +9,14 @@ Text from outside stands in its cells as quoted strings only.
 from __future__ import annotations
 
 import json
+from pathlib import PurePath
 from typing import Any
 
 from nbformat import NotebookNode, v4, writes
 
+from moeviz.core.owncode import short
 from moeviz.core.run import Run
+from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
 from moeviz.numbers import metrics
 from moeviz.numbers.curves import bounds
@@ -23,6 +26,8 @@ _INTRODUCTION = """# What did the cache do?
 Every number and curve below is computed from the trace by `moeviz`, which has to be installed where this
 runs: start Jupyter in a checkout of it, or put the checkout on `PYTHONPATH`.
 The trace file has to lie where `FILE` says."""
+
+_BESIDE = " So has the file of a policy or predictor that is not moeviz's own: beside this notebook."
 
 _CHECK = """now = {
     **{name: getattr(numbers.whole, name) for name in ("accesses", "hits", "misses")},
@@ -50,21 +55,23 @@ found = explainer.next_event("regret", 0, 0)
 def notebook(trace: Trace, run: Run, file: str) -> str:
     """Notebook (nbformat 4) as JSON. `file`: the trace's path as the notebook's reader has it."""
     settings = run.settings
+    files = _beside(settings)
+    said = settings.to_dict() | files
     own = ""
-    if settings.policy.rpartition(":")[0].endswith(".py"):
-        own = f"from moeviz.core.policies import load_policy\n\nload_policy({settings.policy!r})\n"
-    if settings.prefetch.rpartition(":")[0].endswith(".py"):
-        own += f"from moeviz.core.predictors import load_predictor\n\nload_predictor({settings.prefetch!r})\n"
+    if files["policy"].rpartition(":")[0].endswith(".py"):
+        own = f"from moeviz.core.policies import load_policy\n\nload_policy({files['policy']!r})\n"
+    if files["prefetch"].rpartition(":")[0].endswith(".py"):
+        own += f"from moeviz.core.predictors import load_predictor\n\nload_predictor({files['prefetch']!r})\n"
     bound = bounds(trace, settings, None).belady_hit_ratio
     took = "run = recorded" if run.measured else "run = mv.replay(trace, SETTINGS)"
     kind = (
         "The run recorded in the file, as it was measured." if run.measured else "A replay under `SETTINGS`."
     )
     cells = [
-        _text(_INTRODUCTION),
+        _text(_INTRODUCTION + (_BESIDE if own else "")),
         _code(
             f"import pandas as pd\n\nimport moeviz as mv\n\n{own}FILE = {file!r}\n"
-            f"SETTINGS = mv.Settings(**{settings.to_dict()!r})"
+            f"SETTINGS = mv.Settings(**{said!r})"
         ),
         _code("trace, recorded = mv.load(FILE)\ntrace"),
         _text(f"## The numbers\n\n{kind}"),
@@ -88,6 +95,12 @@ def notebook(trace: Trace, run: Run, file: str) -> str:
     return str(
         writes(v4.new_notebook(cells=_numbered(cells), metadata={"language_info": {"name": "python"}}))
     )
+
+
+def _beside(settings: Settings) -> dict[str, str]:
+    """What settings say of files: without their folders, since a notebook is passed on."""
+    files = {name: short(getattr(settings, name)) for name in ("policy", "prefetch")}
+    return files | {"calibration": PurePath(settings.calibration).name}
 
 
 def _shown(run: Run) -> dict[str, Any]:
