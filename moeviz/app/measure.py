@@ -95,9 +95,11 @@ def latest() -> Job | None:
 
 
 def timed(here: Here) -> list[Run]:
-    """Of a comparison of the text that is shown the repeat in the middle of each setting."""
+    """Of a comparison of the text that is shown the repeat in the middle of each setting; of none where a
+    watched run is shown, since such times are not mixed.
+    """
     job = jobs.desk().latest("measure") if here.name == traces.MEASURED else latest()
-    if job is None or not _of_text(job, here):
+    if job is None or here.name == traces.LIVE or not _of_text(job, here):
         return []
     return [medians.median_run(runs) for _, runs in by_settings(job)]
 
