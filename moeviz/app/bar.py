@@ -84,9 +84,9 @@ KEYS = {"p": "present", "?": "help"} | {str(n): f"choice-{n}" for n in range(1, 
 HELP = """
 | key | what it does |
 | --- | --- |
-| ← → | move the cursor by one token; Home and End to the ends |
+| ← → | where the text stands: move the cursor by one token; Home and End to the ends |
 | Page up, Page down | by ten tokens |
-| 1 to 9 | in a lesson: the answer of that number; 1 reveals where no answers are listed |
+| 1 to 9 | in a lesson: the answer of that number; where a slider answers, 1 reveals |
 | P | presenter mode: large, without the bar at the top; P again ends it |
 | ? | this list, and what the words mean |
 
