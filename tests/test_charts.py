@@ -134,7 +134,11 @@ def test_speed_spans_least_to_most_and_says_whether_repeats_overlap(recorded: tu
     assert fast is not None
     assert whiskers.x[0] + whiskers.error_x.array[0] == pytest.approx(fast)
     assert chart.table["least"].tolist() == pytest.approx([fast / 2, fast / 2])
-    assert chart.alt.endswith("their repeats overlap.")
+    assert chart.alt.endswith("their repeats overlap, so that neither is called faster.")
+    assert "fastest" not in chart.alt
+    spent = times.where_time_goes([("a", [run, middle, slow]), ("b", [slow, slow, slow])])
+    assert spent.alt.endswith("others' repeats overlap with its own.")
+    assert "needs least" in times.where_time_goes([("a", [run]), ("b", [slow])]).alt
     assert times.speed([("a", [run]), ("b", [slow])]).alt.endswith("their repeats do not overlap.")
 
 
@@ -363,14 +367,14 @@ def test_the_curve_marks_the_bound_and_says_who_hits_most(recorded: tuple[Trace,
     chart = curves.over_slots(found, 4)
     assert chart.figure.data[2].line.color == style.BOUND
     assert chart.table.loc[chart.table["slots"] == 4, "lru"].item() == curves.at_slots(found[0], 4)
-    assert chart.alt.startswith("At 4 slots LRU hits most")
+    assert chart.alt.startswith("In decode at 4 slots LRU hits most")
     slots, knee = chart.figure.layout.annotations  # at the top, each left of its line
     assert (slots.text, slots.xanchor, slots.yshift, knee.yshift) == ("4 slots", "right", 0, 0)
     slots, knee = curves.over_slots(found, int(knee.x)).figure.layout.annotations
     assert knee.yshift < slots.yshift  # of one place: below each other
     slots, _ = curves.over_slots(found, 2).figure.layout.annotations
     assert slots.xanchor == "left"  # away from the axis
-    assert curves.over_slots(found[:2], trace.k).alt.startswith("At 2 slots all hit alike, ")
+    assert curves.over_slots(found[:2], trace.k).alt.startswith("In decode at 2 slots all hit alike, ")
 
 
 def test_lru_and_lfu_keep_their_lines_whatever_is_drawn_beside_and_before_them(

@@ -240,6 +240,15 @@ def test_a_number_without_an_end_leaves_the_link(name: str, text: str) -> None:
     assert name not in app.query_params
 
 
+def test_a_link_with_names_that_the_page_does_not_ask_for_says_so_and_loses_them() -> None:
+    app = opened("what_if", slots="9", zzz="1", at="5")
+    assert "does not ask for: slots, zzz" in texts(app.toast)
+    assert set(app.query_params) & {"slots", "zzz"} == set()
+    assert app.query_params["at"] == "5"
+    app = opened("stage", step="1e400")
+    assert len(app.toast) == 1
+
+
 def test_a_link_holds_only_what_is_not_at_its_default() -> None:
     app = turned(turned(opened("timeline"), "experts"), "timeline").run()
     assert set(app.query_params) == {"trace"}
@@ -1062,8 +1071,12 @@ def test_the_library_keeps_renames_and_deletes(data_folder: Path) -> None:
     button(app, "Rename").click().run()
     assert [path.name for path in (data_folder / "traces").iterdir()] == ["renamed.moetrace"]
     assert app.selectbox(key="trace").value == "library: renamed"
+    assert app.toast[0].value == "It is named renamed now\\."
     button(app, "Delete").click().run()
+    assert list((data_folder / "traces").iterdir())  # who wants that is asked once more
+    button(app, "Delete it for good").click().run()
     assert list((data_folder / "traces").iterdir()) == []
+    assert app.toast[0].value == "renamed is deleted from the library\\."
     assert not app.exception
 
 

@@ -955,6 +955,15 @@ def test_a_stage_takes_the_room_of_what_stood_above_it(show: Open, lesson: str) 
     until(page, f"stage.root.clientHeight === {full}")
 
 
+def test_a_board_that_is_the_bound_is_drawn_once(show: Open) -> None:
+    trace = random_trace(3)
+    runs = [replay(trace, Settings(name, 5)) for name in ("lru", "belady")]
+    page = show(stage_html(stage_payload(trace, runs, bound=runs[1])))
+    assert page.evaluate("window.moevizStage.curves.bound") is None
+    page = show(stage_html(stage_payload(trace, [runs[0]], bound=runs[1])))
+    assert page.evaluate("window.moevizStage.curves.bound") is not None
+
+
 def test_a_closed_stage_leaves_the_keys_alone(show: Open, lesson: str) -> None:
     page = show(lesson)
     page.evaluate("window.moevizStage.close()")

@@ -145,6 +145,26 @@ def test_the_best_value_is_speed_gained_for_memory() -> None:
     assert "none" in words.best_value([demand, measured(Settings("lru", 3), 50_000_000)])
 
 
+def test_no_best_value_is_named_that_the_spread_of_the_rounds_does_not_bear_out() -> None:
+    trace = random_trace(1, tokens=60)
+
+    def measured(settings: Settings, *walls: int) -> tuple[Settings, medians.Repeated]:
+        runs = [timed(replay(trace, settings), wall=wall) for wall in walls]
+        return settings, medians.repeated([replace(run, expert_bytes=1_000_000) for run in runs])
+
+    demand = measured(Settings(baseline="on-demand"), 40_000_000, 41_000_000, 39_000_000)
+    noise = measured(Settings("lru", 3), 39_000_000, 20_000_000, 60_000_000)
+    assert words.best_value([demand, noise]).endswith("as fast, within the spread of the rounds.")
+    two = [
+        measured(Settings("lru", 3), 20_000_000, 21_000_000, 22_000_000),
+        measured(Settings("lfu", 3), 21_000_000, 20_000_000, 22_500_000),
+        measured(Settings("lru", 8), 20_000_000, 21_000_000, 22_000_000),  # as fast, for more memory
+    ]
+    said = words.best_value([demand, *two])
+    assert "Best value for memory: LRU, 3 slots, " in said
+    assert said.endswith(" Not outside the spread: LFU (counts kept), 3 slots.")
+
+
 def test_a_policy_has_one_name_wherever_people_read() -> None:
     assert words.policy_name("lfu") == "LFU (counts kept)"
     assert words.policy_name("/home/me/mru.py:mru") == "mru.py:mru"

@@ -68,6 +68,8 @@ button:is([kind=secondary], [kind=tertiary]):enabled:is(:hover, :active, [aria-e
 @media (max-width: 900px) { .st-key-bar { position: static; width: 100%; z-index: auto; } }
 @media (max-width: 640px) {
   .st-key-help, .st-key-present { display: none; }
+  [data-testid=stExpandSidebarButton]::after { content: "Pages"; margin-left: 0.25rem; }
+  [data-testid=stExpandSidebarButton] { width: auto; padding-inline: 0.4rem; }
   .stMainBlockContainer { padding: 4.25rem 1rem 12px; }
   .modebar-container { display: none; }
   .stMainBlockContainer > .stVerticalBlock > :has(.st-key-measuring) { order: -1; }
@@ -155,6 +157,12 @@ def _help() -> None:
 def say_what_did_not_fit() -> None:
     """Once, after the first page is drawn: what the link asked for and did not get."""
     linked = st.session_state.linked
+    unknown = [name for name in linked if name not in links.NAMES and name not in st.session_state]
+    if unknown:
+        named = ", ".join(name[:40] for name in unknown[:3]) + ("…" if unknown[3:] else "")
+        st.toast(plain(f"The link names what this page does not ask for: {named}. It is left out."))
+        for name in unknown:
+            st.query_params.pop(name, None)
     for name, value in list(linked.items()):
         state = st.session_state.get(name)  # or what a page keeps for itself, which no link names
         told = isinstance(state, str | int | float | list) and name not in links.NAMES

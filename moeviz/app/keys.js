@@ -127,6 +127,7 @@ window.moevizKeys ??= (() => {
   return (data) => {
     buttons = data.buttons
     document.documentElement.dataset.keysOf = data.page
+    document.querySelector("[data-testid=stExpandSidebarButton]")?.setAttribute("aria-label", "Pages")
     fetchSoon(data.soon)
   }
 })()

@@ -98,6 +98,7 @@ def leave_out(*names: str) -> None:
     """Takes these out of the link, also for the widgets that are bound to it and are still to be made."""
     for name in names:
         st.query_params.pop(name, None)
+        st.session_state.get("links", {}).pop(name, None)
     if names:
         _begin_anew()
 

@@ -142,7 +142,9 @@ def notes(several: Sequence[str]) -> None:
 
 
 def table() -> None:
-    """Every trace; the row that is clicked becomes the current one."""
+    """Every trace; the row that is clicked becomes the current one. Above it, once, what was done here."""
+    if done := st.session_state.pop("shelf_said", ""):
+        st.toast(plain(done))
     rows, readable = [], []
     for name in traces.names():
         try:
@@ -228,9 +230,11 @@ def actions(name: str, trace: Trace, run: Run | None) -> None:
         with st.popover("Rename or delete", icon=":material/edit:"):
             new = st.text_input("New name", short, max_chars=library.LONGEST)
             if st.button("Rename") and new != short:
-                _changed(lambda: f"library: {library.rename(short, new)}")
-            if st.button("Delete", icon=":material/delete:"):
-                _changed(lambda: library.delete(short))
+                _changed(lambda: _renamed(short, new))
+            if st.session_state.get("sure") != short:
+                st.button("Delete", icon=":material/delete:", on_click=_ask, args=(short,))
+            elif st.button("Delete it for good", icon=":material/delete:", type="primary"):
+                _changed(lambda: _deleted(short))
     elif st.button("Keep in the library", icon=":material/folder:", key="keep"):
         _changed(lambda: f"library: {library.keep(short, moetrace.to_bytes(trace, run))}")
     if trace.sequence is not None:
@@ -238,6 +242,22 @@ def actions(name: str, trace: Trace, run: Run | None) -> None:
     if name in jobs.desk().opened and st.button("Close", icon=":material/close:"):
         del jobs.desk().opened[name]
         st.rerun()
+
+
+def _ask(short: str) -> None:
+    st.session_state.sure = short
+
+
+def _renamed(short: str, new: str) -> str:
+    name = library.rename(short, new)
+    files = "" if name == new else ", since a file's name may not hold every sign"
+    st.session_state.shelf_said = f"It is named {name} now{files}."
+    return f"library: {name}"
+
+
+def _deleted(short: str) -> None:
+    library.delete(short)
+    st.session_state.shelf_said = f"{short} is deleted from the library."
 
 
 def _one_request(short: str, trace: Trace) -> None:

@@ -125,14 +125,14 @@ def _told(curves: Sequence[Curve], at: int) -> str:
     found = {policy_name(one.settings.policy): at_slots(one, at) for one in curves}
     bound = policy_name("belady")
     real = {name: ratio for name, ratio in found.items() if name != bound}
-    slots = many(at, "slot")
+    where = f"In {OF_PHASE[curves[0].phase]} at {many(at, 'slot')}"
     if not real:
-        return f"At {slots} no policy can hit more than {percent(found[bound])}."
+        return f"{where} no policy can hit more than {percent(found[bound])}."
     best, worst = max(real, key=lambda name: real[name]), min(real, key=lambda name: real[name])
     if len(real) == 1:
-        text = f"At {slots} {best} hits {percent(real[best])}"
+        text = f"{where} {best} hits {percent(real[best])}"
     elif real[best] - real[worst] < SAME:
-        text = f"At {slots} all hit alike, {percent(real[best])}"
+        text = f"{where} all hit alike, {percent(real[best])}"
     else:
-        text = f"At {slots} {best} hits most, {percent(real[best])}, {worst} least, {percent(real[worst])}"
+        text = f"{where} {best} hits most, {percent(real[best])}, {worst} least, {percent(real[worst])}"
     return text + (f"; no policy can hit more than {percent(found[bound])}." if bound in found else ".")

@@ -5,7 +5,7 @@ speed([("lru", [run, run, run])]).table
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,10 +69,13 @@ def _fastest(
     if len(labels) == 1:
         return text + "."
     second = max((n for n in range(len(labels)) if n != best), key=lambda n: middle[n])
-    apart = least[best] > most[second]
-    return f"{text}; the next, {labels[second]}, makes {digits(middle[second])}, and their repeats " + (
-        "do not overlap." if apart else "overlap."
-    )
+    other = digits(middle[second])
+    if least[best] <= most[second]:
+        return (
+            f"{labels[best]} makes {digits(middle[best])} tokens per second, {labels[second]} {other}; their "
+            "repeats overlap, so that neither is called faster."
+        )
+    return f"{text}; the next, {labels[second]}, makes {other}, and their repeats do not overlap."
 
 
 def where_time_goes(measured: Measured, kind: str = "measured") -> Chart:
@@ -80,7 +83,12 @@ def where_time_goes(measured: Measured, kind: str = "measured") -> Chart:
     still add up, or of the two in the middle their mean.
     """
     found = [(name, part) for name, runs in measured if (part := medians.median_stack(runs)) is not None]
-    return _parts("Where the time of a token goes", found, kind)
+    spent = {name: [_total(part) for run in runs if (part := timing.stack(run))] for name, runs in measured}
+    return _parts("Where the time of a token goes", found, kind, spent=spent)
+
+
+def _total(part: timing.Stack) -> float:
+    return part.compute + part.stall + part.other
 
 
 def modelled(named: Sequence[tuple[str, Run]], costs: cost.Costs, whose: str) -> Chart:
@@ -93,15 +101,21 @@ def modelled(named: Sequence[tuple[str, Run]], costs: cost.Costs, whose: str) ->
 
 
 def _parts(
-    title: str, found: Sequence[tuple[str, timing.Stack]], kind: str, caches: Sequence[str] | None = None
+    title: str,
+    found: Sequence[tuple[str, timing.Stack]],
+    kind: str,
+    caches: Sequence[str] | None = None,
+    spent: Mapping[str, Sequence[float]] | None = None,
 ) -> Chart:
-    """`caches`: the names among which the least is looked for; all where it is None."""
+    """`caches`: the names among which the least is looked for; all where it is None. `spent`: ms per token of
+    each repeat of a name, where it was measured: where they overlap, none is called the least.
+    """
     import pandas as pd
 
     labels = [name for name, _ in found]
     parts = [part for _, part in found]
     figure = stack_figure(labels, parts)
-    totals = [part.compute + part.stall + part.other for part in parts]
+    totals = [_total(part) for part in parts]
     table = pd.DataFrame(
         {
             "settings": labels,
@@ -119,10 +133,11 @@ def _parts(
         best = min(among, key=lambda n: totals[n])
         waits = parts[best].stall / totals[best] if totals[best] else 0.0
         among_which = "" if totals[best] == min(totals) else "Of the caches that know no future, "
-        alt = (
-            f"{among_which}{labels[best]} needs least: {milliseconds(totals[best])} per token, "
-            f"{percent(waits, 0)} of it waiting."
-        )
+        one = f"{milliseconds(totals[best])} per token, {percent(waits, 0)} of it waiting"
+        alt = f"{among_which}{labels[best]} needs least: {one}."
+        others = [name for n, name in enumerate(labels) if n != best]
+        if spent is not None and any(min(spent[name]) <= max(spent[labels[best]]) for name in others):
+            alt = f"{labels[best]} needs {one}; others' repeats overlap with its own."
     return Chart(title, figure, table, kind, alt)
 
 

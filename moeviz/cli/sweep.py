@@ -174,7 +174,7 @@ def _print(table: pd.DataFrame) -> None:
             (
                 sweeps.room_in_words(one.room, table),
                 words.memory(one.memory) if one.memory else "-",
-                one.best,
+                f"{one.best} (and {words.many(one.alike, 'other')})" if one.alike else one.best,
                 words.percent(one.hit_ratio),
                 one.rival,
                 *_apart(one.difference),

@@ -317,8 +317,8 @@ def lru_2(use: Use, now: Moment) -> Column:
 
 @policy(
     "lfuda",
-    says="uses since it was last loaded and the level of the pool at its last came to {score:.0f}, the "
-    "least of all that could leave",
+    says="uses since it was last loaded, and the highest such sum that had left by its last use, came to "
+    "{score:.0f}, the least of all that could leave",
 )
 def lfuda(use: Use, now: Moment) -> Column:
     """LFU with dynamic aging: touches since the last load + the highest score of anyone evicted before the
@@ -381,8 +381,8 @@ def random(use: Use, now: Moment) -> Column:
     stack=True,
 )
 def score_ema(use: Use, now: Moment) -> Column:
-    """Weakest leaves: exponential average of the router weights it was chosen with, s <- 0.3 w + 0.7 s.
-    Source: moe-policylang."""
+    """Weakest leaves: an average of the router weights it was chosen with, in which late ones count more.
+    s <- 0.3 w + 0.7 s. Source: moe-policylang."""
     return use.average
 
 
@@ -402,8 +402,9 @@ def least_stale(use: Use, now: Moment) -> Column:
 
 @policy("layer-distance", says="its layer comes round last", stack=True)
 def layer_distance(use: Use, now: Moment) -> Column:
-    """The expert whose layer comes round last leaves: 1 - ((its layer - current layer) mod L) / L. HOBBIT
-    (arXiv 2411.01433, eq. 3). In scope `layer` all are equal, and ties make it lru."""
+    """The expert whose layer comes round last leaves; where a layer has its own slots all are equal, and the
+    least recently used leaves. Score: 1 - ((its layer - current layer) mod L) / L. HOBBIT (arXiv 2411.01433,
+    eq. 3)."""
     ahead = use.layer - now.layer
     return 1.0 - ahead / now.layers - (ahead < 0)  # a layer already passed is a round further; % is slow
 

@@ -43,7 +43,8 @@ def pictures(lab: Lab) -> tuple[Picture, ...]:
     "Who should leave?",
     minutes=10,
     read=(
-        "When every slot is taken and another expert is needed, somebody leaves. A policy looks at the "
+        f"Each MoE layer has {SLOTS} slots. When all are taken and another expert is needed, somebody "
+        "leaves. A policy looks at the "
         f"past: last use, or number of uses. {BELADY} looks at the future and drops whoever is needed "
         "again last; no policy hits more.",
         "An eviction is regretted where another expert that could have left is needed later than the "

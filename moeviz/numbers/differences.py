@@ -71,6 +71,20 @@ def speed_ratio(a: Repeated, b: Repeated) -> Interval | None:
     return bootstrap([second / first for first, second in pairs]) if pairs else None
 
 
+def gains(floor: Repeated, cache: Repeated) -> list[float]:
+    """Tokens per second that a cache makes more than `floor`, for each byte of its fast memory, round by
+    round. Empty where one of them was not measured, or holds nobody knows how much.
+    """
+    held = cache.median.fast_tier_bytes
+    if not held:
+        return []
+    return [
+        (one.tokens_per_second - least.tokens_per_second) / held
+        for least, one in zip(floor.each, cache.each, strict=False)
+        if least.tokens_per_second and one.tokens_per_second
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """One number of two runs."""

@@ -58,6 +58,7 @@ class Choice:
     hit_ratio: float  # the mean over prompts
     rival: str  # lru; where that is the best, the next one
     difference: Interval  # hit ratio of the best less that of the rival, paired by prompt
+    alike: int = 0  # others that hit as often as the best
 
     @property
     def clear(self) -> bool:
@@ -158,7 +159,9 @@ def choices(table: pd.DataFrame) -> list[Choice]:
         difference = bootstrap(apart)
         if len(apart) == 1:
             difference = by_prompt(table, best.name, rival.name, room)[0].difference
-        found.append(Choice(room, best.memory[at], best.name, best.hit_ratio[at], rival.name, difference))
+        most = best.hit_ratio[at]
+        alike = sum(abs(way.hit_ratio[way.slots.index(room)] - most) < 1e-9 for way in here[1:])
+        found.append(Choice(room, best.memory[at], best.name, most, rival.name, difference, alike))
     return found
 
 

@@ -12,7 +12,7 @@ from moeviz.core.run import HIT, Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import DECODE, Trace
 from moeviz.numbers import metrics
-from moeviz.numbers.differences import Interval, speed_ratio
+from moeviz.numbers.differences import Interval, bootstrap, gains, speed_ratio
 from moeviz.numbers.medians import Repeated
 from moeviz.numbers.metrics import Counts
 from moeviz.numbers.subject import Change
@@ -195,26 +195,37 @@ def worth_in_time(with_ms: float, without_ms: float, whose: str, timed: bool = T
 
 
 def best_value(measured: Sequence[tuple[Settings, Repeated]], typed: bool = False) -> str:
-    """The cache that gains most speed over copying on demand, for each byte of fast memory; empty where that
-    is not known. `typed` as in `comparison_verdict`.
+    """The cache that gains most speed over copying on demand, for each byte of fast memory, and those that
+    the spread of the rounds does not tell from it; empty where that is not known. `typed` as in
+    `comparison_verdict`.
     """
-    timed = [
-        (one, found.median.times.tokens_per_second, found.median.fast_tier_bytes)
-        for one, found in measured
-        if found.median.times and found.median.times.tokens_per_second
+    floor = next((found for one, found in measured if one.baseline == "on-demand"), None)
+    caches = [(one, found) for one, found in measured if not one.baseline]
+    gained = [
+        (float(np.median(each)), one, each, found.median.fast_tier_bytes)
+        for one, found in caches
+        if floor is not None and (each := gains(floor, found))
     ]
-    floor = next((speed for one, speed, _ in timed if one.baseline == "on-demand"), None)
-    gains = [
-        ((speed - floor) / held, one, held)
-        for one, speed, held in timed
-        if floor is not None and held and not one.baseline
-    ]
-    if not gains:
+    if not gained:
         return ""
-    gain, best, held = max(gains, key=lambda one: one[0])
+    gain, best, each, held = max(gained, key=lambda one: one[0])
     if gain <= 0:
         return "Best value for memory: none; copying on demand is as fast."
-    return (
+    if not _clear(each):
+        return "Best value for memory: none; copying on demand is as fast, within the spread of the rounds."
+    alike = [
+        label(one, typed)
+        for _, one, others, _ in gained
+        if one is not best and not _clear([a - b for a, b in zip(each, others, strict=False)])
+    ]
+    said = (
         f"Best value for memory: {label(best, typed)}, {speed(gain * 100 * 2**20)} more than on demand for "
         f"each 100 MiB of its {memory(held)} of fast memory."
     )
+    return said + (f" Not outside the spread: {', '.join(alike)}." if alike else "")
+
+
+def _clear(apart: Sequence[float]) -> bool:
+    """Whether differences, one a round, are on one side of 0; one alone has no spread to judge by."""
+    found = bootstrap(apart)
+    return found.low is None or found.high is None or not found.low <= 0 <= found.high

@@ -127,6 +127,7 @@ def _shape(trace: Trace) -> dict[str, int]:
 
 def _bound(run: Run) -> dict[str, Any]:
     return {
+        "id": run.digest,
         "hits": packed(_hits(run)),
         "name": setting_name(run.settings),
         "holds": not run.room.bytes,  # where sizes differ, belady is no bound

@@ -23,7 +23,9 @@ class Curves {
   take() {
     const { model, boards } = this.stage
     this.series = boards.map((board) => model.ratios(board.run.hits, WINDOW))
-    this.bound = model.bound && model.ratios(model.bound.hits, WINDOW)
+    // a board that does what the bound does is its own line
+    const own = model.bound && !this.stage.boards.some((board) => board.run.about.id === model.bound.id)
+    this.bound = own ? model.ratios(model.bound.hits, WINDOW) : null
     let least = 1
     // the first passes find an empty cache
     const from = model.passes > 3 * WINDOW ? WINDOW : Math.min(4, model.passes - 1)

@@ -20,6 +20,11 @@ class Transport {
     this.root = element("div", "transport")
     this.root.setAttribute("role", "group")
     this.root.setAttribute("aria-label", "play and step")
+    // where boards are stacked, one is out of sight: both large numbers again
+    this.scores = [element("b", "a"), element("b", "b")]
+    const scores = this.group("scores")
+    scores.setAttribute("aria-hidden", "true")
+    scores.append(...this.scores)
     const play = this.group()
     this.button(play, "back", "◀", "one token back (←)", () => stage.step(-1))
     this.play = this.button(play, "play", "Play", "play or pause (Space)", () => stage.toggle())
@@ -177,6 +182,17 @@ class Transport {
     this.narrow(this.speed)
   }
 
+  drawScores() {
+    const { boards } = this.stage
+    const names = boards.map((board) => board.run.about.name)
+    const short = names.map((name) => name.split(" (")[0])
+    boards.forEach((board, i) => {
+      const name = boards.length > 1 && short[0] === short[1] ? names[i] : short[i]
+      const said = boards.length > 1 ? `${name} ${board.ratio.textContent}` : ""
+      if (this.scores[i].textContent !== said) this.scores[i].textContent = said
+    })
+  }
+
   // A board on which there is nothing of a kind has nowhere to jump to.
   offerJumps(run) {
     if (this.jumpsOf === run && this.differing === this.stage.differing) return
@@ -192,6 +208,7 @@ class Transport {
     const text = stage.playing ? "Pause" : "Play"
     if (this.play.textContent !== text) this.play.textContent = text
     this.drawPace()
+    this.drawScores()
     this.play.setAttribute("aria-pressed", String(stage.playing))
     const name = model.nameOf(stage.pass)
     this.where.textContent = stage.pass < model.promptEnd ? name : `${name} of ${model.passes - 1}`
