@@ -83,6 +83,9 @@ def _by_passes(steps: Steps, pools: Pools, slots: int) -> Decided:
     residents = np.empty(0, np.intp)  # their places, by column
     free = slots
     ascending = np.arange(pools.width, dtype=np.int32)
+    most = int(np.diff(steps.pass_begins).max(initial=0))  # accesses of a pass, and so of its events
+    dtype = np.dtype(np.int16 if most < 2**15 else np.int32)  # half as much to compare
+    moments = np.arange(most, dtype=dtype)[:, None]
     for begin, end, event, first in steps.passes(pools):
         own, count, held = place[begin:end], len(first), len(residents)
         touched = place_by_touch[begin:end]
@@ -90,7 +93,7 @@ def _by_passes(steps: Steps, pools: Pools, slots: int) -> Decided:
         width = len(everyone)
         column = column_of[own]
         found = column >= 0
-        ends_at = np.empty(width + 1, np.int32)  # the event at which a column ends
+        ends_at = np.empty(width + 1, dtype)  # the event at which a column ends
         ends_at.fill(count)
         ends_at[column] = event  # of a miss the column is -1, one too many
         leaves = ends_at[:held]
@@ -104,7 +107,7 @@ def _by_passes(steps: Steps, pools: Pools, slots: int) -> Decided:
         after = pools.read(touched)
         scores = pools.scored(list(map(_joined, before, after)), (count, width))
         by_column = scores.T
-        np.copyto(scores, INFINITY, where=ascending[:count, None] >= ends_at[:-1])
+        np.putmask(scores, moments[:count] >= ends_at[:-1], INFINITY)  # quicker than copyto
         misses = np.add.reduceat(~found, starts, dtype=np.intp).tolist()
         until: list[int] = ends_at.tolist()
         misses.append(0)  # of those that are not needed here any more

@@ -347,9 +347,12 @@ def fifo(use: Use, now: Moment) -> Column:
 
 
 # SplitMix64's numbers and the moment's, made once, as arrays of no dimension, which numpy takes quickest
-STEP, FIRST, SECOND, _11, _24, _27, _30, _31 = (
+STEP, FIRST, SECOND, _12, _24, _27, _30, _31, ONE = (
     np.array(number, np.uint64)
-    for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 11, 24, 27, 30, 31)
+    for number in (
+        *(0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 12, 24, 27, 30, 31),
+        0x3FF << 52,  # the bits of 1.0
+    )
 )
 
 
@@ -365,13 +368,15 @@ def random(use: Use, now: Moment) -> Column:
     moment ^= (now.seed % 2**16 << 48) ^ ((now.seed >> 16) * 0x9E3779B97F4A7C15 % 2**64)
     moment += STEP
     z = np.asarray(np.add(np.asarray(use.key).astype(np.uint64), moment))
-    z ^= z >> _30
+    shifted = np.empty_like(z)
+    z ^= np.right_shift(z, _30, shifted)
     z *= FIRST
-    z ^= z >> _27
+    z ^= np.right_shift(z, _27, shifted)
     z *= SECOND
-    z ^= z >> _31
-    z >>= _11
-    return z.astype(np.float64)  # as many bits as a float holds; full ones take long to convert
+    z ^= np.right_shift(z, _31, shifted)
+    z >>= _12
+    z |= ONE
+    return z.view(np.float64)  # from 1 to below 2: as many bits as its fraction has, without converting any
 
 
 @policy(
