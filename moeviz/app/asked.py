@@ -35,7 +35,7 @@ def tell(event: StageEvent) -> None:
 
 def restored(trace: Trace, timed: bool) -> dict[str, Any]:
     """What of `stage`'s seek the link says. What does not fit the trace, or, as the measured speed of a text
-    that was not `timed`, is not to be had, is said and taken out of the link.
+    that was not `timed`, is not to be had, is taken out of the link, and said where the link asked for it.
     """
     found: dict[str, Any] = {}
     if speed := links.get("speed"):

@@ -1,10 +1,10 @@
 // Keys that press a button of the page, wherever the focus is, unless something is being typed; and files
-// that are dropped anywhere on a page that takes files; and what draws charts is fetched while nothing else
-// is to be done. moevizKeys({ page: its title, buttons: { key: button }, soon: [addresses of scripts] }) says
-// which, for every page that is drawn. Listens from the first page's first element until the tab is closed,
-// over pages and pictures, and before Streamlit does, whose own R draws the page anew. What is pressed or
-// dropped before the page has what it is for waits until it has. `data-keys-of` of the document says whose
-// keys are heard.
+// that are dropped anywhere on a page that takes files; menus that were used by mouse give the keys back; and
+// what draws charts is fetched while nothing else is to be done. moevizKeys({ page: its title,
+// buttons: { key: button }, soon: [addresses of scripts] }) says which, for every page that is drawn. Listens
+// from the first page's first element until the tab is closed, over pages and pictures, and before Streamlit
+// does, whose own R draws the page anew. What is pressed or dropped before the page has what it is for waits
+// until it has. `data-keys-of` of the document says whose keys are heard.
 
 window.moevizKeys ??= (() => {
   let buttons = {} // of the page that was drawn last, or is being drawn
