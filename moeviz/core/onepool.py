@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from moeviz.core.pools import Pools
 from moeviz.core.steps import Steps
-from moeviz.core.use import BY_EVENT, BY_RESIDENCY, LOADED, TOUCHED, Touch, Use
+from moeviz.core.use import BY_EVENT, BY_RESIDENCY, CONSTANT, LOADED, TOUCHED, Touch, Use
 
 LAYERS = 6  # from which scores of a whole pass at once are quicker than those of an event
 FEW = 8  # members of an event up to which a list of them is quicker to look through than to make a set of
@@ -49,8 +49,9 @@ def decide(steps: Steps, pools: Pools) -> Decided:
     slots of those who left, one after the other. `pools` are as they were before, but for their columns."""
     policy, slots = pools.policy, int(pools.limits[0])
     if not policy.steady:
+        constant = policy.distinct and policy.reads <= CONSTANT
         with np.errstate(all="ignore"):  # of scores at moments that are not theirs
-            return _by_passes(steps, pools, slots)
+            return (_by_draws if constant else _by_passes)(steps, pools, slots)
     return (_by_ranks if policy.stack else _by_scores)(steps, pools, slots)
 
 
@@ -132,6 +133,78 @@ def _by_passes(steps: Steps, pools: Pools, slots: int) -> Decided:
         found &= stays.take(column)
         hit[begin:end] = found
         stays[:held] &= leaves == count
+        column_of[residents] = -1
+        residents = everyone[stays]
+        column_of[residents] = ascending[: len(residents)]
+    return hit, left
+
+
+def _by_draws(steps: Steps, pools: Pools, slots: int) -> Decided:
+    """As `_by_passes`, of scores that no touch changes, that differ between any two experts, and that are
+    others at every moment.
+
+    So a column of the table is one expert, who may leave before the event that needs it, come there, and
+    leave again; and whoever has the lowest scores of a row is seldom gone already: the lowest of all rows are
+    looked for at once, and of a row again only where more are needed.
+    """
+    hit = np.zeros(steps.accesses, np.bool_)
+    left: list[int] = []
+    place, free = steps.place, slots
+    column_of = np.full(pools.width, -1, np.intp)  # by place; -1: not resident
+    residents = np.empty(0, np.intp)  # their places, by column
+    ascending = np.arange(pools.width)
+    for begin, end, event, first in steps.passes(pools):
+        own, count, held = place[begin:end], len(first), len(residents)
+        column = column_of[own]
+        missed = column < 0
+        coming = own[missed]
+        everyone = _joined(residents, coming)
+        width = len(everyone)
+        column[missed] = ascending[held:width]
+        scores = pools.scored(pools.read(everyone), (count, width))
+        rows = ascending[:count]
+        np.copyto(scores[:, held:], INFINITY, where=rows[:, None] < event[missed])  # who is not there yet
+        scores[event, column] = INFINITY  # whom an event needs stays
+        misses = np.add.reduceat(missed, first - begin, dtype=np.intp).tolist()
+        lowest_ones = []
+        for _ in range(1 + len(coming) // count):
+            lowest_ones.append(scores.argmin(1))
+            scores[rows, lowest_ones[-1]] = INFINITY
+        known = np.array(lowest_ones[::-1]).T.tolist()  # of each row, the lowest last
+        needed_at = np.full(width, -1, np.intp)
+        needed_at[column] = event
+        due: list[int] = needed_at.tolist()
+        away = [-1] * width  # the moment up to which a column is gone
+        gone: list[int] = []  # columns; less `width` of those who come again
+        for moment in range(count):
+            short = misses[moment]
+            if free:
+                took = min(free, short)
+                free, short = free - took, short - took
+            while short:
+                if known[moment]:
+                    lowest = known[moment].pop()
+                else:
+                    lowest = int(scores[moment].argmin())
+                    scores[moment, lowest] = INFINITY
+                if away[lowest] >= moment:
+                    continue
+                short -= 1
+                again = due[lowest]
+                if again > moment:
+                    away[lowest] = again
+                    misses[again] += 1
+                    gone.append(lowest - width)
+                else:
+                    away[lowest] = count
+                    gone.append(lowest)
+        those = np.array(gone, np.intp)
+        left += everyone[those].tolist()
+        late = np.zeros(width, np.bool_)
+        late[those[those < 0]] = True
+        hit[begin:end] = ~(missed | late[column])
+        stays = np.ones(width, np.bool_)
+        stays[those[those >= 0]] = False
         column_of[residents] = -1
         residents = everyone[stays]
         column_of[residents] = ascending[: len(residents)]
