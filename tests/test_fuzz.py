@@ -11,9 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fuzz
 import pytest
 
-from moeviz.bench import fuzz
 from moeviz.files.importers import Options
 
 ROOT = Path(__file__).parent.parent

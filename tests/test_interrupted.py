@@ -59,7 +59,7 @@ COMMANDS = {  # command -> what is being called when the signal comes
     "bench replay --tokens 2 --repeats 1": "moeviz.bench.replay.interleaved",
     "bench pages": "subprocess.run",
     "bench capture": "moeviz.bench.capturing.capturing",
-    "bench fuzz --files 1": "moeviz.bench.fuzz.tried",
+    "bench fuzz --files 1": "fuzz.tried",
     "bench soak": "moeviz.bench.serving.subprocess.Popen",
     "bench stage": "moeviz.bench.stage.stage",
     "bench all": "moeviz.bench.engine.rows.engine",

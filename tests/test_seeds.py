@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from moeviz.bench.seeds import seeds
+from seeds import seeds
+
 from moeviz.files.importers import open_content
 from moeviz.files.importers.registry import IMPORTERS, Options
 

@@ -6,7 +6,9 @@ python -m moeviz bench engine
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ import click
 from moeviz.bench.engine.rows import ROWS, Work
 from moeviz.cli.ending import keeps, refusing
 from moeviz.cli.options import Device, F, Number, Place, Text, registered
+from moeviz.errors import MoevizError
 
+TESTS = Path(__file__).parents[2] / "tests"
 MOST = 1_000_000  # tokens of a made-up trace
 Figures = Mapping[str, Any]  # by name: a number, a spread or a sentence
 Measured = Figures | Iterator[Figures]  # or parts of them, one after the other
@@ -188,11 +192,13 @@ def bench_capture(repeats: int, tokens: int) -> Figures:
 )
 def bench_fuzz(files: int, seed: int) -> Measured:
     """Mutated files through the importer, each in a process of its own: accepted whole or refused, how slow
-    and how large at worst.
+    and how large at worst. They are made by tests/fuzz.py.
     """
-    from moeviz.bench.fuzz import fuzz
-
-    return fuzz(files, seed)
+    if not (TESTS / "fuzz.py").is_file():
+        raise MoevizError(f"bench fuzz is {TESTS / 'fuzz.py'}, which is not there. Run it in a whole clone.")
+    sys.path.insert(0, str(TESTS))
+    found: Measured = import_module("fuzz").fuzz(files, seed)
+    return found
 
 
 @table("soak")

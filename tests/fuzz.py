@@ -5,8 +5,7 @@ The mutations know the formats: lines lose fields or get numbers that like to br
 are changed inside and packed again, headers of arrays and trace files say something else; and any byte of any
 file may change.
 
-It stands here and not under tests/ because `python -m moeviz bench fuzz` runs as many files as one likes, on
-an installation without the tests too; `tests/test_fuzz.py` runs a fixed number of them.
+`python -m moeviz bench fuzz` runs as many files as one likes, `test_fuzz.py` a fixed number of them.
 
     python -m moeviz bench fuzz --files 300
 """
@@ -29,8 +28,8 @@ from typing import Any
 
 import numpy as np
 import psutil
+from seeds import seeds
 
-from moeviz.bench.seeds import seeds
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
 from moeviz.errors import MoevizError
