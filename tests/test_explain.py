@@ -3,6 +3,8 @@ regret is real."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import make_trace, random_trace
@@ -10,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moeviz.charts import story
-from moeviz.core.policies import POLICIES, policy
+from moeviz.core.policies import POLICIES, load_policy, policy
 from moeviz.core.settings import Settings
+from moeviz.errors import PolicyError
 from moeviz.numbers.explain import Explainer
 
 
@@ -123,3 +126,13 @@ def test_a_policy_of_ones_own_is_explained_by_its_score() -> None:
     finally:
         del POLICIES["mine.py:mru"]
     assert "its score was -" in eviction.sentence
+
+
+def test_a_policy_that_decides_otherwise_when_it_is_asked_again_is_told(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from itertools import count\nasked = count()\n"
+        "def f(use, now): return use.last_touch * (-1) ** next(asked)\n"
+    )
+    explainer = Explainer(random_trace(3), Settings(load_policy(f"{tmp_path / 'mine.py'}:f"), 4))
+    with pytest.raises(PolicyError, match="decided otherwise when it was asked again"):
+        explainer.evictions(8, 0)

@@ -767,7 +767,7 @@ def test_lists_that_cannot_be_copied_are_told(tmp_path: Path) -> None:
     settings = Settings(load_policy(f"{tmp_path / 'mine.py'}:f"), 4)
     assert replay(random_trace(3), settings).loads.victim_expert.max() >= 0
     with pytest.raises(PolicyError, match=r"failed at its work: TypeError: cannot pickle 'generator' object"):
-        Explainer(random_trace(3), settings)
+        Explainer(random_trace(3), settings).evictions(8, 0)
 
 
 @pytest.mark.parametrize(

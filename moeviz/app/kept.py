@@ -60,7 +60,7 @@ def named(trace: Trace, several: Sequence[Settings]) -> list[tuple[str, Run]]:
 @st.cache_resource(show_spinner="Replaying the trace", max_entries=24, hash_funcs=BY_TRACE)
 def explained(trace: Trace, settings: Settings) -> Explainer:
     """Raises SettingsError where the settings do not fit the trace."""
-    return Explainer(trace, settings)
+    return Explainer(trace, settings, run=replayed(trace, settings))
 
 
 @st.cache_resource(show_spinner=False, max_entries=24, hash_funcs=BY_RUN)

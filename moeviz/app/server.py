@@ -27,11 +27,11 @@ import moeviz.lessons
 from moeviz.app import early, gate, kept, sending
 from moeviz.app.gate import OTHER_NAME, RIGHT_NAME
 from moeviz.core import machines
+from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
 from moeviz.files import moetrace
 from moeviz.files.moetrace import SAMPLES, sample_names
 from moeviz.numbers.curves import curve
-from moeviz.numbers.explain import Explainer
 
 PATIENCE = 60.0  # seconds in which the server's own thread has closed all sessions
 _M_ARENA_MAX = -8  # of glibc's mallopt
@@ -78,12 +78,12 @@ def warm() -> None:
     from moeviz.charts import curves, residency, shares, usage
 
     trace = moetrace.sample(sample_names()[0])
-    explainer = Explainer(trace, Settings(slots=trace.k))
+    run = replay(trace, Settings(slots=trace.k))
     for chart in (
-        residency.raster(explainer.run, [""] * len(trace.passes())),
+        residency.raster(run, [""] * len(trace.passes())),
         usage.now_and_so_far(trace, 0),
         shares.skew(trace),
-        curves.over_slots([curve(trace, explainer.run.settings)], trace.k),
+        curves.over_slots([curve(trace, run.settings)], trace.k),
     ):
         chart.figure.to_json()
         pyarrow.Table.from_pandas(chart.table)

@@ -19,9 +19,10 @@ from moeviz.core.cache import Choice
 from moeviz.core.oracle import Future
 from moeviz.core.policies import POLICIES
 from moeviz.core.replay import replay, served
-from moeviz.core.run import MISS
+from moeviz.core.run import MISS, Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
+from moeviz.errors import PolicyError
 from moeviz.numbers import metrics
 
 Ints = NDArray[np.int64]
@@ -90,13 +91,31 @@ class Chosen:
 
 
 class Explainer:
-    """A replay that remembers how every victim was chosen."""
+    """A replay, and how every victim of it was chosen. `run`: the replay, where it is known already."""
 
-    def __init__(self, trace: Trace, settings: Settings, find: Callable[[str], Trace] | None = None) -> None:
-        self._choices: list[Choice] = []
+    def __init__(
+        self,
+        trace: Trace,
+        settings: Settings,
+        find: Callable[[str], Trace] | None = None,
+        run: Run | None = None,
+    ) -> None:
+        self._asked, self._find = trace, find
         self.trace, self.settings = served(trace, settings), settings
-        self.run = replay(trace, settings, find, self._choices)
+        self.run = replay(trace, settings, find) if run is None else run
         self._reasons: dict[tuple[float, int, bool, bool], str] = {}
+
+    @cached_property
+    def _choices(self) -> list[Choice]:
+        """How every victim was chosen, in the order of their loads. It is found event by event, which takes
+        several times as long as the run by itself: so only once somebody asks why. Raises PolicyError."""
+        found: list[Choice] = []
+        if not replay(self._asked, self.settings, self._find, found).same_decisions(self.run):
+            raise PolicyError(
+                f"policy {self.settings.policy!r} decided otherwise when it was asked again. Let its scores "
+                "depend on use and now alone."
+            )
+        return found
 
     @cached_property
     def chosen(self) -> Chosen:
