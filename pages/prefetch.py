@@ -49,13 +49,10 @@ with show.screen():
     without = kept.replayed(trace, replace(settings, prefetch="none", lookahead=1, width=0, threshold=0.0))
     measured, whose = traces.basis(trace, own)
     costs = kept.fitted(measured)
-    pollution = worth.pollution_of(run)
     timed = traces.timed(trace, own)
-    even = [
-        worth.break_even_precision(costs, trace.layers, trace.k, ahead, pollution)
-        for ahead in (1, 2, 3)
-        if timed
-    ]
+    even = []
+    if timed:
+        even = worth.break_even_precisions(costs, trace.layers, trace.k, worth.pollution_of(run))
     found = {one: kept.guessed(trace, one, settings.width, settings.threshold) for one in known}
     if (clicked := components.clicked()) is not None:
         traces.open_stage(*clicked, settings)

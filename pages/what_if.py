@@ -58,8 +58,7 @@ with show.screen():
     except MoevizError as error:
         st.error(show.plain(str(error)))
         st.stop()
-    each = at if scope == "layer" else round(at / trace.layers)
-    even = cost.break_even(each, trace.num_experts, trace.layers, trace.k)
+    even = cost.break_even(at, scope, trace.num_experts, trace.layers, trace.k)
     left, right = st.columns(2)  # so wide that both headings, badges and Table stay in one line
     with left:
         named = [one.name for one in laid]

@@ -162,9 +162,11 @@ def test_a_measured_wait_ends_as_the_copy_arrives_that_it_waited_for() -> None:
 
 
 def test_break_even() -> None:
-    assert cost.break_even(4, 8, 8, 2) == 3 / 8  # 30 of 64 experts: three layers, and six over
-    assert cost.break_even(4, 8, 1, 2) == 0  # half of the only layer is no layer
-    assert cost.break_even(8, 8, 8, 2) == 1
+    assert cost.break_even(4, "layer", 8, 8, 2) == 3 / 8  # 30 of 64 experts: three layers, and six over
+    assert cost.break_even(4, "layer", 8, 1, 2) == 0  # half of the only layer is no layer
+    assert cost.break_even(8, "layer", 8, 8, 2) == 1
+    assert cost.break_even(34, "model", 8, 8, 2) == 4 / 8  # 32 of 64; by layers, 34 / 8 would be 4 and hold 3
+    assert cost.break_even(64, "model", 8, 8, 2) == 1
 
 
 def test_the_bandwidth_bound() -> None:

@@ -29,7 +29,7 @@ from moeviz.app import (
 )
 from moeviz.app.measure import Wanted
 from moeviz.app.stage import StageEvent, stage, told
-from moeviz.charts.stage import all_timed, run_part, stage_payload
+from moeviz.charts.stage import all_timed, as_watched, is_timed, run_part, stage_payload
 from moeviz.core.oracle import BUNDLED_NAME
 from moeviz.core.replay import served
 from moeviz.core.run import Run
@@ -122,7 +122,7 @@ def _stage(
     measured = _measured(here)
     if growing and here.run is not None:
         runs, bound = [here.run, kept.replayed(trace, two[1])], None
-        parts = [_as_watched(run_part(one, measured, fitted=live.fitted(job))) for one in runs]
+        parts = [as_watched(run_part(one, measured, fitted=live.fitted(job))) for one in runs]
     else:
         quick = trace.experts.size <= QUICK
         told = [_explained(trace, one, at_once=quick and not soon) for one in two]
@@ -133,7 +133,7 @@ def _stage(
             else kept.bare(trace, one, measured if quick else [], alike)
             for one, known in zip(two, told, strict=True)
         ]
-        parts = [_as_watched(one) for one in parts] if here.name == traces.LIVE else parts
+        parts = [as_watched(one) for one in parts] if here.name == traces.LIVE else parts
         runs = [
             kept.explained(trace, one).run if known else kept.replayed(trace, one)
             for one, known in zip(two, told, strict=True)
@@ -164,7 +164,7 @@ def _stage(
         payload,
         "stage",
         seek=first_visit.seek(here, len(trace.passes()) - 1)
-        or _seek(trace, growing, all(one["times"] or (one["soon"] and measured) for one in parts)),
+        or _seek(trace, growing, all(is_timed(one, measured) for one in parts)),
         future=not led,
         presenter=st.session_state.presenter,
         below=BELOW + round(PROGRESS * window.larger()) if busy else BELOW,
@@ -230,15 +230,6 @@ def _alike(here: traces.Here, two: list[Settings]) -> bool:
     """Whether both boards have measured times."""
     trace = served(here.trace, two[0])
     return all_timed([kept.replayed(trace, one) for one in two], _measured(here))
-
-
-def _as_watched(part: dict[str, Any]) -> dict[str, Any]:
-    """A part whose times do not pass for measured ones: a watched run was slowed by being watched."""
-    times = part["times"]
-    if times is None:
-        return part
-    source = {"measured": "watched", "modelled": "modelled watched"}[times["source"]]
-    return part | {"times": times | {"source": source}}
 
 
 def _actions(going: bool, wanted: Wanted) -> list[dict[str, str]]:

@@ -254,12 +254,14 @@ def median_error(checks: Sequence[Check]) -> float:
     return float(np.median([one.error for one in checks])) if checks else float("nan")
 
 
-def break_even(slots: int, experts: int, layers: int, k: int) -> float:
+def break_even(slots: int, scope: str, experts: int, layers: int, k: int) -> float:
     """Hit ratio from which a cache pays against keeping whole layers resident in the same memory.
 
-    The memory of `slots` experts per layer also holds every expert of some layers for good, and k slots for
-    the others to compute from: (slots x layers - k) / experts of them, rounded down to whole ones. Their
-    share of the layers is the share of accesses that never miss, and a cache has to hit more often than that;
-    0 where not one layer fits. Against on-demand any hit pays, as long as nothing is pre-fetched in vain.
+    The memory of the slots (of each layer, or of all, by `scope`) also holds every expert of some layers for
+    good, and k slots for the others to compute from: (slots of all - k) / experts of them, rounded down to
+    whole ones. Their share of the layers is the share of accesses that never miss, and a cache has to hit
+    more often than that; 0 where not one layer fits. Against on-demand any hit pays, as long as nothing is
+    pre-fetched in vain.
     """
-    return max(0, (slots * layers - k) // experts) / layers if slots < experts else 1.0
+    held = slots * layers if scope == "layer" else slots
+    return max(0, (held - k) // experts) / layers if held < experts * layers else 1.0

@@ -25,6 +25,14 @@ def break_even_precision(costs: Costs, layers: int, k: int, lookahead: int, poll
     return lost / (lost + saved) if lost + saved else 0.0
 
 
+def break_even_precisions(
+    costs: Costs, layers: int, k: int, pollution: float, lookaheads: int = 3
+) -> list[float]:
+    """`break_even_precision` of guesses 1, 2, .. `lookaheads` layers ahead."""
+    ahead = range(1, lookaheads + 1)
+    return [break_even_precision(costs, layers, k, one, pollution) for one in ahead]
+
+
 def pollution_of(run: Run) -> float:
     """Misses that wasted guesses caused / wasted guesses; 0 where no guess was wasted."""
     wasted = metrics.ledger(run).wasted

@@ -254,6 +254,20 @@ def run_part(
     }
 
 
+def is_timed(part: Mapping[str, Any], measured: Sequence[Run]) -> bool:
+    """Whether a part of `run_part` has times, or its host is about to bring those of `measured`."""
+    return bool(part["times"] or (part["soon"] and measured))
+
+
+def as_watched(part: dict[str, Any]) -> dict[str, Any]:
+    """A part whose times do not pass for measured ones: a watched run was slowed by being watched."""
+    times = part["times"]
+    if times is None:
+        return part
+    source = {"measured": "watched", "modelled": "modelled watched"}[times["source"]]
+    return part | {"times": times | {"source": source}}
+
+
 def _text(known: Policy | Kind | None) -> str:
     """Of a policy or predictor; nothing of one that this process has not loaded."""
     return known.text if known is not None else ""
