@@ -15,10 +15,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from moeviz.core import given
 from moeviz.core import replay as core
+from moeviz.core.policies import POLICIES
+from moeviz.core.predictors import PREDICTORS
 from moeviz.core.run import Run
 from moeviz.core.settings import SETTINGS, Settings, read
 from moeviz.core.suiting import Shape, named, suited
@@ -148,8 +148,9 @@ def compare(
     import pandas as pd
 
     rows = []
-    counts = (int(slots),) if isinstance(slots, int | np.integer) else slots
-    for one in (settings,) if isinstance(settings, str | Settings) else settings:
+    counts = given.wholes(slots, "compare", "slots")
+    several: Any = [settings] if isinstance(settings, str) or not isinstance(settings, Iterable) else settings
+    for one in several:
         for at in [{"slots": count} for count in counts] or [{}]:
             chosen = settings_of(one, trace.shape, **others, **at)
             found = metrics.summary(core.replay(trace, chosen))
@@ -171,13 +172,17 @@ def compare(
 
 
 def curve(
-    trace: Trace, settings: str | Settings = "lru", slots: Sequence[int] | None = None, **others: Any
+    trace: Trace,
+    settings: str | Settings = "lru",
+    slots: int | Sequence[int] | None = None,
+    **others: Any,
 ) -> Curve:
     """Hit ratio over slot counts, without pre-fetching; default: every count from one token's need to all
     experts. Raises ArgumentError, SettingsError.
     """
     given.a_trace(trace, "curve")
-    return curve_of(trace, settings_of(settings, trace.shape, **others), slots)
+    counts = None if slots is None else given.wholes(slots, "curve", "slots")
+    return curve_of(trace, settings_of(settings, trace.shape, **others), counts)
 
 
 def explain(trace: Trace, settings: str | Settings = "lru", **others: Any) -> Explainer:
@@ -205,8 +210,25 @@ def sweep(
     from moeviz import sweeps
 
     given.fields("sweep", ["jobs", "dask", *(one.name for one in fields(sweeps.Plan))], plan)
+    usual = {one.name: one.default for one in fields(sweeps.Plan)}
+    for name, value in plan.items():
+        if name in ("slots", "budgets"):
+            plan[name] = tuple(given.wholes(value, "sweep", name))
+        elif isinstance(usual[name], tuple):
+            plan[name] = given.texts(value, "sweep", name)
+        else:
+            given.kinds("sweep", usual, {name: value})
+    chosen = sweeps.Plan(**plan)
+    known: dict[str, Any] = {one: POLICIES[one].lists or POLICIES[one].score for one in chosen.policies}
+    known |= {one: PREDICTORS[one].make for one in chosen.prefetch}
+    for name, made in known.items():
+        if ":" not in name and not made.__module__.startswith("moeviz."):
+            raise ArgumentError(
+                f"sweep works in processes of its own, which do not know {name!r} of this program. Put it "
+                f"into a file and write path.py:{name}."
+            )
     with sweeps.executor(jobs, dask) as executor:
-        return sweeps.sweep(each, sweeps.Plan(**plan), Path(out), executor)
+        return sweeps.sweep(each, chosen, Path(out), executor)
 
 
 def run(
@@ -230,11 +252,18 @@ def run(
     StoreError, SettingsError.
     """
     given.a_name(model, "run")
+    texts = prompt if isinstance(prompt, str) else given.texts(prompt, "run", "prompts", "texts")
+    given.whole("run", threads=threads)
+    if threads < 1:
+        raise ArgumentError(f"threads of run is {threads}; it must be at least 1.")
     from moeviz.engine import measure
     from moeviz.engine.loader import BUNDLED, load, use_threads
     from moeviz.engine.session import Options
 
-    own = {one.name for one in fields(Options)}
+    usual = {one.name: one.default for one in fields(Options)}
+    own = set(usual)
+    given.fields("run", SETTINGS.keys() | usual.keys(), others)
+    given.kinds("run", usual, {name: value for name, value in others.items() if name in own})
     asked = {name: value for name, value in others.items() if name not in own - {"seed"}}
     settings_of(policy, **asked).check_live()  # what cannot be is said before anything is loaded
     options = Options(**{name: value for name, value in others.items() if name in own})
@@ -249,7 +278,7 @@ def run(
     )
     chosen = settings_of(policy, loaded.shape, **asked)
     try:
-        future = measure.look_ahead(loaded, prompt, chosen, options)
-        return measure.record(loaded, prompt, chosen, options, future=future)
+        future = measure.look_ahead(loaded, texts, chosen, options)
+        return measure.record(loaded, texts, chosen, options, future=future)
     finally:
         loaded.store.close()

@@ -10,7 +10,7 @@ from moeviz import words
 from moeviz.app import bar, beyond, forms, kept, machines, others, planning, show, traces
 from moeviz.charts import curves, times
 from moeviz.core.policies import POLICIES
-from moeviz.core.settings import ITSELF, Settings
+from moeviz.core.settings import Settings, calibrated
 from moeviz.errors import MoevizError
 from moeviz.numbers import cost
 from moeviz.numbers.curves import slot_counts
@@ -51,7 +51,7 @@ with show.screen():
     if not policies:
         st.info("Choose a policy.")
         st.stop()
-    chosen = [Settings(one, at, scope, calibration=ITSELF if one == "static" else "") for one in policies]
+    chosen = [calibrated(Settings(one, at, scope)) for one in policies]
     try:
         found = [kept.curved(trace, replace(one, slots=counts[0])) for one in chosen]
         runs = kept.named(trace, [*chosen, *BASELINES])
@@ -63,7 +63,7 @@ with show.screen():
     with left:
         named = [one.name for one in laid]
         show.chart(lambda: curves.over_slots(found, at, even, laid), "curves", trace, chosen, at, even, named)
-        beyond.hits(trace, zip(chosen, (each for _, each in runs), strict=False))  # not of the baselines
+        beyond.hits(trace, [(one, kept.replayed(trace, one)) for one in chosen])
         others.sources(laid)
     with right:
         if place is None or not size:
@@ -72,8 +72,8 @@ with show.screen():
             costs, whose = machines.costs(trace, run, place, size)
             show.chart(lambda: times.modelled(runs, costs, whose), "times", runs, costs, whose)
             st.caption(machines.in_words(costs, place, size))
-        st.caption(machines.memory(at * (trace.layers if scope == "layer" else 1), size))
-        if "static" in policies:
-            st.caption("static is calibrated on this very trace: the best that fixed frequencies can do.")
+        st.caption(machines.memory(at, scope, trace.layers, size))
+        if said := words.calibrated_on_itself(chosen):
+            st.caption(said)
     machines.checked()
     planning.section(here, place)

@@ -13,6 +13,7 @@ from conftest import random_trace
 from test_metrics import timed
 
 import moeviz as mv
+from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.replay import replay
 from moeviz.core.settings import Settings
@@ -73,7 +74,7 @@ def test_what_is_no_trace_is_refused_with_the_way_to_one(verb: str) -> None:
         ("a.moetrace", "'a.moetrace' is a path: trace, run = moeviz.load"),
         ((trace, None), "moeviz.load gives two: trace, run = "),
         (replay(trace, Settings(slots=3)), "a Run does not hold the Trace"),
-        (None, "a NoneType is none"),
+        (None, "None is none"),
     ):
         with pytest.raises(ArgumentError, match=f"^{verb} takes a Trace first, and .*{re.escape(says)}"):
             getattr(mv, verb)(given, "lru" if verb != "stage" else ["lru"])
@@ -88,7 +89,7 @@ def test_what_is_no_run_no_paths_and_no_model_is_refused(tmp_path: Path) -> None
         ("sweep", (trace, tmp_path / "t.parquet"), "a Trace is none: trace.save"),
         ("sweep", ([trace], tmp_path / "t.parquet"), "a Trace is none: trace.save"),
         ("run", (trace, "In the beginning"), r"a Trace is none: moeviz.replay\(trace"),
-        ("run", (3, "In the beginning"), "a int is none: moeviz.capture"),
+        ("run", (3, "In the beginning"), "an int is none: moeviz.capture"),
     ):
         with pytest.raises(ArgumentError, match=f"^{verb} takes .*{says}"):
             getattr(mv, verb)(*arguments)
@@ -97,18 +98,70 @@ def test_what_is_no_run_no_paths_and_no_model_is_refused(tmp_path: Path) -> None
 
 
 def test_what_a_verb_does_not_take_is_named(tmp_path: Path) -> None:
-    path = SAMPLES / "bible.moetrace"
+    path, out, trace = SAMPLES / "bible.moetrace", tmp_path / "t.csv", random_trace(2)
     for work, says in (
         (lambda: mv.load(path, experts="x"), "experts of load is a whole number, and 'x' is none"),
         (lambda: mv.load(path, top_k=True), "top_k of load is a whole number, and a bool is none"),
         (lambda: mv.synthetic("a"), "tokens of synthetic is a whole number, and 'a' is none"),
         (
-            lambda: mv.sweep([path], tmp_path / "t.csv", foo=3),
-            "sweep knows no 'foo'. It takes jobs, ",
+            lambda: mv.sweep([path], out, foo=3),
+            "sweep knows no 'foo'. It takes budgets, dask, jobs, ",
         ),
+        (lambda: mv.synthetic(5, skew="a"), "skew of synthetic is a number, and 'a' is none"),
+        (lambda: mv.synthetic(5, reuse=None), "reuse of synthetic is a number, and None is none"),
+        (lambda: mv.curve(trace, slots=[4.9]), "slots of curve are whole numbers, and a float is none"),
+        (lambda: mv.curve(trace, slots="ab"), "slots of curve are whole numbers, and 'ab' is none"),
+        (lambda: mv.compare(trace, 5), "settings are a policy's name, policy=lru,slots=4"),
+        (lambda: mv.compare(trace, slots=True), "slots of compare are whole numbers, and a bool is none"),
+        (lambda: mv.sweep([path], out, policies=5), "policies of sweep are names, and an int is none"),
+        (lambda: mv.sweep([path], out, slots=["4"]), "slots of sweep are whole numbers, and '4' is none"),
+        (lambda: mv.sweep([path], out, width="2"), "width of sweep is a whole number, and '2' is none"),
+        (lambda: mv.sweep([path], out, rule=2), "rule of sweep is a text, and an int is none"),
+        (lambda: mv.run("", 5), "prompts of run are texts, and an int is none"),
+        (lambda: mv.run("", ["a", 5]), "prompts of run are texts, and an int is none"),
+        (lambda: mv.run("", "a", threads=0), "threads of run is 0; it must be at least 1"),
+        (lambda: mv.run("", "a", threads="2"), "threads of run is a whole number, and '2' is none"),
+        (lambda: mv.run("", "a", max_new_tokens="5"), "max_new_tokens of run is a whole number"),
+        (lambda: mv.run("", "a", temperature="hot"), "temperature of run is a number, and 'hot' is none"),
+        (lambda: mv.run("", "a", stop_at_end=1), "stop_at_end of run is True or False, and an int is"),
+        (lambda: mv.run("", "a", max_tokens=5), "run knows no 'max_tokens'. It takes baseline, "),
     ):
         with pytest.raises(ArgumentError, match=re.escape(says)):
             work()
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers() -> None:
+    """Those of a curve go into a replay."""
+    trace = random_trace(2)
+    curve = mv.curve(trace, "lfu", slots=3)
+    assert curve.slots.tolist() == [3]
+    (run,) = (mv.replay(trace, "lfu", slots=slots) for slots in curve.slots)
+    assert run.settings == Settings("lfu", 3)
+    assert type(run.settings.slots) is int
+    assert mv.compare(trace, "lru", slots=curve.slots)["slots"].tolist() == [3]
+    with pytest.raises(SettingsError, match=r"slots is 3\.0; it must be a whole number"):
+        mv.replay(trace, slots=3.0)
+
+
+def test_a_sweep_says_which_policy_its_processes_cannot_know(tmp_path: Path) -> None:
+    mv.policy("here")(lambda use, now: -use.last_touch)
+    with pytest.raises(ArgumentError, match=r"do not know 'here' of this program\. Put it into a file"):
+        mv.sweep([SAMPLES / "bible.moetrace"], tmp_path / "t.csv", policies="here")
+    POLICIES.pop("here")
+
+
+def test_a_name_of_moeviz_is_not_taken_for_the_whole_process() -> None:
+    for kind, work in (
+        ("policy", lambda: mv.policy("lru")(lambda use, now: use.expert)),
+        ("predictor", lambda: mv.predictor("frequency")(lambda context: None)),
+        ("importer", lambda: mv.importer("table", "mine", lambda source: 0)(lambda source, options: None)),
+        ("exporter", lambda: mv.exporter("csv", ".csv", "mine")(lambda export: b"")),
+    ):
+        with pytest.raises(ArgumentError, match=rf"^{kind} '[a-z]+' is moeviz's own\. Give yours another"):
+            work()
+    mv.policy("again")(lambda use, now: -use.last_touch)
+    mv.policy("again")(lambda use, now: use.last_touch)  # as a notebook's cell does that is run twice
+    POLICIES.pop("again")
 
 
 def test_settings_are_a_name_a_text_or_settings() -> None:

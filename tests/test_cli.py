@@ -491,6 +491,10 @@ def test_a_comparison_ends_with_a_verdict_and_the_best_value() -> None:
             "export {t} --format jsonl --policy lfu --out {o}",
             "--policy is not used: jsonl holds the trace without",
         ),
+        (
+            "export {t} --format jsonl --policy static --recorded --out {o}",
+            "--recorded is not used: jsonl holds the trace without",
+        ),
     ],
 )
 def test_an_option_that_changes_nothing_is_named_beside_what_was_asked_for(

@@ -242,7 +242,14 @@ def run_cells(content: str) -> dict[str, Any]:
     return space
 
 
-@pytest.mark.parametrize("chosen", [Settings("lfu", 3, prefetch="next-gate"), Settings(baseline="on-demand")])
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        Settings("lfu", 3, prefetch="next-gate"),
+        Settings("lru-2", 20, "model", rule="one-by-one"),
+        Settings(baseline="on-demand"),
+    ],
+)
 def test_the_notebook_computes_the_same_numbers_from_the_file(
     chosen: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +260,9 @@ def test_the_notebook_computes_the_same_numbers_from_the_file(
     space = run_cells(exporters.content("notebook", trace, run, own, "it's mine.moetrace").decode())
     assert space["run"].same_decisions(run)
     assert space["now"]["hits"] == (run.accesses.outcome == 0).sum()
+    drawn = [one.settings for one in space["curves"]]  # of the cache that is told of, its own policy first
+    assert drawn[0].policy == chosen.policy
+    assert {(one.scope, one.rule) for one in drawn} == {(chosen.scope, chosen.rule)}
     other = exporters.content(
         "notebook", trace, replay(trace, Settings(slots=5)), own, "it's mine.moetrace"
     ).decode()
@@ -386,7 +396,8 @@ def test_the_command_writes_each_format(kind: str, recorded: bool, tmp_path: Pat
     result = CliRunner().invoke(main, arguments + ["--recorded"] * recorded)
     assert result.exit_code == 0, result.output
     said = "measured" if recorded else "lfu, 4 slots, replayed"
-    assert ("lru, lfu, replayed" if kind == "stage" else said) in result.output
+    said = {"stage": "lru, lfu, replayed", "jsonl": "out: the trace"}.get(kind, said)
+    assert said in result.output
     assert (tmp_path / "out").stat().st_size > 1_000
 
 

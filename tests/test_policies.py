@@ -804,6 +804,30 @@ def test_a_policy_that_is_no_file_tells_its_place_too() -> None:
         replay(random_trace(3), Settings("own", 4))
 
 
+@pytest.mark.parametrize("reads", ["loaded", "touches_resident", "level"])
+def test_a_stack_policy_reads_nothing_that_differs_by_slots(reads: str) -> None:
+    with pytest.raises(PolicyError, match=rf"stack=True and reads use\.{reads}, which differs.*Leave stack"):
+        policy("mine", stack=True)(lambda use, now: getattr(use, reads) - use.last_touch)
+    assert "mine" not in POLICIES
+
+
+def test_what_a_score_reads_is_needed_without_being_said() -> None:
+    """Else it would be told nothing, and every expert would have the same score."""
+    trace = random_trace(5, tokens=40)
+    for column, need, known in (
+        ("next_use", "future", "belady"),
+        ("weight", "weights", "weighted-lfu"),
+        ("calibrated", "calibration", "static"),
+    ):
+        policy("mine")(lambda use, now, column=column: getattr(use, column) * (-1) ** (column == "next_use"))
+        assert POLICIES["mine"].needs == {need} == POLICIES[known].needs
+        own, theirs = (Settings(name, 4, calibration="itself") for name in ("mine", known))
+        assert replay(trace, own).hit_ratio == replay(trace, theirs).hit_ratio
+    with pytest.raises(SettingsError, match=r"needs a calibration trace.*or calibration=itself"):
+        replay(trace, Settings("mine", 4))
+    POLICIES.pop("mine")
+
+
 def test_a_file_cannot_replace_a_policy_of_moeviz(tmp_path: Path) -> None:
     before = dict(POLICIES)
     path = tmp_path / "mine.py"

@@ -127,7 +127,15 @@ def test_a_predictor_of_ones_own(tmp_path: Path) -> None:
     [
         ("class f:\n    def __init__(self, context): pass", "AttributeError: 'f' object has no attribute"),
         ("def f(context): return [][9]", "IndexError: "),
-        ("def observe(self, layer, chosen): pass\n    def guess(self, *given): return None", "TypeError: "),
+        (
+            "def observe(self, layer, chosen): pass\n    def guess(self, *given): return None",
+            "guesses None. Let",
+        ),
+        (
+            "def observe(self, layer, chosen): pass\n    def guess(self, layer, routers, width): "
+            "return routers.experts[0]",
+            r"AttributeError: .*'experts' .*needs=\{'routers'\}",
+        ),
         (
             "def observe(self, layer, chosen): pass\n    def guess(self, *given): return [8]",
             "guesses expert 8",
@@ -149,6 +157,22 @@ def test_a_predictor_that_fails_at_its_work_is_one_message(content: str, words: 
         replay(random_trace(3), Settings(slots=4, prefetch=name))
     with pytest.raises(PolicyError, match=words):
         guess_quality(random_trace(3), name)
+    del PREDICTORS[name]
+
+
+def test_a_predictor_that_did_not_declare_the_truth_is_told_how(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "class f:\n    def __init__(self, context): self.truth = context.truth\n"
+        "    def observe(self, layer, chosen): pass\n"
+        "    def guess(self, layer, routers, width): return self.truth(layer)[:width]\n"
+    )
+    name = load_predictor(f"{tmp_path / 'mine.py'}:f")
+    for work in (
+        lambda: replay(random_trace(3), Settings(slots=4, prefetch=name)),
+        lambda: guess_quality(random_trace(3), name),
+    ):
+        with pytest.raises(PolicyError, match=r"'mine\.py:f' asks for the truth.*needs=\{'future'\}"):
+            work()
     del PREDICTORS[name]
 
 

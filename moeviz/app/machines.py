@@ -125,8 +125,9 @@ def in_words(costs: cost.Costs, place: Machine, size: int) -> str:
     )
 
 
-def memory(slots: int, size: int) -> str:
-    """What the slots take."""
+def memory(slots: int, scope: str, layers: int, size: int) -> str:
+    """What the slots take, of `size` bytes each."""
+    slots *= layers if scope == "layer" else 1
     what = words.memory(slots * size) if size else "an unknown amount of memory"
     return f"{words.many(slots, 'slot')} in all layers take {what}."
 

@@ -275,6 +275,12 @@ def export(file: Path, kind: str, recorded: bool, policies: str, out: Path, **ot
             )
         _say_unused(kind, exporters.EXPORTERS[kind].alone, recorded, settings)
         trace, own = moetrace.load(file)
+        if exporters.EXPORTERS[kind].alone:
+            content = exporters.content(kind, trace, None, None, file.as_posix())
+            with writing(out):
+                moetrace.write_atomically(out, content)
+            click.echo(f"saved      {out}: the trace")
+            return
         settings = suiting(settings, trace)
         if recorded and own is None:
             why = trace.notes[-1] if moetrace.left_out(trace) else f"{file.name} holds no recorded run."

@@ -37,7 +37,7 @@ from moeviz.core.columns import Floats, Ints
 from moeviz.core.oracle import Knowledge, strongest
 from moeviz.core.policies import POLICIES
 from moeviz.core.pools import Pools, in_waves
-from moeviz.core.predictors import PREDICTORS, Context, RouterGuess
+from moeviz.core.predictors import PREDICTORS, Context, RouterGuess, untold_truth
 from moeviz.core.recorder import Recorder
 from moeviz.core.run import HIT, MISS, ExpertBytes, layer_bytes
 from moeviz.core.settings import Room, Settings
@@ -366,5 +366,6 @@ class ExpertCache:
         return loads
 
     def _truth(self, layer: int) -> list[int]:
-        assert self._future is not None
+        if self._future is None:
+            raise untold_truth(self.settings.prefetch)
         return self._future.needs(int(self.now.forward_pass), layer)

@@ -102,6 +102,15 @@ class Columns:
                 own = begins[counts == count, None] + np.arange(count)
                 self.need(at[own].ravel(), count)
             return
+        experts = self._met.shape[1]
+        if len(at) == even:  # one layer's, as in a live run: its rows are fetched once
+            begin = int(at[0]) // experts * experts
+            numbers, of_layer = self._number.take(at), self._met[begin : begin + experts]
+            rows = of_layer.take(numbers, 0)
+            rows[:, numbers] += 1
+            of_layer[numbers] = rows
+            self.columns["company"][begin : begin + experts] = np.add.reduce(rows, 0, np.int32)
+            return
         members, met, flat = at.reshape(-1, even), self._met, self._met.ravel()
         pairs = self._met_begins.take(members)[:, :, None] + self._number.take(members)[:, None]
         pairs = pairs.ravel()
@@ -133,7 +142,7 @@ class Columns:
         for name, column in zip(self._names, columns, strict=True):
             setattr(taken, name, column)
         if self._apart:  # those of other layers than the event's have no company now
-            taken.company = np.where(taken.layer == self.now.layer, taken.company, 0.0)
+            taken.company = taken.company * (taken.layer == self.now.layer)
         found: Any = self._guarded(shape) if self.policy.guarded else self.policy.score(taken, self.now)
         if type(found) is not np.ndarray or found.dtype != np.float64 or found.shape != shape:
             found = np.array(np.broadcast_to(found, shape), np.float64)

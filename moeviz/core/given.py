@@ -7,7 +7,7 @@ in: a verb says in words what it takes, and how one has that.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +70,55 @@ def whole(verb: str, **given: Any) -> None:
             raise ArgumentError(f"{name} of {verb} is a whole number, and {shown(value)} is none.")
 
 
+def wholes(given: Any, verb: str, name: str) -> list[int]:
+    """A whole number or several of them, as a list. Raises ArgumentError."""
+    several = given if isinstance(given, Iterable) and not isinstance(given, str | bytes) else [given]
+    found = list(several)
+    for one in found:
+        if isinstance(one, bool) or not isinstance(one, int | np.integer):
+            raise ArgumentError(
+                f"{name} of {verb} are whole numbers, and {shown(one)} is none: write {name}=[4, 8]."
+            )
+    return [int(one) for one in found]
+
+
+def texts(given: Any, verb: str, name: str, what: str = "names") -> tuple[str, ...]:
+    """Several texts, called `what`; one by itself will do. Raises ArgumentError for anything else."""
+    found = (given,) if isinstance(given, str) else given
+    if not isinstance(found, Iterable):
+        raise ArgumentError(f"{name} of {verb} are {what}, and {shown(given)} is none.")
+    found = tuple(found)
+    for one in found:
+        if not isinstance(one, str):
+            raise ArgumentError(f"{name} of {verb} are {what}, and {shown(one)} is none.")
+    return found
+
+
+def kinds(verb: str, usual: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raises ArgumentError where a value is of another kind than the usual one of its name."""
+    for name, value in given.items():
+        kind = type(usual[name])
+        if kind is int:
+            whole(verb, **{name: value})
+        elif kind is float:
+            number(verb, **{name: value})
+        elif kind is bool and not isinstance(value, bool):
+            raise ArgumentError(f"{name} of {verb} is True or False, and {shown(value)} is neither.")
+        elif kind is str and not isinstance(value, str):
+            raise ArgumentError(f"{name} of {verb} is a text, and {shown(value)} is none.")
+
+
+def number(verb: str, **given: Any) -> None:
+    """Raises ArgumentError where one of these is no number; a bool is none."""
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+            raise ArgumentError(f"{name} of {verb} is a number, and {shown(value)} is none.")
+
+
 def fields(verb: str, known: Iterable[str], given: Iterable[str]) -> None:
     """Raises ArgumentError where something is given by a name that is not known."""
     if unknown := sorted(set(given) - set(known)):
-        raise ArgumentError(f"{verb} knows no {unknown[0]!r}. It takes {', '.join(known)}.")
+        raise ArgumentError(f"{verb} knows no {unknown[0]!r}. It takes {', '.join(sorted(known))}.")
 
 
 def paths(given: Any, verb: str) -> list[Path]:
@@ -94,4 +139,7 @@ def shown(given: Any) -> str:
     """What was given, in short: a text as it is, of other things their kind."""
     if isinstance(given, str | os.PathLike):
         return repr(os.fspath(given)[:SHOWN])
-    return f"a {type(given).__name__}"
+    if given is None:
+        return "None"
+    name = type(given).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

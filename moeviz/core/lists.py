@@ -33,19 +33,19 @@ class Lists:
     def leaves(self, stays: Container[int]) -> int:
         """Takes out and returns who leaves for the one that was missed last; -1 where all of the residents
         are among `stays`."""
-        raise NotImplementedError
+        raise NotImplementedError("it has no method leaves")
 
     def came(self, one: int) -> None:
         """An expert came into a slot."""
-        raise NotImplementedError
+        raise NotImplementedError("it has no method came")
 
     def used(self, one: int, again: bool) -> None:
         """A resident was needed. `again`: False where it came for this very use."""
-        raise NotImplementedError
+        raise NotImplementedError("it has no method used")
 
     def why(self, one: int) -> str:
         """Why a resident would leave now, in words that follow "Expert 3 left: "; without a semicolon."""
-        raise NotImplementedError
+        raise NotImplementedError("it has no method why")
 
 
 # The lists are plain dicts, which are several times quicker than OrderedDict: who is put in is last, and the

@@ -9,9 +9,10 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
-from moeviz.errors import PolicyError
+from moeviz.errors import ArgumentError, PolicyError
 
 MOEVIZ = Path(__file__).parents[1]  # its own code
+OF_A_FILE = "moeviz_user_"  # begins the name of the module that a user's file is run as
 MOST_SAID = 300  # characters of what an error says
 
 
@@ -45,9 +46,21 @@ def _place(file: str, error: BaseException) -> str:
     """The last line of a user's own file that an error came through, in words; empty where there is none.
     `file`: where the name says it, else it is the first that is not moeviz's."""
     lines = [(Path(frame.f_code.co_filename), line) for frame, line in walk_tb(error.__traceback__)]
-    own = Path(file).resolve() if file else next((one for one, _ in lines if MOEVIZ not in one.parents), None)
+    own = Path(file).resolve() if file else next((one for one, _ in lines if _is_theirs(one)), None)
     at = [f"{one.name}, line {line}" for one, line in lines if own in (one, one.resolve())]
     return at[-1] if at else ""
+
+
+def _is_theirs(file: Path) -> bool:
+    return MOEVIZ not in file.parents and "site-packages" not in file.parts
+
+
+def not_ours(kind: str, name: str, known: Any, new: Any) -> None:
+    """Raises ArgumentError where `new` code of a user's own takes a name of moeviz's, `known`, for the whole
+    process. In a file that is named as path.py:name it may: there names are the file's."""
+    theirs = not new.__module__.startswith(("moeviz.", OF_A_FILE))
+    if theirs and known.__module__.startswith("moeviz."):
+        raise ArgumentError(f"{kind} {name!r} is moeviz's own. Give yours another name.")
 
 
 def functions_of(kind: str, text: str, registry: dict[str, Any]) -> Any:
@@ -67,7 +80,7 @@ def functions_of(kind: str, text: str, registry: dict[str, Any]) -> Any:
             f"{', '.join(registry)}."
         )
     known = dict(registry)
-    spec = importlib.util.spec_from_file_location(f"moeviz_user_{kind}", path)
+    spec = importlib.util.spec_from_file_location(f"{OF_A_FILE}{kind}", path)
     assert spec is not None
     assert spec.loader is not None
     try:

@@ -29,11 +29,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from moeviz.core.lists import Arc, Lists, S3Fifo, wrong_victim
-from moeviz.core.owncode import failed, first_paragraph, functions_of, short, told
-from moeviz.core.use import BY_EVENT, Column, Moment, Use
+from moeviz.core.owncode import failed, first_paragraph, functions_of, not_ours, short, told
+from moeviz.core.use import BY_EVENT, BY_RESIDENCY, Column, Moment, Use
 from moeviz.errors import PolicyError
 
 NEEDS = frozenset({"future", "calibration", "weights"})
+NEED_OF = {"next_use": "future", "calibrated": "calibration", "average": "weights", "weight": "weights"}
 
 Score = Callable[[Use, Moment], Any]
 Shown = Callable[[Any, Moment], Any]  # scores -> what people are told
@@ -101,14 +102,17 @@ def policy(
     """Registers a score, or a class of `Lists`, under a name.
 
     `says`: why the victim left, in words. `needs`: what has to be known besides the run: "future",
-    "calibration" or "weights" (of the router). `stack`: True promises that more slots never lose a hit
-    because the score depends on neither slots nor residency (Mattson et al. 1970); curves are then drawn
-    faster. `shown`: what stands for a score in words and bars, in the same order of experts. Lists say
-    themselves why, and need none of these. Raises PolicyError where the score is not an expression that works
-    on arrays, or lists lack a method.
+    "calibration" or "weights" (of the router); what a score reads is needed without being said. `stack`:
+    True promises that more slots never lose a hit because the score depends on neither slots nor residency
+    (Mattson et al. 1970); curves are then drawn faster. `shown`: what stands for a score in words and bars,
+    in the same order of experts. Lists say themselves why, and need none of these. Raises PolicyError where
+    the score is not an expression that works on arrays, `stack` cannot be true of it or lists lack a method,
+    and ArgumentError where the name is moeviz's own.
     """
 
     def register(score: Decorated) -> Decorated:
+        if known := POLICIES.get(name):
+            not_ours("policy", name, known.lists or known.score, score)
         POLICIES[name] = replace(_examined(name, score, says, frozenset(needs), stack), shown=shown)
         return score
 
@@ -195,6 +199,12 @@ def _examined(name: str, score: Score | type[Lists], says: str, needs: frozenset
             f"policy {name!r} gives {given} where a score is wanted. Let its "
             "function return a number, for example -use.last_touch."
         )
+    if stack and (moves := sorted(use.asked & BY_RESIDENCY)):
+        raise PolicyError(
+            f"policy {name!r} is declared stack=True and reads use.{moves[0]}, which differs from one number "
+            "of slots to the next. Leave stack=True out."
+        )
+    needs |= {need for column, need in NEED_OF.items() if column in use.asked}
     steady = now.asked <= {"seed", "layers", "half_life"} and not use.asked & BY_EVENT
     guarded, drawn = score.__module__ != __name__, "seed" in now.asked
     clocks = found is columns["last_touch"] or found is columns["loaded"]

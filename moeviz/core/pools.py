@@ -14,7 +14,7 @@ pool x (experts of a pool) + number in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from copy import deepcopy
 
 import numpy as np
@@ -232,6 +232,7 @@ class Pools(Columns):
         filled, limit = int(self.filled[row]), int(self.limits[row])
         taken = [slot for slot in found if slot >= 0]
         scores: Floats | None = None
+        leaving: Iterator[int] = iter(())
         lists = None if self.lists is None else self.lists[row]
         for rank, place in enumerate(places):
             if found[rank] >= 0:
@@ -254,12 +255,13 @@ class Pools(Columns):
             else:
                 if scores is None:
                     scores = self._allowed(row, taken, held)
-                slot = self._lowest(row, scores)
+                    leaving = self._leaving(row, scores)
+                slot = next(leaving, -1)
                 if slot < 0:  # every other is held by a guess: demand comes first
                     scores = self._allowed(row, taken, ())
-                    slot = self._lowest(row, scores)
+                    leaving = self._leaving(row, scores)
+                    slot = next(leaving)
                 victim = self._evict(row, place, slot, float(scores[slot]))
-                scores[slot] = np.inf
                 taken.append(slot)
             self._place(row, place, slot)
             self.load(place, clock + rank + 1)
@@ -309,10 +311,10 @@ class Pools(Columns):
         victims: list[tuple[int, int]] = []
         while self._sizes[place] > self._room:
             scores = self._allowed(row, pinned, held, self._vacant)
-            slot = self._lowest(row, scores)
+            slot = next(self._leaving(row, scores), -1)
             if slot < 0:  # every other is held by a guess: demand comes first
                 scores = self._allowed(row, pinned, self._vacant)
-                slot = self._lowest(row, scores)
+                slot = next(self._leaving(row, scores), -1)
             victim = self._evict(row, place, slot, float(scores[slot]))
             self._room += self._sizes[victim]
             self._vacant.append(slot)
@@ -350,7 +352,7 @@ class Pools(Columns):
             slot, victim = self._by_lists(row, place, stays)
         else:
             scores = self._allowed(row, held)
-            slot = self._lowest(row, scores)
+            slot = next(self._leaving(row, scores), -1)
             if slot < 0:
                 return None
             victim = self._evict(row, place, slot, float(scores[slot]))
@@ -391,17 +393,22 @@ class Pools(Columns):
                 scores[slot] = np.inf
         return scores
 
-    def _lowest(self, row: int, scores: Floats) -> int:
-        """Slot of the lowest score; of equal ones the least recently used. -1 where all have to stay."""
-        slot = int(scores.argmin())
-        low = scores[slot]
-        if low == np.inf:
-            return -1
-        if not self.policy.distinct:
-            same = (scores == low).nonzero()[0]
-            if len(same) > 1:
-                return int(same[self.use.last_touch.take(self.holder[row].take(same)).argmin()])
-        return slot
+    def _leaving(self, row: int, scores: Floats) -> Iterator[int]:
+        """Slots in the order in which their residents leave: the lowest score first, of equal ones the least
+        recently used; none of those that have to stay. Makes the scores of who left infinite."""
+        while scores[slot := int(scores.argmin())] < np.inf:
+            same = (slot,) if self.policy.distinct else (scores == scores[slot]).nonzero()[0]
+            if len(same) == 1:
+                yield slot
+                scores[slot] = np.inf
+                continue
+            touched = self.use.last_touch.take(self.holder[row].take(same))
+            for _ in range(len(same)):
+                first = touched.argmin()
+                touched[first] = np.inf
+                slot = int(same[first])
+                yield slot
+                scores[slot] = np.inf
 
     # an event of many pools at once
 

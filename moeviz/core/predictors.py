@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from operator import index
 from typing import TYPE_CHECKING, Any, Protocol
 
-from moeviz.core.owncode import failed, first_paragraph, functions_of, short
+from moeviz.core.owncode import failed, first_paragraph, functions_of, not_ours, short
 from moeviz.errors import PolicyError
 
 if TYPE_CHECKING:
@@ -92,13 +92,20 @@ class _Guarded:
 
     def __init__(self, kind: Kind, context: Context) -> None:
         self._name, self._experts = kind.name, context.experts
+        self._by_routers = "routers" in kind.needs
         self._own: Predictor = self._told(kind.make, context)
 
     def observe(self, layer: int, chosen: Rows) -> None:
         self._told(lambda: self._own.observe(layer, chosen))
 
     def guess(self, layer: int, routers: RouterGuess | None, width: int) -> list[int]:
-        found: list[int] = self._told(lambda: list(map(index, self._own.guess(layer, routers, width))))
+        given: Any = self._told(lambda: self._own.guess(layer, routers, width))
+        if given is None:
+            raise PolicyError(
+                f"predictor {short(self._name)!r} guesses None. Let its guess return a list of experts, "
+                "[] for none."
+            )
+        found: list[int] = self._told(lambda: list(map(index, given)))
         if odd := [expert for expert in found if not 0 <= expert < self._experts]:
             raise PolicyError(
                 f"predictor {short(self._name)!r} guesses expert {odd[0]}; a layer has 0 to "
@@ -112,7 +119,19 @@ class _Guarded:
         except PolicyError:
             raise
         except (Exception, SystemExit) as error:
-            raise failed("predictor", self._name, error) from error
+            raised = failed("predictor", self._name, error)
+            if error.args[:1] == ("'NoneType' object has no attribute 'experts'",) and not self._by_routers:
+                raised = PolicyError(f"{raised} {_declare('routers')}")
+            raise raised from error
+
+
+def _declare(need: str) -> str:
+    return f"A predictor is told that only where it is declared: write @predictor(name, needs={{{need!r}}})."
+
+
+def untold_truth(name: str) -> PolicyError:
+    """What is said of a predictor that asks what layers will need without having declared it."""
+    return PolicyError(f"predictor {short(name)!r} asks for the truth. {_declare('future')}")
 
 
 PREDICTORS: dict[str, Kind] = {}
@@ -122,7 +141,7 @@ def predictor(name: str, *, needs: Iterable[str] = ()) -> Callable[[Any], Any]:
     """Registers a predictor, a class or function made from the run's Context, under a name.
 
     `needs`: "routers" (the guesses that the model's own routers made) or "future" (the truth). Raises
-    PolicyError for other needs.
+    PolicyError for other needs, and ArgumentError where the name is moeviz's own.
     """
     if not set(needs) <= NEEDS:
         raise PolicyError(
@@ -130,6 +149,8 @@ def predictor(name: str, *, needs: Iterable[str] = ()) -> Callable[[Any], Any]:
         )
 
     def register(make: Callable[[Context], Predictor]) -> Callable[[Context], Predictor]:
+        if known := PREDICTORS.get(name):
+            not_ours("predictor", name, known.make, make)
         PREDICTORS[name] = Kind(name, make, frozenset(needs))
         return make
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import Field, asdict, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields, replace
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from moeviz.amounts import budget, byte_count, many
@@ -125,7 +126,11 @@ class Settings:
         0.0, "next-gate: guess until the probabilities reach this; 0: guess the width", least=0, most=1
     )
     warm: str = _setting("cold", "What is resident at the start", known=WARM)
-    calibration: str = _setting("", "Trace file or sample for policy static and for a calibrated start")
+    calibration: str = _setting(
+        "",
+        "Trace file, .moecounts or sample for policy static and for a calibrated start, or itself: the trace "
+        "that is replayed",
+    )
     half_life: int = _setting(
         64, "Tokens after which a use counts half, for policy lfu-aged", least=1, most=MOST
     )
@@ -147,7 +152,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in SETTINGS:
-            check(name, getattr(self, name))
+            value = getattr(self, name)
+            if KINDS[name] is int and not isinstance(value, bool) and hasattr(value, "__index__"):
+                value = index(value)  # of numpy's whole numbers too
+                object.__setattr__(self, name, value)
+            check(name, value)
         if not re.fullmatch("pinned|in-order|one-by-one|batch:[1-9][0-9]{0,6}", self.rule):
             raise SettingsError(
                 f"rule {self.rule!r} is not known. Choose pinned, in-order, one-by-one or batch:N with a "
@@ -253,7 +262,7 @@ class Settings:
             )
             raise SettingsError(
                 f"{what} needs a calibration trace. Name a trace file or a sample, for example "
-                "calibration=bible."
+                "calibration=bible, or calibration=itself."
             )
 
     def _check_budget(
@@ -378,6 +387,12 @@ KINDS: dict[str, type] = {
     one.name: {"int": int, "float": float, "str": str}[str(one.type)] for one in fields(Settings)
 }
 DEFAULTS: dict[str, Any] = {one.name: one.default for one in fields(Settings)}
+
+
+def calibrated(settings: Settings) -> Settings:
+    """Settings that name a calibration if they need one: where none is named, the trace that is replayed."""
+    needs = settings.needs_calibration and not settings.calibration
+    return replace(settings, calibration=ITSELF) if needs else settings
 
 
 def check(name: str, value: object) -> None:

@@ -35,6 +35,7 @@ def synthetic(
     """
     counts = {"tokens": tokens, "layers": layers, "experts": experts, "k": k, "change": change, "seed": seed}
     given.whole("synthetic", **counts)
+    given.number("synthetic", skew=skew, reuse=reuse)
     if not 0 <= reuse <= 1:
         raise SettingsError(f"reuse is {reuse!r}; it must be a number from 0 to 1.")
     if not 0 <= skew <= 100:

@@ -43,9 +43,10 @@ _BOUND = """bound = mv.replay(trace, SETTINGS, policy="belady", prefetch="none")
 assert bound == BOUND, f"{bound} now, but {BOUND} then"
 f"{run.hit_ratio:.1%} hit; {bound:.1%} would with knowledge of the future" """
 
-_CURVES = """curves = [mv.curve(trace, policy) for policy in ("lru", "lfu", "belady")]
+_CURVES = """policies = dict.fromkeys((SETTINGS.policy, "lru", "lfu", "belady"))
+curves = [mv.curve(trace, SETTINGS, policy=policy, prefetch="none"{more}) for policy in policies]
 slots = pd.Index(curves[0].slots, name="slots")
-pd.DataFrame({one.settings.policy: one.hit_ratio for one in curves}, index=slots)"""
+pd.DataFrame({{one.settings.policy: one.hit_ratio for one in curves}}, index=slots)"""
 
 _WHY = """explainer = mv.explain(trace, SETTINGS)
 found = explainer.next_event("regret", 0, 0)
@@ -86,7 +87,8 @@ def notebook(trace: Trace, run: Run, file: str) -> str:
             ),
             _code(f"BOUND = {bound!r}\n{_BOUND}".rstrip()),
         ]
-    cells += [_text("## How many slots are enough?"), _code(_CURVES)]
+    more = ', baseline=""' if settings.baseline else ""
+    cells += [_text("## How many slots are enough?"), _code(_CURVES.format(more=more))]
     if not settings.baseline:
         why = (
             "The first eviction that was regretted: the victim came back before another that could have left."

@@ -85,7 +85,7 @@ def curve(
     Where layers' experts differ in size, a budget in scope model holds as many as fit, each with its own
     size: who leaves, leaves until who comes has room.
     """
-    counts = slots if slots is not None else slot_counts(trace, settings.scope)
+    counts = list(slots) if slots is not None else slot_counts(trace, settings.scope)
     if settings.baseline:
         raise SettingsError(f"{settings.baseline} is no cache with slots, so it has no curve. Replay it.")
     if not len(counts if budgets is None else budgets):
@@ -120,9 +120,9 @@ def _rooms(
     """Of each budget where there are some, else of each slot count. Raises SettingsError."""
     plain = replace(settings, prefetch="none", budget=0)
     if budgets is None:
-        wanted = [replace(plain, slots=int(count)) for count in slots]
+        wanted = [replace(plain, slots=count) for count in slots]
     else:
-        wanted = [replace(plain, budget=int(budget)) for budget in budgets]
+        wanted = [replace(plain, budget=budget) for budget in budgets]
     for one in wanted:
         one.check(*trace.shape)
     return [one.room(*trace.shape) for one in wanted]

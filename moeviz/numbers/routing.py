@@ -7,7 +7,7 @@ reuse(Trace.load("sample_traces/bible.moetrace"))      # [layer]
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeviz.core.oracle import DOMAIN_USE, Future
-from moeviz.core.predictors import PREDICTORS, Context, RouterGuess
+from moeviz.core.predictors import PREDICTORS, Context, RouterGuess, untold_truth
 from moeviz.core.trace import DECODE, Trace
 from moeviz.errors import TraceError
 
@@ -188,7 +188,12 @@ def _guesses(trace: Trace, name: str, d: int, width: int, threshold: float) -> t
     """Right guesses, guesses and needs of decode, per layer."""
     future = Future(trace) if "future" in PREDICTORS[name].needs else None
     now = 0
-    truth: Callable[[int], list[int]] = lambda layer: future.needs(now, layer) if future else []  # noqa: E731
+
+    def truth(layer: int) -> list[int]:
+        if future is None:
+            raise untold_truth(name)
+        return future.needs(now, layer)
+
     predictor = PREDICTORS[name](Context(trace.layers, trace.num_experts, d, threshold, truth))
     layers, experts, routers = trace.layers, trace.experts.tolist(), None
     guess: Any = None  # [token][layer][rank] where the predictor reads them

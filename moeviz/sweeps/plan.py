@@ -15,7 +15,7 @@ from moeviz.core.policies import POLICIES, load_policy
 from moeviz.core.predictors import PREDICTORS, load_predictor
 from moeviz.core.replay import replay, served
 from moeviz.core.run import MISS
-from moeviz.core.settings import ITSELF, SCOPES, Settings
+from moeviz.core.settings import SCOPES, Settings, calibrated
 from moeviz.core.trace import DECODE, PREFILL, Trace
 from moeviz.errors import SettingsError, SweepError
 from moeviz.files.moetrace import load, shown
@@ -113,8 +113,7 @@ class Plan:
         one."""
         for scope in self.scopes:
             for policy in self.policies:
-                calibration = ITSELF if "calibration" in POLICIES[policy].needs else ""
-                plain = Settings(policy, scope=scope, rule=self.rule, calibration=calibration)
+                plain = calibrated(Settings(policy, scope=scope, rule=self.rule))
                 counts = self._fitting(trace, plain)
                 for predictor in self.prefetch if counts else ():
                     yield (

@@ -28,6 +28,7 @@ from moeviz.words.names import MISS_KINDS as MISS_KINDS
 from moeviz.words.names import OUTCOMES as OUTCOMES
 from moeviz.words.names import POLICY_NAMES as POLICY_NAMES
 from moeviz.words.names import SIGNS as SIGNS
+from moeviz.words.names import calibrated_on_itself as calibrated_on_itself
 from moeviz.words.names import label as label
 from moeviz.words.names import memory_held as memory_held
 from moeviz.words.names import policy_name as policy_name

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from moeviz.amounts import budget, many, memory
 from moeviz.core.owncode import short
-from moeviz.core.settings import BASELINES, SCOPES, Settings
+from moeviz.core.settings import BASELINES, ITSELF, SCOPES, Settings
 
 SIGNS = {  # what the state of an expert is called beside its colour and its sign
     "resident": "there",
@@ -55,6 +55,18 @@ def settings(found: Settings, typed: bool = False) -> str:
     if found.warm != "cold":
         parts.append(f"warm start: {found.warm}")
     return "; ".join(parts) + "."
+
+
+def calibrated_on_itself(several: Sequence[Settings]) -> str:
+    """What is to be known of those that are calibrated on the very trace that they are replayed on; empty
+    where there are none."""
+    names = [policy_name(one.policy) for one in several if one.calibration == ITSELF]
+    if not names:
+        return ""
+    are = "is" if len(names) == 1 else "are"
+    return (
+        f"{' and '.join(names)} {are} calibrated on this very trace: the best that fixed frequencies can do."
+    )
 
 
 def policy_name(name: str, typed: bool = False) -> str:

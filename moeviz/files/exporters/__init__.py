@@ -22,9 +22,11 @@ for _name in sorted(EXPORTERS):  # lists for people are in the order of the name
 __all__ = ["EXPORTERS", "Export", "Exporter", "content", "exporter"]
 
 
-def content(kind: str, trace: Trace, run: Run, own: Run | None = None, name: str = "trace.moetrace") -> bytes:
-    """The file of one of EXPORTERS. `own`, a measured run of the trace, gives the times of a replay's
-    timeline; `name` is the trace's file.
+def content(
+    kind: str, trace: Trace, run: Run | None, own: Run | None = None, name: str = "trace.moetrace"
+) -> bytes:
+    """The file of one of EXPORTERS. `run`: None will do for one that writes the trace alone. `own`, a
+    measured run of the trace, gives the times of a replay's timeline; `name` is the trace's file.
 
     Raises ExportError.
     """

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from moeviz.core.owncode import not_ours
 from moeviz.core.run import Run
 from moeviz.core.trace import Trace
 
@@ -23,9 +24,17 @@ class Export:
     """What is to be written."""
 
     trace: Trace
-    run: Run  # what a cache did on it: measured, or a replay
+    did: (
+        Run | None
+    )  # what a cache did on it: measured, or a replay; None for those that write the trace alone
     own: Run | None  # a measured run of the trace, which gives the times of a replay's timeline
     name: str  # of the trace's file
+
+    @property
+    def run(self) -> Run:
+        """What a cache did on the trace."""
+        assert self.did is not None
+        return self.did
 
 
 Write = Callable[[Export], bytes]
@@ -46,10 +55,12 @@ EXPORTERS: dict[str, Exporter] = {}
 
 def exporter(name: str, suffix: str, what: str, alone: bool = False) -> Callable[[Write], Write]:
     """Registers the writer of a format; it raises ExportError where this trace or run cannot be written
-    so. alone: it writes the trace without any run.
+    so. alone: it writes the trace without any run. Raises ArgumentError where the name is moeviz's own.
     """
 
     def register(write: Write) -> Write:
+        if known := EXPORTERS.get(name):
+            not_ours("exporter", name, known.write, write)
         EXPORTERS[name] = Exporter(suffix, what, write, alone)
         return write
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from moeviz.core.owncode import not_ours
 from moeviz.core.run import Run
 from moeviz.core.trace import MAX_EXPERTS, MAX_K, MAX_TOKENS, Trace
 from moeviz.errors import TraceError
@@ -131,9 +132,11 @@ IMPORTERS: dict[str, Importer] = {}
 
 
 def importer(name: str, what: str, sniff: Callable[[Source], int]) -> Callable[[Read], Read]:
-    """Registers the reader of a format."""
+    """Registers the reader of a format. Raises ArgumentError where the name is moeviz's own."""
 
     def register(read: Read) -> Read:
+        if known := IMPORTERS.get(name):
+            not_ours("importer", name, known.read, read)
         IMPORTERS[name] = Importer(name, what, sniff, read)
         return read
 

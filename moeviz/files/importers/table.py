@@ -226,5 +226,8 @@ def _own(source: Source, table: Table) -> Found:
     except TraceError as error:
         raise source.error(str(error)) from None
     left = [name for name in table.names if name not in wanted and plain(name) not in ("outcome", "evicted")]
-    about = "a table of moeviz: who hit and who left are not read, and guesses, prompt and seed not in it"
+    about = (
+        "a table of moeviz: who hit and who left are not read, and the model, earlier notes, guesses, prompt "
+        "and seed are not in it"
+    )
     return Imported(trace, None, NAME, [about, *unused(left, "columns")])
