@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from moeviz.core import given
 from moeviz.core import replay as core
+from moeviz.core.owncode import is_ours
 from moeviz.core.policies import POLICIES
 from moeviz.core.predictors import PREDICTORS
 from moeviz.core.run import Run
@@ -222,7 +223,7 @@ def sweep(
     known: dict[str, Any] = {one: POLICIES[one].lists or POLICIES[one].score for one in chosen.policies}
     known |= {one: PREDICTORS[one].make for one in chosen.prefetch}
     for name, made in known.items():
-        if ":" not in name and not made.__module__.startswith("moeviz."):
+        if ":" not in name and not is_ours(made):
             raise ArgumentError(
                 f"sweep works in processes of its own, which do not know {name!r} of this program. Put it "
                 f"into a file and write path.py:{name}."

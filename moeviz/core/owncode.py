@@ -55,11 +55,19 @@ def _is_theirs(file: Path) -> bool:
     return MOEVIZ not in file.parents and "site-packages" not in file.parts
 
 
+def is_ours(made: Any) -> bool:
+    """Whether a function or class is moeviz's own."""
+    return _module(made).startswith("moeviz.")
+
+
+def _module(made: Any) -> str:
+    return getattr(made, "__module__", None) or ""
+
+
 def not_ours(kind: str, name: str, known: Any, new: Any) -> None:
     """Raises ArgumentError where `new` code of a user's own takes a name of moeviz's, `known`, for the whole
     process. In a file that is named as path.py:name it may: there names are the file's."""
-    theirs = not new.__module__.startswith(("moeviz.", OF_A_FILE))
-    if theirs and known.__module__.startswith("moeviz."):
+    if is_ours(known) and not is_ours(new) and not _module(new).startswith(OF_A_FILE):
         raise ArgumentError(f"{kind} {name!r} is moeviz's own. Give yours another name.")
 
 

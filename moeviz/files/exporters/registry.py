@@ -24,9 +24,7 @@ class Export:
     """What is to be written."""
 
     trace: Trace
-    did: (
-        Run | None
-    )  # what a cache did on it: measured, or a replay; None for those that write the trace alone
+    did: Run | None  # what a cache did on it, measured or replayed; None for who writes the trace alone
     own: Run | None  # a measured run of the trace, which gives the times of a replay's timeline
     name: str  # of the trace's file
 
