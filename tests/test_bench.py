@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +29,7 @@ from moeviz.bench.engine import (
 from moeviz.bench.engine.rows import DTYPES, ROWS, Work, engine
 from moeviz.bench.loading import checking, loading
 from moeviz.bench.pages import pages
+from moeviz.bench.replay import replaying
 from moeviz.bench.rounds import interleaved, spread
 from moeviz.engine.client import Job
 from moeviz.engine.made import Made
@@ -95,6 +97,31 @@ def test_every_explore_page_is_timed_on_a_sample_and_on_a_made_up_trace() -> Non
         for name in ("a sample", "8 tokens")
     ]
     assert all(value["least"] > 0 for value in found.values())
+
+
+def test_every_row_of_a_replay_is_told_and_lasts() -> None:
+    found = replaying(repeats=1, tokens=12)
+    assert found.pop("accesses") == 12 * 24 * 4
+    assert all(figure["median"] > 0 for figure in found.values())
+    for part in (
+        "ms, replay, scope layer, 8 slots, slowest of 12",
+        "ms, replay, scope model, 192 slots, slowest of 18",
+        "ms, hits only, scope model, 192 slots, slowest of 12",
+        "ms, 12 policies x 29 slot counts, scope layer",
+        "times as fast as moe-policylang's replay_policies, lru",
+        "times as long for 10 times the tokens, lru",
+        "us of policy work a live event, 1,024 slots, slowest of 18",
+    ):
+        assert part in found
+
+
+def test_a_package_that_only_benches_need_is_named_where_it_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "cachetools", None)
+    done = CliRunner().invoke(cli.bench, ["replay", "--tokens", "2", "--repeats", "1"])
+    assert done.exit_code == 2
+    assert "bench replay needs cachetools, which is not installed. pip install -r" in done.stderr
 
 
 def test_models_are_made_measured_and_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

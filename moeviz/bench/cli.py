@@ -83,14 +83,22 @@ def table(name: str) -> Callable[[Callable[..., Measured]], click.Command]:
 
 
 def gather(found: dict[str, Any], name: str, options: dict[str, Any], as_json: bool) -> None:
-    """Measures, adds the figures to `found` as they come, and prints them unless one object is asked for."""
-    figures = MEASURES[name](**options)
-    for part in [figures] if isinstance(figures, Mapping) else figures:
-        found.update(part)
-        if found:
-            keeps("What was measured by then is printed.")
-        if not as_json:
-            show(part)
+    """Measures, adds the figures to `found` as they come, and prints them unless one object is asked for.
+    Raises MoevizError where a package is missing that only developers install."""
+    try:
+        figures = MEASURES[name](**options)
+        for part in [figures] if isinstance(figures, Mapping) else figures:
+            found.update(part)
+            if found:
+                keeps("What was measured by then is printed.")
+            if not as_json:
+                show(part)
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        raise MoevizError(
+            f"bench {name} needs {package}, which is not installed. pip install -r requirements-dev.txt "
+            "brings what benches need."
+        ) from None
 
 
 @table("engine")
