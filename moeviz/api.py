@@ -150,7 +150,8 @@ def compare(
 
     rows = []
     counts = given.wholes(slots, "compare", "slots")
-    several: Any = [settings] if isinstance(settings, str) or not isinstance(settings, Iterable) else settings
+    single = isinstance(settings, str | bytes) or not isinstance(settings, Iterable)
+    several: Any = [settings] if single else settings
     for one in several:
         for at in [{"slots": count} for count in counts] or [{}]:
             chosen = settings_of(one, trace.shape, **others, **at)
@@ -210,6 +211,8 @@ def sweep(
     each = given.paths(files, "sweep")
     from moeviz import sweeps
 
+    if jobs is not None:
+        given.whole("sweep", jobs=jobs)
     given.fields("sweep", ["jobs", "dask", *(one.name for one in fields(sweeps.Plan))], plan)
     usual = {one.name: one.default for one in fields(sweeps.Plan)}
     for name, value in plan.items():
@@ -218,7 +221,7 @@ def sweep(
         elif isinstance(usual[name], tuple):
             plan[name] = given.texts(value, "sweep", name)
         else:
-            given.kinds("sweep", usual, {name: value})
+            plan |= given.kinds("sweep", usual, {name: value})
     chosen = sweeps.Plan(**plan)
     known: dict[str, Any] = {one: POLICIES[one].lists or POLICIES[one].score for one in chosen.policies}
     known |= {one: PREDICTORS[one].make for one in chosen.prefetch}
@@ -264,7 +267,7 @@ def run(
     usual = {one.name: one.default for one in fields(Options)}
     own = set(usual)
     given.fields("run", SETTINGS.keys() | usual.keys(), others)
-    given.kinds("run", usual, {name: value for name, value in others.items() if name in own})
+    others |= given.kinds("run", usual, {name: value for name, value in others.items() if name in own})
     asked = {name: value for name, value in others.items() if name not in own - {"seed"}}
     settings_of(policy, **asked).check_live()  # what cannot be is said before anything is loaded
     options = Options(**{name: value for name, value in others.items() if name in own})

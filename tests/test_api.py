@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
@@ -119,6 +120,10 @@ def test_what_a_verb_does_not_take_is_named(tmp_path: Path) -> None:
         (lambda: mv.sweep([path], out, rule=2), "rule of sweep is a text, and an int is none"),
         (lambda: mv.run("", 5), "prompts of run are texts, and an int is none"),
         (lambda: mv.run("", ["a", 5]), "prompts of run are texts, and an int is none"),
+        (lambda: mv.run("", b"abc"), "prompts of run are texts, and a bytes is none"),
+        (lambda: mv.compare(trace, b"lru"), "settings are a policy's name, policy=lru,slots=4"),
+        (lambda: mv.sweep([path], out, jobs="2"), "jobs of sweep is a whole number, and '2' is none"),
+        (lambda: mv.run("", "a", temperature=math.nan), "temperature of run is a number, and nan is none"),
         (lambda: mv.run("", "a", threads=0), "threads of run is 0; it must be at least 1"),
         (lambda: mv.run("", "a", threads="2"), "threads of run is a whole number, and '2' is none"),
         (lambda: mv.run("", "a", max_new_tokens="5"), "max_new_tokens of run is a whole number"),
@@ -139,8 +144,10 @@ def test_whole_numbers_of_numpy_are_whole_numbers() -> None:
     assert run.settings == Settings("lfu", 3)
     assert type(run.settings.slots) is int
     assert mv.compare(trace, "lru", slots=curve.slots)["slots"].tolist() == [3]
-    with pytest.raises(SettingsError, match=r"slots is 3\.0; it must be a whole number"):
-        mv.replay(trace, slots=3.0)
+    for odd in (3.0, np.array([3]), np.array([3, 4]), np.int64, True):
+        with pytest.raises(SettingsError, match=r"slots is .*; it must be a whole number"):
+            mv.replay(trace, slots=odd)
+    assert mv.curve(trace, slots=np.array(3)).slots.tolist() == [3]
 
 
 def test_a_sweep_says_which_policy_its_processes_cannot_know(tmp_path: Path) -> None:

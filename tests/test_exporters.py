@@ -29,7 +29,7 @@ from moeviz.core.replay import replay
 from moeviz.core.run import Run
 from moeviz.core.settings import Settings
 from moeviz.core.trace import Trace
-from moeviz.errors import TraceError
+from moeviz.errors import ExportError, TraceError
 from moeviz.files import exporters
 from moeviz.files.exporters import tables
 from moeviz.files.exporters.oracle_general import oracle_general
@@ -419,3 +419,10 @@ def test_what_cannot_be_exported_is_one_message(tmp_path: Path) -> None:
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 2
         assert said in result.stderr
+
+
+def test_an_exporter_of_the_trace_alone_that_asks_for_a_run_is_told() -> None:
+    exporters.exporter("mine", ".mine", "for me", alone=True)(lambda export: bytes(export.run.layers))
+    with pytest.raises(ExportError, match="declared to write the trace alone asks for a run"):
+        exporters.content("mine", random_trace(2), None)
+    del exporters.EXPORTERS["mine"]

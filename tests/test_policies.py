@@ -823,7 +823,7 @@ def test_what_a_score_reads_is_needed_without_being_said() -> None:
         assert POLICIES["mine"].needs == {need} == POLICIES[known].needs
         own, theirs = (Settings(name, 4, calibration="itself") for name in ("mine", known))
         assert replay(trace, own).hit_ratio == replay(trace, theirs).hit_ratio
-    with pytest.raises(SettingsError, match=r"needs a calibration trace.*or calibration=itself"):
+    with pytest.raises(SettingsError, match=r"needs a calibration trace.*in a replay itself will do"):
         replay(trace, Settings("mine", 4))
     POLICIES.pop("mine")
 

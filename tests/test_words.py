@@ -232,3 +232,13 @@ def test_a_pass_is_called_as_on_the_stage() -> None:
     ]
     many = served(trace, Settings("lru", 3, rule="batch:2"))
     assert words.passes_of(many)[1] == "pass 1"
+
+
+def test_who_is_calibrated_on_the_trace_itself_is_said() -> None:
+    told = [Settings(name, 4, calibration=of) for name, of in (("static", "itself"), ("lru", ""))]
+    said = "static is calibrated on this very trace: the best that fixed frequencies can do."
+    assert words.calibrated_on_itself(told) == said
+    assert words.calibrated_on_itself(told[1:]) == ""
+    assert words.calibrated_on_itself([Settings("lru", 4, warm="calibrated", calibration="itself")]) == (
+        "LRU is calibrated on this very trace."
+    )

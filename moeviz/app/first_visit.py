@@ -203,7 +203,7 @@ def _text(trace: Trace, two: Sequence[Settings]) -> str:
                 f"You said **{st.session_state.visit_said}**. The large numbers: how often the needed expert "
                 f"was there so far.{halfway}"
             )
-    runs = [kept.explained(trace, one).run for one in two]
+    runs = [kept.replayed(trace, one) for one in two]
     return outcome(st.session_state.visit_said, trace, runs, kept.changes(trace))
 
 

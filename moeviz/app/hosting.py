@@ -134,10 +134,7 @@ def _stage(
             for one, known in zip(two, told, strict=True)
         ]
         parts = [as_watched(one) for one in parts] if here.name == traces.LIVE else parts
-        runs = [
-            kept.explained(trace, one).run if known else kept.replayed(trace, one)
-            for one, known in zip(two, told, strict=True)
-        ]
+        runs = [kept.replayed(trace, one) for one in two]
         bound = kept.bound(trace, two)
     changes = kept.changes(trace)
     said = live.in_words(job) if going else words.hit_verdict(trace, runs, changes)

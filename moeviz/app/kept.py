@@ -57,9 +57,11 @@ def named(trace: Trace, several: Sequence[Settings]) -> list[tuple[str, Run]]:
     return [(name, replayed(trace, one)) for name, one in zip(names, several, strict=True)]
 
 
-@st.cache_resource(show_spinner="Replaying the trace", max_entries=24, hash_funcs=BY_TRACE)
+@st.cache_resource(show_spinner=False, max_entries=24, hash_funcs=BY_TRACE)
 def explained(trace: Trace, settings: Settings) -> Explainer:
-    """Raises SettingsError where the settings do not fit the trace."""
+    """What can say why experts left, which is looked for when it is first asked. Raises SettingsError where
+    the settings do not fit the trace.
+    """
     return Explainer(trace, settings, run=replayed(trace, settings))
 
 

@@ -327,7 +327,7 @@ def reveal(shown: Shown) -> None:
     trace, two = shown.trace, shown.settings
     measured = [shown.measured] if shown.measured is not None else []
     over = (shown.link, LAB.costs(shown.link)) if shown.link else None
-    runs = [kept.explained(trace, one).run for one in two]
+    runs = [kept.replayed(trace, one) for one in two]
     alike = all_timed(runs, measured)
     changes = kept.changes(trace) if shown.changes is None else list(shown.changes)
     payload = stage_payload(

@@ -95,6 +95,8 @@ def gather(found: dict[str, Any], name: str, options: dict[str, Any], as_json: b
                 show(part)
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
+        if package == "moeviz":
+            raise
         raise MoevizError(
             f"bench {name} needs {package}, which is not installed. pip install -r requirements-dev.txt "
             "brings what benches need."
@@ -204,7 +206,8 @@ def bench_fuzz(files: int, seed: int) -> Measured:
     """
     if not (TESTS / "fuzz.py").is_file():
         raise MoevizError(f"bench fuzz is {TESTS / 'fuzz.py'}, which is not there. Run it in a whole clone.")
-    sys.path.insert(0, str(TESTS))
+    if str(TESTS) not in sys.path:
+        sys.path.insert(0, str(TESTS))
     found: Measured = import_module("fuzz").fuzz(files, seed)
     return found
 

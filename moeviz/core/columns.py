@@ -85,7 +85,7 @@ class Columns:
         # by place and expert of the same layer: events that needed both
         self._met = np.zeros((size if self.by_event else 0, experts), np.int32)
         self._number: Ints = place % experts
-        self._met_begins: Ints = place * experts
+        self._met_begins: Ints = np.arange(size) * experts
         self._taken: Any = _Taken()
 
     def need(self, at: Ints, even: int) -> None:

@@ -72,8 +72,8 @@ def whole(verb: str, **given: Any) -> None:
 
 def wholes(given: Any, verb: str, name: str) -> list[int]:
     """A whole number or several of them, as a list. Raises ArgumentError."""
-    several = given if isinstance(given, Iterable) and not isinstance(given, str | bytes) else [given]
-    found = list(several)
+    given = given.tolist() if isinstance(given, np.ndarray) else given
+    found = list(given) if isinstance(given, Iterable) and not isinstance(given, str | bytes) else [given]
     for one in found:
         if isinstance(one, bool) or not isinstance(one, int | np.integer):
             raise ArgumentError(
@@ -85,7 +85,7 @@ def wholes(given: Any, verb: str, name: str) -> list[int]:
 def texts(given: Any, verb: str, name: str, what: str = "names") -> tuple[str, ...]:
     """Several texts, called `what`; one by itself will do. Raises ArgumentError for anything else."""
     found = (given,) if isinstance(given, str) else given
-    if not isinstance(found, Iterable):
+    if not isinstance(found, Iterable) or isinstance(found, bytes):
         raise ArgumentError(f"{name} of {verb} are {what}, and {shown(given)} is none.")
     found = tuple(found)
     for one in found:
@@ -94,18 +94,23 @@ def texts(given: Any, verb: str, name: str, what: str = "names") -> tuple[str, .
     return found
 
 
-def kinds(verb: str, usual: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Raises ArgumentError where a value is of another kind than the usual one of its name."""
+def kinds(verb: str, usual: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given, as Python's own numbers. Raises ArgumentError where a value is of another kind than the
+    usual one of its name."""
+    found = dict(given)
     for name, value in given.items():
         kind = type(usual[name])
         if kind is int:
             whole(verb, **{name: value})
+            found[name] = int(value)
         elif kind is float:
             number(verb, **{name: value})
+            found[name] = float(value)
         elif kind is bool and not isinstance(value, bool):
             raise ArgumentError(f"{name} of {verb} is True or False, and {shown(value)} is neither.")
         elif kind is str and not isinstance(value, str):
             raise ArgumentError(f"{name} of {verb} is a text, and {shown(value)} is none.")
+    return found
 
 
 def number(verb: str, **given: Any) -> None:
@@ -113,6 +118,8 @@ def number(verb: str, **given: Any) -> None:
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
             raise ArgumentError(f"{name} of {verb} is a number, and {shown(value)} is none.")
+        if value != value:
+            raise ArgumentError(f"{name} of {verb} is a number, and nan is none.")
 
 
 def fields(verb: str, known: Iterable[str], given: Iterable[str]) -> None:

@@ -208,7 +208,7 @@ def _examined(name: str, score: Score | type[Lists], says: str, needs: frozenset
     steady = now.asked <= {"seed", "layers", "half_life"} and not use.asked & BY_EVENT
     guarded, drawn = score.__module__ != __name__, "seed" in now.asked
     clocks = found is columns["last_touch"] or found is columns["loaded"]
-    distinct = clocks or (drawn and not guarded)  # the lowest two of 52 bits are equal once in 1e9 replays
+    distinct = clocks or (drawn and not guarded)  # two draws of 52 bits, near enough
     return Policy(name, score, says, needs, stack, frozenset(use.asked), steady, distinct, guarded, drawn)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from operator import index
 from typing import TYPE_CHECKING, Any
@@ -153,8 +154,9 @@ class Settings:
     def __post_init__(self) -> None:
         for name in SETTINGS:
             value = getattr(self, name)
-            if KINDS[name] is int and not isinstance(value, bool) and hasattr(value, "__index__"):
-                value = index(value)  # of numpy's whole numbers too
+            if KINDS[name] is int and not isinstance(value, bool):
+                with suppress(TypeError):  # `check` says what is no whole number
+                    value = index(value)  # of numpy's whole numbers too
                 object.__setattr__(self, name, value)
             check(name, value)
         if not re.fullmatch("pinned|in-order|one-by-one|batch:[1-9][0-9]{0,6}", self.rule):
@@ -262,7 +264,7 @@ class Settings:
             )
             raise SettingsError(
                 f"{what} needs a calibration trace. Name a trace file or a sample, for example "
-                "calibration=bible, or calibration=itself."
+                "calibration=bible; in a replay itself will do."
             )
 
     def _check_budget(
@@ -399,6 +401,8 @@ def check(name: str, value: object) -> None:
     """Raises SettingsError where a field cannot have this value."""
     setting, kind = SETTINGS[name], KINDS[name]
     if kind is str:
+        if not isinstance(value, str):
+            raise SettingsError(f"{name} is {_short(value)}; it must be a text.")
         if setting.known is not None and value not in setting.known and not (setting.empty and value == ""):
             raise SettingsError(
                 f"{name} {_short(value)} is not known. Choose one of {', '.join(setting.known)}."

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from moeviz.charts.style import SERIES
 from moeviz.core.policies import POLICIES
 from moeviz.core.replay import check_trace
-from moeviz.core.settings import ITSELF, Settings
+from moeviz.core.settings import Settings, calibrated
 from moeviz.core.trace import Trace
 from moeviz.errors import SettingsError
 from moeviz.lessons import drawing
@@ -203,8 +203,7 @@ def board(game: Game) -> str:
 
 
 def _settings(policy: str, slots: int) -> Settings:
-    calibrated = policy in POLICIES and "calibration" in POLICIES[policy].needs
-    return Settings(policy, slots, calibration=ITSELF if calibrated else "")
+    return calibrated(Settings(policy, slots))
 
 
 def _round(trace: Trace, explainer: Explainer, one: Eviction, step: int) -> Round:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from moeviz.core.cache import Choice
 from moeviz.core.oracle import Future
+from moeviz.core.owncode import short
 from moeviz.core.policies import POLICIES
 from moeviz.core.replay import replay, served
 from moeviz.core.run import MISS, Run
@@ -107,13 +108,15 @@ class Explainer:
 
     @cached_property
     def _choices(self) -> list[Choice]:
-        """How every victim was chosen, in the order of their loads. It is found event by event, which takes
-        several times as long as the run by itself: so only once somebody asks why. Raises PolicyError."""
+        """How every victim was chosen, in the order of their loads. It is found event by event, which without
+        pre-fetching takes several times as long as the run: so only once it is asked. Raises PolicyError."""
         found: list[Choice] = []
         if not replay(self._asked, self.settings, self._find, found).same_decisions(self.run):
+            names = {"policy": self.settings.policy, "predictor": self.settings.prefetch}
+            told = [f"{kind} {short(name)!r}" for kind, name in names.items() if ":" in name]
             raise PolicyError(
-                f"policy {self.settings.policy!r} decided otherwise when it was asked again. Let its scores "
-                "depend on use and now alone."
+                f"{' or '.join(told) or names['policy']} decided otherwise when it was asked again. Let it "
+                "depend on what it is told alone: a policy that draws has now.seed, now.touches and use.key."
             )
         return found
 

@@ -99,8 +99,7 @@ class Plan:
             unknown = [name for name in chosen if name not in known]
             if unknown or not chosen:
                 raise SweepError(
-                    f"{', '.join(unknown) or 'nothing'!r} is no {what}. "
-                    f"Choose from {', '.join(known)}, or all."
+                    f"{', '.join(unknown) or 'nothing'!r} is no {what}. Choose from {', '.join(known)}."
                 )
         if self.slots and self.budgets:
             raise SweepError("A sweep is over slots or over budgets in bytes. Give one of them.")

@@ -60,13 +60,12 @@ def settings(found: Settings, typed: bool = False) -> str:
 def calibrated_on_itself(several: Sequence[Settings]) -> str:
     """What is to be known of those that are calibrated on the very trace that they are replayed on; empty
     where there are none."""
-    names = [policy_name(one.policy) for one in several if one.calibration == ITSELF]
-    if not names:
-        return ""
-    are = "is" if len(names) == 1 else "are"
-    return (
-        f"{' and '.join(names)} {are} calibrated on this very trace: the best that fixed frequencies can do."
-    )
+    told = []
+    for one in several:
+        if one.calibration == ITSELF:
+            best = ": the best that fixed frequencies can do" if one.policy == "static" else ""
+            told.append(f"{policy_name(one.policy)} is calibrated on this very trace{best}.")
+    return " ".join(told)
 
 
 def policy_name(name: str, typed: bool = False) -> str:

@@ -36,8 +36,8 @@ def times_of(
     the runs that this one is seen beside; where it is False, modelled times are taken before measured ones.
 
     `source` is "measured", "modelled" or "modelled over"; `of` the settings on which modelled times rest, or
-    the link. `wall`: ms of each forward pass, [F]. Where the trace is longer
-    than MAX_EVENTS events, what happens within a pass is left out.
+    the link. `wall`: ms of each forward pass, [F]. Where the trace is longer than MAX_EVENTS events, what
+    happens within a pass is left out.
     """
     if over is not None and _fits(run):
         return {"source": "modelled over", "of": over[0], **_modelled(run, over[1])}

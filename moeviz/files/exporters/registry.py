@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from moeviz.core.owncode import not_ours
 from moeviz.core.run import Run
 from moeviz.core.trace import Trace
+from moeviz.errors import ExportError
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -30,8 +31,9 @@ class Export:
 
     @property
     def run(self) -> Run:
-        """What a cache did on the trace."""
-        assert self.did is not None
+        """What a cache did on the trace. Raises ExportError."""
+        if self.did is None:
+            raise ExportError("an exporter that is declared to write the trace alone asks for a run.")
         return self.did
 
 
