@@ -162,7 +162,7 @@ def bench_loading() -> Iterator[Figures]:
 @tokens(511, MADE_UP)
 @click.option("--trace", "file", type=Place(), help="A .moetrace file instead of the made-up trace.")
 def bench_replay(repeats: int, tokens: int, file: Path | None) -> Figures:
-    """Replays, hits and curves of every policy, live policy work, and cachetools on the same accesses."""
+    """Replays, hits and curves of every policy, live policy work, and other caches on the same accesses."""
     from moeviz.bench.replay import replaying
     from moeviz.core.trace import Trace
 
