@@ -15,7 +15,7 @@ def test_what_is_due_happens_in_the_order_in_which_it_is_due_in_one_thread() -> 
         by.add(threading.get_ident())
         did.append(what)
 
-    later.call(0.0, lambda: said.wait(300) and None)  # until all of it has been said
+    later.call(-9_000, lambda: said.wait(300) and None)  # first of all, until all of it has been said
     later.call(-1_000, lambda: do("last"))  # due long ago, so that no stall of the machine is between them
     later.call(-1_000, over.set)
     later.call(-3_000, lambda: [].pop())
